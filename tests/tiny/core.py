@@ -1,0 +1,235 @@
+"""What every tiny model shares: configs, weights that matter, and batches of prompts with visual tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+IMAGE, VIDEO, START, END = 150, 151, 152, 153
+FIRST_TEXT, LAST_TEXT, VOCAB = 3, 100, 200
+"""Prompts and generated tokens use the ids FIRST_TEXT .. LAST_TEXT - 1: special ids are never generated."""
+
+Variant = Literal["image", "multi", "ragged", "video", "text"]
+Padding = Literal["none", "left", "right"]
+Part = tuple[int, int]
+"""(token id, how many of it)."""
+
+
+@dataclass(frozen=True)
+class Visual:
+    """One image or video of one sample.
+
+    Args:
+        parts: The placeholder tokens as runs of (id, count), with the text-like tokens a processor would put around.
+        groups: Sizes of the runs of visual tokens.
+        tensors: What the model gets for it; joined over all visuals of a batch by the family's `join`.
+    """
+
+    parts: tuple[Part, ...]
+    groups: tuple[int, ...]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs ready for `model(**inputs)` and `model.generate(**inputs)`, and each sample's visual group sizes."""
+
+    inputs: dict[str, Tensor]
+    groups: list[list[int]]
+
+
+MakeVisual = Callable[[PreTrainedModel, str, int, torch.Generator], Visual]
+"""(model, "image" or "video", which size: 0 is the usual one, noise) -> Visual."""
+Join = Callable[[list[list[Visual]]], dict[str, Tensor]]
+Finish = Callable[[PreTrainedModel, dict[str, Tensor]], dict[str, Tensor]]
+
+
+def visual(n: int, token: int = IMAGE, before: Sequence[int] = (), after: Sequence[int] = (), **tensors: Tensor) -> Visual:
+    """A visual of one run of `n` placeholder tokens."""
+    parts = (*((i, 1) for i in before), (token, n), *((i, 1) for i in after))
+    return Visual(parts, (n,), tensors)
+
+
+def join_cat(samples: list[list[Visual]]) -> dict[str, Tensor]:
+    """Concatenate the tensors of all visuals of the batch along dim 0, in order."""
+    flat = [v for sample in samples for v in sample]
+    names = dict.fromkeys(name for v in flat for name in v.tensors)
+    return {name: torch.cat([v.tensors[name] for v in flat if name in v.tensors]) for name in names}
+
+
+def join_padded(samples: list[list[Visual]]) -> dict[str, Tensor]:
+    """Stack each sample's images as [batch, most images, ...], absent ones all zero (Idefics, SmolVLM)."""
+    most = max(len(sample) for sample in samples)
+    if most == 0:
+        return {}
+    names = next(v for sample in samples for v in sample).tensors
+    out = {}
+    for name in names:
+        some = next(v for sample in samples for v in sample).tensors[name]
+        rows = [torch.cat([*(v.tensors[name] for v in s), *[torch.zeros_like(some)] * (most - len(s))]) for s in samples]
+        out[name] = torch.stack(rows)
+    return out
+
+
+def token_types(name: str) -> Finish:
+    """Adds a `name` row of token types: 0 text, 1 image, 2 video."""
+
+    def finish(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        ids = inputs["input_ids"]
+        return {**inputs, name: (ids == IMAGE).long() + 2 * (ids == VIDEO).long()}
+
+    return finish
+
+
+def unchanged(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """No further inputs."""
+    return inputs
+
+
+@dataclass(frozen=True)
+class TinyCase:
+    """One family's tiny random model and its inputs.
+
+    Args:
+        name: Family name.
+        create: Makes the (untrained) model; `build` adds the seed, the weights, eval mode.
+        make_visual: One image or video.
+        variants: The variants of inputs that the family knows.
+        visual_ids: Placeholder ids of visual tokens.
+        join: How the tensors of the visuals become the batch's.
+        finish: Adds inputs that depend on the finished `input_ids`.
+        first: True puts the visuals at the very start of the prompt (PaliGemma).
+        core: One of the families the project names; the others are candidates for the generic path.
+        attentions: The attention implementations that the family supports.
+    """
+
+    name: str
+    create: Callable[[], PreTrainedModel]
+    make_visual: MakeVisual
+    variants: tuple[Variant, ...] = ("image", "multi", "ragged", "text")
+    visual_ids: tuple[int, ...] = (IMAGE,)
+    join: Join = join_cat
+    finish: Finish = unchanged
+    first: bool = False
+    core: bool = False
+    attentions: tuple[str, ...] = ("sdpa", "eager")
+
+    def build(self, attention: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+        """The model: seeded, weights that make masks and positions matter, eval mode."""
+        torch.manual_seed(seed)
+        model = self.create().to(torch.float32).eval()
+        spread_weights(model, seed)
+        if attention in self.attentions:
+            model.set_attn_implementation(attention)
+        allow_only_text(model)
+        return model.to(dtype)
+
+    def batch(
+        self,
+        model: PreTrainedModel,
+        batch: int = 2,
+        padding: Padding = "none",
+        seed: int = 0,
+        variant: Variant = "image",
+    ) -> Batch:
+        """A batch of prompts. Without padding, samples with fewer visual tokens get more text."""
+        noise = torch.Generator().manual_seed(seed + 1)
+        samples = [[self.make_visual(model, *what, noise) for what in plan(variant, b)] for b in range(batch)]
+        rows = prompts(samples, padding, self.first, noise)
+        inputs = pad(rows, padding)
+        floats = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in self.join(samples).items()}
+        inputs = self.finish(model, {**inputs, **floats})
+        return Batch(inputs, [[g for v in sample for g in v.groups] for sample in samples])
+
+    def inputs(
+        self,
+        model: PreTrainedModel,
+        batch: int = 2,
+        left_pad: bool = False,
+        seed: int = 0,
+        variant: Variant = "image",
+    ) -> dict[str, Tensor]:
+        """The inputs of `self.batch` alone."""
+        return self.batch(model, batch, "left" if left_pad else "none", seed, variant).inputs
+
+
+def plan(variant: Variant, sample: int) -> list[tuple[str, int]]:
+    """The visuals of one sample as (kind, size): ragged samples differ in number and sizes."""
+    if variant == "text":
+        return []
+    if variant == "video":
+        return [("video", 0)]
+    if variant == "multi":
+        return [("image", 0), ("image", 0)]
+    if variant == "ragged":
+        return [[("image", 1), ("image", 2)], [("image", 0)], [("image", 2), ("image", 0), ("image", 1)]][sample % 3]
+    return [("image", 0)]
+
+
+def prompts(samples: list[list[Visual]], padding: Padding, first: bool, noise: torch.Generator) -> list[list[int]]:
+    """Token ids per sample: text, visuals with text between, text."""
+
+    def text(n: int) -> list[int]:
+        return torch.randint(FIRST_TEXT, LAST_TEXT, (n,), generator=noise).tolist()
+
+    rows = []
+    for index, sample in enumerate(samples):
+        before = [] if first else text(3 + (2 * index if padding != "none" else 0))
+        row = list(before)
+        for v in sample:
+            row += [token for token, count in v.parts for _ in range(count)] + text(0 if first else 2)
+        rows.append(row + text(5 - (index % 2 if padding != "none" else 0)))
+    if padding == "none":
+        longest = max(len(row) for row in rows)
+        rows = [row + text(longest - len(row)) for row in rows]
+    return rows
+
+
+def pad(rows: list[list[int]], padding: Padding) -> dict[str, Tensor]:
+    """`input_ids` (pad id 0) and `attention_mask`."""
+    longest = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for b, row in enumerate(rows):
+        where = slice(longest - len(row), None) if padding == "left" else slice(0, len(row))
+        ids[b, where] = torch.tensor(row)
+        mask[b, where] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@torch.no_grad()
+def spread_weights(model: PreTrainedModel, seed: int) -> None:
+    """Matrices get std 1.2 / sqrt(fan in), embeddings std 1 (less where they are the output head, too), biases small
+    noise; norms stay as they are built."""
+    noise = torch.Generator().manual_seed(seed)
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    head = model.get_output_embeddings()
+    tied = {id(head.weight)} & embeddings if head is not None else set()
+    done: set[int] = set()
+    for name, p in model.named_parameters():
+        if id(p) in done or not p.is_floating_point() or p.numel() == 0:
+            continue
+        done.add(id(p))
+        if id(p) in embeddings:
+            p.normal_(0.0, 0.15 if id(p) in tied else 1.0, generator=noise)
+        elif name.endswith("bias"):
+            p.normal_(0.0, 0.05, generator=noise)
+        elif p.ndim >= 2 and "A_log" not in name:
+            fan_in = p[0].numel() if p.ndim != 3 or "conv" in name else p.shape[1]
+            p.normal_(0.0, min(1.2 / fan_in**0.5, 0.5), generator=noise)
+
+
+def allow_only_text(model: PreTrainedModel) -> None:
+    """Generation never stops early and never makes a special token (a placeholder would ask for another image)."""
+    config: Any = model.generation_config
+    vocab = model.config.get_text_config().vocab_size
+    config.suppress_tokens = [*range(FIRST_TEXT), *range(LAST_TEXT, vocab)]
+    config.eos_token_id = None
+    config.pad_token_id = 0
+    config.bos_token_id = 1
+    config.do_sample = False

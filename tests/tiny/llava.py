@@ -1,0 +1,113 @@
+"""The LLaVA line: LLaVA, NeXT, OneVision, NeXT-Video, Video-LLaVA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers as tf
+from transformers import PreTrainedModel
+
+from tests.tiny.core import IMAGE, VIDEO, TinyCase, Visual, visual
+from tests.tiny.parts import CLIP, SIGLIP, pixels, text
+
+PINPOINTS = [[32, 32], [64, 32], [32, 64], [64, 64]]
+SIZES = [[64, 64], [32, 64], [60, 30]]
+"""Image sizes of the any-resolution families; each gives another number of tokens."""
+MOST_PATCHES = 5
+
+
+def llava_with(language: dict[str, Any]) -> PreTrainedModel:
+    """LLaVA-1.5 around any language model."""
+    return tf.LlavaForConditionalGeneration(
+        tf.LlavaConfig(vision_config=CLIP, text_config=language, image_token_id=IMAGE, image_seq_length=16)
+    )
+
+
+def clip_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
+    """A 32x32 image is 16 tokens."""
+    return visual(16, pixel_values=pixels(noise, 1, 3, 32, 32))
+
+
+def llava_case(name: str, language: dict[str, Any], core: bool = False) -> TinyCase:
+    """LLaVA around `language`."""
+    return TinyCase(name, lambda: llava_with(language), clip_visual, core=core)
+
+
+def anyres_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
+    """An image of one of SIZES cut into patches, or a video of three frames."""
+    if kind == "video":
+        return video_visual(model, noise)
+    hw = torch.tensor([SIZES[size]])
+    count = 1 + [4, 2, 2][size]
+    values = pixels(noise, 1, count, 3, 32, 32)
+    features = model.model.get_image_features(values.to(model.dtype), image_sizes=hw, return_dict=True)
+    padded = torch.cat([values, torch.zeros(1, MOST_PATCHES - count, 3, 32, 32)], 1)
+    return visual(features.pooler_output[0].shape[0], pixel_values=padded, image_sizes=hw)
+
+
+def video_visual(model: PreTrainedModel, noise: torch.Generator) -> Visual:
+    """A video of three frames, as many tokens as the model makes of it."""
+    frames = pixels(noise, 1, 3, 3, 32, 32)
+    features = model.model.get_video_features(frames.to(model.dtype), return_dict=True).pooler_output
+    return visual(features[0].shape[0], VIDEO, pixel_values_videos=frames)
+
+
+def onevision_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
+    """Like any-resolution; several images in a sample are never cut (`onevision_join`)."""
+    return anyres_visual(model, kind, size, noise)
+
+
+def next_model() -> PreTrainedModel:
+    config = tf.LlavaNextConfig(
+        vision_config=CLIP, text_config=text(), image_token_id=IMAGE, image_grid_pinpoints=PINPOINTS
+    )
+    return tf.LlavaNextForConditionalGeneration(config)
+
+
+def onevision_model() -> PreTrainedModel:
+    config = tf.LlavaOnevisionConfig(
+        vision_config=SIGLIP,
+        text_config=text("qwen2"),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        image_grid_pinpoints=PINPOINTS,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    return tf.LlavaOnevisionForConditionalGeneration(config)
+
+
+def next_video_model() -> PreTrainedModel:
+    config = tf.LlavaNextVideoConfig(
+        vision_config=CLIP,
+        text_config=text(),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        image_grid_pinpoints=PINPOINTS,
+    )
+    return tf.LlavaNextVideoForConditionalGeneration(config)
+
+
+def video_llava_model() -> PreTrainedModel:
+    config = tf.VideoLlavaConfig(
+        vision_config=CLIP, text_config=text(), image_token_id=IMAGE, video_token_id=VIDEO
+    )
+    return tf.VideoLlavaForConditionalGeneration(config)
+
+
+def video_llava_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
+    """An image is 16 tokens, a video of four frames 4 x 17."""
+    if kind == "video":
+        return visual(4 * 17, VIDEO, pixel_values_videos=pixels(noise, 1, 4, 3, 32, 32))
+    return visual(16, pixel_values=pixels(noise, 1, 3, 32, 32))
+
+
+ALL = ("image", "multi", "ragged", "video", "text")
+CASES = [
+    llava_case("llava", text(), core=True),
+    TinyCase("llava_next", next_model, anyres_visual, core=True),
+    TinyCase("llava_onevision", onevision_model, onevision_visual, ALL, (IMAGE, VIDEO), core=True),
+    TinyCase("llava_next_video", next_video_model, anyres_visual, ALL, (IMAGE, VIDEO), core=True),
+    TinyCase("video_llava", video_llava_model, video_llava_visual, ALL, (IMAGE, VIDEO), core=True),
+]
