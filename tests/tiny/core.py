@@ -86,6 +86,11 @@ def token_types(name: str) -> Finish:
     return finish
 
 
+def all_prefix(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`token_type_ids` of a prompt that is all prefix, seen in both directions (PaliGemma)."""
+    return {**inputs, "token_type_ids": torch.zeros_like(inputs["input_ids"])}
+
+
 def unchanged(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """No further inputs."""
     return inputs
@@ -106,6 +111,8 @@ class TinyCase:
         first: True puts the visuals at the very start of the prompt (PaliGemma).
         core: One of the families the project names; the others are candidates for the generic path.
         attentions: The attention implementations that the family supports.
+        appended: What generated tokens get in per-token inputs other than `attention_mask`, where it is not 0.
+        hybrid: Has layers that are not attention: hiding columns means nothing there.
     """
 
     name: str
@@ -118,6 +125,8 @@ class TinyCase:
     first: bool = False
     core: bool = False
     attentions: tuple[str, ...] = ("sdpa", "eager")
+    appended: dict[str, int] = field(default_factory=dict)
+    hybrid: bool = False
 
     def build(self, attention: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The model: seeded, weights that make masks and positions matter, eval mode."""

@@ -8,7 +8,7 @@ import torch
 import transformers as tf
 from transformers import PreTrainedModel
 
-from tests.tiny.core import END, IMAGE, START, VIDEO, TinyCase, Visual, token_types, visual
+from tests.tiny.core import END, IMAGE, START, VIDEO, TinyCase, Visual, all_prefix, token_types, visual
 from tests.tiny.parts import SIGLIP, mixed, pixels, text
 
 WINDOW = 10
@@ -111,9 +111,18 @@ def gemma4_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Gen
     )
 
 
+SUFFIX = {"token_type_ids": 1}
 CASES = [
     TinyCase("gemma3", gemma3_model, gemma3_visual, finish=token_types("token_type_ids"), core=True),
-    TinyCase("paligemma", paligemma_model, plain_visual, first=True, core=True),
-    TinyCase("paligemma2", paligemma2_model, plain_visual, first=True, attentions=("eager",)),
+    TinyCase("paligemma", paligemma_model, plain_visual, finish=all_prefix, first=True, core=True, appended=SUFFIX),
+    TinyCase(
+        "paligemma2",
+        paligemma2_model,
+        plain_visual,
+        finish=all_prefix,
+        first=True,
+        attentions=("eager",),
+        appended=SUFFIX,
+    ),
     TinyCase("gemma4", gemma4_model, gemma4_visual, finish=token_types("mm_token_type_ids")),
 ]

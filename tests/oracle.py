@@ -1,0 +1,172 @@
+"""The judge: what a pruned run must give, computed without the engine.
+
+A pruned run and an unpruned run whose layers >= K hide the columns of the dropped tokens are the same function of
+the kept tokens. Here the second is computed: the full sequence goes through every layer, and hooks of this file
+(none of the engine's) widen what the layers' masks hide.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+Stage = tuple[int, Tensor]
+"""(layer K, kept [batch, max_kept]: positions of the kept visual tokens in the unpruned sequence, -1 padded)."""
+Inputs = Mapping[str, Tensor]
+
+
+class CannotJudgeError(Exception):
+    """The layer has no attention mask that could hide a column (a hybrid stack)."""
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The language model's layers."""
+    layers = model.get_decoder().layers
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def visual_positions(inputs: Inputs, visual_ids: Sequence[int]) -> Tensor:
+    """[batch, seq] bool: where visual tokens are."""
+    return torch.isin(inputs["input_ids"], torch.tensor(visual_ids))
+
+
+def dropped(inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int], layer: int) -> Tensor:
+    """[batch, seq] bool: what layer `layer` must not see. Grows with every stage passed."""
+    visual = visual_positions(inputs, visual_ids)
+    out = torch.zeros_like(visual)
+    for start, kept in stages:
+        if start <= layer:
+            keep = torch.zeros_like(visual)
+            rows = torch.arange(len(kept))[:, None].expand_as(kept)
+            keep[rows[kept >= 0], kept[kept >= 0]] = True
+            assert not (keep & ~visual).any(), "a kept position is not a visual token"
+            out |= visual & ~keep
+    return out
+
+
+@contextmanager
+def masked(
+    model: PreTrainedModel, inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int]
+) -> Iterator[PreTrainedModel]:
+    """While open, `model` on these inputs (without a KV cache) hides what the stages drop.
+
+    Works for longer sequences (tokens generated so far) and for batches expanded sample by sample (beams).
+    """
+    with ExitStack() as stack:
+        for index, layer in enumerate(decoder_layers(model)):
+            hidden = dropped(inputs, stages, visual_ids, index)
+            if hidden.any():
+                hook = _Hide(index, hidden, inspect.signature(layer.forward))
+                stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield model
+
+
+@dataclass(frozen=True)
+class _Hide:
+    """Forward-pre-hook of one decoder layer: hides columns of its attention mask."""
+
+    index: int
+    hidden: Tensor
+    signature: inspect.Signature
+
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        bound = self.signature.bind(*args, **kwargs)
+        extra = next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
+        where = bound.arguments
+        if "attention_mask" not in where and extra in where and "attention_mask" in where[extra]:
+            where = where[extra]
+        states = bound.args[0]
+        mask = where.get("attention_mask")
+        where["attention_mask"] = hide(self._full(layer, mask, states), self._expanded(states))
+        return bound.args, bound.kwargs
+
+    def _expanded(self, states: Tensor) -> Tensor:
+        """`hidden` for as many rows and columns as the states have; new columns are visible."""
+        batch, length = states.shape[:2]
+        hidden = self.hidden.repeat_interleave(batch // len(self.hidden), 0)
+        return torch.cat([hidden, hidden.new_zeros(batch, length - hidden.shape[1])], 1)
+
+    def _full(self, layer: nn.Module, mask: Tensor | None, states: Tensor) -> Tensor:
+        """The mask that `mask` means, as [batch or 1, heads or 1, length, length]."""
+        length = states.shape[1]
+        attention = next((m for m in layer.modules() if hasattr(m, "is_causal")), None)
+        if attention is None or (mask is not None and mask.ndim != 4):
+            raise CannotJudgeError(f"layer {self.index}: no 4-D attention mask to hide columns of")
+        if mask is not None:
+            assert mask.shape[-2:] == (length, length), f"a KV cache is in use: mask {tuple(mask.shape)}"
+            return mask
+        everything = torch.ones(1, 1, length, length, dtype=torch.bool)
+        implementation = attention.config._attn_implementation
+        if implementation == "sdpa":
+            return everything.tril() if attention.is_causal else everything
+        assert implementation == "eager", implementation
+        return torch.zeros(1, 1, length, length, dtype=states.dtype)
+
+
+def hide(mask: Tensor, hidden: Tensor) -> Tensor:
+    """`mask` (boolean: True sees; else additive) with hidden [batch, length] columns closed for every other row.
+
+    A hidden token still sees itself: its row must not become empty, and nobody reads its result.
+    """
+    length = hidden.shape[1]
+    closed = hidden[:, None, None, :] & ~torch.eye(length, dtype=torch.bool)
+    if mask.dtype == torch.bool:
+        return mask & ~closed
+    return torch.where(closed, torch.finfo(mask.dtype).min, mask)
+
+
+@torch.no_grad()
+def oracle_logits(
+    model: PreTrainedModel, inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int]
+) -> Tensor:
+    """Logits [batch, seq, vocab] of the full sequence; only rows of tokens kept by every stage mean anything."""
+    with masked(model, inputs, stages, visual_ids):
+        return model(**inputs, use_cache=False).logits
+
+
+def kept_rows(inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int]) -> list[Tensor]:
+    """Per sample, the positions of the tokens that survive all stages (text and kept visual), without padding."""
+    gone = dropped(inputs, stages, visual_ids, layer=10**6)
+    real = inputs["attention_mask"].bool() if "attention_mask" in inputs else torch.ones_like(gone)
+    return [row.nonzero()[:, 0] for row in real & ~gone]
+
+
+def extended(inputs: Inputs, generated: Tensor, appended: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+    """Prompt + generated ids [batch, n] as one input; per-token inputs get 0 (`attention_mask` 1) or `appended`."""
+    fill = {"attention_mask": 1, **(appended or {})}
+    ids = inputs["input_ids"]
+    out = dict(inputs, input_ids=torch.cat([ids, generated], 1))
+    for name, value in inputs.items():
+        if name != "input_ids" and value.shape == ids.shape and not value.is_floating_point():
+            out[name] = torch.cat([value, torch.full_like(generated, fill.get(name, 0))], 1)
+    return out
+
+
+def positions_of_generate(model: PreTrainedModel, inputs: Inputs) -> Tensor:
+    """The position ids that `generate` gives its prefill for these inputs (left padding, multimodal rotary)."""
+    return model._prepare_position_ids_for_generation(inputs["input_ids"], dict(inputs))
+
+
+@torch.no_grad()
+def oracle_generate_logits(
+    model: PreTrainedModel,
+    inputs: Inputs,
+    generated: Tensor,
+    stages: Sequence[Stage],
+    visual_ids: Sequence[int],
+    appended: Mapping[str, int] | None = None,
+) -> Tensor:
+    """Logits [batch, n, vocab] from which a pruned `generate` must have taken each of the n generated ids."""
+    whole = extended(inputs, generated, appended)
+    positions = positions_of_generate(model, whole)
+    with masked(model, whole, stages, visual_ids):
+        logits = model(**whole, position_ids=positions, use_cache=False).logits
+    return logits[:, -generated.shape[1] - 1 : -1]
