@@ -26,9 +26,15 @@ class CannotJudgeError(Exception):
     """The layer has no attention mask that could hide a column (a hybrid stack)."""
 
 
+def tolerance(logits: Tensor) -> float:
+    """How far fp32 results may lie apart: 1e-5 per unit of the largest logit (they come from sums of that size)."""
+    return 1e-5 * max(1.0, float(logits.abs().max()))
+
+
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The language model's layers."""
-    layers = model.get_decoder().layers
+    decoder = model.get_decoder()
+    layers = decoder.layers if hasattr(decoder, "layers") else decoder.model.layers
     assert isinstance(layers, nn.ModuleList)
     return layers
 
@@ -124,9 +130,7 @@ def hide(mask: Tensor, hidden: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def oracle_logits(
-    model: PreTrainedModel, inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int]
-) -> Tensor:
+def oracle_logits(model: PreTrainedModel, inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int]) -> Tensor:
     """Logits [batch, seq, vocab] of the full sequence; only rows of tokens kept by every stage mean anything."""
     with masked(model, inputs, stages, visual_ids):
         return model(**inputs, use_cache=False).logits

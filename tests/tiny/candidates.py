@@ -127,7 +127,11 @@ aria = make(
 lfm2 = make(
     tf.Lfm2VlForConditionalGeneration,
     tf.Lfm2VlConfig,
-    vision_config={**{k: v for k, v in PATCHES.items() if k != "image_size"}, "num_patches": 64, "vision_use_head": False},
+    vision_config={
+        **{k: v for k, v in PATCHES.items() if k != "image_size"},
+        "num_patches": 64,
+        "vision_use_head": False,
+    },
     text_config=text("lfm2", layers=6, layer_types=["conv", "conv", "full_attention"] * 2),
     image_token_id=IMAGE,
     projector_hidden_size=64,
@@ -162,9 +166,7 @@ llama4 = make(
 video_llama3 = make(
     tf.VideoLlama3ForConditionalGeneration,
     tf.VideoLlama3Config,
-    vision_config=dict(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, patch_size=4
-    ),
+    vision_config=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, patch_size=4),
     text_config=text("qwen2"),
     image_token_id=IMAGE,
     video_token_id=VIDEO,
@@ -269,7 +271,9 @@ CASES = [
     TinyCase("video_llama_3", video_llama3, merged_visual),
     TinyCase("janus", janus, fixed(16)),
     llava_case("llava_mistral_sliding", text("mistral", sliding_window=WINDOW)),
-    llava_case("llava_qwen2_sliding", text("qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2)),
+    llava_case(
+        "llava_qwen2_sliding", text("qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2)
+    ),
     llava_case("llava_qwen3", text("qwen3", head_dim=16)),
     llava_case("llava_phi3", text("phi3", sliding_window=None)),
     llava_case("llava_olmo2", text("olmo2")),

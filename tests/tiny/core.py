@@ -49,7 +49,9 @@ Join = Callable[[list[list[Visual]]], dict[str, Tensor]]
 Finish = Callable[[PreTrainedModel, dict[str, Tensor]], dict[str, Tensor]]
 
 
-def visual(n: int, token: int = IMAGE, before: Sequence[int] = (), after: Sequence[int] = (), **tensors: Tensor) -> Visual:
+def visual(
+    n: int, token: int = IMAGE, before: Sequence[int] = (), after: Sequence[int] = (), **tensors: Tensor
+) -> Visual:
     """A visual of one run of `n` placeholder tokens."""
     parts = (*((i, 1) for i in before), (token, n), *((i, 1) for i in after))
     return Visual(parts, (n,), tensors)
@@ -71,7 +73,9 @@ def join_padded(samples: list[list[Visual]]) -> dict[str, Tensor]:
     out = {}
     for name in names:
         some = next(v for sample in samples for v in sample).tensors[name]
-        rows = [torch.cat([*(v.tensors[name] for v in s), *[torch.zeros_like(some)] * (most - len(s))]) for s in samples]
+        rows = [
+            torch.cat([*(v.tensors[name] for v in s), *[torch.zeros_like(some)] * (most - len(s))]) for s in samples
+        ]
         out[name] = torch.stack(rows)
     return out
 
@@ -113,6 +117,7 @@ class TinyCase:
         attentions: The attention implementations that the family supports.
         appended: What generated tokens get in per-token inputs other than `attention_mask`, where it is not 0.
         hybrid: Has layers that are not attention: hiding columns means nothing there.
+        slack: How much coarser than the others its fp32 rounding is (a recurrence computed in chunks or step by step).
     """
 
     name: str
@@ -127,16 +132,17 @@ class TinyCase:
     attentions: tuple[str, ...] = ("sdpa", "eager")
     appended: dict[str, int] = field(default_factory=dict)
     hybrid: bool = False
+    slack: float = 1.0
 
     def build(self, attention: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The model: seeded, weights that make masks and positions matter, eval mode."""
         torch.manual_seed(seed)
-        model = self.create().to(torch.float32).eval()
+        model = self.create().eval()
         spread_weights(model, seed)
         if attention in self.attentions:
             model.set_attn_implementation(attention)
         allow_only_text(model)
-        return model.to(dtype)
+        return model if dtype == torch.float32 else model.to(dtype)
 
     def batch(
         self,

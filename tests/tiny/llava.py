@@ -90,9 +90,7 @@ def next_video_model() -> PreTrainedModel:
 
 
 def video_llava_model() -> PreTrainedModel:
-    config = tf.VideoLlavaConfig(
-        vision_config=CLIP, text_config=text(), image_token_id=IMAGE, video_token_id=VIDEO
-    )
+    config = tf.VideoLlavaConfig(vision_config=CLIP, text_config=text(), image_token_id=IMAGE, video_token_id=VIDEO)
     return tf.VideoLlavaForConditionalGeneration(config)
 
 

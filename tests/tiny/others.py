@@ -66,7 +66,9 @@ def rows_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Gener
     parts: list[tuple[int, int]] = []
     for row in range(rows):
         parts += [(IMAGE, columns), (152 if row < rows - 1 else 153, 1)]
-    return Visual(tuple(parts), (rows * columns,), {"pixel_values": values, "image_sizes": torch.tensor([[height, width]])})
+    return Visual(
+        tuple(parts), (rows * columns,), {"pixel_values": values, "image_sizes": torch.tensor([[height, width]])}
+    )
 
 
 CASES = [
