@@ -1,0 +1,21 @@
+"""Adapters: what a model family has to tell the engine. One entry-point line per ``model_type``."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tokenprune import plugins
+from tokenprune.adapters.base import Adapter
+
+
+def adapter_for(model: nn.Module) -> Adapter:
+    """The adapter registered for the model's ``model_type``, else the generic one.
+
+    Raises:
+        UnsupportedModelError: The engine cannot find what it needs in the model.
+    """
+    registry = plugins.registry("adapters")
+    family = str(getattr(getattr(model, "config", None), "model_type", ""))
+    adapter: Adapter = registry.get(family if family in registry.names() else "generic")(model)
+    adapter.name = family or adapter.name
+    return adapter

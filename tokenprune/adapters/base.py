@@ -1,0 +1,313 @@
+"""The contract of an adapter, with everything that a usual transformers model lets us find by itself."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
+
+#: Config attributes that hold the id of a token which stands for visual features.
+VISUAL_ID_NAMES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+
+#: Names of the attention module inside a decoder layer, in the order tried.
+ATTENTION_NAMES = ("self_attn", "attention", "attn", "self_attention")
+
+#: Layer types whose state is not a list of keys and values: dropping rows has no exact meaning there.
+RECURRENT_TYPES = frozenset({"linear_attention", "conv", "mamba", "recurrent", "hybrid", "hybrid_sliding"})
+
+
+@dataclass(frozen=True)
+class VisualLayout:
+    """Where the visual tokens of a call are.
+
+    Attributes:
+        mask: Bool ``[batch, seq]``.
+        groups: Index of the image or video within its sample, long ``[batch, seq]``; -1 for text.
+    """
+
+    mask: Tensor
+    groups: Tensor
+
+
+@dataclass(frozen=True)
+class Projection:
+    """How to read one of query, key and value from a layer.
+
+    Attributes:
+        module: The linear layer whose output is observed.
+        read: Turns that output ``[batch, rows, features]`` into ``[batch, rows, heads, head_dim]``, before
+            rotary embedding and after any query/key normalisation.
+    """
+
+    module: nn.Module
+    read: Callable[[Tensor], Tensor]
+
+
+class Adapter(ABC):
+    """What a model family has to tell the engine. Bound to one model; keeps no state of a call.
+
+    Subclasses override what differs: usually only :meth:`group_sizes` and :meth:`grid`.
+
+    Args:
+        model: Any transformers model with a decoder and visual inputs.
+
+    Raises:
+        UnsupportedModelError: Something the engine needs cannot be found in the model.
+    """
+
+    #: Tensors that the layers get and that have the sequence as an axis, beside the usual ones: name -> axis.
+    sequence_kwargs: ClassVar[Mapping[str, int]] = {}
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.name = type(self).__name__.removesuffix("Adapter").lower()
+        self.config = getattr(model, "config", None)
+        if self.config is None or not hasattr(self.config, "get_text_config"):
+            raise UnsupportedModelError(f"{type(model).__name__} is not a transformers model", "pass a PreTrainedModel")
+        self.text_config = self.config.get_text_config(decoder=True)
+        self.decoder = self._find_decoder()
+        self.layers: Sequence[nn.Module] = self._find_layers()
+        self.visual_ids = self._find_visual_ids()
+
+    # ---- structure -------------------------------------------------------------------------------------------
+
+    def _find_decoder(self) -> nn.Module:
+        found = self.model.get_decoder() if hasattr(self.model, "get_decoder") else None
+        for candidate in (found, getattr(self.model, "language_model", None)):
+            while candidate is not None:
+                if isinstance(getattr(candidate, "layers", None), nn.ModuleList):
+                    return candidate
+                inner = getattr(candidate, "model", None) or getattr(candidate, "language_model", None)
+                candidate = inner if inner is not candidate else None
+        raise UnsupportedModelError(
+            f"{type(self.model).__name__}: found no decoder with a list of layers",
+            "the generic adapter looks for model.get_decoder().layers; write an adapter for this family",
+        )
+
+    def _find_layers(self) -> Sequence[nn.Module]:
+        layers = self.decoder.layers
+        assert isinstance(layers, nn.ModuleList)
+        if getattr(self.config, "is_encoder_decoder", False):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} is an encoder-decoder model", "only decoder-only models can be pruned"
+            )
+        names = list(inspect.signature(layers[0].forward).parameters)
+        if not names or names[0] != "hidden_states":
+            raise UnsupportedModelError(
+                f"{type(layers[0]).__name__}.forward does not start with hidden_states (it has {names[:3]})",
+                "write an adapter for this family",
+            )
+        return layers
+
+    def _find_visual_ids(self) -> tuple[int, ...]:
+        configs = (self.config, self.text_config)
+        ids = {getattr(config, name, None) for config in configs for name in VISUAL_ID_NAMES}
+        found = tuple(sorted(i for i in ids if isinstance(i, int)))
+        if not found:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}: its config names no visual token id ({', '.join(VISUAL_ID_NAMES)})",
+                "write an adapter that overrides visual_mask()",
+            )
+        return found
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers that run."""
+        return len(self.layers)
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads of the decoder."""
+        return int(self.text_config.num_attention_heads)
+
+    @property
+    def attention_implementation(self) -> str:
+        """``sdpa``, ``eager``, ``flash_attention_2`` ... as set on the decoder now."""
+        return str(getattr(self.decoder.config, "_attn_implementation", None) or "eager")
+
+    def layer_type(self, layer: int) -> str:
+        """``full_attention``, ``sliding_attention``, ``linear_attention`` ... of a layer."""
+        types = getattr(self.text_config, "layer_types", None)
+        if types is not None:
+            return str(types[layer])
+        return "sliding_attention" if getattr(self.text_config, "sliding_window", None) else "full_attention"
+
+    def check_layers(self, first: int) -> None:
+        """Refuse what cannot be pruned exactly when tokens are dropped before layer ``first``.
+
+        Raises:
+            UnsupportedModelError: A layer from ``first`` on is recurrent or shares another layer's keys and values.
+        """
+        for layer in range(first, self.num_layers):
+            if self.layer_type(layer) in RECURRENT_TYPES or self.attention(layer) is None:
+                raise UnsupportedModelError(
+                    f"layer {layer} of {type(self.model).__name__} is of type {self.layer_type(layer)!r}, not attention",
+                    "hybrid decoders cannot be pruned exactly",
+                )
+        if int(getattr(self.text_config, "num_kv_shared_layers", 0) or 0):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} shares keys and values between layers", "it cannot be pruned exactly"
+            )
+
+    def attention(self, layer: int) -> nn.Module | None:
+        """The attention module of a layer, or None where it has none."""
+        for name in ATTENTION_NAMES:
+            module = getattr(self.layers[layer], name, None)
+            if isinstance(module, nn.Module):
+                return module
+        return None
+
+    # ---- one call --------------------------------------------------------------------------------------------
+
+    def visual_mask(self, call: Mapping[str, Any]) -> Tensor | None:
+        """Which positions of the call hold visual features, bool ``[batch, seq]``; None when there is no text input.
+
+        Args:
+            call: The arguments of the model's forward, by name.
+        """
+        ids = call.get("input_ids")
+        if ids is not None:
+            return torch.isin(ids, torch.tensor(self.visual_ids, device=ids.device))
+        embeds = call.get("inputs_embeds")
+        if embeds is None:
+            return None
+        table = self.model.get_input_embeddings()
+        known = [i for i in self.visual_ids if i < table.weight.shape[0]]
+        marks = table(torch.tensor(known, device=embeds.device)).to(embeds.dtype)
+        return (embeds[:, :, None] == marks).all(-1).any(-1)
+
+    @abstractmethod
+    def group_sizes(self, call: Mapping[str, Any], mask: Tensor) -> list[list[int]] | None:
+        """Visual tokens of each image or video of each sample, in order.
+
+        Args:
+            call: The arguments of the model's forward, by name.
+            mask: The visual mask, bool ``[batch, seq]``.
+
+        Returns:
+            One list per sample whose sum is the sample's visual tokens; None when the family cannot say, and every
+            unbroken run of visual tokens is taken as one image.
+        """
+
+    def grid(self, call: Mapping[str, Any], layout: VisualLayout) -> Tensor | None:
+        """(frame, row, column) of every visual token, long ``[batch, seq, 3]``; -1 for separators and text."""
+        return None
+
+    def locate(self, call: Mapping[str, Any]) -> VisualLayout | None:
+        """Find the visual tokens of a call and the image or video that each belongs to."""
+        mask = self.visual_mask(call)
+        if mask is None:
+            return None
+        sizes = self.group_sizes(call, mask)
+        index = mask.cumsum(1) - 1
+        if sizes is None:
+            starts = mask & ~torch.nn.functional.pad(mask, (1, 0))[:, :-1]
+            groups = starts.cumsum(1) - 1
+        else:
+            counts = mask.sum(1).tolist()
+            for sample, (have, want) in enumerate(zip(counts, map(sum, sizes), strict=True)):
+                if have != want:
+                    raise UnsupportedModelError(
+                        f"sample {sample} has {have} visual tokens, but its images make {want}",
+                        "check that images and placeholder tokens of the prompt match",
+                    )
+            width = max(map(len, sizes))
+            edges = [[sum(row[: i + 1]) for i in range(len(row))] + [sum(row)] * (width - len(row)) for row in sizes]
+            bounds = torch.tensor(edges, device=mask.device).reshape(len(sizes), width)
+            groups = (index[:, :, None] >= bounds[:, None, :]).sum(-1)
+        return VisualLayout(mask, groups.masked_fill(~mask, -1))
+
+    # ---- signals ---------------------------------------------------------------------------------------------
+
+    def projections(self, layer: int, names: frozenset[str]) -> dict[str, Projection]:
+        """Where the query, key and value states of a layer can be read.
+
+        Args:
+            layer: Decoder layer.
+            names: Any of ``query``, ``key``, ``value``.
+
+        Raises:
+            UnsupportedModelError: The attention module is not built the usual way.
+        """
+        attention = self.attention(layer)
+        found = {}
+        for name in names:
+            module = getattr(attention, f"{name[0]}_proj", None)
+            if isinstance(module, nn.Module):
+                found[name] = Projection(module, self._reader(attention, name))
+                continue
+            fused = getattr(attention, "qkv_proj", None)
+            if not isinstance(fused, nn.Module):
+                raise UnsupportedModelError(
+                    f"layer {layer} ({type(attention).__name__}) has no {name[0]}_proj and no qkv_proj",
+                    "use a scorer that reads hidden states, or write an adapter that overrides projections()",
+                )
+            found[name] = Projection(fused, self._fused_reader(attention, name))
+        return found
+
+    def _head_dim(self, attention: Any) -> int:
+        return int(getattr(attention, "head_dim", None) or self.text_config.hidden_size // self.num_heads)
+
+    def _reader(self, attention: Any, name: str) -> Callable[[Tensor], Tensor]:
+        head_dim = self._head_dim(attention)
+        norm = getattr(attention, f"{name[0]}_norm", None) or getattr(attention, f"{name[0]}_layernorm", None)
+
+        def read(states: Tensor) -> Tensor:
+            if norm is None:
+                return states.unflatten(-1, (-1, head_dim))
+            per_head = norm.weight.shape[-1] == head_dim
+            return norm(states.unflatten(-1, (-1, head_dim))) if per_head else norm(states).unflatten(-1, (-1, head_dim))
+
+        return read
+
+    def _fused_reader(self, attention: Any, name: str) -> Callable[[Tensor], Tensor]:
+        head_dim = self._head_dim(attention)
+        kv_heads = int(getattr(self.text_config, "num_key_value_heads", None) or self.num_heads)
+        sizes = {"query": self.num_heads * head_dim, "key": kv_heads * head_dim, "value": kv_heads * head_dim}
+        start = sum(size for key, size in sizes.items() if ("query", "key", "value").index(key) < ("query", "key", "value").index(name))
+        return lambda states: states[..., start : start + sizes[name]].unflatten(-1, (-1, head_dim))
+
+    def rotary(self, layer: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """The family's own rotary embedding for one tensor.
+
+        Returns:
+            ``rotate(states, cos, sin)`` for ``states`` ``[batch, heads, rows, head_dim]``.
+
+        Raises:
+            UnsupportedModelError: The function cannot be found or has another form.
+        """
+        attention = self.attention(layer)
+        module = sys.modules[type(attention).__module__]
+        apply = getattr(module, "apply_rotary_pos_emb", None)
+        names = list(inspect.signature(apply).parameters)[:4] if apply is not None else []
+        odd = any(hasattr(attention, name) for name in ("use_rope", "qk_norm", "sinks", "rope_parameters_off"))
+        if names != ["q", "k", "cos", "sin"] or odd:
+            raise UnsupportedModelError(
+                f"{type(attention).__name__}: cannot compute single attention rows (no usual apply_rotary_pos_emb)",
+                "use a scorer that needs no attention (matrix_entropy, random, norms)",
+            )
+        return lambda states, cos, sin: apply(states, states, cos, sin)[0]  # type: ignore[misc,return-value]
+
+    def check_attention_rows(self, layer: int) -> None:
+        """Raise early where attention rows cannot be computed; see :meth:`rotary`."""
+        self.rotary(layer)
+        if self.attention_implementation == "flex_attention":
+            raise UnsupportedFeatureError("flex_attention is not supported", "use sdpa, eager or flash_attention_2")
+
+
+def bound_arguments(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, ``**kwargs`` flattened in."""
+    names = [
+        name
+        for name, parameter in inspect.signature(forward).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    return {**dict(zip(names, args, strict=False)), **kwargs}

@@ -1,0 +1,1 @@
+"""Budgets: how many visual tokens survive?"""

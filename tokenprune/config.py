@@ -1,0 +1,110 @@
+"""A method and an experiment as data: frozen, typed, read from and written to YAML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import ValidationError
+
+from tokenprune.budgets.base import Budget
+from tokenprune.component import Component, FromRegistry
+from tokenprune.errors import ConfigError, MissingDataError
+from tokenprune.pruners.base import Pruner
+from tokenprune.selectors.base import LayerSelector
+
+
+class Config(Component):
+    """A component that is read from and written to YAML."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "") -> Self:
+        """Validate a mapping.
+
+        Raises:
+            ConfigError: One line that names the path of every wrong key.
+        """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{where or cls.__name__}: expected a mapping, got {type(data).__name__}")
+        try:
+            return cls.model_validate(dict(data))
+        except ValidationError as error:
+            raise ConfigError(explain(error, where or cls.__name__)) from error
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read a YAML file.
+
+        Raises:
+            MissingDataError: There is no such file.
+            ConfigError: It is not YAML, or not this kind of config.
+        """
+        return cls.from_dict(read_yaml(path), str(path))
+
+    def to_yaml(self) -> str:
+        """The YAML text that reads back as an equal object."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+class Method(Config):
+    """A pruning method: where, what and how much.
+
+    Attributes:
+        layers: Before which decoder layers tokens are dropped.
+        pruner: Which tokens survive.
+        budget: How many tokens survive.
+        label: A name for tables; no influence on the method.
+    """
+
+    layers: Annotated[LayerSelector, FromRegistry("selectors")]
+    pruner: Annotated[Pruner, FromRegistry("pruners")]
+    budget: Annotated[Budget, FromRegistry("budgets")]
+    label: str | None = None
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Parse a YAML file, with the errors of :meth:`Config.from_yaml`."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MissingDataError(f"no such config file: {path}", "check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MissingDataError(f"cannot read config file {path} ({error})", "check that it is a readable file") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError(f"{path}:{place} is not valid YAML ({problem})", "check indentation and brackets") from None
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """All problems of a pydantic error on one line, each with its path and what was given."""
+    parts = []
+    for item in error.errors():
+        path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in item["loc"]).lstrip(".")
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key; remove it or check its spelling"
+        elif item["type"] not in ("component_name", "component_form", "missing"):
+            message = f"{message}, got {shorten(item['input'])}"
+        parts.append(f"{path}: {message}" if path else message)
+    return f"{where}: " + "; ".join(parts)
+
+
+def shorten(value: object, width: int = 60) -> str:
+    """A value's repr, cut to fit a message."""
+    text = repr(value)
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def json_schema() -> str:
+    """The JSON schema of an experiment file, for editors."""
+    from tokenprune.experiment.config import ExperimentConfig
+
+    return json.dumps(ExperimentConfig.model_json_schema(), indent=2)

@@ -1,0 +1,169 @@
+"""What a scorer, a pruner or a layer selector may see. Lazy: nothing is computed that no one asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tokenprune.errors import ScoreError, UnsupportedModelError
+
+#: Signals that a component may name in ``needs``; the engine captures exactly those.
+SIGNALS = frozenset({"hidden", "query", "key", "value", "attention"})
+
+
+@dataclass(frozen=True)
+class AttentionProbe:
+    """What is needed to compute single rows of one layer's attention map, and no more.
+
+    Attributes:
+        query: Query states before rotary embedding, ``[batch, rows, heads, head_dim]``.
+        key: Key states before rotary embedding, ``[batch, rows, kv_heads, head_dim]``.
+        rotate: Applies the model's own rotary embedding to ``(query, key)`` given as
+            ``[batch, heads, rows, head_dim]``.
+        visible: ``visible(q_index) -> bool [batch, rows]``: which rows the row may attend to.
+        scaling: The factor on the dot products.
+        softcap: Logit soft cap (Gemma 2), or None.
+    """
+
+    query: Tensor
+    key: Tensor
+    rotate: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    visible: Callable[[Tensor], Tensor]
+    scaling: float
+    softcap: float | None = None
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Attention probabilities of a few query rows: no map is ever materialised.
+
+        Args:
+            index: Row indices, long ``[batch, picked]``.
+
+        Returns:
+            Float32 ``[batch, heads, picked, rows]``; every row sums to one.
+        """
+        picked = index[:, :, None, None].expand(-1, -1, *self.query.shape[2:])
+        query = self.query.gather(1, picked).transpose(1, 2)
+        query, key = self.rotate(query, self.key.transpose(1, 2), index)
+        groups = query.shape[1] // key.shape[1]
+        grouped = query.unflatten(1, (key.shape[1], groups)).float()
+        logits = torch.einsum("bgrpd,bgsd->bgrps", grouped, key.float()).flatten(1, 2) * self.scaling
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        hidden = ~torch.stack([self.visible(column) for column in index.unbind(1)], dim=1)
+        return logits.masked_fill(hidden[:, None], float("-inf")).softmax(-1)
+
+
+@dataclass(frozen=True)
+class PruneContext:
+    """One pruning stage of one prefill, seen by scorers and pruners.
+
+    The *rows* are the sequence as it stands before this stage (compacted by earlier stages); the *visual axis*
+    ``n_visual`` lists each sample's visual tokens in order, right-padded to the longest sample.
+
+    Attributes:
+        layer: The layer before which tokens are dropped; what is observed is layer ``layer - 1``.
+        num_layers: Decoder layers of the model.
+        visual_mask: Which entries of the visual axis are real, bool ``[batch, n_visual]``.
+        visual_rows: Row of each visual token, long ``[batch, n_visual]`` (0 where padding).
+        positions: Position of each visual token in the unpruned sequence, long ``[batch, n_visual]``.
+        groups: Image or video that each visual token belongs to, long ``[batch, n_visual]`` (-1 where padding).
+        last_row: Row of each sample's last prompt token, long ``[batch]``.
+        row_mask: Rows that are tokens and not padding, bool ``[batch, rows]``.
+        hidden_rows: Hidden states that enter ``layer``, ``[batch, rows, dim]``.
+        sample_ids: One integer per sample, stable under re-batching: the seed of anything random.
+        captured: Signals captured at layer ``layer - 1``, on rows: ``query``, ``key``, ``value`` as
+            ``[batch, rows, heads, head_dim]``.
+        num_heads: Query heads of the decoder.
+    """
+
+    layer: int
+    num_layers: int
+    num_heads: int
+    visual_mask: Tensor
+    visual_rows: Tensor
+    positions: Tensor
+    groups: Tensor
+    last_row: Tensor
+    row_mask: Tensor
+    hidden_rows: Tensor
+    sample_ids: tuple[int, ...]
+    captured: Mapping[str, Tensor] = field(default_factory=dict)
+    make_probe: Callable[[], AttentionProbe] | None = None
+    make_grid: Callable[[], Tensor] | None = None
+    annotations: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """Hidden states of the visual tokens at the input of ``layer``, ``[batch, n_visual, dim]``."""
+        return self._visual(self.hidden_rows)
+
+    @cached_property
+    def query(self) -> Tensor:
+        """Query states at layer ``layer - 1`` before rotary embedding, ``[batch, n_visual, heads, head_dim]``."""
+        return self._visual(self._signal("query"))
+
+    @cached_property
+    def key(self) -> Tensor:
+        """Key states at layer ``layer - 1`` before rotary embedding, ``[batch, n_visual, kv_heads, head_dim]``."""
+        return self._visual(self._signal("key"))
+
+    @cached_property
+    def value(self) -> Tensor:
+        """Value states at layer ``layer - 1``, ``[batch, n_visual, kv_heads, head_dim]``."""
+        return self._visual(self._signal("value"))
+
+    @cached_property
+    def probe(self) -> AttentionProbe:
+        """Single rows of the attention of layer ``layer - 1`` (declare ``needs = {"attention"}``)."""
+        if self.make_probe is None:
+            raise ScoreError("a scorer asked for attention rows that it did not declare", "add 'attention' to needs")
+        return self.make_probe()
+
+    @cached_property
+    def grid(self) -> Tensor:
+        """(frame, row, column) of each visual token, long ``[batch, n_visual, 3]``; -1 for separators and padding."""
+        if self.make_grid is None:
+            raise UnsupportedModelError("this model's adapter knows no token grid", "use a method that needs none")
+        return self.make_grid()
+
+    def check_finite(self, scores: Tensor, who: str) -> None:
+        """Raise where a real token's score is NaN or infinite.
+
+        One small transfer per prefill, after the scorer has run: the price of never ranking by a NaN.
+
+        Args:
+            scores: ``[batch, n_visual]``.
+            who: The scorer's name for the message.
+
+        Raises:
+            ScoreError: Names scorer, layer and sample.
+        """
+        bad = (~scores.isfinite() & self.visual_mask).any(1)
+        if bool(bad.any()):
+            sample = int(bad.nonzero()[0, 0])
+            raise ScoreError(
+                f"scorer {who} gave a NaN or infinite score at layer {self.layer}, sample {sample}",
+                "check the model's hidden states there (fp16 overflow?) or use another scorer",
+            )
+
+    def annotation(self, name: str) -> Tensor:
+        """What the caller gave to ``run.annotate`` under that name, ``[batch, n_visual]`` (0 where padding)."""
+        if name not in self.annotations:
+            given = ", ".join(sorted(self.annotations)) or "none"
+            raise ScoreError(
+                f"annotation {name!r} was not given (given: {given})", f"call run.annotate({name}=[...]) before generate"
+            )
+        return self.annotations[name]
+
+    def _signal(self, name: str) -> Tensor:
+        if name not in self.captured:
+            raise ScoreError(f"a scorer asked for {name!r} that it did not declare", f"add {name!r} to its needs")
+        return self.captured[name]
+
+    def _visual(self, rows: Tensor) -> Tensor:
+        index = self.visual_rows.reshape(*self.visual_rows.shape, *([1] * (rows.dim() - 2)))
+        return rows.gather(1, index.expand(-1, -1, *rows.shape[2:]))

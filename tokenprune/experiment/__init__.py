@@ -1,0 +1,1 @@
+"""Experiments: methods x budgets on a task, resumable."""

@@ -1,0 +1,1 @@
+"""Measurements: entropy curves, FLOPs, memory, latency."""

@@ -1,0 +1,1 @@
+"""Pruners: which tokens survive, and what happens to the others?"""

@@ -1,0 +1,46 @@
+"""The contract of a pruner."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tokenprune.component import Component
+from tokenprune.context import PruneContext
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What survives a stage.
+
+    Attributes:
+        keep: Bool ``[batch, n_visual]``; the number kept per sample and group must equal the quotas.
+        hidden: New hidden states of the visual tokens, ``[batch, n_visual, dim]`` (merging, recycling); only the
+            kept entries are used. None leaves them as they are.
+    """
+
+    keep: Tensor
+    hidden: Tensor | None = None
+
+
+class Pruner(Component, ABC):
+    """Chooses the surviving visual tokens, and what happens to the others."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[str]:
+        """Signals to capture at layer K-1; see :attr:`tokenprune.scorers.base.Scorer.needs`."""
+
+    @abstractmethod
+    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        """Choose the survivors.
+
+        Args:
+            ctx: What may be seen.
+            quotas: Tokens to keep per sample and group (image or video), long ``[batch, n_groups]``.
+
+        Returns:
+            The selection; its counts per group must equal ``quotas`` exactly.
+        """

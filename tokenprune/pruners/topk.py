@@ -1,0 +1,36 @@
+"""Keep the highest-scored visual tokens of every image."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from torch import Tensor
+
+from tokenprune.component import FromRegistry
+from tokenprune.context import PruneContext
+from tokenprune.errors import ScoreError
+from tokenprune.ops.topk import topk_by_group
+from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.scorers.base import Scorer
+
+
+class TopK(Pruner):
+    """Score once, keep each image's quota of highest scores; equal scores keep the earlier position."""
+
+    scorer: Annotated[Scorer, FromRegistry("scorers")]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the scorer needs."""
+        return self.scorer.needs
+
+    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        """See :meth:`tokenprune.pruners.base.Pruner.select`."""
+        scores = self.scorer.score(ctx)
+        if scores.shape != ctx.visual_mask.shape:
+            raise ScoreError(
+                f"scorer {type(self.scorer).__name__} returned shape {tuple(scores.shape)} at layer {ctx.layer}",
+                f"return [batch, n_visual] = {tuple(ctx.visual_mask.shape)}",
+            )
+        ctx.check_finite(scores, type(self.scorer).__name__)
+        return Selection(keep=topk_by_group(scores, ctx.groups, quotas))

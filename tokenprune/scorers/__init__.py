@@ -1,0 +1,1 @@
+"""Scorers: how valuable is each visual token? One file per idea."""

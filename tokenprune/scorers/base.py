@@ -1,0 +1,34 @@
+"""The contract of a scorer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from tokenprune.component import Component
+from tokenprune.context import PruneContext
+
+
+class Scorer(Component, ABC):
+    """Says how valuable each visual token is.
+
+    A scorer is one small file: a docstring with the idea and the paper, its fields, and :meth:`score`.
+    It must not synchronise host and device (no ``.item()``, no ``.tolist()``, no ``if`` on a tensor).
+    """
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Signals to capture at layer K-1: any of ``hidden``, ``query``, ``key``, ``value``, ``attention``."""
+        return frozenset({"hidden"})
+
+    @abstractmethod
+    def score(self, ctx: PruneContext) -> Tensor:
+        """Score every visual token of every sample.
+
+        Args:
+            ctx: What may be seen; see :class:`~tokenprune.context.PruneContext`.
+
+        Returns:
+            Floating ``[batch, n_visual]``; higher = keep. Padded entries may hold anything.
+        """

@@ -1,0 +1,1 @@
+"""Layer selectors: before which decoder layers are tokens dropped?"""

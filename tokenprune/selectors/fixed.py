@@ -1,0 +1,34 @@
+"""Prune before layers that the config names."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from tokenprune.errors import LayerError
+from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
+
+
+class Fixed(LayerSelector):
+    """The given layers, counted from 0.
+
+    Attributes:
+        layers: Ascending layer indices; each stage drops tokens before its layer.
+    """
+
+    layers: tuple[int, ...] = Field(min_length=1)
+
+    @field_validator("layers")
+    @classmethod
+    def _ascending(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        if any(layer < 0 for layer in layers) or any(b <= a for a, b in zip(layers, layers[1:], strict=False)):
+            raise ValueError(f"layers must be ascending and >= 0, got {list(layers)}")
+        return layers
+
+    def select(self, profile: ModelProfile) -> LayerChoice:
+        """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
+        if self.layers[-1] >= profile.num_layers:
+            raise LayerError(
+                f"layer {self.layers[-1]} is out of range: the model has {profile.num_layers} decoder layers",
+                f"use 0 to {profile.num_layers - 1}",
+            )
+        return LayerChoice(self.layers, "fixed by the config")
