@@ -9,7 +9,16 @@ import torch
 import transformers as tf
 from transformers import PreTrainedModel
 
-from tests.tiny.core import END, IMAGE, START, VIDEO, TinyCase, Visual, join_padded, visual
+from tests.tiny.core import (
+    END,
+    IMAGE,
+    START,
+    VIDEO,
+    TinyCase,
+    Visual,
+    join_padded,
+    visual,
+)
 from tests.tiny.llava import clip_visual, llava_case
 from tests.tiny.others import rows_visual
 from tests.tiny.parts import CLIP, PATCHES, SIGLIP, mixed, pixels, text
@@ -18,16 +27,24 @@ from tests.tiny.qwen import GRIDS
 WINDOW = 10
 
 
-def fixed(n: int, size: int = 32, before: tuple[int, ...] = (), after: tuple[int, ...] = ()) -> Any:
+def fixed(
+    n: int, size: int = 32, before: tuple[int, ...] = (), after: tuple[int, ...] = ()
+) -> Any:
     """A `make_visual` whose images of `size` pixels are always `n` tokens."""
 
-    def make(model: PreTrainedModel, kind: str, index: int, noise: torch.Generator) -> Visual:
-        return visual(n, IMAGE, before, after, pixel_values=pixels(noise, 1, 3, size, size))
+    def make(
+        model: PreTrainedModel, kind: str, index: int, noise: torch.Generator
+    ) -> Visual:
+        return visual(
+            n, IMAGE, before, after, pixel_values=pixels(noise, 1, 3, size, size)
+        )
 
     return make
 
 
-def make(model_class: Any, config_class: Any, **config: Any) -> Callable[[], PreTrainedModel]:
+def make(
+    model_class: Any, config_class: Any, **config: Any
+) -> Callable[[], PreTrainedModel]:
     """Builds `model_class` from a fresh config."""
     return lambda: model_class(config_class(**config))
 
@@ -42,7 +59,7 @@ vipllava = make(
     vision_config=CLIP,
     text_config=text(),
     image_token_index=IMAGE,
-    vision_feature_layer=[-2, -1],
+    vision_feature_layers=[-2, -1],
     image_seq_length=16,
 )
 aya = make(
@@ -63,7 +80,12 @@ cohere2_vision = make(
 ovis2 = make(
     tf.Ovis2ForConditionalGeneration,
     tf.Ovis2Config,
-    vision_config={**PATCHES, "hidden_stride": 2, "vocab_size": 100, "num_visual_indicator_tokens": 5},
+    vision_config={
+        **PATCHES,
+        "hidden_stride": 2,
+        "vocab_size": 100,
+        "num_visual_indicator_tokens": 5,
+    },
     text_config=text("qwen2"),
     image_token_id=IMAGE,
     visual_indicator_token_ids=[160, 161, 162, 163, 164],
@@ -73,24 +95,29 @@ ovis2 = make(
 got_ocr2 = make(
     tf.GotOcr2ForConditionalGeneration,
     tf.GotOcr2Config,
-    vision_config=dict(
-        hidden_size=32,
-        output_channels=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=128,
-        patch_size=8,
-        window_size=4,
-        global_attn_indexes=[1],
-        mlp_dim=64,
-    ),
+    vision_config={
+        "hidden_size": 32,
+        "output_channels": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 128,
+        "patch_size": 8,
+        "window_size": 4,
+        "global_attn_indexes": [1],
+        "mlp_dim": 64,
+    },
     text_config=text("qwen2"),
     image_token_index=IMAGE,
 )
 lighton = make(
     tf.LightOnOcrForConditionalGeneration,
     tf.LightOnOcrConfig,
-    vision_config={**PATCHES, "model_type": "pixtral", "image_size": 64, "head_dim": 16},
+    vision_config={
+        **PATCHES,
+        "model_type": "pixtral",
+        "image_size": 64,
+        "head_dim": 16,
+    },
     text_config=text("qwen3", head_dim=16, sliding_window=None),
     image_token_id=IMAGE,
 )
@@ -105,22 +132,24 @@ idefics2 = make(
     tf.Idefics2ForConditionalGeneration,
     tf.Idefics2Config,
     vision_config=PATCHES,
-    perceiver_config=dict(
-        hidden_size=64,
-        resampler_n_latents=8,
-        resampler_depth=1,
-        resampler_n_heads=2,
-        resampler_head_dim=16,
-        num_key_value_heads=2,
-    ),
+    perceiver_config={
+        "hidden_size": 64,
+        "resampler_n_latents": 8,
+        "resampler_depth": 1,
+        "resampler_n_heads": 2,
+        "resampler_head_dim": 16,
+        "num_key_value_heads": 2,
+    },
     text_config=text("mistral", sliding_window=None),
     image_token_id=IMAGE,
 )
 aria = make(
     tf.AriaForConditionalGeneration,
     tf.AriaConfig,
-    vision_config={**PATCHES, "model_type": "idefics3_vision"},
-    text_config=text(None, moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1),
+    vision_config=tf.Idefics3Config(vision_config=PATCHES).vision_config,
+    text_config=tf.AriaTextConfig(
+        **text(None, moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1)
+    ),
     projector_patch_to_query_dict={64: 16},
     image_token_index=IMAGE,
 )
@@ -132,24 +161,26 @@ lfm2 = make(
         "num_patches": 64,
         "vision_use_head": False,
     },
-    text_config=text("lfm2", layers=6, layer_types=["conv", "conv", "full_attention"] * 2),
+    text_config=text(
+        "lfm2", layers=6, layer_types=["conv", "conv", "full_attention"] * 2
+    ),
     image_token_id=IMAGE,
     projector_hidden_size=64,
 )
 llama4 = make(
     tf.Llama4ForConditionalGeneration,
     tf.Llama4Config,
-    vision_config=dict(
-        hidden_size=32,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=4,
-        vision_output_dim=64,
-        projector_input_dim=64,
-        projector_output_dim=64,
-    ),
+    vision_config={
+        "hidden_size": 32,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 4,
+        "vision_output_dim": 64,
+        "projector_input_dim": 64,
+        "projector_output_dim": 64,
+    },
     text_config=text(
         None,
         layers=8,
@@ -166,7 +197,13 @@ llama4 = make(
 video_llama3 = make(
     tf.VideoLlama3ForConditionalGeneration,
     tf.VideoLlama3Config,
-    vision_config=dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, patch_size=4),
+    vision_config={
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "patch_size": 4,
+    },
     text_config=text("qwen2"),
     image_token_id=IMAGE,
     video_token_id=VIDEO,
@@ -174,32 +211,34 @@ video_llama3 = make(
 janus = make(
     tf.JanusForConditionalGeneration,
     tf.JanusConfig,
-    vision_config=dict(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-        mlp_ratio=2.0,
-        projection_dim=64,
-        num_image_tokens=16,
-    ),
-    vq_config=dict(
-        embed_dim=8,
-        num_embeddings=16,
-        latent_channels=8,
-        base_channels=32,
-        channel_multiplier=[1, 1],
-        num_patches=4,
-        projection_dim=64,
-        image_token_embed_dim=64,
-    ),
+    vision_config={
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+        "mlp_ratio": 2.0,
+        "projection_dim": 64,
+        "num_image_tokens": 16,
+    },
+    vq_config={
+        "embed_dim": 8,
+        "num_embeddings": 16,
+        "latent_channels": 8,
+        "base_channels": 32,
+        "channel_multiplier": [1, 1],
+        "num_patches": 4,
+        "projection_dim": 64,
+        "image_token_embed_dim": 64,
+    },
     text_config=text(),
     image_token_id=IMAGE,
 )
 
 
-def naflex_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
+def naflex_visual(
+    model: PreTrainedModel, kind: str, size: int, noise: torch.Generator
+) -> Visual:
     """Patches in rows with their spatial shape, padded to 96 (SigLIP 2, as LFM2-VL has it)."""
     _, height, width = GRIDS[size]
     count = height * width
@@ -213,12 +252,19 @@ def naflex_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Gen
     )
 
 
-def merged_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
+def merged_visual(
+    model: PreTrainedModel, kind: str, size: int, noise: torch.Generator
+) -> Visual:
     """Patches of a grid, merged two by two (VideoLLaMA 3)."""
     grid = torch.tensor([GRIDS[size]])
     count = int(grid.prod())
     values = pixels(noise, count, 48)
-    return visual(count // 4, pixel_values=values, image_grid_thw=grid, image_merge_sizes=torch.tensor([2]))
+    return visual(
+        count // 4,
+        pixel_values=values,
+        image_grid_thw=grid,
+        image_merge_sizes=torch.tensor([2]),
+    )
 
 
 MLA = text(
@@ -251,8 +297,15 @@ GPT_OSS = text(
 
 def gpt_oss() -> PreTrainedModel:
     """Attention with sinks; eager only."""
-    config = tf.LlavaConfig(vision_config=CLIP, text_config=GPT_OSS, image_token_id=IMAGE, image_seq_length=16)
-    return tf.LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
+    config = tf.LlavaConfig(
+        vision_config=CLIP,
+        text_config=GPT_OSS,
+        image_token_id=IMAGE,
+        image_seq_length=16,
+    )
+    return tf.LlavaForConditionalGeneration._from_config(
+        config, attn_implementation="eager"
+    )
 
 
 INDICATED = ((160,), (161,))
@@ -272,12 +325,18 @@ CASES = [
     TinyCase("janus", janus, fixed(16)),
     llava_case("llava_mistral_sliding", text("mistral", sliding_window=WINDOW)),
     llava_case(
-        "llava_qwen2_sliding", text("qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2)
+        "llava_qwen2_sliding",
+        text(
+            "qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2
+        ),
     ),
     llava_case("llava_qwen3", text("qwen3", head_dim=16)),
     llava_case("llava_phi3", text("phi3", sliding_window=None)),
     llava_case("llava_olmo2", text("olmo2")),
-    llava_case("llava_gemma3", text("gemma3_text", 6, head_dim=16, sliding_window=WINDOW, layer_types=mixed())),
+    llava_case(
+        "llava_gemma3",
+        text("gemma3_text", 6, head_dim=16, sliding_window=WINDOW, layer_types=mixed()),
+    ),
     llava_case("llava_cohere2", cohere2()),
     llava_case("llava_granite", text("granite")),
     llava_case("llava_smollm3", text("smollm3", no_rope_layer_interval=2)),
@@ -285,7 +344,9 @@ CASES = [
     llava_case("llava_gpt_neox", text("gpt_neox")),
     llava_case("llava_phi", text("phi")),
     llava_case("llava_stablelm", text("stablelm")),
-    llava_case("llava_mixtral", text("mixtral", num_local_experts=4, num_experts_per_tok=2)),
+    llava_case(
+        "llava_mixtral", text("mixtral", num_local_experts=4, num_experts_per_tok=2)
+    ),
     llava_case("llava_deepseek_v3", MLA),
     TinyCase("llava_gpt_oss", gpt_oss, clip_visual, attentions=("eager",)),
 ]
