@@ -1,0 +1,13 @@
+"""Training-free visual token pruning of multimodal LLMs on one exact engine."""
+
+from __future__ import annotations
+
+from tokenprune import ops
+from tokenprune.config import Method
+from tokenprune.engine import apply, observe
+from tokenprune.errors import TokenPruneError
+from tokenprune.run import Report, Run, StageResult
+
+__version__ = "0.1.0"
+
+__all__ = ["Method", "Report", "Run", "StageResult", "TokenPruneError", "__version__", "apply", "observe", "ops"]
