@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter, Projection, VisualLayout, bound_arguments
@@ -393,7 +394,7 @@ class _Engine:
     def _decode(
         self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        held = pruned_layer(kwargs.get("past_key_values"), layer)
+        held = pruned_layer(_cache_of(kwargs), layer)
         mask = kwargs.get("attention_mask")
         if held is None or (mask is None and not held.rows.ragged):
             return None
@@ -744,6 +745,12 @@ class _Engine:
 
     def _not_pruned(self, counts: list[int], reason: str) -> None:
         self.run.stages = [StageResult(layer, counts, counts, reason=reason) for layer in self.stages]
+
+
+def _cache_of(kwargs: Mapping[str, Any]) -> Any:
+    """The KV cache among a layer's arguments; not every family calls it ``past_key_values``."""
+    cache = kwargs.get("past_key_values")
+    return cache if cache is not None else next((v for v in kwargs.values() if isinstance(v, Cache)), None)
 
 
 def _refuse_assisted(*args: Any, **kwargs: Any) -> None:
