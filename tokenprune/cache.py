@@ -31,13 +31,13 @@ class Rows:
         positions: Unpruned position of each cached prompt row, long ``[batch, kept]``, -1 for padding.
         length: Unpruned length of the prompt.
         ragged: Whether any row is padding (known on the host).
-        owner: The run that pruned it.
+        owner: Key of the run that pruned it.
     """
 
     positions: Tensor
     length: int
     ragged: bool
-    owner: object
+    owner: str
 
     @property
     def dropped(self) -> int:

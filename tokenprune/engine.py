@@ -289,7 +289,7 @@ class _Engine:
 
     def _continue(self, rows: Rows, call: Mapping[str, Any]) -> None:
         """A decode step, or a further turn of text, on a cache that this run pruned."""
-        if rows.owner is not self.run:
+        if rows.owner != self.run.key:
             raise UnsupportedFeatureError(
                 "the KV cache was pruned by another apply block", "keep a conversation inside one block"
             )
@@ -328,7 +328,7 @@ class _Engine:
                 window = getattr(cache.layers[layer], "sliding_window", None)
                 full = length if window is None else min(length, window - 1)
                 whole += (full - width) * 2 * states.element_size() * states.numel() // max(width, 1)
-                mark(cache, layer, Rows(rows, length, ragged, self.run))
+                mark(cache, layer, Rows(rows, length, ragged, self.run.key))
         self.run._kv_bytes = (held, whole)
 
     def _before_decoder(

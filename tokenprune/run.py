@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -134,6 +135,7 @@ class Run:
         self.method = method
         self.choice = choice
         self.stages: list[StageResult] = []
+        self.key = uuid.uuid4().hex  # marks the caches that this run pruned; survives copies of a cache
         self.annotations: dict[str, list[Tensor]] = {}
         self.sample_ids: list[int] | None = None
         self._family, self._num_layers, self._text_config = family, num_layers, text_config

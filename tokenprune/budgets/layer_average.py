@@ -76,5 +76,5 @@ def layer_average(before: int, kept: tuple[int, ...], schedule: Schedule) -> flo
     """Visual tokens averaged over all decoder layers, for counts ``kept`` after each stage."""
     edges = (0, *schedule.layers, schedule.num_layers)
     counts = (before, *kept)
-    total = sum(count * (stop - start) for count, start, stop in zip(counts, edges, edges[1:], strict=True))
+    total = sum(count * (stop - start) for count, start, stop in zip(counts, edges[:-1], edges[1:], strict=True))
     return total / schedule.num_layers
