@@ -44,11 +44,14 @@ def visual_positions(inputs: Inputs, visual_ids: Sequence[int]) -> Tensor:
     return torch.isin(inputs["input_ids"], torch.tensor(visual_ids))
 
 
-def dropped(
-    inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int], layer: int
-) -> Tensor:
-    """[batch, seq] bool: what layer `layer` must not see. Grows with every stage passed."""
+def dropped(inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int], layer: int) -> Tensor:
+    """[batch, seq] bool: what layer `layer` must not see. Grows with every stage passed.
+
+    Where the stages have several rows per sample (beams), so has the result.
+    """
     visual = visual_positions(inputs, visual_ids)
+    if stages:
+        visual = visual.repeat_interleave(len(stages[0][1]) // len(visual), 0)
     out = torch.zeros_like(visual)
     for start, kept in stages:
         if start <= layer:
@@ -62,10 +65,7 @@ def dropped(
 
 @contextmanager
 def masked(
-    model: PreTrainedModel,
-    inputs: Inputs,
-    stages: Sequence[Stage],
-    visual_ids: Sequence[int],
+    model: PreTrainedModel, inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int]
 ) -> Iterator[PreTrainedModel]:
     """While open, `model` on these inputs (without a KV cache) hides what the stages drop.
 
@@ -76,9 +76,7 @@ def masked(
             hidden = dropped(inputs, stages, visual_ids, index)
             if hidden.any():
                 hook = _Hide(index, hidden, inspect.signature(layer.forward))
-                stack.callback(
-                    layer.register_forward_pre_hook(hook, with_kwargs=True).remove
-                )
+                stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield model
 
 
@@ -90,30 +88,15 @@ class _Hide:
     hidden: Tensor
     signature: inspect.Signature
 
-    def __call__(
-        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, dict[str, Any]]:
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         bound = self.signature.bind(*args, **kwargs)
-        extra = next(
-            (
-                p.name
-                for p in self.signature.parameters.values()
-                if p.kind is p.VAR_KEYWORD
-            ),
-            None,
-        )
+        extra = next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
         where = bound.arguments
-        if (
-            "attention_mask" not in where
-            and extra in where
-            and "attention_mask" in where[extra]
-        ):
+        if "attention_mask" not in where and extra in where and "attention_mask" in where[extra]:
             where = where[extra]
         states = bound.args[0]
         mask = where.get("attention_mask")
-        where["attention_mask"] = hide(
-            self._full(layer, mask, states), self._expanded(states)
-        )
+        where["attention_mask"] = hide(self._full(layer, mask, states), self._expanded(states))
         return bound.args, bound.kwargs
 
     def _expanded(self, states: Tensor) -> Tensor:
@@ -127,13 +110,9 @@ class _Hide:
         length = states.shape[1]
         attention = next((m for m in layer.modules() if hasattr(m, "is_causal")), None)
         if attention is None or (mask is not None and mask.ndim != 4):
-            raise CannotJudgeError(
-                f"layer {self.index}: no 4-D attention mask to hide columns of"
-            )
+            raise CannotJudgeError(f"layer {self.index}: no 4-D attention mask to hide columns of")
         if mask is not None:
-            assert mask.shape[-2:] == (length, length), (
-                f"a KV cache is in use: mask {tuple(mask.shape)}"
-            )
+            assert mask.shape[-2:] == (length, length), f"a KV cache is in use: mask {tuple(mask.shape)}"
             return mask
         everything = torch.ones(1, 1, length, length, dtype=torch.bool)
         implementation = attention.config._attn_implementation
@@ -156,46 +135,27 @@ def hide(mask: Tensor, hidden: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def oracle_logits(
-    model: PreTrainedModel,
-    inputs: Inputs,
-    stages: Sequence[Stage],
-    visual_ids: Sequence[int],
-) -> Tensor:
+def oracle_logits(model: PreTrainedModel, inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int]) -> Tensor:
     """Logits [batch, seq, vocab] of the full sequence; only rows of tokens kept by every stage mean anything."""
     with masked(model, inputs, stages, visual_ids):
         return model(**inputs, use_cache=False).logits
 
 
-def kept_rows(
-    inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int]
-) -> list[Tensor]:
+def kept_rows(inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int]) -> list[Tensor]:
     """Per sample, the positions of the tokens that survive all stages (text and kept visual), without padding."""
     gone = dropped(inputs, stages, visual_ids, layer=10**6)
-    real = (
-        inputs["attention_mask"].bool()
-        if "attention_mask" in inputs
-        else torch.ones_like(gone)
-    )
+    real = inputs["attention_mask"].bool() if "attention_mask" in inputs else torch.ones_like(gone)
     return [row.nonzero()[:, 0] for row in real & ~gone]
 
 
-def extended(
-    inputs: Inputs, generated: Tensor, appended: Mapping[str, int] | None = None
-) -> dict[str, Tensor]:
+def extended(inputs: Inputs, generated: Tensor, appended: Mapping[str, int] | None = None) -> dict[str, Tensor]:
     """Prompt + generated ids [batch, n] as one input; per-token inputs get 0 (`attention_mask` 1) or `appended`."""
     fill = {"attention_mask": 1, **(appended or {})}
     ids = inputs["input_ids"]
     out = dict(inputs, input_ids=torch.cat([ids, generated], 1))
     for name, value in inputs.items():
-        if (
-            name != "input_ids"
-            and value.shape == ids.shape
-            and not value.is_floating_point()
-        ):
-            out[name] = torch.cat(
-                [value, torch.full_like(generated, fill.get(name, 0))], 1
-            )
+        if name != "input_ids" and value.shape == ids.shape and not value.is_floating_point():
+            out[name] = torch.cat([value, torch.full_like(generated, fill.get(name, 0))], 1)
     return out
 
 

@@ -44,9 +44,7 @@ def keep_all(case: TinyCase, inputs: dict[str, Tensor]) -> Stage:
 
 def last_rows(logits: Tensor, inputs: dict[str, Tensor]) -> Tensor:
     """The logits at each sample's last real token."""
-    return logits[
-        torch.arange(len(logits)), inputs["attention_mask"].cumsum(1).argmax(1)
-    ]
+    return logits[torch.arange(len(logits)), inputs["attention_mask"].cumsum(1).argmax(1)]
 
 
 @pytest.mark.parametrize(("name", "attention", "padding"), combinations(hybrid=False))
@@ -58,19 +56,13 @@ def test_hidden_tokens_matter(name: str, attention: str, padding: Padding) -> No
     inputs = case.batch(model, 2, padding).inputs
     plain = model(**inputs).logits
     layer, kept = keep_all(case, inputs)
-    assert torch.equal(
-        oracle_logits(model, inputs, [(layer, kept)], case.visual_ids), plain
-    )
-    before = (torch.arange(plain.shape[1]) < kept[:, :1]) & inputs[
-        "attention_mask"
-    ].bool()
+    assert torch.equal(oracle_logits(model, inputs, [(layer, kept)], case.visual_ids), plain)
+    before = (torch.arange(plain.shape[1]) < kept[:, :1]) & inputs["attention_mask"].bool()
     for start in (0, len(decoder_layers(model)) - 1):
         hidden = oracle_logits(model, inputs, [(start, kept[:, :-1])], case.visual_ids)
         if start == 0:
             assert last_rows(hidden - plain, inputs).abs().amax(1).min() > 1e-2
-        assert torch.allclose(
-            hidden[before], plain[before], rtol=0, atol=tolerance(plain)
-        )
+        assert torch.allclose(hidden[before], plain[before], rtol=0, atol=tolerance(plain))
 
 
 @pytest.mark.parametrize(("name", "attention", "padding"), combinations())
@@ -88,9 +80,7 @@ def test_positions_matter(name: str, attention: str, padding: Padding) -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize(
-    "name", ["llava", "qwen2_5_vl", "internvl", "llava_olmo2", "mistral3"]
-)
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl", "llava_olmo2", "mistral3"])
 @torch.no_grad()
 def test_layer_zero_is_physical_removal(name: str, attention: str) -> None:
     """Hiding from layer 0 on is the same as never having had the tokens, at the original positions of the others."""
@@ -102,10 +92,7 @@ def test_layer_zero_is_physical_removal(name: str, attention: str) -> None:
     whole = oracle_logits(model, inputs, [stage], case.visual_ids)
     embeds: list[Tensor] = []
     hook = decoder_layers(model)[0].register_forward_pre_hook(
-        lambda _, args, kwargs: embeds.append(
-            args[0] if args else kwargs["hidden_states"]
-        ),
-        with_kwargs=True,
+        lambda _, args, kwargs: embeds.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
     )
     model(**inputs)
     hook.remove()
@@ -117,10 +104,7 @@ def test_layer_zero_is_physical_removal(name: str, attention: str) -> None:
         positions = positions.gather(2, rows.expand(len(positions), -1, -1))
     short = embeds[0].gather(1, rows[..., None].expand(-1, -1, embeds[0].shape[-1]))
     removed = model(
-        inputs_embeds=short,
-        position_ids=positions,
-        attention_mask=torch.ones_like(rows),
-        use_cache=False,
+        inputs_embeds=short, position_ids=positions, attention_mask=torch.ones_like(rows), use_cache=False
     ).logits
     expected = whole.gather(1, rows[..., None].expand(-1, -1, whole.shape[-1]))
     assert torch.allclose(removed, expected, rtol=0, atol=tolerance(expected))
@@ -138,9 +122,7 @@ def test_stages_add_up() -> None:
     same = oracle_logits(model, inputs, [early, (2, kept[:, 4:8])], case.visual_ids)
     assert torch.equal(both, same)
     for stages in ([early], [late]):
-        assert not torch.allclose(
-            both, oracle_logits(model, inputs, stages, case.visual_ids), atol=1e-3
-        )
+        assert not torch.allclose(both, oracle_logits(model, inputs, stages, case.visual_ids), atol=1e-3)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -170,24 +152,13 @@ def test_refuses_hybrid_stacks() -> None:
 
 @pytest.mark.parametrize(("name", "attention", "padding"), combinations())
 @torch.no_grad()
-def test_teacher_forcing_is_generate(
-    name: str, attention: str, padding: Padding
-) -> None:
+def test_teacher_forcing_is_generate(name: str, attention: str, padding: Padding) -> None:
     """With nothing hidden the oracle's logits are those of `generate`, step by step."""
     case = CASES[name]
     model = case.build(attention)
     for variant in case.variants:
         inputs = case.batch(model, 3, padding, variant=variant).inputs
-        out = model.generate(
-            **inputs,
-            max_new_tokens=STEPS,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
+        out = model.generate(**inputs, max_new_tokens=STEPS, output_logits=True, return_dict_in_generate=True)
         generated = out.sequences[:, -STEPS:]
-        ours = oracle_generate_logits(
-            model, inputs, generated, [], case.visual_ids, case.appended
-        )
-        torch.testing.assert_close(
-            ours, torch.stack(out.logits, 1), rtol=0, atol=case.slack * tolerance(ours)
-        )
+        ours = oracle_generate_logits(model, inputs, generated, [], case.visual_ids, case.appended)
+        torch.testing.assert_close(ours, torch.stack(out.logits, 1), rtol=0, atol=case.slack * tolerance(ours))

@@ -50,11 +50,7 @@ Finish = Callable[[PreTrainedModel, dict[str, Tensor]], dict[str, Tensor]]
 
 
 def visual(
-    n: int,
-    token: int = IMAGE,
-    before: Sequence[int] = (),
-    after: Sequence[int] = (),
-    **tensors: Tensor,
+    n: int, token: int = IMAGE, before: Sequence[int] = (), after: Sequence[int] = (), **tensors: Tensor
 ) -> Visual:
     """A visual of one run of `n` placeholder tokens."""
     parts = (*((i, 1) for i in before), (token, n), *((i, 1) for i in after))
@@ -65,10 +61,7 @@ def join_cat(samples: list[list[Visual]]) -> dict[str, Tensor]:
     """Concatenate the tensors of all visuals of the batch along dim 0, in order."""
     flat = [v for sample in samples for v in sample]
     names = dict.fromkeys(name for v in flat for name in v.tensors)
-    return {
-        name: torch.cat([v.tensors[name] for v in flat if name in v.tensors])
-        for name in names
-    }
+    return {name: torch.cat([v.tensors[name] for v in flat if name in v.tensors]) for name in names}
 
 
 def join_padded(samples: list[list[Visual]]) -> dict[str, Tensor]:
@@ -81,13 +74,7 @@ def join_padded(samples: list[list[Visual]]) -> dict[str, Tensor]:
     for name in names:
         some = next(v for sample in samples for v in sample).tensors[name]
         rows = [
-            torch.cat(
-                [
-                    *(v.tensors[name] for v in s),
-                    *[torch.zeros_like(some)] * (most - len(s)),
-                ]
-            )
-            for s in samples
+            torch.cat([*(v.tensors[name] for v in s), *[torch.zeros_like(some)] * (most - len(s))]) for s in samples
         ]
         out[name] = torch.stack(rows)
     return out
@@ -131,6 +118,7 @@ class TinyCase:
         appended: What generated tokens get in per-token inputs other than `attention_mask`, where it is not 0.
         hybrid: Has layers that are not attention: hiding columns means nothing there.
         slack: How much coarser than the others its fp32 rounding is (a recurrence computed in chunks or step by step).
+        beams: Its own beam search works and is the same with and without a cache.
     """
 
     name: str
@@ -146,10 +134,9 @@ class TinyCase:
     appended: dict[str, int] = field(default_factory=dict)
     hybrid: bool = False
     slack: float = 1.0
+    beams: bool = True
 
-    def build(
-        self, attention: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32
-    ) -> PreTrainedModel:
+    def build(self, attention: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The model: seeded, weights that make masks and positions matter, eval mode."""
         torch.manual_seed(seed)
         model = self.create().eval()
@@ -169,33 +156,18 @@ class TinyCase:
     ) -> Batch:
         """A batch of prompts. Without padding, samples with fewer visual tokens get more text."""
         noise = torch.Generator().manual_seed(seed + 1)
-        samples = [
-            [self.make_visual(model, *what, noise) for what in plan(variant, b)]
-            for b in range(batch)
-        ]
+        samples = [[self.make_visual(model, *what, noise) for what in plan(variant, b)] for b in range(batch)]
         rows = prompts(samples, padding, self.first, noise)
         inputs = pad(rows, padding)
-        floats = {
-            k: v.to(model.dtype) if v.is_floating_point() else v
-            for k, v in self.join(samples).items()
-        }
+        floats = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in self.join(samples).items()}
         inputs = self.finish(model, {**inputs, **floats})
-        return Batch(
-            inputs, [[g for v in sample for g in v.groups] for sample in samples]
-        )
+        return Batch(inputs, [[g for v in sample for g in v.groups] for sample in samples])
 
     def inputs(
-        self,
-        model: PreTrainedModel,
-        batch: int = 2,
-        left_pad: bool = False,
-        seed: int = 0,
-        variant: Variant = "image",
+        self, model: PreTrainedModel, batch: int = 2, left_pad: bool = False, seed: int = 0, variant: Variant = "image"
     ) -> dict[str, Tensor]:
         """The inputs of `self.batch` alone."""
-        return self.batch(
-            model, batch, "left" if left_pad else "none", seed, variant
-        ).inputs
+        return self.batch(model, batch, "left" if left_pad else "none", seed, variant).inputs
 
 
 def plan(variant: Variant, sample: int) -> list[tuple[str, int]]:
@@ -207,17 +179,11 @@ def plan(variant: Variant, sample: int) -> list[tuple[str, int]]:
     if variant == "multi":
         return [("image", 0), ("image", 0)]
     if variant == "ragged":
-        return [
-            [("image", 1), ("image", 2)],
-            [("image", 0)],
-            [("image", 2), ("image", 0), ("image", 1)],
-        ][sample % 3]
+        return [[("image", 1), ("image", 2)], [("image", 0)], [("image", 2), ("image", 0), ("image", 1)]][sample % 3]
     return [("image", 0)]
 
 
-def prompts(
-    samples: list[list[Visual]], padding: Padding, first: bool, noise: torch.Generator
-) -> list[list[int]]:
+def prompts(samples: list[list[Visual]], padding: Padding, first: bool, noise: torch.Generator) -> list[list[int]]:
     """Token ids per sample: text, visuals with text between, text."""
 
     def text(n: int) -> list[int]:
@@ -228,9 +194,7 @@ def prompts(
         before = [] if first else text(3 + (2 * index if padding != "none" else 0))
         row = list(before)
         for v in sample:
-            row += [token for token, count in v.parts for _ in range(count)] + text(
-                0 if first else 2
-            )
+            row += [token for token, count in v.parts for _ in range(count)] + text(0 if first else 2)
         rows.append(row + text(5 - (index % 2 if padding != "none" else 0)))
     if padding == "none":
         longest = max(len(row) for row in rows)
@@ -244,9 +208,7 @@ def pad(rows: list[list[int]], padding: Padding) -> dict[str, Tensor]:
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for b, row in enumerate(rows):
-        where = (
-            slice(longest - len(row), None) if padding == "left" else slice(0, len(row))
-        )
+        where = slice(longest - len(row), None) if padding == "left" else slice(0, len(row))
         ids[b, where] = torch.tensor(row)
         mask[b, where] = 1
     return {"input_ids": ids, "attention_mask": mask}

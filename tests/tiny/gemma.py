@@ -8,17 +8,7 @@ import torch
 import transformers as tf
 from transformers import PreTrainedModel
 
-from tests.tiny.core import (
-    END,
-    IMAGE,
-    START,
-    VIDEO,
-    TinyCase,
-    Visual,
-    all_prefix,
-    token_types,
-    visual,
-)
+from tests.tiny.core import END, IMAGE, START, VIDEO, TinyCase, Visual, all_prefix, token_types, visual
 from tests.tiny.parts import SIGLIP, mixed, pixels, text
 
 WINDOW = 10
@@ -32,9 +22,7 @@ def gemma_text(model_type: str | None, layers: int = 6, **more: Any) -> dict[str
 def gemma3_model() -> PreTrainedModel:
     config = tf.Gemma3Config(
         vision_config=SIGLIP,
-        text_config=gemma_text(
-            None, sliding_window=WINDOW, layer_types=mixed(), query_pre_attn_scalar=16
-        ),
+        text_config=gemma_text(None, sliding_window=WINDOW, layer_types=mixed(), query_pre_attn_scalar=16),
         mm_tokens_per_image=16,
         image_token_index=IMAGE,
         boi_token_index=START,
@@ -43,9 +31,7 @@ def gemma3_model() -> PreTrainedModel:
     return tf.Gemma3ForConditionalGeneration(config)
 
 
-def gemma3_visual(
-    model: PreTrainedModel, kind: str, size: int, noise: torch.Generator
-) -> Visual:
+def gemma3_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
     """16 tokens between the start and end tokens."""
     return visual(16, IMAGE, [START], [END], pixel_values=pixels(noise, 1, 3, 32, 32))
 
@@ -65,24 +51,15 @@ def paligemma2_model() -> PreTrainedModel:
     """PaliGemma 2: Gemma 2 with sliding layers as the language model."""
     config = tf.PaliGemmaConfig(
         vision_config={**SIGLIP, "projection_dim": 64},
-        text_config=gemma_text(
-            "gemma2",
-            sliding_window=WINDOW,
-            layer_types=mixed(),
-            query_pre_attn_scalar=16,
-        ),
+        text_config=gemma_text("gemma2", sliding_window=WINDOW, layer_types=mixed(), query_pre_attn_scalar=16),
         image_token_index=IMAGE,
         hidden_size=64,
         projection_dim=64,
     )
-    return tf.PaliGemmaForConditionalGeneration._from_config(
-        config, attn_implementation="eager"
-    )
+    return tf.PaliGemmaForConditionalGeneration._from_config(config, attn_implementation="eager")
 
 
-def plain_visual(
-    model: PreTrainedModel, kind: str, size: int, noise: torch.Generator
-) -> Visual:
+def plain_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
     """16 tokens, nothing around them."""
     return visual(16, IMAGE, pixel_values=pixels(noise, 1, 3, 32, 32))
 
@@ -125,40 +102,19 @@ def gemma4_model(**more: Any) -> PreTrainedModel:
     return tf.Gemma4ForConditionalGeneration(config)
 
 
-def gemma4_visual(
-    model: PreTrainedModel, kind: str, size: int, noise: torch.Generator
-) -> Visual:
+def gemma4_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
     """8 x 8 patches with their positions, pooled 2 x 2."""
     rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
     positions = torch.stack([columns, rows], -1).reshape(1, 64, 2)
     return visual(
-        16,
-        IMAGE,
-        [START],
-        [END],
-        pixel_values=pixels(noise, 1, 64, 48).sigmoid(),
-        image_position_ids=positions,
+        16, IMAGE, [START], [END], pixel_values=pixels(noise, 1, 64, 48).sigmoid(), image_position_ids=positions
     )
 
 
 SUFFIX = {"token_type_ids": 1}
 CASES = [
-    TinyCase(
-        "gemma3",
-        gemma3_model,
-        gemma3_visual,
-        finish=token_types("token_type_ids"),
-        core=True,
-    ),
-    TinyCase(
-        "paligemma",
-        paligemma_model,
-        plain_visual,
-        finish=all_prefix,
-        first=True,
-        core=True,
-        appended=SUFFIX,
-    ),
+    TinyCase("gemma3", gemma3_model, gemma3_visual, finish=token_types("token_type_ids"), core=True),
+    TinyCase("paligemma", paligemma_model, plain_visual, finish=all_prefix, first=True, core=True, appended=SUFFIX),
     TinyCase(
         "paligemma2",
         paligemma2_model,
@@ -168,11 +124,5 @@ CASES = [
         attentions=("eager",),
         appended=SUFFIX,
     ),
-    TinyCase(
-        "gemma4",
-        gemma4_model,
-        gemma4_visual,
-        finish=token_types("mm_token_type_ids"),
-        slack=3,
-    ),
+    TinyCase("gemma4", gemma4_model, gemma4_visual, finish=token_types("mm_token_type_ids"), slack=3),
 ]

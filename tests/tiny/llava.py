@@ -9,7 +9,7 @@ import torch
 import transformers as tf
 from transformers import PreTrainedModel
 
-from tests.tiny.core import IMAGE, VIDEO, MakeVisual, TinyCase, Visual, visual
+from tests.tiny.core import IMAGE, VIDEO, MakeVisual, TinyCase, Variant, Visual, visual
 from tests.tiny.parts import CLIP, SIGLIP, pixels, text
 
 PINPOINTS = [[32, 32], [64, 32], [32, 64], [64, 64]]
@@ -21,18 +21,11 @@ MOST_PATCHES = 5
 def llava_with(language: dict[str, Any]) -> PreTrainedModel:
     """LLaVA-1.5 around any language model."""
     return tf.LlavaForConditionalGeneration(
-        tf.LlavaConfig(
-            vision_config=CLIP,
-            text_config=language,
-            image_token_id=IMAGE,
-            image_seq_length=16,
-        )
+        tf.LlavaConfig(vision_config=CLIP, text_config=language, image_token_id=IMAGE, image_seq_length=16)
     )
 
 
-def clip_visual(
-    model: PreTrainedModel, kind: str, size: int, noise: torch.Generator
-) -> Visual:
+def clip_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
     """A 32x32 image is 16 tokens."""
     return visual(16, pixel_values=pixels(noise, 1, 3, 32, 32))
 
@@ -45,33 +38,22 @@ def llava_case(name: str, language: dict[str, Any], core: bool = False) -> TinyC
 def anyres(video_tokens: int = 0) -> MakeVisual:
     """An image of one of SIZES cut into patches, or a video of three frames that is `video_tokens` tokens."""
 
-    def make(
-        model: PreTrainedModel, kind: str, size: int, noise: torch.Generator
-    ) -> Visual:
+    def make(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
         if kind == "video":
-            return visual(
-                video_tokens, VIDEO, pixel_values_videos=pixels(noise, 1, 3, 3, 32, 32)
-            )
+            return visual(video_tokens, VIDEO, pixel_values_videos=pixels(noise, 1, 3, 3, 32, 32))
         hw = torch.tensor([SIZES[size]])
         count = 1 + [4, 2, 2][size]
         values = pixels(noise, 1, count, 3, 32, 32)
-        features = model.model.get_image_features(
-            values.to(model.dtype), image_sizes=hw, return_dict=True
-        )
+        features = model.model.get_image_features(values.to(model.dtype), image_sizes=hw, return_dict=True)
         padded = torch.cat([values, torch.zeros(1, MOST_PATCHES - count, 3, 32, 32)], 1)
-        return visual(
-            features.pooler_output[0].shape[0], pixel_values=padded, image_sizes=hw
-        )
+        return visual(features.pooler_output[0].shape[0], pixel_values=padded, image_sizes=hw)
 
     return make
 
 
 def next_model() -> PreTrainedModel:
     config = tf.LlavaNextConfig(
-        vision_config=CLIP,
-        text_config=text(),
-        image_token_id=IMAGE,
-        image_grid_pinpoints=PINPOINTS,
+        vision_config=CLIP, text_config=text(), image_token_id=IMAGE, image_grid_pinpoints=PINPOINTS
     )
     return tf.LlavaNextForConditionalGeneration(config)
 
@@ -101,55 +83,23 @@ def next_video_model() -> PreTrainedModel:
 
 
 def video_llava_model() -> PreTrainedModel:
-    config = tf.VideoLlavaConfig(
-        vision_config=CLIP,
-        text_config=text(),
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
-    )
+    config = tf.VideoLlavaConfig(vision_config=CLIP, text_config=text(), image_token_id=IMAGE, video_token_id=VIDEO)
     return tf.VideoLlavaForConditionalGeneration(config)
 
 
-def video_llava_visual(
-    model: PreTrainedModel, kind: str, size: int, noise: torch.Generator
-) -> Visual:
+def video_llava_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
     """An image is 16 tokens, a video of four frames 4 x 17."""
     if kind == "video":
         return visual(4 * 17, VIDEO, pixel_values_videos=pixels(noise, 1, 4, 3, 32, 32))
-    name = (
-        "pixel_values"
-        if "pixel_values" in signature(model.forward).parameters
-        else "pixel_values_images"
-    )
-    return visual(16, **{name: pixels(noise, 1, 3, 32, 32)})
+    name = "pixel_values" if "pixel_values" in signature(model.forward).parameters else "pixel_values_images"
+    return Visual(((IMAGE, 16),), (16,), {name: pixels(noise, 1, 3, 32, 32)})
 
 
-ALL = ("image", "multi", "ragged", "video", "text")
+ALL: tuple[Variant, ...] = ("image", "multi", "ragged", "video", "text")
 CASES = [
     llava_case("llava", text(), core=True),
     TinyCase("llava_next", next_model, anyres(), core=True),
-    TinyCase(
-        "llava_onevision",
-        onevision_model,
-        anyres(3 * 4 + 1),
-        ALL,
-        (IMAGE, VIDEO),
-        core=True,
-    ),
-    TinyCase(
-        "llava_next_video",
-        next_video_model,
-        anyres(3 * 4),
-        ALL,
-        (IMAGE, VIDEO),
-        core=True,
-    ),
-    TinyCase(
-        "video_llava",
-        video_llava_model,
-        video_llava_visual,
-        ALL,
-        (IMAGE, VIDEO),
-        core=True,
-    ),
+    TinyCase("llava_onevision", onevision_model, anyres(3 * 4 + 1), ALL, (IMAGE, VIDEO), core=True),
+    TinyCase("llava_next_video", next_video_model, anyres(3 * 4), ALL, (IMAGE, VIDEO), core=True),
+    TinyCase("video_llava", video_llava_model, video_llava_visual, ALL, (IMAGE, VIDEO), core=True),
 ]

@@ -23,45 +23,30 @@ def internvl_model() -> PreTrainedModel:
     return tf.InternVLForConditionalGeneration(config)
 
 
-def tiled_visual(
-    model: PreTrainedModel, kind: str, size: int, noise: torch.Generator
-) -> Visual:
+def tiled_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
     """An image of one, two or three tiles of 16 tokens, in one run (InternVL)."""
     tiles = size + 1
-    return visual(
-        16 * tiles, IMAGE, [152], [153], pixel_values=pixels(noise, tiles, 3, 32, 32)
-    )
+    return visual(16 * tiles, IMAGE, [152], [153], pixel_values=pixels(noise, tiles, 3, 32, 32))
 
 
 def smolvlm_model() -> PreTrainedModel:
-    config = tf.SmolVLMConfig(
-        vision_config=PATCHES, text_config=text(), image_token_id=IMAGE, scale_factor=2
-    )
+    config = tf.SmolVLMConfig(vision_config=PATCHES, text_config=text(), image_token_id=IMAGE, scale_factor=2)
     return tf.SmolVLMForConditionalGeneration(config)
 
 
 def idefics3_model() -> PreTrainedModel:
-    config = tf.Idefics3Config(
-        vision_config=PATCHES, text_config=text(), image_token_id=IMAGE, scale_factor=2
-    )
+    config = tf.Idefics3Config(vision_config=PATCHES, text_config=text(), image_token_id=IMAGE, scale_factor=2)
     return tf.Idefics3ForConditionalGeneration(config)
 
 
-def fenced_visual(
-    model: PreTrainedModel, kind: str, size: int, noise: torch.Generator
-) -> Visual:
+def fenced_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
     """16 tokens between two fence tokens."""
     return visual(16, IMAGE, [154], [154], pixel_values=pixels(noise, 1, 3, 32, 32))
 
 
 def mistral3_model() -> PreTrainedModel:
     config = tf.Mistral3Config(
-        vision_config={
-            **PATCHES,
-            "model_type": "pixtral",
-            "image_size": 64,
-            "head_dim": 16,
-        },
+        vision_config={**PATCHES, "model_type": "pixtral", "image_size": 64, "head_dim": 16},
         text_config=text("mistral", head_dim=16, sliding_window=None),
         image_token_id=IMAGE,
         spatial_merge_size=2,
@@ -69,9 +54,7 @@ def mistral3_model() -> PreTrainedModel:
     return tf.Mistral3ForConditionalGeneration(config)
 
 
-def rows_visual(
-    model: PreTrainedModel, kind: str, size: int, noise: torch.Generator
-) -> Visual:
+def rows_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
     """Rows of tokens with a break token after each but the last, which ends the image (Pixtral, Mistral3).
 
     Images of one batch are padded to the largest; `image_sizes` says what is real.
@@ -84,9 +67,7 @@ def rows_visual(
     for row in range(rows):
         parts += [(IMAGE, columns), (152 if row < rows - 1 else 153, 1)]
     return Visual(
-        tuple(parts),
-        (rows * columns,),
-        {"pixel_values": values, "image_sizes": torch.tensor([[height, width]])},
+        tuple(parts), (rows * columns,), {"pixel_values": values, "image_sizes": torch.tensor([[height, width]])}
     )
 
 

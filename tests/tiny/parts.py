@@ -18,11 +18,7 @@ CLIP: dict[str, Any] = {
     "image_size": 32,
     "patch_size": 8,
 }
-SIGLIP: dict[str, Any] = {
-    **CLIP,
-    "model_type": "siglip_vision_model",
-    "vision_use_head": False,
-}
+SIGLIP: dict[str, Any] = {**CLIP, "model_type": "siglip_vision_model", "vision_use_head": False}
 PATCHES: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -31,16 +27,10 @@ PATCHES: dict[str, Any] = {
     "image_size": 32,
     "patch_size": 4,
 }
-MROPE: dict[str, Any] = {
-    "rope_type": "default",
-    "mrope_section": [2, 3, 3],
-    "rope_theta": 1e4,
-}
+MROPE: dict[str, Any] = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
 
 
-def text(
-    model_type: str | None = "llama", layers: int = 4, **more: Any
-) -> dict[str, Any]:
+def text(model_type: str | None = "llama", layers: int = 4, **more: Any) -> dict[str, Any]:
     """A language model config: hidden 64, 4 query and 2 key/value heads of 16."""
     base: dict[str, Any] = {
         "hidden_size": 64,
@@ -61,10 +51,7 @@ def text(
 
 def mixed(layers: int = 6, every: int = 3) -> list[str]:
     """Layer types: sliding, sliding, full, ..."""
-    return [
-        "full_attention" if (i + 1) % every == 0 else "sliding_attention"
-        for i in range(layers)
-    ]
+    return ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
 
 
 def pixels(noise: torch.Generator, *shape: int) -> Tensor:
