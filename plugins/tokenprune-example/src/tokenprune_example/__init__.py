@@ -1,0 +1,1 @@
+"""An example plugin of tokenprune: one scorer, one method."""
