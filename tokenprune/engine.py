@@ -8,10 +8,8 @@ arrive can then be trusted.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,18 +21,9 @@ from tokenprune.adapters.base import Adapter, Projection, VisualLayout, bound_ar
 from tokenprune.budgets.base import Schedule
 from tokenprune.cache import Rows, cache_bytes, check_cache, mark, pruned_layer
 from tokenprune.config import Method
-from tokenprune.context import AttentionProbe, PruneContext
-from tokenprune.errors import (
-    BudgetError,
-    BusyModelError,
-    ConfigError,
-    LayerError,
-    ScoreError,
-    UnsupportedFeatureError,
-    UnsupportedModelError,
-)
-from tokenprune.ops.rows import causal_mask, compose, decode_mask, keep_index, prefill_mask, take, take_nested
-from tokenprune.ops.topk import apportion
+from tokenprune.errors import BusyModelError, ConfigError, LayerError, ScoreError, UnsupportedFeatureError
+from tokenprune.ops.rows import decode_mask, keep_index, take
+from tokenprune.prefill import Prefill
 from tokenprune.pruners.base import Selection
 from tokenprune.run import Run, StageResult
 from tokenprune.selectors.base import ModelProfile
@@ -44,9 +33,7 @@ _STATES = frozenset({"query", "key", "value"})
 
 
 @contextmanager
-def apply(
-    model: nn.Module, method: Method, calibration: Sequence[Mapping[str, Any]] | None = None
-) -> Iterator[Run]:
+def apply(model: nn.Module, method: Method, calibration: Sequence[Mapping[str, Any]] | None = None) -> Iterator[Run]:
     """Prune a model's visual tokens inside the block; ``forward`` and ``generate`` work as before.
 
     Args:
@@ -89,9 +76,7 @@ def apply(
 
 
 @torch.no_grad()
-def observe(
-    model: nn.Module, inputs: Mapping[str, Any], callback: Callable[[int, Tensor, Tensor], None]
-) -> None:
+def observe(model: nn.Module, inputs: Mapping[str, Any], callback: Callable[[int, Tensor, Tensor], None]) -> None:
     """Run one unpruned forward and show the visual tokens at the input of every decoder layer.
 
     Args:
@@ -124,45 +109,6 @@ def observe(
             handle.remove()
 
 
-@dataclass
-class _Call:
-    """What is known of the forward that is running."""
-
-    prefill: bool
-    layout: VisualLayout | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    sample_ids: tuple[int, ...] = ()
-    counts: list[list[int]] = field(default_factory=list)  # visual tokens per sample and group, now
-    rows: Tensor | None = None  # rows of the sequence as it is now; None while it is whole
-    ragged: bool = False
-    stage_rows: dict[int, tuple[Tensor, bool]] = field(default_factory=dict)  # layer of a stage -> rows from there on
-    captured: dict[str, Tensor] = field(default_factory=dict)
-    probed: dict[str, Any] = field(default_factory=dict)
-    replay: list[Selection] | None = None  # selections of the step before, in generation without a cache
-    selections: list[Selection | None] = field(default_factory=list)
-    cache: Any = None
-    late: dict[int, Tensor] = field(default_factory=dict)  # features that the model adds after a layer (DeepStack)
-    memo: dict[tuple[str, int, int], tuple[Any, Any]] = field(default_factory=dict)
-
-
-class _Clock:
-    """A moment, on the host or on the device's stream, without waiting for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.event: Any = None
-        self.host = time.perf_counter()
-        if device.type == "cuda":
-            self.event = torch.cuda.Event(enable_timing=True)
-            self.event.record()
-
-    def since(self, start: _Clock) -> float:
-        """Milliseconds since ``start``; waits for the device when asked, not when recorded."""
-        if self.event is None:
-            return (self.host - start.host) * 1e3
-        self.event.synchronize()
-        return float(start.event.elapsed_time(self.event))
-
-
 class _Engine:
     """The hooks of one applied method."""
 
@@ -172,12 +118,12 @@ class _Engine:
         self.pruner = run.method.pruner
         self.needs = self.pruner.needs
         self.schedule = Schedule(self.stages, adapter.num_layers)
-        self.call: _Call | None = None
+        self.prefill: Prefill | None = None  # the prefill that is running
+        self.masks: dict[tuple[int, int, int], tuple[Any, Tensor]] | None = None  # of the decode step that is running
         self.handles: list[Any] = []
         self.temporary: list[Any] = []
         self.seen = 0  # samples that this run has prefilled: the default sample ids
         self.chain: tuple[Tensor, Any, list[Selection]] | None = None
-        self.names: list[list[str]] = []
         self._check()
 
     # ---- set-up ----------------------------------------------------------------------------------------------
@@ -240,7 +186,7 @@ class _Engine:
             handle.remove()
         self.handles.clear()
         self.model.__dict__.pop("_assisted_decoding", None)
-        self.call = self.chain = None
+        self.prefill = self.masks = self.chain = None
 
     def _drop_temporary(self) -> None:
         for handle in self.temporary:
@@ -251,7 +197,7 @@ class _Engine:
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._drop_temporary()
-        self.call = None
+        self.prefill = self.masks = None
         call = bound_arguments(module.forward, args, kwargs)
         cache = call.get("past_key_values")
         check_cache(cache, self.stages[0])
@@ -262,7 +208,9 @@ class _Engine:
         past = cache.get_seq_length() if cache is not None else 0
         layout = self.adapter.locate(call)
         if layout is None and past == 0:
-            raise UnsupportedFeatureError("the model was called without input_ids", "pass input_ids, not only embeddings")
+            raise UnsupportedFeatureError(
+                "the model was called without input_ids", "pass input_ids, not only embeddings"
+            )
         counts = _count_groups(layout) if layout is not None else []
         if past:
             if any(map(sum, counts)):
@@ -274,17 +222,26 @@ class _Engine:
         if call.get("labels") is not None:
             raise UnsupportedFeatureError("labels: a pruned forward has fewer logits than labels", "leave out labels")
         assert layout is not None
-        self.run.stages = []
-        self.run._clock = []
         width = layout.mask.shape[1]
-        self.run._text_tokens = [width - sum(sizes) for sizes in counts]
+        text = [width - sum(sizes) for sizes in counts]
         if not any(map(sum, counts)):
-            self._not_pruned([sum(sizes) for sizes in counts], "not pruned: the prompt holds no visual tokens")
+            reason, none = "not pruned: the prompt holds no visual tokens", [0] * len(text)
+            self.run.begin([StageResult(layer, none, none, reason=reason) for layer in self.stages], [], text)
             return
-        self.call = _Call(prefill=True, layout=layout, arguments=call, counts=counts, cache=cache)
-        self.call.replay = self._replayed(call)
-        self.call.sample_ids = self._sample_ids(call, layout)
-        if self.call.replay is None:
+        prefill = Prefill(
+            self.adapter,
+            self.run.method,
+            self.schedule,
+            layout,
+            call,
+            counts,
+            self.run.annotations,
+            sample_ids=self._sample_ids(call, layout),
+            replay=self._replayed(call),
+        )
+        self.run.begin(prefill.results, prefill.clock, text)
+        self.prefill = prefill
+        if prefill.replay is None:
             self._capture()
 
     def _continue(self, rows: Rows, call: Mapping[str, Any]) -> None:
@@ -295,70 +252,63 @@ class _Engine:
             )
         ids = call.get("input_ids")
         if ids is not None and ids.shape[1] > 1:
-            new = ids[:, -max(1, ids.shape[1]) :]
-            layout = self.adapter.visual_mask({"input_ids": new})
-            if layout is not None and bool(layout.any()):
+            visual = self.adapter.visual_mask({"input_ids": ids})
+            if visual is not None and bool(visual.any()):
                 raise UnsupportedFeatureError(
                     "images in a later turn: the KV cache is not empty", "prefill the whole conversation at once"
                 )
-        self.call = _Call(prefill=False)
+        self.masks = {}
 
     def _after_model(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        call, self.call = self.call, None
+        prefill, self.prefill, self.masks = self.prefill, None, None
         self._drop_temporary()
-        if call is None or not call.prefill or output is None:
+        if prefill is None or output is None:
             return
-        cache = getattr(output, "past_key_values", None) or call.cache
-        if call.arguments.get("use_cache") is False and call.arguments.get("past_key_values") is None:
-            selections = [selection for selection in call.selections if selection is not None]
-            if len(selections) == len(self.stages) and call.arguments.get("input_ids") is not None:
-                self.chain = (call.arguments["input_ids"], _visual_key(call.arguments), selections)
+        arguments = prefill.arguments
+        cache = getattr(output, "past_key_values", None)
         if cache is None:
-            self.run._kv_bytes = (0, 0)
+            cache = arguments.get("past_key_values")
+        if cache is None:
+            self._remember(prefill)
             return
-        assert call.layout is not None
-        length = call.layout.mask.shape[1]
-        held = cache_bytes(cache)
-        whole = held
-        for stage, (rows, ragged) in call.stage_rows.items():
-            end = min((other for other in call.stage_rows if other > stage), default=self.adapter.num_layers)
+        held = whole = cache_bytes(cache)
+        for stage, (rows, ragged) in prefill.stage_rows.items():
+            end = min((other for other in prefill.stage_rows if other > stage), default=self.adapter.num_layers)
             for layer in range(stage, end):
                 states = cache.layers[layer].keys
-                width = states.shape[-2]
                 window = getattr(cache.layers[layer], "sliding_window", None)
-                full = length if window is None else min(length, window - 1)
+                full = prefill.width if window is None else min(prefill.width, window - 1)
+                width = states.shape[-2]
                 whole += (full - width) * 2 * states.element_size() * states.numel() // max(width, 1)
-                mark(cache, layer, Rows(rows, length, ragged, self.run.key))
-        self.run._kv_bytes = (held, whole)
+                mark(cache, layer, Rows(rows, prefill.width, ragged, self.run.key))
+        self.run.kv_bytes = (held, whole)
 
     def _before_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Take over features that the decoder would add after layers that will see fewer tokens (DeepStack)."""
-        call = self.call
         features = kwargs.get("deepstack_visual_embeds")
-        if call is None or not call.prefill or features is None or len(features) <= self.stages[0]:
+        if self.prefill is None or features is None or len(features) <= self.stages[0]:
             return None
         places = kwargs["visual_pos_masks"]
-        assert call.layout is not None
         for layer in range(self.stages[0], len(features)):
             embeds = features[layer]
             dense = embeds.new_zeros(*places.shape, embeds.shape[-1])
             dense[places.to(embeds.device)] = embeds
-            call.late[layer] = dense
+            self.prefill.late[layer] = dense
             hook = self._after_layer(layer)
             self.temporary.append(self.adapter.layers[layer].register_forward_hook(hook))
         return args, {**kwargs, "deepstack_visual_embeds": list(features[: self.stages[0]])}
 
     def _after_layer(self, layer: int) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            call = self.call
-            if call is None or layer not in call.late:
+            prefill = self.prefill
+            if prefill is None or layer not in prefill.late:
                 return None
             hidden = output[0] if isinstance(output, tuple) else output
-            dense = call.late.pop(layer).to(hidden.device, hidden.dtype)
-            if call.rows is not None:
-                dense = take(dense, call.rows, 1, 0)
+            dense = prefill.late.pop(layer).to(hidden.device, hidden.dtype)
+            if prefill.rows is not None:
+                dense = take(dense, prefill.rows, 1, 0)
             hidden = hidden + dense
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
@@ -374,20 +324,18 @@ class _Engine:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-            call = self.call
-            if call is None:
-                return None
-            if not call.prefill:
+            if self.masks is not None:
                 return self._decode(layer, args, kwargs)
+            prefill = self.prefill
+            if prefill is None:
+                return None
             given = kwargs if len(args) == 1 else bound_arguments(forward, args, kwargs)
             hidden = args[0] if args else kwargs["hidden_states"]
             if prunes:
-                hidden = self._prune(call, layer, hidden)
-            if call.rows is None:
+                hidden = prefill.prune(layer, hidden)
+            if prefill.rows is None:
                 return None
-            changed = self._compact(call, layer, given, hidden)
-            changed.pop("hidden_states", None)
-            return (hidden,), changed
+            return (hidden,), prefill.compact(layer, given)
 
         return hook
 
@@ -400,248 +348,15 @@ class _Engine:
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
         new = hidden.shape[1]
-        assert self.call is not None
-        past = held.keys.shape[-2]
+        assert self.masks is not None
         # one mask serves all layers of a stage that hold equally many keys
-        key = (f"decode {past}", id(mask), id(held.rows.positions))
-        if key not in self.call.memo:
-            total = held.get_seq_length() + new
-            taken = decode_mask(mask, held.columns(new), total, new)
-            self.call.memo[key] = (mask, self._as_flash(taken) if mask is None else taken)
-        return args, {**kwargs, "attention_mask": self.call.memo[key][1]}
-
-    def _as_flash(self, mask: Tensor) -> Tensor:
-        """A mask that was made for None, in the form of the attention implementation."""
-        return mask[:, 0, -1] if "flash" in self.adapter.attention_implementation else mask
-
-    def _compact(self, call: _Call, layer: int, given: Mapping[str, Any], hidden: Tensor) -> dict[str, Any]:
-        """A layer's arguments for the rows that are left."""
-        rows = call.rows
-        assert rows is not None and call.layout is not None
-        width = call.layout.mask.shape[1]
-        flash = "flash" in self.adapter.attention_implementation
-
-        def once(kind: str, value: Any, make: Callable[[], Any]) -> Any:
-            key = (kind, id(value), id(rows))
-            if key not in call.memo:
-                call.memo[key] = (value, make())
-            return call.memo[key][1]
-
-        changed = dict(given)
-        for name, value in given.items():
-            if name == "attention_mask":
-                changed[name] = once(name, value, lambda v=value: self._prefill_mask(call, v, layer, given))
-            elif name.startswith("position_embeddings"):
-                changed[name] = once(name, value, lambda v=value: take_nested(v, rows))
-            elif name == "position_ids" and isinstance(value, Tensor):
-                # flash attention would take gaps in the positions for several packed sequences
-                changed[name] = None if flash else once(name, value, lambda v=value: take(v, rows, -1, -2))
-            elif name == "cache_position" and isinstance(value, Tensor):
-                changed[name] = value[rows[0].clamp(min=0).to(value.device)]
-            elif name in self.adapter.sequence_kwargs and isinstance(value, Tensor):
-                axis = self.adapter.sequence_kwargs[name]
-                changed[name] = once(name, value, lambda v=value, a=axis: take(v, rows, a, 0))
-            elif isinstance(value, Tensor) and width > 1 and name != "hidden_states" and width in value.shape[:3]:
-                raise UnsupportedModelError(
-                    f"layers of {type(self.model).__name__} get {name!r} {tuple(value.shape)}, which seems to follow"
-                    f" the {width} tokens of the sequence",
-                    "an adapter must name it in sequence_kwargs",
-                )
-        if "attention_mask" not in given:
-            changed["attention_mask"] = self._prefill_mask(call, None, layer, given)
-        return changed
-
-    def _prefill_mask(self, call: _Call, mask: Any, layer: int, given: Mapping[str, Any]) -> Tensor | None:
-        rows = call.rows
-        assert rows is not None
-        if mask is None:
-            if not call.ragged:
-                return None
-            attention = self.adapter.attention(layer)
-            causal = given.get("is_causal")
-            causal = bool(getattr(attention, "is_causal", True)) if causal is None else bool(causal)
-            if "flash" in self.adapter.attention_implementation:
-                return rows >= 0
-            made = causal_mask(rows, causal)
-            if self.adapter.attention_implementation == "sdpa":
-                return made
-            dtype = self.adapter.decoder.dtype
-            return torch.zeros(made.shape, dtype=dtype, device=made.device).masked_fill(~made, torch.finfo(dtype).min)
-        if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
-            raise UnsupportedFeatureError(
-                f"layer {layer} got a mask of type {type(mask).__name__}", "use sdpa, eager or flash_attention_2"
-            )
-        if mask.dim() == 2:
-            return take(mask, rows, 1, 0).masked_fill(rows.to(mask.device) < 0, 0)
-        return prefill_mask(mask, rows.to(mask.device))
-
-    # ---- pruning ---------------------------------------------------------------------------------------------
-
-    def _prune(self, call: _Call, layer: int, hidden: Tensor) -> Tensor:
-        """Score, select and compact before ``layer``; returns the hidden states that go on."""
-        assert call.layout is not None
-        stage = self.stages.index(layer)
-        before = [sum(sizes) for sizes in call.counts]
-        quotas = self._quotas(call, stage)
-        after = [sum(sizes) for sizes in quotas]
-        if after == before:
-            call.selections.append(None)
-            reason = "not pruned: the budget is no reduction" if call.rows is None else "nothing more to drop"
-            self.run.stages.append(StageResult(layer, before, after, reason=reason))
-            return hidden
-        context = self._context(call, layer, hidden)
-        start = _Clock(hidden.device)
-        if call.replay is not None:
-            selection = call.replay[stage]
-        else:
-            size = max(map(len, quotas))
-            padded = [sizes + [0] * (size - len(sizes)) for sizes in quotas]
-            selection = self.pruner.select(context, torch.tensor(padded, device=hidden.device))
-            self._check_selection(selection, context, padded)
-        self.run._clock.append((start, _Clock(hidden.device)))
-        call.selections.append(selection)
-        keep = selection.keep & context.visual_mask
-        if selection.hidden is not None:
-            target = context.visual_rows.masked_fill(~keep, -1)
-            hidden = _replace(hidden, target, selection.hidden.to(hidden.dtype))
-
-        # a row goes on when it is no visual token, or a kept one; padding of an earlier stage is dropped again
-        dropped = _mark_rows(hidden.shape[1], context.visual_rows, context.visual_mask & ~keep)
-        width_before = call.layout.mask.shape[1]
-        kept_widths = [width_before - first + left for first, left in zip(self._first_counts, after, strict=True)]
-        going = ~dropped if call.rows is None else ~dropped & (call.rows >= 0)
-        index = keep_index(going, max(kept_widths))
-        call.rows = index if call.rows is None else compose(call.rows, index)
-        call.ragged = len(set(kept_widths)) > 1
-        call.stage_rows[layer] = (call.rows, call.ragged)
-        call.counts = quotas
-        call.memo.clear()
-        self.run.stages.append(
-            StageResult(layer, before, after, rows=call.rows, _positions=context.positions, _keep=keep)
-        )
-        return take(hidden, index, 1, 0)
-
-    @property
-    def _first_counts(self) -> list[int]:
-        assert self.call is not None and self.call.layout is not None
-        width = self.call.layout.mask.shape[1]
-        return [width - text for text in self.run._text_tokens]
-
-    def _quotas(self, call: _Call, stage: int) -> list[list[int]]:
-        """Tokens to keep per sample and group at one stage: the budget's count, shared out in proportion."""
-        quotas = []
-        for sample, sizes in enumerate(call.counts):
-            first = self._first_counts[sample]
-            if first == 0:
-                quotas.append([0] * len(sizes))
-                continue
-            wanted = self.run.method.budget.keep(first, self.schedule)[stage]
-            have = sum(sizes)
-            if wanted >= have:
-                quotas.append(list(sizes))
-                continue
-            if wanted < len(sizes):
-                raise BudgetError(
-                    f"sample {sample}: a budget of {wanted} visual tokens for {len(sizes)} images",
-                    f"every image keeps at least one: ask for {len(sizes)} or more",
-                )
-            quotas.append(apportion(wanted, sizes))
-        return quotas
-
-    def _check_selection(self, selection: Selection, context: PruneContext, quotas: list[list[int]]) -> None:
-        who = type(self.pruner).__name__
-        if selection.keep.shape != context.visual_mask.shape or selection.keep.dtype != torch.bool:
-            raise ScoreError(
-                f"pruner {who} returned keep of {tuple(selection.keep.shape)} {selection.keep.dtype}",
-                f"return bool {tuple(context.visual_mask.shape)}",
-            )
-        groups = torch.arange(len(quotas[0]), device=context.groups.device)
-        member = (context.groups[:, :, None] == groups) & (selection.keep & context.visual_mask)[:, :, None]
-        kept = member.sum(1).tolist()
-        if kept != quotas:
-            raise ScoreError(f"pruner {who} kept {kept} tokens per image at layer {context.layer}", f"keep {quotas}")
-
-    def _context(self, call: _Call, layer: int, hidden: Tensor) -> PruneContext:
-        """What scorers may see at a stage."""
-        layout = call.layout
-        assert layout is not None
-        device = hidden.device
-        rows = call.rows
-        is_visual, groups = layout.mask.to(device), layout.groups.to(device)
-        if rows is not None:
-            gone = rows < 0
-            is_visual = is_visual.gather(1, rows.clamp(min=0)) & ~gone
-            groups = groups.gather(1, rows.clamp(min=0)).masked_fill(gone, -1)
-        size = max(sum(sizes) for sizes in call.counts)
-        order = (~is_visual).int().argsort(dim=1, stable=True)[:, :size]
-        visual = is_visual.gather(1, order)
-        visual_rows = order.masked_fill(~visual, 0)
-        positions = visual_rows if rows is None else rows.gather(1, visual_rows)
-        row_mask = self._row_mask(call, hidden)
-        last = row_mask.int().cumsum(1).argmax(1)
-        return PruneContext(
-            layer=layer,
-            num_layers=self.adapter.num_layers,
-            num_heads=self.adapter.num_heads,
-            visual_mask=visual,
-            visual_rows=visual_rows,
-            positions=positions,
-            groups=groups.gather(1, order).masked_fill(~visual, -1),
-            last_row=last,
-            row_mask=row_mask,
-            hidden_rows=hidden,
-            sample_ids=call.sample_ids,
-            captured={key.split()[0]: value for key, value in call.captured.items() if key.endswith(f" {layer}")},
-            make_probe=(lambda: self._probe(call, layer)) if "attention" in self.needs else None,
-            make_grid=lambda: self._grid(call, positions, visual),
-            annotations=self._annotations(call, positions, visual),
-        )
-
-    def _row_mask(self, call: _Call, hidden: Tensor) -> Tensor:
-        given = call.arguments.get("attention_mask")
-        whole = torch.ones_like(call.layout.mask) if call.layout is not None else None  # type: ignore[union-attr]
-        assert whole is not None
-        if isinstance(given, Tensor) and given.dim() == 2:
-            whole = given.bool()
-        whole = whole.to(hidden.device)
-        if call.rows is None:
-            return whole
-        return whole.gather(1, call.rows.clamp(min=0)) & (call.rows >= 0)
-
-    def _grid(self, call: _Call, positions: Tensor, visual: Tensor) -> Tensor:
-        assert call.layout is not None
-        grid = self.adapter.grid(call.arguments, call.layout)
-        if grid is None:
-            raise UnsupportedModelError(
-                f"the adapter of {self.adapter.name!r} knows no token grid", "use a method that needs none"
-            )
-        grid = take(grid.to(positions.device), positions, 1, 0)
-        return grid.masked_fill(~visual[:, :, None], -1)
-
-    def _annotations(self, call: _Call, positions: Tensor, visual: Tensor) -> dict[str, Tensor]:
-        """The caller's per-token values on the visual axis of this stage."""
-        found = {}
-        assert call.layout is not None
-        batch, width = call.layout.mask.shape
-        for name, items in self.run.annotations.items():
-            if batch % len(items):
-                raise ScoreError(
-                    f"annotation {name!r} has {len(items)} vectors for a batch of {batch}", "give one per sample"
-                )
-            repeats = batch // len(items)  # beams and returned sequences repeat every sample
-            whole = torch.zeros(batch, width)
-            counts = self._first_counts
-            where = call.layout.mask.cpu()
-            for sample in range(batch):
-                values = items[sample // repeats]
-                if values.numel() != counts[sample]:
-                    raise ScoreError(
-                        f"annotation {name!r} of sample {sample} has {values.numel()} values",
-                        f"give one per visual token: {counts[sample]}",
-                    )
-                whole[sample, where[sample]] = values.flatten()
-            found[name] = whole.to(positions.device).gather(1, positions).masked_fill(~visual, 0.0)
-        return found
+        key = (held.keys.shape[-2], id(mask), id(held.rows.positions))
+        if key not in self.masks:
+            taken = decode_mask(mask, held.columns(new), held.get_seq_length() + new, new)
+            if mask is None and "flash" in self.adapter.attention_implementation:
+                taken = taken[:, 0, -1]
+            self.masks[key] = (mask, taken)
+        return args, {**kwargs, "attention_mask": self.masks[key][1]}
 
     # ---- signals ---------------------------------------------------------------------------------------------
 
@@ -659,48 +374,17 @@ class _Engine:
 
     def _store(self, key: str, projection: Projection) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            if self.call is not None:
-                self.call.captured[key] = projection.read(output)
+            if self.prefill is not None:
+                self.prefill.captured[key] = projection.read(output)
 
         return hook
 
     def _note(self, stage: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            if self.call is not None:
-                self.call.probed[str(stage)] = {
-                    "embeddings": kwargs.get("position_embeddings"),
-                    "mask": kwargs.get("attention_mask"),
-                    "is_causal": kwargs.get("is_causal"),
-                }
+            if self.prefill is not None:
+                self.prefill.probed[stage] = kwargs
 
         return hook
-
-    def _probe(self, call: _Call, layer: int) -> AttentionProbe:
-        seen = call.probed[str(layer)]
-        attention = self.adapter.attention(layer - 1)
-        rotate = self.adapter.rotary(layer - 1)
-        cos, sin = seen["embeddings"]
-        mask = seen["mask"]
-        causal = seen["is_causal"]
-        causal = bool(getattr(attention, "is_causal", True)) if causal is None else bool(causal)
-        query, key = call.captured[f"query {layer}"], call.captured[f"key {layer}"]
-
-        def rotated(states: Tensor, keys: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-            return rotate(states, take(cos, index, -2, -3), take(sin, index, -2, -3)), rotate(keys, cos, sin)
-
-        def visible(index: Tensor) -> Tensor:
-            order = torch.arange(query.shape[1], device=query.device)
-            earlier = order <= index[:, None] if causal else torch.ones_like(order <= index[:, None])
-            if mask is None:
-                return earlier
-            if mask.dim() == 2:
-                return mask.bool() & earlier
-            row = take(mask[:, :1], index[:, None], 2, 0)[:, 0, 0]
-            return row if row.dtype == torch.bool else row > torch.finfo(row.dtype).min / 2
-
-        scaling = getattr(attention, "scaling", None) or query.shape[-1] ** -0.5
-        softcap = getattr(attention, "attn_logit_softcapping", None)
-        return AttentionProbe(query, key, rotated, visible, float(scaling), softcap)
 
     # ---- identity of samples ---------------------------------------------------------------------------------
 
@@ -743,8 +427,11 @@ class _Engine:
         end = int(mask.int().cumsum(1).argmax(1).max()) + 1
         return torch.equal(ids[:, :end], earlier[:, :end])
 
-    def _not_pruned(self, counts: list[int], reason: str) -> None:
-        self.run.stages = [StageResult(layer, counts, counts, reason=reason) for layer in self.stages]
+    def _remember(self, prefill: Prefill) -> None:
+        """Keep the selections for the next step of a generation without a cache."""
+        ids = prefill.arguments.get("input_ids")
+        if ids is not None and len(prefill.selections) == len(self.stages):
+            self.chain = (ids, _visual_key(prefill.arguments), prefill.selections)
 
 
 def _cache_of(kwargs: Mapping[str, Any]) -> Any:
@@ -771,17 +458,3 @@ def _visual_key(call: Mapping[str, Any]) -> tuple[Any, ...]:
     """Identity of a call's visual inputs: the same tensors, not equal ones."""
     names = sorted(name for name, value in call.items() if isinstance(value, Tensor) and name.startswith("pixel"))
     return tuple((name, call[name].data_ptr(), tuple(call[name].shape)) for name in names)
-
-
-def _mark_rows(width: int, index: Tensor, chosen: Tensor) -> Tensor:
-    """Bool ``[batch, width]`` that is True at ``index`` where ``chosen``; repeated indices are joined by "or"."""
-    counts = torch.zeros(index.shape[0], width, dtype=torch.int32, device=index.device)
-    return counts.scatter_add_(1, index, chosen.int()) > 0
-
-
-def _replace(hidden: Tensor, target: Tensor, states: Tensor) -> Tensor:
-    """``hidden`` with ``states`` at the rows ``target`` (-1: nowhere)."""
-    batch, width, dim = hidden.shape
-    padded = torch.cat([hidden, hidden.new_zeros(batch, 1, dim)], dim=1)
-    index = target.masked_fill(target < 0, width)[:, :, None].expand(-1, -1, dim)
-    return padded.scatter(1, index, states)[:, :width]

@@ -112,10 +112,14 @@ class Report:
             return f"{self.model}: no prefill yet"
         lines = [f"{self.model}: layers {list(self.choice.layers)} ({self.choice.reason})"]
         for stage in self.stages:
-            lines.append(f"  layer {stage.layer}: " + (stage.reason or f"visual tokens {stage.before} -> {stage.after}"))
+            lines.append(
+                f"  layer {stage.layer}: " + (stage.reason or f"visual tokens {stage.before} -> {stage.after}")
+            )
         if self.reason is None:
             whole, cut = self.flops(pruned=False), self.flops()
-            lines.append(f"  decoder prefill FLOPs (sample 0): {whole:.4g} -> {cut:.4g} (-{100 * (1 - cut / whole):.1f} %)")
+            lines.append(
+                f"  decoder prefill FLOPs (sample 0): {whole:.4g} -> {cut:.4g} (-{100 * (1 - cut / whole):.1f} %)"
+            )
             if self.kv_bytes:
                 lines.append(f"  KV cache: {self.kv_bytes_unpruned:,} -> {self.kv_bytes:,} bytes")
             lines.append(f"  scoring and selecting: {self.score_ms:.2f} ms")
@@ -139,13 +143,15 @@ class Run:
         self.annotations: dict[str, list[Tensor]] = {}
         self.sample_ids: list[int] | None = None
         self._family, self._num_layers, self._text_config = family, num_layers, text_config
+        self.kv_bytes = (0, 0)
         self._text_tokens: list[int] = []
-        self._kv_bytes = (0, 0)
         self._clock: list[Any] = []
 
-    def annotate(
-        self, sample_ids: Sequence[int] | None = None, **values: Sequence[Tensor | Sequence[float]]
-    ) -> None:
+    def begin(self, stages: list[StageResult], clock: list[Any], text_tokens: list[int]) -> None:
+        """A prefill starts; the engine fills ``stages`` and ``clock`` as it goes."""
+        self.stages, self._clock, self._text_tokens, self.kv_bytes = stages, clock, text_tokens, (0, 0)
+
+    def annotate(self, sample_ids: Sequence[int] | None = None, **values: Sequence[Tensor | Sequence[float]]) -> None:
         """Give the following prefills something that is not in the model.
 
         Args:
@@ -167,8 +173,8 @@ class Run:
             stages=list(self.stages),
             num_layers=self._num_layers,
             text_tokens=self._text_tokens,
-            kv_bytes=self._kv_bytes[0],
-            kv_bytes_unpruned=self._kv_bytes[1],
+            kv_bytes=self.kv_bytes[0],
+            kv_bytes_unpruned=self.kv_bytes[1],
             score_ms=sum(stop.since(start) for start, stop in self._clock),
             text_config=self._text_config,
         )

@@ -1,0 +1,341 @@
+"""One pruned prefill: whom to keep, and everything a layer is given, cut to the rows that are left. No hooks here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenprune.adapters.base import Adapter, VisualLayout
+from tokenprune.budgets.base import Schedule
+from tokenprune.config import Method
+from tokenprune.context import AttentionProbe, PruneContext
+from tokenprune.errors import BudgetError, ScoreError, UnsupportedFeatureError, UnsupportedModelError
+from tokenprune.ops.rows import causal_mask, compose, keep_index, prefill_mask, take, take_nested
+from tokenprune.ops.topk import apportion
+from tokenprune.pruners.base import Selection
+from tokenprune.run import StageResult
+
+
+class Clock:
+    """A moment, on the host or on the device's stream, without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.event: Any = None
+        self.host = time.perf_counter()
+        if device.type == "cuda":
+            self.event = torch.cuda.Event(enable_timing=True)
+            self.event.record()
+
+    def since(self, start: Clock) -> float:
+        """Milliseconds since ``start``; waits for the device when asked, not when recorded."""
+        if self.event is None:
+            return (self.host - start.host) * 1e3
+        self.event.synchronize()
+        return float(start.event.elapsed_time(self.event))
+
+
+@dataclass
+class Prefill:
+    """The state of one prefill, from the model's call to its output.
+
+    Attributes:
+        adapter: The model's adapter.
+        method: The method.
+        schedule: Its stages.
+        layout: Where the visual tokens are.
+        arguments: The arguments of the model's forward.
+        counts: Visual tokens per sample and group as they stand now; host integers.
+        sample_ids: One stable integer per sample.
+        annotations: What the caller gave per visual token.
+        replay: Selections to use again, when this is the next step of a generation without a cache.
+        results: One entry per stage passed.
+        rows: Rows of the sequence that are left, long ``[batch, rows]``; None while it is whole.
+        stage_rows: Layer of each stage that dropped something -> (rows from there on, whether any is padding).
+        captured: ``"query 2"`` -> states observed for the stage before layer 2, on rows.
+        probed: Layer of a stage -> arguments of the layer before it.
+        late: Features that the model adds after a layer (DeepStack), ``[batch, seq, dim]``.
+    """
+
+    adapter: Adapter
+    method: Method
+    schedule: Schedule
+    layout: VisualLayout
+    arguments: Mapping[str, Any]
+    counts: list[list[int]]
+    annotations: Mapping[str, list[Tensor]]
+    sample_ids: tuple[int, ...]
+    replay: list[Selection] | None = None
+    results: list[StageResult] = field(default_factory=list)
+    clock: list[tuple[Clock, Clock]] = field(default_factory=list)
+    selections: list[Selection] = field(default_factory=list)
+    rows: Tensor | None = None
+    ragged: bool = False
+    stage_rows: dict[int, tuple[Tensor, bool]] = field(default_factory=dict)
+    captured: dict[str, Tensor] = field(default_factory=dict)
+    probed: dict[int, dict[str, Any]] = field(default_factory=dict)
+    late: dict[int, Tensor] = field(default_factory=dict)
+    _memo: dict[tuple[str, int, int], tuple[Any, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.first = [sum(sizes) for sizes in self.counts]
+        self.width = self.layout.mask.shape[1]
+        self.flash = "flash" in self.adapter.attention_implementation
+
+    # ---- selection ---
+
+    def prune(self, layer: int, hidden: Tensor) -> Tensor:
+        """Score, select and compact before ``layer``; returns the hidden states that go on."""
+        stage = self.schedule.layers.index(layer)
+        before = [sum(sizes) for sizes in self.counts]
+        quotas = self._quotas(stage)
+        after = [sum(sizes) for sizes in quotas]
+        if after == before:
+            reason = "not pruned: the budget is no reduction" if self.rows is None else "nothing more to drop"
+            self.results.append(StageResult(layer, before, after, reason=reason))
+            return hidden
+        context = self._context(layer, hidden)
+        start = Clock(hidden.device)
+        if self.replay is not None:
+            selection = self.replay[stage]
+        else:
+            size = max(map(len, quotas))
+            padded = [sizes + [0] * (size - len(sizes)) for sizes in quotas]
+            selection = self.method.pruner.select(context, torch.tensor(padded, device=hidden.device))
+            self._check_selection(selection, context, padded)
+        self.clock.append((start, Clock(hidden.device)))
+        self.selections.append(selection)
+        keep = selection.keep & context.visual_mask
+        if selection.hidden is not None:
+            target = context.visual_rows.masked_fill(~keep, -1)
+            hidden = _replace(hidden, target, selection.hidden.to(hidden.dtype))
+
+        # a row goes on when it is no visual token, or a kept one; padding of an earlier stage is dropped again
+        dropped = _mark_rows(hidden.shape[1], context.visual_rows, context.visual_mask & ~keep)
+        kept_widths = [self.width - first + left for first, left in zip(self.first, after, strict=True)]
+        going = ~dropped if self.rows is None else ~dropped & (self.rows >= 0)
+        index = keep_index(going, max(kept_widths))
+        self.rows = index if self.rows is None else compose(self.rows, index)
+        self.ragged = len(set(kept_widths)) > 1
+        self.stage_rows[layer] = (self.rows, self.ragged)
+        self.counts = quotas
+        self._memo.clear()
+        self.results.append(StageResult(layer, before, after, rows=self.rows, _positions=context.positions, _keep=keep))
+        return take(hidden, index, 1, 0)
+
+    def _quotas(self, stage: int) -> list[list[int]]:
+        """Tokens to keep per sample and group at one stage: the budget's count, shared out in proportion."""
+        quotas = []
+        for sample, sizes in enumerate(self.counts):
+            first = self.first[sample]
+            if first == 0:
+                quotas.append([0] * len(sizes))
+                continue
+            wanted = self.method.budget.keep(first, self.schedule)[stage]
+            have = sum(sizes)
+            if wanted >= have:
+                quotas.append(list(sizes))
+                continue
+            if wanted < len(sizes):
+                raise BudgetError(
+                    f"sample {sample}: a budget of {wanted} visual tokens for {len(sizes)} images",
+                    f"every image keeps at least one: ask for {len(sizes)} or more",
+                )
+            quotas.append(apportion(wanted, sizes))
+        return quotas
+
+    def _check_selection(self, selection: Selection, context: PruneContext, quotas: list[list[int]]) -> None:
+        who = type(self.method.pruner).__name__
+        if selection.keep.shape != context.visual_mask.shape or selection.keep.dtype != torch.bool:
+            raise ScoreError(
+                f"pruner {who} returned keep of {tuple(selection.keep.shape)} {selection.keep.dtype}",
+                f"return bool {tuple(context.visual_mask.shape)}",
+            )
+        groups = torch.arange(len(quotas[0]), device=context.groups.device)
+        member = (context.groups[:, :, None] == groups) & (selection.keep & context.visual_mask)[:, :, None]
+        kept = member.sum(1).tolist()
+        if kept != quotas:
+            raise ScoreError(f"pruner {who} kept {kept} tokens per image at layer {context.layer}", f"keep {quotas}")
+
+    # ---- what scorers see ---
+
+    def _context(self, layer: int, hidden: Tensor) -> PruneContext:
+        """What scorers may see at a stage."""
+        rows = self.rows
+        is_visual, groups = self.layout.mask.to(hidden.device), self.layout.groups.to(hidden.device)
+        if rows is not None:
+            gone = rows < 0
+            is_visual = is_visual.gather(1, rows.clamp(min=0)) & ~gone
+            groups = groups.gather(1, rows.clamp(min=0)).masked_fill(gone, -1)
+        size = max(sum(sizes) for sizes in self.counts)
+        order = (~is_visual).int().argsort(dim=1, stable=True)[:, :size]
+        visual = is_visual.gather(1, order)
+        visual_rows = order.masked_fill(~visual, 0)
+        positions = visual_rows if rows is None else rows.gather(1, visual_rows)
+        row_mask = self._row_mask(hidden)
+        last = row_mask.int().cumsum(1).argmax(1)
+        return PruneContext(
+            layer=layer,
+            num_layers=self.adapter.num_layers,
+            num_heads=self.adapter.num_heads,
+            visual_mask=visual,
+            visual_rows=visual_rows,
+            positions=positions,
+            groups=groups.gather(1, order).masked_fill(~visual, -1),
+            last_row=last,
+            row_mask=row_mask,
+            hidden_rows=hidden,
+            sample_ids=self.sample_ids,
+            captured={key.split()[0]: value for key, value in self.captured.items() if key.endswith(f" {layer}")},
+            make_probe=(lambda: self._probe(layer)) if "attention" in self.method.pruner.needs else None,
+            make_grid=lambda: self._grid(positions, visual),
+            annotations=self._annotations(positions, visual),
+        )
+
+    def _row_mask(self, hidden: Tensor) -> Tensor:
+        given = self.arguments.get("attention_mask")
+        plain = isinstance(given, Tensor) and given.dim() == 2
+        whole = (given.bool() if plain else torch.ones_like(self.layout.mask)).to(hidden.device)
+        if self.rows is None:
+            return whole
+        return whole.gather(1, self.rows.clamp(min=0)) & (self.rows >= 0)
+
+    def _grid(self, positions: Tensor, visual: Tensor) -> Tensor:
+        grid = self.adapter.grid(self.arguments, self.layout)
+        if grid is None:
+            raise UnsupportedModelError(
+                f"the adapter of {self.adapter.name!r} knows no token grid", "use a method that needs none"
+            )
+        grid = take(grid.to(positions.device), positions, 1, 0)
+        return grid.masked_fill(~visual[:, :, None], -1)
+
+    def _annotations(self, positions: Tensor, visual: Tensor) -> dict[str, Tensor]:
+        """The caller's per-token values on the visual axis of this stage."""
+        found = {}
+        batch, width = self.layout.mask.shape
+        for name, items in self.annotations.items():
+            if batch % len(items):
+                raise ScoreError(
+                    f"annotation {name!r} has {len(items)} vectors for a batch of {batch}", "give one per sample"
+                )
+            repeats = batch // len(items)  # beams and returned sequences repeat every sample
+            whole = torch.zeros(batch, width)
+            counts = self.first
+            where = self.layout.mask.cpu()
+            for sample in range(batch):
+                values = items[sample // repeats]
+                if values.numel() != counts[sample]:
+                    raise ScoreError(
+                        f"annotation {name!r} of sample {sample} has {values.numel()} values",
+                        f"give one per visual token: {counts[sample]}",
+                    )
+                whole[sample, where[sample]] = values.flatten()
+            found[name] = whole.to(positions.device).gather(1, positions).masked_fill(~visual, 0.0)
+        return found
+
+    def _probe(self, layer: int) -> AttentionProbe:
+        seen = self.probed[layer]
+        attention = self.adapter.attention(layer - 1)
+        rotate = self.adapter.rotary(layer - 1)
+        cos, sin = seen["position_embeddings"]
+        mask = seen.get("attention_mask")
+        causal = self._is_causal(layer - 1, seen)
+        query, key = self.captured[f"query {layer}"], self.captured[f"key {layer}"]
+
+        def rotated(states: Tensor, keys: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+            return rotate(states, take(cos, index, -2, -3), take(sin, index, -2, -3)), rotate(keys, cos, sin)
+
+        def visible(index: Tensor) -> Tensor:
+            order = torch.arange(query.shape[1], device=query.device)
+            earlier = order <= index[:, None] if causal else torch.ones_like(order <= index[:, None])
+            if mask is None:
+                return earlier
+            if mask.dim() == 2:
+                return mask.bool() & earlier
+            row = take(mask[:, :1], index[:, None], 2, 0)[:, 0, 0]
+            return row if row.dtype == torch.bool else row > torch.finfo(row.dtype).min / 2
+
+        scaling = getattr(attention, "scaling", None) or query.shape[-1] ** -0.5
+        softcap = getattr(attention, "attn_logit_softcapping", None)
+        return AttentionProbe(query, key, rotated, visible, float(scaling), softcap)
+
+    # ---- what layers get ---
+
+    def compact(self, layer: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """A layer's arguments (without its hidden states) for the rows that are left."""
+        rows, width = self.rows, self.width
+        assert rows is not None
+
+        def once(kind: str, value: Any, make: Callable[[], Any]) -> Any:
+            key = (kind, id(value), id(rows))
+            if key not in self._memo:
+                self._memo[key] = (value, make())
+            return self._memo[key][1]
+
+        changed = {name: value for name, value in given.items() if name != "hidden_states"}
+        for name, value in list(changed.items()):
+            if name == "attention_mask":
+                changed[name] = once(name, value, lambda v=value: self._prefill_mask(v, layer, given))
+            elif name.startswith("position_embeddings"):
+                changed[name] = once(name, value, lambda v=value: take_nested(v, rows))
+            elif name == "position_ids" and isinstance(value, Tensor):
+                # flash attention would take gaps in the positions for several packed sequences
+                changed[name] = None if self.flash else once(name, value, lambda v=value: take(v, rows, -1, -2))
+            elif name == "cache_position" and isinstance(value, Tensor):
+                changed[name] = value[rows[0].clamp(min=0).to(value.device)]
+            elif name in self.adapter.sequence_kwargs and isinstance(value, Tensor):
+                axis = self.adapter.sequence_kwargs[name]
+                changed[name] = once(name, value, lambda v=value, a=axis: take(v, rows, a, 0))
+            elif isinstance(value, Tensor) and width > 1 and width in value.shape[:3]:
+                raise UnsupportedModelError(
+                    f"layers of {type(self.adapter.model).__name__} get {name!r} {tuple(value.shape)}, which seems to follow"
+                    f" the {width} tokens of the sequence",
+                    "an adapter must name it in sequence_kwargs",
+                )
+        if "attention_mask" not in given:
+            changed["attention_mask"] = self._prefill_mask(None, layer, given)
+        return changed
+
+    def _is_causal(self, layer: int, given: Mapping[str, Any]) -> bool:
+        """What a layer makes of a mask that is None."""
+        causal = given.get("is_causal")
+        return bool(getattr(self.adapter.attention(layer), "is_causal", True) if causal is None else causal)
+
+    def _prefill_mask(self, mask: Any, layer: int, given: Mapping[str, Any]) -> Tensor | None:
+        rows = self.rows
+        assert rows is not None
+        if mask is None:
+            if not self.ragged:
+                return None
+            if self.flash:
+                return rows >= 0
+            made = causal_mask(rows, self._is_causal(layer, given))
+            if self.adapter.attention_implementation == "sdpa":
+                return made
+            dtype = self.adapter.decoder.dtype
+            return torch.zeros(made.shape, dtype=dtype, device=made.device).masked_fill(~made, torch.finfo(dtype).min)
+        if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
+            raise UnsupportedFeatureError(
+                f"layer {layer} got a mask of type {type(mask).__name__}", "use sdpa, eager or flash_attention_2"
+            )
+        if mask.dim() == 2:
+            return take(mask, rows, 1, 0).masked_fill(rows.to(mask.device) < 0, 0)
+        return prefill_mask(mask, rows.to(mask.device))
+
+
+def _mark_rows(width: int, index: Tensor, chosen: Tensor) -> Tensor:
+    """Bool ``[batch, width]`` that is True at ``index`` where ``chosen``; repeated indices are joined by "or"."""
+    counts = torch.zeros(index.shape[0], width, dtype=torch.int32, device=index.device)
+    return counts.scatter_add_(1, index, chosen.int()) > 0
+
+
+def _replace(hidden: Tensor, target: Tensor, states: Tensor) -> Tensor:
+    """``hidden`` with ``states`` at the rows ``target`` (-1: nowhere)."""
+    batch, width, dim = hidden.shape
+    padded = torch.cat([hidden, hidden.new_zeros(batch, 1, dim)], dim=1)
+    index = target.masked_fill(target < 0, width)[:, :, None].expand(-1, -1, dim)
+    return padded.scatter(1, index, states)[:, :width]
