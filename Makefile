@@ -48,7 +48,7 @@ format: $(VENV)/.test ## Format the code and repair what ruff can repair
 	@$(VENV)/bin/ruff check --fix .
 
 docs: $(VENV)/.test ## Build the documentation into site/
-	@$(VENV)/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 	@echo "==> site/index.html"
 
 eval: $(VENV)/.test ## Run the full evaluation (examples/digits.yaml; resumes where it stopped)
