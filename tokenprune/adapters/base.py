@@ -69,7 +69,7 @@ class Adapter(ABC):
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.name = type(self).__name__.removesuffix("Adapter").lower()
-        self.config = getattr(model, "config", None)
+        self.config: Any = getattr(model, "config", None)
         if self.config is None or not hasattr(self.config, "get_text_config"):
             raise UnsupportedModelError(f"{type(model).__name__} is not a transformers model", "pass a PreTrainedModel")
         self.text_config = self.config.get_text_config(decoder=True)
@@ -149,7 +149,7 @@ class Adapter(ABC):
         for layer in range(first, self.num_layers):
             if self.layer_type(layer) in RECURRENT_TYPES or self.attention(layer) is None:
                 raise UnsupportedModelError(
-                    f"layer {layer} of {type(self.model).__name__} is of type {self.layer_type(layer)!r}, not attention",
+                    f"{type(self.model).__name__}: layer {layer} is {self.layer_type(layer)!r}, not attention",
                     "hybrid decoders cannot be pruned exactly",
                 )
         if int(getattr(self.text_config, "num_kv_shared_layers", 0) or 0):
@@ -173,15 +173,25 @@ class Adapter(ABC):
         Args:
             call: The arguments of the model's forward, by name.
         """
+        return self.marked(call, self.visual_ids)
+
+    def marked(self, call: Mapping[str, Any], tokens: Sequence[int]) -> Tensor | None:
+        """Where the call has any of the given tokens, bool ``[batch, seq]``; None when there is no text input.
+
+        Args:
+            call: The arguments of the model's forward, by name.
+            tokens: Token ids; in ``inputs_embeds`` they are known by their embedding.
+        """
         ids = call.get("input_ids")
-        if ids is not None:
-            return torch.isin(ids, torch.tensor(self.visual_ids, device=ids.device))
+        if isinstance(ids, Tensor):
+            return torch.isin(ids, torch.tensor(tokens, dtype=ids.dtype, device=ids.device))
         embeds = call.get("inputs_embeds")
         if embeds is None:
             return None
-        table = self.model.get_input_embeddings()
-        known = [i for i in self.visual_ids if i < table.weight.shape[0]]
-        marks = table(torch.tensor(known, device=embeds.device)).to(embeds.dtype)
+        known = torch.tensor(tokens, dtype=torch.long)
+        table = self.model.get_input_embeddings()  # type: ignore[operator]
+        known = known[known < table.weight.shape[0]].to(table.weight.device)
+        marks = table(known).to(embeds)
         return (embeds[:, :, None] == marks).all(-1).any(-1)
 
     @abstractmethod
@@ -264,7 +274,9 @@ class Adapter(ABC):
             if norm is None:
                 return states.unflatten(-1, (-1, head_dim))
             per_head = norm.weight.shape[-1] == head_dim
-            return norm(states.unflatten(-1, (-1, head_dim))) if per_head else norm(states).unflatten(-1, (-1, head_dim))
+            return (
+                norm(states.unflatten(-1, (-1, head_dim))) if per_head else norm(states).unflatten(-1, (-1, head_dim))
+            )
 
         return read
 
@@ -272,7 +284,11 @@ class Adapter(ABC):
         head_dim = self._head_dim(attention)
         kv_heads = int(getattr(self.text_config, "num_key_value_heads", None) or self.num_heads)
         sizes = {"query": self.num_heads * head_dim, "key": kv_heads * head_dim, "value": kv_heads * head_dim}
-        start = sum(size for key, size in sizes.items() if ("query", "key", "value").index(key) < ("query", "key", "value").index(name))
+        start = sum(
+            size
+            for key, size in sizes.items()
+            if ("query", "key", "value").index(key) < ("query", "key", "value").index(name)
+        )
         return lambda states: states[..., start : start + sizes[name]].unflatten(-1, (-1, head_dim))
 
     def rotary(self, layer: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
