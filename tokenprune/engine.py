@@ -123,7 +123,7 @@ class _Engine:
         self.handles: list[Any] = []
         self.temporary: list[Any] = []
         self.seen = 0  # samples that this run has prefilled: the default sample ids
-        self.chain: tuple[Tensor, Any, list[Selection]] | None = None
+        self.chain: tuple[Tensor, dict[str, Tensor], list[Selection]] | None = None
         self._check()
 
     # ---- set-up ----------------------------------------------------------------------------------------------
@@ -413,25 +413,27 @@ class _Engine:
         ids = call.get("input_ids")
         if chain is None or call.get("use_cache") is not False or ids is None:
             return None
-        earlier, key, selections = chain
+        earlier, visuals, selections = chain
         longer = ids.shape[0] == earlier.shape[0] and ids.shape[1] == earlier.shape[1] + 1
-        if longer and key == _visual_key(call) and self._same_prompt(ids, earlier):
+        if longer and _same_memory(visuals, _visual_inputs(call)) and self._same_prompt(ids, earlier):
             return selections
         return None
 
     def _same_prompt(self, ids: Tensor, earlier: Tensor) -> bool:
-        """Equal up to the last visual token: beams may swap the text that follows."""
+        """Each row is an earlier row and one token: beams may swap the text that follows the last visual token."""
         mask = self.adapter.visual_mask({"input_ids": earlier})
         if mask is None:
             return False
         end = int(mask.int().cumsum(1).argmax(1).max()) + 1
-        return torch.equal(ids[:, :end], earlier[:, :end])
+        rows = {tuple(row) for row in earlier.tolist()}
+        return torch.equal(ids[:, :end], earlier[:, :end]) and all(tuple(row[:-1]) in rows for row in ids.tolist())
 
     def _remember(self, prefill: Prefill) -> None:
         """Keep the selections for the next step of a generation without a cache."""
         ids = prefill.arguments.get("input_ids")
         if ids is not None and len(prefill.selections) == len(self.stages):
-            self.chain = (ids, _visual_key(prefill.arguments), prefill.selections)
+            # the tensors themselves are kept: freed memory may hold another image by the next call
+            self.chain = (ids, _visual_inputs(prefill.arguments), prefill.selections)
 
 
 def _cache_of(kwargs: Mapping[str, Any]) -> Any:
@@ -454,7 +456,13 @@ def _count_groups(layout: VisualLayout) -> list[list[int]]:
     return [[n for n in sizes if n] for sizes in counts]
 
 
-def _visual_key(call: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Identity of a call's visual inputs: the same tensors, not equal ones."""
-    names = sorted(name for name, value in call.items() if isinstance(value, Tensor) and name.startswith("pixel"))
-    return tuple((name, call[name].data_ptr(), tuple(call[name].shape)) for name in names)
+def _visual_inputs(call: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A call's images and videos by name."""
+    return {name: v for name, v in call.items() if isinstance(v, Tensor) and name.startswith("pixel")}
+
+
+def _same_memory(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """The same tensors, not equal ones."""
+    return one.keys() == other.keys() and all(
+        one[name].data_ptr() == other[name].data_ptr() and one[name].shape == other[name].shape for name in one
+    )
