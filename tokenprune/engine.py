@@ -266,6 +266,8 @@ class _Engine:
             return
         arguments = prefill.arguments
         cache = getattr(output, "past_key_values", None)
+        if cache is None and isinstance(output, tuple):  # return_dict=False
+            cache = next((item for item in output if isinstance(item, Cache)), None)
         if cache is None:
             cache = arguments.get("past_key_values")
         if cache is None:
