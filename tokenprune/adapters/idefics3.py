@@ -77,10 +77,12 @@ def tags_of(ids: Tensor, positions: Tensor) -> list[int] | None:
         ids: One sample's ``input_ids``, long ``[seq]``.
         positions: Where its visual tokens are.
     """
+    if not len(positions):
+        return None
     lengths = torch.tensor(run_lengths(positions))
     ends = positions[lengths.cumsum(0) - 1] + 1
     starts = ends - lengths
-    if len(lengths) == 0 or int(starts[0]) < 2 or int(ends[-1]) >= len(ids):
+    if int(starts[0]) < 2 or int(ends[-1]) >= len(ids):
         return None
     fence, tags = ids[ends[-1]], ids[starts - 1]
     if tags[-1] == fence or not bool((ids[starts - 2] == fence).all()):
