@@ -12,6 +12,7 @@ PYTHON ?=
 # Test processes, and further options of pytest: make test PYTEST_ARGS="-k engine"
 JOBS ?= 2
 PYTEST_ARGS ?=
+TRAIN_ARGS ?= --out results/training/digits.safetensors
 
 PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check --no-warn-conflicts -qq
@@ -54,8 +55,8 @@ docs: $(VENV)/.test ## Build the documentation into site/
 eval: $(VENV)/.test ## Run the full evaluation (examples/digits.yaml; resumes where it stopped)
 	@$(VENV)/bin/tokenprune run examples/digits.yaml
 
-train: $(VENV)/.test ## Train the embedded model's projector again
-	@$(PY) -m training
+train: $(VENV)/.test ## Train the embedded model's own weights again (needs a GPU; see training/README.md)
+	@$(PY) training/train_embedded.py $(TRAIN_ARGS)
 
 clean: ## Remove what builds and tools leave behind; results and venvs stay
 	@rm -rf site build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info $(PLUGIN)/src/*.egg-info
