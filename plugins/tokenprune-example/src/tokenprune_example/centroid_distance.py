@@ -29,7 +29,8 @@ class CentroidDistance(Scorer):
         hidden = ctx.hidden.float()  # distances between bf16 numbers would tie
         means = image_means(hidden, ctx.groups)
         if self.metric == "cosine":
-            return cosine_similarity(hidden, means, dim=-1).neg()
+            similarity: Tensor = cosine_similarity(hidden, means, dim=-1)
+            return similarity.neg()
         return torch.linalg.vector_norm(hidden - means, dim=-1)
 
 
