@@ -19,7 +19,7 @@ class CentroidDistance(Scorer):
     a method: it knows nothing of the question.
 
     Attributes:
-        metric: ``euclidean``, or ``cosine`` (its similarity, negated), which ignores the norms of the states.
+        metric: ``euclidean``, or ``cosine`` (one minus the similarity), which ignores the norms of the states.
     """
 
     metric: Literal["euclidean", "cosine"] = "euclidean"
@@ -29,9 +29,8 @@ class CentroidDistance(Scorer):
         hidden = ctx.hidden.float()  # distances between bf16 numbers would tie
         means = image_means(hidden, ctx.groups)
         if self.metric == "cosine":
-            similarity: Tensor = cosine_similarity(hidden, means, dim=-1)
-            return similarity.neg()
-        return torch.linalg.vector_norm(hidden - means, dim=-1)
+            return 1 - cosine_similarity(hidden, means, dim=-1)
+        return (hidden - means).square().sum(-1).sqrt()
 
 
 def image_means(hidden: Tensor, groups: Tensor) -> Tensor:
