@@ -6,8 +6,21 @@ from tokenprune import ops
 from tokenprune.config import Method
 from tokenprune.engine import apply, observe
 from tokenprune.errors import TokenPruneError
+from tokenprune.named import list_methods, load_method
 from tokenprune.run import Report, Run, StageResult
 
 __version__ = "0.1.0"
 
-__all__ = ["Method", "Report", "Run", "StageResult", "TokenPruneError", "__version__", "apply", "observe", "ops"]
+__all__ = [
+    "Method",
+    "Report",
+    "Run",
+    "StageResult",
+    "TokenPruneError",
+    "__version__",
+    "apply",
+    "list_methods",
+    "load_method",
+    "observe",
+    "ops",
+]

@@ -73,7 +73,9 @@ def read_yaml(path: str | Path) -> Any:
     except FileNotFoundError:
         raise MissingDataError(f"no such config file: {path}", "check the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise MissingDataError(f"cannot read config file {path} ({error})", "check that it is a readable file") from None
+        raise MissingDataError(
+            f"cannot read config file {path} ({error})", "check that it is a readable file"
+        ) from None
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

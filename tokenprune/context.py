@@ -155,7 +155,8 @@ class PruneContext:
         if name not in self.annotations:
             given = ", ".join(sorted(self.annotations)) or "none"
             raise ScoreError(
-                f"annotation {name!r} was not given (given: {given})", f"call run.annotate({name}=[...]) before generate"
+                f"annotation {name!r} was not given (given: {given})",
+                f"call run.annotate({name}=[...]) before generate",
             )
         return self.annotations[name]
 

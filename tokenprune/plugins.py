@@ -50,8 +50,17 @@ def builtin_only() -> Iterator[None]:
 
 def registry(kind: str) -> Registry[Any]:
     """The registry of one kind (``"scorers"``, ``"selectors"``, ``"pruners"`` ...)."""
-    hidden = _builtin_only.get() or os.environ.get("TOKENPRUNE_NO_PLUGINS", "") not in ("", "0")
-    return _registry(kind, hidden)
+    return _registry(kind, own_only())
+
+
+def own_only() -> bool:
+    """Whether plugins are switched off."""
+    return _builtin_only.get() or os.environ.get("TOKENPRUNE_NO_PLUGINS", "") not in ("", "0")
+
+
+def discover_visible(group: str) -> list[Entry]:
+    """The entries of one entry-point group, without plugins while they are switched off."""
+    return discover(group, own_only())
 
 
 def refresh() -> None:
@@ -60,26 +69,26 @@ def refresh() -> None:
 
 
 @functools.cache
-def _registry(kind: str, own_only: bool) -> Registry[Any]:
+def _registry(kind: str, builtin: bool) -> Registry[Any]:
     word, target = KINDS[kind]
     module, _, attribute = target.partition(":")
     base = getattr(importlib.import_module(module), attribute)
-    return Registry(word, base, discover(f"tokenprune.{kind}", own_only))
+    return Registry(word, base, discover(f"tokenprune.{kind}", builtin))
 
 
-def discover(group: str, own_only: bool = False) -> list[Entry]:
+def discover(group: str, builtin: bool = False) -> list[Entry]:
     """The entries of one entry-point group, own ones first, then by distribution.
 
     Args:
         group: The entry-point group, e.g. ``"tokenprune.scorers"``.
-        own_only: Leave out what other distributions registered.
+        builtin: Leave out what other distributions registered.
     """
     found = []
     seen: set[tuple[str, str, str]] = set()
     for point in metadata.entry_points(group=group):
         owner = point.dist.name if point.dist is not None else "unknown distribution"
         key = (point.name, point.value, owner)
-        if key in seen or (own_only and owner != DISTRIBUTION):  # an editable install can be listed twice
+        if key in seen or (builtin and owner != DISTRIBUTION):  # an editable install can be listed twice
             continue
         seen.add(key)
         found.append(Entry(name=point.name, target=point.value, distribution=owner, load=point.load))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from pydantic import Field, field_validator
 
 from tokenprune.errors import LayerError
@@ -20,7 +22,7 @@ class Fixed(LayerSelector):
     @field_validator("layers")
     @classmethod
     def _ascending(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
-        if any(layer < 0 for layer in layers) or any(b <= a for a, b in zip(layers, layers[1:], strict=False)):
+        if any(layer < 0 for layer in layers) or any(b <= a for a, b in pairwise(layers)):
             raise ValueError(f"layers must be ascending and >= 0, got {list(layers)}")
         return layers
 

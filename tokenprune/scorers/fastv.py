@@ -1,0 +1,28 @@
+"""FastV's token score: attention from the last prompt token."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tokenprune.context import PruneContext
+from tokenprune.scorers.base import Scorer
+
+
+class FastV(Scorer):
+    """Attention that each visual token receives from the last prompt token at layer K-1, mean over heads.
+
+    Only that one query row is computed, from the layer's query and key states: it works under every attention
+    implementation, runs no layer twice and makes no attention map.
+
+    Source: "An Image is Worth 1/2 Tokens After Layer 2", arXiv 2403.06764.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Single attention rows."""
+        return frozenset({"attention"})
+
+    def score(self, ctx: PruneContext) -> Tensor:
+        """See :meth:`tokenprune.scorers.base.Scorer.score`."""
+        row = ctx.probe.rows(ctx.last_row[:, None]).mean(1)[:, 0]
+        return row.gather(1, ctx.visual_rows)

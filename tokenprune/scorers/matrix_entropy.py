@@ -1,0 +1,42 @@
+"""EntropyPrune's token score: matrix entropy across heads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from tokenprune.context import PruneContext
+from tokenprune.ops.entropy import Normalization, matrix_entropy
+from tokenprune.scorers.base import Scorer
+
+
+class MatrixEntropy(Scorer):
+    """The more the heads of a token disagree, the more it says; needs no attention map.
+
+    Rotary embedding turns all heads of a token by the same rotation, which leaves the head-by-head Gram matrix as it
+    is, so the states are read before it.
+
+    Source: "EntropyPrune: Matrix Entropy Guided Visual Token Pruning", arXiv 2602.17196.
+
+    Attributes:
+        source: States to score; ``hidden`` is split into as many parts as there are query heads.
+        normalization: ``trace`` is the paper's definition, ``none`` the authors' published code. They rank tokens
+            differently: two methods, not two spellings.
+    """
+
+    source: Literal["query", "key", "value", "hidden"] = "query"
+    normalization: Normalization = "trace"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The source."""
+        return frozenset({self.source})
+
+    def score(self, ctx: PruneContext) -> Tensor:
+        """See :meth:`tokenprune.scorers.base.Scorer.score`."""
+        if self.source == "hidden":
+            states = ctx.hidden.unflatten(-1, (ctx.num_heads, -1))
+        else:
+            states = getattr(ctx, self.source)
+        return matrix_entropy(states, self.normalization)

@@ -1,0 +1,33 @@
+"""The null models of any score: how large is the vector?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from tokenprune.context import PruneContext
+from tokenprune.scorers.base import Scorer
+
+
+class Norm(Scorer):
+    """L2 norm of a token's states over all heads.
+
+    Attributes:
+        source: States to measure.
+        keep: ``large`` keeps the largest norms, ``small`` the smallest.
+    """
+
+    source: Literal["query", "key", "value", "hidden"] = "query"
+    keep: Literal["large", "small"] = "large"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The source."""
+        return frozenset({self.source})
+
+    def score(self, ctx: PruneContext) -> Tensor:
+        """See :meth:`tokenprune.scorers.base.Scorer.score`."""
+        states: Tensor = getattr(ctx, self.source)
+        norm = states.flatten(2).float().norm(dim=-1)
+        return norm if self.keep == "large" else -norm
