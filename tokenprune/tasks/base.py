@@ -74,11 +74,7 @@ def foreground_tokens(sample: Sample, rows: int, cols: int) -> torch.Tensor:
     """
     shares = []
     for mask in sample.foreground:
-        pixels = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[
-            None, None
-        ]
+        pixels = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[None, None]
         # exact area averages, also where the grid does not divide the picture
-        shares.append(
-            torch.nn.functional.adaptive_avg_pool2d(pixels, (rows, cols)).flatten()
-        )
+        shares.append(torch.nn.functional.adaptive_avg_pool2d(pixels, (rows, cols)).flatten())
     return torch.cat(shares)

@@ -1,0 +1,180 @@
+"""The embedded multimodal model: SmolLM2-135M and DINOv2-small joined by a projector and a low-rank adapter of ours.
+
+It is an ordinary :class:`transformers.LlavaForConditionalGeneration`. The parts are put together once, into a cache
+folder, and loaded from there like any other checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from tokenprune.errors import MissingDataError
+from tokenprune.models import sources
+from tokenprune.models.base import LoadedModel, ModelSpec
+from tokenprune.tasks.base import Sample
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerBase
+
+WEIGHTS = Path(__file__).parent / "weights" / "digits.safetensors"
+LAYOUT = "1"  # raise when the way the cache is put together changes
+IMAGE_SIZE = 168
+VISUAL_TOKENS = 144  # 12 x 12 patches of 14 pixels
+VISION_LAYERS = 6  # the middle of the tower reads small digits better than its end
+IMAGE_TOKEN = "<image>"
+START = "<|im_start|>"
+# a text token goes first: a language model parks attention on its first token, which pruning must not take away
+TEMPLATE = START + IMAGE_TOKEN + "\n{question}"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def tokenizer() -> PreTrainedTokenizerBase:
+    """SmolLM2's tokenizer with the image placeholder added as the last token."""
+    loaded = sources.tokenizer()
+    loaded.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    return loaded
+
+
+def skeleton() -> LlavaForConditionalGeneration:
+    """The joined model in fp32 before our weights: its projector is random, its language model is SmolLM2 itself."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    language, vision = sources.language_state(), sources.vision_state()
+    vocabulary = language["embed_tokens.weight"]
+    language["embed_tokens.weight"] = torch.cat([vocabulary, torch.zeros(1, vocabulary.shape[1])])
+    config = LlavaConfig(
+        vision_config={**sources.VISION_CONFIG, "num_hidden_layers": VISION_LAYERS},
+        text_config={**sources.LANGUAGE_CONFIG, "vocab_size": len(vocabulary) + 1},
+        image_token_index=len(vocabulary),
+        image_seq_length=VISUAL_TOKENS,
+        projector_hidden_act="gelu",
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
+    model = LlavaForConditionalGeneration(config).eval()
+    model.model.language_model.load_state_dict(language)
+    kept = model.model.vision_tower.state_dict().keys()
+    model.model.vision_tower.load_state_dict({name: vision[name] for name in kept})
+    model.tie_weights()
+    model.generation_config.eos_token_id = model.generation_config.pad_token_id = 2
+    return model
+
+
+def merge(model: LlavaForConditionalGeneration, weights: Path) -> None:
+    """Put our projector into the model and add our low-rank adapter to the language model's weights."""
+    from safetensors.torch import load_file
+
+    tensors = {name: value.float() for name, value in load_file(weights).items()}
+    part = "projector."
+    projector = {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+    model.model.multi_modal_projector.load_state_dict(projector)
+    for name in sorted(tensors):
+        if not name.startswith("adapter.") or not name.endswith(".up"):
+            continue
+        _, index, child, _ = name.split(".")
+        layer = model.model.language_model.layers[int(index)]
+        block = layer.self_attn if hasattr(layer.self_attn, child) else layer.mlp
+        change = tensors[name] @ tensors[name.removesuffix(".up") + ".down"]
+        getattr(block, child).weight.data.add_(change)
+
+
+def processor() -> LlavaProcessor:
+    """The processor that belongs to the model: no resizing surprises, 144 placeholders per picture."""
+    from transformers import LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    images = CLIPImageProcessorPil(
+        size=size, do_center_crop=False, do_resize=True, do_rescale=True, image_mean=list(MEAN), image_std=list(STD)
+    )
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer(),
+        patch_size=sources.VISION_CONFIG["patch_size"],
+        vision_feature_select_strategy="default",
+        image_token=IMAGE_TOKEN,
+        num_additional_image_tokens=1,  # the tower's class token, dropped again by the "default" strategy
+    )
+
+
+def fingerprint() -> str:
+    """What the cache depends on: both wheels, our weights and the layout of the cache."""
+    if not WEIGHTS.is_file():
+        raise MissingDataError(
+            f"the embedded model's own weights are missing ({WEIGHTS.name})", "reinstall tokenprune-mllm"
+        )
+    facts = "\n".join([LAYOUT, *sources.versions()]).encode()
+    return hashlib.sha256(facts + WEIGHTS.read_bytes()).hexdigest()[:16]
+
+
+def build_embedded(cache_dir: Path | None = None) -> Path:
+    """The folder of the embedded model's checkpoint, put together first if it is not there yet.
+
+    Args:
+        cache_dir: Where checkpoints are kept; the user's cache folder by default.
+
+    Raises:
+        MissingDataError: One of the two wheels or a reader for it is not installed.
+    """
+    if cache_dir is None:
+        from platformdirs import user_cache_dir
+
+        cache_dir = Path(user_cache_dir("tokenprune"))
+    target = cache_dir / f"digits-{fingerprint()}"
+    if target.is_dir():
+        return target
+    model = skeleton()
+    merge(model, WEIGHTS)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix="digits-", suffix=".partial", dir=cache_dir))
+    try:
+        model.save_pretrained(partial)
+        processor().save_pretrained(partial)
+        try:
+            os.replace(partial, target)  # atomic: another process sees the whole checkpoint or none
+        except OSError:
+            if not target.is_dir():  # else another process was faster, with the same result
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+class Digits(ModelSpec):
+    """The embedded model: answers one-word questions about small digits and shapes, on any CPU, offline.
+
+    Attributes:
+        dtype: Precision of the weights in memory.
+        attention: The attention implementation of the language model.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+
+    def load(self) -> LoadedModel:
+        """Load the model from the cache, building the cache on first use."""
+        from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+        folder = build_embedded()
+        model = LlavaForConditionalGeneration.from_pretrained(
+            folder, dtype=getattr(torch, self.dtype), attn_implementation=self.attention
+        ).eval()
+        ready = LlavaProcessor.from_pretrained(folder)
+
+        def encode(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+            texts = [TEMPLATE.format(question=sample.question) for sample in samples]
+            images = [image for sample in samples for image in sample.images]
+            batch = ready(images=images, text=texts, padding=True, return_tensors="pt")
+            batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
+            return {name: tensor.to(model.device) for name, tensor in batch.items()}
+
+        return LoadedModel(model, ready, "digits", encode, VISUAL_TOKENS)

@@ -1,0 +1,69 @@
+"""The digits task: one-word questions about scenes of real handwritten digits."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from tokenprune.tasks import scenes
+from tokenprune.tasks.base import Sample, Task, first_word
+
+Split = Literal["train", "validation", "test"]
+SPLITS = ("train", "validation", "test")
+
+
+class Digits(Task):
+    """Questions about one to three coloured handwritten digits on a dim, noisy picture.
+
+    Types: ``recognise`` (the digit of a colour), ``attribute`` (the colour of a digit), ``exist`` (yes or no),
+    ``count`` and ``locate`` (the digit furthest to a side). Every scene is asked one question of each type, so any number of
+    questions is balanced over the types, and a smaller number is a prefix of a larger one.
+
+    Attributes:
+        split: Which handwritten digits are drawn from; no digit is in two splits.
+        questions: How many.
+        seed: Seed of the scenes and questions.
+    """
+
+    split: Split = "test"
+    questions: int = Field(default=1200, ge=1, le=20_000)
+    seed: int = 0
+
+    def samples(self) -> Sequence[Sample]:
+        """The samples, the same ones in the same order on every call and every machine."""
+        return _samples(self.split, self.questions, self.seed)
+
+    def correct(self, sample: Sample, text: str) -> bool:
+        """Whether the first word of the text is the expected one, as a word or as a figure."""
+        said = first_word(text)
+        if said.isdecimal() and int(said) < len(scenes.WORDS):
+            said = scenes.WORDS[int(said)]
+        return said == sample.answer
+
+
+def scene(split: Split, seed: int, number: int) -> tuple[scenes.Scene, np.random.Generator]:
+    """One scene of a split, and the generator that goes on to draw its questions."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), number])
+    return scenes.draw(rng, scenes.pool(split), int(rng.integers(1, scenes.MOST + 1))), rng
+
+
+@functools.lru_cache(maxsize=4)
+def _samples(split: Split, count: int, seed: int) -> tuple[Sample, ...]:
+    from PIL import Image
+
+    made: list[Sample] = []
+    number = 0
+    while len(made) < count:
+        drawn, rng = scene(split, seed, number)
+        picture = Image.fromarray(drawn.pixels)
+        group = f"digits-{split}-{seed}-{number}"
+        for kind in scenes.TYPES:
+            asked = scenes.ask(rng, drawn, kind)
+            name = f"{group}-{kind}"
+            made.append(Sample(name, (picture,), asked.text, asked.answer, kind, group, (drawn.foreground,)))
+        number += 1
+    return tuple(made[:count])
