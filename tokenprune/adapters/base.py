@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from tokenprune.adapters.signals import Projection as Projection
+from tokenprune.adapters.signals import projection, rotation
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 
 #: Config attributes that hold the id of a token which stands for visual features.
@@ -20,8 +21,16 @@ VISUAL_ID_NAMES = ("image_token_id", "image_token_index", "video_token_id", "vid
 #: Names of the attention module inside a decoder layer, in the order tried.
 ATTENTION_NAMES = ("self_attn", "attention", "attn", "self_attention")
 
-#: Layer types whose state is not a list of keys and values: dropping rows has no exact meaning there.
-RECURRENT_TYPES = frozenset({"linear_attention", "conv", "mamba", "recurrent", "hybrid", "hybrid_sliding"})
+#: Layer types whose state is a list of keys and values, one per token: what is dropped leaves no trace in them.
+EXACT_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention", "attention"})
+
+#: Settings of decoders that mix tokens or layers in ways that dropping rows would break, and what they do.
+REFUSED_SETTINGS = {
+    "num_kv_shared_layers": "shares keys and values between layers",
+    "use_cla": "shares keys and values between layers",
+    "altup_num_inputs": "keeps several streams of hidden states (AltUp)",
+    "hc_mult": "keeps several streams of hidden states (hyper-connections)",
+}
 
 
 @dataclass(frozen=True)
@@ -37,20 +46,6 @@ class VisualLayout:
     groups: Tensor
 
 
-@dataclass(frozen=True)
-class Projection:
-    """How to read one of query, key and value from a layer.
-
-    Attributes:
-        module: The linear layer whose output is observed.
-        read: Turns that output ``[batch, rows, features]`` into ``[batch, rows, heads, head_dim]``, before
-            rotary embedding and after any query/key normalisation.
-    """
-
-    module: nn.Module
-    read: Callable[[Tensor], Tensor]
-
-
 class Adapter(ABC):
     """What a model family has to tell the engine. Bound to one model; keeps no state of a call.
 
@@ -64,7 +59,7 @@ class Adapter(ABC):
     """
 
     #: Tensors that the layers get and that have the sequence as an axis, beside the usual ones: name -> axis.
-    sequence_kwargs: ClassVar[Mapping[str, int]] = {}
+    sequence_kwargs: ClassVar[Mapping[str, int]] = {"per_layer_input": 1, "moe_mm_token_type_ids": 1}
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -80,10 +75,11 @@ class Adapter(ABC):
     # ---- structure -------------------------------------------------------------------------------------------
 
     def _find_decoder(self) -> nn.Module:
-        found = self.model.get_decoder() if hasattr(self.model, "get_decoder") else None
+        model: Any = self.model
+        found = model.get_decoder() if hasattr(model, "get_decoder") else None
         for candidate in (found, getattr(self.model, "language_model", None)):
             while candidate is not None:
-                if isinstance(getattr(candidate, "layers", None), nn.ModuleList):
+                if isinstance(candidate, nn.Module) and isinstance(getattr(candidate, "layers", None), nn.ModuleList):
                     return candidate
                 inner = getattr(candidate, "model", None) or getattr(candidate, "language_model", None)
                 candidate = inner if inner is not candidate else None
@@ -105,12 +101,19 @@ class Adapter(ABC):
                 f"{type(layers[0]).__name__}.forward does not start with hidden_states (it has {names[:3]})",
                 "write an adapter for this family",
             )
-        return layers
+        if any(hasattr(layer, "cross_attn") for layer in layers):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} sees images through cross-attention layers",
+                "there are no visual tokens to prune in its sequence",
+            )
+        return cast(Sequence[nn.Module], layers)
 
     def _find_visual_ids(self) -> tuple[int, ...]:
-        configs = (self.config, self.text_config)
-        ids = {getattr(config, name, None) for config in configs for name in VISUAL_ID_NAMES}
-        found = tuple(sorted(i for i in ids if isinstance(i, int)))
+        nested = [value for value in vars(self.config).values() if hasattr(value, "to_dict")]
+        found: tuple[int, ...] = ()
+        for configs in ((self.config, self.text_config), nested):
+            ids = {getattr(config, name, None) for config in configs for name in VISUAL_ID_NAMES}
+            found = found or tuple(sorted(i for i in ids if isinstance(i, int) and i >= 0))
         if not found:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__}: its config names no visual token id ({', '.join(VISUAL_ID_NAMES)})",
@@ -126,7 +129,12 @@ class Adapter(ABC):
     @property
     def num_heads(self) -> int:
         """Query heads of the decoder."""
-        return int(self.text_config.num_attention_heads)
+        heads = self.text_config.num_attention_heads
+        if not isinstance(heads, int):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has another number of heads in every layer", "write an adapter for it"
+            )
+        return heads
 
     @property
     def attention_implementation(self) -> str:
@@ -144,18 +152,21 @@ class Adapter(ABC):
         """Refuse what cannot be pruned exactly when tokens are dropped before layer ``first``.
 
         Raises:
-            UnsupportedModelError: A layer from ``first`` on is recurrent or shares another layer's keys and values.
+            UnsupportedModelError: A layer from ``first`` on is recurrent, or layers share what they keep of a token.
         """
+        name = type(self.model).__name__
+        for setting, what in REFUSED_SETTINGS.items():
+            if getattr(self.text_config, setting, None):
+                raise UnsupportedModelError(f"{name} {what}", "it cannot be pruned exactly")
         for layer in range(first, self.num_layers):
-            if self.layer_type(layer) in RECURRENT_TYPES or self.attention(layer) is None:
+            kind = self.layer_type(layer)
+            # a convolution along the sequence is how every recurrent mixer begins, whatever its layer is called
+            mixes = any(isinstance(module, nn.Conv1d) for module in self.layers[layer].modules())
+            if kind not in EXACT_TYPES or mixes or self.attention(layer) is None:
+                kind = f"{kind!r}" if kind not in EXACT_TYPES else "not plain attention"
                 raise UnsupportedModelError(
-                    f"{type(self.model).__name__}: layer {layer} is {self.layer_type(layer)!r}, not attention",
-                    "hybrid decoders cannot be pruned exactly",
+                    f"{name}: layer {layer} is {kind}", "hybrid decoders cannot be pruned exactly from there on"
                 )
-        if int(getattr(self.text_config, "num_kv_shared_layers", 0) or 0):
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__} shares keys and values between layers", "it cannot be pruned exactly"
-            )
 
     def attention(self, layer: int) -> nn.Module | None:
         """The attention module of a layer, or None where it has none."""
@@ -189,10 +200,12 @@ class Adapter(ABC):
         if embeds is None:
             return None
         known = torch.tensor(tokens, dtype=torch.long)
-        table = self.model.get_input_embeddings()  # type: ignore[operator]
+        model: Any = self.model
+        table = model.get_input_embeddings()
         known = known[known < table.weight.shape[0]].to(table.weight.device)
         marks = table(known).to(embeds)
-        return (embeds[:, :, None] == marks).all(-1).any(-1)
+        found: Tensor = (embeds[:, :, None] == marks).all(-1).any(-1)
+        return found
 
     @abstractmethod
     def group_sizes(self, call: Mapping[str, Any], mask: Tensor) -> list[list[int]] | None:
@@ -247,70 +260,34 @@ class Adapter(ABC):
         Raises:
             UnsupportedModelError: The attention module is not built the usual way.
         """
-        attention = self.attention(layer)
-        found = {}
-        for name in names:
-            module = getattr(attention, f"{name[0]}_proj", None)
-            if isinstance(module, nn.Module):
-                found[name] = Projection(module, self._reader(attention, name))
-                continue
-            fused = getattr(attention, "qkv_proj", None)
-            if not isinstance(fused, nn.Module):
-                raise UnsupportedModelError(
-                    f"layer {layer} ({type(attention).__name__}) has no {name[0]}_proj and no qkv_proj",
-                    "use a scorer that reads hidden states, or write an adapter that overrides projections()",
-                )
-            found[name] = Projection(fused, self._fused_reader(attention, name))
-        return found
-
-    def _head_dim(self, attention: Any) -> int:
-        return int(getattr(attention, "head_dim", None) or self.text_config.hidden_size // self.num_heads)
-
-    def _reader(self, attention: Any, name: str) -> Callable[[Tensor], Tensor]:
-        head_dim = self._head_dim(attention)
-        norm = getattr(attention, f"{name[0]}_norm", None) or getattr(attention, f"{name[0]}_layernorm", None)
-
-        def read(states: Tensor) -> Tensor:
-            if norm is None:
-                return states.unflatten(-1, (-1, head_dim))
-            per_head = norm.weight.shape[-1] == head_dim
-            return (
-                norm(states.unflatten(-1, (-1, head_dim))) if per_head else norm(states).unflatten(-1, (-1, head_dim))
+        attention: Any = self.attention(layer)
+        if attention is None:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}: layer {layer} ({self.layer_type(layer)}) has no attention",
+                "use a scorer that reads hidden states, or another layer",
             )
+        heads = self.num_heads
+        groups = getattr(attention, "num_key_value_groups", None)
+        shared = heads // int(groups) if groups else getattr(self.text_config, "num_key_value_heads", None) or heads
+        head_dim = int(getattr(attention, "head_dim", None) or self.text_config.hidden_size // heads)
+        return {name: projection(attention, name, heads, int(shared), head_dim) for name in sorted(names)}
 
-        return read
-
-    def _fused_reader(self, attention: Any, name: str) -> Callable[[Tensor], Tensor]:
-        head_dim = self._head_dim(attention)
-        kv_heads = int(getattr(self.text_config, "num_key_value_heads", None) or self.num_heads)
-        sizes = {"query": self.num_heads * head_dim, "key": kv_heads * head_dim, "value": kv_heads * head_dim}
-        start = sum(
-            size
-            for key, size in sizes.items()
-            if ("query", "key", "value").index(key) < ("query", "key", "value").index(name)
-        )
-        return lambda states: states[..., start : start + sizes[name]].unflatten(-1, (-1, head_dim))
-
-    def rotary(self, layer: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def rotary(self, layer: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The family's own rotary embedding for one tensor.
 
         Returns:
             ``rotate(states, cos, sin)`` for ``states`` ``[batch, heads, rows, head_dim]``.
 
         Raises:
-            UnsupportedModelError: The function cannot be found or has another form.
+            UnsupportedModelError: Single attention rows cannot be computed as the layer computes them.
         """
         attention = self.attention(layer)
-        module = sys.modules[type(attention).__module__]
-        apply = getattr(module, "apply_rotary_pos_emb", None)
-        names = list(inspect.signature(apply).parameters)[:4] if apply is not None else []
-        odd = any(hasattr(attention, name) for name in ("use_rope", "qk_norm", "sinks", "rope_parameters_off"))
-        if names != ["q", "k", "cos", "sin"] or odd:
+        if attention is None:
             raise UnsupportedModelError(
-                f"{type(attention).__name__}: cannot compute single attention rows (no usual apply_rotary_pos_emb)",
-                "use a scorer that needs no attention (matrix_entropy, random, norms)",
+                f"{type(self.model).__name__}: layer {layer} ({self.layer_type(layer)}) has no attention",
+                "use a scorer that needs no attention, or another layer",
             )
-        return lambda states, cos, sin: apply(states, states, cos, sin)[0]  # type: ignore[misc,return-value]
+        return rotation(attention)
 
     def check_attention_rows(self, layer: int) -> None:
         """Raise early where attention rows cannot be computed; see :meth:`rotary`."""
