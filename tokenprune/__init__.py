@@ -6,12 +6,14 @@ from tokenprune import ops
 from tokenprune.config import Method
 from tokenprune.engine import apply, observe
 from tokenprune.errors import TokenPruneError
+from tokenprune.experiment import ExperimentConfig, run_experiment
 from tokenprune.named import list_methods, load_method
 from tokenprune.run import Report, Run, StageResult
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ExperimentConfig",
     "Method",
     "Report",
     "Run",
@@ -23,4 +25,5 @@ __all__ = [
     "load_method",
     "observe",
     "ops",
+    "run_experiment",
 ]

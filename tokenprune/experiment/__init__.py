@@ -1,1 +1,9 @@
-"""Experiments: methods x budgets on a task, resumable."""
+"""Experiments: methods x budgets on a task, resumable, with honest intervals."""
+
+from __future__ import annotations
+
+from tokenprune.experiment.config import ExperimentConfig
+from tokenprune.experiment.report import markdown, summarise, write_report
+from tokenprune.experiment.runner import ExperimentResult, run_experiment
+
+__all__ = ["ExperimentConfig", "ExperimentResult", "markdown", "run_experiment", "summarise", "write_report"]

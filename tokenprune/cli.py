@@ -1,0 +1,200 @@
+"""The command line. Thin: every command is one call into the library."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tokenprune import plugins
+from tokenprune.errors import ConfigError, TokenPruneError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Training-free visual token pruning of multimodal LLMs.",
+)
+console = Console()
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on stderr and exit code 2, never a traceback."""
+    quiet()
+    if "--no-plugins" in sys.argv:
+        sys.argv.remove("--no-plugins")
+        os.environ["TOKENPRUNE_NO_PLUGINS"] = "1"
+    try:
+        app()
+    except TokenPruneError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; run the same command to go on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def quiet() -> None:
+    """Keep the libraries' progress bars and advice off the screen."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def version(show: bool) -> None:
+    """Print the version and stop."""
+    if show:
+        from tokenprune import __version__
+
+        print(f"tokenprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
+    _no_plugins: Annotated[
+        bool, typer.Option("--no-plugins", help="Ignore what other distributions register.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="An experiment as YAML.")],
+    output: Annotated[Path | None, typer.Option(help="Another output folder.")] = None,
+) -> None:
+    """Run an experiment, or go on with one that was stopped."""
+    from tokenprune.config import read_yaml
+    from tokenprune.experiment import ExperimentConfig, run_experiment, write_report
+
+    data = read_yaml(config)
+    if output is not None and isinstance(data, dict):
+        data["output"] = str(output)
+    experiment = ExperimentConfig.from_dict(data, str(config))
+    columns = (TextColumn("{task.description:<36.36}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("loading", total=None)
+        result = run_experiment(
+            experiment, lambda name, done, total: bar.update(task, description=name, completed=done, total=total)
+        )
+    written = write_report(result)
+    show_result(result)
+    for path in written:
+        console.print(f"written: {path}", highlight=False)
+
+
+def show_result(result: Any) -> None:
+    """The table on the screen."""
+    from tokenprune.experiment.report import COLUMNS, cells, gates, summarise
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in COLUMNS[:2] else "right", no_wrap=True)
+    for line in summarise(result):
+        table.add_row(*cells(line))
+    wide = Console(width=max(console.width, 150))
+    wide.print(table)
+    for sentence in gates(result):
+        console.print(sentence.replace("**", ""), highlight=False)
+
+
+@app.command("list")
+def list_components(
+    kind: Annotated[str | None, typer.Argument(help="One kind: scorers, selectors, pruners, methods ...")] = None,
+) -> None:
+    """Every component that is installed, and where it comes from."""
+    kinds = [*plugins.KINDS, "methods"]
+    if kind is not None and kind not in kinds:
+        raise ConfigError(f"unknown kind {kind!r}", f"use one of {', '.join(kinds)}")
+    for name in kinds if kind is None else [kind]:
+        table = Table(box=None, header_style="bold", pad_edge=False, title=name, title_justify="left")
+        table.add_column("name", no_wrap=True)
+        table.add_column("distribution", no_wrap=True)
+        table.add_column("what it is")
+        for row in _methods() if name == "methods" else _components(name):
+            table.add_row(*row)
+        Console(width=max(console.width, 120)).print(table, "")
+
+
+def _components(kind: str) -> list[tuple[str, str, str]]:
+    registry = plugins.registry(kind)
+    rows = []
+    for name in registry.names():
+        try:
+            doc = (registry.get(name).__doc__ or "").strip().splitlines()
+            what = doc[0] if doc else ""
+        except TokenPruneError as error:
+            what = f"BROKEN: {error}"
+        rows += [(name, entry.distribution, what) for entry in registry.entries(name)]
+    return rows
+
+
+def _methods() -> list[tuple[str, str, str]]:
+    from tokenprune.named import list_methods
+
+    return [
+        (method.name, method.distribution, f"BROKEN: {method.problem}" if method.problem else method.description)
+        for method in list_methods()
+    ]
+
+
+@app.command()
+def show(method: Annotated[str, typer.Argument(help="A named method.")]) -> None:
+    """A named method, spelled out as YAML."""
+    from tokenprune.named import load_method
+
+    print(load_method(method).to_yaml(), end="")
+
+
+@app.command()
+def schema(
+    output: Annotated[Path | None, typer.Option(help="Write to a file instead of the screen.")] = None,
+) -> None:
+    """The JSON schema of experiment files, for editors."""
+    from tokenprune.config import json_schema
+
+    text = json_schema()
+    if output is None:
+        print(text)
+        return
+    try:
+        output.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {output} ({error.strerror})", "choose another file") from None
+    console.print(f"written: {output}", highlight=False)
+
+
+@app.command()
+def profile(
+    config: Annotated[Path, typer.Argument(help="An experiment as YAML: its model, task and calibration count.")],
+    output: Annotated[Path, typer.Option(help="Where to write the profile.")] = Path("profile.json"),
+) -> None:
+    """Measure a model's entropy curve and look for the layer where it collapses."""
+    from tokenprune.experiment import ExperimentConfig
+    from tokenprune.experiment.runner import profile_model
+    from tokenprune.measure.entropy import detect_collapse
+
+    measured = profile_model(ExperimentConfig.from_yaml(config))
+    measured.save(output)
+    mean = measured.mean
+    low, high = min(mean), max(mean)
+    for layer, value in enumerate(mean):
+        bar = "█" * (1 + round(40 * (value - low) / (high - low or 1)))
+        console.print(f"layer {layer:>3}  {value:8.4f}  {bar}", highlight=False)
+    console.print(detect_collapse(measured).sentence, highlight=False)
+    console.print(f"written: {output} ({len(measured.curves)} samples)", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""An experiment as data: a model, a task, methods, budgets, an output folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from tokenprune.budgets.base import Budget
+from tokenprune.component import Component, FromRegistry
+from tokenprune.config import Config, Method
+from tokenprune.errors import ConfigError, TokenPruneError
+from tokenprune.experiment.series import Series, slug
+from tokenprune.models.base import ModelSpec
+from tokenprune.named import list_methods, load_method
+from tokenprune.pruners.base import Pruner
+from tokenprune.registry import suggest
+from tokenprune.selectors.base import LayerSelector
+from tokenprune.tasks.base import Task
+
+
+class MethodEntry(Component):
+    """One line of ``methods``: a named method, or one spelled out with ``layers`` and ``pruner``.
+
+    Attributes:
+        name: A named method.
+        seeds: Run it once per seed; for methods with something random in them.
+        layers: Layer selector; replaces that of the named method.
+        pruner: Pruner; replaces that of the named method.
+        label: Name in tables; by default the method's name.
+    """
+
+    name: str | None = None
+    seeds: tuple[int, ...] = ()
+    layers: Annotated[LayerSelector, FromRegistry("selectors")] | None = None
+    pruner: Annotated[Pruner, FromRegistry("pruners")] | None = None
+    label: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.name is None and (self.layers is None or self.pruner is None or self.label is None):
+            raise ValueError("a method needs a name, or layers, pruner and label")
+        known = [method.name for method in list_methods()]
+        if self.name is not None and self.name not in known:
+            raise ValueError(f"unknown method {self.name!r}; {suggest(self.name, known)}")
+        return self
+
+    @property
+    def title(self) -> str:
+        """The name in tables."""
+        return self.label or self.name or "method"
+
+    def method(self, budget: Budget) -> Method:
+        """The method with a budget."""
+        base = load_method(self.name) if self.name is not None else None
+        layers = self.layers or (base.layers if base else None)
+        pruner = self.pruner or (base.pruner if base else None)
+        assert layers is not None
+        assert pruner is not None
+        return Method(layers=layers, pruner=pruner, budget=budget, label=self.title)
+
+
+class ExperimentConfig(Config):
+    """Methods x budgets on a task.
+
+    Attributes:
+        model: The model.
+        task: The questions.
+        methods: The methods; the unpruned model is always measured, too.
+        budgets: Every method runs with each of them.
+        output: Folder of the results; an unfinished experiment in it is taken up again.
+        oracle: Add the method that keeps the task's true foreground, the upper bound.
+        batch_size: Questions per batch. Part of the results: batches are padded together.
+        max_new_tokens: Tokens generated per answer.
+        calibration: Pictures of the task's training split from which layer selectors measure the model.
+        timing: Rounds of paired prefill timings; 0 leaves them out.
+    """
+
+    model: Annotated[ModelSpec, FromRegistry("models")]
+    task: Annotated[Task, FromRegistry("tasks")]
+    methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    budgets: tuple[Annotated[Budget, FromRegistry("budgets")], ...] = Field(min_length=1)
+    output: str
+    oracle: bool = True
+    batch_size: int = Field(default=8, ge=1)
+    max_new_tokens: int = Field(default=4, ge=1)
+    calibration: int = Field(default=8, ge=0)
+    timing: int = Field(default=5, ge=0)
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _names(cls, methods: Any) -> Any:
+        if not isinstance(methods, list | tuple):
+            return methods
+        return [{"name": item} if isinstance(item, str) else item for item in methods]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        titles = [entry.title for entry in self.methods]
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        if twice:
+            raise ValueError(f"methods {', '.join(twice)} appear twice: give one of each a label")
+        return self
+
+    def series(self) -> Iterator[Series]:
+        """Everything to run, the unpruned model first."""
+        yield Series("unpruned", None, None, None)
+        entries = list(self.methods)
+        if self.oracle and "oracle" not in [entry.title for entry in entries]:
+            entries.append(MethodEntry(name="oracle"))
+        for budget in self.budgets:
+            for entry in entries:
+                for seed in entry.seeds or (None,):
+                    try:
+                        method = entry.method(budget)
+                    except TokenPruneError as error:
+                        raise ConfigError(f"method {entry.title!r}: {error}") from error
+                    method = method if seed is None else reseed(method, seed)
+                    yield Series(entry.title, method, seed, slug(budget))
+
+
+def reseed(method: Method, seed: int) -> Method:
+    """The method with another seed in every component that has one.
+
+    Raises:
+        ConfigError: Nothing in it has a seed.
+    """
+    pruner, count = _reseed(method.pruner, seed)
+    if not count:
+        raise ConfigError(f"method {method.label!r} has nothing random: remove its seeds", "seeds are for e.g. random")
+    return method.model_copy(update={"pruner": pruner})
+
+
+def _reseed(component: Any, seed: int) -> tuple[Any, int]:
+    updates: dict[str, Any] = {"seed": seed} if "seed" in type(component).model_fields else {}
+    count = len(updates)
+    for name in type(component).model_fields:
+        value = getattr(component, name)
+        if isinstance(value, Component):
+            updates[name], inner = _reseed(value, seed)
+            count += inner
+    return component.model_copy(update=updates), count

@@ -1,0 +1,227 @@
+"""Tables and the picture of an experiment."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenprune.experiment.results import Results
+from tokenprune.experiment.runner import ExperimentResult, median
+from tokenprune.experiment.stats import Estimate, clustered
+
+Row = dict[str, Any]
+NEEDED = 2000  # questions before the gates say anything about a model
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table: a method with a budget, seeds averaged."""
+
+    method: str
+    budget: str
+    accuracy: Estimate
+    kept: float
+    gain: Estimate
+    visual: float
+    average: float
+    flops_reduction: float
+    kv_bytes: float
+    time_ratio: float
+    time_spread: tuple[float, float]
+    seeds: int
+
+
+def summarise(result: ExperimentResult) -> list[Line]:
+    """The table: the unpruned model first, then methods by budget, largest budget first."""
+    by_cell: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
+    for row in result.rows:
+        by_cell[row["method"], row["budget"]].append(row)
+    base = {row["sample"]: row for row in by_cell.get(("unpruned", None), ())}
+    reference = accuracy(list(base.values()))
+    lines = [_line(result, method, budget, rows, base, reference) for (method, budget), rows in by_cell.items()]
+    return sorted(lines, key=lambda line: (line.method != "unpruned", -line.average, line.method))
+
+
+def _line(
+    result: ExperimentResult,
+    method: str,
+    budget: str | None,
+    rows: list[Row],
+    base: dict[str, Row],
+    reference: Estimate,
+) -> Line:
+    correct: dict[str, list[float]] = defaultdict(list)
+    groups = {row["sample"]: row["group"] for row in rows}
+    for row in rows:
+        correct[row["sample"]].append(float(row["correct"]))
+    names = list(correct)
+    means = [sum(correct[name]) / len(correct[name]) for name in names]
+    clusters = [groups[name] for name in names]
+    pairs = [
+        (mean - base[name]["correct"], groups[name]) for name, mean in zip(names, means, strict=True) if name in base
+    ]
+    estimate = clustered(means, clusters)
+    ratios = [ratio for key in {row["series"] for row in rows} for ratio in result.timing.get(key, ())]
+
+    def mean(name: str) -> float:
+        return sum(float(row[name]) for row in rows) / len(rows)
+
+    return Line(
+        method=method,
+        budget=budget or "",
+        accuracy=estimate,
+        kept=estimate.mean / reference.mean if reference.mean else float("nan"),
+        gain=clustered([value for value, _ in pairs], [group for _, group in pairs]),
+        visual=mean("visual_after"),
+        average=mean("layer_average"),
+        flops_reduction=1 - mean("flops") / mean("flops_unpruned"),
+        kv_bytes=mean("kv_bytes"),
+        time_ratio=1.0 if method == "unpruned" else median(ratios),
+        time_spread=(min(ratios), max(ratios)) if ratios else (float("nan"), float("nan")),
+        seeds=len({row["seed"] for row in rows}),
+    )
+
+
+def accuracy(rows: Sequence[Row]) -> Estimate:
+    """Accuracy with an interval clustered by image."""
+    return clustered([float(row["correct"]) for row in rows], [row["group"] for row in rows])
+
+
+COLUMNS = (
+    "method",
+    "budget",
+    "accuracy %",
+    "% of unpruned",
+    "minus unpruned",
+    "visual tokens",
+    "layer average",
+    "FLOPs",
+    "KV cache",
+    "prefill time",
+)
+
+
+def cells(line: Line) -> list[str]:
+    """A line's columns as text."""
+    plain = line.method == "unpruned"
+    name = line.method + (f" ({line.seeds} seeds)" if line.seeds > 1 else "")
+    spread = (
+        f" ({line.time_spread[0]:.2f}-{line.time_spread[1]:.2f})" if line.time_spread[0] == line.time_spread[0] else ""
+    )
+    return [
+        name,
+        line.budget,
+        str(line.accuracy),
+        f"{100 * line.kept:.1f}",
+        "" if plain else f"{100 * line.gain.mean:+.1f} ± {100 * line.gain.half:.1f}",
+        f"{line.visual:.1f}",
+        f"{line.average:.1f}",
+        "" if plain else f"-{100 * line.flops_reduction:.1f} %",
+        f"{line.kv_bytes / 2**20:.2f} MiB",
+        "1" if plain else (f"x {line.time_ratio:.2f}{spread}" if line.time_ratio == line.time_ratio else ""),
+    ]
+
+
+def markdown(result: ExperimentResult) -> str:
+    """The whole report as markdown: gates, table, layers, accuracy per type."""
+    lines = summarise(result)
+    out = ["# Results", "", *gates(result), "", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    out += ["| " + " | ".join(cells(line)) + " |" for line in lines]
+    count = len({row["sample"] for row in result.rows})
+    pictures = len({row["group"] for row in result.rows})
+    out += ["", f"{count} questions on {pictures} pictures; intervals are 95 %, clustered by picture."]
+    reasons = {choice["reason"]: choice["layers"] for choice in result.choices.values()}
+    out += ["", "Layers:", *(f"- before layer {', '.join(map(str, layers))}: {why}" for why, layers in reasons.items())]
+    out += ["", "Accuracy per question type, %:", "", *_types(result, lines)]
+    return "\n".join(out) + "\n"
+
+
+def _types(result: ExperimentResult, lines: Sequence[Line]) -> list[str]:
+    kinds = sorted({row["type"] for row in result.rows})
+    found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for row in result.rows:
+        found[row["method"], row["budget"] or "", row["type"]].append(float(row["correct"]))
+    out = ["| method | budget | " + " | ".join(kinds) + " |", "|---|---|" + "---|" * len(kinds)]
+    for line in lines:
+        values = [found[line.method, line.budget, kind] for kind in kinds]
+        shown = " | ".join(f"{100 * sum(value) / len(value):.1f}" if value else "" for value in values)
+        out.append(f"| {line.method} | {line.budget} | {shown} |")
+    return out
+
+
+def gates(result: ExperimentResult) -> list[str]:
+    """Whether the experiment's own data show that the model can tell methods apart; one sentence per failure.
+
+    The unpruned model must reach 85 %, every question type 20 points more than its most frequent answer; keeping the
+    true foreground at about 11 % of the tokens must hold 95 % of the unpruned accuracy and beat random there by three
+    half-widths of the interval.
+    """
+    lines = summarise(result)
+    unpruned = [row for row in result.rows if row["method"] == "unpruned"]
+    if not unpruned:
+        return ["No unpruned run yet."]
+    failures = []
+    reached = accuracy(unpruned)
+    if reached.mean < 0.85:
+        failures.append(f"unpruned accuracy {reached} % is below 85 %")
+    for kind in sorted({row["type"] for row in unpruned}):
+        rows = [row for row in unpruned if row["type"] == kind]
+        majority = Counter(row["answer"] for row in rows).most_common(1)[0][1] / len(rows)
+        right = accuracy(rows).mean
+        if right < majority + 0.2:
+            failures.append(f"type {kind}: {100 * right:.1f} %, most frequent answer {100 * majority:.1f} %")
+    failures += _separation(lines)
+    verdict = (
+        ["**This model cannot separate methods yet:** " + "; ".join(failures) + "."]
+        if failures
+        else [
+            f"Gates passed: unpruned {reached} %, every type 20 points above its most frequent answer, and the"
+            " foreground at about 11 % holds 95 % of it and beats random by three half-widths."
+        ]
+    )
+    if len(unpruned) < NEEDED:
+        verdict.append(f"The gates need {NEEDED} questions; this run has {len(unpruned)}.")
+    return verdict
+
+
+def _separation(lines: Sequence[Line]) -> list[str]:
+    whole = next((line for line in lines if line.method == "unpruned"), None)
+    oracle = {line.budget: line for line in lines if line.method == "oracle"}
+    random = {line.budget: line for line in lines if line.method == "random"}
+    both = sorted(set(oracle) & set(random), key=lambda b: abs(oracle[b].visual / whole.visual - 0.11) if whole else 0)
+    if whole is None or not both:
+        return ["no budget has both oracle and random"]
+    best, chance = oracle[both[0]], random[both[0]]
+    share = 100 * best.visual / whole.visual
+    found = []
+    if best.kept < 0.95:
+        found.append(
+            f"the foreground at {share:.0f} % of the tokens holds {100 * best.kept:.1f} % of the unpruned accuracy"
+        )
+    half = max(best.accuracy.half, chance.accuracy.half)
+    if best.accuracy.mean - chance.accuracy.mean < 3 * half:
+        found.append(
+            f"the foreground at {share:.0f} % beats random by {100 * (best.accuracy.mean - chance.accuracy.mean):.1f}"
+            f" points, less than three half-widths ({300 * half:.1f})"
+        )
+    return found
+
+
+def write_report(result: ExperimentResult) -> list[Path]:
+    """Write ``report.md``, ``summary.json`` and, where matplotlib is installed, ``accuracy.png``."""
+    results = Results(result.folder)
+    written = [
+        results.write("report.md", markdown(result)),
+        results.write("summary.json", json.dumps([asdict(line) for line in summarise(result)], indent=1)),
+    ]
+    try:
+        from tokenprune.experiment.plot import accuracy_plot
+    except ImportError:
+        return written  # the picture is an extra: pip install 'tokenprune-mllm[plot]'
+    path = results.folder / "accuracy.png"
+    accuracy_plot(summarise(result), path)
+    return [*written, path]

@@ -1,0 +1,283 @@
+"""Running an experiment: every series over every sample, resumable at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from tokenprune.adapters import adapter_for
+from tokenprune.budgets.base import Schedule
+from tokenprune.engine import apply
+from tokenprune.errors import BudgetError, ConfigError
+from tokenprune.experiment.config import ExperimentConfig
+from tokenprune.experiment.results import Results
+from tokenprune.experiment.series import Series
+from tokenprune.measure.entropy import EntropyProfile, measure_entropy
+from tokenprune.models.base import LoadedModel
+from tokenprune.run import Run
+from tokenprune.selectors.base import ModelProfile
+from tokenprune.tasks.base import Sample, foreground_tokens
+
+#: Called after every batch with (series, batches done, batches in all).
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """A finished experiment.
+
+    Attributes:
+        folder: Where its files lie.
+        rows: One dictionary per (series, sample).
+        timing: Series -> prefill time ratios to the unpruned model, one per round.
+        choices: Series -> layers and why these.
+    """
+
+    folder: str
+    rows: list[dict[str, Any]]
+    timing: dict[str, list[float]]
+    choices: dict[str, dict[str, Any]]
+
+
+def run_experiment(config: ExperimentConfig, progress: Progress | None = None) -> ExperimentResult:
+    """Run an experiment, or finish the one that its output folder holds.
+
+    Args:
+        config: The experiment.
+        progress: Told about every batch.
+
+    Raises:
+        TokenPruneError: Anything wrong in the configuration; nothing has run then.
+    """
+    results = Results(config.output)
+    with results.locked():
+        results.claim(config.to_yaml())
+        samples = config.task.samples()
+        batches = [list(samples[i : i + config.batch_size]) for i in range(0, len(samples), config.batch_size)]
+        done = results.recover([[sample.id for sample in batch] for batch in batches])
+        series = list(config.series())
+        choices = results.read_json("choices.json") or {}
+        timing = results.read_json("timing.json") or {}
+        answered = all((item.key, number) in done for item in series for number in range(len(batches)))
+        timed = config.timing == 0 or all(len(timing.get(item.key, ())) == config.timing for item in series[1:])
+        if not (answered and timed and choices):
+            bench = _Bench(config, config.model.load(), results)
+            choices = bench.check(series)
+            results.write("choices.json", json.dumps(choices, indent=1))
+            results.write("environment.json", json.dumps(environment(), indent=1))
+            bench.answer(series, batches, done, progress)
+            timing = bench.time(series, batches[0], progress) if config.timing else {}
+        return ExperimentResult(str(results.folder), results.rows(), timing, choices)
+
+
+def profile_model(config: ExperimentConfig) -> EntropyProfile:
+    """The entropy curves of an experiment's model over its calibration pictures.
+
+    Raises:
+        ConfigError: The experiment has no calibration pictures.
+    """
+    loaded = config.model.load()
+    inputs = calibration(config, loaded)
+    if inputs is None:
+        raise ConfigError("this experiment has no calibration pictures", "set calibration and use a task with splits")
+    return measure_entropy(loaded.model, inputs, cache=False)
+
+
+def calibration(config: ExperimentConfig, loaded: LoadedModel) -> list[Mapping[str, Tensor]] | None:
+    """Inputs of a few pictures that the evaluation does not see, one question each; None where there are none."""
+    count, task = config.calibration, config.task
+    if count == 0 or "split" not in type(task).model_fields:
+        return None
+    pictures: dict[str, Sample] = {}
+    for sample in task.model_copy(update={"split": "train", "questions": 10 * count}).samples():
+        pictures.setdefault(sample.group, sample)
+    return [loaded.encode([sample]) for sample in list(pictures.values())[:count]]
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    from tokenprune import __version__
+
+    return {
+        "tokenprune": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+class _Bench:
+    """A loaded model and the task, ready to run series."""
+
+    def __init__(self, config: ExperimentConfig, loaded: LoadedModel, results: Results) -> None:
+        self.config, self.loaded, self.results = config, loaded, results
+        self.adapter = adapter_for(loaded.model)
+        self.calibration = calibration(config, loaded)
+
+    def check(self, series: Sequence[Series]) -> dict[str, dict[str, Any]]:
+        """Choose every method's layers and meet every budget on paper, before anything runs.
+
+        Raises:
+            TokenPruneError: A method or budget that the model cannot serve.
+        """
+        inputs = self.calibration
+        measure = (lambda: measure_entropy(self.loaded.model, inputs)) if inputs else None
+        profile = ModelProfile(self.adapter.name, self.adapter.num_layers, measure)
+        choices = {}
+        for item in series:
+            if item.method is None:
+                continue
+            choice = item.method.layers.select(profile)
+            visual = self.loaded.visual_tokens
+            if visual is not None:
+                asked = getattr(item.method.budget, "tokens", None)
+                if asked is not None and asked > visual:
+                    raise BudgetError(
+                        f"budget '{item.budget}' asks for more than the {visual} visual tokens there are",
+                        f"ask for 1 to {visual}",
+                    )
+                item.method.budget.keep(visual, Schedule(choice.layers, self.adapter.num_layers))
+            choices[item.key] = {"layers": list(choice.layers), "reason": choice.reason}
+        return choices
+
+    def answer(
+        self,
+        series: Sequence[Series],
+        batches: Sequence[Sequence[Sample]],
+        done: set[tuple[str, int]],
+        progress: Progress | None,
+    ) -> None:
+        """Let every series answer every batch that is not done."""
+        total = len(series) * len(batches)
+        finished = sum((item.key, number) in done for item in series for number in range(len(batches)))
+        first = 0
+        offsets = []
+        for batch in batches:
+            offsets.append(first)
+            first += len(batch)
+        for item in series:
+            missing = [number for number in range(len(batches)) if (item.key, number) not in done]
+            if not missing:
+                continue
+            with self._applied(item) as run:
+                for number in missing:
+                    self.results.append(self._answer(item, run, batches[number], offsets[number]))
+                    finished += 1
+                    if progress is not None:
+                        progress(item.key, finished, total)
+
+    def _applied(self, item: Series) -> Any:
+        if item.method is None:
+            return nullcontext()
+        return apply(self.loaded.model, item.method, self.calibration)
+
+    def _annotate(self, run: Run, batch: Sequence[Sample], offset: int) -> None:
+        values = {}
+        visual = self.loaded.visual_tokens
+        if visual is not None and all(sample.foreground for sample in batch):
+            side = math.isqrt(visual)
+            values["foreground"] = [foreground_tokens(sample, side, side) for sample in batch]
+        run.annotate(sample_ids=range(offset, offset + len(batch)), **values)
+
+    @torch.no_grad()
+    def _answer(self, item: Series, run: Run | None, batch: Sequence[Sample], offset: int) -> list[dict[str, Any]]:
+        inputs = self.loaded.encode(batch)
+        if run is not None:
+            self._annotate(run, batch, offset)
+        ids = self.loaded.model.generate(**inputs, max_new_tokens=self.config.max_new_tokens, do_sample=False)
+        texts = self.loaded.decode(ids[:, inputs["input_ids"].shape[1] :])
+        padding = (inputs["attention_mask"] == 0).sum(1).tolist() if "attention_mask" in inputs else [0] * len(batch)
+        rows = []
+        for index, (sample, text) in enumerate(zip(batch, texts, strict=True)):
+            row = {
+                "series": item.key,
+                "method": item.title,
+                "budget": item.budget,
+                "seed": item.seed,
+                "sample": sample.id,
+                "type": sample.type,
+                "group": sample.group,
+                "answer": sample.answer,
+                "prediction": text,
+                "correct": bool(self.config.task.correct(sample, text)),
+            }
+            rows.append(row | self._cost(inputs, run, index, int(padding[index])))
+        return rows
+
+    def _cost(self, inputs: Mapping[str, Tensor], run: Run | None, index: int, padding: int) -> dict[str, Any]:
+        """Tokens, FLOPs and cache bytes of one sample's prefill, its padding left out."""
+        from tokenprune.measure.flops import kv_cache_bytes, prefill_flops
+
+        config = self.adapter.text_config
+        layers = self.adapter.num_layers
+        length = inputs["input_ids"].shape[1] - padding
+        whole = [length] * layers
+        if run is None:
+            mask = self.adapter.visual_mask({"input_ids": inputs["input_ids"][index : index + 1]})
+            visual = int(mask.sum()) if mask is not None else 0
+            cut, before, after, average = whole, visual, visual, float(visual)
+        else:
+            report = run.report
+            cut = [tokens - padding for tokens in report.tokens_per_layer(index)]
+            before, after, average = report.before[index], report.after[index], report.layer_average(index)
+        size = self.loaded.model.dtype.itemsize
+        return {
+            "visual_before": before,
+            "visual_after": after,
+            "layer_average": average,
+            "flops": prefill_flops(config, cut),
+            "flops_unpruned": prefill_flops(config, whole),
+            "kv_bytes": kv_cache_bytes(config, cut, size),
+            "kv_bytes_unpruned": kv_cache_bytes(config, whole, size),
+        }
+
+    @torch.no_grad()
+    def time(
+        self, series: Sequence[Series], batch: Sequence[Sample], progress: Progress | None
+    ) -> dict[str, list[float]]:
+        """Prefill times as ratios to the unpruned model of the same round: drift of the machine cancels out."""
+        inputs = self.loaded.encode(batch)
+        ratios: dict[str, list[float]] = {item.key: [] for item in series[1:]}
+        for number in range(-1, self.config.timing):  # one round to warm up
+            whole = self._prefill(None, inputs, batch)
+            for item in series[1:]:
+                ratio = self._prefill(item, inputs, batch) / whole
+                if number >= 0:
+                    ratios[item.key].append(ratio)
+            if progress is not None:
+                progress("timing", number + 2, self.config.timing + 1)
+        self.results.write("timing.json", json.dumps(ratios, indent=1))
+        return ratios
+
+    def _prefill(self, item: Series | None, inputs: Mapping[str, Tensor], batch: Sequence[Sample]) -> float:
+        with self._applied(item) if item is not None else nullcontext() as run:
+            if run is not None:
+                self._annotate(run, batch, 0)
+            self._wait()
+            start = time.perf_counter()
+            self.loaded.model(**inputs, use_cache=True, logits_to_keep=1)
+            self._wait()
+            return time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.loaded.model.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def median(values: Sequence[float]) -> float:
+    """The median, NaN of nothing."""
+    return statistics.median(values) if values else float("nan")
