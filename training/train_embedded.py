@@ -27,6 +27,7 @@ from tokenprune.models import embedded
 from tokenprune.tasks import easy_vqa, scenes
 
 BFLOAT = torch.bfloat16
+STRETCH = 1.5
 PLACES = ("left", "right", "top", "bottom")
 
 
@@ -92,9 +93,9 @@ class Picture:
     ends: list[bool] = field(default_factory=list)  # for which questions the end of the answer is asked too
 
 
-def digit_picture(rng: np.random.Generator, split: str, most: int) -> Picture:
+def digit_picture(rng: np.random.Generator, split: str, most: int, least: int = 1) -> Picture:
     """A scene of digits with (nearly) every question that can be asked about it."""
-    scene = scenes.draw(rng, scenes.pool(split), int(rng.integers(1, most + 1)))
+    scene = scenes.draw(rng, scenes.pool(split), int(rng.integers(least, most + 1)))
     asked: list[tuple[str, str, str]] = []
     words: list[list[str]] = [[] for _ in range(embedded.VISUAL_TOKENS)]
     for digit in scene.digits:
@@ -149,7 +150,7 @@ class Trainer:
         self.tokenizer = embedded.tokenizer()
         model = embedded.skeleton()
         model.requires_grad_(False)
-        self.tower = model.model.vision_tower.to(BFLOAT)
+        self.tower = model.model.vision_tower  # in fp32: fine strokes get lost otherwise
         self.language = model.model.language_model.to(BFLOAT)
         self.projector = model.model.multi_modal_projector.float()
         self.projector.requires_grad_(True)
@@ -167,62 +168,75 @@ class Trainer:
         """The frozen tower's patch features ``[pictures, 144, 384]``."""
         pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures])).permute(0, 3, 1, 2).float() / 255
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (embedded.MEAN, embedded.STD))
-        states = self.tower(((pixels - mean) / std).to(BFLOAT), output_hidden_states=True).hidden_states[-1]
-        return states[:, 1:].float()
+        states = self.tower((pixels - mean) / std, output_hidden_states=True).hidden_states[-1]
+        return states[:, 1:]
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Llava's projector."""
         hidden = functional.gelu(self.projector.linear_1(features))
         return self.projector.linear_2(hidden)
 
-    def ground(self, pictures: list[Picture], steps: int) -> str:
-        """Stage 1: regress each patch onto the sum of the embeddings of the words that name it."""
-        features = torch.cat([self.features(pictures[i : i + 16]) for i in range(0, len(pictures), 16)])
-        names = sorted({word for picture in pictures for words in picture.words for word in words})
-        bank = {name: self.word(name) for name in (*names, *PLACES)}
-        blank = self.table[self.tokenizer(".").input_ids[0]].float()
+    def ground(self, pictures: list[Picture], steps: int, fresh: bool) -> str:
+        """Stage 1: regress each patch onto the sum of the embeddings of the words that name it.
+
+        Number words are near each other in the language model's table, so their differences are stretched, and two
+        classification losses (which digit, which colour) are added on the same embeddings.
+        """
+        features = torch.cat([self.features(pictures[i : i + 16]) for i in range(0, len(pictures), 16)]).flatten(0, 1)
+        named = [words for picture in pictures for words in picture.words]
+        bank = {word: self.word(word) for word in {*PLACES, *(word for words in named for word in words)}}
+        axes, classes = [], []
+        for names in (scenes.WORDS, tuple(scenes.COLOURS)):
+            table = torch.stack([self.word(name) for name in names])
+            middle = table.mean(0)
+            for name in names:
+                bank[name] = middle + STRETCH * (bank[name] - middle)
+            axes.append((middle, torch.linalg.pinv(STRETCH * (table - middle))))
+            found = [[names.index(word) for word in words if word in names] for words in named]
+            # easy-VQA's shapes have no digit: -100 takes them out of that loss
+            classes.append(torch.tensor([(hits or [-100])[0] for hits in found]))
+        blank = 0.5 * self.table[self.tokenizer(".").input_ids[0]].float()
+        target = torch.stack(
+            [torch.stack([bank[word] for word in words]).sum(0) if words else blank for words in named]
+        )
         grid = torch.linspace(0, 1, 12)
         column, row = grid.repeat(12)[:, None], grid.repeat_interleave(12)[:, None]
         place = (1 - column) * bank["left"] + column * bank["right"] + (1 - row) * bank["top"] + row * bank["bottom"]
-        target = torch.stack(
-            [
-                torch.stack([sum(bank[w] for w in words) if words else 0.5 * blank for words in p.words])
-                for p in pictures
-            ]
-        )
-        target = target + 0.5 * place
-        weight = torch.tensor([[1.0 if words else 0.1 for words in p.words] for p in pictures])
-        # the tower's features have a few huge coordinates: start from standardised ones
-        mean, std = features.flatten(0, 1).mean(0), features.flatten(0, 1).std(0)
+        target = target + 0.5 * place.repeat(len(pictures), 1)
+        object_at = torch.tensor([bool(words) for words in named])
+        inside, outside = object_at.nonzero()[:, 0], (~object_at).nonzero()[:, 0]
+
+        # the tower's features have a few huge coordinates: train on standardised ones, fold the scale in afterwards
+        mean, std = features.mean(0), features.std(0)
+        standard, head = (features - mean) / std, self.projector.linear_2
+        first = nn.Linear(standard.shape[1], head.in_features)
         with torch.no_grad():
-            nn.init.normal_(self.projector.linear_1.weight, std=384**-0.5)
-            self.projector.linear_1.weight.div_(std)
-            self.projector.linear_1.bias.copy_(-self.projector.linear_1.weight @ mean)
-            nn.init.normal_(self.projector.linear_2.weight, std=0.02)
-            self.projector.linear_2.bias.copy_(target.flatten(0, 1).mean(0))
-        # optimise with the scale taken out, so that one learning rate suits all coordinates
-        standard = (features - mean) / std
-        scaled = nn.Linear(384, 576)
-        with torch.no_grad():
-            scaled.weight.copy_(self.projector.linear_1.weight * std)
-            scaled.bias.zero_()
-        head = self.projector.linear_2
-        optimizer = torch.optim.AdamW([*scaled.parameters(), *head.parameters()], weight_decay=0.01)
+            if fresh:
+                nn.init.normal_(head.weight, std=0.02)
+                head.bias.copy_(target.mean(0))
+            else:
+                first.weight.copy_(self.projector.linear_1.weight * std)
+                first.bias.copy_(self.projector.linear_1.bias + self.projector.linear_1.weight @ mean)
+        optimizer = torch.optim.AdamW([*first.parameters(), *head.parameters()], weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         power = target.var()
         for _ in range(steps):
-            chosen = torch.from_numpy(self.rng.integers(0, len(pictures), 16))
-            output = head(functional.gelu(scaled(standard[chosen])))
-            error = ((output - target[chosen]) ** 2).mean(-1) * weight[chosen]
-            loss = error.sum() / weight[chosen].sum() / power
+            picks = [part[torch.from_numpy(self.rng.integers(0, len(part), 256))] for part in (inside, outside)]
+            chosen = torch.cat(picks)
+            output = head(functional.gelu(first(standard[chosen])))
+            rest = functional.mse_loss(output, target[chosen]) / power
+            loss = rest
+            for (middle, axis), kind in zip(axes, classes, strict=True):
+                scores = (output[:256] - middle) @ axis
+                loss = loss + 0.3 * functional.cross_entropy(4 * scores, kind[picks[0]])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
         with torch.no_grad():
-            self.projector.linear_1.weight.copy_(scaled.weight / std)
-            self.projector.linear_1.bias.copy_(scaled.bias - self.projector.linear_1.weight @ mean)
-        return f"grounding: {len(pictures)} pictures, {steps} steps, share of variance left {loss.item():.3f}"
+            self.projector.linear_1.weight.copy_(first.weight / std)
+            self.projector.linear_1.bias.copy_(first.bias - self.projector.linear_1.weight @ mean)
+        return f"grounding: {len(pictures)} pictures, {steps} steps, share of variance left {rest.item():.3f}"
 
     def pack(self, pictures: list[Picture]) -> tuple[torch.Tensor, ...]:
         """Token ids, labels, positions and the block mask of pictures with all their questions."""
@@ -321,13 +335,13 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=45, help="time budget of stage 2; the schedule follows it")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--resume", type=Path, help="continue from these weights: skips stage 1")
+    parser.add_argument("--resume", type=Path, help="continue from these weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--easy", type=float, default=0.2, help="share of easy-VQA pictures")
-    parser.add_argument("--ground", type=int, default=640, help="pictures of stage 1")
+    parser.add_argument("--ground", type=int, default=600, help="pictures of stage 1; 0 skips it")
     parser.add_argument("--save-minutes", type=float, default=4)
     return parser.parse_args()
 
@@ -350,8 +364,10 @@ def main() -> None:
 
     if args.resume:
         trainer.restore(args.resume)
-    else:
-        log(trainer.ground([make("train", 3) for _ in range(args.ground)], 500))
+    if args.ground:
+        crowded = [digit_picture(rng, "train", 6, least=6) for _ in range(args.ground * 2 // 3)]
+        ordinary = [make("train", 3) for _ in range(args.ground // 3)]
+        log(trainer.ground(crowded + ordinary, 1200, fresh=not args.resume))
         save(trainer.state(), args.out)
     adapter = [parameter for module in trainer.adapter.values() for parameter in (module.down, module.up)]
     groups = [{"params": adapter, "scale": 1.0}, {"params": list(trainer.projector.parameters()), "scale": 0.2}]
@@ -364,7 +380,7 @@ def main() -> None:
         rate = min(1.0, (step + 1) / 20) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * passed)))
         for group in optimizer.param_groups:
             group["lr"] = args.rate * group["scale"] * rate
-        pictures = [make("train", 2 if passed < 0.08 else 3) for _ in range(args.batch)]
+        pictures = [make("train", 2 if passed < 0.08 and not args.resume else 3) for _ in range(args.batch)]
         logits, labels = trainer.forward(pictures)
         loss = functional.cross_entropy(logits, labels)
         optimizer.zero_grad()

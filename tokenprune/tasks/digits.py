@@ -20,8 +20,8 @@ class Digits(Task):
     """Questions about one to three coloured handwritten digits on a dim, noisy picture.
 
     Types: ``recognise`` (the digit of a colour), ``attribute`` (the colour of a digit), ``exist`` (yes or no),
-    ``count`` and ``locate`` (the digit furthest to a side). Every scene is asked one question of each type, so any number of
-    questions is balanced over the types, and a smaller number is a prefix of a larger one.
+    ``count`` and ``locate`` (the digit furthest to a side). Every scene is asked one question of each type, so any
+    number of questions is balanced over the types, and a smaller number is a prefix of a larger one.
 
     Attributes:
         split: Which handwritten digits are drawn from; no digit is in two splits.
