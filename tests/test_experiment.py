@@ -1,0 +1,220 @@
+"""Experiments: what is written, what survives a kill, what is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.toy import ToyModel, config
+from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError
+from tokenprune.experiment import ExperimentConfig, markdown, run_experiment, summarise, write_report
+from tokenprune.experiment.results import Results
+
+SERIES = 1 + 2 * (1 + 2 + 1)  # unpruned; two budgets x (norm, random twice, oracle)
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+
+
+def canonical(folder: Path) -> list[str]:
+    return sorted(json.dumps(row, sort_keys=True) for row in lines(folder))
+
+
+def test_one_line_per_method_budget_and_sample(tmp_path: Path) -> None:
+    run_experiment(config(str(tmp_path)))
+    rows = lines(tmp_path)
+    assert len(rows) == SERIES * 24
+    assert len({(row["series"], row["sample"]) for row in rows}) == len(rows)
+    for row in rows:
+        expected = {"unpruned": 16, "keep_ratio 0.5": 8, "keep_count 2": 2}[str(row["budget"] or "unpruned")]
+        assert row["visual_after"] == expected
+        assert row["visual_before"] == 16
+        # the toy has 4 layers and every method prunes before layer 2
+        assert row["layer_average"] == (2 * 16 + 2 * expected) / 4
+        assert (row["flops"] == row["flops_unpruned"]) == (expected == 16)
+        assert row["kv_bytes"] <= row["kv_bytes_unpruned"]  # type: ignore[operator]
+    assert {"config.yaml", "environment.json", "choices.json", "samples.jsonl"} <= {p.name for p in tmp_path.iterdir()}
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_the_resolved_config_reads_back(tmp_path: Path) -> None:
+    text = config(str(tmp_path)).to_yaml()
+    assert "tests.toy:ToyModel" in text  # never registered: named by where it is
+    plain = {
+        "model": "digits",
+        "task": "digits",
+        "methods": ["fastv"],
+        "budgets": [{"name": "keep_ratio", "ratio": 0.5}],
+    }
+    first = ExperimentConfig.from_dict(plain | {"output": "x"})
+    (tmp_path / "c.yaml").write_text(first.to_yaml())
+    assert ExperimentConfig.from_yaml(tmp_path / "c.yaml") == first
+
+
+def test_a_second_run_only_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_experiment(config(str(tmp_path)))
+    before = (tmp_path / "samples.jsonl").read_bytes()
+
+    def fail(self: ToyModel) -> None:
+        raise AssertionError("the model was loaded again")
+
+    monkeypatch.setattr(ToyModel, "load", fail)
+    result = run_experiment(config(str(tmp_path)))
+    assert (tmp_path / "samples.jsonl").read_bytes() == before
+    assert len(result.rows) == SERIES * 24
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_any_moment_it_goes_on(tmp_path: Path, seed: int) -> None:
+    """SIGKILL at random moments, again and again: the same lines as a run in one go, nothing twice."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_experiment(config(str(whole)))
+    rng = random.Random(seed)
+    for _ in range(2):
+        job = subprocess.Popen([sys.executable, "-m", "tests.toy", str(killed)], stdout=subprocess.PIPE, text=True)
+        assert job.stdout is not None
+        for _ in range(rng.randint(1, 12)):
+            job.stdout.readline()
+        time.sleep(rng.random() * 0.05)
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+        done = lines_or_torn(killed)
+        assert 0 < done < SERIES * 24
+    # as if the last write had been cut in the middle
+    with (killed / "samples.jsonl").open("a") as file:
+        file.write('{"series": "unpruned", "sample": "s2')
+    subprocess.run([sys.executable, "-m", "tests.toy", str(killed)], check=True, stdout=subprocess.DEVNULL)
+    assert canonical(killed) == canonical(whole)
+
+
+def lines_or_torn(folder: Path) -> int:
+    return len((folder / "samples.jsonl").read_text().splitlines())
+
+
+def test_an_unfinished_batch_is_done_again(tmp_path: Path) -> None:
+    run_experiment(config(str(tmp_path)))
+    whole = canonical(tmp_path)
+    kept = (tmp_path / "samples.jsonl").read_text().splitlines()
+    (tmp_path / "samples.jsonl").write_text("\n".join(kept[:33]) + "\n")  # the seventh batch has three of five lines
+    run_experiment(config(str(tmp_path)))
+    assert canonical(tmp_path) == whole
+
+
+def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    run_experiment(config(str(tmp_path)))
+    with pytest.raises(
+        OutputError, match=r"another configuration \('max_new_tokens: 2' there, 'max_new_tokens: 3' now\)"
+    ):
+        run_experiment(config(str(tmp_path), max_new_tokens=3))
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
+    job = subprocess.Popen([sys.executable, "-m", "tests.toy", str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert job.stdout is not None
+    job.stdout.readline()
+    try:
+        with pytest.raises(OutputError, match=f"being written by process {job.pid}"):
+            run_experiment(config(str(tmp_path), delay=0.05))
+    finally:
+        job.kill()
+        job.wait()
+    with Results(tmp_path).locked():  # the lock of a dead process does not count
+        pass
+
+
+def test_a_file_in_the_way_of_the_folder_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        run_experiment(config(str(tmp_path / "file" / "results")))
+
+
+def test_impossible_budgets_and_layers_stop_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="more than the 16 visual tokens"):
+        run_experiment(config(str(tmp_path / "a"), budgets=[{"name": "keep_count", "tokens": 17}]))
+    with pytest.raises(BudgetError, match="cannot be met"):
+        run_experiment(config(str(tmp_path / "b"), budgets=[{"name": "layer_average", "tokens": 4}]))
+    late = {"name": "random", "layers": {"name": "fixed", "layers": [4]}}
+    with pytest.raises(LayerError, match="layer 4 is out of range"):
+        run_experiment(config(str(tmp_path / "c"), methods=[late]))
+    assert not list(tmp_path.glob("*/samples.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ["entropyprun"]}, r"methods\[0\]: unknown method 'entropyprun'; did you mean 'entropyprune'"),
+        ({"methods": ["fastv", "fastv"]}, "fastv appear twice"),
+        ({"methods": [{"pruner": {"name": "topk", "scorer": "random"}}]}, "needs a name, or layers, pruner and label"),
+        ({"budgets": [{"name": "keep_ratio", "ratio": 0}]}, r"budgets\[0\].ratio: .*greater than 0, got 0"),
+        (
+            {"budgets": [{"name": "keep_ration", "ratio": 0.5}]},
+            r"budgets\[0\]: unknown budget 'keep_ration'; did you mean",
+        ),
+        ({"colour": "red"}, "colour: unknown key"),
+        ({"batch_size": 0}, "batch_size: .*greater than or equal to 1, got 0"),
+    ],
+)
+def test_wrong_configs_name_the_path(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(str(tmp_path), **changes)
+
+
+def test_seeds_for_a_method_without_any_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has nothing random"):
+        list(config(str(tmp_path), methods=[{"name": "norm-hidden-large", "seeds": [0, 1]}]).series())
+
+
+def test_seeds_give_different_choices(tmp_path: Path) -> None:
+    rows = run_experiment(config(str(tmp_path))).rows
+    said = {seed: [r["prediction"] for r in rows if r["method"] == "random" and r["seed"] == seed] for seed in (0, 1)}
+    assert said[0] != said[1]
+
+
+def test_random_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
+    first = {(r["series"], r["sample"]): r["prediction"] for r in run_experiment(config(str(tmp_path / "a"))).rows}
+    second = run_experiment(config(str(tmp_path / "b"), batch_size=24)).rows
+    same = [first[r["series"], r["sample"]] == r["prediction"] for r in second]
+    assert sum(same) >= 0.97 * len(same)  # other padding, other rounding: a tie may fall the other way
+
+
+def test_timing_is_paired_and_written(tmp_path: Path) -> None:
+    result = run_experiment(config(str(tmp_path), timing=2))
+    assert len(result.timing) == SERIES - 1
+    assert all(len(ratios) == 2 and min(ratios) > 0 for ratios in result.timing.values())
+    assert json.loads((tmp_path / "timing.json").read_text()) == result.timing
+
+
+def test_the_report_says_what_the_lines_say(tmp_path: Path) -> None:
+    result = run_experiment(config(str(tmp_path)))
+    table = {(line.method, line.budget): line for line in summarise(result)}
+    rows = lines(tmp_path)
+    for (method, budget), line in table.items():
+        mine = [row for row in rows if row["method"] == method and (row["budget"] or "") == budget]
+        assert line.accuracy.mean == pytest.approx(sum(bool(row["correct"]) for row in mine) / len(mine))
+        assert line.seeds == (2 if method == "random" else 1)
+    whole = table["unpruned", ""].accuracy.mean
+    assert table["oracle", "keep_count 2"].kept == pytest.approx(table["oracle", "keep_count 2"].accuracy.mean / whole)
+    text = markdown(result)
+    assert "This model cannot separate methods yet" in text
+    assert "The gates need 2000 questions; this run has 24." in text
+    assert "fixed by the config" in text
+    names = {path.name for path in write_report(result)}
+    assert {"report.md", "summary.json", "accuracy.png"} == names
+    assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+
+
+def test_the_oracle_keeps_the_foreground(tmp_path: Path) -> None:
+    """The toy's foreground is the upper left: the two tokens kept at the smallest budget must be in it."""
+    from tests.toy import ToyTask
+    from tokenprune.tasks.base import foreground_tokens
+
+    shares = foreground_tokens(ToyTask().samples()[0], 4, 4)
+    assert shares.reshape(4, 4).tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]

@@ -1,0 +1,130 @@
+"""Named methods, configs and registries: the errors that users see, and round trips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tokenprune as tp
+from tokenprune.budgets.base import Budget
+from tokenprune.budgets.keep import KeepCount, KeepRatio
+from tokenprune.errors import ConfigError, MissingDataError, PluginError, UnknownNameError
+from tokenprune.registry import Entry, Registry
+from tokenprune.scorers.matrix_entropy import MatrixEntropy
+from tokenprune.scorers.random import Random
+
+PLAIN = {
+    "layers": {"name": "fixed", "layers": [2]},
+    "pruner": {"name": "topk", "scorer": {"name": "random", "seed": 3}},
+    "budget": {"name": "keep_ratio", "ratio": 0.5},
+}
+
+
+def test_every_named_method_loads_and_reads_back() -> None:
+    found = {method.name: method for method in tp.list_methods() if method.distribution == "tokenprune-mllm"}
+    assert {"entropyprune", "entropyprune-reference", "fastv", "random", "oracle", "norm-key-small"} <= set(found)
+    for name, named in found.items():
+        assert named.description.endswith(".")
+        method = tp.load_method(name)
+        assert tp.Method.from_dict(method.model_dump(mode="json")) == method
+
+
+def test_the_two_entropyprunes_differ_in_their_normalisation_only() -> None:
+    paper, code = tp.load_method("entropyprune"), tp.load_method("entropyprune-reference")
+    assert paper.layers == code.layers
+    assert paper.budget == code.budget
+    assert paper.pruner.scorer == MatrixEntropy(source="query", normalization="trace")  # type: ignore[attr-defined]
+    assert code.pruner.scorer == MatrixEntropy(source="query", normalization="none")  # type: ignore[attr-defined]
+
+
+def test_budget_fields_replace_the_methods_own() -> None:
+    assert tp.load_method("fastv", tokens=64).budget.tokens == 64  # type: ignore[attr-defined]
+    assert tp.load_method("fastv", budget="keep_ratio", ratio=0.5).budget == KeepRatio(ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "error", "message"),
+    [
+        ("entropyprun", {}, UnknownNameError, "unknown method 'entropyprun'; did you mean 'entropyprune'"),
+        ("fastv", {"token": 3}, ConfigError, "method 'fastv': budget"),
+        ("fastv", {"tokens": -3}, ConfigError, "greater than or equal to 1, got -3"),
+    ],
+)
+def test_wrong_names_and_fields(name: str, fields: dict[str, int], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        tp.load_method(name, **fields)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("pruner", "scorer", "name"), "randon", r"pruner.scorer: unknown scorer 'randon'; did you mean 'random'"),
+        (("pruner", "scorer", "sed"), 1, r"pruner.scorer.sed: unknown key"),
+        (("pruner", "scorer", "seed"), "x", r"pruner.scorer.seed: .*integer.*got 'x'"),
+        (("budget", "ratio"), 2, r"budget.ratio: .*less than or equal to 1, got 2"),
+        (("layers", "layers"), [3, 1], r"layers.layers: layers must be ascending and >= 0, got \[3, 1\]"),
+        (("pruner",), 7, r"pruner: expected a pruner's name or a mapping with 'name', got 7"),
+        (("colour",), "red", r"colour: unknown key"),
+    ],
+)
+def test_errors_name_the_path(path: tuple[str, ...], value: object, message: str) -> None:
+    data: dict[str, object] = {k: dict(v) for k, v in PLAIN.items()}
+    data["pruner"] = {"name": "topk", "scorer": {"name": "random", "seed": 3}}
+    inner: dict[str, object] = data
+    for key in path[:-1]:
+        inner = inner[key]  # type: ignore[assignment]
+    inner[path[-1]] = value
+    with pytest.raises(ConfigError, match=message) as caught:
+        tp.Method.from_dict(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    method = tp.Method.from_dict(PLAIN)
+    (tmp_path / "m.yaml").write_text(method.to_yaml())
+    assert tp.Method.from_yaml(tmp_path / "m.yaml") == method
+    with pytest.raises(MissingDataError, match="no such config file"):
+        tp.Method.from_yaml(tmp_path / "none.yaml")
+
+
+def test_methods_are_frozen() -> None:
+    method = tp.Method.from_dict(PLAIN)
+    with pytest.raises(ValueError, match="frozen"):
+        method.budget = KeepCount(tokens=1)  # type: ignore[misc]
+
+
+def entry(name: str, load: object, owner: str) -> Entry:
+    return Entry(
+        name, f"{owner}:Thing", owner, lambda: load() if callable(load) and not isinstance(load, type) else load
+    )
+
+
+def test_registries_are_lazy_and_loud() -> None:
+    def broken() -> None:
+        raise ImportError("no module named torchvision")
+
+    registry = Registry(
+        "budget",
+        Budget,
+        [
+            entry("good", KeepCount, "ours"),
+            entry("broken", broken, "theirs"),
+            entry("wrong", Random, "theirs"),
+            entry("twice", KeepCount, "ours"),
+            entry("twice", KeepRatio, "theirs"),
+        ],
+    )
+    assert registry.get("good") is KeepCount
+    assert registry.names() == ["broken", "good", "twice", "wrong"]
+    with pytest.raises(
+        PluginError, match=r"'broken' of theirs cannot be imported .*torchvision.*repair or uninstall theirs"
+    ):
+        registry.get("broken")
+    with pytest.raises(PluginError, match="'wrong' of theirs .* is not a Budget"):
+        registry.get("wrong")
+    with pytest.raises(PluginError, match=r"registered twice, by ours \(ours:Thing\) and theirs \(theirs:Thing\)"):
+        registry.get("twice")
+    with pytest.raises(UnknownNameError, match="unknown budget 'god'; did you mean 'good'"):
+        registry.get("god")
+    assert registry.get("good") is KeepCount
