@@ -67,6 +67,10 @@ class Adapter(ABC):
         self.config: Any = getattr(model, "config", None)
         if self.config is None or not hasattr(self.config, "get_text_config"):
             raise UnsupportedModelError(f"{type(model).__name__} is not a transformers model", "pass a PreTrainedModel")
+        if getattr(self.config, "is_encoder_decoder", False):
+            raise UnsupportedModelError(
+                f"{type(model).__name__} is an encoder-decoder model", "only decoder-only models can be pruned"
+            )
         self.text_config = self.config.get_text_config(decoder=True)
         self.decoder = self._find_decoder()
         self.layers: Sequence[nn.Module] = self._find_layers()
@@ -91,10 +95,6 @@ class Adapter(ABC):
     def _find_layers(self) -> Sequence[nn.Module]:
         layers = self.decoder.layers
         assert isinstance(layers, nn.ModuleList)
-        if getattr(self.config, "is_encoder_decoder", False):
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__} is an encoder-decoder model", "only decoder-only models can be pruned"
-            )
         names = list(inspect.signature(layers[0].forward).parameters)
         if not names or names[0] != "hidden_states":
             raise UnsupportedModelError(

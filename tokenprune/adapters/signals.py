@@ -133,9 +133,12 @@ def rotation(attention: Any) -> Rotate:
     """
     used = names_used(attention)
     names = rotary_names(used)
-    odd = ODD_NAMES & {*used, *vars(attention)} | {name for name in attention._parameters if name == "sinks"}
-    scaled = "get_llama_4_attn_scale" in used and _rope_parameters(attention).get("llama_4_scaling_beta")
-    if odd or scaled or len(names) != 1 or "qk_norm" in used:
+    odd = {
+        name for name in ODD_NAMES & set(used) if not any(getattr(attention, name, True) is x for x in (None, False))
+    }
+    if "get_llama_4_attn_scale" in used and _rope_parameters(attention).get("llama_4_scaling_beta"):
+        odd.add("queries scaled by their position")
+    if odd or len(names) != 1 or "qk_norm" in used:
         raise _no_rows(attention, ", ".join(sorted(odd)) or f"rotary functions: {', '.join(names) or 'none'}")
     function = getattr(sys.modules[type(attention).__module__], names[0], None)
     arguments = list(inspect.signature(function).parameters) if function is not None else []

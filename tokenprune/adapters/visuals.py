@@ -159,15 +159,30 @@ def uniform_sizes(call: Mapping[str, Any], kind: Kind, count: int) -> list[int] 
 
 
 def split_sizes(sizes: Sequence[int], counts: Sequence[int]) -> list[list[int]] | None:
-    """Deal items out to samples in order; None when they do not fit the samples' token counts."""
-    left = [size for size in sizes if size]
-    found: list[list[int]] = []
+    """Deal items out to samples in order; None when they do not fit the samples' token counts.
+
+    ``generate`` of transformers 5.17 repeats images one by one, but samples whole: A A B B for samples of A and B.
+    """
+    items = [size for size in sizes if size]
+    for copies in range(1, len(counts) + 1):
+        once = [items[::copies], counts[::copies]]
+        if len(counts) % copies or [x for part in once for x in part for _ in range(copies)] != [*items, *counts]:
+            continue
+        dealt = _deal(*once)
+        if dealt is not None:
+            return [parts for parts in dealt for _ in range(copies)]
+    return None
+
+
+def _deal(items: Sequence[int], counts: Sequence[int]) -> list[list[int]] | None:
+    left, found = list(items), []
     for count in counts:
-        found.append([])
-        while left and sum(found[-1]) < count:
-            found[-1].append(left.pop(0))
-        if sum(found[-1]) != count:
+        parts: list[int] = []
+        while left and sum(parts) < count:
+            parts.append(left.pop(0))
+        if sum(parts) != count:
             return None
+        found.append(parts)
     return None if left else found
 
 
