@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -214,3 +216,26 @@ def test_the_installed_scorers_fields_are_checked() -> None:
 def test_the_off_switch_hides_the_installed_scorer() -> None:
     with plugins.builtin_only(), pytest.raises(tp.TokenPruneError, match="unknown scorer 'centroid_distance'"):
         method("centroid_distance")
+
+
+@pytest.mark.usefixtures("example")
+def test_the_installed_method_is_loaded_by_name() -> None:
+    named = {found.name: found for found in tp.list_methods()}
+    assert named["centroid"].distribution == "tokenprune-example"
+    assert named["centroid"].problem is None
+    how = tp.load_method("centroid", ratio=0.75)
+    assert how.model_dump(mode="json")["pruner"]["scorer"]["name"] == "centroid_distance"
+    assert prune(how).stages[0].after == [8, 8]
+    with plugins.builtin_only(), pytest.raises(UnknownNameError, match="centroid"):
+        tp.load_method("centroid")
+
+
+@pytest.mark.usefixtures("example")
+def test_the_command_line_lists_what_is_installed() -> None:
+    def listed(kind: str, *options: str) -> str:
+        command = [sys.executable, "-m", "tokenprune.cli", *options, "list", kind]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    for kind, name in (("scorers", "centroid_distance"), ("methods", "centroid")):
+        assert re.search(rf"^{name} +tokenprune-example ", listed(kind), re.M)
+        assert name not in listed(kind, "--no-plugins")
