@@ -109,7 +109,7 @@ def test_half_precision_input_and_leading_axes() -> None:
     found = matrix_entropy(states)
     assert found.shape == (2, 3)
     assert found.dtype == torch.float32
-    assert torch.equal(found[1, 2], matrix_entropy(states[1, 2].float()))
+    assert abs(float(found[1, 2]) - literal(states[1, 2].float(), True)) <= 1e-4
     assert matrix_entropy(torch.randn(0, 4, 8)).shape == (0,)
 
 
@@ -117,7 +117,7 @@ def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     states = torch.randn(37, 6, 10)
     whole = matrix_entropy(states)
     monkeypatch.setattr("tokenprune.ops.entropy._CHUNK", 200)
-    assert torch.equal(matrix_entropy(states), whole)
+    assert (matrix_entropy(states) - whole).abs().max() <= 1e-6
 
 
 def test_state_entropy_is_the_definition() -> None:

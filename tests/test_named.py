@@ -121,7 +121,7 @@ def test_registries_are_lazy_and_loud() -> None:
         PluginError, match=r"'broken' of theirs cannot be imported .*torchvision.*repair or uninstall theirs"
     ):
         registry.get("broken")
-    with pytest.raises(PluginError, match="'wrong' of theirs .* is not a Budget"):
+    with pytest.raises(PluginError, match=r"'wrong' of theirs .* is not a Budget"):
         registry.get("wrong")
     with pytest.raises(PluginError, match=r"registered twice, by ours \(ours:Thing\) and theirs \(theirs:Thing\)"):
         registry.get("twice")
