@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerBase
 
 WEIGHTS = Path(__file__).parent / "weights" / "digits.safetensors"
-LAYOUT = "1"  # raise when the way the cache is put together changes
+LAYOUT = "2"  # raise when the way the cache is put together changes
 IMAGE_SIZE = 168
 VISUAL_TOKENS = 144  # 12 x 12 patches of 14 pixels
 VISION_LAYERS = 6  # the middle of the tower reads small digits better than its end
@@ -169,6 +169,7 @@ class Digits(ModelSpec):
             folder, dtype=getattr(torch, self.dtype), attn_implementation=self.attention
         ).eval()
         ready = LlavaProcessor.from_pretrained(folder)
+        ready.tokenizer.padding_side = "left"
 
         def encode(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
             texts = [TEMPLATE.format(question=sample.question) for sample in samples]

@@ -72,8 +72,9 @@ def tokenizer() -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     path = data_file(*LANGUAGE)
-    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    loaded.padding_side = "left"
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        path.parent, gguf_file=path.name, padding_side="left"
+    )
     return loaded
 
 
