@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenprune.adapters.visuals import Item, Kind, VisualAdapter, lattice, run_lengths, square
+from tokenprune.adapters.visuals import Item, Kind, Part, VisualAdapter, lattice, run_lengths, square
 
 
 class Idefics3Adapter(VisualAdapter):
@@ -28,18 +28,19 @@ class Idefics3Adapter(VisualAdapter):
         vision = self.config.vision_config
         return (int(vision.image_size) // int(vision.patch_size)) ** 2 // int(self.config.scale_factor) ** 2
 
-    def sample_sizes(self, call: Mapping[str, Any], kind: Kind, positions: Sequence[Tensor]) -> list[list[int]] | None:
-        """See :meth:`VisualAdapter.sample_sizes`."""
+    def parts(self, call: Mapping[str, Any], kind: Kind, positions: Sequence[Tensor]) -> list[list[Part]]:
+        """See :meth:`VisualAdapter.parts`."""
         ids = call.get("input_ids")
         rows = [None] * len(positions) if ids is None else list(ids.cpu())
-        return [self._images(row, where) for row, where in zip(rows, positions, strict=True)]
+        sizes = [self._images(row, where) for row, where in zip(rows, positions, strict=True)]
+        return [[(size, None) for size in images] for images in sizes]
 
     def _images(self, ids: Tensor | None, positions: Tensor) -> list[int]:
         """Sizes of one sample's images."""
         runs = run_lengths(positions)
         tiles = tags_of(ids, positions) if ids is not None else None
         if tiles is None or any(run != self._tile for run in runs):
-            return [part for run in runs for part in self._parts(run)]
+            return [part for run in runs for part in self._whole(run)]
         sizes, size = [], 0
         for run, tag in zip(runs, tiles, strict=True):
             size += run
@@ -48,7 +49,7 @@ class Idefics3Adapter(VisualAdapter):
                 size = 0
         return sizes
 
-    def _parts(self, run: int) -> list[int]:
+    def _whole(self, run: int) -> list[int]:
         """The images in one unbroken run: tiles of one image never touch."""
         return [run] if run % self._tile else [self._tile] * (run // self._tile)
 

@@ -21,6 +21,9 @@ from tokenprune.adapters.base import Adapter, VisualLayout
 Kind: TypeAlias = Literal["image", "video"]
 KINDS: tuple[Kind, ...] = ("image", "video")
 
+#: Tokens of an item, and its number among all of its kind in the batch (None where the arguments do not list them).
+Part: TypeAlias = tuple[int, int | None]
+
 #: Arguments that hold the pixels of a kind.
 PIXELS: dict[Kind, tuple[str, ...]] = {
     "image": ("pixel_values", "pixel_values_images"),
@@ -70,8 +73,8 @@ class VisualAdapter(Adapter):
         """(frame, row, column) of each token of an item, long ``[size, 3]``; None when the family cannot say."""
         return square(item.size)
 
-    def sample_sizes(self, call: Mapping[str, Any], kind: Kind, positions: Sequence[Tensor]) -> list[list[int]] | None:
-        """The sizes of a kind's items, by sample.
+    def parts(self, call: Mapping[str, Any], kind: Kind, positions: Sequence[Tensor]) -> list[list[Part]]:
+        """Size and number of a kind's items, by sample.
 
         Args:
             call: The arguments of the model's forward, by name.
@@ -79,7 +82,10 @@ class VisualAdapter(Adapter):
             positions: Where each sample has placeholders of that kind, long, on the host.
         """
         sizes = self.sizes(call, kind, sum(map(len, positions)))
-        return None if sizes is None else split_sizes(sizes, list(map(len, positions)))
+        dealt = None if sizes is None else deal(sizes, list(map(len, positions)))
+        if sizes is None or dealt is None:
+            return [[(run, None) for run in run_lengths(where)] for where in positions]
+        return [[(sizes[index], index) for index in indices] for indices in dealt]
 
     def group_sizes(self, call: Mapping[str, Any], mask: Tensor) -> list[list[int]] | None:
         """See :meth:`tokenprune.adapters.base.Adapter.group_sizes`."""
@@ -110,15 +116,11 @@ class VisualAdapter(Adapter):
             positions = [row.nonzero()[:, 0] for row in host == code]
             if not sum(map(len, positions)):
                 continue
-            sizes = self.sample_sizes(call, kind, positions)
-            known = sizes is not None
-            if sizes is None:
-                sizes = [run_lengths(where) for where in positions]
-            index = 0
-            for sample, (where, parts) in enumerate(zip(positions, sizes, strict=True)):
-                for part in where.split(parts):
-                    found[sample].append(Item(kind, index if known else None, sample, part))
-                    index += 1
+            for sample, parts in enumerate(self.parts(call, kind, positions)):
+                places = positions[sample].split([size for size, _ in parts])
+                found[sample] += [
+                    Item(kind, index, sample, where) for where, (_, index) in zip(places, parts, strict=True)
+                ]
         for items in found:
             items.sort(key=lambda item: int(item.positions[0]))
         return found
@@ -158,29 +160,38 @@ def uniform_sizes(call: Mapping[str, Any], kind: Kind, count: int) -> list[int] 
     return None if rest or not each else [each] * len(given)
 
 
-def split_sizes(sizes: Sequence[int], counts: Sequence[int]) -> list[list[int]] | None:
-    """Deal items out to samples in order; None when they do not fit the samples' token counts.
+def deal(sizes: Sequence[int], counts: Sequence[int]) -> list[list[int]] | None:
+    """Deal items out to samples in order: the indices of each sample's items; None where they do not fit.
 
-    ``generate`` of transformers 5.17 repeats images one by one, but samples whole: A A B B for samples of A and B.
+    ``generate`` of transformers 5.17 repeats images one by one, but samples whole: A A B B for two samples of A and B.
+
+    Args:
+        sizes: Tokens of each item.
+        counts: Tokens of each sample.
     """
-    items = [size for size in sizes if size]
+    items = [index for index, size in enumerate(sizes) if size]
     for copies in range(1, len(counts) + 1):
-        once = [items[::copies], counts[::copies]]
-        if len(counts) % copies or [x for part in once for x in part for _ in range(copies)] != [*items, *counts]:
+        if not (_repeats([sizes[index] for index in items], copies) and _repeats(counts, copies)):
             continue
-        dealt = _deal(*once)
+        dealt = _deal(items[::copies], sizes, counts[::copies])
         if dealt is not None:
-            return [parts for parts in dealt for _ in range(copies)]
+            place = {index: order for order, index in enumerate(items)}
+            return [[items[place[index] + copy] for index in parts] for parts in dealt for copy in range(copies)]
     return None
 
 
-def _deal(items: Sequence[int], counts: Sequence[int]) -> list[list[int]] | None:
+def _repeats(values: Sequence[int], copies: int) -> bool:
+    """Whether every value stands there so many times in a row."""
+    return list(values) == [value for value in values[::copies] for _ in range(copies)]
+
+
+def _deal(items: Sequence[int], sizes: Sequence[int], counts: Sequence[int]) -> list[list[int]] | None:
     left, found = list(items), []
     for count in counts:
         parts: list[int] = []
-        while left and sum(parts) < count:
+        while left and sum(sizes[index] for index in parts) < count:
             parts.append(left.pop(0))
-        if sum(parts) != count:
+        if sum(sizes[index] for index in parts) != count:
             return None
         found.append(parts)
     return None if left else found
