@@ -72,12 +72,9 @@ def main(families: list[str]) -> None:
         f"transformers {transformers.__version__}, torch {torch.__version__}; tiny random models, logits of size 4-6."
     )
     print("Worst absolute difference of any logit of a kept token, in prefill and at every generated step;")
-    print(
-        f"allowed: 1e-5 (fp32) or {matrix.BF16:g} (bf16) times the largest logit. Bold: the families the project names; bf16"
-    )
-    print(
-        'is measured for these alone (elsewhere rounding may choose another expert). "refused" is an error that says why.\n'
-    )
+    print(f"allowed: 1e-5 (fp32) or {matrix.BF16:g} (bf16) times the largest logit; more is **bold**.")
+    print("Bold families are the ones the project names; bf16 is measured for these alone (elsewhere rounding may")
+    print('choose another expert). "refused" is an error of ours that says why.\n')
     print("| family | cells | " + " | ".join(COLUMNS) + " |")
     print("|---|---|" + "---|" * len(COLUMNS))
     for family in families or CASES:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tests.tiny import candidates, gemma, llava, others, qwen
+from tests.tiny import candidates, gemma, languages, llava, others, qwen
 from tests.tiny.core import Batch, TinyCase
 
 CASES: dict[str, TinyCase] = {
-    case.name: case for case in [*llava.CASES, *qwen.CASES, *gemma.CASES, *others.CASES, *candidates.CASES]
+    case.name: case
+    for case in [*llava.CASES, *qwen.CASES, *gemma.CASES, *others.CASES, *candidates.CASES, *languages.CASES]
 }
 CORE: tuple[str, ...] = tuple(name for name, case in CASES.items() if case.core)
 

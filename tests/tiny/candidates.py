@@ -9,13 +9,12 @@ import torch
 import transformers as tf
 from transformers import PreTrainedModel
 
-from tests.tiny.core import END, IMAGE, START, VIDEO, TinyCase, Visual, join_padded, visual
-from tests.tiny.llava import clip_visual, llava_case
+from tests.tiny.core import END, IMAGE, START, VIDEO, TinyCase, Visual, join_padded, token_types, visual
+from tests.tiny.languages import COHERE2, WINDOW
+from tests.tiny.llava import PINPOINTS, SIZES, clip_visual
 from tests.tiny.others import rows_visual
-from tests.tiny.parts import CLIP, PATCHES, SIGLIP, mixed, pixels, text
-from tests.tiny.qwen import GRIDS
-
-WINDOW = 10
+from tests.tiny.parts import CLIP, MROPE, PATCHES, SIGLIP, mixed, pixels, text
+from tests.tiny.qwen import GRIDS, TOWER, grid_visual
 
 
 def fixed(n: int, size: int = 32, before: tuple[int, ...] = (), after: tuple[int, ...] = ()) -> Any:
@@ -32,10 +31,6 @@ def make(model_class: Any, config_class: Any, **config: Any) -> Callable[[], Pre
     return lambda: model_class(config_class(**config))
 
 
-def cohere2(**more: Any) -> dict[str, Any]:
-    return text("cohere2", layers=6, sliding_window=WINDOW, layer_types=mixed(), **more)
-
-
 vipllava = make(
     tf.VipLlavaForConditionalGeneration,
     tf.VipLlavaConfig,
@@ -49,14 +44,14 @@ aya = make(
     tf.AyaVisionForConditionalGeneration,
     tf.AyaVisionConfig,
     vision_config={**SIGLIP, "patch_size": 4},
-    text_config=cohere2(),
+    text_config=COHERE2,
     image_token_index=IMAGE,
 )
 cohere2_vision = make(
     tf.Cohere2VisionForConditionalGeneration,
     tf.Cohere2VisionConfig,
     vision_config={**SIGLIP, "patch_size": 4},
-    text_config=cohere2(),
+    text_config=COHERE2,
     image_token_id=IMAGE,
     alignment_intermediate_size=64,
 )
@@ -136,33 +131,40 @@ lfm2 = make(
     image_token_id=IMAGE,
     projector_hidden_size=64,
 )
-llama4 = make(
-    tf.Llama4ForConditionalGeneration,
-    tf.Llama4Config,
-    vision_config={
-        "hidden_size": 32,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 32,
-        "patch_size": 4,
-        "vision_output_dim": 64,
-        "projector_input_dim": 64,
-        "projector_output_dim": 64,
-    },
-    text_config=text(
-        None,
-        layers=8,
-        head_dim=16,
-        intermediate_size_mlp=128,
-        num_local_experts=4,
-        interleave_moe_layer_step=2,
-        attention_chunk_size=16,
-    ),
-    image_token_index=IMAGE,
-    boi_token_index=START,
-    eoi_token_index=END,
-)
+
+
+def llama4(floor_scale: int = 8192) -> PreTrainedModel:
+    """Chunked attention, layers without rotary positions; those scale their queries every `floor_scale` tokens."""
+    config = tf.Llama4Config(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 4,
+            "vision_output_dim": 64,
+            "projector_input_dim": 64,
+            "projector_output_dim": 64,
+        },
+        text_config=text(
+            None,
+            layers=8,
+            head_dim=16,
+            intermediate_size_mlp=128,
+            num_local_experts=4,
+            interleave_moe_layer_step=2,
+            attention_chunk_size=16,
+            floor_scale=floor_scale,
+            attn_scale=0.5,
+        ),
+        image_token_index=IMAGE,
+        boi_token_index=START,
+        eoi_token_index=END,
+    )
+    return tf.Llama4ForConditionalGeneration(config)
+
+
 video_llama3 = make(
     tf.VideoLlama3ForConditionalGeneration,
     tf.VideoLlama3Config,
@@ -227,32 +229,131 @@ def merged_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Gen
     return visual(count // 4, pixel_values=values, image_grid_thw=grid, image_merge_sizes=torch.tensor([2]))
 
 
-MLA = text(
-    "deepseek_v3",
-    num_key_value_heads=4,
-    kv_lora_rank=16,
-    q_lora_rank=16,
-    qk_rope_head_dim=8,
-    qk_nope_head_dim=8,
-    v_head_dim=16,
-    n_routed_experts=4,
-    n_group=1,
-    topk_group=1,
-    num_experts_per_tok=2,
-    moe_intermediate_size=32,
-    n_shared_experts=1,
-    first_k_dense_replace=1,
+def deepstack_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
+    """Any-resolution images whose features also enter between the language model's layers (Granite 4 Vision)."""
+    hw = torch.tensor([SIZES[size]])
+    count = 1 + [4, 2, 2][size]
+    values = pixels(noise, 1, count, 3, 32, 32)
+    features = model.model.get_image_features(values.to(model.dtype), image_sizes=hw, return_dict=True)
+    n = features.deepstack_features[0][1][0].shape[0]
+    return visual(n, pixel_values=torch.cat([values, torch.zeros(1, 5 - count, 3, 32, 32)], 1), image_sizes=hw)
+
+
+def minimax_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
+    """Patches of a grid, two by two and two in time a token."""
+    grid = torch.tensor([GRIDS[size]])
+    count = int(grid.prod())
+    return visual(count // 4, pixel_values=pixels(noise, count, 96), image_grid_thw=grid)
+
+
+granite4 = make(
+    tf.Granite4VisionForConditionalGeneration,
+    tf.Granite4VisionConfig,
+    vision_config={**SIGLIP, "hidden_size": 64, "num_hidden_layers": 4, "patch_size": 4},
+    text_config=text(None, layers=6),
+    image_token_index=IMAGE,
+    vision_feature_select_strategy="full",
+    image_grid_pinpoints=PINPOINTS,
+    downsample_rate="1/2",
+    deepstack_layer_map=[[-3, 0], [-2, 1]],
+    spatial_vision_layer=-1,
+    spatial_target_layers=[2, 3, 4, 5],
+    qformer_config={
+        "model_type": "blip_2_qformer",
+        "hidden_size": 64,
+        "encoder_hidden_size": 64,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "intermediate_size": 64,
+        "cross_attention_frequency": 1,
+        "max_position_embeddings": 64,
+        "vocab_size": 10,
+        "use_qformer_text_input": False,
+    },
 )
-"""DeepSeek's latent attention: no k_proj or v_proj of their own."""
-GPT_OSS = text(
-    "gpt_oss", 6, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=WINDOW, layer_types=mixed()
+minimax_m3 = make(
+    tf.MiniMaxM3SparseForConditionalGeneration,
+    tf.MiniMaxM3VLConfig,
+    vision_config={
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 4,
+    },
+    text_config=text(
+        None,
+        head_dim=16,
+        rotary_dim=16,
+        dense_intermediate_size=128,
+        shared_intermediate_size=32,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        index_n_heads=2,
+        index_head_dim=16,
+        index_block_size=4,
+        index_topk_blocks=3,
+        layer_types=["full_attention", "full_attention", "minimax_m3_sparse", "minimax_m3_sparse"],
+    ),
+    image_token_index=IMAGE,
+    video_token_index=VIDEO,
+    projector_hidden_size=64,
+)
+exaone = make(
+    tf.Exaone4_5_ForConditionalGeneration,
+    tf.Exaone4_5_Config,
+    vision_config={
+        **TOWER,
+        "hidden_size": 32,
+        "out_hidden_size": 64,
+        "window_size": 16,
+        "fullatt_block_indexes": [1],
+        "num_key_value_heads": 2,
+    },
+    text_config=text("exaone4", 6, head_dim=16, sliding_window=WINDOW, layer_types=mixed()),
+    image_token_id=IMAGE,
+    video_token_id=VIDEO,
+)
+ministral3 = make(
+    tf.Mistral3ForConditionalGeneration,
+    tf.Mistral3Config,
+    vision_config={**PATCHES, "model_type": "pixtral", "image_size": 64, "head_dim": 16},
+    text_config=text(
+        "ministral3",
+        head_dim=16,
+        sliding_window=None,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 8,
+            "llama_4_scaling_beta": 0.5,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+        },
+    ),
+    image_token_index=IMAGE,
+)
+paddle = make(
+    tf.PaddleOCRVLForConditionalGeneration,
+    tf.PaddleOCRVLConfig,
+    vision_config={**PATCHES, "spatial_merge_size": 2},
+    text_config=text(None, head_dim=16, rope_parameters=MROPE),
+    image_token_id=IMAGE,
+    video_token_id=VIDEO,
+    vision_start_token_id=START,
+    vision_end_token_id=END,
 )
 
 
-def gpt_oss() -> PreTrainedModel:
-    """Attention with sinks; eager only."""
-    config = tf.LlavaConfig(vision_config=CLIP, text_config=GPT_OSS, image_token_id=IMAGE, image_seq_length=16)
-    return tf.LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
+def paddle_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
+    """Patches as little images; four are a token."""
+    grid = torch.tensor([GRIDS[size]])
+    count = int(grid.prod())
+    return visual(count // 4, IMAGE, [START], [END], pixel_values=pixels(noise, count, 3, 4, 4), image_grid_thw=grid)
 
 
 INDICATED = ((160,), (161,))
@@ -267,25 +368,13 @@ CASES = [
     TinyCase("idefics2", idefics2, fixed(8), join=join_padded),
     TinyCase("aria", aria, fixed(16)),
     TinyCase("lfm2_vl", lfm2, naflex_visual, hybrid=True),
+    TinyCase("llama4_tuned", lambda: llama4(4), fixed(16, 32, (START,), (END,)), beams=False),
     TinyCase("llama4", llama4, fixed(16, 32, (START,), (END,)), beams=False),
     TinyCase("video_llama_3", video_llama3, merged_visual),
     TinyCase("janus", janus, fixed(16)),
-    llava_case("llava_mistral_sliding", text("mistral", sliding_window=WINDOW)),
-    llava_case(
-        "llava_qwen2_sliding", text("qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2)
-    ),
-    llava_case("llava_qwen3", text("qwen3", head_dim=16)),
-    llava_case("llava_phi3", text("phi3", sliding_window=None)),
-    llava_case("llava_olmo2", text("olmo2")),
-    llava_case("llava_gemma3", text("gemma3_text", 6, head_dim=16, sliding_window=WINDOW, layer_types=mixed())),
-    llava_case("llava_cohere2", cohere2()),
-    llava_case("llava_granite", text("granite")),
-    llava_case("llava_smollm3", text("smollm3", no_rope_layer_interval=2)),
-    llava_case("llava_glm4", text("glm4", head_dim=16)),
-    llava_case("llava_gpt_neox", text("gpt_neox")),
-    llava_case("llava_phi", text("phi")),
-    llava_case("llava_stablelm", text("stablelm")),
-    llava_case("llava_mixtral", text("mixtral", num_local_experts=4, num_experts_per_tok=2)),
-    llava_case("llava_deepseek_v3", MLA),
-    TinyCase("llava_gpt_oss", gpt_oss, clip_visual, attentions=("eager",)),
+    TinyCase("granite4_vision", granite4, deepstack_visual),
+    TinyCase("minimax_m3_vl", minimax_m3, minimax_visual),
+    TinyCase("exaone4_5", exaone, grid_visual),
+    TinyCase("ministral3", ministral3, rows_visual),
+    TinyCase("paddleocr_vl", paddle, paddle_visual, finish=token_types("mm_token_type_ids")),
 ]
