@@ -333,13 +333,13 @@ def table(outcomes: list[tuple[str, bool]]) -> str:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=45, help="time budget of stage 2; the schedule follows it")
+    parser.add_argument("--minutes", type=float, default=30, help="time budget of stage 2; the schedule follows it")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path, help="continue from these weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=2, help="pictures in a step")
+    parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--easy", type=float, default=0.2, help="share of easy-VQA pictures")
     parser.add_argument("--ground", type=int, default=600, help="pictures of stage 1; 0 skips it")
     parser.add_argument("--save-minutes", type=float, default=4)
