@@ -228,6 +228,7 @@ class _Engine:
             reason, none = "not pruned: the prompt holds no visual tokens", [0] * len(text)
             self.run.begin([StageResult(layer, none, none, reason=reason) for layer in self.stages], [], text)
             return
+        self.adapter.check_prompt(self.stages[0], width)
         prefill = Prefill(
             self.adapter,
             self.run.method,
@@ -289,6 +290,7 @@ class _Engine:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Take over features that the decoder would add after layers that will see fewer tokens (DeepStack)."""
+        self._check_deepstack(kwargs)
         features = kwargs.get("deepstack_visual_embeds")
         if self.prefill is None or features is None or len(features) <= self.stages[0]:
             return None
@@ -301,6 +303,18 @@ class _Engine:
             hook = self._after_layer(layer)
             self.temporary.append(self.adapter.layers[layer].register_forward_hook(hook))
         return args, {**kwargs, "deepstack_visual_embeds": list(features[: self.stages[0]])}
+
+    def _check_deepstack(self, kwargs: Mapping[str, Any]) -> None:
+        """Refuse features that a decoder adds before layers that would see fewer tokens (Granite 4 Vision)."""
+        features = kwargs.get("deepstack_features")
+        if self.prefill is None or not features:
+            return
+        last = max(features) if isinstance(features, Mapping) else self.adapter.num_layers
+        if last > self.stages[0]:
+            raise UnsupportedFeatureError(
+                f"the decoder adds visual features before layer {last}, after layer {self.stages[0]} was pruned",
+                f"prune at layer {last} or later" if last < self.adapter.num_layers else "it cannot be pruned exactly",
+            )
 
     def _after_layer(self, layer: int) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:

@@ -168,6 +168,22 @@ class Adapter(ABC):
                     f"{name}: layer {layer} is {kind}", "hybrid decoders cannot be pruned exactly from there on"
                 )
 
+    def check_prompt(self, first: int, width: int) -> None:
+        """Refuse a prompt of ``width`` tokens that cannot be pruned exactly before layer ``first``.
+
+        Raises:
+            UnsupportedFeatureError: A layer without rotary positions scales its queries by their place among the rows
+                that it gets (Llama 4), and the prompt is long enough for that to differ.
+        """
+        for layer in range(first, self.num_layers):
+            attention = self.attention(layer)
+            tempered = getattr(attention, "attn_temperature_tuning", False) and not getattr(attention, "use_rope", True)
+            if tempered and width >= int(getattr(attention, "floor_scale", 1)):
+                raise UnsupportedFeatureError(
+                    f"layer {layer} scales attention by position in a prompt of {width} tokens",
+                    f"prune prompts shorter than {int(getattr(attention, 'floor_scale', 1))} tokens",
+                )
+
     def attention(self, layer: int) -> nn.Module | None:
         """The attention module of a layer, or None where it has none."""
         for name in ATTENTION_NAMES:
