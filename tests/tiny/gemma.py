@@ -65,15 +65,8 @@ def plain_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Gene
 
 
 def gemma4_text(**more: Any) -> dict[str, Any]:
-    return gemma_text(
-        None,
-        sliding_window=WINDOW,
-        layer_types=mixed(),
-        hidden_size_per_layer_input=8,
-        vocab_size_per_layer_input=200,
-        num_kv_shared_layers=2,
-        **more,
-    )
+    usual = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 200, "num_kv_shared_layers": 2}
+    return gemma_text(None, sliding_window=WINDOW, layer_types=mixed(), **{**usual, **more})
 
 
 def gemma4_model(**more: Any) -> PreTrainedModel:
@@ -123,6 +116,22 @@ CASES = [
         first=True,
         attentions=("eager",),
         appended=SUFFIX,
+    ),
+    TinyCase(
+        "gemma4_unshared",
+        lambda: gemma4_model(num_kv_shared_layers=0),
+        gemma4_visual,
+        finish=token_types("mm_token_type_ids"),
+        slack=10,
+    ),
+    TinyCase(
+        "gemma4_large",
+        lambda: gemma4_model(
+            num_kv_shared_layers=0, hidden_size_per_layer_input=0, use_bidirectional_attention="vision"
+        ),
+        gemma4_visual,
+        finish=token_types("mm_token_type_ids"),
+        slack=10,
     ),
     TinyCase("gemma4", gemma4_model, gemma4_visual, finish=token_types("mm_token_type_ids"), slack=3),
 ]
