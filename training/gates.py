@@ -173,13 +173,21 @@ def check(reader: Reader, task: Task, name: str, pruned: int) -> None:
     # one random choice per picture, the same for all its questions
     noise = torch.stack([torch.rand(144, generator=_seeded(sample.group)) for sample in few])
     print(f"\nSeparation on {len(few)} questions, {KEEP} of 144 tokens kept from layer {reader.layer} on:\n")
-    print("| kept | accuracy | share of unpruned |\n|---|---|---|")
+    print("| kept | accuracy | share of unpruned | by type |\n|---|---|---|---|")
     base = clustered(full, groups[:pruned])
-    print(f"| all | {100 * base[0]:.1f} ± {100 * base[1]:.1f} | 100 |")
+    print(f"| all | {100 * base[0]:.1f} ± {100 * base[1]:.1f} | 100 | see above |")
     for way, scores in {"oracle": shares + 1e-6 * noise, "random": noise}.items():
         keep = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, scores.topk(KEEP).indices, True)
-        mean, half = clustered(reader.right(few, reader.answer(few, keep)), groups[:pruned])
-        print(f"| {way} | {100 * mean:.1f} ± {100 * half:.1f} | {100 * mean / base[0]:.1f} |", flush=True)
+        kept = reader.right(few, reader.answer(few, keep))
+        mean, half = clustered(kept, groups[:pruned])
+        parts = [
+            f"{kind} {100 * np.mean([r for s, r in zip(few, kept, strict=True) if s.type == kind]):.0f}"
+            for kind in dict.fromkeys(sample.type for sample in few)
+        ]
+        print(
+            f"| {way} | {100 * mean:.1f} ± {100 * half:.1f} | {100 * mean / base[0]:.1f} | {', '.join(parts)} |",
+            flush=True,
+        )
 
 
 def _seeded(name: str) -> torch.Generator:
