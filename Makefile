@@ -55,7 +55,7 @@ docs: $(VENV)/.test ## Build the documentation into site/
 eval: $(VENV)/.test ## Run the full evaluation (examples/digits.yaml; resumes where it stopped)
 	@$(VENV)/bin/tokenprune run examples/digits.yaml
 
-train: $(VENV)/.test ## Train the embedded model's own weights again (needs a GPU; see training/README.md)
+train: $(VENV)/.test ## Train the embedded model's own weights again (see training/README.md)
 	@$(PY) training/train_embedded.py $(TRAIN_ARGS)
 
 clean: ## Remove what builds and tools leave behind; results and venvs stay

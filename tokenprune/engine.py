@@ -413,10 +413,9 @@ class _Engine:
                 raise ScoreError(f"{len(given)} sample_ids for a batch of {batch}", "give one per sample")
             return tuple(i for i in given for _ in range(batch // len(given)))
         ids = call.get("input_ids")
-        if ids is None or batch == 1:
-            fresh = [True] * batch
-        else:
-            fresh = [True, *(ids[1:] != ids[:-1]).any(1).tolist()]
+        fresh = [True] * batch
+        if ids is not None and batch > 1:
+            fresh[1:] = (ids[1:] != ids[:-1]).any(1).tolist()
         numbers = []
         for first in fresh:
             self.seen += first

@@ -90,6 +90,11 @@ class Prefill:
 
     def prune(self, layer: int, hidden: Tensor) -> Tensor:
         """Score, select and compact before ``layer``; returns the hidden states that go on."""
+        if hidden.dim() != 3:
+            raise UnsupportedModelError(
+                f"layers of {type(self.adapter.model).__name__} pass hidden states of shape {tuple(hidden.shape)}",
+                "only [batch, tokens, dim] can be pruned",
+            )
         stage = self.schedule.layers.index(layer)
         before = [sum(sizes) for sizes in self.counts]
         quotas = self._quotas(stage)
@@ -292,8 +297,8 @@ class Prefill:
                 changed[name] = once(name, value, lambda v=value, a=axis: take(v, rows, a, 0))
             elif isinstance(value, Tensor) and width > 1 and width in value.shape[:3]:
                 raise UnsupportedModelError(
-                    f"layers of {type(self.adapter.model).__name__} get {name!r} {tuple(value.shape)}, which seems to follow"
-                    f" the {width} tokens of the sequence",
+                    f"layers of {type(self.adapter.model).__name__} get {name!r} {tuple(value.shape)}, which seems to"
+                    f" follow the {width} tokens of the sequence",
                     "an adapter must name it in sequence_kwargs",
                 )
         if "attention_mask" not in given:

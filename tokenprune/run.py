@@ -40,7 +40,7 @@ class StageResult:
 
     @cached_property
     def kept(self) -> Tensor:
-        """Positions of the kept visual tokens in the unpruned sequence, long ``[batch, max_kept]``, ascending, -1 padded."""
+        """Unpruned positions of the kept visual tokens, long ``[batch, max_kept]``, ascending, -1 padded."""
         if self._positions is None or self._keep is None:
             return torch.full((len(self.after), 0), -1)
         width = max(self.after, default=0)

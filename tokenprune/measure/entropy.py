@@ -9,6 +9,7 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def detect_collapse(profile: EntropyProfile, min_relative: float = 0.1, min_agre
         min_relative: Smallest drop, as a share of the entropy before it.
         min_agreement: Smallest share of agreeing samples.
     """
-    drops = [[a - b for a, b in zip(curve, curve[1:], strict=False)] for curve in profile.curves]
+    drops = [[a - b for a, b in pairwise(curve)] for curve in profile.curves]
     if profile.num_layers < 2:
         return Collapse(None, 0, 0.0, 0.0, 0.0, 0.0, "no collapse found: the model has one layer")
     means = [statistics.fmean(column) for column in zip(*drops, strict=True)]

@@ -1,1 +1,4 @@
-"""Named methods as data: every ``*.yaml`` beside this file. Registered in the entry-point group ``tokenprune.methods``."""
+"""Named methods as data: every ``*.yaml`` beside this file.
+
+The entry-point group ``tokenprune.methods`` names this package; see :mod:`tokenprune.named`.
+"""

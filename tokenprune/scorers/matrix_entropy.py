@@ -35,8 +35,7 @@ class MatrixEntropy(Scorer):
 
     def score(self, ctx: PruneContext) -> Tensor:
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""
+        states: Tensor = getattr(ctx, self.source)
         if self.source == "hidden":
-            states = ctx.hidden.unflatten(-1, (ctx.num_heads, -1))
-        else:
-            states = getattr(ctx, self.source)
+            states = states.unflatten(-1, (ctx.num_heads, -1))
         return matrix_entropy(states, self.normalization)
