@@ -64,6 +64,9 @@ def _pruned(plain: Any) -> type:
     """The pruned form of a cache-layer class: the same tensors, but the unpruned length."""
 
     class Pruned(plain):  # type: ignore[misc]  # one base only: an object's class can be swapped for a subclass
+        rows: Rows
+        hidden_length: int
+
         def get_seq_length(self) -> int:
             length = int(super().get_seq_length())
             return length + self.hidden_length if length else 0
@@ -111,7 +114,8 @@ def mark(cache: Cache, layer: int, rows: Rows) -> None:
     if hasattr(held, "cumulative_length"):
         held.cumulative_length += rows.dropped
         held.hidden_length = 0
-    held.__class__ = _pruned(type(held))
+    kind: Any = type(held)
+    held.__class__ = _pruned(kind)
     held.rows = rows
 
 

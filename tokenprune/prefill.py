@@ -85,11 +85,13 @@ class Prefill:
         self.first = [sum(sizes) for sizes in self.counts]
         self.width = self.layout.mask.shape[1]
         self.flash = "flash" in self.adapter.attention_implementation
+        self.hidden_dtype = torch.float32
 
     # ---- selection ---
 
     def prune(self, layer: int, hidden: Tensor) -> Tensor:
         """Score, select and compact before ``layer``; returns the hidden states that go on."""
+        self.hidden_dtype = hidden.dtype
         if hidden.dim() != 3:
             raise UnsupportedModelError(
                 f"layers of {type(self.adapter.model).__name__} pass hidden states of shape {tuple(hidden.shape)}",
@@ -203,8 +205,10 @@ class Prefill:
 
     def _row_mask(self, hidden: Tensor) -> Tensor:
         given = self.arguments.get("attention_mask")
-        plain = isinstance(given, Tensor) and given.dim() == 2
-        whole = (given.bool() if plain else torch.ones_like(self.layout.mask)).to(hidden.device)
+        whole = torch.ones_like(self.layout.mask)
+        if isinstance(given, Tensor) and given.dim() == 2:
+            whole = given.bool()
+        whole = whole.to(hidden.device)
         if self.rows is None:
             return whole
         return whole.gather(1, self.rows.clamp(min=0)) & (self.rows >= 0)
@@ -260,8 +264,9 @@ class Prefill:
             if mask is None:
                 return earlier
             if mask.dim() == 2:
-                return mask.bool() & earlier
-            row = take(mask[:, :1], index[:, None], 2, 0)[:, 0, 0]
+                earlier &= mask.bool()
+                return earlier
+            row: Tensor = take(mask[:, :1], index[:, None], 2, 0)[:, 0, 0]
             return row if row.dtype == torch.bool else row > torch.finfo(row.dtype).min / 2
 
         scaling = getattr(attention, "scaling", None) or query.shape[-1] ** -0.5
@@ -275,26 +280,26 @@ class Prefill:
         rows, width = self.rows, self.width
         assert rows is not None
 
-        def once(kind: str, value: Any, make: Callable[[], Any]) -> Any:
+        def once(kind: str, value: Any, make: Callable[..., Any], *arguments: Any) -> Any:
+            """All layers of a stage get the same few tensors: cut each of them once."""
             key = (kind, id(value), id(rows))
             if key not in self._memo:
-                self._memo[key] = (value, make())
+                self._memo[key] = (value, make(value, *arguments))
             return self._memo[key][1]
 
         changed = {name: value for name, value in given.items() if name != "hidden_states"}
         for name, value in list(changed.items()):
             if name == "attention_mask":
-                changed[name] = once(name, value, lambda v=value: self._prefill_mask(v, layer, given))
+                changed[name] = once(name, value, self._prefill_mask, layer, given)
             elif name.startswith("position_embeddings"):
-                changed[name] = once(name, value, lambda v=value: take_nested(v, rows))
+                changed[name] = once(name, value, take_nested, rows)
             elif name == "position_ids" and isinstance(value, Tensor):
                 # flash attention would take gaps in the positions for several packed sequences
-                changed[name] = None if self.flash else once(name, value, lambda v=value: take(v, rows, -1, -2))
+                changed[name] = None if self.flash else once(name, value, take, rows, -1, -2)
             elif name == "cache_position" and isinstance(value, Tensor):
                 changed[name] = value[rows[0].clamp(min=0).to(value.device)]
             elif name in self.adapter.sequence_kwargs and isinstance(value, Tensor):
-                axis = self.adapter.sequence_kwargs[name]
-                changed[name] = once(name, value, lambda v=value, a=axis: take(v, rows, a, 0))
+                changed[name] = once(name, value, take, rows, self.adapter.sequence_kwargs[name], 0)
             elif isinstance(value, Tensor) and width > 1 and width in value.shape[:3]:
                 raise UnsupportedModelError(
                     f"layers of {type(self.adapter.model).__name__} get {name!r} {tuple(value.shape)}, which seems to"
@@ -321,8 +326,8 @@ class Prefill:
             made = causal_mask(rows, self._is_causal(layer, given))
             if self.adapter.attention_implementation == "sdpa":
                 return made
-            dtype = self.adapter.decoder.dtype
-            return torch.zeros(made.shape, dtype=dtype, device=made.device).masked_fill(~made, torch.finfo(dtype).min)
+            additive = self.hidden_dtype
+            return torch.zeros_like(made, dtype=additive).masked_fill(~made, torch.finfo(additive).min)
         if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
             raise UnsupportedFeatureError(
                 f"layer {layer} got a mask of type {type(mask).__name__}", "use sdpa, eager or flash_attention_2"

@@ -54,7 +54,8 @@ def _entropy(states: Tensor, normalization: Normalization, exact: bool) -> Tenso
 def smaller_gram(states: Tensor) -> Tensor:
     """``Z Z^T`` or ``Z^T Z`` of ``[..., n, d]``, whichever is smaller: same nonzero eigenvalues."""
     count, dim = states.shape[-2:]
-    return states @ states.mT if count <= dim else states.mT @ states
+    gram: Tensor = states @ states.mT if count <= dim else states.mT @ states
+    return gram
 
 
 def spectrum_entropy(gram: Tensor, by_trace: bool) -> Tensor:
@@ -74,7 +75,7 @@ def spectrum_entropy(gram: Tensor, by_trace: bool) -> Tensor:
     if by_trace:
         gram = gram / torch.where(empty, 1.0, trace)[..., None, None]
     values = torch.linalg.eigvalsh(gram).clamp(min=FLOOR)
-    entropy = -(values * values.log()).sum(-1)
+    entropy: Tensor = -(values * values.log()).sum(-1)
     if by_trace:
         entropy = entropy.masked_fill(empty, 0.0)
     return entropy.masked_fill(broken, float("nan"))

@@ -37,7 +37,7 @@ def take_nested(states: Nested, rows: Tensor) -> Nested:
     if isinstance(states, dict):
         return type(states)((key, take_nested(item, rows)) for key, item in states.items())
     if isinstance(states, list | tuple):
-        return type(states)(take_nested(item, rows) for item in states)  # type: ignore[call-arg]
+        return type(states)(take_nested(item, rows) for item in states)
     return states
 
 

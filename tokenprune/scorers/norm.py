@@ -29,5 +29,5 @@ class Norm(Scorer):
     def score(self, ctx: PruneContext) -> Tensor:
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""
         states: Tensor = getattr(ctx, self.source)
-        norm = states.flatten(2).float().norm(dim=-1)
+        norm: Tensor = states.flatten(2).float().norm(dim=-1)
         return norm if self.keep == "large" else -norm

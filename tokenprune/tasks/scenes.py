@@ -101,7 +101,8 @@ def enlarge(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     high = np.minimum(low + 1, image.shape[0] - 1)
     share = np.clip(grid - low, 0, 1).astype(np.float32)
     rows = image[low] * (1 - share)[:, None] + image[high] * share[:, None]
-    return rows[:, low] * (1 - share) + rows[:, high] * share
+    wide: NDArray[np.float32] = rows[:, low] * (1 - share) + rows[:, high] * share
+    return wide
 
 
 def background(rng: np.random.Generator) -> NDArray[np.float32]:
