@@ -28,7 +28,7 @@ help: ## List the targets
 	@echo "Usage: make TARGET"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.demo ## Install what is needed and compare methods on the embedded model (a few minutes)
+demo: $(VENV)/.demo ## Install what is needed and compare methods on the embedded model
 	@echo "==> tokenprune run examples/demo.yaml"
 	@$(VENV)/bin/tokenprune run examples/demo.yaml
 
