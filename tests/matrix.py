@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -32,6 +33,8 @@ Mode = Literal["forward", "greedy", "sample", "beam", "no cache"]
 STEPS = 5
 BF16 = 4e-2
 """bf16 has 8 bits: the two ways to sum one attention row may differ by a few of them (per unit of largest logit)."""
+ONE_IMAGE_BEAMS = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23)
+"""Older versions repeat pixels image by image, not sample by sample: beams of several images get each other's."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ def stages_of(run: Any) -> list[Stage]:
 
 def run_cell(cell: Cell) -> Judged:
     """Run one cell under the engine and judge it."""
+    if cell.mode == "beam" and ONE_IMAGE_BEAMS:
+        cell = replace(cell, variant="image")
     case = CASES[cell.family]
     model = model_of(cell.family, cell.attention, cell.dtype)
     inputs = case.batch(model, 3, cell.padding, seed=1, variant=cell.variant).inputs

