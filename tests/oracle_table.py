@@ -73,6 +73,8 @@ def main(families: list[str]) -> None:
     )
     print("Worst absolute difference of any logit of a kept token, in prefill and at every generated step;")
     print(f"allowed: 1e-5 (fp32) or {matrix.BF16:g} (bf16) times the largest logit; more is **bold**.")
+    slack = ", ".join(f"{name} {case.slack:g}" for name, case in CASES.items() if case.slack > 1)
+    print(f"Where attention is sharper or a recurrence sums in another order, that times a factor: {slack}.")
     print("Bold families are the ones the project names; bf16 is measured for these alone (elsewhere rounding may")
     print('choose another expert). "refused" is an error of ours that says why.\n')
     print("| family | cells | " + " | ".join(COLUMNS) + " |")
