@@ -103,7 +103,7 @@ def show_result(result: Any) -> None:
         table.add_column(name, justify="left" if name in COLUMNS[:2] else "right", no_wrap=True)
     for line in summarise(result):
         table.add_row(*cells(line))
-    wide = Console(width=max(console.width, 150))
+    wide = Console(width=max(console.width, 175))
     wide.print(table)
     for sentence in gates(result):
         console.print(sentence.replace("**", ""), highlight=False)

@@ -175,15 +175,17 @@ def gates(result: ExperimentResult) -> list[str]:
         if right < majority + 0.2:
             failures.append(f"type {kind}: {100 * right:.1f} %, most frequent answer {100 * majority:.1f} %")
     failures += _separation(lines)
+    enough = len(unpruned) >= NEEDED
     verdict = (
         ["**This model cannot separate methods yet:** " + "; ".join(failures) + "."]
         if failures
         else [
-            f"Gates passed: unpruned {reached} %, every type 20 points above its most frequent answer, and the"
-            " foreground at about 11 % holds 95 % of it and beats random by three half-widths."
+            f"{'Gates passed' if enough else 'Gates met on this sample'}: unpruned {reached} %, every type 20 points above"
+            " its most frequent answer, and the foreground at about 11 % holds 95 % of it and beats random by three"
+            " half-widths."
         ]
     )
-    if len(unpruned) < NEEDED:
+    if not enough:
         verdict.append(f"The gates need {NEEDED} questions; this run has {len(unpruned)}.")
     return verdict
 
