@@ -180,7 +180,7 @@ def gates(result: ExperimentResult) -> list[str]:
         ["**This model cannot separate methods yet:** " + "; ".join(failures) + "."]
         if failures
         else [
-            f"{'Gates passed' if enough else 'Gates met on this sample'}: unpruned {reached} %, every type 20 points above"
+            f"Gates {'passed' if enough else 'met on this sample'}: unpruned {reached} %, every type 20 points above"
             " its most frequent answer, and the foreground at about 11 % holds 95 % of it and beats random by three"
             " half-widths."
         ]
