@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -26,14 +25,14 @@ from tests.oracle import (
     tolerance,
 )
 from tests.tiny import CASES, TinyCase
-from tests.tiny.core import Padding, Variant
+from tests.tiny.core import TRANSFORMERS, Padding, Variant
 
 Layer = Literal["0", "1", "middle", "last"]
 Mode = Literal["forward", "greedy", "sample", "beam", "no cache"]
 STEPS = 5
 BF16 = 4e-2
 """bf16 has 8 bits: the two ways to sum one attention row may differ by a few of them (per unit of largest logit)."""
-ONE_IMAGE_BEAMS = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23)
+ONE_IMAGE_BEAMS = TRANSFORMERS < (5, 23)
 """Older versions repeat pixels image by image, not sample by sample: beams of several images get each other's."""
 
 

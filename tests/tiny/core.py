@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 IMAGE, VIDEO, START, END = 150, 151, 152, 153
 FIRST_TEXT, LAST_TEXT, VOCAB = 3, 100, 200
 """Prompts and generated tokens use the ids FIRST_TEXT .. LAST_TEXT - 1: special ids are never generated."""
+
+TRANSFORMERS: tuple[int, ...] = tuple(map(int, transformers.__version__.split(".")[:2]))
+"""Versions before 5.23 have defects of their own in beam search and in chunked prefill with images."""
 
 Variant = Literal["image", "multi", "ragged", "video", "text"]
 Padding = Literal["none", "left", "right"]
