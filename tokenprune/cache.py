@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from tokenprune.errors import UnsupportedFeatureError
+from tokenprune.ops.rows import hidden_value, take
 
 #: Cache layers that the engine can compact exactly.
 PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
@@ -43,6 +45,26 @@ class Rows:
     def dropped(self) -> int:
         """Rows by which the cache is shorter than the sequence."""
         return self.length - self.positions.shape[1]
+
+    @cached_property
+    def _padding(self) -> Tensor:
+        return self.positions < 0
+
+    def cut(self, mask: Tensor) -> Tensor:
+        """The columns of the kept rows and of all that followed the prompt, of a mask that covers the whole sequence.
+
+        Args:
+            mask: ``[batch or 1, heads or 1, new, length + ...]``, or ``[batch, length + ...]`` for flash attention.
+
+        Returns:
+            The mask over the keys that the cache holds.
+        """
+        prompt = take(mask[..., : self.length], self.positions, -1, 0)
+        if self.ragged:
+            absent = self._padding if mask.dim() == 2 else self._padding[:, None, None, :]
+            prompt = prompt.masked_fill(absent, hidden_value(mask))
+        rest = mask[..., self.length :]
+        return torch.cat([prompt, rest.expand(*prompt.shape[:-1], -1)], dim=-1)
 
 
 class PrunedLayer(Protocol):

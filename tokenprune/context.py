@@ -95,6 +95,7 @@ class PruneContext:
     make_probe: Callable[[], AttentionProbe] | None = None
     make_grid: Callable[[], Tensor] | None = None
     annotations: Mapping[str, Tensor] = field(default_factory=dict)
+    checks: list[tuple[Tensor, Callable[[int], Exception]]] = field(default_factory=list)
 
     @cached_property
     def hidden(self) -> Tensor:
@@ -131,24 +132,31 @@ class PruneContext:
         return self.make_grid()
 
     def check_finite(self, scores: Tensor, who: str) -> None:
-        """Raise where a real token's score is NaN or infinite.
-
-        One small transfer per prefill, after the scorer has run: the price of never ranking by a NaN.
+        """Let the prefill fail where a real token's score is NaN or infinite: never is anything ranked by a NaN.
 
         Args:
             scores: ``[batch, n_visual]``.
-            who: The scorer's name for the message.
-
-        Raises:
-            ScoreError: Names scorer, layer and sample.
+            who: The scorer's name for the message, which also names layer and sample.
         """
-        bad = (~scores.isfinite() & self.visual_mask).any(1)
-        if bool(bad.any()):
-            sample = int(bad.nonzero()[0, 0])
-            raise ScoreError(
+        self.check(
+            (~scores.isfinite() & self.visual_mask).any(1),
+            lambda sample: ScoreError(
                 f"scorer {who} gave a NaN or infinite score at layer {self.layer}, sample {sample}",
                 "check the model's hidden states there (fp16 overflow?) or use another scorer",
-            )
+            ),
+        )
+
+    def check(self, bad: Tensor, error: Callable[[int], Exception]) -> None:
+        """Let the prefill fail for some samples, without waiting for the device now.
+
+        The flags of all stages come to the host together when the forward is done, before its output leaves the
+        model.
+
+        Args:
+            bad: Which samples are wrong, bool ``[batch]``.
+            error: Makes the exception, given the first wrong sample.
+        """
+        self.checks.append((bad, error))
 
     def annotation(self, name: str) -> Tensor:
         """What the caller gave to ``run.annotate`` under that name, ``[batch, n_visual]`` (0 where padding)."""

@@ -200,12 +200,15 @@ class _Engine:
         self.prefill = self.masks = None
         call = bound_arguments(module.forward, args, kwargs)
         cache = call.get("past_key_values")
-        check_cache(cache, self.stages[0])
-        held = next((pruned_layer(cache, stage) for stage in self.stages if pruned_layer(cache, stage)), None)
+        held = next((found for stage in self.stages if (found := pruned_layer(cache, stage)) is not None), None)
         if held is not None:
             self._continue(held.rows, call)
             return
         past = cache.get_seq_length() if cache is not None else 0
+        ids = call.get("input_ids")
+        if past and ids is not None and ids.shape[1] == 1:
+            return  # a decode step after an unpruned prefill: nothing to do, nothing to look at
+        check_cache(cache, self.stages[0])
         layout = self.adapter.locate(call)
         if layout is None and past == 0:
             raise UnsupportedFeatureError(
@@ -263,8 +266,12 @@ class _Engine:
     def _after_model(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         prefill, self.prefill, self.masks = self.prefill, None, None
         self._drop_temporary()
-        if prefill is None or output is None:
-            return
+        if prefill is not None and output is not None:
+            self._finish(prefill, output)
+            prefill.verify()
+
+    def _finish(self, prefill: Prefill, output: Any) -> None:
+        """After a prefill: tell the cache which rows it holds."""
         arguments = prefill.arguments
         cache = getattr(output, "past_key_values", None)
         if cache is None and isinstance(output, tuple):  # return_dict=False
@@ -368,7 +375,11 @@ class _Engine:
         # one mask serves all layers of a stage that hold equally many keys
         key = (held.keys.shape[-2], id(mask), id(held.rows.positions))
         if key not in self.masks:
-            taken = decode_mask(mask, held.columns(new), held.get_seq_length() + new, new)
+            total = held.get_seq_length() + new
+            if mask is not None and mask.shape[-1] == total and held.keys.shape[-2] + new == total - held.rows.dropped:
+                taken = held.rows.cut(mask)
+            else:  # no mask, or a sliding window's
+                taken = decode_mask(mask, held.columns(new), total, new)
             if mask is None and "flash" in self.adapter.attention_implementation:
                 taken = taken[:, 0, -1]
             self.masks[key] = (mask, taken)

@@ -59,6 +59,7 @@ class Prefill:
         captured: ``"query 2"`` -> states observed for the stage before layer 2, on rows.
         probed: Layer of a stage -> arguments of the layer before it.
         late: Features that the model adds after a layer (DeepStack), ``[batch, seq, dim]``.
+        checks: Per-sample flags that must be False, and the errors that they stand for; see :meth:`verify`.
     """
 
     adapter: Adapter
@@ -79,6 +80,7 @@ class Prefill:
     captured: dict[str, Tensor] = field(default_factory=dict)
     probed: dict[int, dict[str, Any]] = field(default_factory=dict)
     late: dict[int, Tensor] = field(default_factory=dict)
+    checks: list[tuple[Tensor, Callable[[int], Exception]]] = field(default_factory=list)
     _memo: dict[tuple[str, int, int], tuple[Any, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,8 +114,9 @@ class Prefill:
         else:
             size = max(map(len, quotas))
             padded = [sizes + [0] * (size - len(sizes)) for sizes in quotas]
-            selection = self.method.pruner.select(context, torch.tensor(padded, device=hidden.device))
-            self._check_selection(selection, context, padded)
+            wanted = torch.tensor(padded, device=hidden.device)
+            selection = self.method.pruner.select(context, wanted)
+            self._check_selection(selection, context, wanted)
         self.clock.append((start, Clock(hidden.device)))
         self.selections.append(selection)
         keep = selection.keep & context.visual_mask
@@ -155,18 +158,33 @@ class Prefill:
             quotas.append(apportion(wanted, sizes))
         return quotas
 
-    def _check_selection(self, selection: Selection, context: PruneContext, quotas: list[list[int]]) -> None:
+    def _check_selection(self, selection: Selection, context: PruneContext, quotas: Tensor) -> None:
         who = type(self.method.pruner).__name__
         if selection.keep.shape != context.visual_mask.shape or selection.keep.dtype != torch.bool:
             raise ScoreError(
                 f"pruner {who} returned keep of {tuple(selection.keep.shape)} {selection.keep.dtype}",
                 f"return bool {tuple(context.visual_mask.shape)}",
             )
-        groups = torch.arange(len(quotas[0]), device=context.groups.device)
+        groups = torch.arange(quotas.shape[1], device=context.groups.device)
         member = (context.groups[:, :, None] == groups) & (selection.keep & context.visual_mask)[:, :, None]
-        kept = member.sum(1).tolist()
-        if kept != quotas:
-            raise ScoreError(f"pruner {who} kept {kept} tokens per image at layer {context.layer}", f"keep {quotas}")
+        kept = member.sum(1)
+        context.check(
+            (kept != quotas).any(1),
+            lambda _: ScoreError(
+                f"pruner {who} kept {kept.tolist()} tokens per image at layer {context.layer}",
+                f"keep {quotas.tolist()}",
+            ),
+        )
+
+    def verify(self) -> None:
+        """Raise what components found wrong; one small transfer for all stages."""
+        if not self.checks:
+            return
+        device = self.checks[0][0].device
+        flags = torch.stack([bad.to(device) for bad, _ in self.checks]).tolist()
+        for samples, (_, error) in zip(flags, self.checks, strict=True):
+            if True in samples:
+                raise error(samples.index(True))
 
     # ---- what scorers see ---
 
@@ -201,6 +219,7 @@ class Prefill:
             make_probe=(lambda: self._probe(layer)) if "attention" in self.method.pruner.needs else None,
             make_grid=lambda: self._grid(positions, visual),
             annotations=self._annotations(positions, visual),
+            checks=self.checks,
         )
 
     def _row_mask(self, hidden: Tensor) -> Tensor:

@@ -314,6 +314,8 @@ class Adapter(ABC):
 
 def bound_arguments(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name, ``**kwargs`` flattened in."""
+    if not args:  # reading a signature takes longer than all else that a decode step costs
+        return dict(kwargs)
     names = [
         name
         for name, parameter in inspect.signature(forward).parameters.items()
