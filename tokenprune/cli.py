@@ -196,5 +196,73 @@ def profile(
     console.print(f"written: {output} ({len(measured.curves)} samples)", highlight=False)
 
 
+@app.command()
+def bench(
+    model: Annotated[str, typer.Option(help="A preset, or a checkpoint's folder or hub name.")] = "llava-0.5b",
+    method: Annotated[list[str] | None, typer.Option(help="A named method, several times for several; or all.")] = None,
+    tokens: Annotated[list[int] | None, typer.Option(help="Budget: visual tokens averaged over all layers.")] = None,
+    average: Annotated[list[float] | None, typer.Option(help="The same, as a share of the visual tokens.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size.")] = None,
+    text_tokens: Annotated[int, typer.Option(help="Text tokens per prompt.")] = 60,
+    ragged: Annotated[
+        bool, typer.Option("--ragged", help="Prompts of different lengths, with one or two images.")
+    ] = False,
+    decode: Annotated[int, typer.Option(help="Decode steps after each prefill.")] = 16,
+    rounds: Annotated[int, typer.Option(help="Rounds that count.")] = 7,
+    warmup: Annotated[int, typer.Option(help="Rounds that do not.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (bfloat16), float32, bfloat16, float16.")] = "auto",
+    attention: Annotated[str, typer.Option(help="sdpa, eager, flash_attention_2.")] = "sdpa",
+    image_size: Annotated[int, typer.Option(help="Pixels per side of a checkpoint's images.")] = 448,
+    output: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
+) -> None:
+    """Time methods against the untouched model: prefill, decode, memory; paired rounds, medians with quartiles."""
+    from tokenprune.measure.bench import BenchConfig, run_bench
+    from tokenprune.measure.bench_table import save
+
+    chosen = {"methods": method, "tokens": tokens, "averages": average, "batches": batch}
+    config = BenchConfig.from_dict(
+        {
+            "model": model,
+            **{name: values for name, values in chosen.items() if values},
+            "text_tokens": text_tokens,
+            "ragged": ragged,
+            "decode": decode,
+            "rounds": rounds,
+            "warmup": warmup,
+            "device": device,
+            "dtype": dtype,
+            "attention": attention,
+            "image_size": image_size,
+        },
+        "bench",
+    )
+    columns = (TextColumn("{task.description:<20.20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=None)
+        result = run_bench(
+            config, lambda name, done, total: bar.update(task, description=name, completed=done, total=total)
+        )
+    show_bench(result)
+    if output is not None:
+        save(result, output)
+        console.print(f"written: {output}", highlight=False)
+
+
+def show_bench(result: dict[str, Any]) -> None:
+    """The tables on the screen, one per batch size."""
+    from tokenprune.measure.bench_table import COLUMNS, cells, sentences
+
+    for found in result["batches"]:
+        table = Table(box=None, header_style="bold", pad_edge=False, title=f"batch {found['batch']}")
+        for name in COLUMNS:
+            table.add_column(name, justify="left" if name == COLUMNS[0] else "right", no_wrap=True)
+        for row in found["rows"]:
+            table.add_row(*cells(row))
+        Console(width=max(console.width, 200)).print(table)
+    for sentence in sentences(result):
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
 if __name__ == "__main__":
     main()

@@ -1,0 +1,88 @@
+"""A bench's result as text and as a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenprune.errors import MissingDataError
+
+COLUMNS = (
+    "method",
+    "kept",
+    "prefill ms",
+    "times faster",
+    "FLOPs bound",
+    "of bound",
+    "select ms",
+    "of prefill",
+    "step ms",
+    "step ratio",
+    "tokens/s",
+    "requests/s",
+    "ratio",
+    "KV MiB",
+    "peak MiB",
+)
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """One row as text, in the order of :data:`COLUMNS`."""
+    budget = f" {row['tokens']}" if "tokens" in row else f" {row['ratio']:.3g}" if "ratio" in row else ""
+    if "problem" in row:
+        return [row["name"] + budget, row["problem"]]
+    kept = sorted(set(row["kept"]))
+
+    def spread(value: Mapping[str, float] | None) -> str:
+        return "-" if value is None else f"{value['median']:.3f} ({value['low']:.3f}-{value['high']:.3f})"
+
+    def number(value: float | Mapping[str, float] | None, form: str) -> str:
+        if isinstance(value, Mapping):
+            value = value["median"]
+        return "-" if value is None else format(value, form)
+
+    return [
+        row["name"] + budget,
+        "all" if not kept else str(kept[0]) if len(kept) == 1 else f"{kept[0]}-{kept[-1]}",
+        number(row["prefill_ms"], ".1f"),
+        spread(row["speedup"]),
+        number(row["bound"], ".3f"),
+        number(row["of_bound"], ".0%"),
+        number(row["select_ms"], ".2f"),
+        number(row["select_share"], ".1%"),
+        number(row.get("step_ms"), ".1f"),
+        spread(row.get("step_ratio")),
+        number(row.get("decode_tokens_per_s"), ".1f"),
+        number(row["requests_per_s"], ".2f"),
+        spread(row["throughput_ratio"]),
+        f"{row['kv_bytes'] / 2**20:.1f}",
+        f"{row['peak_bytes'] / 2**20:.0f}",
+    ]
+
+
+def sentences(result: Mapping[str, Any]) -> list[str]:
+    """What stands below the table: the model, the settings and the machine."""
+    model, config, where = result["model"], result["config"], result["environment"]
+    return [
+        f"{model['name']} ({model['parameters'] / 1e9:.2f} B parameters, {model['dtype']}, {config['attention']}),"
+        f" {config['text_tokens']} text tokens{', ragged' if config['ragged'] else ''},"
+        f" {config['decode']} decode steps,"
+        f" {config['rounds']} rounds; median (quartiles), ratios taken within rounds",
+        f"{where['device']} ({where['device_type']}, {where['threads']} threads), torch {where['torch']},"
+        f" transformers {where['transformers']}, tokenprune {where['tokenprune']}",
+    ]
+
+
+def save(result: dict[str, Any], path: Path) -> None:
+    """Write a result as JSON.
+
+    Raises:
+        MissingDataError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise MissingDataError(f"cannot write {path} ({error.strerror})", "choose another file") from None

@@ -1,0 +1,111 @@
+"""Times that can be compared: paired rounds on one device, medians with their spread."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from tokenprune.errors import ConfigError
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and the quartiles around it.
+
+    Attributes:
+        median: The middle of the values.
+        low: Their first quartile.
+        high: Their third quartile.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value; quartiles by linear interpolation."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
+
+    def to_dict(self) -> dict[str, float]:
+        """For JSON."""
+        return asdict(self)
+
+
+def ratios(values: Sequence[float], base: Sequence[float]) -> Spread:
+    """``values / base``, round by round: what disturbs a whole round disturbs both, and drops out."""
+    return Spread.of([value / other for value, other in zip(values, base, strict=True)])
+
+
+class Stopwatch:
+    """Times calls on a device: with events on CUDA, else with the host's clock after the device is done.
+
+    Args:
+        device: Where the calls compute.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def time(self, call: Callable[[], Result]) -> tuple[Result, float]:
+        """The result of a call, and its milliseconds until the device has finished it."""
+        if self.device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            result = call()
+            end.record()
+            end.synchronize()
+            return result, float(start.elapsed_time(end))
+        before = time.perf_counter()
+        result = call()
+        if self.device.type not in ("cpu", "meta"):
+            torch.accelerator.synchronize()
+        return result, (time.perf_counter() - before) * 1e3
+
+
+def resolve_device(name: str) -> torch.device:
+    """A device that is there; ``auto`` is the accelerator if there is one, else the CPU.
+
+    Raises:
+        ConfigError: No such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ConfigError(f"no such device: {name!r}", f"use one of {', '.join(found)}") from None
+    return device
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a time depends on beside the code: device, threads, versions."""
+    import platform
+
+    import transformers
+
+    import tokenprune
+
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "device_type": device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if cuda else None,
+        "transformers": transformers.__version__,
+        "tokenprune": tokenprune.__version__,
+        "python": platform.python_version(),
+    }
