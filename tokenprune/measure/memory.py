@@ -30,7 +30,8 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         peak = torch.cuda.max_memory_allocated(device)
         return int(peak - before)
-    with _Live() as live:
+    live = _Live()
+    with live:
         call()
     return live.peak
 
