@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from tokenprune.errors import MissingDataError, UnsupportedFeatureError
+
 Normalization = Literal["trace", "none"]
+Backend = Literal["torch", "triton"]
 
 FLOOR = 1e-10  # eigenvalues are clamped here before the logarithm
-_CHUNK = 1 << 24  # Gram entries per call of eigvalsh: bounds the memory of large batches
+_CHUNK = 1 << 19  # Gram entries at a time: bounds the memory, and what is worked on stays in the cache
+_SMALL = 64  # matrices up to this size are decomposed by one thread each
 
 
-def matrix_entropy(states: Tensor, normalization: Normalization = "trace", log_heads: bool = False) -> Tensor:
+def matrix_entropy(
+    states: Tensor, normalization: Normalization = "trace", log_heads: bool = False, backend: Backend = "torch"
+) -> Tensor:
     r"""Entropy of the spectrum of each token's states across heads.
 
     With the centred states ``Z`` (``[heads, head_dim]``, mean over heads subtracted), the covariance ``Z^T Z / heads``
@@ -23,13 +30,21 @@ def matrix_entropy(states: Tensor, normalization: Normalization = "trace", log_h
     Args:
         states: Floating ``[..., heads, head_dim]``.
         normalization: ``trace``: the matrix is divided by its trace, so that eigenvalues sum to one (the paper's
-            definition). ``none``: it is not, the computation is in float64 and the sum is divided by ``ln(heads)``
+            definition); the Gram matrix is in float32, its eigenvalues in float64, which keeps ranks. ``none``: it
+            is not divided, the computation is in float64 and the sum is divided by ``ln(heads)``
             (what the authors' published code does).
         log_heads: Divide by ``ln(heads)`` in ``trace`` mode, too: scores from 0 to 1.
+        backend: ``triton``: one launch of our own kernel, in float32, mode ``trace`` on CUDA only. It has **never run
+            on a GPU**, only under Triton's interpreter. On CUDA, ``torch`` makes the host wait (``eigvalsh`` looks at
+            its error codes).
 
     Returns:
         ``[...]``, float32 (float64 for float64 input and in mode ``none``). A token whose heads all agree has
         entropy 0 in ``trace`` mode. NaN stays NaN.
+
+    Raises:
+        UnsupportedFeatureError: The Triton kernel cannot score these states.
+        MissingDataError: Triton is not installed.
 
     Source: "EntropyPrune: Matrix Entropy Guided Visual Token Pruning", arXiv 2602.17196.
     """
@@ -37,8 +52,10 @@ def matrix_entropy(states: Tensor, normalization: Normalization = "trace", log_h
     exact = normalization == "none" or states.dtype == torch.float64
     flat = states.reshape(-1, heads, head_dim)
     size = max(1, _CHUNK // min(heads, head_dim) ** 2)
-    parts = [_entropy(part, normalization, exact) for part in flat.split(size)]
-    entropy = torch.cat(parts) if parts else flat.new_zeros(0)
+    if backend == "triton":
+        entropy = _by_triton(flat, exact)
+    else:
+        entropy = torch.cat([_entropy(part, normalization, exact) for part in flat.split(size)])
     if heads > 1 and (log_heads or normalization == "none"):
         entropy = entropy / torch.log(torch.tensor(float(heads), dtype=entropy.dtype, device=entropy.device))
     return entropy.reshape(states.shape[:-2])
@@ -46,9 +63,25 @@ def matrix_entropy(states: Tensor, normalization: Normalization = "trace", log_h
 
 def _entropy(states: Tensor, normalization: Normalization, exact: bool) -> Tensor:
     states = states.double() if exact else states.float()
-    centred = states - states.mean(-2, keepdim=True)
-    gram = smaller_gram(centred) / states.shape[-2]
-    return spectrum_entropy(gram, by_trace=normalization == "trace")
+    gram = smaller_gram(states - states.mean(-2, keepdim=True))
+    if normalization == "none":
+        gram = gram / states.shape[-2]
+    return spectrum_entropy(gram.double(), by_trace=normalization == "trace").to(states.dtype)
+
+
+def _by_triton(states: Tensor, exact: bool) -> Tensor:
+    try:
+        from tokenprune.ops.entropy_triton import MAX_HEADS, trace_entropy
+    except ImportError as error:
+        raise MissingDataError("backend triton: triton is not installed", "pip install triton, or use torch") from error
+    if exact or not states.is_cuda or states.shape[1] > MAX_HEADS:
+        raise UnsupportedFeatureError(
+            f"backend triton cannot score {states.dtype} states of {states.shape[1]} heads on {states.device.type}"
+            + (" in float64" if exact else ""),
+            f"it takes normalization trace, at most {MAX_HEADS} heads and 32 bits on cuda; or use backend torch",
+        )
+    entropy: Tensor = trace_entropy(states, FLOOR)
+    return entropy
 
 
 def smaller_gram(states: Tensor) -> Tensor:
@@ -68,17 +101,30 @@ def spectrum_entropy(gram: Tensor, by_trace: bool) -> Tensor:
     Returns:
         ``[...]``; NaN where the matrix holds a NaN or an infinity.
     """
-    broken = ~gram.isfinite().all(-1).all(-1)
-    gram = gram.masked_fill(broken[..., None, None], 0.0)  # eigvalsh would raise for the whole batch
     trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    broken = ~trace.isfinite()  # no entry is larger than the largest of the diagonal
+    gram = gram.masked_fill(broken[..., None, None], 0.0)  # eigvalsh would raise for the whole batch
+    values = _eigenvalues(gram)
     empty = trace <= torch.finfo(gram.dtype).tiny
     if by_trace:
-        gram = gram / torch.where(empty, 1.0, trace)[..., None, None]
-    values = torch.linalg.eigvalsh(gram).clamp(min=FLOOR)
+        values = values / torch.where(empty, 1.0, trace)[..., None]
+    values = values.clamp(min=FLOOR)
     entropy: Tensor = -(values * values.log()).sum(-1)
     if by_trace:
         entropy = entropy.masked_fill(empty, 0.0)
     return entropy.masked_fill(broken, float("nan"))
+
+
+def _eigenvalues(gram: Tensor) -> Tensor:
+    """Eigenvalues of a batch; on the CPU, LAPACK takes one matrix after the other, so threads share small ones."""
+    threads = torch.get_num_threads()
+    alone = gram.device.type != "cpu" or gram.dim() != 3 or gram.shape[-1] > _SMALL or gram.requires_grad
+    if alone or threads == 1 or len(gram) < 64:
+        values: Tensor = torch.linalg.eigvalsh(gram)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            values = torch.cat(list(pool.map(torch.linalg.eigvalsh, gram.chunk(threads))))
+    return values
 
 
 def state_entropy(states: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from tokenprune.context import PruneContext
-from tokenprune.ops.entropy import Normalization, matrix_entropy
+from tokenprune.ops.entropy import Backend, Normalization, matrix_entropy
 from tokenprune.scorers.base import Scorer
 
 
@@ -23,10 +23,12 @@ class MatrixEntropy(Scorer):
         source: States to score; ``hidden`` is split into as many parts as there are query heads.
         normalization: ``trace`` is the paper's definition, ``none`` the authors' published code. They rank tokens
             differently: two methods, not two spellings.
+        backend: ``triton`` is a kernel that has never run on a GPU; see :func:`tokenprune.ops.entropy.matrix_entropy`.
     """
 
     source: Literal["query", "key", "value", "hidden"] = "query"
     normalization: Normalization = "trace"
+    backend: Backend = "torch"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -38,4 +40,4 @@ class MatrixEntropy(Scorer):
         states: Tensor = getattr(ctx, self.source)
         if self.source == "hidden":
             states = states.unflatten(-1, (ctx.num_heads, -1))
-        return matrix_entropy(states, self.normalization)
+        return matrix_entropy(states, self.normalization, backend=self.backend)
