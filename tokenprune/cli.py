@@ -197,6 +197,67 @@ def profile(
 
 
 @app.command()
+def flops(
+    model: Annotated[str, typer.Option(help="A preset, or a folder with a config.json.")] = "llava-1.5-7b",
+    method: Annotated[str, typer.Option(help="A named method.")] = "entropyprune",
+    tokens: Annotated[int | None, typer.Option(help="Budget: visual tokens averaged over all layers.")] = None,
+    keep: Annotated[int | None, typer.Option(help="Budget: visual tokens kept after the last stage.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="Budget: share of the visual tokens kept.")] = None,
+    reduction: Annotated[float | None, typer.Option(help="Budget: wanted reduction in percent.")] = None,
+    visual_tokens: Annotated[int | None, typer.Option(help="Visual tokens; a preset has a default.")] = None,
+    text_tokens: Annotated[int, typer.Option(help="Text tokens of the prompt.")] = 60,
+    counted: Annotated[bool, typer.Option("--counted", help="Also count on the real architecture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """FLOPs of a model's prefill, unpruned and pruned, part by part; nothing is run and no weights are needed."""
+    import json
+
+    from tokenprune.measure.estimate import estimate
+    from tokenprune.named import load_method
+
+    asked: list[tuple[str, dict[str, Any]]] = [
+        *([("layer_average", {"tokens": tokens})] if tokens is not None else []),
+        *([("keep_count", {"tokens": keep})] if keep is not None else []),
+        *([("keep_ratio", {"ratio": ratio})] if ratio is not None else []),
+        *([("flops_reduction", {"percent": reduction})] if reduction is not None else []),
+    ]
+    if len(asked) > 1:
+        raise ConfigError("several budgets", "give one of --tokens, --keep, --ratio, --reduction")
+    budget, fields = asked[0] if asked else (None, {})
+    found = estimate(model, load_method(method, budget, **fields), text_tokens, visual_tokens, counted)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for name in ("unpruned", "pruned", "reduction"):
+        table.add_column(name, justify="right")
+    rows = {**found["parts"], "total": found["total"], "decode step": found["decode_step"]}
+    head = rows.pop("head")
+    rows["output head (not in the total)"] = head
+    for name, row in found.get("counted", {}).items():
+        rows[f"counted: {name.replace('_', ' ')}"] = row
+    for name, row in rows.items():
+        cut = (
+            [f"{row['flops_pruned'] / 1e12:.5f}", f"{row['reduction_percent']:.2f} %"] if "flops_pruned" in row else []
+        )
+        style = "bold" if name == "total" else None
+        table.add_row(name, f"{row['flops_unpruned'] / 1e12:.5f}", *cut, style=style)
+    cache = found["kv_cache_bytes"]
+    saved = f"{100 * (1 - cache['pruned'] / cache['unpruned']):.2f} %"
+    sizes = [f"{cache[name] / 2**20:.1f} MiB" for name in ("unpruned", "pruned")]
+    table.add_row("KV cache (16 bit)", *sizes, saved)
+    kept = " -> ".join(map(str, [found["visual_tokens"], *found["kept"]]))
+    console.print(
+        f"{found['model']}, {found['method']}: visual tokens {kept} before layer"
+        f" {', '.join(map(str, found['layers']))}, {found['text_tokens']} text tokens; TFLOPs of one prompt",
+        highlight=False,
+        soft_wrap=True,
+    )
+    Console(width=max(console.width, 90)).print(table)
+
+
+@app.command()
 def bench(
     model: Annotated[str, typer.Option(help="A preset, or a checkpoint's folder or hub name.")] = "llava-0.5b",
     method: Annotated[list[str] | None, typer.Option(help="A named method, several times for several; or all.")] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
 from tokenprune.context import AttentionProbe, PruneContext
 from tokenprune.errors import BudgetError, ScoreError, UnsupportedFeatureError, UnsupportedModelError
+from tokenprune.measure.flops import prefill_cost
 from tokenprune.ops.rows import causal_mask, compose, keep_index, prefill_mask, take, take_nested
 from tokenprune.ops.topk import apportion
 from tokenprune.pruners.base import Selection
@@ -145,7 +146,8 @@ class Prefill:
             if first == 0:
                 quotas.append([0] * len(sizes))
                 continue
-            wanted = self.method.budget.keep(first, self.schedule)[stage]
+            schedule = replace(self.schedule, cost=prefill_cost(self.adapter.config, self.width - first))
+            wanted = self.method.budget.keep(first, schedule)[stage]
             have = sum(sizes)
             if wanted >= have:
                 quotas.append(list(sizes))

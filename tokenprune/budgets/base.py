@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tokenprune.component import Component
@@ -10,10 +11,25 @@ from tokenprune.component import Component
 
 @dataclass(frozen=True)
 class Schedule:
-    """Where tokens are dropped: before each of ``layers`` (ascending) of a decoder of ``num_layers`` layers."""
+    """Where tokens are dropped, and what a prefill costs.
+
+    Attributes:
+        layers: Tokens are dropped before each of these decoder layers, ascending.
+        num_layers: Layers of the decoder.
+        cost: FLOPs of one sample's prefill, given the visual tokens that each layer sees and whether the vision
+            tower counts. None where nobody knows the model.
+    """
 
     layers: tuple[int, ...]
     num_layers: int
+    cost: Callable[[Sequence[int], bool], int] | None = None
+
+    def per_layer(self, before: int, kept: Sequence[int]) -> list[int]:
+        """Visual tokens that each layer sees, given those before and those kept after each stage."""
+        counts = [before] * self.num_layers
+        for layer, left in zip(self.layers, kept, strict=True):
+            counts[layer:] = [left] * (self.num_layers - layer)
+        return counts
 
 
 class Budget(Component, ABC):

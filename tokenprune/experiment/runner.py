@@ -24,6 +24,7 @@ from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
 from tokenprune.measure.entropy import EntropyProfile, measure_entropy
+from tokenprune.measure.flops import prefill_cost
 from tokenprune.models.base import LoadedModel
 from tokenprune.run import Run
 from tokenprune.selectors.base import ModelProfile
@@ -143,6 +144,7 @@ class _Bench:
                 continue
             choice = item.method.layers.select(profile)
             visual = self.loaded.visual_tokens
+            cost = prefill_cost(self.adapter.config, 0)  # any text makes a reduction smaller: the most there can be
             if visual is not None:
                 asked = getattr(item.method.budget, "tokens", None)
                 if asked is not None and asked > visual:
@@ -150,7 +152,7 @@ class _Bench:
                         f"budget '{item.budget}' asks for more than the {visual} visual tokens there are",
                         f"ask for 1 to {visual}",
                     )
-                item.method.budget.keep(visual, Schedule(choice.layers, self.adapter.num_layers))
+                item.method.budget.keep(visual, Schedule(choice.layers, self.adapter.num_layers, cost))
             choices[item.key] = {"layers": list(choice.layers), "reason": choice.reason}
         return choices
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from tokenprune.cache import cache_bytes
 from tokenprune.config import Config, Method
 from tokenprune.engine import apply
-from tokenprune.errors import ConfigError, TokenPruneError
+from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedModelError
+from tokenprune.measure.flops import vision_flops
 from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios, resolve_device
 from tokenprune.measure.memory import peak_bytes
 from tokenprune.models.presets import PRESETS, Request
@@ -237,7 +238,7 @@ def _time(
                         variant.kv_bytes = went.kv_bytes
                         variant.peak_bytes = peak_bytes(lambda: _go(model, inputs, min(config.decode, 1)), device)
                         if run is not None:
-                            variant.kept, variant.bound = run.report.after, _bound(run)
+                            variant.kept, variant.bound = run.report.after, _bound(model.config, run)
             except TokenPruneError as error:
                 if variant.method is None or variant.name == KEEP_ALL:
                     raise
@@ -289,11 +290,15 @@ def _go(model: Any, inputs: Inputs, decode: int, watch: Stopwatch | None = None)
     return _Pass(prefill, steps, held)
 
 
-def _bound(run: Run) -> float:
-    """FLOPs of the unpruned prefill over the pruned one's, all samples."""
+def _bound(config: Any, run: Run) -> float | None:
+    """FLOPs of the unpruned prefill over the pruned one's, all samples; None where the tower has no closed form."""
     report = run.report
+    try:
+        vision = sum(sum(vision_flops(config, visual)) for visual in report.before)
+    except UnsupportedModelError:
+        return None
     samples = range(len(report.before))
-    whole, cut = (sum(report.flops(sample, pruned) for sample in samples) for pruned in (False, True))
+    whole, cut = (vision + sum(report.flops(sample, pruned) for sample in samples) for pruned in (False, True))
     return whole / cut
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from tokenprune.component import Component
 from tokenprune.context import PruneContext
+
+if TYPE_CHECKING:
+    from tokenprune.measure.flops import Shape
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,7 @@ class Pruner(Component, ABC):
         Returns:
             The selection; its counts per group must equal ``quotas`` exactly.
         """
+
+    def flops(self, shape: Shape, visual: int, tokens: int) -> int:
+        """FLOPs of choosing at one stage, one sample; see :meth:`tokenprune.scorers.base.Scorer.flops`."""
+        return 0

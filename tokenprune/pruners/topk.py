@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from torch import Tensor
 
@@ -12,6 +12,9 @@ from tokenprune.errors import ScoreError
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
+
+if TYPE_CHECKING:
+    from tokenprune.measure.flops import Shape
 
 
 class TopK(Pruner):
@@ -34,3 +37,7 @@ class TopK(Pruner):
             )
         ctx.check_finite(scores, type(self.scorer).__name__)
         return Selection(keep=topk_by_group(scores, ctx.groups, quotas))
+
+    def flops(self, shape: Shape, visual: int, tokens: int) -> int:
+        """What the scorer takes; sorting is not counted."""
+        return self.scorer.flops(shape, visual, tokens)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from tokenprune.component import Component
 from tokenprune.context import PruneContext
+
+if TYPE_CHECKING:
+    from tokenprune.measure.flops import Shape
 
 
 class Scorer(Component, ABC):
@@ -32,3 +36,13 @@ class Scorer(Component, ABC):
         Returns:
             Floating ``[batch, n_visual]``; higher = keep. Padded entries may hold anything.
         """
+
+    def flops(self, shape: Shape, visual: int, tokens: int) -> int:
+        """FLOPs of scoring one sample, for reports: matrix products and decompositions; 0 where there are none.
+
+        Args:
+            shape: The decoder's sizes.
+            visual: Visual tokens to score.
+            tokens: All tokens of the sequence, text and visual.
+        """
+        return 0

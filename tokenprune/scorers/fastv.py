@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.scorers.base import Scorer
+
+if TYPE_CHECKING:
+    from tokenprune.measure.flops import Shape
 
 
 class FastV(Scorer):
@@ -26,3 +31,7 @@ class FastV(Scorer):
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""
         row = ctx.probe.rows(ctx.last_row[:, None]).mean(1)[:, 0]
         return row.gather(1, ctx.visual_rows)
+
+    def flops(self, shape: Shape, visual: int, tokens: int) -> int:
+        """One query row against all keys."""
+        return 2 * tokens * shape.heads * shape.head_dim

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.ops.entropy import Backend, Normalization, matrix_entropy
 from tokenprune.scorers.base import Scorer
+
+if TYPE_CHECKING:
+    from tokenprune.measure.flops import Shape
 
 
 class MatrixEntropy(Scorer):
@@ -41,3 +44,13 @@ class MatrixEntropy(Scorer):
         if self.source == "hidden":
             states = states.unflatten(-1, (ctx.num_heads, -1))
         return matrix_entropy(states, self.normalization, backend=self.backend)
+
+    def flops(self, shape: Shape, visual: int, tokens: int) -> int:
+        """The smaller Gram matrix, and its eigenvalues through a tridiagonal form (4/3 of the cube)."""
+        heads, dim = shape.heads, shape.head_dim
+        if self.source in ("key", "value"):
+            heads = shape.kv_heads
+        elif self.source == "hidden":
+            dim = shape.width // heads
+        small, large = min(heads, dim), max(heads, dim)
+        return visual * (2 * small**2 * large + 4 * small**3 // 3)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.scorers.base import Scorer
+
+if TYPE_CHECKING:
+    from tokenprune.measure.flops import Shape
 
 
 class Norm(Scorer):
@@ -31,3 +34,8 @@ class Norm(Scorer):
         states: Tensor = getattr(ctx, self.source)
         norm: Tensor = states.flatten(2).float().norm(dim=-1)
         return norm if self.keep == "large" else -norm
+
+    def flops(self, shape: Shape, visual: int, tokens: int) -> int:
+        """A square and a sum per value."""
+        size = {"query": shape.heads * shape.head_dim, "hidden": shape.width}
+        return 2 * visual * size.get(self.source, shape.kv_heads * shape.head_dim)

@@ -1,0 +1,54 @@
+"""A budget in the currency that everybody means: how much cheaper the prefill becomes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tokenprune.budgets.base import Budget, Schedule
+from tokenprune.budgets.keep import ladder
+from tokenprune.errors import BudgetError
+
+
+class FlopsReduction(Budget):
+    """Keep as many tokens as leave the prefill at least so much cheaper, by the closed form of the model's FLOPs.
+
+    Solved for each sample with its own visual and text tokens (padding counts as text: it is computed, too). With
+    several stages the counts fall geometrically.
+
+    Attributes:
+        percent: Wanted reduction, 0 < percent < 100.
+        scope: ``model`` counts vision tower and projector, which pruning leaves as they are, and the decoder: what
+            the papers state. ``decoder`` counts the decoder alone.
+    """
+
+    percent: float = Field(gt=0, lt=100)
+    scope: Literal["model", "decoder"] = "model"
+
+    def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
+        """See :meth:`tokenprune.budgets.base.Budget.keep`."""
+        if schedule.cost is None:
+            raise BudgetError("flops_reduction needs a model whose costs are known", "use it through tokenprune.apply")
+        whole = self.cost(before, (before,) * len(schedule.layers), schedule)
+        low, high = 0, before
+        while low < high:
+            middle = (low + high + 1) // 2
+            cut = self.cost(before, ladder(before, middle, len(schedule.layers)), schedule)
+            if cut <= whole * (1 - self.percent / 100):
+                low = middle
+            else:
+                high = middle - 1
+        if low == 0:
+            best = 1 - self.cost(before, ladder(before, 1, len(schedule.layers)), schedule) / whole
+            raise BudgetError(
+                f"the prefill cannot become {self.percent:g} % cheaper: with one of {before} visual tokens kept from"
+                f" layer {schedule.layers[0]} on it is {100 * best:.1f} % cheaper",
+                f"ask for at most {int(1000 * best) / 10:g}, or prune at an earlier layer",
+            )
+        return ladder(before, low, len(schedule.layers))
+
+    def cost(self, before: int, kept: tuple[int, ...], schedule: Schedule) -> int:
+        """FLOPs of the prefill with ``kept`` tokens after each stage."""
+        assert schedule.cost is not None
+        return schedule.cost(schedule.per_layer(before, kept), self.scope == "model")
