@@ -113,6 +113,25 @@ def test_half_precision_input_and_leading_axes() -> None:
     assert matrix_entropy(torch.randn(0, 4, 8)).shape == (0,)
 
 
+@pytest.mark.parametrize("heads", [28, 32])
+def test_float32_keeps_the_same_tokens(heads: int) -> None:
+    """The best quarter is that of the definition in float64, for several images and scales."""
+    generator = torch.Generator().manual_seed(heads)
+    for scale in (1e-12, 0.1, 1.0, 1e10):
+        states = torch.randn(576, heads, 128, generator=generator) * scale
+        shared = torch.randn(heads, 128, generator=generator) * scale
+        for tokens in (states, states.bfloat16(), states + 10 * shared):
+            exact, found = matrix_entropy(tokens.double()), matrix_entropy(tokens)
+            assert (found - exact).abs().max() <= 2e-6
+            assert set(found.topk(144).indices.tolist()) == set(exact.topk(144).indices.tolist())
+
+
+def test_equal_eigenvalues() -> None:
+    """Nothing to stretch: the four directions of a regular cross carry a quarter each."""
+    cross = torch.cat([torch.eye(4), -torch.eye(4)])
+    assert float(matrix_entropy(cross)) == pytest.approx(math.log(4), abs=1e-6)
+
+
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     states = torch.randn(37, 6, 10)
     whole = matrix_entropy(states)

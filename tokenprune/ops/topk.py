@@ -22,11 +22,12 @@ def topk_by_group(scores: Tensor, groups: Tensor, quotas: Tensor) -> Tensor:
         Bool ``[batch, n]``.
     """
     order = scores.argsort(dim=1, descending=True, stable=True)
-    by_rank = groups.gather(1, order)
-    n_groups = quotas.shape[1]
-    member = by_rank[:, :, None] == torch.arange(n_groups, device=groups.device)
-    rank = member.cumsum(1) - 1
-    chosen = (member & (rank < quotas[:, None, :])).any(-1)
+    # then by group, the order within each kept: memory does not grow with groups times tokens
+    by_group, regrouped = groups.gather(1, order).sort(dim=1, stable=True)
+    order = order.gather(1, regrouped)
+    first = torch.searchsorted(by_group, by_group)  # where each entry's group starts
+    rank = torch.arange(scores.shape[1], device=scores.device) - first
+    chosen = (by_group >= 0) & (rank < quotas.gather(1, by_group.clamp(min=0)))
     return torch.zeros_like(chosen).scatter(1, order, chosen)
 
 
