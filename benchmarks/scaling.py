@@ -162,7 +162,7 @@ def plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axis.loglog(ends, [start, start * ends[1] / ends[0]], "k:", label="linear")
         axis.set(xlabel="Visual tokens, batch 1", title=title)
         axis.grid(visible=True, which="both", alpha=0.2)
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(rows) + 1)
     figure.savefig(path, dpi=150)
 
 

@@ -127,7 +127,7 @@ def _sharpened(values: Tensor, norm: Tensor) -> Tensor:
     mean = 1 / values.shape[-1]
     spread = values - values.mean(-1, keepdim=True)
     stretch = (norm.square() - mean) / spread.square().sum(-1, keepdim=True).clamp(min=1e-30)
-    return mean + spread * stretch.clamp(0.9999, 1.0001).sqrt()  # outside, all are equal or none is
+    return mean + spread * stretch.clamp(0.9999, 1.0001).sqrt()  # beyond: all are equal, this is noise
 
 
 def state_entropy(states: Tensor, mask: Tensor | None = None) -> Tensor:
