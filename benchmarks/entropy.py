@@ -171,7 +171,8 @@ def main() -> None:
         f"\nTheory says (128/32)^3 = 64x at LLaVA-1.5's shape; measured: {ratio:.1f}x. Per token, the eigenvalues "
         f"take {wide:.0f} us at 128x128 and {small:.0f} us at 32x32 (float64): {wide / small:.1f}x, because a "
         "small matrix is dominated by what is not cubic (the quadratic iteration on the tridiagonal form, calls, "
-        f"copies). Ours takes {ours:.0f} us with everything: eigenvalues in float32, centring and the Gram matrix, which theory leaves out."
+        f"copies). Ours takes {ours:.0f} us with everything: eigenvalues in float32, "
+        "centring and the Gram matrix, which theory leaves out."
     )
     if args.json:
         args.json.write_text(json.dumps({"where": where, "rows": rows, "us_per_token": each}, indent=2) + "\n")
