@@ -76,10 +76,12 @@ def test_pruning_never_needs_more_memory(tiny: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_method_that_cannot_run_says_so_and_hurts_no_other(tiny: str) -> None:
-    rows = bench.run_bench(config(methods=["oracle", "random"]))["batches"][0]["rows"]
+    result = bench.run_bench(config(methods=["oracle", "random"]))
+    rows = result["batches"][0]["rows"]
     assert "annotation 'foreground'" in rows[2]["problem"]
     assert rows[3]["kept"] == [7]
-    assert rows[2]["problem"] in bench_table.cells(rows[2])
+    assert len(bench_table.cells(rows[2])) == len(bench_table.COLUMNS)
+    assert any(rows[2]["problem"] in sentence for sentence in bench_table.sentences(result))
 
 
 def test_ragged_prompts_and_the_models_inputs(tiny: str) -> None:
@@ -187,3 +189,6 @@ def test_the_command_prints_a_table_and_writes_json(
     assert result["environment"]["torch"] == torch.__version__
     assert result["config"]["tokens"] == [20]
     assert result["batches"][0]["rows"][2]["tokens"] == 20
+    table = path.with_suffix(".md").read_text()
+    assert table == bench_table.markdown(result)
+    assert "| entropyprune 20 | 4 |" in table

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tokenprune.budgets.base import Schedule
-from tokenprune.budgets.keep import KeepCount, KeepRatio
+from tokenprune.budgets.keep import Adaptive, DropAll, KeepCount, KeepRatio, KeepSchedule
 from tokenprune.budgets.layer_average import LayerAverage, layer_average
 from tokenprune.errors import BudgetError
 from tokenprune.ops.topk import apportion, topk_by_group
@@ -124,3 +124,25 @@ def test_topk_by_group_is_sorting() -> None:
             expected = set(order[: int(quotas[sample, group])])
             assert {i for i in members if chosen[sample, i]} == expected
         assert not chosen[groups < 0].any()
+
+
+def test_a_schedule_states_every_stage() -> None:
+    schedule = Schedule((8, 16, 24), 32)
+    assert KeepSchedule(ratios=(0.5, 0.25, 0.125)).keep(576, schedule) == (288, 144, 72)
+    assert KeepSchedule(tokens=(300, 200, 110)).keep(576, schedule) == (300, 200, 110)
+    assert KeepSchedule(tokens=(300, 200, 110)).keep(250, schedule) == (250, 200, 110)
+    assert KeepSchedule(ratios=(0.5, 0.01, 0.01)).keep(10, schedule) == (5, 1, 1)
+    with pytest.raises(BudgetError, match="a schedule of 2 stages for pruning before 3 layers"):
+        KeepSchedule(tokens=(300, 200)).keep(576, schedule)
+    for wrong in ({}, {"ratios": (0.5,), "tokens": (3,)}, {"ratios": (0.2, 0.5)}, {"tokens": (0,)}):
+        with pytest.raises(ValueError, match=r"ratios|tokens|every stage"):
+            KeepSchedule(**wrong)  # type: ignore[arg-type]
+
+
+def test_nothing_and_as_many_as_the_pruner_likes() -> None:
+    assert DropAll().keep(576, Schedule((2, 9), 32)) == (0, 0)
+    assert Adaptive().keep(576, LLAVA) == (1,)
+
+
+def test_visual_tokens_per_layer() -> None:
+    assert Schedule((1, 3), 5).per_layer(9, (4, 2)) == [9, 4, 4, 2, 2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,10 +11,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 import tokenprune as tp
 from tests.matrix import STEPS, Cell, difference, generate, judge_forward, method, model_of, stages_of
-from tests.oracle import dropped, masked, oracle_generate_logits, tolerance
+from tests.oracle import dropped, kept_rows, masked, oracle_generate_logits, oracle_logits, tolerance
 from tests.tiny import CASES, CORE, TinyCase
 from tests.tiny.core import TRANSFORMERS, Batch, pad, prompts
 from tokenprune.context import PruneContext
+from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.base import Scorer
 
 torch.set_num_threads(1)
@@ -205,3 +207,73 @@ def test_sampling_options_and_chunked_text() -> None:
         check_generate(LLAVA, model, inputs, COUNT, **more)
     with pytest.raises(tp.TokenPruneError):
         check_generate(LLAVA, model, inputs, COUNT, prefill_chunk_size=8)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_every_visual_token_may_go(family: str, attention: str) -> None:
+    """From layer 1 on the model works with text alone, in prefill and decode."""
+    case = CASES[family]
+    model = model_of(family, attention)
+    inputs = case.batch(model, 2, "left", variant="multi").inputs
+    check_generate(case, model, inputs, {"name": "drop_all"})
+
+
+class Halves(Pruner):
+    """Keeps the even tokens of even samples and the first token of odd ones, whatever the budget says."""
+
+    adaptive: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"hidden"})
+
+    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        assert ctx.open_ended
+        assert quotas.tolist() == [list(row) for row in ctx.quotas]
+        place = torch.arange(ctx.visual_mask.shape[1]).expand(ctx.visual_mask.shape)
+        odd = torch.arange(len(place))[:, None] % 2 == 1
+        return Selection(torch.where(odd, place == 0, place % 2 == 0) & ctx.visual_mask)
+
+
+def test_a_pruner_may_decide_how_many_survive() -> None:
+    model = model_of("llava", "sdpa")
+    inputs = LLAVA.batch(model, 3, "left").inputs
+    how = tp.Method(layers={"name": "fixed", "layers": [1]}, pruner=Halves(), budget={"name": "adaptive"})
+    with tp.apply(model, how) as run:
+        logits = model(**inputs).logits
+    assert run.stages[0].after == [8, 1, 8]
+    expected = oracle_logits(model, inputs, stages_of(run), LLAVA.visual_ids)
+    for sample, rows in enumerate(kept_rows(inputs, stages_of(run), LLAVA.visual_ids)):
+        ours = logits[sample, logits.shape[1] - len(rows) :]
+        assert difference(ours, expected[sample, rows]) <= tolerance(expected)
+    with pytest.raises(ValueError, match="leaves the count to the pruner"):
+        tp.Method(layers={"name": "fixed", "layers": [1]}, pruner=TopK(scorer={"name": "random"}), budget="adaptive")
+
+
+def test_what_a_pruner_sees_of_the_text_and_the_budget() -> None:
+    model = model_of("llava", "sdpa")
+    inputs = LLAVA.batch(model, 2, "left", variant="multi").inputs
+    seen: list[PruneContext] = []
+
+    class Looks(TopK):
+        def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+            seen.append(ctx)
+            return super().select(ctx, quotas)
+
+    how = tp.Method(
+        layers={"name": "fixed", "layers": [1, 2]},
+        pruner=Looks(scorer={"name": "norm", "source": "key"}),
+        budget={"name": "keep_schedule", "ratios": [0.5, 0.25]},
+    )
+    with tp.apply(model, how) as run:
+        model(**inputs)
+    for ctx, stage in zip(seen, run.stages, strict=True):
+        assert [sum(row) for row in ctx.sizes] == stage.before
+        assert [sum(row) for row in ctx.quotas] == stage.after
+        assert list(ctx.target) == run.stages[-1].after
+        text = ctx.text_mask.sum(1) + torch.tensor(stage.before)
+        assert text.tolist() == ctx.row_mask.sum(1).tolist()
+        assert not ctx.text_mask.gather(1, ctx.visual_rows)[ctx.visual_mask].any()
+        assert ctx.rows("key").shape[:2] == ctx.row_mask.shape
+        assert ctx.rows("hidden") is ctx.hidden_rows

@@ -15,6 +15,7 @@ from tokenprune.measure.entropy import EntropyProfile, detect_collapse, measure_
 from tokenprune.selectors.base import ModelProfile
 from tokenprune.selectors.entropy_collapse import EntropyCollapse
 from tokenprune.selectors.fixed import Fixed
+from tokenprune.selectors.relative import Relative
 
 
 def profile(curves: list[list[float]]) -> EntropyProfile:
@@ -149,3 +150,12 @@ def test_calibration_chooses_the_layer_in_apply() -> None:
         model(**inputs)
     assert run.choice.reason.startswith("no collapse found")
     assert run.stages[0].layer == 2
+
+
+def test_relative_depths() -> None:
+    assert Relative(depths=(0.25, 0.5, 0.75)).select(ModelProfile("any", 32)).layers == (8, 16, 24)
+    assert Relative(depths=(0.25, 0.5, 0.75)).select(ModelProfile("any", 30)).layers == (8, 15, 23)
+    assert Relative(depths=(0.0,)).select(ModelProfile("any", 4)).layers == (0,)
+    for depths in ((0.5, 0.25), (0.5, 0.51), (0.99,)):
+        with pytest.raises(LayerError, match="depths"):
+            Relative(depths=depths).select(ModelProfile("any", 4))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from tokenprune.budgets.base import Budget
 from tokenprune.component import Component, FromRegistry
@@ -63,6 +63,15 @@ class Method(Config):
     pruner: Annotated[Pruner, FromRegistry("pruners")]
     budget: Annotated[Budget, FromRegistry("budgets")]
     label: str | None = None
+
+    @model_validator(mode="after")
+    def _decides(self) -> Self:
+        if self.budget.open_ended and not self.pruner.adaptive:
+            raise ValueError(
+                f"budget {type(self.budget).__name__} leaves the count to the pruner, and {type(self.pruner).__name__}"
+                " takes it from the budget: give a budget that states a number"
+            )
+        return self
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -78,6 +78,10 @@ class PruneContext:
         captured: Signals captured at layer ``layer - 1``, on rows: ``query``, ``key``, ``value`` as
             ``[batch, rows, heads, head_dim]``.
         num_heads: Query heads of the decoder.
+        sizes: Visual tokens per sample and group, host integers.
+        quotas: Tokens to keep per sample and group, host integers: loops that need a count must not wait for one.
+        target: Tokens to keep per sample after the *last* stage, host integers.
+        open_ended: The pruner decides how many survive; ``quotas`` are the fewest.
     """
 
     layer: int
@@ -91,11 +95,26 @@ class PruneContext:
     row_mask: Tensor
     hidden_rows: Tensor
     sample_ids: tuple[int, ...]
+    sizes: tuple[tuple[int, ...], ...] = ()
+    quotas: tuple[tuple[int, ...], ...] = ()
+    target: tuple[int, ...] = ()
+    open_ended: bool = False
     captured: Mapping[str, Tensor] = field(default_factory=dict)
     make_probe: Callable[[], AttentionProbe] | None = None
     make_grid: Callable[[], Tensor] | None = None
     annotations: Mapping[str, Tensor] = field(default_factory=dict)
     checks: list[tuple[Tensor, Callable[[int], Exception]]] = field(default_factory=list)
+
+    @cached_property
+    def text_mask(self) -> Tensor:
+        """Rows that are text tokens, bool ``[batch, rows]``."""
+        visual = torch.zeros_like(self.row_mask, dtype=torch.int32)
+        visual.scatter_add_(1, self.visual_rows, self.visual_mask.int())  # padding adds nothing to its row 0
+        return self.row_mask & (visual == 0)
+
+    def rows(self, signal: str) -> Tensor:
+        """A signal of *all* rows, text included: ``hidden`` as ``[batch, rows, dim]``, else as in ``captured``."""
+        return self.hidden_rows if signal == "hidden" else self._signal(signal)
 
     @cached_property
     def hidden(self) -> Tensor:

@@ -104,11 +104,12 @@ class Prefill:
         before = [sum(sizes) for sizes in self.counts]
         quotas = self._quotas(stage)
         after = [sum(sizes) for sizes in quotas]
-        if after == before:
+        decides = self.method.budget.open_ended
+        if after == before and not decides:
             reason = "not pruned: the budget is no reduction" if self.rows is None else "nothing more to drop"
             self.results.append(StageResult(layer, before, after, reason=reason))
             return hidden
-        context = self._context(layer, hidden)
+        context = self._context(layer, hidden, quotas)
         start = Clock(hidden.device)
         if self.replay is not None:
             selection = self.replay[stage]
@@ -118,6 +119,9 @@ class Prefill:
             wanted = torch.tensor(padded, device=hidden.device)
             selection = self.method.pruner.select(context, wanted)
             self._check_selection(selection, context, wanted)
+        if decides:
+            quotas = self._decided(selection, context)
+            after = [sum(sizes) for sizes in quotas]
         self.clock.append((start, Clock(hidden.device)))
         self.selections.append(selection)
         keep = selection.keep & context.visual_mask
@@ -146,12 +150,16 @@ class Prefill:
             if first == 0:
                 quotas.append([0] * len(sizes))
                 continue
-            schedule = replace(self.schedule, cost=prefill_cost(self.adapter.config, self.width - first))
-            wanted = self.method.budget.keep(first, schedule)[stage]
+            wanted = self._wanted(sample)[stage]
             have = sum(sizes)
             if wanted >= have:
                 quotas.append(list(sizes))
                 continue
+            if wanted == 0:
+                quotas.append([0] * len(sizes))
+                continue
+            if wanted < len(sizes) and self.method.budget.open_ended:
+                wanted = len(sizes)
             if wanted < len(sizes):
                 raise BudgetError(
                     f"sample {sample}: a budget of {wanted} visual tokens for {len(sizes)} images",
@@ -159,6 +167,14 @@ class Prefill:
                 )
             quotas.append(apportion(wanted, sizes))
         return quotas
+
+    def _wanted(self, sample: int) -> tuple[int, ...]:
+        """What the budget leaves of a sample after each stage."""
+        first = self.first[sample]
+        if first == 0:
+            return (0,) * len(self.schedule.layers)
+        schedule = replace(self.schedule, cost=prefill_cost(self.adapter.config, self.width - first))
+        return self.method.budget.keep(first, schedule)
 
     def _check_selection(self, selection: Selection, context: PruneContext, quotas: Tensor) -> None:
         who = type(self.method.pruner).__name__
@@ -171,12 +187,19 @@ class Prefill:
         member = (context.groups[:, :, None] == groups) & (selection.keep & context.visual_mask)[:, :, None]
         kept = member.sum(1)
         context.check(
-            (kept != quotas).any(1),
+            (kept < quotas).any(1) if context.open_ended else (kept != quotas).any(1),
             lambda _: ScoreError(
                 f"pruner {who} kept {kept.tolist()} tokens per image at layer {context.layer}",
                 f"keep {quotas.tolist()}",
             ),
         )
+
+    def _decided(self, selection: Selection, context: PruneContext) -> list[list[int]]:
+        """How many tokens of each image a pruner kept that decides by itself: one transfer."""
+        size = max(map(len, self.counts))
+        member = context.groups[:, :, None] == torch.arange(size, device=context.groups.device)
+        kept = (member & (selection.keep & context.visual_mask)[:, :, None]).sum(1).tolist()
+        return [row[: len(sizes)] for row, sizes in zip(kept, self.counts, strict=True)]
 
     def verify(self) -> None:
         """Raise what components found wrong; one small transfer for all stages."""
@@ -190,7 +213,7 @@ class Prefill:
 
     # ---- what scorers see ---
 
-    def _context(self, layer: int, hidden: Tensor) -> PruneContext:
+    def _context(self, layer: int, hidden: Tensor, quotas: list[list[int]]) -> PruneContext:
         """What scorers may see at a stage."""
         rows = self.rows
         is_visual, groups = self.layout.mask.to(hidden.device), self.layout.groups.to(hidden.device)
@@ -217,6 +240,10 @@ class Prefill:
             row_mask=row_mask,
             hidden_rows=hidden,
             sample_ids=self.sample_ids,
+            sizes=tuple(map(tuple, self.counts)),
+            quotas=tuple(map(tuple, quotas)),
+            target=tuple(self._wanted(sample)[-1] for sample in range(len(self.first))),
+            open_ended=self.method.budget.open_ended,
             captured={key.split()[0]: value for key, value in self.captured.items() if key.endswith(f" {layer}")},
             make_probe=(lambda: self._probe(layer)) if "attention" in self.method.pruner.needs else None,
             make_grid=lambda: self._grid(positions, visual),

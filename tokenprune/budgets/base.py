@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tokenprune.component import Component
 
@@ -35,6 +36,9 @@ class Schedule:
 class Budget(Component, ABC):
     """How many visual tokens survive each stage. Pure arithmetic on host integers."""
 
+    #: The pruner decides how many survive; what :meth:`keep` returns is then the fewest there may be.
+    open_ended: ClassVar[bool] = False
+
     @abstractmethod
     def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
         """Tokens of one sample that survive each stage.
@@ -44,8 +48,9 @@ class Budget(Component, ABC):
             schedule: The stages.
 
         Returns:
-            One count per stage, each at most the one before it; the first at most ``before``.
+            One count per stage, each at most the one before it; the first at most ``before``. Zero drops every
+            visual token.
 
         Raises:
-            BudgetError: The budget cannot be met (fewer than one token would be left).
+            BudgetError: The budget cannot be met.
         """

@@ -1,12 +1,14 @@
-"""Budgets that name the number kept after the last stage."""
+"""Budgets that name the number kept."""
 
 from __future__ import annotations
 
 import math
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 
 from tokenprune.budgets.base import Budget, Schedule
+from tokenprune.errors import BudgetError
 
 
 def ladder(before: int, last: int, stages: int) -> tuple[int, ...]:
@@ -44,3 +46,55 @@ class KeepRatio(Budget):
         """See :meth:`tokenprune.budgets.base.Budget.keep`."""
         # the tiny addend makes 0.07 * 100 seven, not six
         return ladder(before, max(1, math.floor(before * self.ratio + 1e-9)), len(schedule.layers))
+
+
+class KeepSchedule(Budget):
+    """Keep a stated number, or a stated share of a sample's visual tokens, at each stage.
+
+    Attributes:
+        ratios: Share of the visual tokens *before the first stage* that survive each stage, not rising.
+        tokens: The same in tokens; exactly one of the two is given.
+    """
+
+    ratios: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    tokens: tuple[PositiveInt, ...] = ()
+
+    @model_validator(mode="after")
+    def _falling(self) -> Self:
+        if bool(self.ratios) == bool(self.tokens):
+            raise ValueError("give exactly one of 'ratios' and 'tokens'")
+        given: tuple[float, ...] = self.ratios or self.tokens
+        if list(given) != sorted(given, reverse=True):
+            raise ValueError(f"every stage keeps at most what the one before it kept, got {list(given)}")
+        return self
+
+    def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
+        """See :meth:`tokenprune.budgets.base.Budget.keep`."""
+        given = len(self.ratios or self.tokens)
+        if given != len(schedule.layers):
+            raise BudgetError(
+                f"a schedule of {given} stages for pruning before {len(schedule.layers)} layers"
+                f" ({', '.join(map(str, schedule.layers))})",
+                "give one number per stage",
+            )
+        if self.tokens:
+            return tuple(min(tokens, before) for tokens in self.tokens)
+        return tuple(max(1, math.floor(before * ratio + 1e-9)) for ratio in self.ratios)
+
+
+class DropAll(Budget):
+    """Drop every visual token: from that layer on the model works with text alone."""
+
+    def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
+        """See :meth:`tokenprune.budgets.base.Budget.keep`."""
+        return (0,) * len(schedule.layers)
+
+
+class Adaptive(Budget):
+    """The pruner decides how many survive, at least one per image; only for pruners that can."""
+
+    open_ended: ClassVar[bool] = True
+
+    def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
+        """See :meth:`tokenprune.budgets.base.Budget.keep`."""
+        return (1,) * len(schedule.layers)

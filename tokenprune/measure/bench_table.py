@@ -32,7 +32,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     """One row as text, in the order of :data:`COLUMNS`."""
     budget = f" {row['tokens']}" if "tokens" in row else f" {row['ratio']:.3g}" if "ratio" in row else ""
     if "problem" in row:
-        return [row["name"] + budget, row["problem"]]
+        return [row["name"] + budget, *["-"] * (len(COLUMNS) - 1)]
     kept = sorted(set(row["kept"]))
 
     def spread(value: Mapping[str, float] | None) -> str:
@@ -63,9 +63,11 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
-    """What stands below the table: the model, the settings and the machine."""
+    """What stands below the tables: what could not run, the model, the settings and the machine."""
     model, config, where = result["model"], result["config"], result["environment"]
+    problems = {row["name"]: row["problem"] for found in result["batches"] for row in found["rows"] if "problem" in row}
     return [
+        *(f"{name} did not run: {problem}" for name, problem in problems.items()),
         f"{model['name']} ({model['parameters'] / 1e9:.2f} B parameters, {model['dtype']}, {config['attention']}),"
         f" {config['text_tokens']} text tokens{', ragged' if config['ragged'] else ''},"
         f" {config['decode']} decode steps,"
@@ -75,8 +77,22 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def save(result: dict[str, Any], path: Path) -> None:
-    """Write a result as JSON.
+def markdown(result: Mapping[str, Any]) -> str:
+    """All tables of a result, and what stands below them."""
+    parts = []
+    for found in result["batches"]:
+        lines = [
+            f"Batch {found['batch']}:\n",
+            "| " + " | ".join(COLUMNS) + " |",
+            "|---|" + "---:|" * (len(COLUMNS) - 1),
+        ]
+        lines += ["| " + " | ".join(cells(row)) + " |" for row in found["rows"]]
+        parts.append("\n".join(lines))
+    return "\n\n".join([*parts, "  \n".join(sentences(result))]) + "\n"
+
+
+def save(result: Mapping[str, Any], path: Path) -> None:
+    """Write a result as JSON, and its tables as Markdown beside it.
 
     Raises:
         MissingDataError: The file cannot be written.
@@ -84,5 +100,6 @@ def save(result: dict[str, Any], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        path.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
     except OSError as error:
         raise MissingDataError(f"cannot write {path} ({error.strerror})", "choose another file") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -20,7 +20,8 @@ class Selection:
     """What survives a stage.
 
     Attributes:
-        keep: Bool ``[batch, n_visual]``; the number kept per sample and group must equal the quotas.
+        keep: Bool ``[batch, n_visual]``; the number kept per sample and group must equal the quotas, unless the
+            budget leaves it to the pruner.
         hidden: New hidden states of the visual tokens, ``[batch, n_visual, dim]`` (merging, recycling); only the
             kept entries are used. None leaves them as they are.
     """
@@ -31,6 +32,9 @@ class Selection:
 
 class Pruner(Component, ABC):
     """Chooses the surviving visual tokens, and what happens to the others."""
+
+    #: Can decide by itself how many survive: takes budgets that are open-ended, with quotas as the fewest there may be.
+    adaptive: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -43,10 +47,11 @@ class Pruner(Component, ABC):
 
         Args:
             ctx: What may be seen.
-            quotas: Tokens to keep per sample and group (image or video), long ``[batch, n_groups]``.
+            quotas: Tokens to keep per sample and group (image or video), long ``[batch, n_groups]``; the same as
+                ``ctx.quotas``, on the device.
 
         Returns:
-            The selection; its counts per group must equal ``quotas`` exactly.
+            The selection; its counts per group must equal ``quotas`` exactly (unless ``ctx.open_ended``).
         """
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
