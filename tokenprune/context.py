@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.errors import ScoreError, UnsupportedModelError
+from tokenprune.ops.groups import Groups
 
 #: Signals that a component may name in ``needs``; the engine captures exactly those.
 SIGNALS = frozenset({"hidden", "query", "key", "value", "attention"})
@@ -111,6 +112,11 @@ class PruneContext:
         visual = torch.zeros_like(self.row_mask, dtype=torch.int32)
         visual.scatter_add_(1, self.visual_rows, self.visual_mask.int())  # padding adds nothing to its row 0
         return self.row_mask & (visual == 0)
+
+    @cached_property
+    def by_group(self) -> Groups:
+        """The visual tokens image by image, with sizes and quotas: for methods that loop or compare within images."""
+        return Groups(self.groups, self.sizes, self.quotas)
 
     def rows(self, signal: str) -> Tensor:
         """A signal of *all* rows, text included: ``hidden`` as ``[batch, rows, dim]``, else as in ``captured``."""
