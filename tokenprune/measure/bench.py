@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class BenchConfig(Config):
         text_tokens: Text tokens per prompt.
         ragged: Prompts of different lengths: text times 1, 2, 1/2, 3 ..., and every second prompt with two images.
         decode: Decode steps timed after each prefill.
-        rounds: Rounds; each runs every variant once, in an order that rotates.
+        rounds: Rounds; each runs every variant once, in an order of its own.
         warmup: Rounds that are not counted.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
         dtype: Precision; ``auto`` is bfloat16.
@@ -229,8 +230,9 @@ def _time(
         if progress is not None:
             progress(f"batch {batch}", number, total)
         ready = [variant for variant in variants if variant.problem is None]
-        turn = number % len(ready)
-        for variant in ready[turn:] + ready[:turn]:
+        # a fixed order would give every variant the same predecessor, and with it the same hot or rested machine
+        random.Random(number).shuffle(ready)
+        for variant in ready:
             try:
                 with _applied(model, variant.method) as run:
                     went = _go(model, inputs, config.decode, watch)
