@@ -389,8 +389,9 @@ class _Engine:
 
     def _capture(self) -> None:
         """Observe the layers before each stage during this prefill, and only what the method needs."""
+        assert self.prefill is not None
         for stage in self.stages:
-            if stage == 0:
+            if stage == 0 or not self.prefill.reduces(stage):
                 continue
             for name, projection in self.adapter.projections(stage - 1, self._states()).items():
                 hook = self._store(f"{name} {stage}", projection)

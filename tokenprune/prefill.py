@@ -83,6 +83,7 @@ class Prefill:
     late: dict[int, Tensor] = field(default_factory=dict)
     checks: list[tuple[Tensor, Callable[[int], Exception]]] = field(default_factory=list)
     _memo: dict[tuple[str, int, int], tuple[Any, Any]] = field(default_factory=dict)
+    _left: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.first = [sum(sizes) for sizes in self.counts]
@@ -123,6 +124,8 @@ class Prefill:
             quotas = self._decided(selection, context)
             after = [sum(sizes) for sizes in quotas]
         self.clock.append((start, Clock(hidden.device)))
+        self.probed.pop(layer, None)  # what was observed is as large as a layer's activations: not kept to the end
+        self.captured = {key: states for key, states in self.captured.items() if not key.endswith(f" {layer}")}
         self.selections.append(selection)
         keep = selection.keep & context.visual_mask
         if selection.hidden is not None:
@@ -173,8 +176,16 @@ class Prefill:
         first = self.first[sample]
         if first == 0:
             return (0,) * len(self.schedule.layers)
-        schedule = replace(self.schedule, cost=prefill_cost(self.adapter.config, self.width - first))
-        return self.method.budget.keep(first, schedule)
+        if first not in self._left:
+            schedule = replace(self.schedule, cost=prefill_cost(self.adapter.config, self.width - first))
+            self._left[first] = self.method.budget.keep(first, schedule)
+        return self._left[first]
+
+    def reduces(self, layer: int) -> bool:
+        """Whether anything may be dropped before a stage's layer: if not, nothing has to be observed for it."""
+        stage = self.schedule.layers.index(layer)
+        fewer = any(self._wanted(sample)[stage] < first for sample, first in enumerate(self.first))
+        return fewer or self.method.budget.open_ended
 
     def _check_selection(self, selection: Selection, context: PruneContext, quotas: Tensor) -> None:
         who = type(self.method.pruner).__name__
