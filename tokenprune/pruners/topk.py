@@ -8,7 +8,6 @@ from torch import Tensor
 
 from tokenprune.component import FromRegistry
 from tokenprune.context import PruneContext
-from tokenprune.errors import ScoreError
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
@@ -29,13 +28,7 @@ class TopK(Pruner):
 
     def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        scores = self.scorer.score(ctx)
-        if scores.shape != ctx.visual_mask.shape:
-            raise ScoreError(
-                f"scorer {type(self.scorer).__name__} returned shape {tuple(scores.shape)} at layer {ctx.layer}",
-                f"return [batch, n_visual] = {tuple(ctx.visual_mask.shape)}",
-            )
-        ctx.check_finite(scores, type(self.scorer).__name__)
+        scores = self.scorer.checked(ctx)
         return Selection(keep=topk_by_group(scores, ctx.groups, quotas))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tokenprune.component import Component
 from tokenprune.context import PruneContext
+from tokenprune.errors import ScoreError
 
 if TYPE_CHECKING:
     from tokenprune.measure.flops import Shape
@@ -36,6 +37,21 @@ class Scorer(Component, ABC):
         Returns:
             Floating ``[batch, n_visual]``; higher = keep. Padded entries may hold anything.
         """
+
+    def checked(self, ctx: PruneContext) -> Tensor:
+        """:meth:`score`, its shape and values checked: what pruners call.
+
+        Raises:
+            ScoreError: The shape is wrong; NaN and infinity are found when the forward is done.
+        """
+        scores = self.score(ctx)
+        if scores.shape != ctx.visual_mask.shape:
+            raise ScoreError(
+                f"scorer {type(self).__name__} returned shape {tuple(scores.shape)} at layer {ctx.layer}",
+                f"return [batch, n_visual] = {tuple(ctx.visual_mask.shape)}",
+            )
+        ctx.check_finite(scores, type(self).__name__)
+        return scores
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """FLOPs of scoring one sample, for reports: matrix products and decompositions; 0 where there are none.
