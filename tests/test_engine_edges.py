@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import pytest
@@ -277,3 +278,29 @@ def test_what_a_pruner_sees_of_the_text_and_the_budget() -> None:
         assert not ctx.text_mask.gather(1, ctx.visual_rows)[ctx.visual_mask].any()
         assert ctx.rows("key").shape[:2] == ctx.row_mask.shape
         assert ctx.rows("hidden") is ctx.hidden_rows
+
+
+def test_steps_after_an_unpruned_prefill_meet_no_hook_on_any_layer() -> None:
+    """And a pruned conversation that goes on after it finds them again."""
+    model = model_of("llava", "sdpa")
+    inputs = LLAVA.batch(model, 2, "left").inputs
+    text = {"input_ids": torch.randint(3, 100, (2, 9)), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
+
+    def hooks() -> list[int]:
+        return [len(layer._forward_pre_hooks) for layer in model.get_decoder().layers]
+
+    def step(past: Any, length: int) -> Any:
+        mask = torch.cat([inputs["attention_mask"], torch.ones(2, length, dtype=torch.long)], 1)
+        return model(input_ids=torch.full((2, 1), 7), attention_mask=mask[:, -length:], past_key_values=past)
+
+    width = inputs["input_ids"].shape[1]
+    with torch.no_grad(), tp.apply(model, method([1], RATIO)):
+        pruned = model(**inputs).past_key_values
+        expected = step(copy.deepcopy(pruned), width + 1).logits
+        assert hooks() == [0, 1, 1, 1]
+        unpruned = model(**text).past_key_values
+        step(unpruned, 10)
+        assert hooks() == [0, 0, 0, 0]
+        assert torch.equal(step(pruned, width + 1).logits, expected)
+        assert hooks() == [0, 1, 1, 1]
+    assert hooks() == [0, 0, 0, 0]

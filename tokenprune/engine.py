@@ -121,6 +121,7 @@ class _Engine:
         self.prefill: Prefill | None = None  # the prefill that is running
         self.masks: dict[tuple[int, int, int], tuple[Any, Tensor]] | None = None  # of the decode step that is running
         self.handles: list[Any] = []
+        self.layer_handles: list[Any] = []
         self.temporary: list[Any] = []
         self.seen = 0  # samples that this run has prefilled: the default sample ids
         self.chain: tuple[Tensor, dict[str, Tensor], list[Selection]] | None = None
@@ -175,13 +176,24 @@ class _Engine:
         add(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
         add(self.model.register_forward_hook(self._after_model, with_kwargs=True, always_call=True))
         add(self.adapter.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
-        for layer in range(self.stages[0], self.adapter.num_layers):
-            module = self.adapter.layers[layer]
-            add(module.register_forward_pre_hook(self._before_layer(layer), with_kwargs=True))
+
+    def _watch_layers(self, wanted: bool) -> None:
+        """Hook the layers, or let go of them: a hook that does nothing still costs each layer of each step."""
+        if wanted and not self.layer_handles:
+            for layer in range(self.stages[0], self.adapter.num_layers):
+                hook = self._before_layer(layer)
+                module = self.adapter.layers[layer]
+                # before all other hooks: those shall see what the layer gets
+                self.layer_handles.append(module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True))
+        elif not wanted:
+            for handle in self.layer_handles:
+                handle.remove()
+            self.layer_handles.clear()
 
     def detach(self) -> None:
         """Take every hook away again."""
         self._drop_temporary()
+        self._watch_layers(False)
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
@@ -201,6 +213,7 @@ class _Engine:
         call = bound_arguments(module.forward, args, kwargs)
         cache = call.get("past_key_values")
         held = next((found for stage in self.stages if (found := pruned_layer(cache, stage)) is not None), None)
+        self._watch_layers(held is not None)
         if held is not None:
             self._continue(held.rows, call)
             return
@@ -245,6 +258,7 @@ class _Engine:
         )
         self.run.begin(prefill.results, prefill.clock, text)
         self.prefill = prefill
+        self._watch_layers(True)
         if prefill.replay is None:
             self._capture()
 

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -100,7 +101,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
     cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -109,3 +110,15 @@ def environment(device: torch.device) -> dict[str, Any]:
         "tokenprune": tokenprune.__version__,
         "python": platform.python_version(),
     }
+
+
+def _processor() -> str:
+    """The processor's own name where the system tells it, else its kind."""
+    import platform
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
