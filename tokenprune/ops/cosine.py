@@ -1,0 +1,33 @@
+"""Cosine similarity of tokens, in float32 whatever the model computes in."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+def cosine_similarity(one: Tensor, other: Tensor) -> Tensor:
+    """Cosine of every vector of ``one`` to every vector of ``other``; 0 for a vector that is zero.
+
+    Args:
+        one: Floating ``[..., n, dim]``.
+        other: Floating ``[..., m, dim]``.
+
+    Returns:
+        Float32 ``[..., n, m]``.
+    """
+    return normalize(one.float(), dim=-1) @ normalize(other.float(), dim=-1).transpose(-1, -2)
+
+
+def self_similarity(states: Tensor) -> Tensor:
+    """Cosine similarity of all vectors to each other, exactly 1 on the diagonal: rounding decides no ties there.
+
+    Args:
+        states: Floating ``[..., n, dim]``.
+
+    Returns:
+        Float32 ``[..., n, n]``.
+    """
+    similarity = cosine_similarity(states, states)
+    similarity.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+    return similarity

@@ -1,0 +1,74 @@
+"""DivPrune's selection: tokens that are far from each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from tokenprune.component import Component, FromRegistry
+from tokenprune.context import PruneContext
+from tokenprune.ops.cosine import self_similarity
+from tokenprune.ops.maxmin import max_min
+from tokenprune.ops.topk import topk_by_group
+from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.scorers.base import Scorer
+
+if TYPE_CHECKING:
+    from tokenprune.measure.flops import Shape
+
+
+class Pool(Component):
+    """Only an image's best tokens by some score are candidates.
+
+    Attributes:
+        scorer: The score.
+        factor: Candidates per token kept, rounded down; 1 leaves nothing to choose.
+    """
+
+    scorer: Annotated[Scorer, FromRegistry("scorers")]
+    factor: float = Field(default=2.0, ge=1)
+
+
+class MaxMin(Pruner):
+    """Greedy max-min diversity of the hidden states under the cosine distance, image by image.
+
+    At layer 0 these are the projected visual features, as in the paper. The first token is the one whose nearest other
+    token is farthest: the published code takes the second-smallest entry of each column of the distance matrix, the
+    smallest being the token itself. Then always the token is added whose nearest kept token is farthest. Ties keep the
+    earlier position; distances up to 1e-6 count as 0.
+
+    Differs from the published code: a kept token cannot be chosen again when only duplicates are left; the budget
+    rounds the count, down and not to the nearest; row separators of a model (LLaVA-NeXT) are tokens like all others.
+
+    Source: "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", arXiv 2503.02175.
+
+    Attributes:
+        pool: Choose from the best tokens of a scorer only. Not in the paper.
+    """
+
+    pool: Pool | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states, and what the pool's scorer needs."""
+        return frozenset({"hidden"}) | (self.pool.scorer.needs if self.pool else frozenset())
+
+    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        """See :meth:`tokenprune.pruners.base.Pruner.select`."""
+        ctx.check_finite(ctx.hidden.abs().amax(-1), type(self).__name__)
+        problems = ctx.by_group
+        candidates = problems.valid
+        if self.pool is not None:
+            scores = self.pool.scorer.checked(ctx)
+            wider = (quotas * self.pool.factor).long()
+            candidates = candidates & problems.split(topk_by_group(scores, ctx.groups, wider))
+        states = problems.split(ctx.hidden)
+        distance = 1 - self_similarity(states)
+        return Selection(keep=problems.join(max_min(distance, candidates, problems.quotas, problems.steps)))
+
+    def flops(self, shape: Shape, visual: int, tokens: int) -> int:
+        """The matrix of cosines, and the pool's scorer; comparisons are not counted."""
+        pool = self.pool.scorer.flops(shape, visual, tokens) if self.pool else 0
+        return 2 * visual**2 * shape.width + pool
