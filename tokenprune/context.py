@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokenprune.errors import ScoreError, UnsupportedModelError
 from tokenprune.ops.groups import Groups
+from tokenprune.ops.vision import TowerLayer, on_visual_axis
 
 #: Signals that a component may name in ``needs``; the engine captures exactly those.
 SIGNALS = frozenset({"hidden", "query", "key", "value", "attention"})
@@ -59,6 +60,34 @@ class AttentionProbe:
 
 
 @dataclass(frozen=True)
+class VisionSignals:
+    """One layer of the vision tower, seen from the visual tokens.
+
+    Attributes:
+        layer: The layer's states, image by image.
+        order: Number of each visual token among all features of the batch, long ``[batch, n_visual]``.
+        visual_mask: Which entries of the visual axis are real, bool ``[batch, n_visual]``.
+    """
+
+    layer: TowerLayer
+    order: Tensor
+    visual_mask: Tensor
+
+    @cached_property
+    def attention(self) -> Tensor:
+        """Attention that each token's patch receives, float32 ``[batch, n_visual]``.
+
+        From the class token, mean over heads; of a tower without one, from all patches on average.
+        """
+        return on_visual_axis(self.layer.attention, self.order, self.visual_mask)
+
+    @cached_property
+    def key(self) -> Tensor:
+        """Keys, mean over heads, float32 ``[batch, n_visual, head_dim]``."""
+        return on_visual_axis(self.layer.mean_key, self.order, self.visual_mask)
+
+
+@dataclass(frozen=True)
 class PruneContext:
     """One pruning stage of one prefill, seen by scorers and pruners.
 
@@ -103,6 +132,8 @@ class PruneContext:
     captured: Mapping[str, Tensor] = field(default_factory=dict)
     make_probe: Callable[[], AttentionProbe] | None = None
     make_grid: Callable[[], Tensor] | None = None
+    make_vision: Callable[[int], TowerLayer] | None = None
+    feature_order: Callable[[], Tensor] | None = None
     annotations: Mapping[str, Tensor] = field(default_factory=dict)
     checks: list[tuple[Tensor, Callable[[int], Exception]]] = field(default_factory=list)
 
@@ -155,6 +186,12 @@ class PruneContext:
         if self.make_grid is None:
             raise UnsupportedModelError("this model's adapter knows no token grid", "use a method that needs none")
         return self.make_grid()
+
+    def vision(self, layer: int) -> VisionSignals:
+        """What a layer of the vision tower says of the visual tokens (declare it in ``vision_layers``)."""
+        if self.make_vision is None or self.feature_order is None:
+            raise ScoreError(f"layer {layer} of the vision tower was not declared", "add it to vision_layers")
+        return VisionSignals(self.make_vision(layer), self.feature_order(), self.visual_mask)
 
     def check_finite(self, scores: Tensor, who: str) -> None:
         """Let the prefill fail where a real token's score is NaN or infinite: never is anything ranked by a NaN.

@@ -157,6 +157,8 @@ class _Engine:
                         f"{implementation} cannot prune layer {layer} ({adapter.layer_type(layer)}) exactly",
                         "use sdpa or eager",
                     )
+        for number in self.pruner.vision_layers:
+            adapter.vision_attention(number)
         for layer in self.stages:
             if signals:
                 adapter.projections(layer - 1, self._states())
@@ -404,6 +406,11 @@ class _Engine:
     def _capture(self) -> None:
         """Observe the layers before each stage during this prefill, and only what the method needs."""
         assert self.prefill is not None
+        reduces = any(self.prefill.reduces(stage) for stage in self.stages)
+        for number in self.pruner.vision_layers if reduces else ():
+            where = self.adapter.vision_attention(number)
+            for name, module in (("query", where.query), ("key", where.key)):
+                self.temporary.append(module.register_forward_hook(self._keep_tower(number, name)))
         for stage in self.stages:
             if stage == 0 or not self.prefill.reduces(stage):
                 continue
@@ -418,6 +425,13 @@ class _Engine:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             if self.prefill is not None:
                 self.prefill.captured[key] = projection.read(output)
+
+        return hook
+
+    def _keep_tower(self, number: int, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            if self.prefill is not None:
+                self.prefill.tower[number, name] = output
 
         return hook
 

@@ -18,6 +18,7 @@ from tokenprune.errors import BudgetError, ScoreError, UnsupportedFeatureError, 
 from tokenprune.measure.flops import prefill_cost
 from tokenprune.ops.rows import causal_mask, compose, keep_index, prefill_mask, take, take_nested
 from tokenprune.ops.topk import apportion
+from tokenprune.ops.vision import TowerLayer
 from tokenprune.pruners.base import Selection
 from tokenprune.run import StageResult
 
@@ -60,6 +61,7 @@ class Prefill:
         captured: ``"query 2"`` -> states observed for the stage before layer 2, on rows.
         probed: Layer of a stage -> arguments of the layer before it.
         late: Features that the model adds after a layer (DeepStack), ``[batch, seq, dim]``.
+        tower: (layer of the vision tower, ``query`` or ``key``) -> states observed there.
         checks: Per-sample flags that must be False, and the errors that they stand for; see :meth:`verify`.
     """
 
@@ -81,6 +83,7 @@ class Prefill:
     captured: dict[str, Tensor] = field(default_factory=dict)
     probed: dict[int, dict[str, Any]] = field(default_factory=dict)
     late: dict[int, Tensor] = field(default_factory=dict)
+    tower: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     checks: list[tuple[Tensor, Callable[[int], Exception]]] = field(default_factory=list)
     _memo: dict[tuple[str, int, int], tuple[Any, Any]] = field(default_factory=dict)
     _left: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -258,6 +261,8 @@ class Prefill:
             captured={key.split()[0]: value for key, value in self.captured.items() if key.endswith(f" {layer}")},
             make_probe=(lambda: self._probe(layer)) if "attention" in self.method.pruner.needs else None,
             make_grid=lambda: self._grid(positions, visual),
+            make_vision=self._vision if self.tower else None,
+            feature_order=lambda: self._feature_order(positions),
             annotations=self._annotations(positions, visual),
             checks=self.checks,
         )
@@ -280,6 +285,30 @@ class Prefill:
             )
         grid = take(grid.to(positions.device), positions, 1, 0)
         return grid.masked_fill(~visual[:, :, None], -1)
+
+    def _vision(self, layer: int) -> TowerLayer:
+        """One layer of the vision tower, as it was seen on the way."""
+        if (layer, "query") not in self.tower:
+            seen = sorted({number for number, _ in self.tower})
+            raise ScoreError(
+                f"layer {layer} of the vision tower was not observed (observed: {seen or 'none'})",
+                "add it to vision_layers, and give pixels, not features",
+            )
+        where = self.adapter.vision_attention(layer)
+        query, key = (self.tower[layer, name].unflatten(-1, (where.heads, -1)) for name in ("query", "key"))
+        features = query.shape[0] * (query.shape[1] - where.classes)
+        if features != sum(self.first):
+            raise UnsupportedModelError(
+                f"the vision tower made {features} features for {sum(self.first)} visual tokens",
+                "use a method that does not read the vision tower",
+            )
+        return TowerLayer(query, key, where.classes, where.scaling)
+
+    def _feature_order(self, positions: Tensor) -> Tensor:
+        """Number of each visual token among all features of the batch: they enter the prompts in order."""
+        mask = self.layout.mask.to(positions.device)
+        order = (mask.flatten().cumsum(0) - 1).view(mask.shape)
+        return order.gather(1, positions.clamp(min=0))
 
     def _annotations(self, positions: Tensor, visual: Tensor) -> dict[str, Tensor]:
         """The caller's per-token values on the visual axis of this stage."""

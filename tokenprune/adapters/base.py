@@ -46,6 +46,25 @@ class VisualLayout:
     groups: Tensor
 
 
+@dataclass(frozen=True)
+class VisionAttention:
+    """An attention module of a vision tower.
+
+    Attributes:
+        query: The linear layer that makes the queries ``[images, tokens, heads * head_dim]``.
+        key: The one that makes the keys.
+        heads: Heads.
+        scaling: The factor on the dot products.
+        classes: Tokens in front that stand for no patch.
+    """
+
+    query: nn.Module
+    key: nn.Module
+    heads: int
+    scaling: float
+    classes: int
+
+
 class Adapter(ABC):
     """What a model family has to tell the engine. Bound to one model; keeps no state of a call.
 
@@ -239,6 +258,21 @@ class Adapter(ABC):
     def grid(self, call: Mapping[str, Any], layout: VisualLayout) -> Tensor | None:
         """(frame, row, column) of every visual token, long ``[batch, seq, 3]``; -1 for separators and text."""
         return None
+
+    def vision_attention(self, layer: int) -> VisionAttention:
+        """Where a layer of the vision tower shows its queries and keys, one feature per visual token.
+
+        Args:
+            layer: Layer of the tower; negative from the end.
+
+        Raises:
+            UnsupportedModelError: Tokens are not the tower's patches, or nobody has said how they come from them.
+            LayerError: The tower has no such layer.
+        """
+        raise UnsupportedModelError(
+            f"the adapter of {self.name!r} does not say how its vision tower's patches become visual tokens",
+            "use a method that does not read the vision tower",
+        )
 
     def locate(self, call: Mapping[str, Any]) -> VisualLayout | None:
         """Find the visual tokens of a call and the image or video that each belongs to."""

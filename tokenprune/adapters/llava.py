@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenprune.adapters.base import VisionAttention
 from tokenprune.adapters.visuals import Item, Kind, VisualAdapter, broken_rows, feature_sizes, pixels, square
+from tokenprune.errors import LayerError
 
 
 class LlavaAdapter(VisualAdapter):
@@ -16,6 +18,25 @@ class LlavaAdapter(VisualAdapter):
     @property
     def _pixtral(self) -> bool:
         return getattr(self.config.vision_config, "model_type", None) == "pixtral"
+
+    def vision_attention(self, layer: int) -> VisionAttention:
+        """See :meth:`tokenprune.adapters.base.Adapter.vision_attention`."""
+        model: Any = self.model
+        tower = getattr(getattr(model, "model", model), "vision_tower", None)
+        encoder = getattr(getattr(tower, "vision_model", tower), "encoder", None)
+        layers = getattr(encoder, "layers", None)
+        if layers is None or not hasattr(layers[0], "self_attn"):
+            return super().vision_attention(layer)
+        if not -len(layers) <= layer < len(layers):
+            raise LayerError(
+                f"layer {layer} of a vision tower of {len(layers)} layers", f"use {-len(layers)} to {len(layers) - 1}"
+            )
+        attention = layers[layer].self_attn
+        # "default" drops the class token from the features, "full" keeps every token of the tower
+        dropped = getattr(self.config, "vision_feature_select_strategy", "default") == "default"
+        return VisionAttention(
+            attention.q_proj, attention.k_proj, int(attention.num_heads), float(attention.scale), int(dropped)
+        )
 
     def sizes(self, call: Mapping[str, Any], kind: Kind, count: int) -> list[int] | None:
         """See :meth:`VisualAdapter.sizes`."""

@@ -41,6 +41,11 @@ class Pruner(Component, ABC):
     def needs(self) -> frozenset[str]:
         """Signals to capture at layer K-1; see :attr:`tokenprune.scorers.base.Scorer.needs`."""
 
+    @property
+    def vision_layers(self) -> frozenset[int]:
+        """Layers of the vision tower whose attention is read with ``ctx.vision``; negative from the end."""
+        return frozenset()
+
     @abstractmethod
     def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
         """Choose the survivors.

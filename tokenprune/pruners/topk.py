@@ -26,6 +26,11 @@ class TopK(Pruner):
         """What the scorer needs."""
         return self.scorer.needs
 
+    @property
+    def vision_layers(self) -> frozenset[int]:
+        """What the scorer reads."""
+        return self.scorer.vision_layers
+
     def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         scores = self.scorer.checked(ctx)

@@ -27,6 +27,11 @@ class Scorer(Component, ABC):
         """Signals to capture at layer K-1: any of ``hidden``, ``query``, ``key``, ``value``, ``attention``."""
         return frozenset({"hidden"})
 
+    @property
+    def vision_layers(self) -> frozenset[int]:
+        """Layers of the vision tower whose attention is read with ``ctx.vision``; negative from the end."""
+        return frozenset()
+
     @abstractmethod
     def score(self, ctx: PruneContext) -> Tensor:
         """Score every visual token of every sample.

@@ -1,0 +1,127 @@
+"""Signals of the vision tower, against the attention maps that the tower itself returns when asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import tokenprune as tp
+from tests.tiny import CASES
+from tokenprune.context import PruneContext
+from tokenprune.errors import LayerError, UnsupportedModelError
+from tokenprune.ops.vision import TowerLayer
+from tokenprune.pruners.base import Selection
+from tokenprune.pruners.topk import TopK
+from tokenprune.scorers.vision_attention import VisionAttention
+
+LLAVA = CASES["llava"]
+
+
+def tower_maps(model: torch.nn.Module, pixels: Tensor) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return model.model.vision_tower(pixels, output_attentions=True).attentions  # type: ignore[operator, union-attr]
+
+
+def test_one_layer_is_the_map() -> None:
+    """Class row and column mean, written out from softmax(q k^T)."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 9, 3, 4, generator=generator) for _ in range(2))
+    for classes in (1, 0):
+        layer = TowerLayer(query, key, classes, 0.5)
+        for image in range(2):
+            expected = [0.0] * (9 - classes)
+            rows = range(1) if classes else range(9)
+            for head in range(3):
+                for row in rows:
+                    logits = [0.5 * float(query[image, row, head] @ key[image, other, head]) for other in range(9)]
+                    weights = torch.tensor(logits, dtype=torch.float64).softmax(0)
+                    for patch in range(9 - classes):
+                        expected[patch] += float(weights[patch + classes]) / 3 / len(rows)
+            assert layer.attention[image].tolist() == pytest.approx(expected, abs=1e-6)
+        assert torch.allclose(layer.mean_key, key[:, classes:].mean(2))
+
+
+def test_long_rows_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key = torch.randn(1, 20, 2, 4), torch.randn(1, 20, 2, 4)
+    whole = TowerLayer(query, key, 0, 1.0).attention
+    monkeypatch.setattr("tokenprune.ops.vision._ROWS", 3)
+    assert torch.allclose(TowerLayer(query, key, 0, 1.0).attention, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["image", "multi", "ragged"])
+@pytest.mark.parametrize("number", [-2, -1, 0])
+@pytest.mark.parametrize("stage", [0, 2])
+def test_tokens_get_what_their_patches_get(variant: str, number: int, stage: int) -> None:
+    """All images of a batch, left padding, before the language model and inside it."""
+    model = LLAVA.build("eager")
+    inputs = LLAVA.batch(model, 3, "left", variant=variant).inputs  # type: ignore[arg-type]
+    seen: list[PruneContext] = []
+
+    class Looks(TopK):
+        def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+            seen.append(ctx)
+            return super().select(ctx, quotas)
+
+    how = tp.Method(
+        layers={"name": "fixed", "layers": [stage]},
+        pruner=Looks(scorer=VisionAttention(layer=number)),
+        budget={"name": "keep_ratio", "ratio": 0.4},
+    )
+    with torch.no_grad(), tp.apply(model, how) as run:
+        model(**inputs)
+        found = seen[0].vision(number)
+        attention, key = found.attention, found.key
+    rows = tower_maps(model, inputs["pixel_values"])[number].double().mean(1)[:, 0, 1:]  # mean of heads, class row
+    flat = rows.flatten().tolist()
+    place = 0
+    for sample in range(3):
+        visual = (inputs["input_ids"][sample] == 150).nonzero()[:, 0].tolist()
+        expected = flat[place : place + len(visual)]
+        place += len(visual)
+        assert attention[sample, : len(visual)].tolist() == pytest.approx(expected, abs=1e-6)
+        assert not attention[sample, len(visual) :].any()
+        if variant == "image":
+            best = sorted(range(len(visual)), key=lambda i: (-expected[i], i))[: run.stages[0].after[sample]]
+            kept = [int(p) for p in run.stages[0].kept[sample] if p >= 0]
+            assert kept == sorted(visual[i] for i in best)
+    assert place == len(flat)
+    assert key.shape[:2] == attention.shape
+
+
+def test_a_second_stage_sees_the_right_patches() -> None:
+    """Tokens dropped earlier are skipped, not shifted."""
+    model = LLAVA.build("eager")
+    inputs = LLAVA.batch(model, 2, "left").inputs
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Looks(TopK):
+        def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+            seen.append((ctx.positions, ctx.vision(-1).attention))
+            return super().select(ctx, quotas)
+
+    how = tp.Method(
+        layers={"name": "fixed", "layers": [0, 2]},
+        pruner=Looks(scorer=VisionAttention(layer=-1)),
+        budget={"name": "keep_schedule", "ratios": [0.5, 0.25]},
+    )
+    with torch.no_grad(), tp.apply(model, how):
+        model(**inputs)
+    (before, whole), (after, rest) = seen
+    for sample in range(2):
+        known = dict(zip(before[sample].tolist(), whole[sample].tolist(), strict=True))
+        assert [known[p] for p in after[sample].tolist()] == pytest.approx(rest[sample].tolist())
+
+
+def test_families_and_layers_that_cannot_serve_are_refused_up_front() -> None:
+    how = {"layers": {"name": "fixed", "layers": [0]}, "budget": {"name": "keep_ratio", "ratio": 0.5}}
+    for name in ("qwen2_5_vl", "gemma3", "smolvlm"):
+        method = tp.Method(pruner=TopK(scorer=VisionAttention()), **how)  # type: ignore[arg-type]
+        with (
+            pytest.raises(UnsupportedModelError, match="vision tower's patches"),
+            tp.apply(CASES[name].build(), method),
+        ):
+            pass
+    method = tp.Method(pruner=TopK(scorer=VisionAttention(layer=7)), **how)  # type: ignore[arg-type]
+    with pytest.raises(LayerError, match="layer 7 of a vision tower of 2 layers"), tp.apply(LLAVA.build(), method):
+        pass
