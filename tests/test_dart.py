@@ -76,6 +76,13 @@ def test_absent_pivots_take_nothing() -> None:
         assert kept[number].nonzero()[:, 0].tolist() == wanted
 
 
+def test_nothing_waits_for_the_device() -> None:
+    """The meta device has no values: whatever asks for one raises."""
+    states, pivots = torch.empty(2, 9, 5, device="meta"), torch.empty(2, 4, 5, device="meta")
+    free, present = states[:, :, 0] > 0, pivots[:, :, 0] > 0
+    assert least_similar(states, free, pivots, present, present.sum(1)).shape == (2, 9)
+
+
 def method(tokens: int, layer: int = 2, **fields: Any) -> dict[str, Any]:
     return {
         "layers": {"name": "fixed", "layers": [layer]},

@@ -115,6 +115,14 @@ def test_problems_do_not_see_each_other() -> None:
         )
 
 
+def test_nothing_waits_for_the_device() -> None:
+    """The meta device has no values: whatever asks for one raises."""
+    states, scores = torch.empty(2, 9, 5, device="meta"), torch.empty(2, 9, device="meta")
+    valid, quotas = torch.ones(2, 9, dtype=torch.bool, device="meta"), torch.ones(2, dtype=torch.long, device="meta")
+    weights = relevance_weights(scores, valid, 0.5)
+    assert greedy_map(self_similarity(states) * weights[:, None], valid, quotas, 4).shape == (2, 9)
+
+
 def method(tokens: int, layer: int = 0, **fields: Any) -> dict[str, Any]:
     return {
         "layers": {"name": "fixed", "layers": [layer]},

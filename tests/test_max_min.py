@@ -97,6 +97,13 @@ def test_problems_do_not_see_each_other() -> None:
         assert kept[number].nonzero()[:, 0].tolist() == literal(list(states[number, :size]), count)
 
 
+def test_nothing_waits_for_the_device() -> None:
+    """The meta device has no values: whatever asks for one raises."""
+    states = torch.empty(2, 9, 5, device="meta")
+    valid, quotas = torch.ones(2, 9, dtype=torch.bool, device="meta"), torch.ones(2, dtype=torch.long, device="meta")
+    assert max_min(1 - self_similarity(states), valid, quotas, 4).shape == (2, 9)
+
+
 def method(pruner: Any, tokens: int, layer: int = 0) -> dict[str, Any]:
     return {
         "layers": {"name": "fixed", "layers": [layer]},
