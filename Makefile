@@ -22,7 +22,7 @@ RECIPE := Makefile pyproject.toml $(wildcard requirements/*.txt)
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-oldest check format docs eval train clean distclean
+.PHONY: help demo test test-oldest check format docs methods eval train clean distclean
 
 help: ## List the targets
 	@echo "Usage: make TARGET"
@@ -51,6 +51,9 @@ format: $(VENV)/.test ## Format the code and repair what ruff can repair
 docs: $(VENV)/.test ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 	@echo "==> site/index.html"
+
+methods: $(VENV)/.test ## Write docs/methods.md again from what is registered
+	@$(PY) docs/snippets/methods.py > docs/methods.md.new && mv docs/methods.md.new docs/methods.md
 
 eval: $(VENV)/.test ## Run the full evaluation (examples/digits.yaml; resumes where it stopped)
 	@$(VENV)/bin/tokenprune run examples/digits.yaml

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,3 +168,10 @@ def test_all_public_names_are_in_the_reference() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     for name in set(tp.__all__) - {"__version__", "ops"}:
         assert re.search(rf"^::: tokenprune\.(?:\w+\.)*{name}$", page, re.M), f"{name} is not on docs/api.md"
+
+
+def test_the_page_of_methods_is_what_is_registered() -> None:
+    made = subprocess.run([sys.executable, "docs/snippets/methods.py"], cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert made.stdout == page, "docs/methods.md is not what the registry says: run `make methods`"
