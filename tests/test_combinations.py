@@ -36,9 +36,7 @@ def test_diverse_choice_among_the_best_by_entropy() -> None:
     found = methods("combine-diverse-entropy")
     assert set(found) == {"diverse-entropy", "entropyprune", "divprune-layer-2", "random", "oracle"}
     pruner = found["diverse-entropy"][0].pruner
-    assert isinstance(pruner, MaxMin)
-    assert pruner.pool is not None
-    assert (pruner.pool.scorer, pruner.pool.factor) == (MatrixEntropy(), 2)
+    assert pruner == MaxMin(pool=MatrixEntropy(), pool_factor=2)
     assert {str(entries[0].layers) for entries in found.values()} == {"layers=(2,)"}
 
 

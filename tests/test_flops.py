@@ -251,3 +251,16 @@ def test_a_checkpoints_folder_will_do(
     (tmp_path / "config.json").write_text("{}")
     assert call(monkeypatch, *folder, "--visual-tokens", "576") == 2
     assert "no usable config.json" in capsys.readouterr().err
+
+
+def test_the_whole_model_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLaVA-1.5-7B in one forward on meta: nothing but the parts (and the head at every position) costs anything."""
+    monkeypatch.setenv("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")  # it would compare counts that meta tensors do not have
+    chosen = preset("llava-1.5-7b")
+    model = chosen.build("meta")
+    inputs = {name: value.to("meta") for name, value in chosen.inputs([Request(60)]).items()}
+    del inputs["attention_mask"]  # whether it hides anything cannot be looked up on meta
+    counted = count_flops(lambda: model(**inputs, use_cache=True))
+    closed = model_flops(model.config, 576, [636] * 32)
+    assert counted == pytest.approx(closed.total + 636 * closed.head, rel=1e-2)
+    assert counted - 636 * closed.head == pytest.approx(8.85589e12, rel=1e-3)

@@ -139,19 +139,26 @@ def test_a_pool_takes_the_best_by_another_score() -> None:
     seen = see("llava", "multi")
     scorer = {"name": "norm", "source": "hidden"}
     pool = seen.kept(method({"name": "topk", "scorer": scorer}, 12))
-    assert seen.kept(method({"name": "max_min", "pool": {"scorer": scorer}}, 6)) == expected(seen, 6, 0, pool)
-    narrow = {"name": "max_min", "pool": {"scorer": scorer, "factor": 1}}
+    assert seen.kept(method({"name": "max_min", "pool": scorer}, 6)) == expected(seen, 6, 0, pool)
+    narrow = {"name": "max_min", "pool": scorer, "pool_factor": 1}
     assert seen.kept(method(narrow, 6)) == seen.kept(method({"name": "topk", "scorer": scorer}, 6))
-    wide = {"name": "max_min", "pool": {"scorer": scorer, "factor": 100}}
+    wide = {"name": "max_min", "pool": scorer, "pool_factor": 100}
     assert seen.kept(method(wide, 6)) == seen.kept(method({"name": "max_min"}, 6))
 
 
 def test_the_pools_needs_are_captured() -> None:
     seen = see("llava")
-    pruner = {"name": "max_min", "pool": {"scorer": {"name": "matrix_entropy"}, "factor": 2.5}}
+    pruner = {"name": "max_min", "pool": {"name": "matrix_entropy"}, "pool_factor": 2.5}
     assert [len(kept) for kept in seen.kept(method(pruner, 5, layer=2))] == [5, 5]
     with pytest.raises(tp.errors.LayerError, match="MaxMin reads query of the layer before layer 0"):
         seen.kept(method(pruner, 5))
+
+
+def test_the_towers_layers_are_passed_on() -> None:
+    scorer = {"name": "vision_attention", "layer": -3}
+    assert tp.Method.from_dict(method({"name": "max_min", "pool": scorer}, 5)).pruner.vision_layers == {-3}
+    assert tp.Method.from_dict(method({"name": "dpp", "relevance": scorer}, 5)).pruner.vision_layers == {-3}
+    assert tp.Method.from_dict(method({"name": "max_min"}, 5)).pruner.vision_layers == set()
 
 
 def test_nan_is_an_error() -> None:

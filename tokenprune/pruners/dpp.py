@@ -48,6 +48,11 @@ class Dpp(Pruner):
         """Hidden states, and what the relevance needs."""
         return frozenset({"hidden"}) | self.relevance.needs
 
+    @property
+    def vision_layers(self) -> frozenset[int]:
+        """What the relevance reads."""
+        return self.relevance.vision_layers
+
     def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         ctx.check_finite(ctx.hidden.abs().amax(-1), type(self).__name__)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 from torch import Tensor
 
-from tokenprune.component import Component, FromRegistry
+from tokenprune.component import FromRegistry
 from tokenprune.context import PruneContext
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.maxmin import max_min
@@ -17,18 +17,6 @@ from tokenprune.scorers.base import Scorer
 
 if TYPE_CHECKING:
     from tokenprune.measure.flops import Shape
-
-
-class Pool(Component):
-    """Only an image's best tokens by some score are candidates.
-
-    Attributes:
-        scorer: The score.
-        factor: Candidates per token kept, rounded down; 1 leaves nothing to choose.
-    """
-
-    scorer: Annotated[Scorer, FromRegistry("scorers")]
-    factor: float = Field(default=2.0, ge=1)
 
 
 class MaxMin(Pruner):
@@ -45,15 +33,22 @@ class MaxMin(Pruner):
     Source: "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", arXiv 2503.02175.
 
     Attributes:
-        pool: Choose from the best tokens of a scorer only. Not in the paper.
+        pool: A scorer: only an image's best tokens by it are candidates. Not in the paper.
+        pool_factor: Candidates per token kept, rounded down; with 1 the scorer alone decides.
     """
 
-    pool: Pool | None = None
+    pool: Annotated[Scorer, FromRegistry("scorers")] | None = None
+    pool_factor: float = Field(default=2.0, ge=1)
 
     @property
     def needs(self) -> frozenset[str]:
         """Hidden states, and what the pool's scorer needs."""
-        return frozenset({"hidden"}) | (self.pool.scorer.needs if self.pool else frozenset())
+        return frozenset({"hidden"}) | (self.pool.needs if self.pool else frozenset())
+
+    @property
+    def vision_layers(self) -> frozenset[int]:
+        """What the pool's scorer reads."""
+        return self.pool.vision_layers if self.pool else frozenset()
 
     def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
@@ -61,8 +56,8 @@ class MaxMin(Pruner):
         problems = ctx.by_group
         candidates = problems.valid
         if self.pool is not None:
-            scores = self.pool.scorer.checked(ctx)
-            wider = (quotas * self.pool.factor).long()
+            scores = self.pool.checked(ctx)
+            wider = (quotas * self.pool_factor).long()
             candidates = candidates & problems.split(topk_by_group(scores, ctx.groups, wider))
         states = problems.split(ctx.hidden)
         distance = 1 - self_similarity(states)
@@ -70,5 +65,5 @@ class MaxMin(Pruner):
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """The matrix of cosines, and the pool's scorer; comparisons are not counted."""
-        pool = self.pool.scorer.flops(shape, visual, tokens) if self.pool else 0
+        pool = self.pool.flops(shape, visual, tokens) if self.pool else 0
         return 2 * visual**2 * shape.width + pool
