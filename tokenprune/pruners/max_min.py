@@ -27,8 +27,8 @@ class MaxMin(Pruner):
     smallest being the token itself. Then always the token is added whose nearest kept token is farthest. Ties keep the
     earlier position; distances up to 1e-6 count as 0.
 
-    Differs from the published code: a kept token cannot be chosen again when only duplicates are left; the budget
-    rounds the count, down and not to the nearest; row separators of a model (LLaVA-NeXT) are tokens like all others.
+    Differs from the published code: a kept token cannot be chosen again when only duplicates are left, and the budget
+    rounds the count down, not to the nearest. Row separators of a model (LLaVA-NeXT) are tokens like all others.
 
     Source: "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", arXiv 2503.02175.
 
