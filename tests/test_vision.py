@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, LlavaForConditionalGeneration
 
 import tokenprune as tp
 from tests.tiny import CASES
@@ -125,3 +128,35 @@ def test_families_and_layers_that_cannot_serve_are_refused_up_front() -> None:
     method = tp.Method(pruner=TopK(scorer=VisionAttention(layer=7)), **how)  # type: ignore[arg-type]
     with pytest.raises(LayerError, match="layer 7 of a vision tower of 2 layers"), tp.apply(LLAVA.build(), method):
         pass
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "siglip_vision_model"])
+def test_other_towers_of_llava(kind: str) -> None:
+    """DINOv2 has a class token, SigLIP has none: there every patch's share of all rows counts."""
+    config = copy.deepcopy(LLAVA.build().config)
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+    tower = AutoConfig.for_model(kind, **size, **({"mlp_ratio": 2} if kind == "dinov2" else {"intermediate_size": 64}))
+    config.vision_config = tower
+    config.vision_feature_select_strategy = "default" if kind == "dinov2" else "full"
+    config.vision_feature_layer = -1
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
+    ids = torch.tensor([[1, *[150] * 16, 5, 6, 7]] * 2)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": torch.randn(2, 3, 32, 32)}
+    seen: list[Tensor] = []
+
+    class Looks(TopK):
+        def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+            seen.append(ctx.vision(-1).attention)
+            return super().select(ctx, quotas)
+
+    how = tp.Method(
+        layers={"name": "fixed", "layers": [0]},
+        pruner=Looks(scorer=VisionAttention(layer=-1)),
+        budget={"name": "keep_count", "tokens": 5},
+    )
+    with torch.no_grad(), tp.apply(model, how):
+        model(**inputs)
+    maps = tower_maps(model, inputs["pixel_values"])[-1].mean(1)
+    expected = maps[:, 0, 1:] if kind == "dinov2" else maps.mean(1)
+    assert torch.allclose(seen[0], expected, atol=1e-6)

@@ -24,19 +24,20 @@ class LlavaAdapter(VisualAdapter):
         model: Any = self.model
         tower = getattr(getattr(model, "model", model), "vision_tower", None)
         encoder = getattr(getattr(tower, "vision_model", tower), "encoder", None)
-        layers = getattr(encoder, "layers", None)
-        if layers is None or not hasattr(layers[0], "self_attn"):
+        layers: Any = getattr(encoder, "layers", getattr(encoder, "layer", ()))  # CLIP and SigLIP; DINOv2
+        name = next((name for name in ("self_attn", "attention") if layers and hasattr(layers[0], name)), None)
+        if name is None or not hasattr(getattr(layers[0], name), "q_proj"):
             return super().vision_attention(layer)
         if not -len(layers) <= layer < len(layers):
             raise LayerError(
                 f"layer {layer} of a vision tower of {len(layers)} layers", f"use {-len(layers)} to {len(layers) - 1}"
             )
-        attention = layers[layer].self_attn
+        attention = getattr(layers[layer], name)
         # "default" drops the class token from the features, "full" keeps every token of the tower
         dropped = getattr(self.config, "vision_feature_select_strategy", "default") == "default"
-        return VisionAttention(
-            attention.q_proj, attention.k_proj, int(attention.num_heads), float(attention.scale), int(dropped)
-        )
+        scaling = float(getattr(attention, "scaling", None) or attention.scale)
+        heads = int(attention.q_proj.out_features // attention.head_dim)
+        return VisionAttention(attention.q_proj, attention.k_proj, heads, scaling, int(dropped))
 
     def sizes(self, call: Mapping[str, Any], kind: Kind, count: int) -> list[int] | None:
         """See :meth:`VisualAdapter.sizes`."""
