@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tokenprune.experiment.stats import Z95, clustered
+from tokenprune.experiment.stats import Z95, Estimate, clustered
 
 
 def test_clusters_of_one_are_the_ordinary_interval() -> None:
@@ -51,3 +51,8 @@ def test_it_agrees_with_a_bootstrap_over_clusters() -> None:
 def test_too_little_data_says_so() -> None:
     assert clustered([1.0, 0.0], ["a", "a"]).half == math.inf
     assert math.isnan(clustered([], []).mean)
+
+
+def test_the_drawn_interval_is_finite_and_within_all_there_is() -> None:
+    assert Estimate(0.9, 0.05).arms == pytest.approx((0.05, 0.05))
+    assert Estimate(0.9, float("inf")).arms == pytest.approx((0.9, 0.1))

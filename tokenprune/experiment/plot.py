@@ -27,11 +27,9 @@ def accuracy_plot(lines: Sequence[Line], path: Path) -> None:
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
         for whole in methods.pop("unpruned", []):
-            low, high = (
-                100 * (whole.accuracy.mean - whole.accuracy.half),
-                100 * (whole.accuracy.mean + whole.accuracy.half),
-            )
-            axes.axhspan(low, high, color="0.9", lw=0)
+            below, above = whole.accuracy.arms
+            mean = whole.accuracy.mean
+            axes.axhspan(100 * (mean - below), 100 * (mean + above), color="0.9", lw=0)
             axes.axhline(100 * whole.accuracy.mean, color="0.3", lw=1, label=f"unpruned ({whole.visual:.0f} tokens)")
         for index, (name, points) in enumerate(sorted(methods.items())):
             points = sorted(points, key=lambda line: line.visual)
@@ -39,7 +37,9 @@ def accuracy_plot(lines: Sequence[Line], path: Path) -> None:
             axes.errorbar(
                 [line.visual for line in points],
                 [100 * line.accuracy.mean for line in points],
-                yerr=[100 * line.accuracy.half for line in points],
+                yerr=[
+                    [100 * arm for arm in arms] for arms in zip(*(line.accuracy.arms for line in points), strict=True)
+                ],
                 color="0.3" if fixed else COLOURS[index % len(COLOURS)],
                 linestyle={"oracle": "--", "random": ":"}.get(name, "-"),
                 marker=MARKERS[index % len(MARKERS)],

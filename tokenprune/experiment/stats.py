@@ -16,6 +16,11 @@ class Estimate:
     mean: float
     half: float
 
+    @property
+    def arms(self) -> tuple[float, float]:
+        """How far the interval reaches below and above the mean, within 0 to 1: finite where nothing is known."""
+        return min(self.half, self.mean), min(self.half, 1 - self.mean)
+
     def __str__(self) -> str:
         return f"{100 * self.mean:.1f} ± {100 * self.half:.1f}"
 
