@@ -82,6 +82,11 @@ class VisionSignals:
         return on_visual_axis(self.layer.attention, self.order, self.visual_mask)
 
     @cached_property
+    def received(self) -> Tensor:
+        """Attention that each token's patch receives from all tokens of the tower on average, as ``attention``."""
+        return on_visual_axis(self.layer.received, self.order, self.visual_mask)
+
+    @cached_property
     def key(self) -> Tensor:
         """Keys, mean over heads, float32 ``[batch, n_visual, head_dim]``."""
         return on_visual_axis(self.layer.mean_key, self.order, self.visual_mask)

@@ -33,7 +33,14 @@ class TowerLayer:
 
         From the class token where there is one, else from all tokens on average.
         """
-        query = self.query[:, :1] if self.classes else self.query
+        return self._received(self.query[:, :1] if self.classes else self.query)
+
+    @cached_property
+    def received(self) -> Tensor:
+        """Attention that each patch receives from all tokens on average, mean over heads, as ``attention``."""
+        return self._received(self.query)
+
+    def _received(self, query: Tensor) -> Tensor:
         key = self.key.float().permute(0, 2, 3, 1)
         total = key.new_zeros(key.shape[0], key.shape[-1])
         for rows in query.split(_ROWS, dim=1):
