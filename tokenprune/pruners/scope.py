@@ -1,0 +1,64 @@
+"""SCOPE's selection: salient tokens that cover what is not covered yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+from torch import Tensor
+
+from tokenprune.context import PruneContext
+from tokenprune.ops.cosine import self_similarity
+from tokenprune.ops.coverage import greedy_coverage
+from tokenprune.pruners.base import Pruner, Selection
+
+if TYPE_CHECKING:
+    from tokenprune.measure.flops import Shape
+
+
+class Scope(Pruner):
+    """Greedy coverage of an image by its kept tokens, each gain weighted with the vision tower's attention.
+
+    The gain of token i is ``sum_j max(0, cos(i, j) - best_j) * attention_i^alpha``; ``best_j`` is the cosine of j to
+    the kept token most like it, at least 0. Image by image. Ties (gains equal up to 1e-5 of the largest) keep the
+    earlier position. A token whose cosine would grow by 1e-6 at most counts as covered; when all are, the earliest
+    tokens fill the quota.
+
+    Differs from the published code: cosines are of the features that the language model gets (the projected ones at
+    layer 0), not of the tower's before the projector; several images have quotas of their own, in proportion to
+    their tokens.
+
+    Source: "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodel LLMs", arXiv 2510.24214.
+
+    Attributes:
+        alpha: How much saliency counts; 0 is coverage alone.
+        layer: Layer of the tower whose attention is the saliency; negative from the end.
+    """
+
+    alpha: float = Field(default=1.0, ge=0)
+    layer: int = -2
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states."""
+        return frozenset({"hidden"})
+
+    @property
+    def vision_layers(self) -> frozenset[int]:
+        """The layer of the saliency."""
+        return frozenset({self.layer})
+
+    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        """See :meth:`tokenprune.pruners.base.Pruner.select`."""
+        saliency = ctx.vision(self.layer).attention
+        ctx.check_finite(ctx.hidden.abs().amax(-1) + saliency, type(self).__name__)
+        problems = ctx.by_group
+        similarity = self_similarity(problems.split(ctx.hidden))
+        weight = problems.split(saliency) ** self.alpha
+        return Selection(
+            keep=problems.join(greedy_coverage(similarity, weight, problems.valid, problems.quotas, problems.steps))
+        )
+
+    def flops(self, shape: Shape, visual: int, tokens: int) -> int:
+        """The matrix of cosines; sums and comparisons are not counted, nor is the class token's attention."""
+        return 2 * visual**2 * shape.width
