@@ -1,0 +1,83 @@
+"""HoloV's selection: every part of the image keeps a share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from tokenprune.context import PruneContext
+from tokenprune.ops.cosine import self_similarity
+from tokenprune.ops.crops import Crops, share_out, similarity_variance
+from tokenprune.pruners.base import Pruner, Selection
+
+if TYPE_CHECKING:
+    from tokenprune.measure.flops import Shape
+
+_SMALL = 1e-6  # the published code's guard of the division
+
+
+class HoloV(Pruner):
+    """Cut an image into crops, share the quota between them, keep the tokens with most attention in each.
+
+    Crops are runs of successive tokens. A token's score is its attention in the vision tower plus ``beta`` times the
+    variance of its cosines to the others of the crop, which is first scaled to the crop's mean attention; a crop's
+    weight is the mean score. Quotas are in proportion to the weights: rounded down, the remainder one each to the
+    largest weights (ties: the earlier crop); what a crop cannot hold goes to the others by the same rule. Within a
+    crop ties keep the earlier position.
+
+    Scaled like that, the variances of a crop have the mean of its attention: the weight is ``attention * (1 + beta *
+    v / (v + 1e-6))`` with the means of attention and variance. Unless ``v`` is tiny that is the mean attention times
+    a constant; so it is in the published code, too.
+
+    Differs from the published code: what a crop cannot hold is not replaced by zero vectors; a crop of a single token
+    has its attention as weight, in the same unit as the others; several images are cut one by one.
+
+    Source: "Don't Just Chase 'Highlighted Tokens' in MLLMs: Revisiting Visual Holistic Context Retention",
+    arXiv 2510.02912.
+
+    Attributes:
+        crops: Crops per image; an image with fewer tokens has one per token.
+        beta: Weight of the variance; attention has 1.
+        power: Sharpness: weights are taken to this power.
+        layer: Layer of the tower; negative from the end.
+    """
+
+    crops: PositiveInt = 16
+    beta: float = Field(default=0.09, ge=0)
+    power: float = Field(default=1.0, ge=0)
+    layer: int = -2
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states."""
+        return frozenset({"hidden"})
+
+    @property
+    def vision_layers(self) -> frozenset[int]:
+        """The layer."""
+        return frozenset({self.layer})
+
+    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        """See :meth:`tokenprune.pruners.base.Pruner.select`."""
+        seen = ctx.vision(self.layer).attention
+        ctx.check_finite(ctx.hidden.abs().amax(-1) + seen, type(self).__name__)
+        problems = ctx.by_group
+        crops = Crops(problems.sizes, problems.size, self.crops)
+        attention = crops.split(problems.split(seen)).masked_fill(~crops.valid, 0.0)
+        similarity = self_similarity(crops.split(problems.split(ctx.hidden)))
+        variance = similarity_variance(similarity, crops.valid)
+        count = crops.sizes.clamp(min=1)
+        level, spread = attention.sum(-1) / count, variance.sum(-1) / count
+        weight = (level * (1 + self.beta * spread / (spread + _SMALL))) ** self.power
+        shares = share_out(problems.quotas, weight, crops.sizes)
+        order = attention.masked_fill(~crops.valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+        first = torch.arange(order.shape[-1], device=order.device) < shares[..., None]
+        keep = torch.zeros_like(first).scatter(-1, order, first)
+        return Selection(keep=problems.join(crops.join(keep)))
+
+    def flops(self, shape: Shape, visual: int, tokens: int) -> int:
+        """The cosines within the crops."""
+        return 2 * visual**2 * shape.width // self.crops
