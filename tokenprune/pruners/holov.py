@@ -33,7 +33,8 @@ class HoloV(Pruner):
     a constant; so it is in the published code, too.
 
     Differs from the published code: what a crop cannot hold is not replaced by zero vectors; a crop of a single token
-    has its attention as weight, in the same unit as the others; several images are cut one by one.
+    has its attention as weight, in the same unit as the others; several images are cut one by one. Only the
+    selection is here: the refetching of dropped context that the paper adds is not.
 
     Source: "Don't Just Chase 'Highlighted Tokens' in MLLMs: Revisiting Visual Holistic Context Retention",
     arXiv 2510.02912.
