@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoConfig, LlavaForConditionalGeneration
 import tokenprune as tp
 from tests.tiny import CASES
 from tokenprune.context import PruneContext
-from tokenprune.errors import LayerError, UnsupportedModelError
+from tokenprune.errors import LayerError, ScoreError, UnsupportedModelError
 from tokenprune.ops.vision import TowerLayer
 from tokenprune.pruners.base import Selection
 from tokenprune.pruners.topk import TopK
@@ -160,3 +161,36 @@ def test_other_towers_of_llava(kind: str) -> None:
     maps = tower_maps(model, inputs["pixel_values"])[-1].mean(1)
     expected = maps[:, 0, 1:] if kind == "dinov2" else maps.mean(1)
     assert torch.allclose(seen[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("beams", [1, 2, 3])
+@pytest.mark.parametrize("variant", ["image", "multi", "ragged"])
+def test_generate_keeps_what_a_forward_keeps(variant: str, beams: int) -> None:
+    """Transformers 5.23 runs the tower before the model, once for all beams."""
+    model = LLAVA.build()
+    inputs = LLAVA.batch(model, 3, "left", variant=variant).inputs  # type: ignore[arg-type]
+    how = tp.Method(
+        layers={"name": "fixed", "layers": [0]},
+        pruner=TopK(scorer=VisionAttention()),
+        budget={"name": "keep_ratio", "ratio": 0.4},
+    )
+    with torch.no_grad(), tp.apply(model, how) as run:
+        model(**inputs)
+        expected = run.stages[0].kept
+        for _ in range(2):  # what the first one saw does not serve the second
+            model.generate(**inputs, max_new_tokens=2, do_sample=False, num_beams=beams)
+            assert torch.equal(run.stages[0].kept, expected.repeat_interleave(beams, dim=0))
+            inputs = {**inputs, "pixel_values": inputs["pixel_values"].flip(-1)}
+            model(**inputs)
+            expected = run.stages[0].kept
+
+
+def test_features_that_the_tower_made_elsewhere_are_refused() -> None:
+    model = LLAVA.build()
+    inputs = LLAVA.batch(model, 2, "left").inputs
+    features = model.model.get_image_features(inputs.pop("pixel_values"), return_dict=True)
+    if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        pytest.skip("this version of Transformers takes pixels only")
+    how = tp.load_method("vision-attention")
+    with torch.no_grad(), tp.apply(model, how), pytest.raises(ScoreError, match="give pixels, not features"):
+        model(**inputs, mm_encoder_outputs={"image": features})

@@ -123,6 +123,7 @@ class _Engine:
         self.handles: list[Any] = []
         self.layer_handles: list[Any] = []
         self.temporary: list[Any] = []
+        self.tower: dict[tuple[int, str], Tensor] = {}  # what the vision tower's layers showed last
         self.seen = 0  # samples that this run has prefilled: the default sample ids
         self.chain: tuple[Tensor, dict[str, Tensor], list[Selection]] | None = None
         self._check()
@@ -136,6 +137,7 @@ class _Engine:
                 f"layer {last if first >= 0 else first} is out of range: the model has {adapter.num_layers} layers",
                 f"use 0 to {adapter.num_layers - 1}",
             )
+        self.run.method.budget.check(self.stages)
         signals = self.needs - {"hidden"}
         if first == 0 and signals:
             raise LayerError(
@@ -178,6 +180,10 @@ class _Engine:
         add(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
         add(self.model.register_forward_hook(self._after_model, with_kwargs=True, always_call=True))
         add(self.adapter.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
+        for number in self.pruner.vision_layers:
+            where = self.adapter.vision_attention(number)
+            for name, module in (("query", where.query), ("key", where.key)):
+                add(module.register_forward_hook(self._keep_tower(number, name)))
 
     def _watch_layers(self, wanted: bool) -> None:
         """Hook the layers, or let go of them: a hook that does nothing still costs each layer of each step."""
@@ -201,6 +207,7 @@ class _Engine:
         self.handles.clear()
         self.model.__dict__.pop("_assisted_decoding", None)
         self.prefill = self.masks = self.chain = None
+        self.tower = {}
 
     def _drop_temporary(self) -> None:
         for handle in self.temporary:
@@ -247,6 +254,8 @@ class _Engine:
             self.run.begin([StageResult(layer, none, none, reason=reason) for layer in self.stages], [], text)
             return
         self.adapter.check_prompt(self.stages[0], width)
+        if not call.get("mm_encoder_outputs"):
+            self.tower = {}  # the tower is about to run; ``generate`` runs it before the model (Transformers 5.23)
         prefill = Prefill(
             self.adapter,
             self.run.method,
@@ -257,6 +266,7 @@ class _Engine:
             self.run.annotations,
             sample_ids=self._sample_ids(call, layout),
             replay=self._replayed(call),
+            tower=self.tower,
         )
         self.run.begin(prefill.results, prefill.clock, text)
         self.prefill = prefill
@@ -282,6 +292,8 @@ class _Engine:
     def _after_model(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         prefill, self.prefill, self.masks = self.prefill, None, None
         self._drop_temporary()
+        if prefill is not None:
+            self.tower = {}
         if prefill is not None and output is not None:
             self._finish(prefill, output)
             prefill.verify()
@@ -406,11 +418,6 @@ class _Engine:
     def _capture(self) -> None:
         """Observe the layers before each stage during this prefill, and only what the method needs."""
         assert self.prefill is not None
-        reduces = any(self.prefill.reduces(stage) for stage in self.stages)
-        for number in self.pruner.vision_layers if reduces else ():
-            where = self.adapter.vision_attention(number)
-            for name, module in (("query", where.query), ("key", where.key)):
-                self.temporary.append(module.register_forward_hook(self._keep_tower(number, name)))
         for stage in self.stages:
             if stage == 0 or not self.prefill.reduces(stage):
                 continue
@@ -430,8 +437,7 @@ class _Engine:
 
     def _keep_tower(self, number: int, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            if self.prefill is not None:
-                self.prefill.tower[number, name] = output
+            self.tower[number, name] = output
 
         return hook
 

@@ -62,6 +62,7 @@ class Prefill:
         probed: Layer of a stage -> arguments of the layer before it.
         late: Features that the model adds after a layer (DeepStack), ``[batch, seq, dim]``.
         tower: (layer of the vision tower, ``query`` or ``key``) -> states observed there.
+        repeats: How often the prompts repeat each sample that the tower saw.
         checks: Per-sample flags that must be False, and the errors that they stand for; see :meth:`verify`.
     """
 
@@ -84,6 +85,7 @@ class Prefill:
     probed: dict[int, dict[str, Any]] = field(default_factory=dict)
     late: dict[int, Tensor] = field(default_factory=dict)
     tower: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    repeats: int = 1
     checks: list[tuple[Tensor, Callable[[int], Exception]]] = field(default_factory=list)
     _memo: dict[tuple[str, int, int], tuple[Any, Any]] = field(default_factory=dict)
     _left: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -261,7 +263,7 @@ class Prefill:
             captured={key.split()[0]: value for key, value in self.captured.items() if key.endswith(f" {layer}")},
             make_probe=(lambda: self._probe(layer)) if "attention" in self.method.pruner.needs else None,
             make_grid=lambda: self._grid(positions, visual),
-            make_vision=self._vision if self.tower else None,
+            make_vision=self._vision if self.method.pruner.vision_layers else None,
             feature_order=lambda: self._feature_order(positions),
             annotations=self._annotations(positions, visual),
             checks=self.checks,
@@ -297,7 +299,10 @@ class Prefill:
         where = self.adapter.vision_attention(layer)
         query, key = (self.tower[layer, name].unflatten(-1, (where.heads, -1)) for name in ("query", "key"))
         features = query.shape[0] * (query.shape[1] - where.classes)
-        if features != sum(self.first):
+        if self.arguments.get("mm_encoder_outputs"):  # ``generate`` runs the tower before it repeats samples as beams
+            self.repeats = max(1, sum(self.first) // features)
+        beams = [row for row in self.first[:: self.repeats] for _ in range(self.repeats)]
+        if beams != self.first or features * self.repeats != sum(self.first):
             raise UnsupportedModelError(
                 f"the vision tower made {features} features for {sum(self.first)} visual tokens",
                 "use a method that does not read the vision tower",
@@ -305,9 +310,9 @@ class Prefill:
         return TowerLayer(query, key, where.classes, where.scaling)
 
     def _feature_order(self, positions: Tensor) -> Tensor:
-        """Number of each visual token among all features of the batch: they enter the prompts in order."""
-        mask = self.layout.mask.to(positions.device)
-        order = (mask.flatten().cumsum(0) - 1).view(mask.shape)
+        """Number of each visual token among all features that the tower made: they enter the prompts in order."""
+        mask = self.layout.mask[:: self.repeats].to(positions.device)
+        order = (mask.flatten().cumsum(0) - 1).view(mask.shape).repeat_interleave(self.repeats, dim=0)
         return order.gather(1, positions.clamp(min=0))
 
     def _annotations(self, positions: Tensor, visual: Tensor) -> dict[str, Tensor]:
