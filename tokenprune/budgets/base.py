@@ -39,6 +39,13 @@ class Budget(Component, ABC):
     #: The pruner decides how many survive; what :meth:`keep` returns is then the fewest there may be.
     open_ended: ClassVar[bool] = False
 
+    def check(self, layers: tuple[int, ...]) -> None:
+        """Refuse stages that the budget does not fit; called before any forward.
+
+        Raises:
+            BudgetError: The budget cannot be met with stages before these layers.
+        """
+
     @abstractmethod
     def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
         """Tokens of one sample that survive each stage.

@@ -68,15 +68,18 @@ class KeepSchedule(Budget):
             raise ValueError(f"every stage keeps at most what the one before it kept, got {list(given)}")
         return self
 
-    def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
-        """See :meth:`tokenprune.budgets.base.Budget.keep`."""
+    def check(self, layers: tuple[int, ...]) -> None:
+        """See :meth:`tokenprune.budgets.base.Budget.check`."""
         given = len(self.ratios or self.tokens)
-        if given != len(schedule.layers):
+        if given != len(layers):
             raise BudgetError(
-                f"a schedule of {given} stages for pruning before {len(schedule.layers)} layers"
-                f" ({', '.join(map(str, schedule.layers))})",
+                f"a schedule of {given} stages for pruning before {len(layers)} layers ({', '.join(map(str, layers))})",
                 "give one number per stage",
             )
+
+    def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
+        """See :meth:`tokenprune.budgets.base.Budget.keep`."""
+        self.check(schedule.layers)
         if self.tokens:
             return tuple(min(tokens, before) for tokens in self.tokens)
         return tuple(max(1, math.floor(before * ratio + 1e-9)) for ratio in self.ratios)
