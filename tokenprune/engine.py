@@ -26,7 +26,7 @@ from tokenprune.ops.rows import decode_mask, keep_index, take
 from tokenprune.prefill import Prefill
 from tokenprune.pruners.base import Selection
 from tokenprune.run import Run, StageResult
-from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.base import LayerChoice, ModelProfile
 
 _MARK = "_tokenprune_run"  # on the decoder while a method is applied: two at once would corrupt each other
 _STATES = frozenset({"query", "key", "value"})
@@ -58,12 +58,13 @@ def apply(model: nn.Module, method: Method, calibration: Sequence[Mapping[str, A
         raise BusyModelError("a method is already applied to this model", "leave the first apply block before another")
     setattr(decoder, _MARK, True)
     try:
-        measure = None
+        measure = logits = None
         if calibration is not None:
             from tokenprune.measure.entropy import measure_entropy
 
             measure = lambda: measure_entropy(model, calibration)  # noqa: E731
-        choice = method.layers.select(ModelProfile(adapter.name, adapter.num_layers, measure))
+            logits = lambda layer: _last_logits(model, adapter, method, calibration, layer)  # noqa: E731
+        choice = method.layers.select(ModelProfile(adapter.name, adapter.num_layers, measure, logits))
         run = Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
         engine = _Engine(model, adapter, run)
         try:
@@ -107,6 +108,37 @@ def observe(model: nn.Module, inputs: Mapping[str, Any], callback: Callable[[int
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.no_grad()
+def _last_logits(
+    model: nn.Module, adapter: Adapter, method: Method, calibration: Sequence[Mapping[str, Any]], layer: int | None
+) -> Tensor:
+    """Logits of every calibration sample's last prompt token, with the method pruning before one layer, or unpruned.
+
+    Engines are made directly: the model carries the mark of the ``apply`` that asks already.
+    """
+    engine = None
+    if layer is not None:
+        choice = LayerChoice((layer,), "a candidate")
+        engine = _Engine(model, adapter, Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config))
+    found = []
+    try:
+        if engine is not None:
+            engine.attach()
+        for inputs in calibration:
+            logits = model(**{**inputs, "use_cache": False}).logits
+            mask = inputs.get("attention_mask")
+            # padding on the right is never dropped: counted from the end, the last token is where it was
+            after = mask.long().flip(1).argmax(1).to(logits.device) if mask is not None else 0
+            rows = torch.arange(len(logits), device=logits.device)
+            found.append(logits[rows, logits.shape[1] - 1 - after].float().cpu())
+    finally:
+        if engine is not None:
+            engine.detach()
+    if not found:
+        raise UnsupportedFeatureError("the calibration holds no samples", "give a few inputs")
+    return torch.cat(found)
 
 
 class _Engine:

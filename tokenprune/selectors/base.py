@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from tokenprune.component import Component
 
 if TYPE_CHECKING:
@@ -22,11 +24,14 @@ class ModelProfile:
         num_layers: Decoder layers.
         measure_entropy: Runs the calibration samples through the unpruned model and returns its entropy curves;
             None when :func:`tokenprune.apply` was given no calibration samples.
+        last_logits: Runs the calibration samples with the method pruning before the given layer (None: unpruned) and
+            returns the last prompt tokens' logits, float32 ``[samples, vocabulary]`` on the host; None without samples.
     """
 
     family: str
     num_layers: int
     measure_entropy: Callable[[], EntropyProfile] | None = None
+    last_logits: Callable[[int | None], Tensor] | None = None
 
 
 @dataclass(frozen=True)
