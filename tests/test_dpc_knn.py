@@ -1,0 +1,72 @@
+"""DPC-kNN against a literal clustering in float64: centres, and merged values."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tokenprune.ops.dpc_knn import dpc_knn
+
+
+def literal(states: Tensor, clusters: int) -> dict[int, list[float]]:
+    """Centre -> mean of its cluster; ties go to the earlier vector."""
+    rows = states.double().tolist()
+    tokens = range(len(rows))
+    scale = math.sqrt(len(rows[0]))
+    distance = [[math.dist(a, b) / scale for b in rows] for a in rows]
+    density = [math.exp(-sum(d * d for d in sorted(distance[i])[:clusters]) / clusters) for i in tokens]
+    score = []
+    for i in tokens:
+        denser = [j for j in tokens if density[j] > density[i] or (density[j] == density[i] and j < i)]
+        separation = min(distance[i][j] for j in denser) if denser else max(max(row) for row in distance)
+        score.append(separation * density[i])
+    centres = sorted(sorted(tokens, key=lambda i: (-score[i], i))[:clusters])
+    members: dict[int, list[int]] = {centre: [] for centre in centres}
+    for i in tokens:
+        members[i if i in members else min(centres, key=lambda c: (distance[i][c], c))].append(i)
+    return {c: [sum(rows[i][k] for i in own) / len(own) for k in range(len(rows[0]))] for c, own in members.items()}
+
+
+def check(problems: list[Tensor], clusters: list[int]) -> None:
+    size = max(map(len, problems))
+    states = torch.full((len(problems), size, problems[0].shape[1]), 7.0)
+    valid = torch.zeros(len(problems), size, dtype=torch.bool)
+    for row, problem in enumerate(problems):
+        states[row, : len(problem)] = problem
+        valid[row, : len(problem)] = True
+    centres, merged = dpc_knn(states, valid, torch.tensor(clusters))
+    for row, (problem, count) in enumerate(zip(problems, clusters, strict=True)):
+        expected = literal(problem, count) if count else {}
+        assert centres[row].nonzero()[:, 0].tolist() == list(expected)
+        for place in range(size):
+            wanted = torch.tensor(expected.get(place, [0.0] * states.shape[2]))
+            assert torch.allclose(merged[row, place], wanted.float(), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_problems_of_several_sizes(seed: int) -> None:
+    noise = torch.Generator().manual_seed(seed)
+    problems = [torch.randn(size, 8, generator=noise) for size in (20, 7, 1, 13)]
+    check(problems, [3, 2, 1, 13])
+    check(problems, [1, 7, 0, 4])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_planted_clusters_are_found(seed: int) -> None:
+    noise = torch.Generator().manual_seed(seed)
+    middles = 5 * torch.eye(4)
+    states = torch.cat([middle + 0.05 * torch.randn(6, 4, generator=noise) for middle in middles])
+    check([states], [4])
+    centres, merged = dpc_knn(states[None], torch.ones(1, 24, dtype=torch.bool), torch.tensor([4]))
+    assert sorted(int(c) // 6 for c in centres[0].nonzero()[:, 0]) == [0, 1, 2, 3]
+    assert torch.allclose(merged[0][centres[0]], states.view(4, 6, 4).mean(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("clusters", [1, 2, 5])
+def test_duplicates_and_ties(clusters: int) -> None:
+    check([torch.ones(6, 4)], [clusters])
+    line = torch.arange(8.0)[:, None].expand(-1, 4).contiguous()  # distances are exact: all ties are
+    check([line.repeat_interleave(2, 0), line], [clusters, clusters])
