@@ -1,8 +1,8 @@
 """How much of the true foreground each method keeps (`python benchmarks/foreground_kept.py`, prints markdown).
 
 On held-out pictures of the digits task, per named method at 16 of 144 tokens, before the layers where it prunes by
-itself: the share of the tokens that show a digit which survive, against the share that random pruning would keep, and the
-reference figure of the oracle. It is not accuracy: it says where a score looks.
+itself: the share of the tokens that show a digit which survive. Random and oracle are the lower and the upper line. It
+is not accuracy: it says where a score looks.
 """
 
 from __future__ import annotations
