@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-_ROWS = 256  # query rows at a time: no [heads, n, n] map of a large image
+_ROWS = 64  # query rows at a time: no [heads, n, n] map of a large image
 
 
 @dataclass(frozen=True)
