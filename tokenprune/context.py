@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.errors import ScoreError, UnsupportedModelError
+from tokenprune.ops.frames import earlier, number_frames
 from tokenprune.ops.groups import Groups
 from tokenprune.ops.vision import TowerLayer, on_visual_axis
 
@@ -191,6 +192,29 @@ class PruneContext:
         if self.make_grid is None:
             raise UnsupportedModelError("this model's adapter knows no token grid", "use a method that needs none")
         return self.make_grid()
+
+    @cached_property
+    def frames(self) -> Tensor:
+        """Frame of each visual token, counted through the sample, long ``[batch, n_visual]``; -1 has no place.
+
+        Images are frames, too: several of them follow each other like the frames of a video.
+        """
+        return number_frames(self.grid[..., 0], self.groups, max(map(len, self.sizes)))
+
+    def earlier(self, lag: Tensor) -> Tensor:
+        """Place of the same cell ``lag`` frames earlier on the visual axis, long ``[batch, n_visual]``; -1 for none.
+
+        The prefill fails for a sample in which no token has one: a single image, or images of different sizes.
+        """
+        found = earlier(self.frames, self.grid, lag)
+        self.check(
+            self.visual_mask.any(1) & (found < 0).all(1),
+            lambda sample: ScoreError(
+                f"sample {sample} has no two frames with cells in common: there is nothing to compare over time",
+                "give a video, or several images of one size, or use a method for single images",
+            ),
+        )
+        return found
 
     def vision(self, layer: int) -> VisionSignals:
         """What a layer of the vision tower says of the visual tokens (declare it in ``vision_layers``)."""

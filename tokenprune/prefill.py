@@ -125,7 +125,7 @@ class Prefill:
             wanted = torch.tensor(padded, device=hidden.device)
             selection = self.method.pruner.select(context, wanted)
             self._check_selection(selection, context, wanted)
-        if decides:
+        if decides or (self.method.pruner.across_images and max(map(len, quotas)) > 1):
             quotas = self._decided(selection, context)
             after = [sum(sizes) for sizes in quotas]
         self.clock.append((start, Clock(hidden.device)))
@@ -202,8 +202,14 @@ class Prefill:
         groups = torch.arange(quotas.shape[1], device=context.groups.device)
         member = (context.groups[:, :, None] == groups) & (selection.keep & context.visual_mask)[:, :, None]
         kept = member.sum(1)
+        if context.open_ended:
+            wrong = (kept < quotas).any(1)
+        elif self.method.pruner.across_images:
+            wrong = (kept < quotas.clamp(max=1)).any(1) | (kept.sum(1) != quotas.sum(1))
+        else:
+            wrong = (kept != quotas).any(1)
         context.check(
-            (kept < quotas).any(1) if context.open_ended else (kept != quotas).any(1),
+            wrong,
             lambda _: ScoreError(
                 f"pruner {who} kept {kept.tolist()} tokens per image at layer {context.layer}",
                 f"keep {quotas.tolist()}",

@@ -21,7 +21,7 @@ class Selection:
 
     Attributes:
         keep: Bool ``[batch, n_visual]``; the number kept per sample and group must equal the quotas, unless the
-            budget leaves it to the pruner.
+            budget leaves it to the pruner, or the pruner shares out between images itself.
         hidden: New hidden states of the visual tokens, ``[batch, n_visual, dim]`` (merging, recycling); only the
             kept entries are used. None leaves them as they are.
     """
@@ -35,6 +35,9 @@ class Pruner(Component, ABC):
 
     #: Can decide by itself how many survive: takes budgets that are open-ended, with quotas as the fewest there may be.
     adaptive: ClassVar[bool] = False
+
+    #: Shares a sample's count between its images itself, at least one each; ``quotas`` then bind by their sum only.
+    across_images: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -56,7 +59,8 @@ class Pruner(Component, ABC):
                 ``ctx.quotas``, on the device.
 
         Returns:
-            The selection; its counts per group must equal ``quotas`` exactly (unless ``ctx.open_ended``).
+            The selection; its counts per group must equal ``quotas`` exactly (unless ``ctx.open_ended`` or
+            ``across_images``).
         """
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
