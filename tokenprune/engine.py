@@ -58,13 +58,7 @@ def apply(model: nn.Module, method: Method, calibration: Sequence[Mapping[str, A
         raise BusyModelError("a method is already applied to this model", "leave the first apply block before another")
     setattr(decoder, _MARK, True)
     try:
-        measure = logits = None
-        if calibration is not None:
-            from tokenprune.measure.entropy import measure_entropy
-
-            measure = lambda: measure_entropy(model, calibration)  # noqa: E731
-            logits = lambda layer: _last_logits(model, adapter, method, calibration, layer)  # noqa: E731
-        choice = method.layers.select(ModelProfile(adapter.name, adapter.num_layers, measure, logits))
+        choice = method.layers.select(_profile(model, adapter, method, calibration))
         run = Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
         engine = _Engine(model, adapter, run)
         try:
@@ -74,6 +68,28 @@ def apply(model: nn.Module, method: Method, calibration: Sequence[Mapping[str, A
             engine.detach()
     finally:
         delattr(decoder, _MARK)
+
+
+def choose_layers(
+    model: nn.Module, method: Method, calibration: Sequence[Mapping[str, Any]] | None = None
+) -> LayerChoice:
+    """The layers at which a method would prune a model, and why these; arguments and errors as for :func:`apply`."""
+    return method.layers.select(_profile(model, adapter_for(model), method, calibration))
+
+
+def _profile(
+    model: nn.Module, adapter: Adapter, method: Method, calibration: Sequence[Mapping[str, Any]] | None
+) -> ModelProfile:
+    if calibration is None:
+        return ModelProfile(adapter.name, adapter.num_layers)
+    from tokenprune.measure.entropy import measure_entropy
+
+    return ModelProfile(
+        adapter.name,
+        adapter.num_layers,
+        lambda: measure_entropy(model, calibration),
+        lambda layer: _last_logits(model, adapter, method, calibration, layer),
+    )
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Schedule
-from tokenprune.engine import apply
+from tokenprune.engine import apply, choose_layers
 from tokenprune.errors import BudgetError, ConfigError
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.results import Results
@@ -27,7 +27,7 @@ from tokenprune.measure.entropy import EntropyProfile, measure_entropy
 from tokenprune.measure.flops import prefill_cost
 from tokenprune.models.base import LoadedModel
 from tokenprune.run import Run
-from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.fixed import Fixed
 from tokenprune.tasks.base import Sample, foreground_tokens
 
 #: Called after every batch with (series, batches done, batches in all).
@@ -128,6 +128,7 @@ class _Bench:
         self.config, self.loaded, self.results = config, loaded, results
         self.adapter = adapter_for(loaded.model)
         self.calibration = calibration(config, loaded)
+        self.layers: dict[str, tuple[int, ...]] = {}  # chosen once per series: a search must not run at every use
 
     def check(self, series: Sequence[Series]) -> dict[str, dict[str, Any]]:
         """Choose every method's layers and meet every budget on paper, before anything runs.
@@ -135,17 +136,17 @@ class _Bench:
         Raises:
             TokenPruneError: A method or budget that the model cannot serve.
         """
-        inputs = self.calibration
-        measure = (lambda: measure_entropy(self.loaded.model, inputs)) if inputs else None
-        profile = ModelProfile(self.adapter.name, self.adapter.num_layers, measure)
+        samples = self.config.task.samples()
+        images = min(len(sample.images) for sample in samples)
         choices = {}
         for item in series:
             if item.method is None:
                 continue
-            choice = item.method.layers.select(profile)
+            choice = choose_layers(self.loaded.model, item.method, self.calibration)
             visual = self.loaded.visual_tokens
             cost = prefill_cost(self.adapter.config, 0)  # any text makes a reduction smaller: the most there can be
             if visual is not None:
+                visual *= images
                 asked = getattr(item.method.budget, "tokens", None)
                 if asked is not None and asked > visual:
                     raise BudgetError(
@@ -154,6 +155,7 @@ class _Bench:
                     )
                 item.method.budget.keep(visual, Schedule(choice.layers, self.adapter.num_layers, cost))
             choices[item.key] = {"layers": list(choice.layers), "reason": choice.reason}
+            self.layers[item.key] = choice.layers
         return choices
 
     def answer(
@@ -185,7 +187,8 @@ class _Bench:
     def _applied(self, item: Series) -> Any:
         if item.method is None:
             return nullcontext()
-        return apply(self.loaded.model, item.method, self.calibration)
+        layers = Fixed(layers=self.layers[item.key])
+        return apply(self.loaded.model, item.method.model_copy(update={"layers": layers}))
 
     def _annotate(self, run: Run, batch: Sequence[Sample], offset: int) -> None:
         values = {}
