@@ -11,10 +11,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from tokenprune.errors import ConfigError, MissingDataError
-from tokenprune.tasks import easy_vqa, scenes
+from tokenprune.tasks import clips, easy_vqa, scenes
 from tokenprune.tasks.base import Sample, Task, first_word, foreground_tokens
 from tokenprune.tasks.digits import Digits
 from tokenprune.tasks.easy_vqa import EasyVQA
+from tokenprune.tasks.moving_digits import MovingDigits, clip
 
 
 def ready(task: Task) -> Task:
@@ -25,7 +26,7 @@ def ready(task: Task) -> Task:
     return task
 
 
-@pytest.fixture(params=[Digits, EasyVQA], ids=["digits", "easy-vqa"])
+@pytest.fixture(params=[Digits, EasyVQA, MovingDigits], ids=["digits", "easy-vqa", "moving-digits"])
 def kind(request: pytest.FixtureRequest) -> type[Task]:
     ready(request.param(questions=4))
     return request.param
@@ -33,13 +34,12 @@ def kind(request: pytest.FixtureRequest) -> type[Task]:
 
 def test_the_same_samples_every_time(kind: type[Task]) -> None:
     first = kind(questions=40).samples()
-    for module in ("tokenprune.tasks.digits", "tokenprune.tasks.easy_vqa"):
-        __import__(module, fromlist=["_samples"])._samples.cache_clear()
+    __import__(kind.__module__, fromlist=["_samples"])._samples.cache_clear()
     second = kind(questions=40).samples()
     assert first == second or [s.id for s in first] == [s.id for s in second]
     for one, two in zip(first, second, strict=True):
         assert (one.question, one.answer) == (two.question, two.answer)
-        assert one.images[0].tobytes() == two.images[0].tobytes()
+        assert [image.tobytes() for image in one.images] == [image.tobytes() for image in two.images]
 
 
 def test_fewer_questions_are_a_prefix_and_balanced(kind: type[Task]) -> None:
@@ -68,8 +68,9 @@ def test_splits_and_seeds_differ(kind: type[Task]) -> None:
     assert base.isdisjoint(pictures(kind(questions=40, seed=1)))
 
 
-def test_the_foreground_fits_in_sixteen_tokens(kind: type[Task]) -> None:
-    for sample in kind(questions=60).samples():
+@pytest.mark.parametrize("single", [Digits, EasyVQA])
+def test_the_foreground_fits_in_sixteen_tokens(single: type[Task]) -> None:
+    for sample in ready(single(questions=60)).samples():
         shares = foreground_tokens(sample, 12, 12)
         assert shares.shape == (144,)
         assert 0 < int((shares > 0).sum()) <= 16
@@ -100,6 +101,66 @@ def test_scenes_hold_what_they_say() -> None:
             ink = inks[inks.max(axis=1).argmax()]  # where the ink is full, nothing of the background shows
             nearest = min(scenes.COLOURS, key=lambda name: np.abs(ink - scenes.COLOURS[name]).sum())
             assert nearest == digit.colour
+
+
+def shown(sample: Sample) -> list[list[tuple[str, int, int]]]:
+    """(colour, row, column in pixels) of what the pixels of each frame show, read without the clip's own record."""
+    seen = []
+    for image, mask in zip(sample.images, sample.foreground, strict=True):
+        pixels, found = np.asarray(image, dtype=float), []
+        for name, colour in scenes.COLOURS.items():
+            near = mask & (np.abs(pixels - colour).max(-1) < 60)
+            others = [other for other in scenes.COLOURS if other != name]
+            own = np.abs(pixels - colour).sum(-1)
+            near &= np.all([own < np.abs(pixels - scenes.COLOURS[other]).sum(-1) for other in others], axis=0)
+            if near.sum() > 20:  # ends of strokes mix with the background, so a few pixels look like another colour
+                rows, cols = np.nonzero(near)
+                found.append((name, int(np.median(rows)), int(np.median(cols))))
+        seen.append(found)
+    return seen
+
+
+def test_clips_show_what_their_answers_say() -> None:
+    """Which colour moves, where, and which appears last, read from the pixels; ``Clip`` says what digit has it."""
+    ready(MovingDigits(questions=1))
+    ways = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+    for number, sample in enumerate(MovingDigits(questions=90, split="train").samples()):
+        colours = {actor.word: actor.colour for actor in clip("train", 0, number // 3).actors}
+        places: dict[str, list[tuple[int, int, int]]] = {}
+        for frame, found in enumerate(shown(sample)):
+            for colour, row, col in found:
+                places.setdefault(colour, []).append((frame, row, col))
+        assert set(places) == set(colours.values())
+        first = {colour: where[0][0] for colour, where in places.items()}
+        assert all([w[0] for w in where] == list(range(first[c], clips.FRAMES)) for c, where in places.items())
+        assert len(set(first.values())) == len(first)
+        assert 0 in first.values()
+        path = {colour: np.subtract(where[-1], where[0])[1:] / scenes.PATCH for colour, where in places.items()}
+        step = {colour: np.rint(way).astype(int) for colour, way in path.items()}
+        assert all(np.abs(path[colour] - step[colour]).max() < 0.3 for colour in path)
+        moved = [colour for colour, way in step.items() if way.any()]
+        assert len(moved) == 1
+        if sample.type == "move":
+            assert colours[sample.answer] == moved[0]
+        elif sample.type == "last":
+            assert colours[sample.answer] == max(first, key=first.__getitem__)
+        else:
+            assert tuple(np.sign(step[moved[0]])) == ways[sample.answer]
+            assert 2 <= np.abs(step[moved[0]]).sum() <= 4
+
+
+def test_clips_are_balanced() -> None:
+    """No way and no digit is an answer much more often than the others; no place in time or number of digits hints."""
+    ready(MovingDigits(questions=1))
+    counts: dict[str, Counter[str]] = {}
+    for sample in MovingDigits(questions=1200, split="train").samples():
+        counts.setdefault(sample.type, Counter())[sample.answer] += 1
+    assert set(counts) == {"move", "direction", "last"}
+    assert max(counts["direction"].values()) < 0.32 * 400
+    assert max(counts["move"].values()) < 0.15 * 400
+    assert max(counts["last"].values()) < 0.15 * 400
+    drawn = [clip("train", 0, number) for number in range(400)]
+    assert 0.35 < np.mean([one.mover == one.actors[-1] for one in drawn]) < 0.5  # a half of two, a third of three
 
 
 def test_figures_count_as_words() -> None:

@@ -1,7 +1,8 @@
-"""The embedded multimodal model: SmolLM2-135M and DINOv2-small joined by a projector and a low-rank adapter of ours.
+"""The embedded multimodal models: SmolLM2-135M and DINOv2-small joined by a projector and a low-rank adapter of ours.
 
-It is an ordinary :class:`transformers.LlavaForConditionalGeneration`. The parts are put together once, into a cache
-folder, and loaded from there like any other checkpoint.
+One answers questions about a picture, one about the frames of a clip. Both are ordinary
+:class:`transformers.LlavaForConditionalGeneration`. The parts are put together once, into a cache folder, and loaded
+from there like any other checkpoint.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from tokenprune.errors import MissingDataError
+from tokenprune.errors import ConfigError, MissingDataError
 from tokenprune.models import sources
 from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.tasks.base import Sample
@@ -24,16 +26,51 @@ from tokenprune.tasks.base import Sample
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerBase
 
-WEIGHTS = Path(__file__).parent / "weights" / "digits.safetensors"
 LAYOUT = "2"  # raise when the way the cache is put together changes
-IMAGE_SIZE = 168
-VISUAL_TOKENS = 144  # 12 x 12 patches of 14 pixels
 VISION_LAYERS = 6  # the middle of the tower reads small digits better than its end
+PATCH = 14  # pixels, of the tower
 IMAGE_TOKEN = "<image>"
-START = "<|im_start|>"
 # a text token goes first: a language model parks attention on its first token, which pruning must not take away
-TEMPLATE = START + IMAGE_TOKEN + "\n{question}"
+START = "<|im_start|>"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Build:
+    """What sets the embedded models apart.
+
+    Attributes:
+        name: Of the model and of its weights' file.
+        image_size: Pixels of a square picture.
+        frames: Pictures of a prompt.
+    """
+
+    name: str
+    image_size: int
+    frames: int
+
+    @property
+    def side(self) -> int:
+        """Patches of a row or column of a picture."""
+        return self.image_size // PATCH
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of a picture."""
+        return self.side**2
+
+    @property
+    def weights(self) -> Path:
+        """Our own weights."""
+        return Path(__file__).parent / "weights" / f"{self.name}.safetensors"
+
+    def prompt(self, question: str) -> str:
+        """The prompt; frames are parted by line breaks."""
+        return START + "\n".join([IMAGE_TOKEN] * self.frames) + f"\n{question}"
+
+
+DIGITS = Build("digits", image_size=168, frames=1)  # 12 x 12 patches of 14 pixels
+CLIPS = Build("clips", image_size=98, frames=8)  # 7 x 7 patches
 
 
 def tokenizer() -> PreTrainedTokenizerBase:
@@ -43,7 +80,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
     return loaded
 
 
-def skeleton() -> LlavaForConditionalGeneration:
+def skeleton(build: Build) -> LlavaForConditionalGeneration:
     """The joined model in fp32 before our weights: its projector is random, its language model is SmolLM2 itself."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
@@ -54,7 +91,7 @@ def skeleton() -> LlavaForConditionalGeneration:
         vision_config={**sources.VISION_CONFIG, "num_hidden_layers": VISION_LAYERS},
         text_config={**sources.LANGUAGE_CONFIG, "vocab_size": len(vocabulary) + 1},
         image_token_index=len(vocabulary),
-        image_seq_length=VISUAL_TOKENS,
+        image_seq_length=build.tokens,
         projector_hidden_act="gelu",
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
@@ -87,39 +124,40 @@ def merge(model: LlavaForConditionalGeneration, weights: Path) -> None:
         getattr(block, child).weight.data.add_(change)
 
 
-def processor() -> LlavaProcessor:
-    """The processor that belongs to the model: no resizing surprises, 144 placeholders per picture."""
+def processor(build: Build) -> LlavaProcessor:
+    """The processor that belongs to a model: no resizing surprises, one placeholder per patch."""
     from transformers import LlavaProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    size = {"height": build.image_size, "width": build.image_size}
     images = CLIPImageProcessorPil(
         size=size, do_center_crop=False, do_resize=True, do_rescale=True, image_mean=list(MEAN), image_std=list(STD)
     )
     return LlavaProcessor(
         image_processor=images,
         tokenizer=tokenizer(),
-        patch_size=sources.VISION_CONFIG["patch_size"],
+        patch_size=PATCH,
         vision_feature_select_strategy="default",
         image_token=IMAGE_TOKEN,
         num_additional_image_tokens=1,  # the tower's class token, dropped again by the "default" strategy
     )
 
 
-def fingerprint() -> str:
+def fingerprint(build: Build) -> str:
     """What the cache depends on: both wheels, our weights and the layout of the cache."""
-    if not WEIGHTS.is_file():
+    if not build.weights.is_file():
         raise MissingDataError(
-            f"the embedded model's own weights are missing ({WEIGHTS.name})", "reinstall tokenprune-mllm"
+            f"the embedded model's own weights are missing ({build.weights.name})", "reinstall tokenprune-mllm"
         )
     facts = "\n".join([LAYOUT, *sources.versions()]).encode()
-    return hashlib.sha256(facts + WEIGHTS.read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(facts + build.weights.read_bytes()).hexdigest()[:16]
 
 
-def build_embedded(cache_dir: Path | None = None) -> Path:
-    """The folder of the embedded model's checkpoint, put together first if it is not there yet.
+def build_embedded(build: Build = DIGITS, cache_dir: Path | None = None) -> Path:
+    """The folder of an embedded model's checkpoint, put together first if it is not there yet.
 
     Args:
+        build: Which one.
         cache_dir: Where checkpoints are kept; the user's cache folder by default.
 
     Raises:
@@ -129,16 +167,16 @@ def build_embedded(cache_dir: Path | None = None) -> Path:
         from platformdirs import user_cache_dir
 
         cache_dir = Path(user_cache_dir("tokenprune"))
-    target = cache_dir / f"digits-{fingerprint()}"
+    target = cache_dir / f"{build.name}-{fingerprint(build)}"
     if target.is_dir():
         return target
-    model = skeleton()
-    merge(model, WEIGHTS)
+    model = skeleton(build)
+    merge(model, build.weights)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix="digits-", suffix=".partial", dir=cache_dir))
+    partial = Path(tempfile.mkdtemp(prefix=f"{build.name}-", suffix=".partial", dir=cache_dir))
     try:
         model.save_pretrained(partial)
-        processor().save_pretrained(partial)
+        processor(build).save_pretrained(partial)
         try:
             os.replace(partial, target)  # atomic: another process sees the whole checkpoint or none
         except OSError:
@@ -157,6 +195,8 @@ class Digits(ModelSpec):
         attention: The attention implementation of the language model.
     """
 
+    build: ClassVar[Build] = DIGITS
+
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["sdpa", "eager"] = "sdpa"
 
@@ -164,7 +204,8 @@ class Digits(ModelSpec):
         """Load the model from the cache, building the cache on first use."""
         from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-        folder = build_embedded()
+        build = self.build
+        folder = build_embedded(build)
         model = LlavaForConditionalGeneration.from_pretrained(
             folder, dtype=getattr(torch, self.dtype), attn_implementation=self.attention
         ).eval()
@@ -172,10 +213,22 @@ class Digits(ModelSpec):
         ready.tokenizer.padding_side = "left"
 
         def encode(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-            texts = [TEMPLATE.format(question=sample.question) for sample in samples]
+            for sample in samples:
+                if len(sample.images) != build.frames:
+                    raise ConfigError(
+                        f"model {build.name!r} takes {build.frames} pictures; {sample.id!r} has {len(sample.images)}",
+                        "use model 'digits' for single pictures and 'clips' for clips",
+                    )
+            texts = [build.prompt(sample.question) for sample in samples]
             images = [image for sample in samples for image in sample.images]
             batch = ready(images=images, text=texts, padding=True, return_tensors="pt")
             batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
             return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
-        return LoadedModel(model, ready, "digits", encode, VISUAL_TOKENS)
+        return LoadedModel(model, ready, build.name, encode, build.tokens)
+
+
+class Clips(Digits):
+    """The second embedded model: answers one-word questions about digits that appear and move in eight frames."""
+
+    build: ClassVar[Build] = CLIPS

@@ -44,10 +44,13 @@ class Digits(Task):
 
     def correct(self, sample: Sample, text: str) -> bool:
         """Whether the first word of the text is the expected one, as a word or as a figure."""
-        said = first_word(text)
-        if said.isdecimal() and int(said) < len(scenes.WORDS):
-            said = scenes.WORDS[int(said)]
-        return said == sample.answer
+        return says(text) == sample.answer
+
+
+def says(text: str) -> str:
+    """The first word of an answer, a one-figure number as a word."""
+    said = first_word(text)
+    return scenes.WORDS[int(said)] if said.isdecimal() and int(said) < len(scenes.WORDS) else said
 
 
 def scene(split: Split, seed: int, number: int) -> tuple[scenes.Scene, np.random.Generator]:

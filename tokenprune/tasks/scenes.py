@@ -105,11 +105,20 @@ def enlarge(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return wide
 
 
+def clouds(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
+    """A dim canvas of smooth colours, in 0..70."""
+    coarse = rng.random((6, 6, 3), dtype=np.float32) * 70
+    return np.stack([enlarge(coarse[..., channel], size) for channel in range(3)], axis=-1)
+
+
+def noise(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
+    """Fine noise around 0."""
+    return rng.normal(0, 6, (size, size, 3)).astype(np.float32)
+
+
 def background(rng: np.random.Generator) -> NDArray[np.float32]:
     """A dim canvas: smooth colour clouds and fine noise, in 0..255."""
-    clouds = rng.random((6, 6, 3), dtype=np.float32) * 70
-    smooth = np.stack([enlarge(clouds[..., channel], CANVAS) for channel in range(3)], axis=-1)
-    return smooth + rng.normal(0, 6, smooth.shape).astype(np.float32)
+    return clouds(rng, CANVAS) + noise(rng, CANVAS)
 
 
 def places(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
