@@ -1,4 +1,4 @@
-"""Check the embedded model against its gates on held-out pictures and print the figures as markdown.
+"""Check an embedded model against its gates on held-out pictures or clips and print the figures as markdown.
 
 Gates, per task: accuracy; every question type against always giving its most frequent answer; the asked digit against
 the other visible ones; and separation: keeping the true foreground tokens must hold what random tokens lose.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -21,19 +22,21 @@ import torch
 from torch import nn
 
 from tokenprune.models.base import LoadedModel
-from tokenprune.models.embedded import Digits as Embedded
+from tokenprune.models.embedded import Clips as ClipsModel
+from tokenprune.models.embedded import Digits as DigitsModel
 from tokenprune.tasks.base import Sample, Task, first_word, foreground_tokens
 from tokenprune.tasks.digits import Digits, scene
 from tokenprune.tasks.easy_vqa import EasyVQA
+from tokenprune.tasks.moving_digits import MovingDigits, clip
 
-KEEP = 16  # of 144 tokens: 11 %
+KEEP = 1 / 9  # of the visual tokens: 11 %
 
 
 class Reader:
     """Answers samples, all questions of a picture in one pass.
 
     Args:
-        loaded: The embedded model.
+        loaded: An embedded model.
         layer: The first layer that cannot see hidden tokens.
     """
 
@@ -56,7 +59,7 @@ class Reader:
 
     @torch.no_grad()
     def answer(self, samples: Sequence[Sample], keep: torch.Tensor | None = None) -> list[int]:
-        """The first token of every answer; ``keep`` is bool ``[samples, 144]``, equal for questions on one picture."""
+        """The first token of every answer; ``keep`` (bool ``[samples, visual]``) is equal for questions on one picture."""
         said: list[int] = []
         start = 0
         while start < len(samples):
@@ -81,7 +84,7 @@ class Reader:
         visual = self.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
         token_ids = torch.tensor([ids])
         embeds = self.model.get_input_embeddings()(token_ids).clone()
-        embeds[token_ids == self.image_token] = self.model.multi_modal_projector(visual)[0].to(dtype)
+        embeds[token_ids == self.image_token] = self.model.multi_modal_projector(visual).flatten(0, 1).to(dtype)
         block = torch.tensor(blocks)
         seen = ((block[:, None] == block) | (block == -1)).tril()
         mask = torch.zeros(1, 1, len(ids), len(ids), dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
@@ -138,14 +141,18 @@ def by_type(samples: Sequence[Sample], right: Sequence[bool]) -> str:
     return "\n".join(lines)
 
 
-def confusion(task: Digits, samples: Sequence[Sample], said: Sequence[str]) -> str:
-    """Binding: in scenes of two or more digits, the asked digit (or colour) against another visible one."""
+def confusion(task: Digits | MovingDigits, samples: Sequence[Sample], said: Sequence[str]) -> str:
+    """Binding: where two or more digits are visible, the asked digit (or colour) against another visible one."""
     visible: dict[str, set[str]] = {}
     for group in {sample.group for sample in samples}:
-        digits = scene(task.split, task.seed, int(group.rsplit("-", 1)[1]))[0].digits
+        number = int(group.rsplit("-", 1)[1])
+        if isinstance(task, MovingDigits):
+            digits: Sequence[Any] = clip(task.split, task.seed, number).actors
+        else:
+            digits = scene(task.split, task.seed, number)[0].digits
         visible[group] = {digit.word for digit in digits} | {digit.colour for digit in digits}
     lines = ["| type, two or more digits | questions | the asked one | another visible one |", "|---|---|---|---|"]
-    for kind in ("recognise", "attribute", "locate"):
+    for kind in ("recognise", "attribute", "locate", "move", "last"):
         chosen = [(s, t) for s, t in zip(samples, said, strict=True) if s.type == kind and len(visible[s.group]) > 2]
         if not chosen:
             continue
@@ -168,18 +175,21 @@ def check(reader: Reader, task: Task, name: str, pruned: int) -> None:
     print(f"\n#### {name}: {len(samples)} questions on {len(set(groups))} pictures\n")
     print(f"Unpruned: {100 * mean:.1f} ± {100 * half:.1f} % ({time.time() - start:.0f} s)\n")
     print(by_type(samples, right), flush=True)
-    if isinstance(task, Digits):
+    if not isinstance(task, EasyVQA):
         print("\n" + confusion(task, samples, [first_word(reader.words.decode([token])) for token in said]))
     few, full = samples[:pruned], right[:pruned]
-    shares = torch.stack([foreground_tokens(sample, 12, 12) for sample in few])
+    side = math.isqrt(reader.loaded.visual_tokens or 0)
+    shares = torch.stack([foreground_tokens(sample, side, side) for sample in few])
+    visual = shares.shape[1]
+    count = round(KEEP * visual)
     # one random choice per picture, the same for all its questions
-    noise = torch.stack([torch.rand(144, generator=_seeded(sample.group)) for sample in few])
-    print(f"\nSeparation on {len(few)} questions, {KEEP} of 144 tokens kept from layer {reader.layer} on:\n")
+    noise = torch.stack([torch.rand(visual, generator=_seeded(sample.group)) for sample in few])
+    print(f"\nSeparation on {len(few)} questions, {count} of {visual} tokens kept from layer {reader.layer} on:\n")
     print("| kept | accuracy | share of unpruned | by type |\n|---|---|---|---|")
     base = clustered(full, groups[:pruned])
     print(f"| all | {100 * base[0]:.1f} ± {100 * base[1]:.1f} | 100 | see above |")
     for way, scores in {"oracle": shares + 1e-6 * noise, "random": noise}.items():
-        keep = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, scores.topk(KEEP).indices, True)
+        keep = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, scores.topk(count).indices, True)
         kept = reader.right(few, reader.answer(few, keep))
         mean, half = clustered(kept, groups[:pruned])
         parts = [
@@ -200,21 +210,25 @@ def _seeded(name: str) -> torch.Generator:
 def main() -> None:
     """Run the gates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--questions", type=int, default=2000, help="questions of the digits task")
-    parser.add_argument("--easy", type=int, default=800, help="questions of easy-vqa")
+    parser.add_argument("--task", choices=["digits", "clips"], default="digits")
+    parser.add_argument("--questions", type=int, default=2000, help="questions of the task")
+    parser.add_argument("--easy", type=int, default=800, help="questions of easy-vqa (task digits)")
     parser.add_argument("--pruned", type=int, default=600, help="questions of the separation check, per task")
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--layer", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="seed of the scenes: another one draws new pictures")
-    parser.add_argument("--types", nargs="*", help="question types of the digits task; its default by default")
+    parser.add_argument("--types", nargs="*", help="question types; the task's default by default")
     args = parser.parse_args()
     torch.set_num_threads(2)
-    reader = Reader(Embedded(dtype=args.dtype).load(), args.layer)
+    clips = args.task == "clips"
+    model = ClipsModel if clips else DigitsModel
+    reader = Reader(model(dtype=args.dtype).load(), args.layer)
     print(f"### Gates: split {args.split}, {args.dtype}, seed {args.seed}")
     kinds = {"types": tuple(args.types)} if args.types else {}
-    check(reader, Digits(split=args.split, questions=args.questions, seed=args.seed, **kinds), "digits", args.pruned)
-    if args.easy:
+    task = MovingDigits if clips else Digits
+    check(reader, task(split=args.split, questions=args.questions, seed=args.seed, **kinds), args.task, args.pruned)
+    if args.easy and not clips:
         check(reader, EasyVQA(split=args.split, questions=args.easy), "easy-vqa", args.pruned)
 
 
