@@ -164,7 +164,8 @@ class _Engine:
         self.model, self.adapter, self.run = model, adapter, run
         self.stages = run.choice.layers
         self.pruner = run.method.pruner
-        self.needs = self.pruner.needs
+        self.pruner.check(self.stages)
+        self.needs = [self.pruner.at(number).needs for number in range(len(self.stages))]
         self.schedule = Schedule(self.stages, adapter.num_layers)
         self.prefill: Prefill | None = None  # the prefill that is running
         self.masks: dict[tuple[int, int, int], tuple[Any, Tensor]] | None = None  # of the decode step that is running
@@ -186,10 +187,10 @@ class _Engine:
                 f"use 0 to {adapter.num_layers - 1}",
             )
         self.run.method.budget.check(self.stages)
-        signals = self.needs - {"hidden"}
+        signals = self.needs[0] - {"hidden"}
         if first == 0 and signals:
             raise LayerError(
-                f"{type(self.pruner).__name__} reads {', '.join(sorted(signals))} of the layer before layer 0,"
+                f"{type(self.pruner.at(0)).__name__} reads {', '.join(sorted(signals))} of the layer before layer 0,"
                 " which does not exist",
                 "prune at layer 1 or later, or use a scorer that reads hidden states",
             )
@@ -209,15 +210,11 @@ class _Engine:
                     )
         for number in self.pruner.vision_layers:
             adapter.vision_attention(number)
-        for layer in self.stages:
-            if signals:
-                adapter.projections(layer - 1, self._states())
-            if "attention" in self.needs:
+        for layer, needs in zip(self.stages, self.needs, strict=True):
+            if needs - {"hidden"}:
+                adapter.projections(layer - 1, _states(needs))
+            if "attention" in needs:
                 adapter.check_attention_rows(layer - 1)
-
-    def _states(self) -> frozenset[str]:
-        wanted = self.needs & _STATES
-        return wanted | {"query", "key"} if "attention" in self.needs else wanted
 
     def attach(self) -> None:
         """Put every hook in place."""
@@ -466,13 +463,13 @@ class _Engine:
     def _capture(self) -> None:
         """Observe the layers before each stage during this prefill, and only what the method needs."""
         assert self.prefill is not None
-        for stage in self.stages:
+        for stage, needs in zip(self.stages, self.needs, strict=True):
             if stage == 0 or not self.prefill.reduces(stage):
                 continue
-            for name, projection in self.adapter.projections(stage - 1, self._states()).items():
+            for name, projection in self.adapter.projections(stage - 1, _states(needs)).items():
                 hook = self._store(f"{name} {stage}", projection)
                 self.temporary.append(projection.module.register_forward_hook(hook))
-            if "attention" in self.needs:
+            if "attention" in needs:
                 layer = self.adapter.layers[stage - 1]
                 self.temporary.append(layer.register_forward_pre_hook(self._note(stage), with_kwargs=True))
 
@@ -543,6 +540,12 @@ class _Engine:
         if ids is not None and len(prefill.selections) == len(self.stages):
             # the tensors themselves are kept: freed memory may hold another image by the next call
             self.chain = (ids, _visual_inputs(prefill.arguments), prefill.selections)
+
+
+def _states(needs: frozenset[str]) -> frozenset[str]:
+    """The states of a layer that have to be read for what a pruner needs."""
+    wanted = needs & _STATES
+    return wanted | {"query", "key"} if "attention" in needs else wanted
 
 
 def _cache_of(kwargs: Mapping[str, Any]) -> Any:

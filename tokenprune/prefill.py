@@ -19,7 +19,7 @@ from tokenprune.measure.flops import prefill_cost
 from tokenprune.ops.rows import causal_mask, compose, keep_index, prefill_mask, take, take_nested
 from tokenprune.ops.topk import apportion
 from tokenprune.ops.vision import TowerLayer
-from tokenprune.pruners.base import Selection
+from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.run import StageResult
 
 
@@ -107,6 +107,7 @@ class Prefill:
                 "only [batch, tokens, dim] can be pruned",
             )
         stage = self.schedule.layers.index(layer)
+        pruner = self.method.pruner.at(stage)
         before = [sum(sizes) for sizes in self.counts]
         quotas = self._quotas(stage)
         after = [sum(sizes) for sizes in quotas]
@@ -115,7 +116,7 @@ class Prefill:
             reason = "not pruned: the budget is no reduction" if self.rows is None else "nothing more to drop"
             self.results.append(StageResult(layer, before, after, reason=reason))
             return hidden
-        context = self._context(layer, hidden, quotas)
+        context = self._context(layer, hidden, quotas, pruner)
         start = Clock(hidden.device)
         if self.replay is not None:
             selection = self.replay[stage]
@@ -123,9 +124,9 @@ class Prefill:
             size = max(map(len, quotas))
             padded = [sizes + [0] * (size - len(sizes)) for sizes in quotas]
             wanted = torch.tensor(padded, device=hidden.device)
-            selection = self.method.pruner.select(context, wanted)
-            self._check_selection(selection, context, wanted)
-        if decides or (self.method.pruner.across_images and max(map(len, quotas)) > 1):
+            selection = pruner.select(context, wanted)
+            self._check_selection(selection, context, wanted, pruner)
+        if decides or (pruner.across_images and max(map(len, quotas)) > 1):
             quotas = self._decided(selection, context)
             after = [sum(sizes) for sizes in quotas]
         self.clock.append((start, Clock(hidden.device)))
@@ -192,8 +193,8 @@ class Prefill:
         fewer = any(self._wanted(sample)[stage] < first for sample, first in enumerate(self.first))
         return fewer or self.method.budget.open_ended
 
-    def _check_selection(self, selection: Selection, context: PruneContext, quotas: Tensor) -> None:
-        who = type(self.method.pruner).__name__
+    def _check_selection(self, selection: Selection, context: PruneContext, quotas: Tensor, pruner: Pruner) -> None:
+        who = type(pruner).__name__
         if selection.keep.shape != context.visual_mask.shape or selection.keep.dtype != torch.bool:
             raise ScoreError(
                 f"pruner {who} returned keep of {tuple(selection.keep.shape)} {selection.keep.dtype}",
@@ -204,7 +205,7 @@ class Prefill:
         kept = member.sum(1)
         if context.open_ended:
             wrong = (kept < quotas).any(1)
-        elif self.method.pruner.across_images:
+        elif pruner.across_images:
             wrong = (kept < quotas.clamp(max=1)).any(1) | (kept.sum(1) != quotas.sum(1))
         else:
             wrong = (kept != quotas).any(1)
@@ -235,7 +236,7 @@ class Prefill:
 
     # ---- what scorers see ---
 
-    def _context(self, layer: int, hidden: Tensor, quotas: list[list[int]]) -> PruneContext:
+    def _context(self, layer: int, hidden: Tensor, quotas: list[list[int]], pruner: Pruner) -> PruneContext:
         """What scorers may see at a stage."""
         rows = self.rows
         is_visual, groups = self.layout.mask.to(hidden.device), self.layout.groups.to(hidden.device)
@@ -267,9 +268,9 @@ class Prefill:
             target=tuple(self._wanted(sample)[-1] for sample in range(len(self.first))),
             open_ended=self.method.budget.open_ended,
             captured={key.split()[0]: value for key, value in self.captured.items() if key.endswith(f" {layer}")},
-            make_probe=(lambda: self._probe(layer)) if "attention" in self.method.pruner.needs else None,
+            make_probe=(lambda: self._probe(layer)) if "attention" in pruner.needs else None,
             make_grid=lambda: self._grid(positions, visual),
-            make_vision=self._vision if self.method.pruner.vision_layers else None,
+            make_vision=self._vision if pruner.vision_layers else None,
             feature_order=lambda: self._feature_order(positions),
             annotations=self._annotations(positions, visual),
             checks=self.checks,

@@ -140,4 +140,8 @@ def _reseed(component: Any, seed: int) -> tuple[Any, int]:
         if isinstance(value, Component):
             updates[name], inner = _reseed(value, seed)
             count += inner
+        elif isinstance(value, tuple) and value and all(isinstance(item, Component) for item in value):
+            items, inners = zip(*(_reseed(item, seed) for item in value), strict=True)
+            updates[name] = items
+            count += sum(inners)
     return component.model_copy(update=updates), count

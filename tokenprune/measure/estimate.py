@@ -49,7 +49,7 @@ def estimate(
     if text_tokens < 0:
         raise ConfigError(f"{text_tokens} text tokens", "give 0 or more")
     asked = getattr(method.budget, "tokens", None)
-    if asked is not None and asked > visual_tokens:
+    if isinstance(asked, int) and asked > visual_tokens:
         raise ConfigError(
             f"a budget of {asked} tokens for {visual_tokens} visual tokens", f"ask for 1 to {visual_tokens}"
         )
@@ -60,13 +60,16 @@ def estimate(
         raise LayerError(
             f"layer {choice.layers[-1]} is out of range: the model has {layers} layers", f"use 0 to {layers - 1}"
         )
+    method.pruner.check(choice.layers)
     schedule = Schedule(choice.layers, layers, prefill_cost(config, text_tokens))
     kept = method.budget.keep(visual_tokens, schedule)
     whole = [visual_tokens + text_tokens] * layers
     cut = [count + text_tokens for count in schedule.per_layer(visual_tokens, kept)]
     shape = Shape.of(text)
     before = (visual_tokens, *kept[:-1])
-    selection = sum(method.pruner.flops(shape, visual, visual + text_tokens) for visual in before)
+    selection = sum(
+        method.pruner.at(stage).flops(shape, visual, visual + text_tokens) for stage, visual in enumerate(before)
+    )
     unpruned = model_flops(config, visual_tokens, whole)
     pruned = model_flops(config, visual_tokens, cut, selection if kept[-1] < visual_tokens else 0)
     found: dict[str, Any] = {

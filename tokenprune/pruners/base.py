@@ -49,6 +49,17 @@ class Pruner(Component, ABC):
         """Layers of the vision tower whose attention is read with ``ctx.vision``; negative from the end."""
         return frozenset()
 
+    def at(self, stage: int) -> Pruner:
+        """The pruner of one stage, counted from 0: this one, unless it combines several."""
+        return self
+
+    def check(self, layers: tuple[int, ...]) -> None:
+        """Refuse stages that the pruner does not fit; called before any forward.
+
+        Raises:
+            ConfigError: The pruner does not fit so many stages.
+        """
+
     @abstractmethod
     def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
         """Choose the survivors.
