@@ -1,0 +1,86 @@
+"""VScan's selection before the language model: a global and a local scan, and merging."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from tokenprune.context import PruneContext
+from tokenprune.ops.merging import merge_into
+from tokenprune.ops.topk import topk_by_group
+from tokenprune.ops.windows import best_of_windows, grid_windows
+from tokenprune.pruners.base import Pruner, Selection
+
+if TYPE_CHECKING:
+    from tokenprune.measure.flops import Shape
+
+
+class VScan(Pruner):
+    """Keep what a deep layer of the vision tower attends to, and a shallow one in every window; merge the rest.
+
+    Of k tokens to keep of an image ``floor(k * local)`` are local, the others global. Global tokens have most
+    attention from the class token (without one: from all tokens on average; mean over heads) in the deep layer.
+    Local tokens have most in the shallow layer, among those of their window that are not global, equally many in each
+    window. Every other token is averaged into the kept one that it is most like by cosine, all with equal weight.
+    Ties keep the earlier position, and merge into the earlier token.
+
+    This is the first of the method's two stages; the second prunes by the last prompt token's attention in the middle
+    of the language model (named method ``vscan``).
+
+    Choices of ours, where the paper's text leaves it open: a token that both scans choose is global, and the local scan
+    passes it over, so that the count is exact; there are 4 x 4 windows; of a count that the windows do not divide, what
+    is left over goes to the windows whose next token has most attention; layer 6 is counted from 0.
+
+    Differs from the paper: compared and averaged are the states that enter the language model, which the projector has
+    made of the tower's. Several images have quotas of their own, in proportion to their tokens. A tower without the
+    shallow layer is refused: name one of its layers.
+
+    Source: "VScan: Rethinking Visual Token Reduction for Efficient Large Vision-Language Models", arXiv 2505.22654.
+
+    Attributes:
+        local: Share of the kept tokens that is local.
+        windows: Windows in each direction of the image.
+        local_layer: Shallow layer of the tower, from 0.
+        layer: Deep layer of the tower; negative from the end.
+    """
+
+    local: float = Field(default=0.5, ge=0, le=1)
+    windows: PositiveInt = 4
+    local_layer: int = 6
+    layer: int = -2
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states."""
+        return frozenset({"hidden"})
+
+    @property
+    def vision_layers(self) -> frozenset[int]:
+        """Both layers."""
+        return frozenset({self.local_layer, self.layer})
+
+    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        """See :meth:`tokenprune.pruners.base.Pruner.select`."""
+        seen = [ctx.vision(layer).attention for layer in (self.local_layer, self.layer)]
+        ctx.check_finite(ctx.hidden.abs().amax(-1) + seen[0] + seen[1], type(self).__name__)
+        problems = ctx.by_group
+        shallow, deep = map(problems.split, seen)
+        valid = problems.valid
+        # for every quota on the host: what is rounded in double precision must not depend on the device;
+        # the tiny addend makes 0.07 * 100 seven, not six
+        counts = [math.floor(quota * self.local + 1e-9) for quota in range(problems.steps + 1)]
+        local = torch.tensor(counts, device=quotas.device)[problems.quotas]
+        chosen = topk_by_group(deep, torch.where(valid, 0, -1), (problems.quotas - local)[:, None])
+        windows = grid_windows(problems.split(ctx.grid), valid, self.windows)
+        keep = chosen | best_of_windows(shallow, windows, valid & ~chosen, local)
+        hidden = problems.split(ctx.hidden)
+        merged = merge_into(hidden, hidden, keep, valid & ~keep, problems.steps)
+        return Selection(keep=problems.join(keep), hidden=problems.join(merged))
+
+    def flops(self, shape: Shape, visual: int, tokens: int) -> int:
+        """The cosines of kept tokens to others, at most: when half are kept; sums and comparisons are not counted."""
+        return 2 * visual**2 // 4 * shape.width
