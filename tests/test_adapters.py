@@ -409,7 +409,7 @@ class Observed:
             return rotate(query, rows_of(cos, index), rows_of(sin, index)), rotate(key, cos, sin)
 
         def visible(index: Tensor) -> Tensor:
-            found: Tensor = mask.expand(len(index), *mask.shape[1:])[torch.arange(len(index)), 0, index]
+            found: Tensor = mask.expand(len(index), *mask.shape[1:])[samples, 0, index]
             return found if found.dtype == torch.bool else found > -1e30
 
         return AttentionProbe(

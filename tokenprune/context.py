@@ -15,7 +15,10 @@ from tokenprune.ops.groups import Groups
 from tokenprune.ops.vision import TowerLayer, on_visual_axis
 
 #: Signals that a component may name in ``needs``; the engine captures exactly those.
-SIGNALS = frozenset({"hidden", "query", "key", "value", "attention"})
+SIGNALS = frozenset({"hidden", "query", "key", "value", "attention", "embeddings"})
+
+#: Those among them that are no states of layer K-1: a stage before layer 0 can have them, too.
+ENTERING = frozenset({"hidden", "embeddings"})
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class AttentionProbe:
         key: Key states before rotary embedding, ``[batch, rows, kv_heads, head_dim]``.
         rotate: Applies the model's own rotary embedding to ``(query, key)`` given as
             ``[batch, heads, rows, head_dim]``.
-        visible: ``visible(q_index) -> bool [batch, rows]``: which rows the row may attend to.
+        visible: ``visible(index [batch, picked]) -> bool [batch, picked, rows]``: what rows may attend to.
         scaling: The factor on the dot products.
         softcap: Logit soft cap (Gemma 2), or None.
     """
@@ -56,8 +59,29 @@ class AttentionProbe:
         logits = torch.einsum("bgrpd,bgsd->bgrps", grouped, key.float()).flatten(1, 2) * self.scaling
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
-        hidden = ~torch.stack([self.visible(column) for column in index.unbind(1)], dim=1)
-        return logits.masked_fill(hidden[:, None], float("-inf")).softmax(-1)
+        return logits.masked_fill(~self.visible(index)[:, None], float("-inf")).softmax(-1)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The whole sequence as it enters the decoder, before any stage dropped a row of it.
+
+    Attributes:
+        embeddings: What enters layer 0, ``[batch, seq, dim]``: text embeddings and projected visual features.
+        visual_mask: Visual tokens, bool ``[batch, seq]``.
+        text_mask: Text tokens, no padding, bool ``[batch, seq]``.
+        rows: Position in the sequence of each row that is left now, long ``[batch, rows]`` (-1 for padding that an
+            earlier stage put in). Text is never dropped.
+    """
+
+    embeddings: Tensor
+    visual_mask: Tensor
+    text_mask: Tensor
+    rows: Tensor
+
+    def on_rows(self, chosen: Tensor) -> Tensor:
+        """A mask of the whole sequence on the rows that are left, bool ``[batch, rows]``."""
+        return chosen.gather(1, self.rows.clamp(min=0)) & (self.rows >= 0)
 
 
 @dataclass(frozen=True)
@@ -137,6 +161,7 @@ class PruneContext:
     open_ended: bool = False
     captured: Mapping[str, Tensor] = field(default_factory=dict)
     make_probe: Callable[[], AttentionProbe] | None = None
+    make_prompt: Callable[[], Prompt] | None = None
     make_grid: Callable[[], Tensor] | None = None
     make_vision: Callable[[int], TowerLayer] | None = None
     feature_order: Callable[[], Tensor] | None = None
@@ -185,6 +210,13 @@ class PruneContext:
         if self.make_probe is None:
             raise ScoreError("a scorer asked for attention rows that it did not declare", "add 'attention' to needs")
         return self.make_probe()
+
+    @cached_property
+    def prompt(self) -> Prompt:
+        """The whole sequence as it entered layer 0, the same at every stage (declare ``needs = {"embeddings"}``)."""
+        if self.make_prompt is None:
+            raise ScoreError("a scorer asked for the embeddings that it did not declare", "add 'embeddings' to needs")
+        return self.make_prompt()
 
     @cached_property
     def grid(self) -> Tensor:

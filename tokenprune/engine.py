@@ -21,6 +21,7 @@ from tokenprune.adapters.base import Adapter, Projection, VisualLayout, bound_ar
 from tokenprune.budgets.base import Schedule
 from tokenprune.cache import Rows, cache_bytes, check_cache, mark, pruned_layer
 from tokenprune.config import Method
+from tokenprune.context import ENTERING
 from tokenprune.errors import BusyModelError, ConfigError, LayerError, ScoreError, UnsupportedFeatureError
 from tokenprune.ops.rows import decode_mask, keep_index, take
 from tokenprune.prefill import Prefill
@@ -187,7 +188,7 @@ class _Engine:
                 f"use 0 to {adapter.num_layers - 1}",
             )
         self.run.method.budget.check(self.stages)
-        signals = self.needs[0] - {"hidden"}
+        signals = self.needs[0] - ENTERING
         if first == 0 and signals:
             raise LayerError(
                 f"{type(self.pruner.at(0)).__name__} reads {', '.join(sorted(signals))} of the layer before layer 0,"
@@ -211,7 +212,7 @@ class _Engine:
         for number in self.pruner.vision_layers:
             adapter.vision_attention(number)
         for layer, needs in zip(self.stages, self.needs, strict=True):
-            if needs - {"hidden"}:
+            if needs - ENTERING:
                 adapter.projections(layer - 1, _states(needs))
             if "attention" in needs:
                 adapter.check_attention_rows(layer - 1)
@@ -463,8 +464,16 @@ class _Engine:
     def _capture(self) -> None:
         """Observe the layers before each stage during this prefill, and only what the method needs."""
         assert self.prefill is not None
+        entering = False
         for stage, needs in zip(self.stages, self.needs, strict=True):
-            if stage == 0 or not self.prefill.reduces(stage):
+            if not self.prefill.reduces(stage):
+                continue
+            if "embeddings" in needs and not entering:
+                entering = True
+                add = self.adapter.layers[0].register_forward_pre_hook
+                # before the hook that may prune there already
+                self.temporary.append(add(self._keep_embeddings, with_kwargs=True, prepend=True))
+            if stage == 0:
                 continue
             for name, projection in self.adapter.projections(stage - 1, _states(needs)).items():
                 hook = self._store(f"{name} {stage}", projection)
@@ -485,6 +494,10 @@ class _Engine:
             self.tower[number, name] = output
 
         return hook
+
+    def _keep_embeddings(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if self.prefill is not None:
+            self.prefill.embeddings = args[0] if args else kwargs["hidden_states"]
 
     def _note(self, stage: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:

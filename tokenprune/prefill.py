@@ -13,7 +13,7 @@ from torch import Tensor
 from tokenprune.adapters.base import Adapter, VisualLayout
 from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
-from tokenprune.context import AttentionProbe, PruneContext
+from tokenprune.context import AttentionProbe, Prompt, PruneContext
 from tokenprune.errors import BudgetError, ScoreError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.measure.flops import prefill_cost
 from tokenprune.ops.rows import causal_mask, compose, keep_index, prefill_mask, take, take_nested
@@ -60,6 +60,7 @@ class Prefill:
         stage_rows: Layer of each stage that dropped something -> (rows from there on, whether any is padding).
         captured: ``"query 2"`` -> states observed for the stage before layer 2, on rows.
         probed: Layer of a stage -> arguments of the layer before it.
+        embeddings: What entered layer 0, ``[batch, seq, dim]``, until the last stage that needs it has passed.
         late: Features that the model adds after a layer (DeepStack), ``[batch, seq, dim]``.
         tower: (layer of the vision tower, ``query`` or ``key``) -> states observed there.
         repeats: How often the prompts repeat each sample that the tower saw.
@@ -83,6 +84,7 @@ class Prefill:
     stage_rows: dict[int, tuple[Tensor, bool]] = field(default_factory=dict)
     captured: dict[str, Tensor] = field(default_factory=dict)
     probed: dict[int, dict[str, Any]] = field(default_factory=dict)
+    embeddings: Tensor | None = None
     late: dict[int, Tensor] = field(default_factory=dict)
     tower: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     repeats: int = 1
@@ -132,6 +134,9 @@ class Prefill:
         self.clock.append((start, Clock(hidden.device)))
         self.probed.pop(layer, None)  # what was observed is as large as a layer's activations: not kept to the end
         self.captured = {key: states for key, states in self.captured.items() if not key.endswith(f" {layer}")}
+        later = range(stage + 1, len(self.schedule.layers))
+        if not any("embeddings" in self.method.pruner.at(number).needs for number in later):
+            self.embeddings = None
         self.selections.append(selection)
         keep = selection.keep & context.visual_mask
         if selection.hidden is not None:
@@ -269,6 +274,7 @@ class Prefill:
             open_ended=self.method.budget.open_ended,
             captured={key.split()[0]: value for key, value in self.captured.items() if key.endswith(f" {layer}")},
             make_probe=(lambda: self._probe(layer)) if "attention" in pruner.needs else None,
+            make_prompt=(lambda: self._prompt(hidden)) if "embeddings" in pruner.needs else None,
             make_grid=lambda: self._grid(positions, visual),
             make_vision=self._vision if pruner.vision_layers else None,
             feature_order=lambda: self._feature_order(positions),
@@ -276,12 +282,25 @@ class Prefill:
             checks=self.checks,
         )
 
-    def _row_mask(self, hidden: Tensor) -> Tensor:
+    def _token_mask(self, device: torch.device) -> Tensor:
+        """What of the whole sequence is no padding."""
         given = self.arguments.get("attention_mask")
         whole = torch.ones_like(self.layout.mask)
         if isinstance(given, Tensor) and given.dim() == 2:
             whole = given.bool()
-        whole = whole.to(hidden.device)
+        return whole.to(device)
+
+    def _prompt(self, hidden: Tensor) -> Prompt:
+        """The sequence as it entered layer 0, and which rows of it are left."""
+        assert self.embeddings is not None
+        device, rows = hidden.device, self.rows
+        visual = self.layout.mask.to(device)
+        if rows is None:
+            rows = torch.arange(self.width, device=device).expand(len(visual), -1)
+        return Prompt(self.embeddings.to(device), visual, self._token_mask(device) & ~visual, rows)
+
+    def _row_mask(self, hidden: Tensor) -> Tensor:
+        whole = self._token_mask(hidden.device)
         if self.rows is None:
             return whole
         return whole.gather(1, self.rows.clamp(min=0)) & (self.rows >= 0)
@@ -360,14 +379,14 @@ class Prefill:
 
         def visible(index: Tensor) -> Tensor:
             order = torch.arange(query.shape[1], device=query.device)
-            earlier = order <= index[:, None] if causal else torch.ones_like(order <= index[:, None])
+            earlier = order <= index[:, :, None] if causal else torch.ones_like(order <= index[:, :, None])
             if mask is None:
                 return earlier
             if mask.dim() == 2:
-                earlier &= mask.bool()
-                return earlier
-            row: Tensor = take(mask[:, :1], index[:, None], 2, 0)[:, 0, 0]
-            return row if row.dtype == torch.bool else row > torch.finfo(row.dtype).min / 2
+                shown: Tensor = earlier & mask.bool()[:, None]
+                return shown
+            given: Tensor = take(mask[:, :1], index, 2, 0)[:, 0]
+            return given if given.dtype == torch.bool else given > torch.finfo(given.dtype).min / 2
 
         scaling = getattr(attention, "scaling", None) or query.shape[-1] ** -0.5
         softcap = getattr(attention, "attn_logit_softcapping", None)

@@ -24,7 +24,10 @@ class Scorer(Component, ABC):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Signals to capture at layer K-1: any of ``hidden``, ``query``, ``key``, ``value``, ``attention``."""
+        """Signals to capture at layer K-1: any of ``hidden``, ``query``, ``key``, ``value``, ``attention``.
+
+        ``embeddings``: the whole prompt as it entered layer 0, :attr:`tokenprune.context.PruneContext.prompt`.
+        """
         return frozenset({"hidden"})
 
     @property
