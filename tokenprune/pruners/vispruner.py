@@ -1,0 +1,95 @@
+"""VisPruner's selection: half by the vision tower's attention, half by dropping near-duplicates."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from tokenprune.context import PruneContext
+from tokenprune.ops.bipartite import drop_duplicates, rounds_needed
+from tokenprune.pruners.base import Pruner, Selection
+
+if TYPE_CHECKING:
+    from tokenprune.measure.flops import Shape
+
+
+class VisPruner(Pruner):
+    """Keep what the vision tower attends to, and of the rest what is not like something else.
+
+    Of k tokens to keep of an image ``floor(k * important)`` are important: those with most attention from the class
+    token (without one: from all tokens on average; mean over heads). The others make a list by falling attention,
+    which is thinned out to ``k`` less the important ones: its entries alternate between two sets, every entry of the
+    first set has a score, its largest cosine to one of the second set, and the ``per_round`` entries with the highest
+    scores are dropped. What is left of the first set, by falling score, followed by the second set, is the list of the
+    next round. Ties: of equally attended tokens the earlier position is the more important; of equal scores the
+    earlier in the list is dropped. Cosines that differ from 1 by 1e-6 at most are 1.
+
+    Differs from the published code: cosines are of the features that the language model gets (the projected ones), not
+    of the tower's before the projector; a round drops no more than the first set has, and an odd list's last entry is
+    in the first set (the code fails on both). An image is one problem, with one quota, where the code gives one to
+    every tile of LLaVA-NeXT; several images have quotas of their own, in proportion to their tokens.
+
+    Source: "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs" (VisPruner),
+    arXiv 2412.01818.
+
+    Attributes:
+        important: Share of the kept tokens that attention chooses.
+        per_round: The most tokens that are dropped in a round.
+        layer: Layer of the tower whose attention it is; negative from the end.
+    """
+
+    important: float = Field(default=0.5, ge=0, le=1)
+    per_round: PositiveInt = 8
+    layer: int = -2
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states."""
+        return frozenset({"hidden"})
+
+    @property
+    def vision_layers(self) -> frozenset[int]:
+        """The layer of the attention."""
+        return frozenset({self.layer})
+
+    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        """See :meth:`tokenprune.pruners.base.Pruner.select`."""
+        attention = ctx.vision(self.layer).attention
+        ctx.check_finite(ctx.hidden.abs().amax(-1) + attention, type(self).__name__)
+        problems = ctx.by_group
+        # for every quota on the host: what is rounded in double precision must not depend on the device
+        table = [self._share(quota) for quota in range(problems.steps + 1)]
+        important = torch.tensor(table, device=quotas.device)[problems.quotas]
+        counts = [
+            (size - self._share(quota), quota - self._share(quota))
+            for sizes, kept in zip(ctx.sizes, ctx.quotas, strict=True)
+            for size, quota in zip(sizes, kept, strict=True)
+        ]
+        rounds = rounds_needed(counts, lambda left, target: self.per_round, whole=True)
+
+        falling = problems.split(attention).masked_fill(~problems.valid, -1.0)
+        falling = falling.argsort(dim=1, descending=True, stable=True)
+        place = torch.arange(problems.size, device=falling.device)
+        keep = torch.zeros_like(problems.valid).scatter(1, falling, place < important[:, None])
+        rest = falling.gather(1, (place + important[:, None]) % problems.size)
+        keep |= drop_duplicates(
+            problems.split(ctx.hidden),
+            rest,
+            problems.sizes - important,
+            problems.quotas - important,
+            self.per_round,
+            rounds,
+        )
+        return Selection(keep=problems.join(keep))
+
+    def _share(self, quota: int) -> int:
+        """Important tokens of a quota; the tiny addend makes 0.07 * 100 seven, not six."""
+        return math.floor(quota * self.important + 1e-9)
+
+    def flops(self, shape: Shape, visual: int, tokens: int) -> int:
+        """The matrix of cosines; comparisons are not counted, nor is the class token's attention."""
+        return 2 * visual**2 * shape.width
