@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenprune.errors import ScoreError, UnsupportedModelError
 from tokenprune.ops.frames import earlier, number_frames
 from tokenprune.ops.groups import Groups
-from tokenprune.ops.vision import TowerLayer, on_visual_axis
+from tokenprune.ops.vision import TowerLayer, TowerRuns, on_visual_axis
 
 #: Signals that a component may name in ``needs``; the engine captures exactly those.
 SIGNALS = frozenset({"hidden", "query", "key", "value", "attention", "embeddings"})
@@ -88,13 +88,17 @@ class Prompt:
 class VisionSignals:
     """One layer of the vision tower, seen from the visual tokens.
 
+    Where a projector merges or pools several patches to one token (Qwen-VL, Gemma 3, Idefics 3, InternVL, Mistral 3), a
+    token has the mean over its patches, of attention as of keys. In a layer with windows (Qwen2.5-VL), patches get no
+    attention from the other windows of their frame.
+
     Attributes:
         layer: The layer's states, image by image.
         order: Number of each visual token among all features of the batch, long ``[batch, n_visual]``.
         visual_mask: Which entries of the visual axis are real, bool ``[batch, n_visual]``.
     """
 
-    layer: TowerLayer
+    layer: TowerLayer | TowerRuns
     order: Tensor
     visual_mask: Tensor
 
@@ -113,7 +117,7 @@ class VisionSignals:
 
     @cached_property
     def key(self) -> Tensor:
-        """Keys, mean over heads, float32 ``[batch, n_visual, head_dim]``."""
+        """Keys before rotary embedding, mean over heads, float32 ``[batch, n_visual, head_dim]``."""
         return on_visual_axis(self.layer.mean_key, self.order, self.visual_mask)
 
 
@@ -163,7 +167,7 @@ class PruneContext:
     make_probe: Callable[[], AttentionProbe] | None = None
     make_prompt: Callable[[], Prompt] | None = None
     make_grid: Callable[[], Tensor] | None = None
-    make_vision: Callable[[int], TowerLayer] | None = None
+    make_vision: Callable[[int], TowerLayer | TowerRuns] | None = None
     feature_order: Callable[[], Tensor] | None = None
     annotations: Mapping[str, Tensor] = field(default_factory=dict)
     checks: list[tuple[Tensor, Callable[[int], Exception]]] = field(default_factory=list)

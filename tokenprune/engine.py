@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from tokenprune.adapters import adapter_for
-from tokenprune.adapters.base import Adapter, Projection, VisualLayout, bound_arguments
+from tokenprune.adapters.base import Adapter, Projection, TowerRun, VisualLayout, bound_arguments
 from tokenprune.budgets.base import Schedule
 from tokenprune.cache import Rows, cache_bytes, check_cache, mark, pruned_layer
 from tokenprune.config import Method
@@ -173,7 +173,7 @@ class _Engine:
         self.handles: list[Any] = []
         self.layer_handles: list[Any] = []
         self.temporary: list[Any] = []
-        self.tower: dict[tuple[int, str], Tensor] = {}  # what the vision tower's layers showed last
+        self.tower: list[TowerRun] = []  # runs of the vision tower, and what its layers showed
         self.seen = 0  # samples that this run has prefilled: the default sample ids
         self.chain: tuple[Tensor, dict[str, Tensor], list[Selection]] | None = None
         self._check()
@@ -226,8 +226,11 @@ class _Engine:
         add(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
         add(self.model.register_forward_hook(self._after_model, with_kwargs=True, always_call=True))
         add(self.adapter.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
-        for number in self.pruner.vision_layers:
-            where = self.adapter.vision_attention(number)
+        watched = {number: self.adapter.vision_attention(number) for number in sorted(self.pruner.vision_layers)}
+        for tower in {where.tower for where in watched.values()}:
+            add(tower.register_forward_pre_hook(self._start_tower, with_kwargs=True))
+        for number, where in watched.items():
+            add(where.attention.register_forward_pre_hook(self._keep_rotary(number), with_kwargs=True))
             for name, module in (("query", where.query), ("key", where.key)):
                 add(module.register_forward_hook(self._keep_tower(number, name)))
 
@@ -253,7 +256,7 @@ class _Engine:
         self.handles.clear()
         self.model.__dict__.pop("_assisted_decoding", None)
         self.prefill = self.masks = self.chain = None
-        self.tower = {}
+        self.tower = []
 
     def _drop_temporary(self) -> None:
         for handle in self.temporary:
@@ -301,7 +304,7 @@ class _Engine:
             return
         self.adapter.check_prompt(self.stages[0], width)
         if not call.get("mm_encoder_outputs"):
-            self.tower = {}  # the tower is about to run; ``generate`` runs it before the model (Transformers 5.23)
+            self.tower = []  # the tower is about to run; ``generate`` runs it before the model (Transformers 5.23)
         prefill = Prefill(
             self.adapter,
             self.run.method,
@@ -339,7 +342,7 @@ class _Engine:
         prefill, self.prefill, self.masks = self.prefill, None, None
         self._drop_temporary()
         if prefill is not None:
-            self.tower = {}
+            self.tower = []
         if prefill is not None and output is not None:
             self._finish(prefill, output)
             prefill.verify()
@@ -489,9 +492,22 @@ class _Engine:
 
         return hook
 
+    def _start_tower(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = bound_arguments(module.forward, args, kwargs)
+        small = {k: v for k, v in given.items() if not (isinstance(v, Tensor) and v.is_floating_point())}
+        self.tower.append(TowerRun(small))
+
+    def _keep_rotary(self, number: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            if self.tower:
+                self.tower[-1].states[number, "rotary"] = kwargs.get("position_embeddings")
+
+        return hook
+
     def _keep_tower(self, number: int, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            self.tower[number, name] = output
+            if self.tower:
+                self.tower[-1].states[number, name] = output
 
         return hook
 

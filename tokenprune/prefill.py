@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenprune.adapters.base import Adapter, VisualLayout
+from tokenprune.adapters.base import Adapter, TowerRun, VisualLayout
 from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
 from tokenprune.context import AttentionProbe, Prompt, PruneContext
@@ -18,7 +18,7 @@ from tokenprune.errors import BudgetError, ScoreError, UnsupportedFeatureError, 
 from tokenprune.measure.flops import prefill_cost
 from tokenprune.ops.rows import causal_mask, compose, keep_index, prefill_mask, take, take_nested
 from tokenprune.ops.topk import apportion
-from tokenprune.ops.vision import TowerLayer
+from tokenprune.ops.vision import TowerLayer, TowerRuns
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.run import StageResult
 
@@ -62,7 +62,7 @@ class Prefill:
         probed: Layer of a stage -> arguments of the layer before it.
         embeddings: What entered layer 0, ``[batch, seq, dim]``, until the last stage that needs it has passed.
         late: Features that the model adds after a layer (DeepStack), ``[batch, seq, dim]``.
-        tower: (layer of the vision tower, ``query`` or ``key``) -> states observed there.
+        tower: Runs of the vision tower, and the states observed there.
         repeats: How often the prompts repeat each sample that the tower saw.
         checks: Per-sample flags that must be False, and the errors that they stand for; see :meth:`verify`.
     """
@@ -86,7 +86,7 @@ class Prefill:
     probed: dict[int, dict[str, Any]] = field(default_factory=dict)
     embeddings: Tensor | None = None
     late: dict[int, Tensor] = field(default_factory=dict)
-    tower: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    tower: list[TowerRun] = field(default_factory=list)
     repeats: int = 1
     checks: list[tuple[Tensor, Callable[[int], Exception]]] = field(default_factory=list)
     _memo: dict[tuple[str, int, int], tuple[Any, Any]] = field(default_factory=dict)
@@ -314,32 +314,49 @@ class Prefill:
         grid = take(grid.to(positions.device), positions, 1, 0)
         return grid.masked_fill(~visual[:, :, None], -1)
 
-    def _vision(self, layer: int) -> TowerLayer:
+    def _vision(self, layer: int) -> TowerLayer | TowerRuns:
         """One layer of the vision tower, as it was seen on the way."""
-        if (layer, "query") not in self.tower:
-            seen = sorted({number for number, _ in self.tower})
+        runs = [run for run in self.tower if (layer, "key") in run.states][-len(self._kinds()) :]
+        if not runs:
+            seen = sorted({number for run in self.tower for number, _ in run.states})
             raise ScoreError(
                 f"layer {layer} of the vision tower was not observed (observed: {seen or 'none'})",
                 "add it to vision_layers, and give pixels, not features",
             )
         where = self.adapter.vision_attention(layer)
-        query, key = (self.tower[layer, name].unflatten(-1, (where.heads, -1)) for name in ("query", "key"))
-        features = query.shape[0] * (query.shape[1] - where.classes)
+        parts = []
+        for run in runs:
+            query, key, rotary = (run.states[layer, name] for name in ("query", "key", "rotary"))
+            parts.append(where.read(query, key, rotary, run.arguments))
+        found = parts[0] if len(parts) == 1 else TowerRuns(parts)
         if self.arguments.get("mm_encoder_outputs"):  # ``generate`` runs the tower before it repeats samples as beams
-            self.repeats = max(1, sum(self.first) // features)
+            self.repeats = max(1, sum(self.first) // found.features)
         beams = [row for row in self.first[:: self.repeats] for _ in range(self.repeats)]
-        if beams != self.first or features * self.repeats != sum(self.first):
+        if beams != self.first or found.features * self.repeats != sum(self.first):
             raise UnsupportedModelError(
-                f"the vision tower made {features} features for {sum(self.first)} visual tokens",
+                f"the vision tower made {found.features} features for {sum(self.first)} visual tokens",
                 "use a method that does not read the vision tower",
             )
-        return TowerLayer(query, key, where.classes, where.scaling)
+        return found
+
+    def _kinds(self) -> list[str]:
+        """Image or video, or both, in the order in which the tower got them."""
+        made = self.arguments.get("mm_encoder_outputs") or {}
+        return [kind for kind, output in made.items() if output is not None] or ["image", "video"]
 
     def _feature_order(self, positions: Tensor) -> Tensor:
-        """Number of each visual token among all features that the tower made: they enter the prompts in order."""
+        """Number of each visual token among all features that the tower made: they enter the prompts in order.
+
+        All images come first and then all videos (or, under ``generate``, as it encoded them).
+        """
         mask = self.layout.mask[:: self.repeats].to(positions.device)
-        order = (mask.flatten().cumsum(0) - 1).view(mask.shape).repeat_interleave(self.repeats, dim=0)
-        return order.gather(1, positions.clamp(min=0))
+        videos = self.adapter.video_mask(self.arguments)
+        late = torch.zeros_like(mask) if videos is None else videos[:: self.repeats].to(mask.device)
+        if self._kinds()[0] == "video":
+            late = ~late
+        first, second = mask & ~late, mask & late
+        order = torch.where(late, _running(second) + first.sum(), _running(first)) - 1
+        return order.repeat_interleave(self.repeats, dim=0).gather(1, positions.clamp(min=0))
 
     def _annotations(self, positions: Tensor, visual: Tensor) -> dict[str, Tensor]:
         """The caller's per-token values on the visual axis of this stage."""
@@ -454,6 +471,11 @@ class Prefill:
         if mask.dim() == 2:
             return take(mask, rows, 1, 0).masked_fill(rows.to(mask.device) < 0, 0)
         return prefill_mask(mask, rows.to(mask.device))
+
+
+def _running(chosen: Tensor) -> Tensor:
+    """How many are chosen up to each place of all samples in a row, ``[batch, seq]``."""
+    return chosen.flatten().cumsum(0).view(chosen.shape)
 
 
 def _mark_rows(width: int, index: Tensor, chosen: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tokenprune.adapters.signals import Projection as Projection
 from tokenprune.adapters.signals import projection, rotation
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
+from tokenprune.ops.vision import TowerLayer
 
 #: Config attributes that hold the id of a token which stands for visual features.
 VISUAL_ID_NAMES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
@@ -47,22 +48,37 @@ class VisualLayout:
 
 
 @dataclass(frozen=True)
+class TowerRun:
+    """One run of the vision tower, as far as it was watched.
+
+    Attributes:
+        arguments: What the tower was given, pixels left out.
+        states: (layer, ``query`` or ``key``) -> what that module made; (layer, ``rotary``) -> the cosines and sines
+            that the attention was given, or None.
+    """
+
+    arguments: Mapping[str, Any]
+    states: dict[tuple[int, str], Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class VisionAttention:
     """An attention module of a vision tower.
 
     Attributes:
-        query: The linear layer that makes the queries ``[images, tokens, heads * head_dim]``.
-        key: The one that makes the keys.
-        heads: Heads.
-        scaling: The factor on the dot products.
-        classes: Tokens in front that stand for no patch.
+        tower: The tower; it runs once for all images, and once for all videos.
+        attention: The attention module.
+        query: The module in it that makes the queries.
+        key: The one that makes the keys; it may be the same.
+        read: Makes the layer's states, feature by feature, from what the two modules made, the cosines and sines of the
+            rotary embedding, and the tower's arguments.
     """
 
+    tower: nn.Module
+    attention: nn.Module
     query: nn.Module
     key: nn.Module
-    heads: int
-    scaling: float
-    classes: int
+    read: Callable[[Tensor, Tensor, Any, Mapping[str, Any]], TowerLayer]
 
 
 class Adapter(ABC):
@@ -260,7 +276,7 @@ class Adapter(ABC):
         return None
 
     def vision_attention(self, layer: int) -> VisionAttention:
-        """Where a layer of the vision tower shows its queries and keys, one feature per visual token.
+        """Where a layer of the vision tower shows its queries and keys, and how its patches become visual tokens.
 
         Args:
             layer: Layer of the tower; negative from the end.
@@ -273,6 +289,14 @@ class Adapter(ABC):
             f"the adapter of {self.name!r} does not say how its vision tower's patches become visual tokens",
             "use a method that does not read the vision tower",
         )
+
+    def video_mask(self, call: Mapping[str, Any]) -> Tensor | None:
+        """Which positions of the call hold features of videos, bool ``[batch, seq]``; None when that is unknown.
+
+        Args:
+            call: The arguments of the model's forward, by name.
+        """
+        return None
 
     def locate(self, call: Mapping[str, Any]) -> VisualLayout | None:
         """Find the visual tokens of a call and the image or video that each belongs to."""

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenprune.adapters.base import VisionAttention
+from tokenprune.adapters.towers import separate_images, tower_of
 from tokenprune.adapters.visuals import Item, Kind, Part, VisualAdapter, lattice, run_lengths, square
 
 
@@ -27,6 +29,17 @@ class Idefics3Adapter(VisualAdapter):
         """Tokens of one tile."""
         vision = self.config.vision_config
         return (int(vision.image_size) // int(vision.patch_size)) ** 2 // int(self.config.scale_factor) ** 2
+
+    def vision_attention(self, layer: int) -> VisionAttention:
+        """See :meth:`tokenprune.adapters.base.Adapter.vision_attention`."""
+        factor = int(self.config.scale_factor)
+
+        def seen(arguments: Mapping[str, Any]) -> Tensor | None:
+            mask = arguments.get("patch_attention_mask")
+            return None if mask is None else mask.flatten(1)
+
+        found = separate_images(tower_of(self.model, "vision_model"), layer, 0, lambda _: factor, seen)
+        return found or super().vision_attention(layer)
 
     def parts(self, call: Mapping[str, Any], kind: Kind, positions: Sequence[Tensor]) -> list[list[Part]]:
         """See :meth:`VisualAdapter.parts`."""

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from tokenprune.adapters.base import VisionAttention
+from tokenprune.adapters.towers import packed_pixtral, separate_images, tower_of
 from tokenprune.adapters.visuals import Item, Kind, VisualAdapter, broken_rows, feature_sizes, pixels, square
-from tokenprune.errors import LayerError
 
 
 class LlavaAdapter(VisualAdapter):
@@ -21,23 +21,11 @@ class LlavaAdapter(VisualAdapter):
 
     def vision_attention(self, layer: int) -> VisionAttention:
         """See :meth:`tokenprune.adapters.base.Adapter.vision_attention`."""
-        model: Any = self.model
-        tower = getattr(getattr(model, "model", model), "vision_tower", None)
-        encoder = getattr(getattr(tower, "vision_model", tower), "encoder", None)
-        layers: Any = getattr(encoder, "layers", getattr(encoder, "layer", ()))  # CLIP and SigLIP; DINOv2
-        name = next((name for name in ("self_attn", "attention") if layers and hasattr(layers[0], name)), None)
-        if name is None or not hasattr(getattr(layers[0], name), "q_proj"):
-            return super().vision_attention(layer)
-        if not -len(layers) <= layer < len(layers):
-            raise LayerError(
-                f"layer {layer} of a vision tower of {len(layers)} layers", f"use {-len(layers)} to {len(layers) - 1}"
-            )
-        attention = getattr(layers[layer], name)
+        tower = tower_of(self.model, "vision_tower")
         # "default" drops the class token from the features, "full" keeps every token of the tower
         dropped = getattr(self.config, "vision_feature_select_strategy", "default") == "default"
-        scaling = float(getattr(attention, "scaling", None) or attention.scale)
-        heads = int(attention.q_proj.out_features // attention.head_dim)
-        return VisionAttention(attention.q_proj, attention.k_proj, heads, scaling, int(dropped))
+        found = packed_pixtral(tower, layer, 1) if self._pixtral else separate_images(tower, layer, int(dropped))
+        return found or super().vision_attention(layer)
 
     def sizes(self, call: Mapping[str, Any], kind: Kind, count: int) -> list[int] | None:
         """See :meth:`VisualAdapter.sizes`."""

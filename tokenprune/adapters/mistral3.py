@@ -7,12 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenprune.adapters.base import VisionAttention
 from tokenprune.adapters.llava import pixtral_sizes
+from tokenprune.adapters.towers import packed_pixtral, tower_of
 from tokenprune.adapters.visuals import Item, Kind, VisualAdapter, broken_rows, feature_sizes, pixels
 
 
 class Mistral3Adapter(VisualAdapter):
     """``mistral3``, ``lighton_ocr``."""
+
+    def vision_attention(self, layer: int) -> VisionAttention:
+        """See :meth:`tokenprune.adapters.base.Adapter.vision_attention`."""
+        tower = tower_of(self.model, "vision_tower", "vision_encoder")
+        return packed_pixtral(tower, layer, int(self.config.spatial_merge_size)) or super().vision_attention(layer)
 
     def sizes(self, call: Mapping[str, Any], kind: Kind, count: int) -> list[int] | None:
         """See :meth:`VisualAdapter.sizes`."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tokenprune.adapters.base import VisionAttention
+from tokenprune.adapters.towers import Packed, packed_images, tower_of
 from tokenprune.adapters.visuals import Item, Kind, VisualAdapter, feature_sizes, lattice
+from tokenprune.ops.vision import windows
 
 
 class QwenVLAdapter(VisualAdapter):
@@ -24,6 +28,27 @@ class QwenVLAdapter(VisualAdapter):
             return None
         merge = int(self.config.vision_config.spatial_merge_size)
         return [(t, height // merge, width // merge) for t, height, width in torch.as_tensor(given).tolist()]
+
+    def vision_attention(self, layer: int) -> VisionAttention:
+        """See :meth:`tokenprune.adapters.base.Adapter.vision_attention`."""
+        vision = self.config.vision_config
+        merge, patch = int(vision.spatial_merge_size), int(vision.patch_size)
+        whole: Any = getattr(vision, "fullatt_block_indexes", None)  # Qwen2.5-VL: the other layers see windows
+        number = layer if layer >= 0 else layer + int(vision.depth)
+
+        def pack(arguments: Mapping[str, Any]) -> Packed:
+            grids = [(t, h // merge, w // merge) for t, h, w in torch.as_tensor(arguments["grid_thw"]).tolist()]
+            unit = merge * merge  # the patches of a cell follow each other
+            place = torch.arange(sum(map(math.prod, grids)))
+            blocks = [(h * w * unit, h * w * unit) for t, h, w in grids for _ in range(t)]
+            if whole is not None:
+                order, lengths = windows(grids, int(vision.window_size) // merge // patch)
+                place = order.argsort()
+                if number not in whole:
+                    blocks = list(parts_of(blocks, [length * unit for length in lengths]))
+            return Packed(blocks, place[:, None] * unit + torch.arange(unit))
+
+        return packed_images(tower_of(self.model, "visual"), layer, pack) or super().vision_attention(layer)
 
     def sizes(self, call: Mapping[str, Any], kind: Kind, count: int) -> list[int] | None:
         """See :meth:`VisualAdapter.sizes`."""
@@ -48,6 +73,17 @@ class QwenVLAdapter(VisualAdapter):
         width = _first((columns.diff() <= 0) | gap)
         frame = width * _first((rows[::width].diff() <= 0) | gap[width - 1 :: width])
         return None if item.size % frame else lattice(item.size // frame, frame // width, width)
+
+
+def parts_of(blocks: Sequence[tuple[int, int]], lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cut blocks into parts: the length of each part, and what its block belongs to."""
+    left = iter(lengths)
+    for block, whole in blocks:
+        done = 0
+        while done < block:
+            length = next(left)
+            done += length
+            yield length, whole
 
 
 def _first(breaks: Tensor) -> int:

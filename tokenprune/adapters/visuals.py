@@ -108,7 +108,7 @@ class VisualAdapter(Adapter):
             call: The arguments of the model's forward, by name.
             mask: The visual mask, bool ``[batch, seq]``.
         """
-        videos = self.marked(call, self.kind_ids("video")) if len(self.visual_ids) > 1 else None
+        videos = self.video_mask(call)
         codes = mask.int() if videos is None else mask.int() + (videos & mask).int()
         host = codes.cpu()  # the one transfer: everything else is decided on the host
         found: list[list[Item]] = [[] for _ in range(len(host))]
@@ -124,6 +124,10 @@ class VisualAdapter(Adapter):
         for items in found:
             items.sort(key=lambda item: int(item.positions[0]))
         return found
+
+    def video_mask(self, call: Mapping[str, Any]) -> Tensor | None:
+        """See :meth:`tokenprune.adapters.base.Adapter.video_mask`."""
+        return self.marked(call, self.kind_ids("video")) if len(self.visual_ids) > 1 else None
 
     def kind_ids(self, kind: Kind) -> tuple[int, ...]:
         """Ids of the placeholder tokens of a kind."""
