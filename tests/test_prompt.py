@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 
 SHOWN: list[PruneContext] = []
+LATEST: list[weakref.ref[PruneContext]] = []
 
 
 class Shows(Pruner):
@@ -29,6 +31,8 @@ class Shows(Pruner):
 
     def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
         SHOWN.append(ctx)
+        LATEST.append(weakref.ref(ctx))
+        ctx.check_finite(ctx.positions.float(), "this one")
         assert ctx.prompt is not None
         return Selection(topk_by_group(-ctx.positions.float(), ctx.groups, quotas))
 
@@ -79,6 +83,21 @@ def test_it_is_let_go_after_the_last_stage_that_needs_it() -> None:
             layer.register_forward_hook(lambda *_: held.append(engine.prefill.embeddings is not None))
         seen.model(**seen.inputs)
     assert held == [True, True, *[False] * (len(held) - 2)]
+
+
+def test_what_a_stage_saw_is_let_go_when_it_is_over() -> None:
+    """Hidden states, keys and embeddings are as large as activations: only the result may stay."""
+    seen = see("llava", "image")
+    left: list[list[bool]] = []
+    with torch.no_grad(), tp.apply(seen.model, method((1, 2), (9, 4))):
+        for layer in seen.model.get_decoder().layers:
+            layer.register_forward_hook(lambda *_: left.append([context() is not None for context in LATEST]))
+        LATEST.clear()
+        SHOWN.clear()
+        seen.model.get_decoder().layers[1].register_forward_pre_hook(lambda *_: SHOWN.clear())
+        seen.model.get_decoder().layers[2].register_forward_pre_hook(lambda *_: SHOWN.clear())
+        seen.model(**seen.inputs)
+    assert left == [[], [False], *[[False, False]] * (len(left) - 2)]
 
 
 def test_whoever_asks_must_declare_it() -> None:

@@ -265,10 +265,11 @@ class PruneContext:
             scores: ``[batch, n_visual]``.
             who: The scorer's name for the message, which also names layer and sample.
         """
+        layer = self.layer  # alone: the flags live until the forward ends, and the context is large
         self.check(
             (~scores.isfinite() & self.visual_mask).any(1),
             lambda sample: ScoreError(
-                f"scorer {who} gave a NaN or infinite score at layer {self.layer}, sample {sample}",
+                f"scorer {who} gave a NaN or infinite score at layer {layer}, sample {sample}",
                 "check the model's hidden states there (fp16 overflow?) or use another scorer",
             ),
         )

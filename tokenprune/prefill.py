@@ -214,10 +214,11 @@ class Prefill:
             wrong = (kept < quotas.clamp(max=1)).any(1) | (kept.sum(1) != quotas.sum(1))
         else:
             wrong = (kept != quotas).any(1)
+        layer = context.layer  # alone: the flags live until the forward ends, and the context is large
         context.check(
             wrong,
             lambda _: ScoreError(
-                f"pruner {who} kept {kept.tolist()} tokens per image at layer {context.layer}",
+                f"pruner {who} kept {kept.tolist()} tokens per image at layer {layer}",
                 f"keep {quotas.tolist()}",
             ),
         )
