@@ -59,7 +59,7 @@ class Reader:
 
     @torch.no_grad()
     def answer(self, samples: Sequence[Sample], keep: torch.Tensor | None = None) -> list[int]:
-        """The first token of every answer; ``keep`` (bool ``[samples, visual]``) is equal for questions on one picture."""
+        """The first token of every answer; ``keep`` (bool ``[samples, visual]``) is the same for one picture."""
         said: list[int] = []
         start = 0
         while start < len(samples):

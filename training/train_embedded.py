@@ -1,9 +1,9 @@
-"""Train an embedded model's projector and low-rank adapter. See training/README.md for the commands and the figures.
+"""Train the embedded model's projector and low-rank adapter. See training/README.md for the command and the figures.
 
 Two stages. *Grounding*: the projector learns to turn a patch into the sum of the words that name it (digit, colour,
 place). *Answering*: projector and adapter learn to answer; tower and language model stay frozen. All questions about a
-picture or clip share its prefix: a block mask lets each question see the picture and itself only, and positions
-restart, so the result is exactly that of separate sequences.
+picture share its prefix: a block mask lets each question see the picture and itself only, and positions restart, so
+the result is exactly that of separate sequences.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tokenprune.models import embedded
-from tokenprune.tasks import clips, easy_vqa, scenes
+from tokenprune.tasks import easy_vqa, scenes
 
 BFLOAT = torch.bfloat16
 STRETCH = 1.5
-PROBED = (12, 18)  # layers whose input has to tell how a digit moves
-WAYS = (clips.STILL, *clips.WAYS)
 PLACES = ("left", "right", "top", "bottom")
 
 
@@ -87,13 +85,12 @@ def add_adapter(model: nn.Module, rank: int) -> dict[str, LowRank]:
 
 @dataclass
 class Picture:
-    """One or more frames, the questions as (type, question, answer), and the words that name each patch."""
+    """A picture, its questions as (type, question, answer), and the words that name each patch."""
 
-    pixels: np.ndarray  # [frames, height, width, 3]
+    pixels: np.ndarray
     questions: list[tuple[str, str, str]]
     words: list[list[str]]
     ends: list[bool] = field(default_factory=list)  # for which questions the end of the answer is asked too
-    motion: list[tuple[int, int]] = field(default_factory=list)  # (visual token, number of the way it moves)
 
 
 def digit_picture(rng: np.random.Generator, split: str, most: int, least: int = 1) -> Picture:
@@ -115,36 +112,7 @@ def digit_picture(rng: np.random.Generator, split: str, most: int, least: int = 
         far = scenes.extremes(scene, side)
         if len(far) == 1:
             asked.append(("locate", f"what digit is {side}?", far[0].word))
-    return Picture(scene.pixels[None], asked, words)
-
-
-def clip_picture(rng: np.random.Generator, split: str, most: int, least: int = 2) -> Picture:
-    """A clip with the task's questions, and others that ask for the same facts digit by digit."""
-    clip = clips.draw(rng, scenes.pool(split), int(rng.integers(least, most + 1)))
-    side = embedded.CLIPS.side
-    words: list[list[str]] = [[] for _ in range(clips.FRAMES * side**2)]
-    motion = []
-    asked = [(kind, *_said(clips.ask(clip, kind))) for kind in clips.TYPES]
-    asked.append(("first", "what digit appears first?", clip.actors[0].word))
-    asked.append(("move color", "what color moves?", clip.mover.colour))
-    asked.append(("last color", "what color appears last?", clip.actors[-1].colour))
-    for actor in clip.actors:
-        asked.append(("way", f"which way does {actor.colour} move?", actor.way))
-        asked.append(("moves", f"does the {actor.word} move?", "no" if actor.way == clips.STILL else "yes"))
-        asked.append(("recognise", f"what digit is {actor.colour}?", actor.word))
-        for frame, (top, left) in enumerate(actor.path, actor.start):
-            for cell in range(4):
-                row, col = top // scenes.PATCH + cell // 2, left // scenes.PATCH + cell % 2
-                token = (frame * side + row) * side + col
-                words[token] = [actor.word, actor.colour]
-                seen = frame - actor.start >= 3 if actor.way == clips.STILL else (top, left) != actor.path[0]
-                if seen:
-                    motion.append((token, WAYS.index(actor.way)))
-    return Picture(clip.pixels, asked, words, motion=motion)
-
-
-def _said(question: scenes.Question) -> tuple[str, str]:
-    return question.text, question.answer
+    return Picture(scene.pixels, asked, words)
 
 
 def easy_picture(rng: np.random.Generator, split: str) -> Picture:
@@ -171,17 +139,16 @@ def easy_picture(rng: np.random.Generator, split: str) -> Picture:
         asked += [kinds[kind][i] for i in rng.permutation(len(kinds[kind]))[:limit]]
     share = foreground.reshape(12, 14, 12, 14).mean(axis=(1, 3)).flatten()
     words = [list(facts.values()) if part > 0.1 else [] for part in share]
-    return Picture(pixels[None], asked, words)
+    return Picture(pixels, asked, words)
 
 
 class Trainer:
     """The model in training and everything a step needs."""
 
-    def __init__(self, build: embedded.Build, rank: int, seed: int) -> None:
+    def __init__(self, rank: int, seed: int) -> None:
         torch.manual_seed(seed)
-        self.build = build
         self.tokenizer = embedded.tokenizer()
-        model = embedded.skeleton(build)
+        model = embedded.skeleton(embedded.DIGITS)
         model.requires_grad_(False)
         self.tower = model.model.vision_tower  # in fp32: fine strokes get lost otherwise
         self.language = model.model.language_model.to(BFLOAT)
@@ -189,11 +156,7 @@ class Trainer:
         self.projector.requires_grad_(True)
         self.adapter = add_adapter(model, rank)
         self.table = self.language.embed_tokens.weight
-        self.probes = nn.ModuleList(nn.Linear(self.table.shape[1], len(WAYS)) for _ in PROBED)
-        image = model.config.image_token_id
-        prompt = self.tokenizer(build.prompt("").removesuffix("\n")).input_ids
-        self.prefix = torch.tensor([i for token in prompt for i in [token] * (build.tokens if token == image else 1)])
-        self.visual = self.prefix == image
+        self.start = self.tokenizer(embedded.START).input_ids
         self.rng = np.random.default_rng(seed)
 
     def word(self, text: str) -> torch.Tensor:
@@ -202,12 +165,11 @@ class Trainer:
 
     @torch.no_grad()
     def features(self, pictures: list[Picture]) -> torch.Tensor:
-        """The frozen tower's patch features ``[pictures, visual tokens, 384]``."""
-        frames = np.concatenate([picture.pixels for picture in pictures])
-        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+        """The frozen tower's patch features ``[pictures, 144, 384]``."""
+        pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures])).permute(0, 3, 1, 2).float() / 255
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (embedded.MEAN, embedded.STD))
         states = self.tower((pixels - mean) / std, output_hidden_states=True).hidden_states[-1]
-        return states[:, 1:].reshape(len(pictures), -1, states.shape[-1])
+        return states[:, 1:]
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Llava's projector."""
@@ -237,11 +199,10 @@ class Trainer:
         target = torch.stack(
             [torch.stack([bank[word] for word in words]).sum(0) if words else blank for words in named]
         )
-        side = self.build.side
-        grid = torch.linspace(0, 1, side)
-        column, row = grid.repeat(side)[:, None], grid.repeat_interleave(side)[:, None]
+        grid = torch.linspace(0, 1, 12)
+        column, row = grid.repeat(12)[:, None], grid.repeat_interleave(12)[:, None]
         place = (1 - column) * bank["left"] + column * bank["right"] + (1 - row) * bank["top"] + row * bank["bottom"]
-        target = target + 0.5 * place.repeat(len(pictures) * self.build.frames, 1)
+        target = target + 0.5 * place.repeat(len(pictures), 1)
         object_at = torch.tensor([bool(words) for words in named])
         inside, outside = object_at.nonzero()[:, 0], (~object_at).nonzero()[:, 0]
 
@@ -279,7 +240,7 @@ class Trainer:
 
     def pack(self, pictures: list[Picture]) -> tuple[torch.Tensor, ...]:
         """Token ids, labels, positions and the block mask of pictures with all their questions."""
-        prefix = len(self.prefix)
+        prefix = len(self.start) + embedded.DIGITS.tokens
         rows = []
         for picture in pictures:
             ids, labels, positions, blocks = [], [], [], []
@@ -310,38 +271,17 @@ class Trainer:
         mask.masked_fill_(~(same & causal)[:, None], torch.finfo(BFLOAT).min)
         return ids, labels, positions, mask
 
-    def forward(self, pictures: list[Picture]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
-        """Logits ``[answer tokens, vocabulary]``, the tokens that should have been said, and the probes' loss.
-
-        The probes are linear readers of the states of a moving digit's tokens, there for training only: a sentence
-        with one answer in it teaches the language model far too slowly to compare frames.
-        """
+    def forward(self, pictures: list[Picture]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits ``[answer tokens, vocabulary]`` and the tokens that should have been said."""
         ids, labels, positions, mask = self.pack(pictures)
         visual = self.project(self.features(pictures)).to(BFLOAT)
-        prefix = self.table[self.prefix].expand(len(pictures), -1, -1)
-        prefix = prefix.masked_scatter(self.visual[:, None], visual)
-        embeds = torch.cat([prefix, self.table[ids]], dim=1)
-        output = self.language(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=False,
-            output_hidden_states=bool(pictures[0].motion),
-        )
-        states = output.last_hidden_state[:, -ids.shape[1] :]
-        extra, note = torch.zeros(()), ""
-        if pictures[0].motion:
-            rows = torch.tensor([row for row, picture in enumerate(pictures) for _ in picture.motion])
-            found = torch.tensor([pair for picture in pictures for pair in picture.motion])
-            where = self.visual.nonzero()[:, 0][found[:, 0]]
-            moving = found[:, 1] > 0
-            for layer, probe in zip(PROBED, self.probes, strict=True):
-                scores = probe(functional.layer_norm(output.hidden_states[layer][rows, where].float(), (576,)))
-                extra = extra + 0.5 * functional.cross_entropy(scores, found[:, 1])
-                right = scores.argmax(-1) == found[:, 1]
-                note += f" {layer}: {right[moving].float().mean():.2f}/{right[~moving].float().mean():.2f}"
+        start = self.table[torch.tensor(self.start)].expand(len(pictures), -1, -1)
+        embeds = torch.cat([start, visual, self.table[ids]], dim=1)
+        states = self.language(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state[:, -ids.shape[1] :]
         chosen = labels != -100
-        return functional.linear(states[chosen], self.table).float(), labels[chosen], extra, note
+        return functional.linear(states[chosen], self.table).float(), labels[chosen]
 
     def judge(self, pictures: list[Picture], logits: torch.Tensor, labels: torch.Tensor) -> list[tuple[str, bool]]:
         """Per question (type, whether every token of its answer was right)."""
@@ -394,14 +334,13 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30, help="time budget of stage 2; the schedule follows it")
-    parser.add_argument("--task", choices=["digits", "clips"], default="digits")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path, help="continue from these weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch", type=int, default=2, help="pictures in a step")
     parser.add_argument("--rate", type=float, default=8e-4)
-    parser.add_argument("--easy", type=float, default=0.2, help="share of easy-VQA pictures (task digits)")
+    parser.add_argument("--easy", type=float, default=0.2, help="share of easy-VQA pictures")
     parser.add_argument("--ground", type=int, default=600, help="pictures of stage 1; 0 skips it")
     parser.add_argument("--save-minutes", type=float, default=4)
     return parser.parse_args()
@@ -417,27 +356,21 @@ def main() -> None:
         print(f"[{(time.time() - begin) / 60:5.1f} min] {text}", flush=True)
 
     log("arguments " + json.dumps({key: str(value) for key, value in vars(args).items()}))
-    trainer = Trainer(embedded.CLIPS if args.task == "clips" else embedded.DIGITS, args.rank, args.seed)
+    trainer = Trainer(args.rank, args.seed)
     rng = trainer.rng
 
     def make(split: str, most: int) -> Picture:
-        if args.task == "clips":
-            return clip_picture(rng, split, most, least=most - 1)
         return easy_picture(rng, split) if rng.random() < args.easy else digit_picture(rng, split, most)
 
     if args.resume:
         trainer.restore(args.resume)
     if args.ground:
-        pictures = [make("train", 3) for _ in range(args.ground // 3)]
-        if args.task == "digits":
-            pictures += [digit_picture(rng, "train", 6, least=6) for _ in range(args.ground * 2 // 3)]
-        log(trainer.ground(pictures, 1200, fresh=not args.resume))
+        crowded = [digit_picture(rng, "train", 6, least=6) for _ in range(args.ground * 2 // 3)]
+        ordinary = [make("train", 3) for _ in range(args.ground // 3)]
+        log(trainer.ground(crowded + ordinary, 1200, fresh=not args.resume))
         save(trainer.state(), args.out)
     adapter = [parameter for module in trainer.adapter.values() for parameter in (module.down, module.up)]
-    groups = [
-        {"params": [*adapter, *trainer.probes.parameters()], "scale": 1.0},
-        {"params": list(trainer.projector.parameters()), "scale": 0.2},
-    ]
+    groups = [{"params": adapter, "scale": 1.0}, {"params": list(trainer.projector.parameters()), "scale": 0.2}]
     optimizer = torch.optim.AdamW(groups, lr=args.rate, weight_decay=0.0, betas=(0.9, 0.98))
     recent: list[tuple[str, bool]] = []
     losses: list[float] = []
@@ -447,10 +380,9 @@ def main() -> None:
         rate = min(1.0, (step + 1) / 20) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * passed)))
         for group in optimizer.param_groups:
             group["lr"] = args.rate * group["scale"] * rate
-        easy = passed < 0.08 and (args.task == "clips" or not args.resume)
-        pictures = [make("train", 2 if easy else 3) for _ in range(args.batch)]
-        logits, labels, extra, note = trainer.forward(pictures)
-        loss = functional.cross_entropy(logits, labels) + extra
+        pictures = [make("train", 2 if passed < 0.08 and not args.resume else 3) for _ in range(args.batch)]
+        logits, labels = trainer.forward(pictures)
+        loss = functional.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
@@ -461,7 +393,7 @@ def main() -> None:
         recent += trainer.judge(pictures, logits, labels)
         step += 1
         if step % 20 == 0:
-            log(f"step {step} loss {np.mean(losses[-20:]):.3f} rate {args.rate * rate:.1e}{note} | {table(recent)}")
+            log(f"step {step} loss {np.mean(losses[-20:]):.3f} rate {args.rate * rate:.1e} | {table(recent)}")
             recent = []
         if time.time() - saved > 60 * args.save_minutes:
             save(trainer.state(), args.out)
@@ -472,7 +404,7 @@ def main() -> None:
     with torch.no_grad():
         for _ in range(25):
             pictures = [make("validation", 3) for _ in range(4)]
-            outcomes += trainer.judge(pictures, *trainer.forward(pictures)[:2])
+            outcomes += trainer.judge(pictures, *trainer.forward(pictures))
     log(f"validation, 100 pictures | {table(outcomes)}")
 
 
