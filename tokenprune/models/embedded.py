@@ -1,8 +1,9 @@
-"""The embedded multimodal models: SmolLM2-135M and DINOv2-small joined by a projector and a low-rank adapter of ours.
+"""The embedded multimodal models: ordinary :class:`transformers.LlavaForConditionalGeneration` with weights of ours.
 
-One answers questions about a picture, one about the frames of a clip. Both are ordinary
-:class:`transformers.LlavaForConditionalGeneration`. The parts are put together once, into a cache folder, and loaded
-from there like any other checkpoint.
+``digits`` answers questions about a picture: SmolLM2-135M and DINOv2-small joined by a projector and a low-rank
+adapter. ``clips`` answers questions about the frames of a clip: the same tower, and a small language model of ours that
+reads and speaks through projections of SmolLM2's word embeddings. The parts are put together once, into a cache folder,
+and loaded from there like any other checkpoint.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -43,11 +44,13 @@ class Build:
         name: Of the model and of its weights' file.
         image_size: Pixels of a square picture.
         frames: Pictures of a prompt.
+        language: What the language model has otherwise than SmolLM2; then all its weights are ours.
     """
 
     name: str
     image_size: int
     frames: int
+    language: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def side(self) -> int:
@@ -70,7 +73,19 @@ class Build:
 
 
 DIGITS = Build("digits", image_size=168, frames=1)  # 12 x 12 patches of 14 pixels
-CLIPS = Build("clips", image_size=98, frames=8)  # 7 x 7 patches
+CLIPS = Build(  # 7 x 7 patches
+    "clips",
+    image_size=98,
+    frames=8,
+    language={
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 48,
+    },
+)
 
 
 def tokenizer() -> PreTrainedTokenizerBase:
@@ -81,47 +96,65 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def skeleton(build: Build) -> LlavaForConditionalGeneration:
-    """The joined model in fp32 before our weights: its projector is random, its language model is SmolLM2 itself."""
+    """A joined model in fp32 before our weights: what of it is ours is random."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-    language, vision = sources.language_state(), sources.vision_state()
-    vocabulary = language["embed_tokens.weight"]
-    language["embed_tokens.weight"] = torch.cat([vocabulary, torch.zeros(1, vocabulary.shape[1])])
+    vision = sources.vision_state()
+    vocabulary = sources.LANGUAGE_CONFIG["vocab_size"]
     config = LlavaConfig(
         vision_config={**sources.VISION_CONFIG, "num_hidden_layers": VISION_LAYERS},
-        text_config={**sources.LANGUAGE_CONFIG, "vocab_size": len(vocabulary) + 1},
-        image_token_index=len(vocabulary),
+        text_config={
+            **sources.LANGUAGE_CONFIG,
+            **build.language,
+            "vocab_size": vocabulary + 1,
+            "tie_word_embeddings": not build.language,
+        },
+        image_token_index=vocabulary,
         image_seq_length=build.tokens,
         projector_hidden_act="gelu",
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
-        tie_word_embeddings=True,
+        tie_word_embeddings=not build.language,
     )
     model = LlavaForConditionalGeneration(config).eval()
-    model.model.language_model.load_state_dict(language)
+    if not build.language:
+        language = sources.language_state()
+        language["embed_tokens.weight"] = with_image_token(language["embed_tokens.weight"])
+        model.model.language_model.load_state_dict(language)
+        model.tie_weights()
     kept = model.model.vision_tower.state_dict().keys()
     model.model.vision_tower.load_state_dict({name: vision[name] for name in kept})
-    model.tie_weights()
     model.generation_config.eos_token_id = model.generation_config.pad_token_id = 2
     return model
 
 
+def with_image_token(table: torch.Tensor) -> torch.Tensor:
+    """Word embeddings with a zero row for the image placeholder."""
+    return torch.cat([table, torch.zeros(1, table.shape[1])])
+
+
 def merge(model: LlavaForConditionalGeneration, weights: Path) -> None:
-    """Put our projector into the model and add our low-rank adapter to the language model's weights."""
+    """Put our weights into the model: those under their own names, products of two and sums with what is there."""
     from safetensors.torch import load_file
 
     tensors = {name: value.float() for name, value in load_file(weights).items()}
-    part = "projector."
-    projector = {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
-    model.model.multi_modal_projector.load_state_dict(projector)
-    for name in sorted(tensors):
-        if not name.startswith("adapter.") or not name.endswith(".up"):
-            continue
-        _, index, child, _ = name.split(".")
-        layer = model.model.language_model.layers[int(index)]
-        block = layer.self_attn if hasattr(layer.self_attn, child) else layer.mlp
-        change = tensors[name] @ tensors[name.removesuffix(".up") + ".down"]
-        getattr(block, child).weight.data.add_(change)
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    model.model.multi_modal_projector.load_state_dict(part("projector."))
+    for name, up in part("adapter.").items():
+        if name.endswith(".up"):
+            index, child, _ = name.split(".")
+            layer = model.model.language_model.layers[int(index)]
+            block = layer.self_attn if hasattr(layer.self_attn, child) else layer.mlp
+            down = tensors["adapter." + name.removesuffix(".up") + ".down"]
+            getattr(block, child).weight.data.add_(up @ down)
+    if "words.reads" in tensors:
+        table = with_image_token(sources.language_state()["embed_tokens.weight"])
+        model.lm_head.weight.data.copy_(table @ tensors["words.says"])
+        language = {**part("language."), "embed_tokens.weight": table @ tensors["words.reads"]}
+        model.model.language_model.load_state_dict(language)
 
 
 def processor(build: Build) -> LlavaProcessor:
