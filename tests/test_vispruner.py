@@ -101,6 +101,16 @@ def test_near_duplicates_go() -> None:
     assert [i for i in kept if i % 2] == list(range(1, 20, 2))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_rounding_decides_nothing_between_duplicates(seed: int) -> None:
+    """Copies of vectors whose cosine to themselves is not exactly 1: the first eight with a copy in B go."""
+    noise = torch.Generator().manual_seed(seed)
+    states = torch.randn(3, 50, generator=noise)[torch.randint(0, 3, (40,), generator=noise)]
+    weights = torch.arange(40, 0, -1).float()
+    expected = [i for i in range(40) if i % 2 or i >= 16]
+    assert chosen(states[None], weights[None], [40], [32], 8) == [expected]
+
+
 def test_nothing_waits_for_the_device() -> None:
     """The meta device has no values: whatever asks for one raises."""
     states, order = torch.empty(2, 9, 5, device="meta"), torch.empty(2, 9, dtype=torch.long, device="meta")
