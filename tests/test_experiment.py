@@ -14,7 +14,7 @@ import pytest
 
 from tests.toy import ToyModel, config
 from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError
-from tokenprune.experiment import ExperimentConfig, markdown, run_experiment, summarise, write_report
+from tokenprune.experiment import ExperimentConfig, markdown, run_experiment, runner, summarise, write_report
 from tokenprune.experiment.results import Results
 
 SERIES = 1 + 2 * (1 + 2 + 1)  # unpruned; two budgets x (norm, random twice, oracle)
@@ -114,6 +114,37 @@ def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         OutputError, match=r"another configuration \('max_new_tokens: 2' there, 'max_new_tokens: 3' now\)"
     ):
         run_experiment(config(str(tmp_path), max_new_tokens=3))
+
+
+def test_methods_and_budgets_can_be_added_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is kept, only what is new runs, and what was taken out is in no table."""
+    few = {"methods": ["norm-hidden-large"], "budgets": [{"name": "keep_count", "tokens": 2}]}
+    run_experiment(config(str(tmp_path), **few))
+    before = lines(tmp_path)
+    ran: list[str] = []
+    answer = runner._Bench._answer
+    monkeypatch.setattr(
+        runner._Bench, "_answer", lambda self, item, *rest: (ran.append(item.key), answer(self, item, *rest))[1]
+    )
+    more = {"methods": ["norm-hidden-large", "norm-hidden-small"], "budgets": [{"name": "keep_count", "tokens": 2}]}
+    assert len(run_experiment(config(str(tmp_path), **more)).rows) == 4 * 24
+    assert set(ran) == {"norm-hidden-small / keep_count 2"}
+    assert lines(tmp_path)[: len(before)] == before
+    ran.clear()
+    assert {row["series"] for row in run_experiment(config(str(tmp_path), **few)).rows} == {
+        "unpruned",
+        "norm-hidden-large / keep_count 2",
+        "oracle / keep_count 2",
+    }
+    assert not ran
+
+
+def test_one_name_for_two_definitions_is_refused(tmp_path: Path) -> None:
+    run_experiment(config(str(tmp_path), methods=[{"name": "random", "label": "mine"}]))
+    before = (tmp_path / "samples.jsonl").read_bytes()
+    with pytest.raises(OutputError, match=r"holds results of 'mine / .* with another definition"):
+        run_experiment(config(str(tmp_path), methods=[{"name": "norm-hidden-small", "label": "mine"}]))
+    assert (tmp_path / "samples.jsonl").read_bytes() == before
 
 
 def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:

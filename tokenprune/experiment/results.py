@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tokenprune.errors import OutputError
 
@@ -70,23 +72,36 @@ class Results:
             return None
         return None if owner == os.getpid() else owner
 
-    def claim(self, config: str) -> None:
-        """Tie the folder to a configuration.
+    def claim(self, config: str, series: Mapping[str, Any]) -> None:
+        """Tie the folder to a configuration. One that only adds or removes series goes on with what is there.
 
         Args:
             config: The resolved configuration as YAML.
+            series: Definition of every series, JSON-ready, by key.
 
         Raises:
-            OutputError: It holds the results of another one; the first line that differs is named.
+            OutputError: It holds results of another one, or of a series that was defined otherwise; what differs is
+                named.
         """
         path = self.folder / "config.yaml"
-        if path.is_file() and (held := path.read_text(encoding="utf-8")) != config:
-            pairs = zip([*held.splitlines(), ""], [*config.splitlines(), ""], strict=False)
-            old, new = next(((a, b) for a, b in pairs if a != b), ("more lines", "fewer lines"))
-            raise OutputError(
-                f"{self.folder} holds results of another configuration ({old.strip()!r} there, {new.strip()!r} now)",
-                "choose another output folder, or delete that one",
-            )
+        if path.is_file():
+            held = path.read_text(encoding="utf-8")
+            pairs = zip([*_shared(held), ""], [*_shared(config), ""], strict=False)
+            other = next(((a, b) for a, b in pairs if a != b), None)
+            if other:
+                raise OutputError(
+                    f"{self.folder} holds results of another configuration"
+                    f" ({other[0].strip()!r} there, {other[1].strip()!r} now)",
+                    "choose another output folder, or delete that one",
+                )
+        known = self.read_json("series.json") or {}
+        for key, definition in series.items():
+            if known.get(key, definition) != definition:
+                raise OutputError(
+                    f"{self.folder} holds results of {key!r} with another definition",
+                    "give the method another label, choose another output folder, or delete that one",
+                )
+        self.write("series.json", json.dumps({**known, **series}, indent=1))
         self.write("config.yaml", config)
 
     def write(self, name: str, text: str) -> Path:
@@ -147,3 +162,10 @@ class Results:
         if self.samples.is_file() and self.samples.read_text(encoding="utf-8", errors="replace") != text:
             self.write(self.samples.name, text)
         return done
+
+
+def _shared(config: str) -> list[str]:
+    """Lines of what has to be the same for results to stand beside each other."""
+    fields = yaml.safe_load(config)
+    kept = {name: value for name, value in fields.items() if name not in ("methods", "budgets", "oracle", "output")}
+    return yaml.safe_dump(kept, sort_keys=False).splitlines()

@@ -63,23 +63,25 @@ def run_experiment(config: ExperimentConfig, progress: Progress | None = None) -
     """
     results = Results(config.output)
     with results.locked():
-        results.claim(config.to_yaml())
+        series = list(config.series())
+        results.claim(config.to_yaml(), {item.key: item.definition for item in series})
         samples = config.task.samples()
         batches = [list(samples[i : i + config.batch_size]) for i in range(0, len(samples), config.batch_size)]
         done = results.recover([[sample.id for sample in batch] for batch in batches])
-        series = list(config.series())
+        keys = {item.key for item in series}
         choices = results.read_json("choices.json") or {}
         timing = results.read_json("timing.json") or {}
         answered = all((item.key, number) in done for item in series for number in range(len(batches)))
         timed = config.timing == 0 or all(len(timing.get(item.key, ())) == config.timing for item in series[1:])
-        if not (answered and timed and choices):
+        if not (answered and timed and keys - {"unpruned"} <= choices.keys()):
             bench = _Bench(config, config.model.load(), results)
             choices = bench.check(series)
             results.write("choices.json", json.dumps(choices, indent=1))
             results.write("environment.json", json.dumps(environment(), indent=1))
             bench.answer(series, batches, done, progress)
             timing = bench.time(series, batches[0], progress) if config.timing else {}
-        return ExperimentResult(str(results.folder), results.rows(), timing, choices)
+        rows = [row for row in results.rows() if row["series"] in keys]  # a former configuration may have had more
+        return ExperimentResult(str(results.folder), rows, timing, choices)
 
 
 def profile_model(config: ExperimentConfig) -> EntropyProfile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tokenprune.budgets.base import Budget
 from tokenprune.config import Method
@@ -30,6 +31,11 @@ class Series:
         """The series' name in result files."""
         parts = [self.title, self.budget, None if self.seed is None else f"seed {self.seed}"]
         return " / ".join(part for part in parts if part is not None)
+
+    @property
+    def definition(self) -> dict[str, Any] | None:
+        """The method in full, JSON-ready: what results of this name stand for."""
+        return self.method.model_dump(mode="json", exclude={"label"}) if self.method else None
 
 
 def slug(budget: Budget) -> str:
