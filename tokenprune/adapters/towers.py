@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tokenprune.adapters.base import VisionAttention
 from tokenprune.adapters.signals import rotation
-from tokenprune.errors import LayerError
+from tokenprune.errors import LayerError, UnsupportedFeatureError
 from tokenprune.ops.vision import TowerLayer, cells
 
 Arguments = Mapping[str, Any]
@@ -145,7 +145,12 @@ def packed_pixtral(tower: Any, layer: int, side: int) -> VisionAttention | None:
     """
 
     def pack(arguments: Arguments) -> Packed:
-        sizes = torch.as_tensor(arguments["image_sizes"]).cpu() // int(tower.patch_size)
+        given = arguments.get("image_sizes")
+        if given is None:
+            raise UnsupportedFeatureError(
+                "the vision tower was given no image_sizes", "give them as the processor does"
+            )
+        sizes = torch.as_tensor(given).cpu() // int(tower.patch_size)
         found, blocks, before = [], [], 0
         for rows, columns in sizes.tolist():
             found.append(cells(rows, columns, side) + before)
