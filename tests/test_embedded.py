@@ -1,4 +1,4 @@
-"""The embedded model: its parts are read right, it is an ordinary Llava, and it answers."""
+"""The embedded models: their parts are read right, they are ordinary Llavas, and they answer."""
 
 from __future__ import annotations
 
@@ -12,25 +12,32 @@ import numpy as np
 import pytest
 import torch
 
-from tokenprune.errors import MissingDataError
+from tokenprune.errors import ConfigError, MissingDataError
 from tokenprune.models import embedded, sources
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.hf import HuggingFace
+from tokenprune.tasks.base import Task
 from tokenprune.tasks.digits import Digits
+from tokenprune.tasks.moving_digits import MovingDigits
 
 pytestmark = pytest.mark.embedded
 
 
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[LoadedModel]:
+@pytest.fixture(scope="module", params=[embedded.Digits, embedded.Clips], ids=["digits", "clips"])
+def loaded(request: pytest.FixtureRequest) -> Iterator[LoadedModel]:
     try:
-        yield embedded.Digits().load()
+        yield request.param().load()
     except MissingDataError as error:
         pytest.skip(str(error))
 
 
+def task_of(loaded: LoadedModel, questions: int) -> Task:
+    kind = {"digits": Digits, "clips": MovingDigits}[loaded.name]
+    return kind(questions=questions, split="validation")
+
+
 def test_it_answers(loaded: LoadedModel) -> None:
-    task = Digits(questions=40, split="validation")
+    task = task_of(loaded, 40)
     right = []
     for start in range(0, 40, 8):
         samples = task.samples()[start : start + 8]
@@ -42,9 +49,10 @@ def test_it_answers(loaded: LoadedModel) -> None:
 
 
 def test_a_batch_is_padded_on_the_left(loaded: LoadedModel) -> None:
-    samples = Digits(questions=5, split="validation").samples()
+    samples = task_of(loaded, 5).samples()
     batch = loaded.encode(samples)
-    assert (batch["input_ids"] == loaded.model.config.image_token_id).sum(1).tolist() == [loaded.visual_tokens] * 5
+    visual = len(samples[0].images) * (loaded.visual_tokens or 0)
+    assert (batch["input_ids"] == loaded.model.config.image_token_id).sum(1).tolist() == [visual] * 5
     assert batch["attention_mask"][:, -1].all()
     assert not batch["attention_mask"].all()
     with torch.no_grad():
@@ -54,24 +62,31 @@ def test_a_batch_is_padded_on_the_left(loaded: LoadedModel) -> None:
 
 
 def test_pictures_are_not_resized_or_changed(loaded: LoadedModel) -> None:
-    sample = Digits(questions=1, split="validation").samples()[0]
-    pixels = np.asarray(sample.images[0], dtype=np.float32) / 255
+    sample = task_of(loaded, 1).samples()[0]
+    pixels = np.stack(sample.images).astype(np.float32) / 255
     expected = (pixels - np.array(embedded.MEAN)) / np.array(embedded.STD)
-    given = loaded.encode([sample])["pixel_values"][0].permute(1, 2, 0).numpy()
+    given = loaded.encode([sample])["pixel_values"].permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(given, expected, atol=1e-5)
+
+
+def test_clips_and_pictures_are_not_mixed_up(loaded: LoadedModel) -> None:
+    other = MovingDigits if loaded.name == "digits" else Digits
+    with pytest.raises(ConfigError, match=rf"model '{loaded.name}' takes \d pictures; .* has \d"):
+        loaded.encode(other(questions=1, split="validation").samples())
 
 
 def test_it_is_an_ordinary_llava(loaded: LoadedModel) -> None:
     assert type(loaded.model).__name__ == "LlavaForConditionalGeneration"
     assert not loaded.model.training
-    assert len(loaded.model.get_decoder().layers) == sources.LANGUAGE_CONFIG["num_hidden_layers"]
+    assert len(loaded.model.get_decoder().layers) == {"digits": 30, "clips": 8}[loaded.name]
     assert {type(layer.self_attn.q_proj) for layer in loaded.model.get_decoder().layers} == {torch.nn.Linear}
 
 
 def test_the_cache_is_made_once(loaded: LoadedModel) -> None:
-    folder = embedded.build_embedded()
+    build = {"digits": embedded.DIGITS, "clips": embedded.CLIPS}[loaded.name]
+    folder = embedded.build_embedded(build)
     before = (folder / "model.safetensors").stat().st_mtime_ns
-    assert embedded.build_embedded() == folder
+    assert embedded.build_embedded(build) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     assert not list(folder.parent.glob("*.partial"))
 
@@ -84,7 +99,7 @@ def test_the_packages_are_not_imported(loaded: LoadedModel) -> None:
 
 
 def test_our_weights_are_small() -> None:
-    assert embedded.WEIGHTS.stat().st_size <= 12e6
+    assert embedded.DIGITS.weights.stat().st_size + embedded.CLIPS.weights.stat().st_size <= 20e6
 
 
 def test_the_tower_equals_onnx_runtime(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 
 from tokenprune import plugins
 from tokenprune.component import Component
@@ -17,8 +18,8 @@ docstrings of their parts; a test compares the two. `tokenprune show NAME` print
 part goes with any other.
 
 What a method *needs* is captured for it and nothing else: states of the layer before the pruned one (`query`, `key`,
-`value`), single attention rows (`attention`), or layers of the vision tower. Equal scores keep the earlier position
-unless a method says otherwise.
+`value`), single attention rows (`attention`), the prompt's input embeddings (`embeddings`), or layers of the vision
+tower. Equal scores keep the earlier position unless a method says otherwise.
 """
 
 
@@ -49,13 +50,19 @@ def needs(method: Method) -> str:
     return ", ".join(found) or "nothing of the model"
 
 
+def parts(part: Component) -> Iterator[Component]:
+    """A part, and all that it is made of."""
+    yield part
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        for inner in value if isinstance(value, tuple) else (value,):
+            if isinstance(inner, Component):
+                yield from parts(inner)
+
+
 def section(named: NamedMethod) -> str:
     """One method."""
     method = load_method(named.name)
-    parts: list[Component] = [method.pruner]
-    scorer = getattr(method.pruner, "scorer", None)
-    if isinstance(scorer, Component):
-        parts.append(scorer)
     rows = {
         "Acts": acts(method),
         "Needs": needs(method),
@@ -64,7 +71,7 @@ def section(named: NamedMethod) -> str:
     }
     lines = [f"## {named.name}", "", named.description, ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items() if text), ""]
-    lines += [f"*{type(part).__name__}*: {paragraph(part)}\n" for part in parts]
+    lines += [f"*{type(part).__name__}*: {paragraph(part)}\n" for part in parts(method.pruner)]
     text = method.to_yaml().replace(f"label: {named.name}\n", "")
     return "\n".join([*lines, "```yaml", text.rstrip(), "```", ""])
 
