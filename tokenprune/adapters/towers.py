@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tokenprune.adapters.base import VisionAttention
 from tokenprune.adapters.signals import rotation
-from tokenprune.errors import LayerError, UnsupportedFeatureError
+from tokenprune.errors import LayerError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.ops.vision import TowerLayer, cells
 
 Arguments = Mapping[str, Any]
@@ -118,6 +118,11 @@ def packed_images(tower: nn.Module | None, layer: int, pack: Callable[[Arguments
             query, key, _ = query.chunk(3, dim=-1)
         query, key = (states.reshape(1, states.shape[-2], -1, int(attention.head_dim)) for states in (query, key))
         packed = pack(arguments)
+        if rotary is None:
+            raise UnsupportedModelError(
+                f"{type(attention).__name__} was given no position_embeddings",
+                "use a method that does not read the vision tower",
+            )
         return TowerLayer(
             query=rotate(query[0], *rotary)[None],
             key=rotate(key[0], *rotary)[None],
