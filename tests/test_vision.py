@@ -135,6 +135,8 @@ def test_families_and_layers_that_cannot_serve_are_refused_up_front() -> None:
 @pytest.mark.parametrize("kind", ["dinov2", "siglip_vision_model"])
 def test_other_towers_of_llava(kind: str) -> None:
     """DINOv2 has a class token, SigLIP has none: there every patch's share of all rows counts."""
+    if kind == "dinov2" and TRANSFORMERS < (5, 23):
+        pytest.skip("its queries and keys have other names there: refused")
     config = copy.deepcopy(LLAVA.build().config)
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
     tower = AutoConfig.for_model(kind, **size, **({"mlp_ratio": 2} if kind == "dinov2" else {"intermediate_size": 64}))
