@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,6 +91,9 @@ class Trainer:
         self.language.embed_tokens = None  # the word embeddings are a projection of SmolLM2's
         self.table = embedded.with_image_token(sources.language_state()["embed_tokens.weight"])
         width, hidden = self.table.shape[1], self.language.config.hidden_size
+        for layer in (self.projector.linear_1, self.projector.linear_2):
+            nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.in_features))
+        self.mean, self.std = torch.zeros(()), torch.ones(())
         self.reads = nn.Parameter(torch.randn(width, hidden) / (math.sqrt(width) * self.table.std()))
         self.says = nn.Parameter(torch.randn(width, hidden) / (math.sqrt(width * hidden) * self.table.std()))
         layers = self.language.config.num_hidden_layers
@@ -102,15 +106,13 @@ class Trainer:
         self.prefix = torch.tensor([i for token in prompt for i in [token] * (BUILD.tokens if token == image else 1)])
         self.visual = (self.prefix == image).nonzero()[:, 0]
 
-    def standardise(self, features: torch.Tensor) -> None:
-        """Fold the features' scale into the projector: a few of their coordinates are huge."""
-        mean, std = features.float().flatten(0, -2).mean(0), features.float().flatten(0, -2).std(0)
-        first, second = self.projector.linear_1, self.projector.linear_2
-        with torch.no_grad():
-            first.weight.copy_(torch.randn_like(first.weight) / math.sqrt(len(std)) / std)
-            first.bias.copy_(-first.weight @ mean)
-            second.weight.normal_(std=1.5 / math.sqrt(second.in_features))
-            second.bias.zero_()
+    def standardise(self, examples: list[Example]) -> None:
+        """Train on features of mean 0 and variance 1, as a few of the tower's coordinates are huge.
+
+        What is saved works on the tower's own features: the scale is folded into the projector there.
+        """
+        features = torch.cat([example.features for example in examples])
+        self.mean, self.std = features.mean(0), features.std(0)
 
     @torch.no_grad()
     def draw(self, split: str, count: int) -> Example:
@@ -127,10 +129,11 @@ class Trainer:
         others = self.rng.permutation(np.arange(own, len(example.questions)))[: ASKED - own]
         return replace(example, questions=example.questions[:own] + [example.questions[i] for i in others])
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Everything that is trained."""
-        parts = (self.language, self.projector, self.facts, self.moved)
-        return [self.reads, self.says, *(parameter for part in parts for parameter in part.parameters())]
+    def groups(self, rate: float) -> list[dict[str, Any]]:
+        """Everything that is trained, with its learning rate; the projector has most to learn."""
+        parts = (self.language, self.facts, self.moved)
+        rest = [self.reads, self.says, *(parameter for part in parts for parameter in part.parameters())]
+        return [{"params": rest, "peak": rate}, {"params": list(self.projector.parameters()), "peak": 2 * rate}]
 
     def pack(self, examples: list[Example]) -> tuple[torch.Tensor, ...]:
         """Token ids, labels, positions and the block mask of clips with their questions."""
@@ -158,7 +161,7 @@ class Trainer:
     def forward(self, examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """Logits ``[answer tokens, words]``, which of the words should have been said, and the probes' losses."""
         ids, labels, positions, mask = self.pack(examples)
-        features = torch.stack([example.features for example in examples])
+        features = (torch.stack([example.features for example in examples]) - self.mean) / self.std
         visual = self.projector.linear_2(functional.gelu(self.projector.linear_1(features)))
         words = self.table[torch.cat([self.prefix.expand(len(ids), -1), ids], dim=1)] @ self.reads
         where = self.visual[None, :, None].expand(len(ids), -1, visual.shape[-1])
@@ -210,6 +213,9 @@ class Trainer:
     def state(self) -> dict[str, torch.Tensor]:
         """What is shipped, in fp16."""
         tensors = {f"projector.{name}": value for name, value in self.projector.state_dict().items()}
+        folded = tensors["projector.linear_1.weight"] / self.std
+        tensors["projector.linear_1.weight"] = folded
+        tensors["projector.linear_1.bias"] = tensors["projector.linear_1.bias"] - folded @ self.mean
         tensors |= {f"language.{name}": value for name, value in self.language.state_dict().items()}
         tensors |= {"words.reads": self.reads, "words.says": self.says}
         return {name: value.detach().half().contiguous() for name, value in tensors.items()}
@@ -219,6 +225,9 @@ class Trainer:
         tensors = {name: value.float() for name, value in load_file(path).items()}
         for module, part in ((self.projector, "projector."), (self.language, "language.")):
             module.load_state_dict({k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)})
+        first = self.projector.linear_1
+        first.bias.data += first.weight.data @ self.mean
+        first.weight.data *= self.std
         self.reads.data.copy_(tensors["words.reads"])
         self.says.data.copy_(tensors["words.says"])
 
@@ -266,12 +275,12 @@ def main() -> None:
     log("arguments " + json.dumps({key: str(value) for key, value in vars(args).items()}))
     trainer = Trainer(args.seed)
     pool = [trainer.draw("train", int(trainer.rng.integers(1, clips.MOST + 1))) for _ in range(args.pool)]
+    trainer.standardise(pool)
     if args.resume:
         trainer.restore(args.resume)
-    else:
-        trainer.standardise(torch.stack([example.features for example in pool]))
     log(f"{len(pool)} clips, {sum(value.numel() for value in trainer.state().values()) / 1e6:.1f} million weights kept")
-    optimizer = torch.optim.AdamW(trainer.parameters(), lr=args.rate, weight_decay=0.01, betas=(0.9, 0.98))
+    groups = trainer.groups(args.rate)
+    optimizer = torch.optim.AdamW(groups, lr=args.rate, weight_decay=0.01, betas=(0.9, 0.98))
     recent: list[tuple[str, bool]] = []
     losses: list[list[float]] = []
     begin = saved = time.time()
@@ -279,7 +288,7 @@ def main() -> None:
     while (passed := (time.time() - begin) / (60 * args.minutes)) < 1:
         rate = min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * passed)))
         for group in optimizer.param_groups:
-            group["lr"] = args.rate * rate
+            group["lr"] = group["peak"] * rate
         pool += [trainer.draw("train", int(trainer.rng.integers(1, clips.MOST + 1))) for _ in range(args.fresh)]
         old = trainer.rng.choice(len(pool) - args.fresh, args.batch - args.fresh, replace=False)
         examples = [trainer.some(example) for example in pool[len(pool) - args.fresh :] + [pool[i] for i in old]]
@@ -289,7 +298,7 @@ def main() -> None:
         loss = answers + 0.5 * sum(parts.values())
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
+        nn.utils.clip_grad_norm_([parameter for group in groups for parameter in group["params"]], 1.0)
         optimizer.step()
         losses.append([answers.item(), *(value.item() for value in parts.values())])
         recent += trainer.judge(examples[: args.fresh], logits, labels)
