@@ -14,7 +14,15 @@ from tests.literal import Seen, cosine, exact_vectors, see
 from tests.tiny import CASES
 from tokenprune.context import PruneContext
 from tokenprune.errors import BudgetError, ScoreError
-from tokenprune.ops.frames import best_of_each, best_overall, cosine_to, earlier, number_frames
+from tokenprune.ops.frames import (
+    best_of_each,
+    best_overall,
+    chains,
+    cosine_to,
+    earlier,
+    frame_sizes,
+    number_frames,
+)
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.pruners.evs import Evs
@@ -86,7 +94,29 @@ def test_the_same_cell_earlier(seed: int) -> None:
         same = frame >= back > 0 and shape[frame] == shape[frame - back]
         expected.append(rows.index((frame - back, r, c)) if same else -1)
     grid = torch.tensor(rows)[None]
-    assert earlier(grid[..., 0], grid, lag[None]).tolist() == [expected]
+    sizes = frame_sizes(grid[..., 0], grid)
+    assert all(sizes[0, i].tolist() == [shape[f][0] + 1, shape[f][1] + 1] for i, (f, *_) in enumerate(rows) if f >= 0)
+    assert earlier(grid[..., 0], sizes, grid, lag[None]).tolist() == [expected]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_chains_of_cells(seed: int) -> None:
+    """Some tokens are gone: the chain goes on with the next frame that has the cell and the size."""
+    noise = torch.Generator().manual_seed(seed)
+    rows = []
+    for frame in range(6):
+        side = (2, 3) if seed % 2 and frame in (2, 3) else (3, 3)
+        rows += [(frame, r, c, *side) for r in range(side[0]) for c in range(side[1])]
+    rows = [rows[i] for i in torch.randperm(len(rows), generator=noise).tolist()[:30]] + [(-1,) * 5] * 3
+    order, follows = chains(*(torch.tensor(rows)[None, :, part] for part in (0, slice(3, 5), slice(0, 3))))
+    assert sorted(order[0].tolist()) == list(range(33))
+    before = {}
+    for place, (token, after) in enumerate(zip(order[0].tolist(), follows[0].tolist(), strict=True)):
+        if after:
+            before[token] = int(order[0, place - 1])
+    for i, (frame, r, c, *side) in enumerate(rows):
+        same = [j for j, other in enumerate(rows) if list(other[1:]) == [r, c, *side] and -1 < other[0] < frame]
+        assert before.get(i) == (max(same, key=lambda j: rows[j][0]) if same else None)
 
 
 def test_best_overall_gives_every_image_one() -> None:
@@ -104,7 +134,8 @@ def test_nothing_waits_for_the_device() -> None:
     states = torch.empty(2, 12, 5, device="meta")
     groups = torch.empty(2, 12, dtype=torch.long, device="meta")
     frames = number_frames(grid[..., 0], groups, 3)
-    before = earlier(frames, grid, torch.ones_like(frames))
+    before = earlier(frames, frame_sizes(frames, grid), grid, torch.ones_like(frames))
+    assert chains(frames, frame_sizes(frames, grid), grid)[0].shape == (2, 12)
     scores = cosine_to(states, before)
     first = best_of_each(scores, groups, 3)
     assert best_overall(scores, first, groups >= 0, groups.sum(1)).shape == (2, 12)
@@ -201,8 +232,8 @@ def test_images_are_frames(name: str, budget: int | None) -> None:
     assert seen.kept(method("evs", count)) == expected
 
 
-def chosen(states: Tensor, frames: list[int], side: int, count: int | None, rate: float) -> list[list[int]]:
-    """The pruner on bare tensors: samples of one video each, with so many frames."""
+def chosen(states: Tensor, frames: list[int], side: int, count: int | None, pruner: Pruner) -> list[list[int]]:
+    """A pruner on bare tensors: samples of one video each, with so many frames."""
     total, width = states.shape[:2]
     sizes = [number * side * side for number in frames]
     real = torch.arange(width) < torch.tensor(sizes)[:, None]
@@ -226,8 +257,11 @@ def chosen(states: Tensor, frames: list[int], side: int, count: int | None, rate
         quotas=tuple((quota,) for quota in quotas),
         open_ended=count is None,
         make_grid=lambda: grid.masked_fill(~real[:, :, None], -1),
+        make_frames=lambda: torch.stack([grid[..., 0], *[torch.full_like(rows, side)] * 2], -1).where(
+            real[..., None], -1
+        ),
     )
-    keep = Evs(rate=rate).select(ctx, torch.tensor(quotas)[:, None]).keep
+    keep = pruner.select(ctx, torch.tensor(quotas)[:, None]).keep
     assert not any(bool(bad.any()) for bad, _ in ctx.checks)
     return [row.nonzero()[:, 0].tolist() for row in keep]
 
@@ -245,15 +279,15 @@ def test_duplicates_and_ties_keep_the_earlier_position(seed: int, distinct: int,
             places: list[Place | None] = [(f, r, c) for f in range(number) for r in range(3) for c in range(3)]
             size = len(places)
             expected.append(literal(list(states[sample, :size]), places, [0] * size, count, rate))
-        assert chosen(states, frames, side, count, rate) == expected
+        assert chosen(states, frames, side, count, Evs(rate=rate)) == expected
 
 
 def test_the_published_count() -> None:
     """The larger of the first frame and what the rate leaves: 9 of 18 tokens at 0.9, 25 of 63 at 0.6."""
     states = torch.randn(2, 63, 8, generator=torch.Generator().manual_seed(0))
-    assert [len(row) for row in chosen(states, [2, 7], 3, None, 0.9)] == [9, 9]
-    assert [len(row) for row in chosen(states, [2, 7], 3, None, 0.6)] == [9, 25]
-    assert chosen(states, [2, 7], 3, None, 0.9) == [list(range(9))] * 2
+    assert [len(row) for row in chosen(states, [2, 7], 3, None, Evs(rate=0.9))] == [9, 9]
+    assert [len(row) for row in chosen(states, [2, 7], 3, None, Evs(rate=0.6))] == [9, 25]
+    assert chosen(states, [2, 7], 3, None, Evs(rate=0.9)) == [list(range(9))] * 2
 
 
 def test_published_defaults() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.errors import ScoreError, UnsupportedModelError
-from tokenprune.ops.frames import earlier, number_frames
+from tokenprune.ops.frames import earlier
 from tokenprune.ops.groups import Groups
 from tokenprune.ops.vision import TowerLayer, TowerRuns, on_visual_axis
 
@@ -167,6 +167,7 @@ class PruneContext:
     make_probe: Callable[[], AttentionProbe] | None = None
     make_prompt: Callable[[], Prompt] | None = None
     make_grid: Callable[[], Tensor] | None = None
+    make_frames: Callable[[], Tensor] | None = None
     make_vision: Callable[[int], TowerLayer | TowerRuns] | None = None
     feature_order: Callable[[], Tensor] | None = None
     annotations: Mapping[str, Tensor] = field(default_factory=dict)
@@ -233,24 +234,46 @@ class PruneContext:
     def frames(self) -> Tensor:
         """Frame of each visual token, counted through the sample, long ``[batch, n_visual]``; -1 has no place.
 
-        Images are frames, too: several of them follow each other like the frames of a video.
+        Images are frames, too: several of them follow each other like the frames of a video. Numbers are those of the
+        unpruned prompt.
         """
-        return number_frames(self.grid[..., 0], self.groups, max(map(len, self.sizes)))
+        return self._frames[..., 0]
 
-    def earlier(self, lag: Tensor) -> Tensor:
+    @cached_property
+    def frame_sizes(self) -> Tensor:
+        """(rows, columns) that the frame of each token had in the unpruned prompt, long ``[batch, n_visual, 2]``."""
+        return self._frames[..., 1:]
+
+    @cached_property
+    def _frames(self) -> Tensor:
+        if self.make_frames is None:
+            raise UnsupportedModelError("this model's adapter knows no token grid", "use a method that needs none")
+        return self.make_frames()
+
+    def earlier(self, lag: Tensor, required: bool = True) -> Tensor:
         """Place of the same cell ``lag`` frames earlier on the visual axis, long ``[batch, n_visual]``; -1 for none.
 
-        The prefill fails for a sample in which no token has one: a single image, or images of different sizes.
+        If ``required``, the prefill fails for a sample in which no token has one: a single image, or images of
+        different sizes.
         """
-        found = earlier(self.frames, self.grid, lag)
+        found = earlier(self.frames, self.frame_sizes, self.grid, lag)
+        if required:
+            self.check_frames(found >= 0)
+        return found
+
+    def check_frames(self, compared: Tensor) -> None:
+        """Let the prefill fail for samples without a single token that is compared with an earlier frame.
+
+        Args:
+            compared: Which tokens are, bool ``[batch, n_visual]``.
+        """
         self.check(
-            self.visual_mask.any(1) & (found < 0).all(1),
+            self.visual_mask.any(1) & ~compared.any(1),
             lambda sample: ScoreError(
                 f"sample {sample} has no two frames with cells in common: there is nothing to compare over time",
                 "give a video, or several images of one size, or use a method for single images",
             ),
         )
-        return found
 
     def vision(self, layer: int) -> VisionSignals:
         """What a layer of the vision tower says of the visual tokens (declare it in ``vision_layers``)."""

@@ -16,6 +16,7 @@ from tokenprune.config import Method
 from tokenprune.context import AttentionProbe, Prompt, PruneContext
 from tokenprune.errors import BudgetError, ScoreError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.measure.flops import prefill_cost
+from tokenprune.ops.frames import frame_sizes, number_frames
 from tokenprune.ops.rows import causal_mask, compose, keep_index, prefill_mask, take, take_nested
 from tokenprune.ops.topk import apportion
 from tokenprune.ops.vision import TowerLayer, TowerRuns
@@ -277,6 +278,7 @@ class Prefill:
             make_probe=(lambda: self._probe(layer)) if "attention" in pruner.needs else None,
             make_prompt=(lambda: self._prompt(hidden)) if "embeddings" in pruner.needs else None,
             make_grid=lambda: self._grid(positions, visual),
+            make_frames=lambda: self._frames(positions, visual),
             make_vision=self._vision if pruner.vision_layers else None,
             feature_order=lambda: self._feature_order(positions),
             annotations=self._annotations(positions, visual),
@@ -306,14 +308,25 @@ class Prefill:
             return whole
         return whole.gather(1, self.rows.clamp(min=0)) & (self.rows >= 0)
 
-    def _grid(self, positions: Tensor, visual: Tensor) -> Tensor:
+    def _whole_grid(self, device: torch.device) -> Tensor:
         grid = self.adapter.grid(self.arguments, self.layout)
         if grid is None:
             raise UnsupportedModelError(
                 f"the adapter of {self.adapter.name!r} knows no token grid", "use a method that needs none"
             )
-        grid = take(grid.to(positions.device), positions, 1, 0)
+        return grid.to(device)
+
+    def _grid(self, positions: Tensor, visual: Tensor) -> Tensor:
+        grid = take(self._whole_grid(positions.device), positions, 1, 0)
         return grid.masked_fill(~visual[:, :, None], -1)
+
+    def _frames(self, positions: Tensor, visual: Tensor) -> Tensor:
+        """Number, rows and columns of each token's frame, of the whole prompt and not of what is left of it."""
+        grid, groups = self._whole_grid(positions.device), self.layout.groups.to(positions.device)
+        frame = grid[..., 0].masked_fill(groups < 0, -1)
+        frames = number_frames(frame, groups, max(map(len, self.counts)))
+        found = torch.cat([frames[..., None], frame_sizes(frames, grid)], -1)
+        return take(found, positions, 1, 0).masked_fill(~visual[:, :, None], -1)
 
     def _vision(self, layer: int) -> TowerLayer | TowerRuns:
         """One layer of the vision tower, as it was seen on the way."""
