@@ -294,4 +294,4 @@ def test_published_defaults() -> None:
     made = tp.load_method("evs")
     assert made.pruner == Evs() == Evs(rate=0.75)
     assert made.layers.layers == (0,)  # type: ignore[attr-defined]
-    assert made.budget.open_ended
+    assert made.budget.open_ended(0, 1)

@@ -214,6 +214,6 @@ def test_one_image_has_nothing_to_merge() -> None:
 def test_published_defaults() -> None:
     dycoke, vidcom2 = tp.load_method("dycoke"), tp.load_method("vidcom2")
     assert dycoke.pruner == TemporalMerge() == TemporalMerge(rate=0.7)
-    assert dycoke.budget.open_ended
+    assert dycoke.budget.open_ended(0, 1)
     assert vidcom2.pruner == VidCom2() == VidCom2(temperature=0.01, channels=0.5)
     assert vidcom2.budget.ratio == 0.25  # type: ignore[attr-defined]

@@ -66,7 +66,7 @@ class Method(Config):
 
     @model_validator(mode="after")
     def _decides(self) -> Self:
-        if self.budget.open_ended and not self.pruner.adaptive:
+        if self.budget.open_ended(0, 1) and not self.pruner.adaptive:
             raise ValueError(
                 f"budget {type(self.budget).__name__} leaves the count to the pruner, and {type(self.pruner).__name__}"
                 " takes it from the budget: give a budget that states a number"

@@ -114,7 +114,7 @@ class Prefill:
         before = [sum(sizes) for sizes in self.counts]
         quotas = self._quotas(stage)
         after = [sum(sizes) for sizes in quotas]
-        decides = self.method.budget.open_ended
+        decides = self._decides(stage)
         if after == before and not decides:
             reason = "not pruned: the budget is no reduction" if self.rows is None else "nothing more to drop"
             self.results.append(StageResult(layer, before, after, reason=reason))
@@ -165,7 +165,7 @@ class Prefill:
             if first == 0:
                 quotas.append([0] * len(sizes))
                 continue
-            wanted = self._wanted(sample)[stage]
+            wanted = self._wanted(sample)[-1 if self._decides(stage) else stage]
             have = sum(sizes)
             if wanted >= have:
                 quotas.append(list(sizes))
@@ -173,7 +173,7 @@ class Prefill:
             if wanted == 0:
                 quotas.append([0] * len(sizes))
                 continue
-            if wanted < len(sizes) and self.method.budget.open_ended:
+            if wanted < len(sizes) and self._decides(stage):
                 wanted = len(sizes)
             if wanted < len(sizes):
                 raise BudgetError(
@@ -197,7 +197,12 @@ class Prefill:
         """Whether anything may be dropped before a stage's layer: if not, nothing has to be observed for it."""
         stage = self.schedule.layers.index(layer)
         fewer = any(self._wanted(sample)[stage] < first for sample, first in enumerate(self.first))
-        return fewer or self.method.budget.open_ended
+        return fewer or self._decides(stage)
+
+    def _decides(self, stage: int) -> bool:
+        """Whether the pruner decides how many survive a stage."""
+        stages = len(self.schedule.layers)
+        return self.method.budget.open_ended(stage, stages) and self.method.pruner.at(stage).adaptive
 
     def _check_selection(self, selection: Selection, context: PruneContext, quotas: Tensor, pruner: Pruner) -> None:
         who = type(pruner).__name__
@@ -209,12 +214,12 @@ class Prefill:
         groups = torch.arange(quotas.shape[1], device=context.groups.device)
         member = (context.groups[:, :, None] == groups) & (selection.keep & context.visual_mask)[:, :, None]
         kept = member.sum(1)
-        if context.open_ended:
-            wrong = (kept < quotas).any(1)
-        elif pruner.across_images:
-            wrong = (kept < quotas.clamp(max=1)).any(1) | (kept.sum(1) != quotas.sum(1))
+        if pruner.across_images:
+            kept_all, wanted = kept.sum(1), quotas.sum(1)
+            missed = kept_all < wanted if context.open_ended else kept_all != wanted
+            wrong = missed | (kept < quotas.clamp(max=1)).any(1)
         else:
-            wrong = (kept != quotas).any(1)
+            wrong = ((kept < quotas) if context.open_ended else (kept != quotas)).any(1)
         layer = context.layer  # alone: the flags live until the forward ends, and the context is large
         context.check(
             wrong,
@@ -273,7 +278,7 @@ class Prefill:
             sizes=tuple(map(tuple, self.counts)),
             quotas=tuple(map(tuple, quotas)),
             target=tuple(self._wanted(sample)[-1] for sample in range(len(self.first))),
-            open_ended=self.method.budget.open_ended,
+            open_ended=self._decides(self.schedule.layers.index(layer)),
             captured={key.split()[0]: value for key, value in self.captured.items() if key.endswith(f" {layer}")},
             make_probe=(lambda: self._probe(layer)) if "attention" in pruner.needs else None,
             make_prompt=(lambda: self._prompt(hidden)) if "embeddings" in pruner.needs else None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tokenprune.component import Component
 
@@ -36,8 +35,16 @@ class Schedule:
 class Budget(Component, ABC):
     """How many visual tokens survive each stage. Pure arithmetic on host integers."""
 
-    #: The pruner decides how many survive; what :meth:`keep` returns is then the fewest there may be.
-    open_ended: ClassVar[bool] = False
+    def open_ended(self, stage: int, stages: int) -> bool:
+        """Whether a stage is left to a pruner that decides by itself how many survive.
+
+        The count of the last stage is then the fewest there may be. Pruners that cannot decide keep the stage's count.
+
+        Args:
+            stage: The stage, counted from 0.
+            stages: How many there are.
+        """
+        return False
 
     def check(self, layers: tuple[int, ...]) -> None:
         """Refuse stages that the budget does not fit; called before any forward.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -28,6 +28,10 @@ class KeepCount(Budget):
 
     tokens: int = Field(ge=1)
 
+    def open_ended(self, stage: int, stages: int) -> bool:
+        """See :meth:`tokenprune.budgets.base.Budget.open_ended`: only the last count is stated."""
+        return stage < stages - 1
+
     def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
         """See :meth:`tokenprune.budgets.base.Budget.keep`."""
         return ladder(before, min(self.tokens, before), len(schedule.layers))
@@ -41,6 +45,10 @@ class KeepRatio(Budget):
     """
 
     ratio: float = Field(gt=0, le=1)
+
+    def open_ended(self, stage: int, stages: int) -> bool:
+        """See :meth:`tokenprune.budgets.base.Budget.open_ended`: only the last count is stated."""
+        return stage < stages - 1
 
     def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
         """See :meth:`tokenprune.budgets.base.Budget.keep`."""
@@ -96,7 +104,9 @@ class DropAll(Budget):
 class Adaptive(Budget):
     """The pruner decides how many survive, at least one per image; only for pruners that can."""
 
-    open_ended: ClassVar[bool] = True
+    def open_ended(self, stage: int, stages: int) -> bool:
+        """See :meth:`tokenprune.budgets.base.Budget.open_ended`."""
+        return True
 
     def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
         """See :meth:`tokenprune.budgets.base.Budget.keep`."""
