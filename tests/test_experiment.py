@@ -16,6 +16,7 @@ from tests.toy import ToyModel, config
 from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError
 from tokenprune.experiment import ExperimentConfig, markdown, run_experiment, runner, summarise, write_report
 from tokenprune.experiment.results import Results
+from tokenprune.selectors.vtw import Vtw
 
 SERIES = 1 + 2 * (1 + 2 + 1)  # unpruned; two budgets x (norm, random twice, oracle)
 
@@ -114,6 +115,22 @@ def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         OutputError, match=r"another configuration \('max_new_tokens: 2' there, 'max_new_tokens: 3' now\)"
     ):
         run_experiment(config(str(tmp_path), max_new_tokens=3))
+
+
+def test_a_selector_that_searches_gets_the_calibration_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VTW tries layer after layer on training pictures: when layers are chosen, and not for every batch."""
+    searched: list[object] = []
+    select = Vtw.select
+    monkeypatch.setattr(Vtw, "select", lambda self, profile: (searched.append(profile), select(self, profile))[1])
+    vtw = {"name": "vtw", "layers": {"name": "vtw", "start": 1, "threshold": 1e9}}
+    result = run_experiment(
+        config(str(tmp_path), methods=[vtw], budgets=[{"name": "drop_all"}], oracle=False, calibration=3)
+    )
+    choice = result.choices["vtw / drop_all"]
+    assert choice["layers"] == [1]
+    assert "changes the next token by" in choice["reason"]
+    assert len(searched) == 1
+    assert {row["visual_after"] for row in result.rows if row["method"] == "vtw"} == {0}
 
 
 def test_methods_and_budgets_can_be_added_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

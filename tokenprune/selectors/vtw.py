@@ -57,7 +57,7 @@ class Vtw(LayerSelector):
         if self.fallback is None:
             raise LayerError(
                 f"vtw cannot choose a layer of {profile.family!r}: {found}",
-                "give apply(..., calibration=[...]), or a fallback layer",
+                "give apply(..., calibration=[...]), in experiments calibration: 8, or a fallback layer",
             )
         return LayerChoice((self.fallback,), f"{found}; fell back to layer {self.fallback}")
 
