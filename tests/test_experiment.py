@@ -8,14 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from tests.toy import ToyModel, config
 from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError
 from tokenprune.experiment import ExperimentConfig, markdown, run_experiment, runner, summarise, write_report
+from tokenprune.experiment.features import SharedFeatures
 from tokenprune.experiment.results import Results
+from tokenprune.models.base import LoadedModel
 from tokenprune.selectors.vtw import Vtw
 
 SERIES = 1 + 2 * (1 + 2 + 1)  # unpruned; two budgets x (norm, random twice, oracle)
@@ -266,3 +271,47 @@ def test_the_oracle_keeps_the_foreground(tmp_path: Path) -> None:
 
     shares = foreground_tokens(ToyTask().samples()[0], 4, 4)
     assert shares.reshape(4, 4).tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_the_tower_runs_once_per_batch_for_all_that_do_not_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shared features change no answer, and what reads the tower's attention still sees its tower run."""
+    runs: list[int] = []
+    load = ToyModel.load
+
+    def counted(self: ToyModel) -> LoadedModel:
+        loaded = load(self)
+        loaded.model.base_model.vision_tower.register_forward_pre_hook(lambda *_: runs.append(1))
+        return loaded
+
+    monkeypatch.setattr(ToyModel, "load", counted)
+    methods = ["norm-hidden-large", {"name": "random", "seeds": [0, 1]}, "vision-attention"]
+    run_experiment(config(str(tmp_path / "shared"), methods=methods))
+    assert len(runs) == 5 * (1 + 2)  # five batches; once for all, and once for each budget of vision-attention
+    runs.clear()
+    monkeypatch.setattr(SharedFeatures, "used", lambda self: nullcontext())
+    run_experiment(config(str(tmp_path / "alone"), methods=methods))
+    assert len(runs) == 5 * (1 + 2 * (1 + 2 + 1 + 1))
+    assert lines(tmp_path / "shared") == lines(tmp_path / "alone")
+
+
+def test_features_of_other_pixels_are_computed() -> None:
+    class Model(nn.Module):
+        calls = 0
+
+        def get_image_features(self, pixel_values: Tensor, scale: float = 1.0) -> Tensor:
+            self.calls += 1
+            return scale * pixel_values
+
+    model = Model()
+    shared = SharedFeatures(model)
+    pixels = torch.arange(4.0)
+    with shared.used():
+        assert model.get_image_features(pixels.clone()).equal(pixels)
+        assert model.get_image_features(pixel_values=pixels.clone()).equal(pixels)
+        assert model.calls == 1
+        assert model.get_image_features(pixel_values=pixels, scale=2.0).equal(2 * pixels)
+        assert model.get_image_features(pixel_values=pixels + 1, scale=2.0).equal(2 * pixels + 2)
+        assert model.calls == 3
+    assert "get_image_features" not in vars(model)

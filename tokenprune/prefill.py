@@ -260,7 +260,8 @@ class Prefill:
         order = (~is_visual).int().argsort(dim=1, stable=True)[:, :size]
         visual = is_visual.gather(1, order)
         visual_rows = order.masked_fill(~visual, 0)
-        positions = visual_rows if rows is None else rows.gather(1, visual_rows)
+        # row 0 stands in for slots without a token; in a ragged batch it may itself hold nothing (-1)
+        positions = visual_rows if rows is None else rows.gather(1, visual_rows).masked_fill(~visual, 0)
         row_mask = self._row_mask(hidden)
         last = row_mask.int().cumsum(1).argmax(1)
         return PruneContext(

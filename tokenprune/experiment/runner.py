@@ -21,6 +21,7 @@ from tokenprune.budgets.base import Schedule
 from tokenprune.engine import apply, choose_layers
 from tokenprune.errors import BudgetError, ConfigError
 from tokenprune.experiment.config import ExperimentConfig
+from tokenprune.experiment.features import SharedFeatures
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
 from tokenprune.measure.entropy import EntropyProfile, measure_entropy
@@ -167,24 +168,23 @@ class _Bench:
         done: set[tuple[str, int]],
         progress: Progress | None,
     ) -> None:
-        """Let every series answer every batch that is not done."""
+        """Let every series answer every batch that is not done, batch by batch: a stopped run can be compared."""
         total = len(series) * len(batches)
         finished = sum((item.key, number) in done for item in series for number in range(len(batches)))
-        first = 0
-        offsets = []
-        for batch in batches:
-            offsets.append(first)
-            first += len(batch)
-        for item in series:
-            missing = [number for number in range(len(batches)) if (item.key, number) not in done]
-            if not missing:
-                continue
-            with self._applied(item) as run:
-                for number in missing:
-                    self.results.append(self._answer(item, run, batches[number], offsets[number]))
-                    finished += 1
-                    if progress is not None:
-                        progress(item.key, finished, total)
+        features = SharedFeatures(self.loaded.model)
+        offset = 0
+        for number, batch in enumerate(batches):
+            missing = [item for item in series if (item.key, number) not in done]
+            inputs = self.loaded.encode(batch) if missing else {}
+            for item in missing:
+                # what reads the tower's layers needs it to run
+                tower = item.method is not None and bool(item.method.pruner.vision_layers)
+                with self._applied(item) as run, nullcontext() if tower else features.used():
+                    self.results.append(self._answer(item, run, batch, inputs, offset))
+                finished += 1
+                if progress is not None:
+                    progress(item.key, finished, total)
+            offset += len(batch)
 
     def _applied(self, item: Series) -> Any:
         if item.method is None:
@@ -201,8 +201,9 @@ class _Bench:
         run.annotate(sample_ids=range(offset, offset + len(batch)), **values)
 
     @torch.no_grad()
-    def _answer(self, item: Series, run: Run | None, batch: Sequence[Sample], offset: int) -> list[dict[str, Any]]:
-        inputs = self.loaded.encode(batch)
+    def _answer(
+        self, item: Series, run: Run | None, batch: Sequence[Sample], inputs: Mapping[str, Tensor], offset: int
+    ) -> list[dict[str, Any]]:
         if run is not None:
             self._annotate(run, batch, offset)
         ids = self.loaded.model.generate(**inputs, max_new_tokens=self.config.max_new_tokens, do_sample=False)
