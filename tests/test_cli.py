@@ -122,6 +122,10 @@ def test_schema_is_json_schema(
     assert set(schema["required"]) == {"model", "task", "methods", "budgets", "output"}
     assert "layer_average" in json.dumps(schema["properties"]["budgets"])
     assert schema["additionalProperties"] is False
+    pruners = schema["$defs"]["MethodEntry"]["properties"]["pruner"]
+    stages = next(form for form in pruners["anyOf"] if form.get("title") == "stages")
+    inner = stages["properties"]["pruners"]["items"]["anyOf"]
+    assert {"topk", "stages"} <= {form.get("title") for form in inner}
     capsys.readouterr()
     assert call(monkeypatch, "schema") == 0
     assert json.loads(capsys.readouterr().out) == schema

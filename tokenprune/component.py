@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -11,6 +12,10 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from tokenprune import plugins
 from tokenprune.errors import TokenPruneError
+
+
+#: Components whose schema is being written: one that holds others of its kind stops at its own name.
+_open_schemas: ContextVar[tuple[type[BaseModel], ...]] = ContextVar("open_schemas", default=())
 
 
 class Component(BaseModel):
@@ -75,8 +80,15 @@ class FromRegistry:
 
 
 def component_schema(name: str, cls: type[BaseModel]) -> JsonSchemaValue:
-    """The JSON schema of one component, with ``name`` added to its own fields."""
-    inner = cls.model_json_schema()
+    """The JSON schema of one component, with ``name`` added to its own fields (the name alone within itself)."""
+    outer = _open_schemas.get()
+    if cls in outer:
+        return {"title": name, "type": "object", "properties": {"name": {"const": name}}, "required": ["name"]}
+    token = _open_schemas.set((*outer, cls))
+    try:
+        inner = cls.model_json_schema()
+    finally:
+        _open_schemas.reset(token)
     inner.pop("title", None)
     properties = {"name": {"const": name}, **inner.pop("properties", {})}
     required = ["name", *inner.pop("required", [])]
