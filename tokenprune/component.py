@@ -13,7 +13,6 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from tokenprune import plugins
 from tokenprune.errors import TokenPruneError
 
-
 #: Components whose schema is being written: one that holds others of its kind stops at its own name.
 _open_schemas: ContextVar[tuple[type[BaseModel], ...]] = ContextVar("open_schemas", default=())
 

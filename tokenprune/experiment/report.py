@@ -134,10 +134,62 @@ def markdown(result: ExperimentResult) -> str:
     count = len({row["sample"] for row in result.rows})
     pictures = len({row["group"] for row in result.rows})
     out += ["", f"{count} questions on {pictures} pictures; intervals are 95 %, clustered by picture."]
+    out += _against_random(result, lines)
     reasons = {choice["reason"]: choice["layers"] for choice in result.choices.values()}
     out += ["", "Layers:", *(f"- before layer {', '.join(map(str, layers))}: {why}" for why, layers in reasons.items())]
     out += ["", "Accuracy per question type, %:", "", *_types(result, lines)]
     return "\n".join(out) + "\n"
+
+
+def is_random(method: str) -> bool:
+    """Whether a method's name says that it chooses at random: ``random`` or ``random-...``."""
+    return method == "random" or method.startswith("random-")
+
+
+def by_budget(lines: Sequence[Line]) -> dict[str, dict[str, Line]]:
+    """Budget -> method -> line, the largest budget first, the unpruned model left out."""
+    found: dict[str, dict[str, Line]] = defaultdict(dict)
+    for line in sorted(lines, key=lambda line: -line.visual):
+        if line.budget:
+            found[line.budget][line.method] = line
+    return found
+
+
+def _against_random(result: ExperimentResult, lines: Sequence[Line]) -> list[str]:
+    """Every method minus the random choice whose mean number of tokens over all layers is the nearest, in pairs."""
+    table = by_budget(lines)
+    if not any(is_random(method) for cell in table.values() for method in cell):
+        return []
+    right: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    groups = {}
+    for row in result.rows:
+        right[row["method"], row["budget"] or ""][row["sample"]].append(float(row["correct"]))
+        groups[row["sample"]] = row["group"]
+    out = ["| method | " + " | ".join(table) + " | compared with |", "|---|" + "---|" * (len(table) + 1)]
+    for method in sorted({line.method for line in lines if line.budget and not is_random(line.method)}):
+        shown, rivals = [], []
+        for budget, cell in table.items():
+            chance = [line for name, line in cell.items() if is_random(name)]
+            if method not in cell or not chance:
+                shown.append("")
+                continue
+            average = cell[method].average
+            rival = min(chance, key=lambda line: (abs(line.average - average), line.method)).method
+            mine, other = right[method, budget], right[rival, budget]
+            both = [sample for sample in mine if sample in other]
+            gains = [sum(mine[s]) / len(mine[s]) - sum(other[s]) / len(other[s]) for s in both]
+            gain = clustered(gains, [groups[s] for s in both])
+            text = f"{100 * gain.mean:+.1f} ± {100 * gain.half:.1f}"
+            shown.append(f"**{text}**" if gain.mean + gain.half < 0 else text)
+            rivals.append(rival)
+        out.append(f"| {method} | " + " | ".join(shown) + f" | {', '.join(dict.fromkeys(rivals))} |")
+    return [
+        "",
+        "Points above random pruning on the same questions; **bold where random wins** beyond the interval. Compared is"
+        " the random choice whose layer average is the nearest:",
+        "",
+        *out,
+    ]
 
 
 def _types(result: ExperimentResult, lines: Sequence[Line]) -> list[str]:
