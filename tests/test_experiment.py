@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from tests.toy import ToyModel, config
 from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError
-from tokenprune.experiment import ExperimentConfig, markdown, run_experiment, runner, summarise, write_report
+from tokenprune.experiment import ExperimentConfig, markdown, plot, run_experiment, runner, summarise, write_report
 from tokenprune.experiment.features import SharedFeatures
 from tokenprune.experiment.results import Results
+from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.models.base import LoadedModel
 from tokenprune.selectors.vtw import Vtw
 
@@ -262,6 +263,87 @@ def test_the_report_says_what_the_lines_say(tmp_path: Path) -> None:
     names = {path.name for path in write_report(result)}
     assert {"report.md", "summary.json", "accuracy.png"} == names
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+
+
+def made_up(right: dict[tuple[str, str], list[float]], average: dict[str, float]) -> ExperimentResult:
+    """Results of questions on a picture each; a method's share of right answers may be 0, 1/2 (two seeds) or 1."""
+    rows = []
+    for (method, budget), shares in right.items():
+        for sample, share in enumerate(shares):
+            for seed in (0, 1):
+                rows.append(
+                    {
+                        "series": f"{method} {budget} {seed}",
+                        "method": method,
+                        "budget": budget or None,
+                        "seed": seed,
+                        "sample": str(sample),
+                        "group": str(sample),
+                        "type": "any",
+                        "answer": "yes",
+                        "correct": share > seed / 2,
+                        "visual_after": {"": 16, "half": 8, "few": 2}[budget],
+                        "layer_average": average[method],
+                        "flops": 1.0,
+                        "flops_unpruned": 2.0,
+                        "kv_bytes": 1,
+                    }
+                )
+    return ExperimentResult("nowhere", rows, {}, {})
+
+
+def test_every_method_is_compared_with_the_random_choice_of_its_cost() -> None:
+    right = {
+        ("unpruned", ""): [1.0, 1.0, 1.0, 1.0],
+        ("random", "half"): [1.0, 0.5, 0.0, 0.5],
+        ("random-early", "half"): [0.0, 0.0, 0.0, 0.5],
+        ("good", "half"): [1.0, 1.0, 1.0, 1.0],
+        ("early", "half"): [0.0, 0.0, 0.0, 0.0],
+        ("bad", "half"): [0.5, 0.0, 0.0, 0.0],
+        ("random", "few"): [1.0, 1.0, 1.0, 1.0],
+        ("bad", "few"): [0.0, 0.0, 0.5, 0.0],
+    }
+    average = {"unpruned": 16, "random": 9, "random-early": 5, "good": 12, "early": 4, "bad": 8}
+    text = markdown(made_up(right, average))
+    table = text[text.index("Points above random") :].splitlines()[2:7]
+
+    def gap(mine: list[float], other: list[float]) -> str:
+        gains = [a - b for a, b in zip(mine, other, strict=True)]
+        mean = sum(gains) / 4
+        half = 1.959964 * (4 / 3 * sum((gain - mean) ** 2 for gain in gains) / 16) ** 0.5
+        shown = f"{100 * mean:+.1f} ± {100 * half:.1f}"
+        return f"**{shown}**" if mean + half < 0 else shown
+
+    bad = [gap(right["bad", budget], right["random", budget]) for budget in ("half", "few")]
+    assert bad[0] == "**-37.5 ± 24.5**"
+    assert bad[1].startswith("**-87.5")
+    assert table == [
+        "| method | half | few | compared with |",
+        "|---|---|---|---|",
+        f"| bad | {bad[0]} | {bad[1]} | random |",
+        f"| early | {gap(right['early', 'half'], right['random-early', 'half'])} |  | random-early |",
+        f"| good | {gap(right['good', 'half'], right['random', 'half'])} |  | random |",
+    ]
+    assert "Points above random" not in markdown(
+        made_up({key: value for key, value in right.items() if "random" not in key[0]}, average)
+    )
+
+
+def test_many_methods_get_a_panel_per_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of more methods than there are colours could not be told apart."""
+    drawn: list[str] = []
+    for name in ("_panels", "_curves"):
+        draw = getattr(plot, name)
+        monkeypatch.setattr(plot, name, lambda *a, name=name, draw=draw: (drawn.append(name), draw(*a)))
+    for count in (10, 11):
+        names = ["random", *(f"m{number}" for number in range(count - 1))]
+        right = {(name, budget): [1.0, 0.5] for name in names for budget in ("half", "few")}
+        del right["m3", "few"]  # a method may lack a budget
+        right["unpruned", ""] = [1.0, 1.0]
+        result = made_up(right, dict.fromkeys([*names, "unpruned"], 4.0))
+        plot.accuracy_plot(summarise(result), tmp_path / f"{count}.png")
+        assert (tmp_path / f"{count}.png").stat().st_size > 10_000
+    assert drawn == ["_curves", "_panels"]
 
 
 def test_the_oracle_keeps_the_foreground(tmp_path: Path) -> None:

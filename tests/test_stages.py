@@ -73,6 +73,30 @@ def test_each_stage_keeps_what_its_pruner_keeps() -> None:
     assert all(set(after) <= set(before) for after, before in zip(second, first, strict=True))
 
 
+def test_annotations_of_a_ragged_batch_at_a_later_stage() -> None:
+    """Where samples lose different numbers, row 0 holds nothing any more; unused slots of the context stand on it."""
+    seen = see("llava", "ragged", batch=3)
+    places = [[position for image in images for position in image] for images in seen.images]
+    told = {"name": "topk", "scorer": {"name": "annotation", "field": "late"}}
+    made = tp.Method.from_dict(
+        {
+            "layers": {"name": "fixed", "layers": [1, 2]},
+            "pruner": told,
+            "budget": {"name": "keep_schedule", "ratios": [0.5, 0.25]},
+        }
+    )
+    with torch.no_grad(), tp.apply(seen.model, made) as run:
+        run.annotate(late=[torch.arange(len(row)) for row in places])
+        seen.model(**seen.inputs)
+    counts = [stage.after for stage in run.stages]
+    assert len(set(counts[0])) > 1  # ragged after the first stage
+    for stage in run.stages:
+        for images, row in zip(seen.images, stage.kept.tolist(), strict=True):
+            left = [position for position in row if position >= 0]
+            # of every image its last tokens: they have its highest values
+            assert left == [p for image in images for p in image[len(image) - sum(q in left for q in image) :]]
+
+
 def test_only_what_a_stage_needs_is_observed() -> None:
     """Nothing before layer 0 and nothing for hidden states, although another stage reads attention."""
     seen = see("llava")
