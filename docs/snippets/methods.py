@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 from tokenprune import plugins
 from tokenprune.component import Component
@@ -23,11 +24,12 @@ tower. Equal scores keep the earlier position unless a method says otherwise.
 """
 
 
-def paragraph(part: Component) -> str:
-    """A docstring up to its attributes, on one line; the source is said elsewhere."""
+def paragraphs(part: Component) -> str:
+    """A docstring up to its attributes, each paragraph on one line; the source is said elsewhere."""
     text = inspect.cleandoc(type(part).__doc__ or "").split("Attributes:")[0]
-    kept = [block for block in text.split("\n\n") if not block.strip().startswith("Source:")]
-    return " ".join(" ".join(kept).split())
+    text = re.sub(r":\w+:(`[^`]+`)", r"\1", text)  # roles of the API pages mean nothing here
+    blocks = [" ".join(block.split()) for block in text.split("\n\n")]
+    return "\n\n".join(block for block in blocks if block and not block.startswith("Source:"))
 
 
 def acts(method: Method) -> str:
@@ -60,6 +62,15 @@ def parts(part: Component) -> Iterator[Component]:
                 yield from parts(inner)
 
 
+def overview(methods: Sequence[NamedMethod]) -> str:
+    """All methods on one screen."""
+    rows = [
+        f"| [{named.name}](#{named.name}) | {acts(load_method(named.name)).partition(' (')[0]} | {named.description} |"
+        for named in methods
+    ]
+    return "\n".join(["| Method | Acts | Idea |", "|---|---|---|", *rows, ""])
+
+
 def section(named: NamedMethod) -> str:
     """One method."""
     method = load_method(named.name)
@@ -71,7 +82,8 @@ def section(named: NamedMethod) -> str:
     }
     lines = [f"## {named.name}", "", named.description, ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items() if text), ""]
-    lines += [f"*{type(part).__name__}*: {paragraph(part)}\n" for part in parts(method.pruner)]
+    found = {type(part).__name__: paragraphs(part) for part in parts(method.pruner)}
+    lines += [f"*{name}*: {text}\n" for name, text in found.items()]
     text = method.to_yaml().replace(f"label: {named.name}\n", "")
     return "\n".join([*lines, "```yaml", text.rstrip(), "```", ""])
 
@@ -79,8 +91,9 @@ def section(named: NamedMethod) -> str:
 def main() -> None:
     """Print the page."""
     with plugins.builtin_only():
-        found = [section(named) for named in list_methods()]
-    print("\n".join([HEAD, *found]), end="")
+        methods = list_methods()
+        pages = [overview(methods), *(section(named) for named in methods)]
+    print("\n".join([HEAD, *pages]), end="")
 
 
 if __name__ == "__main__":
