@@ -304,3 +304,31 @@ def test_steps_after_an_unpruned_prefill_meet_no_hook_on_any_layer() -> None:
         assert torch.equal(step(pruned, width + 1).logits, expected)
         assert hooks() == [0, 1, 1, 1]
     assert hooks() == [0, 0, 0, 0]
+
+
+def test_a_stage_that_drops_nothing_keeps_what_was_there() -> None:
+    case = CASES["llava"]
+    model = case.build()
+    made = case.batch(model, 3, "left", variant="ragged")
+    inputs = made.inputs
+    visual = [(row == 150).nonzero()[:, 0].tolist() for row in inputs["input_ids"]]
+
+    def kept(tokens: list[int]) -> list[list[list[int]]]:
+        budget = {"name": "keep_schedule", "tokens": tokens}
+        pruner = {"name": "topk", "scorer": {"name": "random"}}
+        how = tp.Method.from_dict(
+            {"layers": {"name": "fixed", "layers": [1, 2, 3]}, "pruner": pruner, "budget": budget}
+        )
+        with torch.no_grad(), tp.apply(model, how) as run:
+            model(**inputs)
+        assert [stage.reason is None for stage in run.stages] == [tokens[0] < 32, True, False]
+        assert run.stages[2].before == run.stages[2].after == run.stages[1].after
+        return [[[p for p in row if p >= 0] for row in stage.kept.tolist()] for stage in run.stages]
+
+    first, second, third = kept([99, 7, 7])
+    assert first == visual
+    assert all(len(row) == 7 for row in second)
+    assert third == second
+    first, second, third = kept([20, 7, 7])
+    assert [len(row) for row in first] == [min(20, len(row)) for row in visual]
+    assert third == second

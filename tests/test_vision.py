@@ -120,7 +120,7 @@ def test_a_second_stage_sees_the_right_patches() -> None:
 
 def test_families_and_layers_that_cannot_serve_are_refused_up_front() -> None:
     how = {"layers": {"name": "fixed", "layers": [0]}, "budget": {"name": "keep_ratio", "ratio": 0.5}}
-    for name in ("llava_next", "video_llava"):
+    for name in ("glm4v", "aya_vision"):
         method = tp.Method(pruner=TopK(scorer=VisionAttention()), **how)  # type: ignore[arg-type]
         with (
             pytest.raises(UnsupportedModelError, match="vision tower's patches"),

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from tokenprune.adapters import adapter_for
-from tokenprune.adapters.base import Adapter, Projection, TowerRun, VisualLayout, bound_arguments
+from tokenprune.adapters.base import Adapter, Projection, TowerRun, VisionAttention, VisualLayout, bound_arguments
 from tokenprune.budgets.base import Schedule
 from tokenprune.cache import Rows, cache_bytes, check_cache, mark, pruned_layer
 from tokenprune.config import Method
 from tokenprune.context import ENTERING
 from tokenprune.errors import BusyModelError, ConfigError, LayerError, ScoreError, UnsupportedFeatureError
+from tokenprune.listener import Listener
 from tokenprune.ops.rows import decode_mask, keep_index, take
 from tokenprune.prefill import Prefill
 from tokenprune.pruners.base import Selection
@@ -174,6 +175,7 @@ class _Engine:
         self.layer_handles: list[Any] = []
         self.temporary: list[Any] = []
         self.tower: list[TowerRun] = []  # runs of the vision tower, and what its layers showed
+        self.encoding: dict[str, Any] = {}  # of the encoder that is running: what the tower is not told
         self.seen = 0  # samples that this run has prefilled: the default sample ids
         self.chain: tuple[Tensor, dict[str, Tensor], list[Selection]] | None = None
         self._check()
@@ -209,8 +211,7 @@ class _Engine:
                         f"{implementation} cannot prune layer {layer} ({adapter.layer_type(layer)}) exactly",
                         "use sdpa or eager",
                     )
-        for number in self.pruner.vision_layers:
-            adapter.vision_attention(number)
+        self._watched()
         for layer, needs in zip(self.stages, self.needs, strict=True):
             if needs - ENTERING:
                 adapter.projections(layer - 1, _states(needs))
@@ -226,13 +227,23 @@ class _Engine:
         add(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
         add(self.model.register_forward_hook(self._after_model, with_kwargs=True, always_call=True))
         add(self.adapter.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
-        watched = {number: self.adapter.vision_attention(number) for number in sorted(self.pruner.vision_layers)}
-        for tower in {where.tower for where in watched.values()}:
+        watched = self._watched()
+        for tower in dict.fromkeys(where.tower for _, where in watched):
             add(tower.register_forward_pre_hook(self._start_tower, with_kwargs=True))
-        for number, where in watched.items():
+        for name, wanted in self.adapter.encoders.items() if watched else ():
+            add(Listener(getattr(self.model, "base_model", self.model), name, self._note_encoder(wanted)))
+        for number, where in watched:
             add(where.attention.register_forward_pre_hook(self._keep_rotary(number), with_kwargs=True))
             for name, module in (("query", where.query), ("key", where.key)):
                 add(module.register_forward_hook(self._keep_tower(number, name)))
+
+    def _watched(self) -> list[tuple[int, VisionAttention]]:
+        """Layers of the tower that are read, and where: of both towers, where videos have one of their own."""
+        found = {}
+        for number in sorted(self.pruner.vision_layers):
+            for where in (self.adapter.vision_attention(number), self.adapter.video_attention(number)):
+                found[number, where.attention] = where
+        return [(number, where) for (number, _), where in found.items()]
 
     def _watch_layers(self, wanted: bool) -> None:
         """Hook the layers, or let go of them: a hook that does nothing still costs each layer of each step."""
@@ -495,7 +506,14 @@ class _Engine:
     def _start_tower(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = bound_arguments(module.forward, args, kwargs)
         small = {k: v for k, v in given.items() if not (isinstance(v, Tensor) and v.is_floating_point())}
-        self.tower.append(TowerRun(small))
+        self.tower.append(TowerRun({**self.encoding, **small}))
+
+    def _note_encoder(self, wanted: Sequence[str]) -> Callable[[Mapping[str, Any]], None]:
+        def note(given: Mapping[str, Any]) -> None:
+            known = {name: given[name] for name in wanted if given.get(name) is not None}
+            self.encoding = {name: _without_pixels(value) for name, value in known.items()}
+
+        return note
 
     def _keep_rotary(self, number: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -607,3 +625,8 @@ def _same_memory(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool
     return one.keys() == other.keys() and all(
         one[name].data_ptr() == other[name].data_ptr() and one[name].shape == other[name].shape for name in one
     )
+
+
+def _without_pixels(value: Any) -> Any:
+    """A tensor of pixels by its shape alone: the tower's runs are kept until the block ends."""
+    return value.to("meta") if isinstance(value, Tensor) and value.is_floating_point() else value

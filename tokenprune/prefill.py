@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.adapters.base import Adapter, TowerRun, VisualLayout
+from tokenprune.adapters.visuals import KINDS, Kind, pixels
 from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
 from tokenprune.context import AttentionProbe, Prompt, PruneContext
@@ -117,7 +118,7 @@ class Prefill:
         decides = self._decides(stage)
         if after == before and not decides:
             reason = "not pruned: the budget is no reduction" if self.rows is None else "nothing more to drop"
-            self.results.append(StageResult(layer, before, after, reason=reason))
+            self.results.append(self._skipped(layer, before, reason))
             return hidden
         context = self._context(layer, hidden, quotas, pruner)
         start = Clock(hidden.device)
@@ -156,6 +157,15 @@ class Prefill:
         self._memo.clear()
         self.results.append(StageResult(layer, before, after, rows=self.rows, _positions=context.positions, _keep=keep))
         return take(hidden, index, 1, 0)
+
+    def _skipped(self, layer: int, before: list[int], reason: str) -> StageResult:
+        """A stage that drops nothing: what was there before it is kept."""
+        if self.results:
+            last = self.results[-1]
+            return replace(last, layer=layer, before=before, after=before, rows=None, reason=reason)
+        mask = self.layout.mask
+        positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+        return StageResult(layer, before, before, reason=reason, _positions=positions, _keep=mask)
 
     def _quotas(self, stage: int) -> list[list[int]]:
         """Tokens to keep per sample and group at one stage: the budget's count, shared out in proportion."""
@@ -336,16 +346,17 @@ class Prefill:
 
     def _vision(self, layer: int) -> TowerLayer | TowerRuns:
         """One layer of the vision tower, as it was seen on the way."""
-        runs = [run for run in self.tower if (layer, "key") in run.states][-len(self._kinds()) :]
+        kinds = self._kinds()
+        runs = [run for run in self.tower if (layer, "key") in run.states][-len(kinds) :]
         if not runs:
-            seen = sorted({number for run in self.tower for number, _ in run.states})
+            observed = sorted({number for run in self.tower for number, _ in run.states})
             raise ScoreError(
-                f"layer {layer} of the vision tower was not observed (observed: {seen or 'none'})",
+                f"layer {layer} of the vision tower was not observed (observed: {observed or 'none'})",
                 "add it to vision_layers, and give pixels, not features",
             )
-        where = self.adapter.vision_attention(layer)
         parts = []
-        for run in runs:
+        for kind, run in zip(kinds, runs, strict=False):  # fewer runs than kinds: the number of features will tell
+            where = self.adapter.video_attention(layer) if kind == "video" else self.adapter.vision_attention(layer)
             query, key, rotary = (run.states[layer, name] for name in ("query", "key", "rotary"))
             parts.append(where.read(query, key, rotary, run.arguments))
         found = parts[0] if len(parts) == 1 else TowerRuns(parts)
@@ -359,10 +370,11 @@ class Prefill:
             )
         return found
 
-    def _kinds(self) -> list[str]:
+    def _kinds(self) -> list[Kind]:
         """Image or video, or both, in the order in which the tower got them."""
         made = self.arguments.get("mm_encoder_outputs") or {}
-        return [kind for kind, output in made.items() if output is not None] or ["image", "video"]
+        kinds: list[Kind] = [kind for kind, output in made.items() if output is not None]
+        return kinds or [kind for kind in KINDS if pixels(self.arguments, kind) is not None] or list(KINDS)
 
     def _feature_order(self, positions: Tensor) -> Tensor:
         """Number of each visual token among all features that the tower made: they enter the prompts in order.

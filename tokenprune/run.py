@@ -40,7 +40,10 @@ class StageResult:
 
     @cached_property
     def kept(self) -> Tensor:
-        """Unpruned positions of the kept visual tokens, long ``[batch, max_kept]``, ascending, -1 padded."""
+        """Unpruned positions of the kept visual tokens, long ``[batch, max_kept]``, ascending, -1 padded.
+
+        After a stage that dropped nothing these are all that were left before it.
+        """
         if self._positions is None or self._keep is None:
             return torch.full((len(self.after), 0), -1)
         width = max(self.after, default=0)

@@ -23,6 +23,12 @@ What a method *needs* is captured for it and nothing else: states of the layer b
 tower. Equal scores keep the earlier position unless a method says otherwise.
 """
 
+FAMILIES = """\
+## Which method runs on which family
+
+--8<-- "benchmarks/results/families.md:3"
+"""
+
 
 def paragraphs(part: Component) -> str:
     """A docstring up to its attributes, each paragraph on one line; the source is said elsewhere."""
@@ -92,7 +98,7 @@ def main() -> None:
     """Print the page."""
     with plugins.builtin_only():
         methods = list_methods()
-        pages = [overview(methods), *(section(named) for named in methods)]
+        pages = [overview(methods), FAMILIES, *(section(named) for named in methods)]
     print("\n".join([HEAD, *pages]), end="")
 
 

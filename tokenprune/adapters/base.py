@@ -52,7 +52,7 @@ class TowerRun:
     """One run of the vision tower, as far as it was watched.
 
     Attributes:
-        arguments: What the tower was given, pixels left out.
+        arguments: What the tower was given, pixels left out, and what :attr:`Adapter.encoders` asks for.
         states: (layer, ``query`` or ``key``) -> what that module made; (layer, ``rotary``) -> the cosines and sines
             that the attention was given, or None.
     """
@@ -71,7 +71,7 @@ class VisionAttention:
         query: The module in it that makes the queries.
         key: The one that makes the keys; it may be the same.
         read: Makes the layer's states, feature by feature, from what the two modules made, the cosines and sines of the
-            rotary embedding, and the tower's arguments.
+            rotary embedding, and the run's arguments (see :class:`TowerRun`).
     """
 
     tower: nn.Module
@@ -95,6 +95,10 @@ class Adapter(ABC):
 
     #: Tensors that the layers get and that have the sequence as an axis, beside the usual ones: name -> axis.
     sequence_kwargs: ClassVar[Mapping[str, int]] = {"per_layer_input": 1, "moe_mm_token_type_ids": 1}
+
+    #: Methods of the model's inner model that run the tower, and which of their arguments, beside the tower's own,
+    #: :attr:`VisionAttention.read` has to know: a decoder is not always told them. Of pixels it gets the shape alone.
+    encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -289,6 +293,10 @@ class Adapter(ABC):
             f"the adapter of {self.name!r} does not say how its vision tower's patches become visual tokens",
             "use a method that does not read the vision tower",
         )
+
+    def video_attention(self, layer: int) -> VisionAttention:
+        """The same for videos, where the family has another tower for them."""
+        return self.vision_attention(layer)
 
     def video_mask(self, call: Mapping[str, Any]) -> Tensor | None:
         """Which positions of the call hold features of videos, bool ``[batch, seq]``; None when that is unknown.

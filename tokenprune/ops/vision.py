@@ -30,6 +30,8 @@ class TowerLayer:
         cells: The patches of each feature, long ``[features, merged]``, numbered over all images, class tokens left
             out. None: every patch is a feature.
         plain_key: Keys before the rotary embedding, as ``key``; None where the tower has no rotary embedding.
+        shares: How much of each of its patches a feature is, ``[features, merged]``, where it is not their mean: a
+            feature that is no patch at all (the end of a row) is nothing of any.
     """
 
     query: Tensor
@@ -40,6 +42,7 @@ class TowerLayer:
     seen: Tensor | None = None
     cells: Tensor | None = None
     plain_key: Tensor | None = None
+    shares: Tensor | None = None
 
     @property
     def features(self) -> int:
@@ -69,7 +72,12 @@ class TowerLayer:
         return self._merged(key[:, self.classes :].float().mean(2))
 
     def _merged(self, values: Tensor) -> Tensor:
-        return values if self.cells is None else values.flatten(0, 1)[self.cells].mean(1)[None]
+        if self.cells is None:
+            return values
+        found = values.flatten(0, 1)[self.cells]
+        if self.shares is None:
+            return found.mean(1)[None]
+        return (found * self.shares.view(*self.shares.shape, *[1] * (found.dim() - 2))).sum(1)[None]
 
     def _received(self, query: Tensor) -> Tensor:
         if self.blocks is None:
@@ -140,6 +148,32 @@ def cells(rows: int, columns: int, side: int) -> Tensor:
     grid = torch.arange(rows * columns).view(rows, columns)[: rows // side * side, : columns // side * side]
     found: Tensor = grid.unflatten(1, (-1, side)).unflatten(0, (-1, side)).transpose(1, 2).reshape(-1, side * side)
     return found
+
+
+def scaled(rows: int, columns: int, to_rows: int, to_columns: int) -> tuple[Tensor, Tensor]:
+    """What bilinear scaling makes of a grid (``torch.nn.functional.interpolate``, corners not aligned), on the host.
+
+    Args:
+        rows: Rows of the grid, numbered row by row.
+        columns: Its columns.
+        to_rows: Rows of the scaled grid.
+        to_columns: Its columns.
+
+    Returns:
+        The four cells that each cell of the scaled grid is made of, long ``[to_rows * to_columns, 4]``, and their
+        shares, float32; at the same size a cell is wholly itself.
+    """
+
+    def axis(size: int, to_size: int) -> tuple[Tensor, Tensor]:
+        centre = ((torch.arange(to_size) + 0.5) * (size / to_size) - 0.5).clamp(min=0)
+        first = centre.floor().long()
+        part = centre - first
+        return torch.stack([first, (first + 1).clamp(max=size - 1)], 1), torch.stack([1 - part, part], 1)
+
+    (row, of_row), (column, of_column) = axis(rows, to_rows), axis(columns, to_columns)
+    cell = row[:, None, :, None] * columns + column[None, :, None, :]
+    share = of_row[:, None, :, None] * of_column[None, :, None, :]
+    return cell.reshape(-1, 4), share.reshape(-1, 4)
 
 
 def windows(grids: Sequence[tuple[int, int, int]], side: int) -> tuple[Tensor, list[int]]:
