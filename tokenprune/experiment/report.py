@@ -36,14 +36,17 @@ class Line:
 
 
 def summarise(result: ExperimentResult) -> list[Line]:
-    """The table: the unpruned model first, then methods by budget, largest budget first."""
+    """The table: the unpruned model first, then budget by budget, the largest first, the best method on top."""
     by_cell: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
     for row in result.rows:
         by_cell[row["method"], row["budget"]].append(row)
     base = {row["sample"]: row for row in by_cell.get(("unpruned", None), ())}
     reference = accuracy(list(base.values()))
     lines = [_line(result, method, budget, rows, base, reference) for (method, budget), rows in by_cell.items()]
-    return sorted(lines, key=lambda line: (line.method != "unpruned", -line.average, line.method))
+    room: dict[str, float] = defaultdict(float)
+    for line in lines:
+        room[line.budget] = max(room[line.budget], line.visual)
+    return sorted(lines, key=lambda line: (-room[line.budget], line.budget, -line.accuracy.mean, line.method))
 
 
 def _line(
@@ -147,9 +150,9 @@ def is_random(method: str) -> bool:
 
 
 def by_budget(lines: Sequence[Line]) -> dict[str, dict[str, Line]]:
-    """Budget -> method -> line, the largest budget first, the unpruned model left out."""
+    """Budget -> method -> line, in the order of the table, the unpruned model left out."""
     found: dict[str, dict[str, Line]] = defaultdict(dict)
-    for line in sorted(lines, key=lambda line: -line.visual):
+    for line in lines:
         if line.budget:
             found[line.budget][line.method] = line
     return found
