@@ -38,7 +38,7 @@ class LlavaNextAdapter(VisualAdapter):
 
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "get_image_features": ("image_sizes", "batch_num_images"),
-        "get_video_features": ("pixel_values_videos",),
+        "get_video_features": ("pixel_values_videos", "pixel_values"),  # the latter in transformers 5.17
     }
 
     def sizes(self, call: Mapping[str, Any], kind: Kind, count: int) -> list[int] | None:
@@ -85,7 +85,8 @@ class LlavaNextAdapter(VisualAdapter):
 
     def _sources(self, arguments: Mapping[str, Any]) -> Sources:
         """What the features of a run of the tower are made of."""
-        if (videos := arguments.get("pixel_values_videos")) is not None:
+        videos = arguments.get("pixel_values_videos", arguments.get("pixel_values"))
+        if videos is not None:
             return repeated(self._video_sources(videos.shape[1]), videos.shape[1] * self._side**2, len(videos))
         sizes = arguments.get("image_sizes")
         if sizes is None:
