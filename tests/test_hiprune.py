@@ -168,7 +168,7 @@ def test_towers_that_cannot_serve_are_refused() -> None:
         pass
     with (
         pytest.raises(tp.errors.UnsupportedModelError, match="vision tower's patches"),
-        tp.apply(see("llava_next").model, made),
+        tp.apply(see("aya_vision").model, made),
     ):
         pass
 

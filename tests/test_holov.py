@@ -214,7 +214,7 @@ def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, crop
 
 def test_a_family_whose_tower_nobody_reads_is_refused() -> None:
     method = tp.load_method("holov")
-    seen = see("llava_next")
+    seen = see("aya_vision")
     with pytest.raises(tp.errors.UnsupportedModelError, match="vision tower's patches"), tp.apply(seen.model, method):
         pass
 

@@ -178,7 +178,7 @@ def test_published_splits(count: int, contextual: int) -> None:
 
 def test_a_family_whose_tower_nobody_reads_is_refused() -> None:
     made = tp.load_method("visionzip")
-    with pytest.raises(tp.errors.UnsupportedModelError, match="vision tower"), tp.apply(see("llava_next").model, made):
+    with pytest.raises(tp.errors.UnsupportedModelError, match="vision tower"), tp.apply(see("aya_vision").model, made):
         pass
 
 

@@ -212,7 +212,7 @@ def test_towers_that_cannot_serve_are_refused() -> None:
         pass
     with (
         pytest.raises(tp.errors.UnsupportedModelError, match="vision tower"),
-        tp.apply(see("llava_next").model, made),
+        tp.apply(see("aya_vision").model, made),
     ):
         pass
 
