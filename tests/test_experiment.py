@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from tests.toy import ToyModel, config
@@ -329,21 +330,52 @@ def test_every_method_is_compared_with_the_random_choice_of_its_cost() -> None:
     )
 
 
+def drawn(names: list[str], path: Path, monkeypatch: pytest.MonkeyPatch) -> Figure:
+    """The figure of made-up results: method number i is right in i of 20 answers, ``m3`` lacks the smaller budget."""
+    share = {name: [1.0] * number + [0.0] * (20 - number) for number, name in enumerate(names)}
+    right = {(name, budget): share[name] for name in names for budget in ("few", "half")}
+    del right["m3", "few"]
+    right["unpruned", ""] = [1.0] * 20
+    figures: list[Figure] = []
+    save = Figure.savefig
+    with monkeypatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw)))
+        plot.accuracy_plot(summarise(made_up(right, dict.fromkeys([*names, "unpruned"], 4.0))), path)
+    assert path.stat().st_size > 10_000
+    return figures[0]
+
+
 def test_many_methods_get_a_panel_per_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines of more methods than there are colours could not be told apart."""
-    drawn: list[str] = []
-    for name in ("_panels", "_curves"):
-        draw = getattr(plot, name)
-        monkeypatch.setattr(plot, name, lambda *a, name=name, draw=draw: (drawn.append(name), draw(*a)))
-    for count in (10, 11):
-        names = ["random", *(f"m{number}" for number in range(count - 1))]
-        right = {(name, budget): [1.0, 0.5] for name in names for budget in ("half", "few")}
-        del right["m3", "few"]  # a method may lack a budget
-        right["unpruned", ""] = [1.0, 1.0]
-        result = made_up(right, dict.fromkeys([*names, "unpruned"], 4.0))
-        plot.accuracy_plot(summarise(result), tmp_path / f"{count}.png")
-        assert (tmp_path / f"{count}.png").stat().st_size > 10_000
-    assert drawn == ["_curves", "_panels"]
+    names = ["random", *(f"m{number}" for number in range(1, 11))]
+    (axes,) = drawn(names[:10], tmp_path / "few.png", monkeypatch).axes  # ten: a line each
+    legend = axes.get_legend()
+    assert legend is not None
+    assert {text.get_text() for text in legend.get_texts()} == {*names[:10], "unpruned (16 tokens)"}
+    panels = drawn(names, tmp_path / "many.png", monkeypatch).axes
+    assert [axes.get_title() for axes in panels] == ["half", "few"]  # the larger budget first
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == names  # the best on top
+    for axes, shown in zip(panels, (set(range(11)), set(range(11)) - {3}), strict=True):
+        points = {int(y): float(x) for bars in axes.containers for x, y in [bars.lines[0].get_xydata()[0]]}
+        assert points == pytest.approx({row: 100 * row / 20 for row in shown})
+
+
+def test_the_table_goes_budget_by_budget_the_best_on_top() -> None:
+    right = {
+        ("good", "few"): [1.0, 0.0],
+        ("bad", "half"): [0.5, 0.0],
+        ("unpruned", ""): [0.0, 0.0],
+        ("good", "half"): [0.5, 0.5],
+        ("bad", "few"): [1.0, 0.5],
+    }
+    lines = summarise(made_up(right, {"good": 3, "bad": 9, "unpruned": 16}))
+    assert [(line.method, line.budget) for line in lines] == [
+        ("unpruned", ""),
+        ("good", "half"),
+        ("bad", "half"),
+        ("bad", "few"),
+        ("good", "few"),
+    ]
 
 
 def test_the_oracle_keeps_the_foreground(tmp_path: Path) -> None:

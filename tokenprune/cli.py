@@ -96,16 +96,18 @@ def run(
 
 def show_result(result: Any) -> None:
     """The table on the screen."""
-    from tokenprune.experiment.report import COLUMNS, cells, gates, summarise
+    from tokenprune.experiment.report import COLUMNS, cells, gates
+    from tokenprune.experiment.summary import summarise
 
+    lines = summarise(result)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in COLUMNS[:2] else "right", no_wrap=True)
-    for line in summarise(result):
+    for line in lines:
         table.add_row(*cells(line))
     wide = Console(width=max(console.width, 175))
     wide.print(table)
-    for sentence in gates(result):
+    for sentence in gates(result, lines):
         console.print(sentence.replace("**", ""), highlight=False)
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from tokenprune.experiment.report import Line
+from tokenprune.experiment.summary import Line, by_budget, is_random
 
 # Okabe and Ito's palette: told apart by readers with any colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C564B", "#332288", "#999933")
@@ -29,9 +27,6 @@ def accuracy_plot(lines: Sequence[Line], path: Path) -> None:
 
 def _panels(lines: Sequence[Line], path: Path) -> None:
     """A panel per budget, a row per method, the best on average on top; random and the unpruned model as lines."""
-    # report.py draws by this module, so it cannot be imported with it
-    from tokenprune.experiment.report import by_budget, is_random
-
     table = by_budget(lines)
     means: dict[str, list[float]] = defaultdict(list)
     for line in lines:

@@ -5,93 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import ExperimentResult, median
-from tokenprune.experiment.stats import Estimate, clustered
+from tokenprune.experiment.runner import ExperimentResult
+from tokenprune.experiment.summary import Line, Row, accuracy, by_budget, difference, is_random, right, summarise
 
-Row = dict[str, Any]
 NEEDED = 2000  # questions before the gates say anything about a model
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row of the table: a method with a budget, seeds averaged."""
-
-    method: str
-    budget: str
-    accuracy: Estimate
-    kept: float
-    gain: Estimate
-    visual: float
-    average: float
-    flops_reduction: float
-    kv_bytes: float
-    time_ratio: float
-    time_spread: tuple[float, float]
-    seeds: int
-
-
-def summarise(result: ExperimentResult) -> list[Line]:
-    """The table: the unpruned model first, then budget by budget, the largest first, the best method on top."""
-    by_cell: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
-    for row in result.rows:
-        by_cell[row["method"], row["budget"]].append(row)
-    base = {row["sample"]: row for row in by_cell.get(("unpruned", None), ())}
-    reference = accuracy(list(base.values()))
-    lines = [_line(result, method, budget, rows, base, reference) for (method, budget), rows in by_cell.items()]
-    room: dict[str, float] = defaultdict(float)
-    for line in lines:
-        room[line.budget] = max(room[line.budget], line.visual)
-    return sorted(lines, key=lambda line: (-room[line.budget], line.budget, -line.accuracy.mean, line.method))
-
-
-def _line(
-    result: ExperimentResult,
-    method: str,
-    budget: str | None,
-    rows: list[Row],
-    base: dict[str, Row],
-    reference: Estimate,
-) -> Line:
-    correct: dict[str, list[float]] = defaultdict(list)
-    groups = {row["sample"]: row["group"] for row in rows}
-    for row in rows:
-        correct[row["sample"]].append(float(row["correct"]))
-    names = list(correct)
-    means = [sum(correct[name]) / len(correct[name]) for name in names]
-    clusters = [groups[name] for name in names]
-    pairs = [
-        (mean - base[name]["correct"], groups[name]) for name, mean in zip(names, means, strict=True) if name in base
-    ]
-    estimate = clustered(means, clusters)
-    ratios = [ratio for key in {row["series"] for row in rows} for ratio in result.timing.get(key, ())]
-
-    def mean(name: str) -> float:
-        return sum(float(row[name]) for row in rows) / len(rows)
-
-    return Line(
-        method=method,
-        budget=budget or "",
-        accuracy=estimate,
-        kept=estimate.mean / reference.mean if reference.mean else float("nan"),
-        gain=clustered([value for value, _ in pairs], [group for _, group in pairs]),
-        visual=mean("visual_after"),
-        average=mean("layer_average"),
-        flops_reduction=1 - mean("flops") / mean("flops_unpruned"),
-        kv_bytes=mean("kv_bytes"),
-        time_ratio=1.0 if method == "unpruned" else median(ratios),
-        time_spread=(min(ratios), max(ratios)) if ratios else (float("nan"), float("nan")),
-        seeds=len({row["seed"] for row in rows}),
-    )
-
-
-def accuracy(rows: Sequence[Row]) -> Estimate:
-    """Accuracy with an interval clustered by image."""
-    return clustered([float(row["correct"]) for row in rows], [row["group"] for row in rows])
 
 
 COLUMNS = (
@@ -131,8 +52,11 @@ def cells(line: Line) -> list[str]:
 
 def markdown(result: ExperimentResult) -> str:
     """The whole report as markdown: gates, table, layers, accuracy per type."""
-    lines = summarise(result)
-    out = ["# Results", "", *gates(result), "", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    return _markdown(result, summarise(result))
+
+
+def _markdown(result: ExperimentResult, lines: Sequence[Line]) -> str:
+    out = ["# Results", "", *gates(result, lines), "", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     out += ["| " + " | ".join(cells(line)) + " |" for line in lines]
     count = len({row["sample"] for row in result.rows})
     pictures = len({row["group"] for row in result.rows})
@@ -144,30 +68,15 @@ def markdown(result: ExperimentResult) -> str:
     return "\n".join(out) + "\n"
 
 
-def is_random(method: str) -> bool:
-    """Whether a method's name says that it chooses at random: ``random`` or ``random-...``."""
-    return method == "random" or method.startswith("random-")
-
-
-def by_budget(lines: Sequence[Line]) -> dict[str, dict[str, Line]]:
-    """Budget -> method -> line, in the order of the table, the unpruned model left out."""
-    found: dict[str, dict[str, Line]] = defaultdict(dict)
-    for line in lines:
-        if line.budget:
-            found[line.budget][line.method] = line
-    return found
-
-
 def _against_random(result: ExperimentResult, lines: Sequence[Line]) -> list[str]:
     """Every method minus the random choice whose mean number of tokens over all layers is the nearest, in pairs."""
     table = by_budget(lines)
     if not any(is_random(method) for cell in table.values() for method in cell):
         return []
-    right: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    groups = {}
+    groups = {row["sample"]: row["group"] for row in result.rows}
+    rows: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in result.rows:
-        right[row["method"], row["budget"] or ""][row["sample"]].append(float(row["correct"]))
-        groups[row["sample"]] = row["group"]
+        rows[row["method"], row["budget"] or ""].append(row)
     out = ["| method | " + " | ".join(table) + " | compared with |", "|---|" + "---|" * (len(table) + 1)]
     for method in sorted({line.method for line in lines if line.budget and not is_random(line.method)}):
         shown, rivals = [], []
@@ -178,10 +87,7 @@ def _against_random(result: ExperimentResult, lines: Sequence[Line]) -> list[str
                 continue
             average = cell[method].average
             rival = min(chance, key=lambda line: (abs(line.average - average), line.method)).method
-            mine, other = right[method, budget], right[rival, budget]
-            both = [sample for sample in mine if sample in other]
-            gains = [sum(mine[s]) / len(mine[s]) - sum(other[s]) / len(other[s]) for s in both]
-            gain = clustered(gains, [groups[s] for s in both])
+            gain = difference(right(rows[method, budget]), right(rows[rival, budget]), groups)
             text = f"{100 * gain.mean:+.1f} ± {100 * gain.half:.1f}"
             shown.append(f"**{text}**" if gain.mean + gain.half < 0 else text)
             rivals.append(rival)
@@ -208,14 +114,17 @@ def _types(result: ExperimentResult, lines: Sequence[Line]) -> list[str]:
     return out
 
 
-def gates(result: ExperimentResult) -> list[str]:
+def gates(result: ExperimentResult, lines: Sequence[Line]) -> list[str]:
     """Whether the experiment's own data show that the model can tell methods apart; one sentence per failure.
 
     The unpruned model must reach 85 %, every question type 20 points more than its most frequent answer; keeping the
     true foreground at about 11 % of the tokens must hold 95 % of the unpruned accuracy and beat random there by three
     half-widths of the interval.
+
+    Args:
+        result: The experiment.
+        lines: Its summary.
     """
-    lines = summarise(result)
     unpruned = [row for row in result.rows if row["method"] == "unpruned"]
     if not unpruned:
         return ["No unpruned run yet."]
@@ -226,9 +135,9 @@ def gates(result: ExperimentResult) -> list[str]:
     for kind in sorted({row["type"] for row in unpruned}):
         rows = [row for row in unpruned if row["type"] == kind]
         majority = Counter(row["answer"] for row in rows).most_common(1)[0][1] / len(rows)
-        right = accuracy(rows).mean
-        if right < majority + 0.2:
-            failures.append(f"type {kind}: {100 * right:.1f} %, most frequent answer {100 * majority:.1f} %")
+        reached_here = accuracy(rows).mean
+        if reached_here < majority + 0.2:
+            failures.append(f"type {kind}: {100 * reached_here:.1f} %, most frequent answer {100 * majority:.1f} %")
     failures += _separation(lines)
     enough = len(unpruned) >= NEEDED
     verdict = (
@@ -270,15 +179,15 @@ def _separation(lines: Sequence[Line]) -> list[str]:
 
 def write_report(result: ExperimentResult) -> list[Path]:
     """Write ``report.md``, ``summary.json`` and, where matplotlib is installed, ``accuracy.png``."""
-    results = Results(result.folder)
+    results, lines = Results(result.folder), summarise(result)
     written = [
-        results.write("report.md", markdown(result)),
-        results.write("summary.json", json.dumps([asdict(line) for line in summarise(result)], indent=1)),
+        results.write("report.md", _markdown(result, lines)),
+        results.write("summary.json", json.dumps([asdict(line) for line in lines], indent=1)),
     ]
     try:
         from tokenprune.experiment.plot import accuracy_plot
     except ImportError:
         return written  # the picture is an extra: pip install 'tokenprune-mllm[plot]'
     path = results.folder / "accuracy.png"
-    accuracy_plot(summarise(result), path)
+    accuracy_plot(lines, path)
     return [*written, path]
