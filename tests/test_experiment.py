@@ -429,3 +429,8 @@ def test_features_of_other_pixels_are_computed() -> None:
         assert model.get_image_features(pixel_values=pixels + 1, scale=2.0).equal(2 * pixels + 2)
         assert model.calls == 3
     assert "get_image_features" not in vars(model)
+    theirs = model.get_image_features
+    model.__dict__["get_image_features"] = theirs
+    with shared.used():
+        assert model.__dict__["get_image_features"] is not theirs
+    assert model.__dict__["get_image_features"] is theirs  # what somebody else has put there stays

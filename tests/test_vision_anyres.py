@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 import tokenprune as tp
-from tests.test_vision_families import Expected, Looks, built, compare, method
+from tests.test_vision_families import Expected, Looks, built, compare, method, same_in_generate
 from tests.tiny import CASES
 from tests.tiny.core import TRANSFORMERS, Variant, pad, spread_weights
 from tests.tiny.llava import onevision_model
@@ -100,11 +100,7 @@ def test_images_that_are_scaled_down() -> None:
             found.append(torch.cat(parts))
         expected = Expected(found[0][:, 0].tolist(), found[1][:, 0].tolist(), list(found[2]))
         compare(model, [[counts[0]], [counts[1]]], inputs, layer, expected)
-    with torch.no_grad(), tp.apply(model, method(-1)) as run:
-        model(**inputs)
-        kept = run.stages[0].kept
-        model.generate(**inputs, max_new_tokens=2, do_sample=False)
-        assert torch.equal(run.stages[0].kept, kept)
+    same_in_generate(model, inputs)
 
 
 @pytest.mark.parametrize("layer", [0, -1])
@@ -148,14 +144,7 @@ def test_generate_keeps_what_a_forward_keeps(name: str, variant: Variant, beams:
     case = CASES[name]
     if variant not in case.variants:
         pytest.skip("not a variant of this family")
-    model = built(name)
-    inputs = case.batch(model, 3, "left", variant=variant).inputs
-    with torch.no_grad(), tp.apply(model, method(-1)) as run:
-        model(**inputs)
-        expected = run.stages[0].kept
-        for _ in range(2):
-            model.generate(**inputs, max_new_tokens=2, do_sample=False, num_beams=beams)
-            assert torch.equal(run.stages[0].kept, expected.repeat_interleave(beams, dim=0))
+    same_in_generate(built(name), case.batch(built(name), 3, "left", variant=variant).inputs, beams)
 
 
 def test_an_overview_alone() -> None:

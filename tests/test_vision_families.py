@@ -359,20 +359,22 @@ def test_images_and_videos_in_one_prompt(name: str, layer: int) -> None:
     assert not [left for values in kinds.values() for left in values]
 
 
-@pytest.mark.parametrize("beams", [1, 2])
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "gemma3", "smolvlm", "internvl", "mistral3"])
-def test_generate_keeps_what_a_forward_keeps(name: str, beams: int) -> None:
-    if beams > 1 and TRANSFORMERS < (5, 23):
-        pytest.skip("repeats images one by one, but samples whole")
-    case = CASES[name]
-    model = built(name)
-    inputs = case.batch(model, 3, "left", variant="ragged").inputs
+def same_in_generate(model: Any, inputs: dict[str, Tensor], beams: int = 1) -> None:
+    """``generate`` keeps what a forward keeps, for every beam, and again when it is called again."""
     with torch.no_grad(), tp.apply(model, method(-1)) as run:
         model(**inputs)
         expected = run.stages[0].kept
         for _ in range(2):
             model.generate(**inputs, max_new_tokens=2, do_sample=False, num_beams=beams)
             assert torch.equal(run.stages[0].kept, expected.repeat_interleave(beams, dim=0))
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "gemma3", "smolvlm", "internvl", "mistral3"])
+def test_generate_keeps_what_a_forward_keeps(name: str, beams: int) -> None:
+    if beams > 1 and TRANSFORMERS < (5, 23):
+        pytest.skip("repeats images one by one, but samples whole")
+    same_in_generate(built(name), CASES[name].batch(built(name), 3, "left", variant="ragged").inputs, beams)
 
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "paligemma", "idefics3", "smolvlm", "internvl", "mistral3"]

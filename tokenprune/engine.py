@@ -23,10 +23,10 @@ from tokenprune.cache import Rows, cache_bytes, check_cache, mark, pruned_layer
 from tokenprune.config import Method
 from tokenprune.context import ENTERING
 from tokenprune.errors import BusyModelError, ConfigError, LayerError, ScoreError, UnsupportedFeatureError
-from tokenprune.listener import Listener
 from tokenprune.ops.rows import decode_mask, keep_index, take
 from tokenprune.prefill import Prefill
 from tokenprune.pruners.base import Selection
+from tokenprune.replaced import Replaced, listened_to
 from tokenprune.run import Run, StageResult
 from tokenprune.selectors.base import LayerChoice, ModelProfile
 
@@ -222,8 +222,7 @@ class _Engine:
         """Put every hook in place."""
         add = self.handles.append
         # whoever generates with a helper model would roll the cache back: refused before anything runs
-        if hasattr(self.model, "_assisted_decoding"):
-            self.model.__dict__["_assisted_decoding"] = _refuse_assisted
+        add(Replaced(self.model, "_assisted_decoding", lambda own: _refuse_assisted))
         add(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
         add(self.model.register_forward_hook(self._after_model, with_kwargs=True, always_call=True))
         add(self.adapter.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
@@ -231,7 +230,7 @@ class _Engine:
         for tower in dict.fromkeys(where.tower for _, where in watched):
             add(tower.register_forward_pre_hook(self._start_tower, with_kwargs=True))
         for name, wanted in self.adapter.encoders.items() if watched else ():
-            add(Listener(getattr(self.model, "base_model", self.model), name, self._note_encoder(wanted)))
+            add(listened_to(getattr(self.model, "base_model", self.model), name, self._note_encoder(wanted)))
         for number, where in watched:
             add(where.attention.register_forward_pre_hook(self._keep_rotary(number), with_kwargs=True))
             for name, module in (("query", where.query), ("key", where.key)):
@@ -265,7 +264,6 @@ class _Engine:
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
-        self.model.__dict__.pop("_assisted_decoding", None)
         self.prefill = self.masks = self.chain = None
         self.tower = []
 

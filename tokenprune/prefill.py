@@ -92,6 +92,7 @@ class Prefill:
     repeats: int = 1
     checks: list[tuple[Tensor, Callable[[int], Exception]]] = field(default_factory=list)
     _memo: dict[tuple[str, int, int], tuple[Any, Any]] = field(default_factory=dict)
+    _shown: dict[int, TowerLayer | TowerRuns] = field(default_factory=dict)  # layers of the tower that were read
     _left: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -345,6 +346,12 @@ class Prefill:
         return take(found, positions, 1, 0).masked_fill(~visual[:, :, None], -1)
 
     def _vision(self, layer: int) -> TowerLayer | TowerRuns:
+        """One layer of the vision tower: it shows every stage the same."""
+        if layer not in self._shown:
+            self._shown[layer] = self._read_tower(layer)
+        return self._shown[layer]
+
+    def _read_tower(self, layer: int) -> TowerLayer | TowerRuns:
         """One layer of the vision tower, as it was seen on the way."""
         kinds = self._kinds()
         runs = [run for run in self.tower if (layer, "key") in run.states][-len(kinds) :]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from tokenprune.replaced import Replaced
 
 
 class SharedFeatures:
@@ -27,11 +29,13 @@ class SharedFeatures:
     @contextmanager
     def used(self) -> Iterator[None]:
         """Inside the block, equal pixels are not encoded again. The model is itself again on exit."""
-        if not hasattr(self.inner, "get_image_features"):
+        replaced = Replaced(self.inner, "get_image_features", self._remembering)
+        try:
             yield
-            return
-        compute = self.inner.get_image_features
+        finally:
+            replaced.remove()
 
+    def _remembering(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         def get_image_features(pixel_values: Tensor, **options: Any) -> Any:
             if any(isinstance(value, Tensor) for value in options.values()):
                 return compute(pixel_values=pixel_values, **options)  # grids and sizes belong to the pixels
@@ -41,8 +45,4 @@ class SharedFeatures:
             self.known = (pixel_values, options, found)
             return found
 
-        self.inner.get_image_features = get_image_features
-        try:
-            yield
-        finally:
-            del self.inner.get_image_features
+        return get_image_features
