@@ -37,7 +37,13 @@ def shown(model: Any, inputs: dict[str, Tensor], layer: int, tower: Any, classes
     heads = maps.mean(1)
     key = made_by(model, module.k_proj, inputs).unflatten(-1, (module.num_heads, -1)).mean(2)
     row = heads[:, 0] if classes else heads.mean(1)
-    return row[:, classes:], heads.mean(1)[:, classes:], key[:, classes:]
+    return row[:, classes:, None], heads.mean(1)[:, classes:, None], key[:, classes:]
+
+
+def expect(values: list[Tensor]) -> Expected:
+    """Attention, attention from all, and mean keys by feature, ``[features, ...]``."""
+    attention, received, key = values
+    return Expected(attention[:, 0].tolist(), received[:, 0].tolist(), list(key))
 
 
 def tiles_of(model: Any, inputs: dict[str, Tensor]) -> list[int]:
@@ -49,16 +55,27 @@ def tiles_of(model: Any, inputs: dict[str, Tensor]) -> list[int]:
 def packed(model: Any, inputs: dict[str, Tensor], layer: int) -> Expected:
     """The model packs attention and keys as it packs features; the newline is zero."""
     onevision = "Onevision" in type(model).__name__
-    rows = shown(model, inputs, layer, model.model.vision_tower, 0 if onevision else 1)
-    strategy = {} if onevision else {"vision_feature_select_strategy": "default"}
+    name = "vision_aspect_ratio" if onevision else "vision_feature_select_strategy"
     found = []
-    for values in rows:
-        values = values if values.dim() == 3 else values[..., None]
-        split = values.split(tiles_of(model, inputs))
-        newline = torch.zeros(values.shape[-1], dtype=values.dtype)
-        parts, _ = model.model.pack_image_features(split, inputs["image_sizes"], image_newline=newline, **strategy)
+    for values in shown(model, inputs, layer, model.model.vision_tower, 0 if onevision else 1):
+        parts, _ = model.model.pack_image_features(
+            values.split(tiles_of(model, inputs)),
+            inputs["image_sizes"],
+            image_newline=torch.zeros(values.shape[-1], dtype=values.dtype),
+            **{name: getattr(model.config, name)},
+        )
         found.append(torch.cat(parts))
-    return Expected(found[0][:, 0].tolist(), found[1][:, 0].tolist(), list(found[2]))
+    return expect(found)
+
+
+def of_sizes(model: Any, sizes: list[list[int]]) -> tuple[dict[str, Tensor], list[list[int]]]:
+    """A prompt for each image of so many pixels (height and width), and how many tokens each is."""
+    pixels = torch.randn(len(sizes), 5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    values = {"pixel_values": pixels, "image_sizes": torch.tensor(sizes)}
+    with torch.no_grad():
+        made = model.model.get_image_features(**values, return_dict=True).pooler_output
+    rows = [[3] * (1 + number) + [IMAGE] * len(part) + [4] for number, part in enumerate(made)]
+    return {**pad(rows, "left"), **values}, [[len(part)] for part in made]
 
 
 @pytest.mark.parametrize("layer", [0, -1])
@@ -72,6 +89,18 @@ def test_tokens_get_what_their_patches_get(name: str, variant: Variant, layer: i
     compare(model, batch.groups, batch.inputs, layer, expected)
 
 
+@pytest.mark.parametrize("layer", [0, -1])
+@pytest.mark.parametrize("name", ANYRES)
+def test_padding_is_cut_off(name: str, layer: int) -> None:
+    """Images that fill no tiles, wide ones and tall ones."""
+    model = built(name, "eager")
+    inputs, groups = of_sizes(model, [[40, 64], [64, 40], [20, 60], [60, 20], [64, 64]])
+    # of 8 x 8 patches two rows are gone, or two columns; a newline ends each row
+    assert [size - 16 for (size,) in groups[:2]] == [6 * 9, 8 * 7]
+    compare(model, groups, inputs, layer, packed(model, inputs, layer))
+    same_in_generate(model, inputs)
+
+
 def test_images_that_are_scaled_down() -> None:
     """OneVision scales large images down between tower and prompt; ``generate`` does not pass their sizes on."""
     config = onevision_model().config
@@ -79,27 +108,10 @@ def test_images_that_are_scaled_down() -> None:
     torch.manual_seed(0)
     model: Any = tf.LlavaOnevisionForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
     spread_weights(model, 0)
-    sizes = torch.tensor([[64, 64], [60, 30]])
-    pixels = torch.randn(2, 5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    values = {"pixel_values": pixels, "image_sizes": sizes}
-    counts = [len(part) for part in model.model.get_image_features(**values, return_dict=True).pooler_output]
-    side = config.vision_config.image_size // config.vision_config.patch_size
-    assert (counts[0] - side * side) < 2 * side * (2 * side + 1)
-    inputs = {**pad([[3, *[IMAGE] * counts[0], 4], [5, 6, *[IMAGE] * counts[1], 7]], "left"), **values}
+    inputs, groups = of_sizes(model, [[64, 64], [60, 30], [40, 64]])
+    assert groups[0] == [16 + 5 * 6]  # 8 x 8 patches to 5 x 5, and a newline after each row
     for layer in (0, 1):
-        rows = shown(model, inputs, layer, model.model.vision_tower, 0)
-        found = []
-        for made in rows:
-            made = made if made.dim() == 3 else made[..., None]
-            parts, _ = model.model.pack_image_features(
-                made.split(tiles_of(model, inputs)),
-                sizes,
-                image_newline=torch.zeros(made.shape[-1], dtype=made.dtype),
-                vision_aspect_ratio="anyres_max_2",
-            )
-            found.append(torch.cat(parts))
-        expected = Expected(found[0][:, 0].tolist(), found[1][:, 0].tolist(), list(found[2]))
-        compare(model, [[counts[0]], [counts[1]]], inputs, layer, expected)
+        compare(model, groups, inputs, layer, packed(model, inputs, layer))
     same_in_generate(model, inputs)
 
 
@@ -111,14 +123,12 @@ def test_pooled_frames(name: str, layer: int) -> None:
     onevision = name == "llava_onevision"
     found = []
     for values in shown(model, batch.inputs, layer, model.model.vision_tower, 0 if onevision else 1):
-        values = values if values.dim() == 3 else values[..., None]
         pool = model.model.apply_pooling if onevision else model.model.vision_resampler
         made = pool(values).unflatten(0, (2, -1)).flatten(1, 2)
         if onevision:  # a newline ends the video
             made = torch.cat([made, made.new_zeros(2, 1, made.shape[-1])], 1)
         found.append(made.flatten(0, 1))
-    expected = Expected(found[0][:, 0].tolist(), found[1][:, 0].tolist(), list(found[2]))
-    compare(model, batch.groups, batch.inputs, layer, expected)
+    compare(model, batch.groups, batch.inputs, layer, expect(found))
 
 
 def test_frames_of_an_odd_number_of_patches() -> None:
@@ -160,12 +170,8 @@ def test_an_overview_alone() -> None:
     image = [IMAGE] * (side * side + 1)
     inputs = {**pad([[3, *image, 4, *image, 5]], "left"), **values}
     rows = shown(model, inputs, -1, model.model.vision_tower, 0)
-    found = []
-    for made in rows:
-        made = made if made.dim() == 3 else made[..., None]
-        found.append(torch.cat([made, torch.zeros_like(made[:, :1])], 1).flatten(0, 1))
-    expected = Expected(found[0][:, 0].tolist(), found[1][:, 0].tolist(), list(found[2]))
-    compare(model, [[len(image)] * 2], inputs, -1, expected)
+    found = [torch.cat([made, torch.zeros_like(made[:, :1])], 1).flatten(0, 1) for made in rows]
+    compare(model, [[len(image)] * 2], inputs, -1, expect(found))
 
 
 @pytest.mark.parametrize("layer", [0, -1])
@@ -177,9 +183,7 @@ def test_video_llava_has_two_towers(variant: Variant, layer: int) -> None:
     video = variant == "video"
     tower = model.model.video_tower if video else model.model.image_tower
     rows = shown(model, batch.inputs, layer, tower, 0 if video else 1)
-    attention, received, key = (made.flatten(0, 1) for made in rows)
-    expected = Expected(attention.tolist(), received.tolist(), list(key))
-    compare(model, batch.groups, batch.inputs, layer, expected)
+    compare(model, batch.groups, batch.inputs, layer, expect([made.flatten(0, 1) for made in rows]))
 
 
 def test_both_towers_of_one_prompt() -> None:
