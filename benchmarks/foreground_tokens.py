@@ -1,0 +1,32 @@
+"""How many visual tokens show a digit (`python benchmarks/foreground_tokens.py`, prints markdown).
+
+On the pictures and clips of the two comparisons (`examples/zoo.yaml`, `examples/zoo-video.yaml`). A budget below this
+number cuts into what the oracle keeps.
+"""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from tokenprune.tasks.base import Task, foreground_tokens
+from tokenprune.tasks.digits import Digits
+from tokenprune.tasks.moving_digits import MovingDigits
+
+TASKS: dict[str, tuple[Task, int]] = {
+    "pictures": (Digits(split="test", questions=1000), 12),
+    "clips": (MovingDigits(split="test", questions=1002), 7),
+}
+
+
+def main() -> None:
+    """Print the table."""
+    print("| task | pictures | visual tokens | show a digit: mean | fewest | most |\n|---|---|---|---|---|---|")
+    for name, (task, side) in TASKS.items():
+        shares = {sample.group: foreground_tokens(sample, side, side) for sample in task.samples()}
+        counts = [int((share > 0).sum()) for share in shares.values()]
+        width = len(next(iter(shares.values())))
+        print(f"| {name} | {len(counts)} | {width} | {fmean(counts):.1f} | {min(counts)} | {max(counts)} |")
+
+
+if __name__ == "__main__":
+    main()
