@@ -37,7 +37,7 @@ test: $(VENV)/.test ## Install everything and run all tests, with ruff, mypy and
 
 test-oldest: ## Run the engine's tests with the oldest supported transformers, in a venv of its own
 	@$(MAKE) --no-print-directory VENV=$(OLDEST_VENV) $(OLDEST_VENV)/.oldest
-	@$(ONE_THREAD) $(OLDEST_VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS) tests/test_engine_oracle.py tests/test_invariants.py
+	@$(ONE_THREAD) $(OLDEST_VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS) tests/engine/test_engine_oracle.py tests/engine/test_invariants.py
 
 check: $(VENV)/.test ## Lint, check formatting and types
 	@$(VENV)/bin/ruff check .

@@ -1,0 +1,177 @@
+"""The documentation says what is: its examples run, its lists are complete, its commands exist."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import tokenprune as tp
+from tokenprune import errors
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")])
+FENCE = re.compile(r"^(?P<before>[^\n]*)\n(?:\n)?```(?P<lang>\w+)[^\n]*\n(?P<code>.*?)^```$", re.M | re.S)
+INCLUDE = re.compile(r'^--8<-- "(?P<path>[^":]+)"$', re.M)
+SETUP = ROOT / "docs" / "snippets" / "tiny.py"
+NO_RUN = re.compile(r"<!-- no-run: \S.* -->")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page."""
+
+    page: Path
+    line: int
+    lang: str
+    code: str
+    runs: bool
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path, lang: str) -> list[Block]:
+    """The blocks of a language; `<!-- no-run: why -->` on the line before one keeps it from being run."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in FENCE.finditer(text):
+        if match["lang"] == lang:
+            code = INCLUDE.sub(lambda include: (ROOT / include["path"]).read_text(encoding="utf-8"), match["code"])
+            line = text.count("\n", 0, match.start("code"))
+            found.append(Block(page, line, lang, code, NO_RUN.search(match["before"]) is None))
+    return found
+
+
+def all_blocks(lang: str) -> list[Block]:
+    """The blocks of a language on all pages."""
+    return [block for page in PAGES for block in blocks(page, lang)]
+
+
+def name_of(page: Path) -> str:
+    """A page's name for test ids."""
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture
+def playground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which examples may write; they find `examples/` there."""
+    if (ROOT / "examples").is_dir():
+        shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
+def test_python_examples_run(page: Path, playground: Path) -> None:
+    """Top to bottom in one namespace that starts with the model of the start page."""
+    namespace: dict[str, Any] = {"__name__": "example"}
+    torch.manual_seed(0)
+    exec(compile(SETUP.read_text(encoding="utf-8"), str(SETUP), "exec"), namespace)
+    for block in blocks(page, "python"):
+        code = compile("\n" * block.line + block.code, str(page), "exec")
+        if block.runs:
+            exec(code, namespace)
+
+
+def test_blocks_are_found() -> None:
+    """The fence pattern misses none: otherwise the tests of this file would pass by seeing nothing."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert len(FENCE.findall(text)) == len(re.findall(r"^```\w+", text, re.M)), page
+        assert "8 < --" not in text, f"{page}: a formatter took an include for Python"
+
+
+@pytest.mark.parametrize("block", all_blocks("yaml"), ids=str)
+def test_yaml_examples_are_valid(block: Block) -> None:
+    """A block with a task is an experiment, one with a pruner a method; a named method's file wraps one."""
+    data = yaml.safe_load(block.code)
+    assert isinstance(data, dict)
+    data = data.get("method", data)
+    if "task" in data:
+        assert tp.ExperimentConfig.from_dict(data).model_dump(mode="json")
+    elif "pruner" in data:
+        assert tp.Method.from_dict(data).model_dump(mode="json")
+    else:
+        pytest.fail("neither an experiment nor a method")
+
+
+def commands(program: str) -> list[tuple[str, str]]:
+    """(where, first word after the program) of every use in a shell block."""
+    pattern = re.compile(rf"(?:^|&& ){program} ([a-z-]+)", re.M)
+    return [(str(block), word) for block in all_blocks("bash") for word in pattern.findall(block.code)]
+
+
+def test_make_targets_exist() -> None:
+    """Every `make x` of a shell block is a target."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.M))
+    assert commands("make")
+    for where, word in commands("make"):
+        assert word in targets, where
+
+
+def test_commands_exist() -> None:
+    """Every `tokenprune x` of a shell block is a command, and every command is documented."""
+    from typer.main import get_command
+
+    from tokenprune.cli import app
+
+    known = set(get_command(app).commands)  # type: ignore[attr-defined]
+    for where, word in commands("tokenprune"):
+        assert word in known, where
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    for word in known:
+        assert f"tokenprune {word}" in page, f"{word} is not on docs/cli.md"
+
+
+def test_all_errors_are_documented() -> None:
+    """docs/errors.md lists exactly the classes of `tokenprune.errors`, with code and builtin base."""
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| `(\w+)` \| (?:`(\w+)`|-) \|", page, re.M)
+    classes = [
+        cls
+        for cls in vars(errors).values()
+        if isinstance(cls, type) and issubclass(cls, errors.TokenPruneError) and cls is not errors.TokenPruneError
+    ]
+    assert sorted(rows) == sorted(
+        (cls.code, cls.__name__, "".join(b.__name__ for b in cls.__bases__ if b is not errors.TokenPruneError))
+        for cls in classes
+    )
+    assert len({cls.code for cls in classes}) == len(classes)
+
+
+def test_all_invariants_name_their_tests() -> None:
+    """docs/invariants.md names exactly the numbered tests, each under its promise."""
+    page = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
+    tests = (ROOT / "tests" / "test_invariants.py").read_text(encoding="utf-8")
+    promised = {
+        number: set(re.findall(r"`(test_\w+)`", row)) for number, row in re.findall(r"^\| (\d+) \|(.*)$", page, re.M)
+    }
+    written: dict[str, set[str]] = {}
+    for name, number in re.findall(r"^def (test_(\d+)_\w+)", tests, re.M):
+        written.setdefault(number, set()).add(name)
+    assert promised == written
+    assert len(promised) == 10
+
+
+def test_all_public_names_are_in_the_reference() -> None:
+    """What `tokenprune` exports is on the Python page; modules and the version are mentioned by what they hold."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for name in set(tp.__all__) - {"__version__", "ops"}:
+        assert re.search(rf"^::: tokenprune\.(?:\w+\.)*{name}$", page, re.M), f"{name} is not on docs/api.md"
+
+
+def test_the_page_of_methods_is_what_is_registered() -> None:
+    made = subprocess.run([sys.executable, "docs/snippets/methods.py"], cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert made.stdout == page, "docs/methods.md is not what the registry says: run `make methods`"

@@ -1,0 +1,155 @@
+"""The command line: a user's mistake is one line on stderr, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.tiny import CASES
+from tokenprune import cli
+from tokenprune.experiment import ExperimentConfig
+
+GOOD = {
+    "model": {"name": "digits"},
+    "task": {"name": "digits", "split": "test", "questions": 10},
+    "methods": ["random"],
+    "budgets": [{"name": "keep_ratio", "ratio": 0.5}],
+    "output": "results",
+}
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["tokenprune", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def write(folder: Path, **changes: object) -> str:
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump(GOOD | {"output": str(folder / "results")} | changes))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": ["fastw"]}, ["methods[0]", "unknown method 'fastw'", "did you mean 'fastv'"]),
+        (
+            {"methods": [{"name": "random", "pruner": {"name": "topk", "scorer": "matrix_entropie"}}]},
+            ["methods[0].pruner.scorer", "unknown scorer 'matrix_entropie'", "did you mean 'matrix_entropy'"],
+        ),
+        ({"task": {"name": "digits", "splitt": "test"}}, ["task.splitt", "unknown key"]),
+        ({"model": {"name": "hf", "checkpoint": "no/such-checkpoint"}}, ["'no/such-checkpoint' cannot be loaded"]),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, object],
+    words: list[str],
+) -> None:
+    assert call(monkeypatch, "run", write(tmp_path, **changes)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    for word in words:
+        assert word in error
+
+
+def test_files_that_cannot_be_read_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "run", str(tmp_path / "none.yaml")) == 2
+    assert "no such config file" in capsys.readouterr().err
+    (tmp_path / "broken.yaml").write_text("model: [digits\ntask: x")
+    assert call(monkeypatch, "run", str(tmp_path / "broken.yaml")) == 2
+    assert "not valid YAML" in capsys.readouterr().err
+    (tmp_path / "list.yaml").write_text("- 1")
+    assert call(monkeypatch, "run", str(tmp_path / "list.yaml")) == 2
+    assert "expected a mapping" in capsys.readouterr().err
+
+
+def test_a_file_in_the_way_of_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert call(monkeypatch, "run", write(tmp_path), "--output", str(tmp_path / "file" / "x")) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_an_unsupported_model_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real checkpoint folder, written by save_pretrained, whose processor is missing."""
+    CASES["llava"].build().save_pretrained(tmp_path / "checkpoint")
+    config = write(tmp_path, model={"name": "hf", "checkpoint": str(tmp_path / "checkpoint")})
+    assert call(monkeypatch, "run", config) == 2
+    assert "cannot be loaded" in capsys.readouterr().err
+
+
+def test_no_traceback_from_a_real_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tokenprune.cli", "run", write(tmp_path, methods=["fastw"])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_list_shows_every_component(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "list") == 0
+    out = capsys.readouterr().out
+    for name in ("matrix_entropy", "entropy_collapse", "topk", "layer_average", "llava", "digits", "entropyprune"):
+        assert name in out
+    assert "tokenprune-mllm" in out
+    assert "BROKEN" not in out
+    assert call(monkeypatch, "list", "scorer") == 2
+    assert "unknown kind 'scorer'" in capsys.readouterr().err
+
+
+def test_schema_is_json_schema(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert call(monkeypatch, "schema", "--output", str(tmp_path / "s.json")) == 0
+    schema = json.loads((tmp_path / "s.json").read_text())
+    assert set(schema["required"]) == {"model", "task", "methods", "budgets", "output"}
+    assert "layer_average" in json.dumps(schema["properties"]["budgets"])
+    assert schema["additionalProperties"] is False
+    pruners = schema["$defs"]["MethodEntry"]["properties"]["pruner"]
+    stages = next(form for form in pruners["anyOf"] if form.get("title") == "stages")
+    inner = stages["properties"]["pruners"]["items"]["anyOf"]
+    assert {"topk", "stages"} <= {form.get("title") for form in inner}
+    capsys.readouterr()
+    assert call(monkeypatch, "schema") == 0
+    assert json.loads(capsys.readouterr().out) == schema
+
+
+def test_show_prints_yaml_that_reads_back(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import tokenprune as tp
+
+    assert call(monkeypatch, "show", "entropyprune-reference") == 0
+    data = yaml.safe_load(capsys.readouterr().out)
+    assert tp.Method.from_dict(data) == tp.load_method("entropyprune-reference")
+    assert call(monkeypatch, "show", "entropyprun") == 2
+    assert "did you mean 'entropyprune'" in capsys.readouterr().err
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import tokenprune as tp
+
+    assert call(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"tokenprune {tp.__version__}\n"
+
+
+def test_the_examples_are_valid() -> None:
+    found = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+    assert found
+    for path in found:
+        assert list(ExperimentConfig.from_yaml(path).series())

@@ -1,0 +1,194 @@
+"""The bench: what it prints is what it measured, and it measures what it says. Nothing here asserts a time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.experiment.test_cli import call
+from tokenprune.errors import ConfigError
+from tokenprune.measure import bench, bench_table
+from tokenprune.measure.latency import Spread, Stopwatch, ratios, resolve_device
+from tokenprune.measure.memory import peak_bytes
+from tokenprune.models.presets import PRESETS, Request, preset
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A preset with the shape of LLaVA-1.5-7B and the size of nothing: 36 visual tokens, four layers."""
+    large = preset("llava-1.5-7b")
+    numbers = dict(large.numbers)
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 4}
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3}
+    numbers["text_config"] = numbers["text_config"] | text
+    numbers["vision_config"] = numbers["vision_config"] | tower | {"image_size": 84}
+    monkeypatch.setitem(PRESETS, "tiny", replace(large, name="tiny", numbers=numbers))  # type: ignore[call-overload]
+    return "tiny"
+
+
+def config(**changes: object) -> bench.BenchConfig:
+    return bench.BenchConfig.from_dict(
+        {"model": "tiny", "dtype": "float32", "rounds": 3, "decode": 2, "averages": [0.6], **changes}
+    )
+
+
+def test_one_row_per_variant_and_all_figures(tiny: str) -> None:
+    result = bench.run_bench(config(methods=["entropyprune", "random"], batches=[1, 3]))
+    assert [found["batch"] for found in result["batches"]] == [1, 3]
+    for found in result["batches"]:
+        rows = found["rows"]
+        assert [row["name"] for row in rows] == ["unpruned", "keep-all", "entropyprune", "random"]
+        unpruned, keep_all, pruned, other = rows
+        # layer average 0.6 of 36, K = 2 of 4 layers: floor((4 * 21.6 - 2 * 36) / 2) = 7
+        assert pruned["kept"] == other["kept"] == [7] * found["batch"]
+        assert keep_all["kept"] == [36] * found["batch"]
+        assert keep_all["bound"] == 1
+        assert pruned["bound"] > 1
+        per_token = 2 * 32 * 4  # keys and values, float32
+        total = found["batch"] * per_token * 4 * 96
+        assert unpruned["kv_bytes"] == keep_all["kv_bytes"] == total
+        assert pruned["kv_bytes"] == total - found["batch"] * per_token * 2 * 29
+        assert min(row["peak_bytes"] for row in rows) > 0
+        for row in rows:
+            assert row["prefill_ms"]["low"] <= row["prefill_ms"]["median"] <= row["prefill_ms"]["high"]
+            assert row["step_ms"]["median"] > 0
+            assert len(bench_table.cells(row)) == len(bench_table.COLUMNS)
+        assert unpruned["speedup"]["median"] == unpruned["step_ratio"]["median"] == 1
+        assert pruned["of_bound"] == pytest.approx(pruned["speedup"]["median"] / pruned["bound"])
+        assert pruned["select_ms"]["median"] > 0
+    assert json.loads(json.dumps(result)) == result
+
+
+@pytest.mark.parametrize("method", ["entropyprune", "fastv", "random"])
+def test_pruning_never_needs_more_memory(tiny: str, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """With as many layers as real models have, the cache outweighs what scoring holds for a moment."""
+    numbers = dict(PRESETS["tiny"].numbers)
+    numbers["text_config"] = numbers["text_config"] | {"num_hidden_layers": 24, "vocab_size": 32064}
+    monkeypatch.setitem(PRESETS, "tiny", replace(PRESETS["tiny"], numbers=numbers))  # type: ignore[call-overload]
+    rows = bench.run_bench(config(methods=[method], rounds=1, averages=[0.33]))["batches"][0]["rows"]
+    assert rows[2]["peak_bytes"] < rows[0]["peak_bytes"]
+
+
+def test_a_method_that_cannot_run_says_so_and_hurts_no_other(tiny: str) -> None:
+    result = bench.run_bench(config(methods=["oracle", "random"]))
+    rows = result["batches"][0]["rows"]
+    assert "annotation 'foreground'" in rows[2]["problem"]
+    assert rows[3]["kept"] == [7]
+    assert len(bench_table.cells(rows[2])) == len(bench_table.COLUMNS)
+    assert any(rows[2]["problem"] in sentence for sentence in bench_table.sentences(result))
+
+
+def test_ragged_prompts_and_the_models_inputs(tiny: str) -> None:
+    prompts = bench.requests(4, config(ragged=True, text_tokens=10))
+    assert prompts == [Request(10, 1), Request(20, 2), Request(5, 1), Request(30, 2)]
+    inputs = preset("tiny").inputs(prompts)
+    image = (inputs["input_ids"] == 32000).sum(1)
+    assert image.tolist() == [36, 72, 36, 72]
+    assert inputs["attention_mask"].sum(1).tolist() == [46, 92, 41, 102]
+    assert inputs["pixel_values"].shape[0] == 6
+    rows = bench.run_bench(config(ragged=True, batches=[4]))["batches"][0]["rows"]
+    assert rows[2]["kept"] == [7, 14, 7, 14]
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_place_as_many_visual_tokens_as_their_pictures_make(name: str) -> None:
+    """The model itself refuses a wrong number; here on the device meta, up to the merge."""
+    chosen = preset(name)
+    model = chosen.build("meta")
+    assert next(model.parameters()).is_meta
+    inputs = chosen.inputs([Request(12), Request(30)])
+    config = model.config
+    image_id = getattr(config, "image_token_id", None) or config.image_token_index
+    assert (inputs["input_ids"] == image_id).sum(1).tolist() == [chosen.visual_tokens] * 2
+
+
+def test_random_weights_leave_the_global_generator_alone(tiny: str) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, two = preset(tiny).build(), preset(tiny).build()
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_spread_and_paired_ratios() -> None:
+    assert Spread.of([4.0, 1.0, 3.0, 2.0]) == Spread(2.5, 1.75, 3.25)
+    assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0)
+    assert ratios([2.0, 40.0, 6.0], [1.0, 10.0, 2.0]) == Spread(3.0, 2.5, 3.5)
+    result, taken = Stopwatch(CPU).time(lambda: "done")
+    assert result == "done"
+    assert taken >= 0
+
+
+def test_peak_bytes_follows_what_lives_together() -> None:
+    weight = torch.ones(100, 100)
+
+    def one_after_another() -> None:
+        for _ in range(3):
+            made = weight + 1
+            del made
+
+    def together() -> None:
+        made = [weight + 1 for _ in range(3)]
+        made.clear()
+
+    def views() -> None:
+        weight.t()[3:].unsqueeze(0).expand(4, -1, -1)
+
+    assert peak_bytes(one_after_another, CPU) == weight.nbytes
+    assert peak_bytes(together, CPU) == 3 * weight.nbytes
+    assert peak_bytes(views, CPU) == 0
+
+
+def test_no_such_device() -> None:
+    assert resolve_device("cpu") == CPU
+    for name in ("cuda:97", "tpu-9"):
+        with pytest.raises(ConfigError, match=f"no such device: '{name}'; use one of cpu"):
+            resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "llava-7b"], "unknown preset 'llava-7b'; did you mean"),
+        (["--device", "cuda:97"], "no such device: 'cuda:97'; use one of cpu"),
+        (["--method", "fastw"], "unknown method 'fastw'; did you mean 'fastv'"),
+        (["--batch", "0"], "batches[0]"),
+        (["--tokens", "-3"], "tokens[0]"),
+        (["--average", "1.5"], "averages[0]"),
+        (["--dtype", "float8"], "dtype"),
+        (["--text-tokens", "0"], "text_tokens"),
+    ],
+)
+def test_mistakes_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert call(monkeypatch, "bench", *arguments) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error[error.index("error: ") :].strip().splitlines()) == 1
+    assert "Traceback" not in error
+
+
+def test_the_command_prints_a_table_and_writes_json(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "deep" / "bench.json"
+    chosen = ["--model", tiny, "--tokens", "20", "--rounds", "2", "--decode", "1", "--output", str(path)]
+    assert call(monkeypatch, "bench", *chosen) == 0
+    shown = capsys.readouterr().out
+    assert "entropyprune 20" in shown
+    assert "keep-all" in shown
+    result = json.loads(path.read_text())
+    assert result["environment"]["torch"] == torch.__version__
+    assert result["config"]["tokens"] == [20]
+    assert result["batches"][0]["rows"][2]["tokens"] == 20
+    table = path.with_suffix(".md").read_text()
+    assert table == bench_table.markdown(result)
+    assert "| entropyprune 20 | 4 |" in table

@@ -1,0 +1,297 @@
+"""EVS, and frames as such, against literal choices, token by token, in float64."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tokenprune as tp
+from tests.support.literal import Seen, cosine, exact_vectors, see
+from tests.support.tiny import CASES
+from tokenprune.context import PruneContext
+from tokenprune.errors import BudgetError, ScoreError
+from tokenprune.ops.frames import (
+    best_of_each,
+    best_overall,
+    chains,
+    cosine_to,
+    earlier,
+    frame_sizes,
+    number_frames,
+)
+from tokenprune.ops.topk import topk_by_group
+from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.pruners.evs import Evs
+
+Place = tuple[int, int, int]
+
+#: (frame, row, column) of the tokens of one tiny video, in order; None is a separator.
+VIDEOS: dict[str, list[Place | None]] = {
+    "qwen2_5_vl": [],
+    "qwen3_vl": [],
+    "llava_next_video": [(f, r, c) for f in range(3) for r in range(2) for c in range(2)],
+    "llava_onevision": [*[(f, r, c) for f in range(3) for r in range(2) for c in range(2)], None],
+    "video_llava": [place for f in range(4) for place in (None, *[(f, r, c) for r in range(4) for c in range(4)])],
+}
+
+
+def places_of(name: str, seen: Seen) -> list[Place | None]:
+    """Where the tokens of a video lie; of Qwen by the grid that it is given."""
+    if VIDEOS[name]:
+        return VIDEOS[name]
+    frames, rows, columns = seen.inputs["video_grid_thw"][0].tolist()
+    return [(f, r, c) for f in range(frames) for r in range(rows // 2) for c in range(columns // 2)]
+
+
+def literal(
+    states: list[Tensor], places: list[Place | None], images: list[int], count: int | None, rate: float = 0.75
+) -> list[int]:
+    """Numbers of the kept tokens; ``images`` is the image of each token."""
+    scores = []
+    for i, place in enumerate(places):
+        before = None if place is None else (place[0] - 1, *place[1:])
+        found = [j for j, other in enumerate(places) if other is not None and other == before]
+        scores.append(1 - cosine(states[i], states[found[0]]) if found else 255.0)
+    order = sorted(range(len(states)), key=lambda i: (-scores[i], i))
+    best = [next(i for i in order if images[i] == image) for image in sorted(set(images))]
+    if count is None:
+        floor = len({i for i in order if scores[i] == 255.0} | set(best))
+        count = max(floor, math.floor(len(states) * (1 - rate) + 1e-9))
+    return sorted([*best, *[i for i in order if i not in best]][:count])
+
+
+def method(pruner: str | dict[str, Any], budget: dict[str, Any]) -> dict[str, Any]:
+    return {"layers": {"name": "fixed", "layers": [0]}, "pruner": pruner, "budget": budget}
+
+
+# ---- frames ---
+
+
+def test_frames_are_counted_through_the_sample() -> None:
+    frame = torch.tensor([[0, 0, 1, -1, 0, 1, 2, -1], [0, 0, 0, 0, -1, -1, -1, -1]])
+    groups = torch.tensor([[0, 0, 0, 0, 1, 1, 2, -1], [0, 1, 2, 2, -1, -1, -1, -1]])
+    assert number_frames(frame, groups, 3).tolist() == [[0, 0, 1, -1, 2, 3, 6, -1], [0, 1, 2, 2, -1, -1, -1, -1]]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_same_cell_earlier(seed: int) -> None:
+    """Frames of two sizes in any order, cells missing, each token with a lag of its own."""
+    noise = torch.Generator().manual_seed(seed)
+    rows = []
+    for frame in range(6):
+        side = (2, 3) if seed % 2 and frame in (2, 3) else (3, 3)
+        rows += [(frame, r, c) for r in range(side[0]) for c in range(side[1])]
+    rows += [(-1, -1, -1)] * 3
+    rows = [rows[i] for i in torch.randperm(len(rows), generator=noise).tolist()]
+    lag = torch.randint(0, 4, (len(rows),), generator=noise)
+    shape = {f: max((r, c) for frame, r, c in rows if frame == f) for f in range(6)}
+    expected = []
+    for (frame, r, c), back in zip(rows, lag.tolist(), strict=True):
+        same = frame >= back > 0 and shape[frame] == shape[frame - back]
+        expected.append(rows.index((frame - back, r, c)) if same else -1)
+    grid = torch.tensor(rows)[None]
+    sizes = frame_sizes(grid[..., 0], grid)
+    assert all(sizes[0, i].tolist() == [shape[f][0] + 1, shape[f][1] + 1] for i, (f, *_) in enumerate(rows) if f >= 0)
+    assert earlier(grid[..., 0], sizes, grid, lag[None]).tolist() == [expected]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_chains_of_cells(seed: int) -> None:
+    """Some tokens are gone: the chain goes on with the next frame that has the cell and the size."""
+    noise = torch.Generator().manual_seed(seed)
+    rows = []
+    for frame in range(6):
+        side = (2, 3) if seed % 2 and frame in (2, 3) else (3, 3)
+        rows += [(frame, r, c, *side) for r in range(side[0]) for c in range(side[1])]
+    rows = [rows[i] for i in torch.randperm(len(rows), generator=noise).tolist()[:30]] + [(-1,) * 5] * 3
+    order, follows = chains(*(torch.tensor(rows)[None, :, part] for part in (0, slice(3, 5), slice(0, 3))))
+    assert sorted(order[0].tolist()) == list(range(33))
+    before = {}
+    for place, (token, after) in enumerate(zip(order[0].tolist(), follows[0].tolist(), strict=True)):
+        if after:
+            before[token] = int(order[0, place - 1])
+    for i, (frame, r, c, *side) in enumerate(rows):
+        same = [j for j, other in enumerate(rows) if list(other[1:]) == [r, c, *side] and -1 < other[0] < frame]
+        assert before.get(i) == (max(same, key=lambda j: rows[j][0]) if same else None)
+
+
+def test_best_overall_gives_every_image_one() -> None:
+    scores = torch.tensor([[9.0, 8.0, 7.0, 1.0, 1.0, 3.0, 50.0], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
+    groups = torch.tensor([[0, 0, 0, 1, 1, 2, -1], [0, 0, 0, 0, 1, 1, 1]])
+    first = best_of_each(scores, groups, 3)
+    assert first.int().tolist() == [[1, 0, 0, 1, 0, 1, 0], [1, 0, 0, 0, 1, 0, 0]]
+    kept = best_overall(scores, first, groups >= 0, torch.tensor([4, 3]))
+    assert kept.int().tolist() == [[1, 1, 0, 1, 0, 1, 0], [1, 1, 0, 0, 1, 0, 0]]
+
+
+def test_nothing_waits_for_the_device() -> None:
+    """The meta device has no values: whatever asks for one raises."""
+    grid = torch.empty(2, 12, 3, dtype=torch.long, device="meta")
+    states = torch.empty(2, 12, 5, device="meta")
+    groups = torch.empty(2, 12, dtype=torch.long, device="meta")
+    frames = number_frames(grid[..., 0], groups, 3)
+    before = earlier(frames, frame_sizes(frames, grid), grid, torch.ones_like(frames))
+    assert chains(frames, frame_sizes(frames, grid), grid)[0].shape == (2, 12)
+    scores = cosine_to(states, before)
+    first = best_of_each(scores, groups, 3)
+    assert best_overall(scores, first, groups >= 0, groups.sum(1)).shape == (2, 12)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_one_image_has_nothing_to_compare(name: str) -> None:
+    """LLaVA-NeXT's overview and its enlargement are no frames of equal size."""
+    seen = see(name)
+    with pytest.raises(ScoreError, match="sample 0 has no two frames"):
+        seen.kept(method("evs", {"name": "keep_count", "tokens": 5}))
+
+
+# ---- counts over all images of a sample ---
+
+
+class Unfair(Pruner):
+    """Keeps the last tokens of a sample, all of the count in the last image but what ``spare`` says."""
+
+    across_images = True
+    spare: int = 1
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        mine = torch.full_like(quotas, self.spare)
+        mine[:, -1] += quotas.sum(1) - mine.sum(1)
+        return Selection(topk_by_group(ctx.positions.float(), ctx.groups, mine))
+
+
+def test_a_pruner_may_share_a_count_between_images() -> None:
+    """The sample's count stays exact, and a later stage starts from what each image really has."""
+    case = CASES["llava"]
+    model = case.build()
+    inputs = case.batch(model, 2, "left", variant="multi").inputs
+    how = tp.Method(
+        layers={"name": "fixed", "layers": [0, 2]}, pruner=Unfair(), budget={"name": "keep_schedule", "tokens": [15, 5]}
+    )
+    with torch.no_grad(), tp.apply(model, how) as run:
+        model(**inputs)
+    places = [(row == 150).nonzero()[:, 0].split(16) for row in inputs["input_ids"]]
+    for stage, count in zip(run.stages, (15, 5), strict=True):
+        assert stage.after == [count, count]
+        for sample, images in enumerate(places):
+            assert [int(torch.isin(image, stage.kept[sample]).sum()) for image in images] == [1, count - 1]
+
+
+def test_no_image_is_left_without_a_token() -> None:
+    case = CASES["llava"]
+    model = case.build()
+    inputs = case.batch(model, 2, "left", variant="multi").inputs
+    budget = {"name": "keep_count", "tokens": 7}
+    how = tp.Method(layers={"name": "fixed", "layers": [1]}, pruner=Unfair(spare=0), budget=budget)
+    with torch.no_grad(), pytest.raises(ScoreError, match=r"Unfair kept \[\[0, 7\]"), tp.apply(model, how):
+        model(**inputs)
+    with pytest.raises(BudgetError, match="1 visual tokens for 2 images"):
+        see("llava", "multi").kept(method("evs", {"name": "keep_count", "tokens": 1}))
+
+
+# ---- EVS ---
+
+
+@pytest.mark.parametrize("budget", [None, 3, 9, 11])
+@pytest.mark.parametrize("rate", [0.3, 0.75])
+@pytest.mark.parametrize("name", list(VIDEOS))
+def test_videos(name: str, rate: float, budget: int | None) -> None:
+    """Ragged batches, padded on the left; with separators and class tokens."""
+    seen = see(name, "video")
+    expected = []
+    for sample, images in enumerate(seen.images):
+        where = [position for image in images for position in image]
+        states = [seen.hidden[0][sample, position] for position in where]
+        kept = literal(states, places_of(name, seen), [0] * len(where), budget, rate)
+        expected.append([where[i] for i in kept])
+    count = {"name": "adaptive"} if budget is None else {"name": "keep_count", "tokens": budget}
+    assert seen.kept(method({"name": "evs", "rate": rate}, count)) == expected
+
+
+@pytest.mark.parametrize("name", ["llava", "vipllava"])
+@pytest.mark.parametrize("budget", [None, 2, 7, 20])
+def test_images_are_frames(name: str, budget: int | None) -> None:
+    """Of the first image all is kept that fits."""
+    seen = see(name, "multi", batch=3)
+    expected = []
+    for sample, images in enumerate(seen.images):
+        where = [position for image in images for position in image]
+        places: list[Place | None] = [(f, i // 4, i % 4) for f in range(len(images)) for i in range(16)]
+        number = [image for image in range(len(images)) for _ in range(16)]
+        kept = literal([seen.hidden[0][sample, position] for position in where], places, number, budget)
+        expected.append([where[i] for i in kept])
+    count = {"name": "adaptive"} if budget is None else {"name": "keep_count", "tokens": budget}
+    assert seen.kept(method("evs", count)) == expected
+
+
+def chosen(states: Tensor, frames: list[int], side: int, count: int | None, pruner: Pruner) -> list[list[int]]:
+    """A pruner on bare tensors: samples of one video each, with so many frames."""
+    total, width = states.shape[:2]
+    sizes = [number * side * side for number in frames]
+    real = torch.arange(width) < torch.tensor(sizes)[:, None]
+    index = torch.arange(width)
+    grid = torch.stack([index // side**2, index // side % side, index % side], -1).expand(total, -1, -1)
+    rows = index.expand(total, -1)
+    quotas = [1 if count is None else count] * total
+    ctx = PruneContext(
+        layer=0,
+        num_layers=2,
+        num_heads=1,
+        visual_mask=real,
+        visual_rows=rows,
+        positions=rows,
+        groups=torch.where(real, 0, -1),
+        last_row=torch.full((total,), width - 1),
+        row_mask=real,
+        hidden_rows=states,
+        sample_ids=tuple(range(total)),
+        sizes=tuple((size,) for size in sizes),
+        quotas=tuple((quota,) for quota in quotas),
+        open_ended=count is None,
+        make_grid=lambda: grid.masked_fill(~real[:, :, None], -1),
+        make_frames=lambda: torch.stack([grid[..., 0], *[torch.full_like(rows, side)] * 2], -1).where(
+            real[..., None], -1
+        ),
+    )
+    keep = pruner.select(ctx, torch.tensor(quotas)[:, None]).keep
+    assert not any(bool(bad.any()) for bad, _ in ctx.checks)
+    return [row.nonzero()[:, 0].tolist() for row in keep]
+
+
+@pytest.mark.parametrize("count", [None, 4, 10, 17])
+@pytest.mark.parametrize("distinct", [1, 3, 100])
+@pytest.mark.parametrize("seed", range(4))
+def test_duplicates_and_ties_keep_the_earlier_position(seed: int, distinct: int, count: int | None) -> None:
+    """Videos of different lengths at once; cosines are exact, so equal ones are ties."""
+    frames, side = [7, 3, 2], 3
+    states = torch.stack([exact_vectors(63, distinct, 10 * seed + sample) for sample in range(3)])
+    for rate in (0.5, 0.9):
+        expected = []
+        for sample, number in enumerate(frames):
+            places: list[Place | None] = [(f, r, c) for f in range(number) for r in range(3) for c in range(3)]
+            size = len(places)
+            expected.append(literal(list(states[sample, :size]), places, [0] * size, count, rate))
+        assert chosen(states, frames, side, count, Evs(rate=rate)) == expected
+
+
+def test_the_published_count() -> None:
+    """The larger of the first frame and what the rate leaves: 9 of 18 tokens at 0.9, 25 of 63 at 0.6."""
+    states = torch.randn(2, 63, 8, generator=torch.Generator().manual_seed(0))
+    assert [len(row) for row in chosen(states, [2, 7], 3, None, Evs(rate=0.9))] == [9, 9]
+    assert [len(row) for row in chosen(states, [2, 7], 3, None, Evs(rate=0.6))] == [9, 25]
+    assert chosen(states, [2, 7], 3, None, Evs(rate=0.9)) == [list(range(9))] * 2
+
+
+def test_published_defaults() -> None:
+    made = tp.load_method("evs")
+    assert made.pruner == Evs() == Evs(rate=0.75)
+    assert made.layers.layers == (0,)  # type: ignore[attr-defined]
+    assert made.budget.open_ended(0, 1)

@@ -1,0 +1,190 @@
+"""VisionZip against a literal choice and averaging, token by token, in float64."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tokenprune as tp
+from tests.support.literal import Seen, cosine, exact_vectors, see
+from tests.support.tiny import CASES
+from tests.support.tower import attention
+from tokenprune.budgets.base import Schedule
+from tokenprune.ops.merging import every_nth, merge_into
+from tokenprune.pruners.visionzip import VisionZip
+
+Kept = dict[int, list[float]]
+
+
+def mean(rows: list[list[float]]) -> list[float]:
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+
+def literal(seen: list[float], keys: list[Tensor], states: list[list[float]], count: int, share: Fraction) -> Kept:
+    """Kept tokens, and what they become."""
+    contextual = int(count * share)
+    dominant = sorted(range(len(seen)), key=lambda i: (-seen[i], i))[: count - contextual]
+    rest = [i for i in range(len(seen)) if i not in dominant]
+    stride = max(1, len(rest) // contextual) if contextual else 1
+    targets = rest[::stride][:contextual]
+    groups = {target: [target] for target in targets}
+    for token in rest if targets else []:
+        if token not in targets:
+            groups[max(targets, key=lambda t: (cosine(keys[token], keys[t]), -t))].append(token)
+    return {i: states[i] for i in dominant} | {i: mean([states[j] for j in group]) for i, group in groups.items()}
+
+
+def tower_keys(seen: Seen, name: str, layer: int) -> list[list[list[Tensor]]]:
+    """Keys of each token's patch, mean over heads, by sample and image, in float64."""
+    model: Any = CASES[name].build("eager")
+    tower = model.model.vision_tower
+    module = getattr(tower, "vision_model", tower).encoder.layers[layer].self_attn
+    found: list[Tensor] = []
+    hook = module.k_proj.register_forward_hook(lambda *seen: found.append(seen[2].double()))
+    with torch.no_grad():
+        model.model.vision_tower(seen.inputs["pixel_values"])
+    hook.remove()
+    means = iter(found[0].unflatten(-1, (-1, module.head_dim)).mean(2)[:, 1:])
+    return [[list(next(means)) for _ in images] for images in seen.images]
+
+
+def pruned_states(seen: Seen, method: dict[str, Any]) -> tuple[list[list[int]], list[list[Tensor]]]:
+    """Positions that go into the pruned layers, and the states there, per sample."""
+    entered: list[Tensor] = []
+    made = tp.Method.from_dict(method)
+    layer = seen.model.get_decoder().layers[0]
+    with torch.no_grad(), tp.apply(seen.model, made) as run:
+        hook = layer.register_forward_pre_hook(
+            lambda module, args, kwargs: entered.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+        )
+        seen.model(**seen.inputs)
+        hook.remove()
+    rows = run.stages[0].rows
+    assert rows is not None
+    return rows.tolist(), [list(sample.double()) for sample in entered[0]]
+
+
+def method(tokens: int, **fields: Any) -> dict[str, Any]:
+    return {
+        "layers": {"name": "fixed", "layers": [0]},
+        "pruner": {"name": "visionzip", **fields},
+        "budget": {"name": "keep_count", "tokens": tokens},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [("llava", "image"), ("llava", "multi"), ("llava", "ragged"), ("vipllava", "multi"), ("llava_qwen3", "ragged")],
+)
+@pytest.mark.parametrize(("tokens", "share"), [(14, 10 / 64), (9, 0.5), (24, 0.9)])
+def test_the_engine_keeps_and_averages_what_the_definition_says(
+    name: str, variant: Any, tokens: int, share: float
+) -> None:
+    """Ragged batches, padded on the left, of prompts with several images of 16 tokens."""
+    seen = see(name, variant, batch=3)
+    tokens = 13 if (variant, tokens) == ("image", 24) else tokens
+    weights, keys = attention(seen, name, -2), tower_keys(seen, name, -2)
+    rows, entered = pruned_states(seen, method(tokens, contextual=share))
+    kept = seen.kept(method(tokens, contextual=share))
+    for sample, images in enumerate(seen.images):
+        expected: Kept = {}
+        for number, (image, count) in enumerate(zip(images, seen.quotas(sample, tokens), strict=True)):
+            states = [seen.hidden[0][sample, position].tolist() for position in image]
+            found = literal(weights[sample][number], keys[sample][number], states, count, Fraction(str(share)))
+            expected |= {image[i]: vector for i, vector in found.items()}
+        assert kept[sample] == sorted(expected)
+        for position, state in zip(rows[sample], entered[sample], strict=True):
+            if position in seen.text[sample]:
+                expected[position] = seen.hidden[0][sample, position].tolist()
+            if position in expected:
+                assert state.tolist() == pytest.approx(expected.pop(position), abs=1e-5)
+        assert set(expected) <= set(seen.text[sample]), "a kept token is not among the rows"
+
+
+def literal_merge(keys: Tensor, states: Tensor, targets: list[int], others: list[int]) -> Tensor:
+    merged = states.double()
+    groups = {target: [target] for target in targets}
+    for token in others if targets else []:
+        groups[max(targets, key=lambda t: (cosine(keys[token], keys[t]), -t))].append(token)
+    for target, group in groups.items():
+        merged[target] = torch.tensor(mean(states[group].tolist()))
+    return merged
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_merging(seed: int, exact: bool) -> None:
+    """Problems of different sizes; exact vectors are duplicates of each other and equally like several targets."""
+    noise = torch.Generator().manual_seed(seed)
+    sizes, counts = [30, 12, 5, 1], [4, 12, 0, 1]
+    keys = exact_vectors(4 * 30, 5, seed).view(4, 30, 16) if exact else torch.randn(4, 30, 8, generator=noise)
+    states = torch.randn(4, 30, 6, generator=noise)
+    valid = torch.arange(30) < torch.tensor(sizes)[:, None]
+    order = torch.rand(4, 30, generator=noise).masked_fill(~valid, 2.0).argsort(1)
+    targets = torch.zeros_like(valid).scatter(1, order, torch.arange(30) < torch.tensor(counts)[:, None])
+    others = valid & ~targets & (torch.rand(4, 30, generator=noise) < 0.8)
+    merged = merge_into(states, keys, targets, others, max(counts))
+    for row in range(4):
+        marked = [mask[row].nonzero()[:, 0].tolist() for mask in (targets, others)]
+        assert torch.allclose(merged[row].double(), literal_merge(keys[row], states[row], *marked), atol=1e-5)
+
+
+def test_no_targets_at_all() -> None:
+    states, none = torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool)
+    assert torch.equal(merge_into(states, states, none, ~none, 0), states)
+
+
+def test_equally_like_targets_the_earlier_one() -> None:
+    keys = torch.tensor([[[1.0, 0], [0, 1], [2, 0], [1, 1]]])
+    targets = torch.tensor([[True, True, True, False]])
+    merged = merge_into(torch.eye(4)[None], keys, targets, ~targets, 3)
+    assert merged[0, 0].tolist() == [0.5, 0, 0, 0.5]
+    assert torch.equal(merged[0, 1:], torch.eye(4)[1:])
+
+
+def test_every_nth() -> None:
+    tokens = torch.tensor([[True] * 9 + [False], [False, True] * 5, [True] * 10, [False] * 10])
+    for counts in ([2, 5, 10, 0], [4, 2, 3, 0], [9, 1, 0, 0], [1, 3, 7, 0]):
+        found = every_nth(tokens, torch.tensor(counts))
+        for row, count in enumerate(counts):
+            places = tokens[row].nonzero()[:, 0].tolist()
+            expected = places[:: max(1, len(places) // count)][:count] if count else []
+            assert found[row].nonzero()[:, 0].tolist() == expected
+            assert len(expected) == count
+
+
+def test_nothing_waits_for_the_device() -> None:
+    """The meta device has no values: whatever asks for one raises."""
+    states, tokens = torch.empty(2, 9, 4, device="meta"), torch.empty(2, 9, dtype=torch.bool, device="meta")
+    targets = every_nth(tokens, torch.empty(2, dtype=torch.long, device="meta"))
+    assert merge_into(states, states, targets, tokens & ~targets, 3).shape == (2, 9, 4)
+
+
+@pytest.mark.parametrize(("count", "contextual"), [(192, 30), (128, 20), (64, 10)])
+def test_published_splits(count: int, contextual: int) -> None:
+    """162 + 30, 108 + 20, 54 + 10 of LLaVA-1.5's 576 tokens."""
+    share = VisionZip().contextual
+    assert int(count * share + 1e-9) == contextual
+    zero = [[0.0]] * 576
+    kept = literal([1.0] * 576, [torch.zeros(1)] * 576, zero, count, Fraction(share))
+    dominant = count - contextual
+    assert list(kept)[:dominant] == list(range(dominant))
+    assert list(kept)[dominant:] == list(range(dominant, 576, (576 - dominant) // contextual))[:contextual]
+
+
+def test_a_family_whose_tower_nobody_reads_is_refused() -> None:
+    made = tp.load_method("visionzip")
+    with pytest.raises(tp.errors.UnsupportedModelError, match="vision tower"), tp.apply(see("aya_vision").model, made):
+        pass
+
+
+def test_published_defaults() -> None:
+    """64 of LLaVA-1.5's 576 tokens, before the language model."""
+    made = tp.load_method("visionzip")
+    assert made.pruner == VisionZip() == VisionZip(contextual=10 / 64, layer=-2)
+    assert made.layers.layers == (0,)  # type: ignore[attr-defined]
+    assert made.budget.keep(576, Schedule((0,), 32)) == (64,)

@@ -1,0 +1,229 @@
+"""VScan against a literal scan, merging and second pruning in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tokenprune as tp
+from tests.methods.test_visionzip import pruned_states
+from tests.support.literal import Seen, cosine, exact_vectors, see
+from tests.support.tiny import CASES
+from tests.support.tower import attention
+from tokenprune.budgets.base import Schedule
+from tokenprune.ops.topk import apportion
+from tokenprune.ops.windows import best_of_windows, grid_windows
+from tokenprune.pruners.stages import Stages
+from tokenprune.pruners.topk import TopK
+from tokenprune.pruners.vscan import VScan
+from tokenprune.scorers.fastv import FastV
+from tokenprune.selectors.base import ModelProfile
+
+Place = tuple[int, int, int]
+
+
+def best_local(scores: list[float], windows: dict[Place, list[int]], count: int) -> list[int]:
+    """Equally many of each window, in turns; a turn that is not whole takes the highest scores."""
+    left = {key: sorted(tokens, key=lambda i: (-scores[i], i)) for key, tokens in windows.items()}
+    chosen: list[int] = []
+    while len(chosen) < count:
+        turn = [tokens.pop(0) for tokens in left.values() if tokens]
+        chosen += sorted(turn, key=lambda i: (-scores[i], i))[: count - len(chosen)]
+    return chosen
+
+
+def window_of(place: Place, height: int, width: int, side: int) -> Place:
+    frame, row, column = place
+    return frame, row * side // height, column * side // width
+
+
+def literal_keep(shallow: list[float], deep: list[float], width: int, count: int, local: float, side: int) -> list[int]:
+    """Numbers of the kept tokens of an image with rows of ``width`` tokens."""
+    few = int(count * local)
+    chosen = sorted(range(len(deep)), key=lambda i: (-deep[i], i))[: count - few]
+    windows: dict[Place, list[int]] = {}
+    for token in range(len(deep)):
+        if token not in chosen:
+            place = window_of((0, *divmod(token, width)), len(deep) // width, width, side)
+            windows.setdefault(place, []).append(token)
+    return sorted([*chosen, *best_local(shallow, windows, few)])
+
+
+def literal_merge(states: Tensor, kept: list[int]) -> dict[int, Tensor]:
+    """The kept tokens, each the mean of itself and what is most like it."""
+    groups = {i: [i] for i in kept}
+    for token in range(len(states)):
+        if token not in groups:
+            groups[max(kept, key=lambda i: (cosine(states[token], states[i]), -i))].append(token)
+    return {i: states[group].double().mean(0) for i, group in groups.items()}
+
+
+def last_attention(seen: Seen, name: str, layer: int, sample: int, states: dict[int, Tensor]) -> dict[int, float]:
+    """Attention from the last prompt token at a layer to each position, mean over heads, in float64.
+
+    From the map that an eager language model returns, given nothing but the rows that are left, at their positions.
+    """
+    model: Any = CASES[name].build("eager").double()
+    rows = sorted(states)
+    padding = min(position for image in seen.images[sample] for position in [*image, *seen.text[sample]])
+    made = model.model.language_model(
+        inputs_embeds=torch.stack([states[row] for row in rows])[None],
+        position_ids=torch.tensor([[row - padding for row in rows]]),
+        attention_mask=torch.ones(1, len(rows), dtype=torch.long),  # else gaps in the positions part two sequences
+        output_attentions=True,
+        use_cache=False,
+    )
+    row = made.attentions[layer][0].mean(0)[-1].tolist()
+    return dict(zip(rows, row, strict=True))
+
+
+def method(tokens: list[int], layers: list[int], **fields: Any) -> dict[str, Any]:
+    scan = {"name": "vscan", "local_layer": 0, **fields}
+    return {
+        "layers": {"name": "fixed", "layers": layers},
+        "pruner": {"name": "stages", "pruners": [scan, {"name": "topk", "scorer": {"name": "fastv"}}]},
+        "budget": {"name": "keep_schedule", "tokens": tokens},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [("llava", "image"), ("llava", "multi"), ("llava", "ragged"), ("vipllava", "multi"), ("llava_qwen3", "ragged")],
+)
+@pytest.mark.parametrize(("local", "side", "tokens"), [(0.5, 2, [13, 5]), (0.9, 4, [11, 7]), (0.4, 3, [14, 3])])
+@torch.no_grad()
+def test_both_stages_keep_what_the_definition_says(
+    name: str, variant: Any, local: float, side: int, tokens: list[int]
+) -> None:
+    """Ragged batches, padded on the left, of prompts with several images of 4 x 4 tokens; merging counts at layer 2."""
+    seen = see(name, variant, batch=3)
+    layer = 2
+    shallow, deep = (attention(seen, name, number) for number in (0, -1))
+    made = tp.Method.from_dict(method(tokens, [0, layer], local=local, windows=side, layer=-1))
+    with tp.apply(seen.model, made) as run:
+        seen.model(**seen.inputs)
+    stages = [[[i for i in row if i >= 0] for row in stage.kept.tolist()] for stage in run.stages]
+    for sample, images in enumerate(seen.images):
+        states = {row: seen.hidden[0][sample, row] for row in seen.text[sample]}
+        first: list[list[int]] = []
+        counts = seen.quotas(sample, tokens[0])
+        for number, (image, count) in enumerate(zip(images, counts, strict=True)):
+            kept = literal_keep(shallow[sample][number], deep[sample][number], 4, count, local, side)
+            merged = literal_merge(seen.hidden[0][sample, image], kept)
+            states |= {image[i]: merged[i] for i in kept}
+            first.append([image[i] for i in kept])
+        assert stages[0][sample] == sorted(row for image in first for row in image)
+        received = last_attention(seen, name, layer - 1, sample, states)
+        second: list[int] = []
+        for image, count in zip(first, apportion(tokens[1], counts), strict=True):
+            second += sorted(image, key=lambda row: (-received[row], row))[:count]
+        assert stages[1][sample] == sorted(second)
+
+
+@pytest.mark.parametrize(("name", "variant"), [("llava", "multi"), ("llava_qwen3", "ragged")])
+def test_merged_values(name: str, variant: Any) -> None:
+    """What enters layer 0, row by row: means at the kept tokens, text as it was."""
+    seen = see(name, variant, batch=3)
+    how = {**method([9], [0], local_layer=-1), "pruner": {"name": "vscan", "local_layer": -1}}
+    rows, entered = pruned_states(seen, how)
+    kept = seen.kept(how)
+    for sample, images in enumerate(seen.images):
+        expected = {row: seen.hidden[0][sample, row] for row in seen.text[sample]}
+        for image in images:
+            own = [i for i, row in enumerate(image) if row in kept[sample]]
+            merged = literal_merge(seen.hidden[0][sample, image], own)
+            expected |= {image[i]: vector for i, vector in merged.items()}
+        found = {row: state for row, state in zip(rows[sample], entered[sample], strict=True) if row in expected}
+        assert found.keys() == expected.keys()
+        assert all(torch.allclose(found[row], expected[row], atol=1e-5) for row in expected)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("shape", [(1, 6, 6), (1, 5, 3), (2, 4, 8), (1, 1, 9)])
+def test_windows(shape: Place, side: int) -> None:
+    """Every token lies in one window, windows are rectangles of one size as far as the grid allows."""
+    frames, height, width = shape
+    places = [(f, r, c) for f in range(frames) for r in range(height) for c in range(width)]
+    grid = torch.tensor([[*places, (-1, -1, -1), (0, 0, 0)]])
+    valid = torch.tensor([[True] * (len(places) + 1) + [False]])
+    found = grid_windows(grid, valid, side)[0].tolist()
+    expected = [(f * side + r) * side + c for f, r, c in (window_of(place, height, width, side) for place in places)]
+    assert found == [*expected, -1, -1]
+    sizes = [expected.count(window) for window in set(expected)]
+    assert max(sizes) <= -(-height // side) * -(-width // side)
+
+
+def test_lengths_of_windows_are_those_of_each_image() -> None:
+    """An image of 4 x 4 and one of 2 x 2 in one batch, the second padded."""
+    large = [[0, r, c] for r in range(4) for c in range(4)]
+    small = [[0, r, c] for r in range(2) for c in range(2)]
+    grid = torch.tensor([large, [*small, *[[0, 0, 0]] * 12]])
+    valid = torch.arange(16) < torch.tensor([[16], [4]])
+    found = grid_windows(grid, valid, 2).tolist()
+    assert found[0] == [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]
+    assert found[1][:4] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_best_of_windows(seed: int, ties: bool) -> None:
+    """Windows of all sizes, some exhausted before the others, some tokens not to be chosen."""
+    noise = torch.Generator().manual_seed(seed)
+    windows = torch.randint(-1, 6, (3, 40), generator=noise)
+    scores = exact_vectors(120, 3, seed, 1).view(3, 40) if ties else torch.rand(3, 40, generator=noise)
+    tokens = torch.rand(3, 40, generator=noise) < torch.tensor([[0.9], [0.4], [1.0]])
+    for counts in ([0, 1, 6], [7, 3, 13], [23, 5, 40], [1, int(tokens[1].sum()), 31]):
+        found = best_of_windows(scores, windows, tokens, torch.tensor(counts))
+        for row, count in enumerate(counts):
+            groups: dict[Place, list[int]] = {}
+            for token in tokens[row].nonzero()[:, 0].tolist():
+                groups.setdefault((0, 0, int(windows[row, token])), []).append(token)
+            expected = sorted(best_local(scores[row].double().tolist(), groups, count))
+            assert found[row].nonzero()[:, 0].tolist() == expected
+
+
+def test_windows_get_equally_many() -> None:
+    """Attention all in one corner: the local half is spread all the same."""
+    places = torch.tensor([[[0, r, c] for r in range(24) for c in range(24)]])
+    valid = torch.ones(1, 576, dtype=torch.bool)
+    windows = grid_windows(places, valid, 4)
+    scores = torch.arange(576, 0, -1).float()[None]
+    found = best_of_windows(scores, windows, valid, torch.tensor([48]))
+    assert windows[found].bincount().tolist() == [3] * 16
+
+
+def test_nothing_waits_for_the_device() -> None:
+    """The meta device has no values: whatever asks for one raises."""
+    grid, valid = torch.empty(2, 9, 3, dtype=torch.long, device="meta"), torch.ones(2, 9, device="meta").bool()
+    windows = grid_windows(grid, valid, 4)
+    counts = torch.ones(2, dtype=torch.long, device="meta")
+    assert best_of_windows(torch.empty(2, 9, device="meta"), windows, valid, counts).shape == (2, 9)
+
+
+def test_towers_that_cannot_serve_are_refused() -> None:
+    made = tp.load_method("vscan")
+    with (
+        pytest.raises(tp.errors.LayerError, match="layer 6 of a vision tower of 2 layers"),
+        tp.apply(see("llava").model, made),
+    ):
+        pass
+    with (
+        pytest.raises(tp.errors.UnsupportedModelError, match="vision tower"),
+        tp.apply(see("aya_vision").model, made),
+    ):
+        pass
+
+
+def test_published_defaults() -> None:
+    """96 of LLaVA-1.5's 576 tokens before the language model, 32 from its middle on: 64 on average."""
+    made = tp.load_method("vscan")
+    scan = VScan(local=0.5, windows=4, local_layer=6, layer=-2)
+    assert made.pruner == Stages(pruners=(VScan(), TopK(scorer=FastV())))
+    assert VScan() == scan
+    for count, middle in ((32, 16), (28, 14), (40, 20)):
+        layers = made.layers.select(ModelProfile("llava", count)).layers
+        assert layers == (0, middle)
+        assert made.budget.keep(576, Schedule(layers, count)) == (96, 32)

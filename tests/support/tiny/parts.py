@@ -1,0 +1,59 @@
+"""Config dicts of the towers and language models that the tiny families share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.support.tiny.core import VOCAB
+
+CLIP: dict[str, Any] = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
+SIGLIP: dict[str, Any] = {**CLIP, "model_type": "siglip_vision_model", "vision_use_head": False}
+PATCHES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 4,
+}
+MROPE: dict[str, Any] = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
+
+
+def text(model_type: str | None = "llama", layers: int = 4, **more: Any) -> dict[str, Any]:
+    """A language model config: hidden 64, 4 query and 2 key/value heads of 16."""
+    base: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": VOCAB,
+        "max_position_embeddings": 1024,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    if model_type is not None:
+        base["model_type"] = model_type
+    return {**base, **more}
+
+
+def mixed(layers: int = 6, every: int = 3) -> list[str]:
+    """Layer types: sliding, sliding, full, ..."""
+    return ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
+
+
+def pixels(noise: torch.Generator, *shape: int) -> Tensor:
+    """Random pixels."""
+    return torch.randn(*shape, generator=noise)
