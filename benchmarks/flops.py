@@ -6,9 +6,9 @@ The reduction against the length of the prompt, and the closed form against both
 from __future__ import annotations
 
 import tokenprune as tp
+from tokenprune.flops import model_flops, prefill_flops
 from tokenprune.measure.counted import decoder_counted, decoder_traced, pruned_decoder_counted, vision_counted
 from tokenprune.measure.estimate import estimate
-from tokenprune.measure.flops import model_flops, prefill_flops
 from tokenprune.models.presets import PRESETS, Request
 
 TEXTS = (0, 16, 32, 40, 48, 52, 56, 57, 60, 64, 80, 100, 128, 256, 512)

@@ -185,7 +185,7 @@ def profile(
     """Measure a model's entropy curve and look for the layer where it collapses."""
     from tokenprune.experiment import ExperimentConfig
     from tokenprune.experiment.runner import profile_model
-    from tokenprune.measure.entropy import detect_collapse
+    from tokenprune.selectors.entropy_profile import detect_collapse
 
     measured = profile_model(ExperimentConfig.from_yaml(config))
     measured.save(output)

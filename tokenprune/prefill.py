@@ -16,7 +16,7 @@ from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
 from tokenprune.context import AttentionProbe, Prompt, PruneContext
 from tokenprune.errors import BudgetError, ScoreError, UnsupportedFeatureError, UnsupportedModelError
-from tokenprune.measure.flops import prefill_cost
+from tokenprune.flops import prefill_cost
 from tokenprune.ops.frames import frame_sizes, number_frames
 from tokenprune.ops.rows import causal_mask, compose, keep_index, prefill_mask, take, take_nested
 from tokenprune.ops.topk import apportion

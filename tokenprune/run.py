@@ -14,6 +14,7 @@ from torch import Tensor
 from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.layer_average import layer_average
 from tokenprune.config import Method
+from tokenprune.flops import prefill_flops
 from tokenprune.selectors.base import LayerChoice
 
 
@@ -105,9 +106,7 @@ class Report:
         return [count + self.text_tokens[sample] for count in counts]
 
     def flops(self, sample: int = 0, pruned: bool = True) -> int:
-        """FLOPs of the decoder's prefill of one sample, closed form; see :mod:`tokenprune.measure.flops`."""
-        from tokenprune.measure.flops import prefill_flops
-
+        """FLOPs of the decoder's prefill of one sample, closed form; see :mod:`tokenprune.flops`."""
         return prefill_flops(self.text_config, self.tokens_per_layer(sample, pruned))
 
     def __str__(self) -> str:

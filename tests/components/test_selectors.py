@@ -11,9 +11,10 @@ import torch
 import tokenprune as tp
 from tests.support.tiny import CASES
 from tokenprune.errors import ConfigError, LayerError, MissingDataError
-from tokenprune.measure.entropy import EntropyProfile, detect_collapse, measure_entropy
+from tokenprune.measure.entropy import measure_entropy
 from tokenprune.selectors.base import ModelProfile
 from tokenprune.selectors.entropy_collapse import EntropyCollapse
+from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.selectors.relative import Relative
 

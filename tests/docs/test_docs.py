@@ -152,7 +152,7 @@ def test_all_errors_are_documented() -> None:
 def test_all_invariants_name_their_tests() -> None:
     """docs/invariants.md names exactly the numbered tests, each under its promise."""
     page = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
-    tests = (ROOT / "tests" / "test_invariants.py").read_text(encoding="utf-8")
+    tests = (ROOT / "tests" / "engine" / "test_invariants.py").read_text(encoding="utf-8")
     promised = {
         number: set(re.findall(r"`(test_\w+)`", row)) for number, row in re.findall(r"^\| (\d+) \|(.*)$", page, re.M)
     }

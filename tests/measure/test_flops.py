@@ -14,15 +14,7 @@ import tokenprune as tp
 from tests.experiment.test_cli import call
 from tests.support.tiny import CASES
 from tokenprune.errors import ConfigError, UnsupportedModelError
-from tokenprune.measure.counted import (
-    count_flops,
-    decoder_counted,
-    decoder_traced,
-    pruned_decoder_counted,
-    vision_counted,
-)
-from tokenprune.measure.estimate import estimate
-from tokenprune.measure.flops import (
+from tokenprune.flops import (
     head_flops,
     kv_cache_bytes,
     layer_flops,
@@ -31,6 +23,14 @@ from tokenprune.measure.flops import (
     step_flops,
     vision_flops,
 )
+from tokenprune.measure.counted import (
+    count_flops,
+    decoder_counted,
+    decoder_traced,
+    pruned_decoder_counted,
+    vision_counted,
+)
+from tokenprune.measure.estimate import estimate
 from tokenprune.models.presets import PRESETS, Request, preset
 
 LLAVA_7B = SimpleNamespace(hidden_size=4096, intermediate_size=11008, num_attention_heads=32, model_type="llama")

@@ -1,4 +1,4 @@
-"""Every named method on every family the project names: `python -m tests.support.method_table > benchmarks/results/...`.
+"""Every named method on every family: `python -m tests.support.method_table > benchmarks/results/families.md`.
 
 A method runs as it must, or refuses with one line; nothing between. What a tiny model lacks, as a ninth layer of the
 tower, is replaced by what it has.

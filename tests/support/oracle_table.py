@@ -1,4 +1,4 @@
-"""Print the contract matrix as a markdown table: `python -m tests.support.oracle_table [families] > benchmarks/results/...`.
+"""Print the contract matrix as a Markdown table: `python -m tests.support.oracle_table [families]`.
 
 One row per family; the number is the worst difference between the engine's logits and the oracle's over all cells of
 the family's row that have the column's value.

@@ -24,10 +24,11 @@ from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.features import SharedFeatures
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
-from tokenprune.measure.entropy import EntropyProfile, measure_entropy
-from tokenprune.measure.flops import prefill_cost
+from tokenprune.flops import prefill_cost
+from tokenprune.measure.entropy import measure_entropy
 from tokenprune.models.base import LoadedModel
 from tokenprune.run import Run
+from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tasks.base import Sample, foreground_tokens
 
@@ -228,7 +229,7 @@ class _Bench:
 
     def _cost(self, inputs: Mapping[str, Tensor], run: Run | None, index: int, padding: int) -> dict[str, Any]:
         """Tokens, FLOPs and cache bytes of one sample's prefill, its padding left out."""
-        from tokenprune.measure.flops import kv_cache_bytes, prefill_flops
+        from tokenprune.flops import kv_cache_bytes, prefill_flops
 
         config = self.adapter.text_config
         layers = self.adapter.num_layers

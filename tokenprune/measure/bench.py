@@ -18,7 +18,7 @@ from tokenprune.cache import cache_bytes
 from tokenprune.config import Config, Method
 from tokenprune.engine import apply
 from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedModelError
-from tokenprune.measure.flops import vision_flops
+from tokenprune.flops import vision_flops
 from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios, resolve_device
 from tokenprune.measure.memory import peak_bytes
 from tokenprune.models.presets import PRESETS, Request

@@ -1,140 +1,20 @@
-"""The entropy curve of a model over its layers, and the layer where it collapses, if there is one."""
+"""Measuring the entropy curves of a model on calibration inputs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from platformdirs import user_cache_path
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Tensor, nn
 
-from tokenprune.errors import ConfigError, MissingDataError
+from tokenprune.errors import ConfigError
 from tokenprune.ops.entropy import state_entropy
-
-
-class EntropyProfile(BaseModel):
-    """Matrix entropy of the visual hidden states at the input of every decoder layer, per calibration sample.
-
-    Attributes:
-        family: The model's family.
-        num_layers: Decoder layers.
-        curves: One list of ``num_layers`` numbers per sample.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    family: str
-    num_layers: int
-    curves: tuple[tuple[float, ...], ...]
-
-    @model_validator(mode="after")
-    def _shape(self) -> EntropyProfile:
-        if not self.curves or any(len(curve) != self.num_layers for curve in self.curves):
-            raise ValueError(f"expected at least one curve of {self.num_layers} numbers")
-        return self
-
-    @property
-    def mean(self) -> list[float]:
-        """The mean curve."""
-        return [statistics.fmean(column) for column in zip(*self.curves, strict=True)]
-
-    def save(self, path: str | Path) -> None:
-        """Write as JSON, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(self.model_dump_json(indent=1))
-        os.replace(partial, path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> EntropyProfile:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            MissingDataError: There is no such file.
-            ConfigError: It is not an entropy profile.
-        """
-        try:
-            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise MissingDataError(f"no entropy profile at {path}", "make one with `tokenprune profile`") from None
-        except (ValidationError, UnicodeDecodeError) as error:
-            first = str(error).splitlines()
-            raise ConfigError(f"{path} is no entropy profile ({'; '.join(first[1:3]).strip() or first[0]})") from None
-
-
-@dataclass(frozen=True)
-class Collapse:
-    """What the detector found.
-
-    Attributes:
-        layer: The entropy collapse layer, or None.
-        drop: Mean drop ``S[l-1] - S[l]`` at the layer with the sharpest mean drop.
-        candidate: That layer, whether or not it counts as a collapse.
-        relative: The drop as a share of the entropy before it.
-        error: Standard error of the drop over samples.
-        agreement: Share of samples whose own sharpest drop is at the candidate, one layer more or less.
-        sentence: The verdict in words.
-    """
-
-    layer: int | None
-    candidate: int
-    drop: float
-    relative: float
-    error: float
-    agreement: float
-    sentence: str
-
-
-def detect_collapse(profile: EntropyProfile, min_relative: float = 0.1, min_agreement: float = 0.75) -> Collapse:
-    """Find the layer with the sharpest consistent drop of entropy.
-
-    The candidate is the layer l >= 1 with the largest mean drop ``S[l-1] - S[l]``. It is a collapse when the drop
-    stands out of the samples' scatter (two standard errors above zero), is at least ``min_relative`` of the entropy
-    before it, and at least ``min_agreement`` of the samples have their own sharpest drop there (one layer more or
-    less). Otherwise there is none, and the sentence says which condition failed.
-
-    Args:
-        profile: The curves.
-        min_relative: Smallest drop, as a share of the entropy before it.
-        min_agreement: Smallest share of agreeing samples.
-    """
-    drops = [[a - b for a, b in pairwise(curve)] for curve in profile.curves]
-    if profile.num_layers < 2:
-        return Collapse(None, 0, 0.0, 0.0, 0.0, 0.0, "no collapse found: the model has one layer")
-    means = [statistics.fmean(column) for column in zip(*drops, strict=True)]
-    best = max(range(len(means)), key=means.__getitem__)
-    column = [row[best] for row in drops]
-    error = statistics.stdev(column) / len(column) ** 0.5 if len(column) > 1 else 0.0
-    level = abs(profile.mean[best])
-    relative = means[best] / level if level else 0.0
-    agree = sum(abs(max(range(len(row)), key=row.__getitem__) - best) <= 1 for row in drops) / len(drops)
-    facts = (
-        f"sharpest mean drop {means[best]:.4f} (+- {error:.4f}, {100 * relative:.1f} %) before layer {best + 1},"
-        f" {100 * agree:.0f} % of {len(drops)} samples agree"
-    )
-    why = None
-    if means[best] <= 0:
-        why = "the entropy never falls"
-    elif means[best] <= 2 * error:
-        why = "the drop does not stand out of the scatter"
-    elif relative < min_relative:
-        why = f"the drop is below {100 * min_relative:g} %"
-    elif agree < min_agreement:
-        why = f"fewer than {100 * min_agreement:g} % of the samples agree"
-    sentence = f"no collapse found: {why} ({facts})" if why else f"collapse before layer {best + 1}: {facts}"
-    return Collapse(None if why else best + 1, best + 1, means[best], relative, error, agree, sentence)
+from tokenprune.selectors.entropy_profile import EntropyProfile
 
 
 def measure_entropy(

@@ -8,7 +8,7 @@ from typing import Any
 from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
 from tokenprune.errors import ConfigError, LayerError, MissingDataError
-from tokenprune.measure.flops import Parts, Shape, kv_cache_bytes, model_flops, prefill_cost, step_flops
+from tokenprune.flops import Parts, Shape, kv_cache_bytes, model_flops, prefill_cost, step_flops
 from tokenprune.models.presets import PRESETS, Request
 from tokenprune.registry import suggest
 from tokenprune.selectors.base import ModelProfile

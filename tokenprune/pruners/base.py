@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from tokenprune.component import Component
 from tokenprune.context import PruneContext
-
-if TYPE_CHECKING:
-    from tokenprune.measure.flops import Shape
+from tokenprune.flops import Shape
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
 from tokenprune.component import FromRegistry
 from tokenprune.context import PruneContext
+from tokenprune.flops import Shape
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.dpp import greedy_map, relevance_weights
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
-
-if TYPE_CHECKING:
-    from tokenprune.measure.flops import Shape
 
 
 class Dpp(Pruner):

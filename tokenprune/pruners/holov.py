@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from tokenprune.context import PruneContext
+from tokenprune.flops import Shape
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.crops import Crops, share_out, similarity_variance
 from tokenprune.pruners.base import Pruner, Selection
-
-if TYPE_CHECKING:
-    from tokenprune.measure.flops import Shape
 
 _SMALL = 1e-6  # the published code's guard of the division
 

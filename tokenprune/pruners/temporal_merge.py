@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from tokenprune.context import PruneContext
+from tokenprune.flops import Shape
 from tokenprune.ops.frames import best_of_each, best_overall, cosine_to, mean_of_frames, rank_within
 from tokenprune.pruners.base import Pruner, Selection
-
-if TYPE_CHECKING:
-    from tokenprune.measure.flops import Shape
 
 GROUP = 4
 _LAGS = (0, 1, 2, 1)  # the frame of its group that each frame is compared with: none, first, first, third

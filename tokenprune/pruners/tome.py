@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
 from tokenprune.context import PruneContext
+from tokenprune.flops import Shape
 from tokenprune.ops.bipartite import mean_of_clusters, rounds_needed, soft_matching
 from tokenprune.pruners.base import Pruner, Selection
-
-if TYPE_CHECKING:
-    from tokenprune.measure.flops import Shape
 
 
 class ToMe(Pruner):

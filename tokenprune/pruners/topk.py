@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from torch import Tensor
 
 from tokenprune.component import FromRegistry
 from tokenprune.context import PruneContext
+from tokenprune.flops import Shape
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
-
-if TYPE_CHECKING:
-    from tokenprune.measure.flops import Shape
 
 
 class TopK(Pruner):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -10,12 +10,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tokenprune.context import PruneContext
+from tokenprune.flops import Shape
 from tokenprune.ops.frames import best_overall, mean_of_frames, rank_within
 from tokenprune.ops.gaussian import WIDTHS, kernel_sum, steady_channels
 from tokenprune.pruners.base import Pruner, Selection
-
-if TYPE_CHECKING:
-    from tokenprune.measure.flops import Shape
 
 _ALWAYS = 1e9  # above every share and rank
 _STEPS = 1024

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from tokenprune.context import PruneContext
+from tokenprune.flops import Shape
 from tokenprune.ops.merging import merge_into
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.ops.windows import best_of_windows, grid_windows
 from tokenprune.pruners.base import Pruner, Selection
-
-if TYPE_CHECKING:
-    from tokenprune.measure.flops import Shape
 
 
 class VScan(Pruner):

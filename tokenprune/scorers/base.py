@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from tokenprune.component import Component
 from tokenprune.context import PruneContext
 from tokenprune.errors import ScoreError
-
-if TYPE_CHECKING:
-    from tokenprune.measure.flops import Shape
+from tokenprune.flops import Shape
 
 
 class Scorer(Component, ABC):

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from tokenprune.context import PruneContext
+from tokenprune.flops import Shape
 from tokenprune.scorers.base import Scorer
-
-if TYPE_CHECKING:
-    from tokenprune.measure.flops import Shape
 
 
 class FastV(Scorer):

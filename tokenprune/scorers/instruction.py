@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from tokenprune.context import PruneContext
+from tokenprune.flops import Shape
 from tokenprune.ops.cosine import cosine_similarity
 from tokenprune.scorers.base import Scorer
-
-if TYPE_CHECKING:
-    from tokenprune.measure.flops import Shape
 
 
 class Instruction(Scorer):

@@ -5,14 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from tokenprune.component import Component
-
-if TYPE_CHECKING:
-    from tokenprune.measure.entropy import EntropyProfile
+from tokenprune.selectors.entropy_profile import EntropyProfile
 
 
 @dataclass(frozen=True)

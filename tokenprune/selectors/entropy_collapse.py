@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from tokenprune.errors import LayerError
-from tokenprune.measure.entropy import EntropyProfile, detect_collapse
 from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
+from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
 
 #: Layers that the paper states. Its code hard-codes them; nobody ships the detector.
 PUBLISHED = {"llava": 2, "llava_next": 2, "qwen2_5_vl": 1}
@@ -25,8 +25,8 @@ class EntropyCollapse(LayerSelector):
         profile: A JSON file written by ``tokenprune profile``.
         fallback: Layer to take where nothing else decides.
         published: Whether the paper's table may be used.
-        min_relative: See :func:`tokenprune.measure.entropy.detect_collapse`.
-        min_agreement: See :func:`tokenprune.measure.entropy.detect_collapse`.
+        min_relative: See :func:`tokenprune.selectors.entropy_profile.detect_collapse`.
+        min_agreement: See :func:`tokenprune.selectors.entropy_profile.detect_collapse`.
     """
 
     profile: str | None = None
