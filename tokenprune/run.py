@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,24 @@ from tokenprune.budgets.layer_average import layer_average
 from tokenprune.config import Method
 from tokenprune.flops import prefill_flops
 from tokenprune.selectors.base import LayerChoice
+
+
+class Clock:
+    """A moment, on the host or on the device's stream, without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.event: Any = None
+        self.host = time.perf_counter()
+        if device.type == "cuda":
+            self.event = torch.cuda.Event(enable_timing=True)
+            self.event.record()
+
+    def since(self, start: Clock) -> float:
+        """Milliseconds since ``start``; waits for the device when asked, not when recorded."""
+        if self.event is None:
+            return (self.host - start.host) * 1e3
+        self.event.synchronize()
+        return float(start.event.elapsed_time(self.event))
 
 
 @dataclass
@@ -50,6 +69,38 @@ class StageResult:
         width = max(self.after, default=0)
         order = (~self._keep).int().argsort(dim=1, stable=True)[:, :width]
         return self._positions.gather(1, order).masked_fill(~self._keep.gather(1, order), -1)
+
+
+@dataclass
+class PrefillRecord:
+    """What a run shows of one prefill; the engine fills it on the way.
+
+    Attributes:
+        text_tokens: Tokens per sample that are not visual (padding included).
+        stages: The stages that have passed.
+        clock: Begin and end of scoring and selecting at each stage.
+        kv_bytes: Bytes of the KV cache after the prefill, 0 without a cache.
+        kv_bytes_unpruned: What it would have been.
+    """
+
+    text_tokens: list[int] = field(default_factory=list)
+    stages: list[StageResult] = field(default_factory=list)
+    clock: list[tuple[Clock, Clock]] = field(default_factory=list)
+    kv_bytes: int = 0
+    kv_bytes_unpruned: int = 0
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What the caller gave for the following prefills.
+
+    Attributes:
+        sample_ids: One stable integer per sample; None to count samples.
+        values: One vector per sample, by name.
+    """
+
+    sample_ids: tuple[int, ...] | None = None
+    values: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
 
 
 @dataclass
@@ -131,52 +182,65 @@ class Report:
 class Run:
     """One applied method on one model. Made by :func:`tokenprune.apply`.
 
+    Several threads may use the model at once. ``stages`` and ``report`` show the prefill that began last, on whatever
+    thread.
+
     Attributes:
         method: The method.
         choice: The layers it prunes before, and why these.
-        stages: The stages of the last prefill; see :class:`StageResult`.
     """
 
     def __init__(self, method: Method, choice: LayerChoice, family: str, num_layers: int, text_config: Any) -> None:
         self.method = method
         self.choice = choice
-        self.stages: list[StageResult] = []
-        self.key = uuid.uuid4().hex  # marks the caches that this run pruned; survives copies of a cache
-        self.annotations: dict[str, list[Tensor]] = {}
-        self.sample_ids: list[int] | None = None
         self._family, self._num_layers, self._text_config = family, num_layers, text_config
-        self.kv_bytes = (0, 0)
-        self._text_tokens: list[int] = []
-        self._clock: list[Any] = []
+        self._record = PrefillRecord()
+        self._annotations = Annotations()
+        self._own = threading.local()  # annotations that a thread gave itself
 
-    def begin(self, stages: list[StageResult], clock: list[Any], text_tokens: list[int]) -> None:
-        """A prefill starts; the engine fills ``stages`` and ``clock`` as it goes."""
-        self.stages, self._clock, self._text_tokens, self.kv_bytes = stages, clock, text_tokens, (0, 0)
+    @property
+    def stages(self) -> list[StageResult]:
+        """The stages of the last prefill; see :class:`StageResult`."""
+        return self._record.stages
+
+    @property
+    def annotations(self) -> Annotations:
+        """What holds for a prefill on this thread: what the thread gave itself, else what was given last."""
+        annotations: Annotations = getattr(self._own, "annotations", self._annotations)
+        return annotations
+
+    def begin(self, record: PrefillRecord) -> None:
+        """A prefill starts; the engine fills its record as it goes."""
+        self._record = record
 
     def annotate(self, sample_ids: Sequence[int] | None = None, **values: Sequence[Tensor | Sequence[float]]) -> None:
         """Give the following prefills something that is not in the model.
+
+        A thread that annotates sees its own annotations only. A thread that never does sees the latest ones.
 
         Args:
             sample_ids: One stable integer per sample; random scores depend on it and not on the batch. By default
                 samples are counted in the order in which the run sees them.
             values: One vector of the length of its visual tokens per sample, e.g. ``foreground=[...]``.
         """
-        self.sample_ids = None if sample_ids is None else [int(i) for i in sample_ids]
-        self.annotations = {
+        ids = None if sample_ids is None else tuple(int(i) for i in sample_ids)
+        vectors = {
             name: [torch.as_tensor(item, dtype=torch.float32) for item in items] for name, items in values.items()
         }
+        self._annotations = self._own.annotations = Annotations(ids, vectors)
 
     @property
     def report(self) -> Report:
         """What the last prefill did."""
+        record = self._record
         return Report(
             model=self._family,
             choice=self.choice,
-            stages=list(self.stages),
+            stages=list(record.stages),
             num_layers=self._num_layers,
-            text_tokens=self._text_tokens,
-            kv_bytes=self.kv_bytes[0],
-            kv_bytes_unpruned=self.kv_bytes[1],
-            score_ms=sum(stop.since(start) for start, stop in self._clock),
+            text_tokens=record.text_tokens,
+            kv_bytes=record.kv_bytes,
+            kv_bytes_unpruned=record.kv_bytes_unpruned,
+            score_ms=sum(stop.since(start) for start, stop in record.clock),
             text_config=self._text_config,
         )

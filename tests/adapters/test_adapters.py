@@ -22,8 +22,8 @@ from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import EXACT_TYPES, Adapter, VisualLayout
 from tokenprune.adapters.generic import GenericAdapter
 from tokenprune.adapters.visuals import deal
-from tokenprune.context import AttentionProbe
 from tokenprune.errors import UnsupportedModelError
+from tokenprune.signals import AttentionProbe
 
 HYBRID = {name for name, case in CASES.items() if case.hybrid}
 UNREADABLE = {"llava_gpt_neox", "llava_deepseek_v3"}

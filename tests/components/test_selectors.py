@@ -10,8 +10,8 @@ import torch
 
 import tokenprune as tp
 from tests.support.tiny import CASES
+from tokenprune.engine import measure_entropy
 from tokenprune.errors import ConfigError, LayerError, MissingDataError
-from tokenprune.measure.entropy import measure_entropy
 from tokenprune.selectors.base import ModelProfile
 from tokenprune.selectors.entropy_collapse import EntropyCollapse
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse

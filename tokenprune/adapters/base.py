@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.adapters.signals import Projection as Projection
 from tokenprune.adapters.signals import projection, rotation
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
@@ -96,6 +97,9 @@ class Adapter(ABC):
     #: Tensors that the layers get and that have the sequence as an axis, beside the usual ones: name -> axis.
     sequence_kwargs: ClassVar[Mapping[str, int]] = {"per_layer_input": 1, "moe_mm_token_type_ids": 1}
 
+    #: What the layers call their arguments; a family with other names overrides it.
+    layer_signature: ClassVar[LayerSignature] = LayerSignature()
+
     #: Methods of the model's inner model that run the tower, and which of their arguments, beside the tower's own,
     #: :attr:`VisionAttention.read` has to know: a decoder is not always told them. Of pixels it gets the shape alone.
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -135,10 +139,11 @@ class Adapter(ABC):
         layers = self.decoder.layers
         assert isinstance(layers, nn.ModuleList)
         names = list(inspect.signature(layers[0].forward).parameters)
-        if not names or names[0] != "hidden_states":
+        if not names or names[0] != self.layer_signature.hidden_states:
             raise UnsupportedModelError(
-                f"{type(layers[0]).__name__}.forward does not start with hidden_states (it has {names[:3]})",
-                "write an adapter for this family",
+                f"{type(layers[0]).__name__}.forward does not start with {self.layer_signature.hidden_states} (it has"
+                f" {names[:3]})",
+                "write an adapter for this family that overrides layer_signature",
             )
         if any(hasattr(layer, "cross_attn") for layer in layers):
             raise UnsupportedModelError(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune.replaced import Replaced
+from tokenprune.adapters.base import bound_arguments
+from tokenprune.engine.hooks import PatchedMethod
 
 
 class SharedFeatures:
@@ -29,20 +30,19 @@ class SharedFeatures:
     @contextmanager
     def used(self) -> Iterator[None]:
         """Inside the block, equal pixels are not encoded again. The model is itself again on exit."""
-        replaced = Replaced(self.inner, "get_image_features", self._remembering)
+        patched = PatchedMethod(self.inner, "get_image_features", self._remember)
         try:
             yield
         finally:
-            replaced.remove()
+            patched.remove()
 
-    def _remembering(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        def get_image_features(pixel_values: Tensor, **options: Any) -> Any:
-            if any(isinstance(value, Tensor) for value in options.values()):
-                return compute(pixel_values=pixel_values, **options)  # grids and sizes belong to the pixels
-            if self.known is not None and self.known[1] == options and torch.equal(self.known[0], pixel_values):
-                return self.known[2]
-            found = compute(pixel_values=pixel_values, **options)
-            self.known = (pixel_values, options, found)
-            return found
-
-        return get_image_features
+    def _remember(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        arguments = bound_arguments(own, args, kwargs)
+        pixels = arguments.pop("pixel_values", None)
+        if pixels is None or any(isinstance(value, Tensor) for value in arguments.values()):
+            return own(*args, **kwargs)  # grids and sizes belong to the pixels
+        if self.known is not None and self.known[1] == arguments and torch.equal(self.known[0], pixels):
+            return self.known[2]
+        features = own(*args, **kwargs)
+        self.known = (pixels, arguments, features)
+        return features

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Schedule
-from tokenprune.engine import apply, choose_layers
+from tokenprune.engine import apply, choose_layers, measure_entropy
 from tokenprune.errors import BudgetError, ConfigError
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.features import SharedFeatures
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
 from tokenprune.flops import prefill_cost
-from tokenprune.measure.entropy import measure_entropy
 from tokenprune.models.base import LoadedModel
 from tokenprune.run import Run
 from tokenprune.selectors.entropy_profile import EntropyProfile

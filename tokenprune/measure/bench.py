@@ -14,9 +14,9 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from tokenprune.cache import cache_bytes
 from tokenprune.config import Config, Method
 from tokenprune.engine import apply
+from tokenprune.engine.cache import cache_bytes
 from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedModelError
 from tokenprune.flops import vision_flops
 from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios, resolve_device

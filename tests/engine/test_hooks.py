@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tokenprune.replaced import Replaced, listened_to
+from tokenprune.engine.hooks import PatchedMethod, observe_calls
 
 
 class Encoder:
@@ -21,7 +21,7 @@ class Encoder:
 def test_arguments_are_told_by_name_and_end_with_the_call() -> None:
     told: list[Mapping[str, Any]] = []
     encoder = Encoder()
-    replaced = listened_to(encoder, "encode", told.append)
+    replaced = observe_calls(encoder, "encode", told.append)
     assert encoder.encode(3, 4) == (3, 4)
     assert encoder.encode(3, sizes=5, dtype="half") == (3, 5)
     with pytest.raises(ValueError, match="-1"):
@@ -43,8 +43,8 @@ def test_arguments_are_told_by_name_and_end_with_the_call() -> None:
 
 def test_replacements_are_taken_off_one_by_one() -> None:
     encoder = Encoder()
-    outer = Replaced(encoder, "encode", lambda own: lambda *args: ("outer", own(*args)))
-    inner = Replaced(encoder, "encode", lambda own: lambda *args: ("inner", own(*args)))
+    outer = PatchedMethod(encoder, "encode", lambda own, args, kwargs: ("outer", own(*args)))
+    inner = PatchedMethod(encoder, "encode", lambda own, args, kwargs: ("inner", own(*args)))
     assert encoder.encode(1, 2) == ("inner", ("outer", (1, 2)))  # type: ignore[comparison-overlap]
     inner.remove()
     assert encoder.encode(1, 2) == ("outer", (1, 2))  # type: ignore[comparison-overlap]
@@ -54,6 +54,6 @@ def test_replacements_are_taken_off_one_by_one() -> None:
 
 def test_what_is_not_there_is_not_put_there() -> None:
     encoder = Encoder()
-    Replaced(encoder, "decode", lambda own: own).remove()
+    PatchedMethod(encoder, "decode", lambda own, args, kwargs: own(*args)).remove()
     assert not vars(encoder)
     assert not hasattr(encoder, "decode")

@@ -1,0 +1,126 @@
+"""Models that were compiled, and warmed up, before a method was applied: Dynamo does not guard on new hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+import tokenprune as tp
+from tests.support.simple import KEPT, fastv, pair, pruned_logits
+
+BACKEND = "eager"  # Dynamo traces and guards; nothing is lowered, so that results are bitwise equal
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo() -> Iterator[None]:
+    yield
+    torch._dynamo.reset()
+
+
+def wrapped(model: PreTrainedModel) -> tuple[Any, Any]:
+    compiled = torch.compile(model, backend=BACKEND)
+    return compiled, compiled
+
+
+def wrapper_kept_aside(model: PreTrainedModel) -> tuple[Any, Any]:
+    return model, torch.compile(model, backend=BACKEND)
+
+
+def in_place(model: PreTrainedModel) -> tuple[Any, Any]:
+    model.compile(backend=BACKEND)
+    return model, model
+
+
+def language_model(model: PreTrainedModel) -> tuple[Any, Any]:
+    model.model.language_model = torch.compile(model.model.language_model, backend=BACKEND)
+    return model, model
+
+
+def language_model_in_place(model: PreTrainedModel) -> tuple[Any, Any]:
+    model.model.language_model.compile(backend=BACKEND)
+    return model, model
+
+
+def forward(model: PreTrainedModel) -> tuple[Any, Any]:
+    model.forward = torch.compile(model.forward, backend=BACKEND)
+    return model, model
+
+
+def decoder_forward(model: PreTrainedModel) -> tuple[Any, Any]:
+    model.model.language_model.forward = torch.compile(model.model.language_model.forward, backend=BACKEND)
+    return model, model
+
+
+def every_layer(model: PreTrainedModel) -> tuple[Any, Any]:
+    for layer in model.model.language_model.layers:
+        layer.compile(backend=BACKEND)
+    return model, model
+
+
+def every_layer_wrapped(model: PreTrainedModel) -> tuple[Any, Any]:
+    layers = model.model.language_model.layers
+    for number, layer in enumerate(layers):
+        layers[number] = torch.compile(layer, backend=BACKEND)
+    return model, model
+
+
+WAYS = [
+    wrapped,
+    wrapper_kept_aside,
+    in_place,
+    language_model,
+    language_model_in_place,
+    forward,
+    decoder_forward,
+    every_layer,
+    every_layer_wrapped,
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("warm", [True, False])
+@torch.no_grad()
+def test_compiled_models_are_pruned(way: Any, warm: bool) -> None:
+    """What apply is given, and what is called, may differ; the result is that of the plain model."""
+    model, inputs = pair()
+    expected, unpruned = pruned_logits(model, inputs), model(**inputs).logits
+    given, called = way(model)
+    for _ in range(2 if warm else 0):
+        called(**inputs)
+    with tp.apply(given, fastv()) as run:
+        logits = called(**inputs).logits
+    assert run.report.after == [KEPT, KEPT]
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    after = called(**inputs).logits
+    torch.testing.assert_close(after, unpruned, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_compiled_vision_tower_is_read() -> None:
+    model, inputs = pair()
+    method = tp.Method(
+        layers={"name": "fixed", "layers": [0]},
+        pruner={"name": "topk", "scorer": "vision_attention"},
+        budget={"name": "keep_count", "tokens": KEPT},
+    )
+    expected = pruned_logits(model, inputs, method)
+    model.model.vision_tower.compile(backend=BACKEND)
+    model(**inputs)
+    torch.testing.assert_close(pruned_logits(model, inputs, method), expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_compiled_model_is_observed() -> None:
+    """Calibration runs the model, too."""
+    model, inputs = pair()
+    plain = tp.engine.measure_entropy(model, [inputs], cache=False)
+    for layer in model.model.language_model.layers:
+        layer.compile(backend=BACKEND)
+    model(**inputs)
+    measured = tp.engine.measure_entropy(model, [inputs], cache=False)
+    for one, other in zip(measured.curves, plain.curves, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)

@@ -1,0 +1,57 @@
+"""One decoder layer's call: arguments by position and by name, and layers that name them otherwise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from tokenprune.adapters.layer_signature import LayerSignature
+from tokenprune.engine.layer_call import LayerCalls
+
+
+class Usual(nn.Module):
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, past: object = None) -> Tensor:
+        return hidden_states
+
+
+class Other(nn.Module):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x
+
+
+def test_a_mask_given_by_position_is_there_once() -> None:
+    """XGLM passes the mask by position: with the cut mask by name, too, its layer would get two."""
+    layer = Usual()
+    calls = LayerCalls(layer, LayerSignature())
+    hidden, mask, cut = torch.zeros(1, 2, 3), torch.ones(1, 2), torch.ones(1, 1)
+    by_name = {"hidden_states": hidden, "attention_mask": mask}
+    ways: list[tuple[tuple[Tensor, ...], dict[str, Tensor]]] = [
+        ((hidden, mask), {}),
+        ((hidden,), {"attention_mask": mask}),
+        ((), by_name),
+    ]
+    for args, kwargs in ways:
+        others = calls.others(args, kwargs)
+        assert calls.hidden(args, kwargs) is hidden
+        assert calls.mask(others) is mask
+        new_args, new_kwargs = calls.with_mask(args, others, cut, hidden)
+        assert layer(*new_args, **new_kwargs) is hidden
+        assert new_kwargs == {"attention_mask": cut}
+
+
+def test_other_names() -> None:
+    layer = Other()
+    calls = LayerCalls(layer, LayerSignature(hidden_states="x", attention_mask="mask"))
+    hidden, mask = torch.zeros(1, 2, 3), torch.ones(1, 2)
+    assert calls.hidden((), {"x": hidden}) is hidden
+    assert calls.mask(calls.others((hidden, mask), {})) is mask
+    assert calls.with_mask((hidden,), {}, mask, hidden) == ((hidden,), {"mask": mask})
+
+
+def test_a_cache_is_found_by_its_class() -> None:
+    calls = LayerCalls(Usual(), LayerSignature())
+    cache = DynamicCache()
+    assert calls.cache({"past": cache}) is cache
+    assert calls.cache({"past_key_values": cache}) is cache
+    assert calls.cache({}) is None

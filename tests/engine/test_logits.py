@@ -1,0 +1,53 @@
+"""``logits_to_keep`` names positions of the prompt, not rows that are left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import tokenprune as tp
+from tests.support.matrix import stages_of
+from tests.support.oracle import oracle_logits, tolerance
+from tests.support.simple import fastv
+from tests.support.tiny import CASES
+from tokenprune.errors import UnsupportedFeatureError
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
+@pytest.mark.parametrize("variant", ["image", "ragged"])
+@torch.no_grad()
+def test_positions_mean_the_prompt(family: str, variant: Any) -> None:
+    """The logits of text before and behind the image are the oracle's at these positions."""
+    case = CASES[family]
+    model = case.build()
+    inputs = case.batch(model, 2, "left", variant=variant).inputs
+    width = inputs["input_ids"].shape[1]
+    wanted = torch.tensor([width - 1, -2, width - 3])
+    with tp.apply(model, fastv(name="keep_ratio", ratio=0.3)) as run:
+        picked = model(**inputs, logits_to_keep=wanted).logits
+        last = model(**inputs, logits_to_keep=2).logits
+    expected = oracle_logits(model, inputs, stages_of(run), case.visual_ids)
+    assert picked.shape == expected[:, wanted].shape
+    torch.testing.assert_close(picked, expected[:, wanted], atol=tolerance(expected), rtol=0)
+    torch.testing.assert_close(last, expected[:, -2:], atol=tolerance(expected), rtol=0)
+
+
+@torch.no_grad()
+def test_dropped_positions_are_an_error() -> None:
+    case = CASES["llava"]
+    model = case.build()
+    inputs = case.batch(model, 1).inputs
+    visual = (inputs["input_ids"][0] == case.visual_ids[0]).nonzero()[:, 0]
+    with tp.apply(model, fastv()) as run:
+        model(**inputs)
+        kept = run.stages[0].kept[0]
+        gone = int(next(place for place in visual if place not in kept))
+        assert model(**inputs, logits_to_keep=kept).logits.shape[1] == len(kept)
+        with pytest.raises(UnsupportedFeatureError, match=f"sample 0 that were dropped: {gone}"):
+            model(**inputs, logits_to_keep=torch.tensor([gone, 0]))
+        with pytest.raises(UnsupportedFeatureError, match="were dropped"):
+            model(**inputs, logits_to_keep=inputs["input_ids"].shape[1] - 1)
+        with pytest.raises(UnsupportedFeatureError, match="use 0 to"):
+            model(**inputs, logits_to_keep=torch.tensor([999]))

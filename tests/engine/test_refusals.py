@@ -1,0 +1,42 @@
+"""Ways to generate that are refused before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import tokenprune as tp
+from tests.support.simple import fastv, pair
+from tokenprune.errors import UnsupportedFeatureError
+
+
+@pytest.mark.parametrize("how", ["assistant", "lookup"])
+def test_assisted_decoding_runs_nothing(how: str) -> None:
+    model, inputs = pair(batch=1)
+    more: dict[str, Any] = {"assistant_model": pair()[0]} if how == "assistant" else {"prompt_lookup_num_tokens": 2}
+    ran: list[int] = []
+    handle = model.model.vision_tower.register_forward_pre_hook(lambda module, args: ran.append(1))
+    with tp.apply(model, fastv()), pytest.raises(UnsupportedFeatureError, match="assisted decoding"):
+        model.generate(**inputs, max_new_tokens=3, **more)
+    handle.remove()
+    assert not ran
+
+
+@pytest.mark.parametrize("name", ["generate_batch", "init_continuous_batching", "continuous_batching_context_manager"])
+def test_continuous_batching_is_refused(name: str) -> None:
+    model, inputs = pair()
+    with tp.apply(model, fastv()), pytest.raises(UnsupportedFeatureError, match=f"continuous batching .{name}"):
+        getattr(model, name)(inputs["input_ids"].tolist())
+    assert name not in vars(model)
+
+
+def test_a_paged_cache_is_refused() -> None:
+    model, inputs = pair()
+    with (
+        tp.apply(model, fastv()),
+        torch.no_grad(),
+        pytest.raises(UnsupportedFeatureError, match="continuous batching"),
+    ):
+        model.generate(inputs["input_ids"], cache_implementation="paged", max_new_tokens=2)

@@ -1,0 +1,56 @@
+"""Generation without a cache: every step keeps what the first step kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tokenprune as tp
+from tests.support.simple import fastv, pair
+
+
+def kept_by_step(inputs: dict[str, Tensor], method: tp.Method, steps: int = 4, **more: Any) -> list[list[Tensor]]:
+    """What each stage kept in each step."""
+    model, _ = pair()
+    shown: list[list[Tensor]] = []
+
+    def note(ids: Tensor, scores: Tensor) -> Tensor:
+        shown.append([stage.kept.clone() for stage in run.stages])
+        return scores
+
+    with tp.apply(model, method) as run, torch.no_grad():
+        model.generate(**inputs, max_new_tokens=steps, use_cache=False, logits_processor=[note], **more)
+    return shown
+
+
+@pytest.mark.parametrize("ratios", [[1.0, 0.4], [0.5, 0.5], [0.5, 0.5, 0.3], [0.6, 0.3]], ids=str)
+def test_stages_that_drop_nothing(ratios: list[float]) -> None:
+    """A skipped stage, before or between others, does not make the choice anew."""
+    inputs = pair(variant="image")[1]
+    method = fastv([1, 2, 3][: len(ratios)], name="keep_schedule", ratios=ratios)
+    first, *later = kept_by_step(inputs, method)
+    assert len(later) == 3
+    for step in later:
+        for one, other in zip(first, step, strict=True):
+            assert torch.equal(one, other)
+
+
+@torch.no_grad()
+def test_two_generations_take_turns() -> None:
+    """Contrastive decoding runs the model twice a step, on two pictures: both keep their choice."""
+    model, inputs = pair(batch=1, padding="none")
+    other = {**inputs, "pixel_values": inputs["pixel_values"].flip(-1).contiguous()}
+    kept: dict[int, list[Tensor]] = {0: [], 1: []}
+    ids = inputs["input_ids"]
+    with tp.apply(model, fastv([1], name="keep_count", tokens=4)) as run:
+        for step in range(4):
+            for number, picture in enumerate((inputs, other)):
+                model(**{**picture, "input_ids": ids, "attention_mask": torch.ones_like(ids)}, use_cache=False)
+                kept[number].append(run.stages[0].kept)
+            ids = torch.cat([ids, torch.tensor([[20 + 7 * step]])], 1)
+    for choices in kept.values():
+        assert all(torch.equal(choices[0], choice) for choice in choices)
+    assert not torch.equal(kept[0][0], kept[1][0])

@@ -1,0 +1,15 @@
+"""The engine: prunes visual tokens inside an unchanged transformers model.
+
+One forward pass, no layer run twice. At the first pruned layer K the hidden states are compacted; from K on every
+layer's position embeddings, position ids and mask are compacted to the same rows, which keep their original rotary
+positions. In decode the caches of pruned layers hold fewer keys; see :mod:`tokenprune.engine.cache` for why the masks
+that arrive can then be trusted.
+"""
+
+from __future__ import annotations
+
+from tokenprune.engine.apply import apply, choose_layers
+from tokenprune.engine.cache import cache_bytes
+from tokenprune.engine.calibrate import measure_entropy, observe
+
+__all__ = ["apply", "cache_bytes", "choose_layers", "measure_entropy", "observe"]

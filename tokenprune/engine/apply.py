@@ -1,0 +1,105 @@
+"""Applying a method to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from tokenprune.adapters import adapter_for
+from tokenprune.adapters.base import Adapter
+from tokenprune.config import Method
+from tokenprune.engine.calibrate import entropy_profile, last_logits
+from tokenprune.engine.engine import Engine
+from tokenprune.engine.unwrap import unwrap
+from tokenprune.errors import BusyModelError, ConfigError, UnsupportedFeatureError
+from tokenprune.run import Run
+from tokenprune.selectors.base import LayerChoice, ModelProfile
+
+_MARK = "_tokenprune_applied"
+
+
+@contextmanager
+def apply(model: nn.Module, method: Method, calibration: Sequence[Mapping[str, Any]] | None = None) -> Iterator[Run]:
+    """Prune a model's visual tokens inside the block; ``forward`` and ``generate`` work as before.
+
+    Wrappers are looked through: a PEFT model, ``torch.compile(model)``, ``DistributedDataParallel``. What was compiled
+    runs eagerly inside the block. Several threads may use the model at once.
+
+    Args:
+        model: Any supported transformers model; it is not changed, and nothing is left on it afterwards.
+        method: What to do; see :class:`tokenprune.Method`.
+        calibration: A few inputs (as for ``model(**inputs)``), for layer selectors that measure the model.
+
+    Yields:
+        The run: ``run.stages`` and ``run.report`` tell what the last prefill did.
+
+    Raises:
+        UnsupportedModelError: The engine cannot find what it needs in the model.
+        UnsupportedFeatureError: Flex attention, flash attention with sliding windows ...; or the model ran inside the
+            block and never read a prompt there, so that nothing was pruned.
+        LayerError: A layer is out of range, or the method needs signals that do not exist before it.
+        BusyModelError: A method is already applied to the model.
+    """
+    if not isinstance(method, Method):
+        raise ConfigError(f"apply needs a Method, got {type(method).__name__}", "use tp.load_method(name) or tp.Method")
+    adapter = adapter_for(unwrap(model))
+    with _reserved(adapter.decoder):
+        choice = method.layers.select(_profile(adapter, method, calibration))
+        run = Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
+        engine = Engine(adapter, run)
+        try:
+            engine.attach()
+            yield run
+        finally:
+            engine.detach()
+    if engine.finished_calls and not engine.prompts:
+        raise UnsupportedFeatureError(
+            f"the model ran {engine.finished_calls} times inside the apply block but never read a prompt there:"
+            " nothing was pruned",
+            "start the conversation inside the block, without a cache from before it",
+        )
+
+
+def choose_layers(
+    model: nn.Module, method: Method, calibration: Sequence[Mapping[str, Any]] | None = None
+) -> LayerChoice:
+    """The layers at which a method would prune a model, and why these; arguments and errors as for :func:`apply`."""
+    return method.layers.select(_profile(adapter_for(unwrap(model)), method, calibration))
+
+
+class _Reservation:
+    """Marks a decoder while a method is applied. A copy of the model carries None in its place."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
+@contextmanager
+def _reserved(decoder: nn.Module) -> Iterator[None]:
+    """Two methods on one model would corrupt each other: the second is refused."""
+    attributes, mine = vars(decoder), _Reservation()
+    if attributes.get(_MARK) is None:
+        attributes.pop(_MARK, None)
+    if attributes.setdefault(_MARK, mine) is not mine:
+        raise BusyModelError("a method is already applied to this model", "leave the first apply block before another")
+    try:
+        yield
+    finally:
+        del attributes[_MARK]
+
+
+def _profile(adapter: Adapter, method: Method, calibration: Sequence[Mapping[str, Any]] | None) -> ModelProfile:
+    if calibration is None:
+        return ModelProfile(adapter.name, adapter.num_layers)
+    return ModelProfile(
+        adapter.name,
+        adapter.num_layers,
+        lambda: entropy_profile(adapter, calibration),
+        lambda layer: last_logits(adapter, method, calibration, layer),
+    )

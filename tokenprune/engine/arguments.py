@@ -1,0 +1,114 @@
+"""A decoder layer's arguments on the rows that are left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenprune.adapters.base import Adapter
+from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
+from tokenprune.ops.rows import causal_mask, prefill_mask, take, take_nested
+
+
+@dataclass
+class CompactArguments:
+    """Cuts what the layers from one stage on are given. All of these layers get the same few tensors, cut once.
+
+    Attributes:
+        adapter: The model's adapter.
+        rows: Position in the unpruned sequence of each row that is left, long ``[batch, rows]``, -1 for padding.
+        width: Length of the unpruned sequence.
+        ragged: Whether any row is padding (known on the host).
+        dtype: Of the hidden states: masks for eager attention are additive.
+    """
+
+    adapter: Adapter
+    rows: Tensor
+    width: int
+    ragged: bool
+    dtype: torch.dtype
+    _made: dict[tuple[str, int], tuple[Any, Any]] = field(default_factory=dict)
+
+    def cut(self, layer: int, others: Mapping[str, Any]) -> dict[str, Any]:
+        """All arguments of a layer but its hidden states, for the rows that are left.
+
+        Args:
+            layer: The layer.
+            others: The arguments by name, as the model gave them.
+
+        Raises:
+            UnsupportedModelError: An argument seems to follow the sequence, and nobody knows how.
+            UnsupportedFeatureError: The mask is of a kind that cannot be cut.
+        """
+        names = self.adapter.layer_signature
+        cut: dict[str, Any] = {}
+        for name, value in others.items():
+            if name == names.attention_mask:
+                cut[name] = self._once(name, value, self._mask, layer, others)
+            elif name.startswith(names.position_embeddings):
+                cut[name] = self._once(name, value, take_nested, self.rows)
+            elif not isinstance(value, Tensor):
+                cut[name] = value
+            elif name == names.position_ids:
+                # flash attention would take gaps in the positions for several packed sequences
+                cut[name] = None if self._flash else self._once(name, value, take, self.rows, -1, -2)
+            elif name == "cache_position":
+                cut[name] = value[self.rows[0].clamp(min=0).to(value.device)]
+            elif name in self.adapter.sequence_kwargs:
+                cut[name] = self._once(name, value, take, self.rows, self.adapter.sequence_kwargs[name], 0)
+            elif self.width > 1 and self.width in value.shape[:3]:
+                raise UnsupportedModelError(
+                    f"layers of {type(self.adapter.model).__name__} get {name!r} {tuple(value.shape)}, which seems to"
+                    f" follow the {self.width} tokens of the sequence",
+                    "name it in the sequence_kwargs of the family's adapter",
+                )
+            else:
+                cut[name] = value
+        if names.attention_mask not in others:
+            cut[names.attention_mask] = self._mask(None, layer, others)
+        return cut
+
+    @property
+    def _flash(self) -> bool:
+        return "flash" in self.adapter.attention_implementation
+
+    def _once(self, name: str, value: Any, make: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``make`` makes of a value, made once for all layers that get this very value."""
+        key = (name, id(value))
+        if key not in self._made:
+            self._made[key] = (value, make(value, *arguments))  # the value is kept, so that its id stays its own
+        return self._made[key][1]
+
+    def _mask(self, mask: Any, layer: int, others: Mapping[str, Any]) -> Tensor | None:
+        if mask is None:
+            return self._missing_mask(is_causal(self.adapter, layer, others))
+        if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
+            raise UnsupportedFeatureError(
+                f"layer {layer} got a mask of type {type(mask).__name__}", "use sdpa, eager or flash_attention_2"
+            )
+        rows = self.rows.to(mask.device)
+        if mask.dim() == 2:
+            return take(mask, rows, 1, 0).masked_fill(rows < 0, 0)
+        return prefill_mask(mask, rows)
+
+    def _missing_mask(self, causal: bool) -> Tensor | None:
+        """A mask where the model made none: only padding needs one."""
+        if not self.ragged:
+            return None
+        if self._flash:
+            return self.rows >= 0
+        visible = causal_mask(self.rows, causal)
+        if self.adapter.attention_implementation == "sdpa":
+            return visible
+        hidden = torch.finfo(self.dtype).min
+        return torch.zeros_like(visible, dtype=self.dtype).masked_fill(~visible, hidden)
+
+
+def is_causal(adapter: Adapter, layer: int, arguments: Mapping[str, Any]) -> bool:
+    """What a layer makes of a mask that is None."""
+    causal = arguments.get("is_causal")
+    return bool(getattr(adapter.attention(layer), "is_causal", True) if causal is None else causal)

@@ -1,0 +1,268 @@
+"""KV-cache layers that know which positions they hold.
+
+After a pruned prefill the cache of a pruned layer is shorter than the sequence. Models size their masks and count
+their positions by asking cache layers for their length, so a pruned layer answers with the *unpruned* length: then
+every mask that arrives at a layer covers the whole sequence, whichever layer it was sized by, and a decode step without
+explicit ``position_ids`` goes on at the right position. The rows travel with the cache through beam search
+(``reorder_cache``) and copies.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from tokenprune.errors import UnsupportedFeatureError
+from tokenprune.ops.rows import decode_mask, hidden_value, take
+
+
+class CacheOwner:
+    """The ``apply`` block that pruned a cache. Copies of the cache share it.
+
+    Args:
+        running: Says whether this thread is inside a call of the model that the block follows.
+    """
+
+    def __init__(self, running: Callable[[], bool]) -> None:
+        self._running = running
+        self.open = True
+
+    def check(self) -> None:
+        """Refuse to extend a cache where nobody cuts the masks to its keys.
+
+        Raises:
+            UnsupportedFeatureError: The block has ended, or the model was called in a way that the block does not
+                follow.
+        """
+        if not self.open:
+            raise UnsupportedFeatureError(
+                "this KV cache was pruned inside an apply block that has ended",
+                "finish the generation inside the block, or prefill again without a cache",
+            )
+        if not self._running():
+            raise UnsupportedFeatureError(
+                "a pruned KV cache was used outside a call of the model that apply was given",
+                "call the model itself, not its layers",
+            )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CacheOwner:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _ended, ()
+
+
+def _ended() -> CacheOwner:
+    """The owner of a pickled cache: its block is not there any more."""
+    owner = CacheOwner(lambda: False)
+    owner.open = False
+    return owner
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a pruned layer's cache holds of the prompt.
+
+    Attributes:
+        positions: Unpruned position of each cached prompt row, long ``[batch, kept]``, -1 for padding.
+        length: Unpruned length of the prompt.
+        ragged: Whether any row is padding (known on the host).
+        owner: The block that pruned it.
+    """
+
+    positions: Tensor
+    length: int
+    ragged: bool
+    owner: CacheOwner
+
+    @property
+    def dropped(self) -> int:
+        """Rows by which the cache is shorter than the sequence."""
+        return self.length - self.positions.shape[1]
+
+    @cached_property
+    def padding(self) -> Tensor:
+        """Which rows are padding, bool ``[batch, kept]``."""
+        return self.positions < 0
+
+    def cut(self, mask: Tensor) -> Tensor:
+        """The columns of the kept rows and of all that followed the prompt, of a mask that covers the whole sequence.
+
+        Args:
+            mask: ``[batch or 1, heads or 1, new, length + ...]``, or ``[batch, length + ...]`` for flash attention.
+
+        Returns:
+            The mask over the keys that the cache holds.
+        """
+        prompt = take(mask[..., : self.length], self.positions, -1, 0)
+        if self.ragged:
+            absent = self.padding if mask.dim() == 2 else self.padding[:, None, None, :]
+            prompt = prompt.masked_fill(absent, hidden_value(mask))
+        rest = mask[..., self.length :]
+        return torch.cat([prompt, rest.expand(*prompt.shape[:-1], -1)], dim=-1)
+
+
+class PrunedCacheLayer(ABC):
+    """What a plain cache layer becomes when it holds fewer rows than the sequence; made by :func:`mark`.
+
+    Like the cache layers of transformers it is an ``ABC`` without slots: Python swaps the class of an object only for
+    one of the same layout.
+    """
+
+    plain: type
+    rows: Rows
+    hidden_length: int  # rows that the plain layer does not count
+    keys: Tensor
+    values: Tensor
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add keys and values, inside the block that pruned the cache."""
+        self.rows.owner.check()
+        states: tuple[Tensor, Tensor] = super().update(*args, **kwargs)  # type: ignore[misc]
+        return states
+
+    def get_seq_length(self) -> int:
+        """Length of the sequence that the cache stands for, dropped rows included."""
+        length = int(super().get_seq_length())  # type: ignore[misc]
+        return length + self.hidden_length if length else 0
+
+    def mask_key(self, mask: Any) -> tuple[int, int, int]:
+        """Equal for layers that get the same mask in a step: they hold equally many keys of the same rows."""
+        return self.keys.shape[-2], id(mask), id(self.rows.positions)
+
+    def step_mask(self, mask: Tensor | None, new: int, two_dimensional: bool) -> Tensor:
+        """The mask of a step that adds ``new`` tokens, over the keys that this layer holds.
+
+        Args:
+            mask: What the model made for the unpruned cache; None where everything is visible.
+            new: Tokens of the step.
+            two_dimensional: Whether flash attention reads it: ``[batch, keys]`` where the model made none.
+        """
+        total = self.get_seq_length() + new
+        width = self.keys.shape[-2] + new
+        if mask is not None and mask.shape[-1] == total and width == total - self.rows.dropped:
+            return self.rows.cut(mask)
+        made = decode_mask(mask, self._columns(new), total, new)  # no mask, or a sliding window's
+        return made[:, 0, -1] if mask is None and two_dimensional else made
+
+    def unpruned_bytes(self) -> int:
+        """Bytes that the layer would hold, had nothing been dropped."""
+        window = getattr(self, "sliding_window", None)
+        full = self.rows.length if window is None else min(self.rows.length, window - 1)
+        width = max(self.keys.shape[-2], 1)
+        return full * sum(states.element_size() * states.numel() // width for states in (self.keys, self.values))
+
+    def _columns(self, new: int) -> Tensor:
+        """Unpruned positions of all keys of a step that adds ``new`` tokens, long ``[batch, keys]``."""
+        positions = self.rows.positions
+        fresh = torch.arange(self.rows.length, self.get_seq_length() + new, device=positions.device)
+        every = torch.cat([positions, fresh.expand(positions.shape[0], -1)], dim=1)
+        return every[:, every.shape[1] - self.keys.shape[-2] - new :]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Pick samples, as beam search does."""
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self._pick(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Pick samples."""
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self._pick(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every sample."""
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        self.rows = replace(self.rows, positions=self.rows.positions.repeat_interleave(repeats, dim=0))
+
+    def crop(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: a crop would roll the cache back past dropped rows."""
+        raise UnsupportedFeatureError(
+            "a pruned KV cache cannot be cropped (assisted decoding?)", "use greedy, sampling or beam search"
+        )
+
+    def reset(self) -> None:
+        """Empty the layer; an empty layer is an ordinary one again."""
+        self.__class__ = self.plain
+        del self.rows, self.hidden_length
+        self.reset()
+
+    def _pick(self, index: Tensor) -> None:
+        positions = self.rows.positions
+        self.rows = replace(self.rows, positions=positions[index.to(positions.device)])
+
+
+class PrunedDynamicLayer(PrunedCacheLayer, DynamicLayer):  # type: ignore[misc]
+    """A pruned layer with full attention."""
+
+    plain = DynamicLayer
+
+
+class PrunedSlidingWindowLayer(PrunedCacheLayer, DynamicSlidingWindowLayer):  # type: ignore[misc]
+    """A pruned layer with a sliding window."""
+
+    plain = DynamicSlidingWindowLayer
+
+
+#: The cache layers that the engine can compact exactly, and what they become.
+PRUNED_CLASSES: dict[type, type] = {layer.plain: layer for layer in (PrunedDynamicLayer, PrunedSlidingWindowLayer)}
+
+
+def mark(cache: Cache, layer: int, rows: Rows) -> None:
+    """Tell the cache of a layer which rows of the prompt it holds."""
+    cache_layer: Any = cache.layers[layer]
+    cache_layer.hidden_length = rows.dropped
+    if hasattr(cache_layer, "cumulative_length"):  # a sliding window counts by itself
+        cache_layer.cumulative_length += rows.dropped
+        cache_layer.hidden_length = 0
+    cache_layer.__class__ = PRUNED_CLASSES[type(cache_layer)]
+    cache_layer.rows = rows
+
+
+def pruned_layer(cache: Any, layer: int) -> PrunedCacheLayer | None:
+    """The pruned cache layer, or None where that layer's cache is whole."""
+    layers = getattr(cache, "layers", ())
+    cache_layer = layers[layer] if len(layers) > layer else None
+    return cache_layer if isinstance(cache_layer, PrunedCacheLayer) else None
+
+
+def check_cache(cache: Any, first: int) -> None:
+    """Refuse caches that cannot be compacted exactly.
+
+    Args:
+        cache: ``past_key_values`` of a call, may be None.
+        first: First layer that sees fewer tokens.
+
+    Raises:
+        UnsupportedFeatureError: Names the cache's class.
+    """
+    if cache is None:
+        return
+    fix = "use the default DynamicCache"
+    if not isinstance(cache, DynamicCache):
+        raise UnsupportedFeatureError(f"a {type(cache).__name__} is not supported", fix)
+    if getattr(cache, "offloading", False):
+        raise UnsupportedFeatureError("an offloaded cache is not supported", fix)
+    for cache_layer in cache.layers[first:]:
+        if type(cache_layer) not in PRUNED_CLASSES and not isinstance(cache_layer, PrunedCacheLayer):
+            raise UnsupportedFeatureError(f"a cache with {type(cache_layer).__name__} is not supported", fix)
+
+
+def cache_bytes(cache: Any, unpruned: bool = False) -> int:
+    """Bytes of the keys and values that a cache holds, or (``unpruned``) would hold if nothing had been dropped."""
+    total = 0
+    for cache_layer in getattr(cache, "layers", ()):
+        if unpruned and isinstance(cache_layer, PrunedCacheLayer):
+            total += cache_layer.unpruned_bytes()
+            continue
+        for name in ("keys", "values"):
+            states = getattr(cache_layer, name, None)
+            if isinstance(states, Tensor):
+                total += states.numel() * states.element_size()
+    return total

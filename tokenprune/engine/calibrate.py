@@ -1,0 +1,167 @@
+"""Running calibration samples through a model: what layer selectors decide by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from platformdirs import user_cache_path
+from torch import Tensor, nn
+
+from tokenprune.adapters import adapter_for
+from tokenprune.adapters.base import Adapter
+from tokenprune.config import Method
+from tokenprune.engine import hooks
+from tokenprune.engine.engine import Engine
+from tokenprune.engine.layer_call import LayerCalls
+from tokenprune.engine.unwrap import unwrap
+from tokenprune.errors import ConfigError, UnsupportedFeatureError
+from tokenprune.ops.entropy import state_entropy
+from tokenprune.ops.rows import keep_index, take
+from tokenprune.run import Run
+from tokenprune.selectors.base import LayerChoice
+from tokenprune.selectors.entropy_profile import EntropyProfile
+
+
+def observe(model: nn.Module, inputs: Mapping[str, Any], callback: Callable[[int, Tensor, Tensor], None]) -> None:
+    """Run one unpruned forward and show the visual tokens at the input of every decoder layer.
+
+    Args:
+        model: A supported transformers model.
+        inputs: Arguments of its forward.
+        callback: Called as ``callback(layer, hidden, visual_mask)`` with ``hidden`` ``[batch, n_visual, dim]``
+            (right-padded) and ``visual_mask`` bool ``[batch, n_visual]``.
+
+    Raises:
+        UnsupportedFeatureError: The inputs hold no visual tokens.
+    """
+    _observe(adapter_for(unwrap(model)), inputs, callback)
+
+
+@torch.no_grad()
+def _observe(adapter: Adapter, inputs: Mapping[str, Any], callback: Callable[[int, Tensor, Tensor], None]) -> None:
+    layout = adapter.locate(inputs)
+    if layout is None or not bool(layout.mask.any()):
+        raise UnsupportedFeatureError("the inputs hold no visual tokens", "give calibration samples with images")
+    rows = keep_index(layout.mask, int(layout.mask.sum(1).max())).flip(1)  # padding to the right
+    rows = rows.gather(1, rows.masked_fill(rows < 0, adapter.num_layers + layout.mask.shape[1]).argsort(1))
+
+    calls = [LayerCalls(layer, adapter.layer_signature) for layer in adapter.layers]
+
+    def show(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = calls[layer].hidden(args, kwargs)
+        callback(layer, take(hidden, rows, 1, 0), rows.to(hidden.device) >= 0)
+
+    with hooks.eager(adapter.model), hooks.before_each(adapter.layers, show):
+        adapter.model(**inputs)
+
+
+def measure_entropy(
+    model: nn.Module, calibration: Sequence[Mapping[str, Any]], cache: bool | Path = True
+) -> EntropyProfile:
+    """Run calibration inputs through the unpruned model and record its entropy curves.
+
+    Args:
+        model: A supported transformers model.
+        calibration: Inputs as for ``model(**inputs)``; every sample of every batch gives one curve.
+        cache: Keep the result in the user's cache folder (or the given one), keyed by configuration, weights and
+            inputs, and read it from there next time.
+    """
+    return entropy_profile(adapter_for(unwrap(model)), calibration, cache)
+
+
+def entropy_profile(
+    adapter: Adapter, calibration: Sequence[Mapping[str, Any]], cache: bool | Path = True
+) -> EntropyProfile:
+    """The same for a model whose adapter is known; see :func:`measure_entropy`."""
+    folder = cache if isinstance(cache, Path) else user_cache_path("tokenprune") / "entropy"
+    path = folder / f"{fingerprint(adapter.model, calibration)}.json"
+    if cache and path.is_file():
+        try:
+            return EntropyProfile.load(path)
+        except ConfigError:
+            path.unlink()  # an old or broken entry is measured again
+    curves: list[tuple[float, ...]] = []
+    for inputs in calibration:
+        columns: dict[int, Tensor] = {}
+
+        def record(layer: int, hidden: Tensor, mask: Tensor, into: dict[int, Tensor] = columns) -> None:
+            into[layer] = state_entropy(hidden, mask).cpu()
+
+        _observe(adapter, inputs, record)
+        stacked = torch.stack([columns[layer] for layer in range(adapter.num_layers)], dim=1)
+        curves += [tuple(row) for row in stacked.tolist()]
+    profile = EntropyProfile(family=adapter.name, num_layers=adapter.num_layers, curves=tuple(curves))
+    if cache:
+        profile.save(path)
+    return profile
+
+
+def fingerprint(model: nn.Module, calibration: Sequence[Mapping[str, Any]]) -> str:
+    """A key of a model and its calibration inputs: configuration, a sample of every weight, all inputs."""
+    digest = hashlib.sha256()
+    config = getattr(model, "config", None)
+    digest.update(json.dumps(config.to_dict() if config is not None else {}, sort_keys=True, default=str).encode())
+    for name, weight in model.state_dict().items():
+        digest.update(name.encode())
+        if weight.numel() and weight.device.type != "meta":
+            digest.update(weight.flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes())
+    for inputs in calibration:
+        for name in sorted(inputs):
+            value = inputs[name]
+            digest.update(name.encode())
+            if isinstance(value, Tensor):
+                digest.update(value.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:24]
+
+
+@torch.no_grad()
+def last_logits(
+    adapter: Adapter, method: Method, calibration: Sequence[Mapping[str, Any]], layer: int | None
+) -> Tensor:
+    """Logits of every calibration sample's last prompt token, with a method pruning before one layer, or unpruned.
+
+    Args:
+        adapter: The model's adapter.
+        method: The method.
+        calibration: Inputs as for ``model(**inputs)``.
+        layer: The layer; None for the unpruned model.
+
+    Returns:
+        Float32 ``[samples, vocabulary]`` on the host.
+
+    Raises:
+        UnsupportedFeatureError: There are no samples.
+    """
+    logits = []
+    with _pruned_before(adapter, method, layer):
+        for inputs in calibration:
+            output = adapter.model(**{**inputs, "use_cache": False}).logits
+            mask = inputs.get("attention_mask")
+            # padding on the right is never dropped: counted from the end, the last token is where it was
+            after = mask.long().flip(1).argmax(1).to(output.device) if mask is not None else 0
+            rows = torch.arange(len(output), device=output.device)
+            logits.append(output[rows, output.shape[1] - 1 - after].float().cpu())
+    if not logits:
+        raise UnsupportedFeatureError("the calibration holds no samples", "give a few inputs")
+    return torch.cat(logits)
+
+
+@contextmanager
+def _pruned_before(adapter: Adapter, method: Method, layer: int | None) -> Iterator[None]:
+    """The model prunes before one layer inside the block; for None it does not."""
+    if layer is None:
+        yield
+        return
+    choice = LayerChoice((layer,), "a candidate")
+    engine = Engine(adapter, Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config))
+    try:
+        engine.attach()
+        yield
+    finally:
+        engine.detach()

@@ -1,0 +1,102 @@
+"""Running calls of the model: what each of them does at a layer, and which one a thread is in."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from tokenprune.adapters.base import TowerRun
+from tokenprune.engine.hooks import SharedHooks, in_use
+from tokenprune.engine.replay import Replays
+
+
+@dataclass
+class Observation:
+    """What layer K-1 showed for the stage before layer K.
+
+    Attributes:
+        states: ``query``, ``key``, ``value`` before rotary embedding, ``[batch, rows, heads, head_dim]``.
+        arguments: The layer's arguments by name; None where attention rows are not read.
+    """
+
+    states: dict[str, Tensor] = field(default_factory=dict)
+    arguments: Mapping[str, Any] | None = None
+
+
+class Call:
+    """One running call of the model. This one changes nothing; a prefill and a decode step are the others.
+
+    Attributes:
+        awaited: Modules of the model's own chain (inner model, decoder) that have not been called yet.
+        tower_runs: Runs of the vision tower that are part of the call.
+        hooks: The hooks that the call needs while it runs.
+        changes_outputs: Whether :meth:`after_layer` does anything, once the decoder has been entered.
+    """
+
+    hooks: tuple[SharedHooks, ...] = ()
+    changes_outputs = False
+
+    def __init__(self) -> None:
+        self.awaited: list[nn.Module] = []
+        self.tower_runs: list[TowerRun] = []
+
+    def observation(self, stage: int) -> Observation | None:
+        """Where to keep what the layer before a stage shows; None where that is not needed."""
+        return None
+
+    def see_input(self, hidden: Tensor) -> None:
+        """The hidden states that enter layer 0, ``[batch, seq, dim]``."""
+
+    def enter_decoder(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments with which the decoder runs."""
+        return arguments
+
+    def leave_decoder(self, output: Any) -> Any:
+        """What the decoder returns."""
+        return output
+
+    def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """New (args, kwargs) of a decoder layer, or None to leave them."""
+        return None
+
+    def after_layer(self, layer: int, hidden: Tensor) -> Tensor:
+        """The output of a decoder layer, ``[batch, rows, dim]``."""
+        return hidden
+
+    def finish(self, output: Any) -> None:
+        """The model has returned."""
+
+
+class ThreadState(threading.local):
+    """What one thread is doing with an applied model. Every thread sees its own.
+
+    Attributes:
+        calls: The running calls, the innermost last.
+        copies: How often each running generation repeats a sample (beams, sequences), the innermost last.
+        replays: The latest steps of generations without a cache.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.copies: list[int] = []
+        self.replays = Replays()
+
+    @property
+    def current(self) -> Call | None:
+        """The innermost running call."""
+        return self.calls[-1] if self.calls else None
+
+    @contextmanager
+    def running(self, call: Call) -> Iterator[None]:
+        """The block is the run of a call."""
+        with in_use(*call.hooks):
+            self.calls.append(call)
+            try:
+                yield
+            finally:
+                self.calls.pop()

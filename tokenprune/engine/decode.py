@@ -1,0 +1,46 @@
+"""A decode step, or a further turn of text, on a pruned cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from tokenprune.engine.cache import pruned_layer
+from tokenprune.engine.calls import Call
+from tokenprune.engine.hooks import SharedHooks
+from tokenprune.engine.layer_call import LayerCalls
+
+
+class DecodeStep(Call):
+    """Cuts each mask to the keys that a pruned layer's cache holds, and does nothing else.
+
+    Args:
+        layers: How each decoder layer is called.
+        hooks: The hooks on the layers.
+        flash: Whether flash attention runs.
+    """
+
+    def __init__(self, layers: Sequence[LayerCalls], hooks: SharedHooks, flash: bool) -> None:
+        super().__init__()
+        self.hooks = (hooks,)
+        self._layers = layers
+        self._flash = flash
+        # one mask serves all layers of a stage that hold equally many keys; the model's mask is kept with it, so that
+        # its id stays its own
+        self._masks: dict[tuple[int, int, int], tuple[Any, Tensor]] = {}
+
+    def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """See :meth:`tokenprune.engine.calls.Call.before_layer`."""
+        calls = self._layers[layer]
+        others = calls.others(args, kwargs)
+        cache_layer = pruned_layer(calls.cache(others), layer)
+        mask = calls.mask(others)
+        if cache_layer is None or (mask is None and not cache_layer.rows.ragged):
+            return None
+        hidden = calls.hidden(args, kwargs)
+        key = cache_layer.mask_key(mask)
+        if key not in self._masks:
+            self._masks[key] = (mask, cache_layer.step_mask(mask, hidden.shape[1], self._flash))
+        return calls.with_mask(args, others, self._masks[key][1], hidden)

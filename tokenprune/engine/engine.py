@@ -1,0 +1,239 @@
+"""The order of events while a method is applied: which call has begun, and who is asked at each point of it.
+
+A call enters the model, then its inner model, then the decoder and its layers. The first module of that chain that is
+called begins the call. A call is one of three kinds: a prefill (:mod:`tokenprune.engine.prefill`), a decode step on a
+pruned cache (:mod:`tokenprune.engine.decode`), or one that changes nothing.
+
+The state of a call lives in the call, and the running calls belong to a thread: threads, nested calls and generators
+do not meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokenprune.adapters.base import Adapter, VisualLayout, bound_arguments
+from tokenprune.engine import hooks, refusals
+from tokenprune.engine.cache import CacheOwner, check_cache, pruned_layer
+from tokenprune.engine.calls import Call, ThreadState
+from tokenprune.engine.capture import Captures
+from tokenprune.engine.decode import DecodeStep
+from tokenprune.engine.layer_call import LayerCalls
+from tokenprune.engine.plan import Plan
+from tokenprune.engine.prefill import Prefill
+from tokenprune.engine.quotas import Quotas
+from tokenprune.engine.samples import SampleCounter, given_ids
+from tokenprune.engine.tower import TowerRecorder
+from tokenprune.errors import UnsupportedFeatureError
+from tokenprune.flops import prefill_cost
+from tokenprune.run import PrefillRecord, Run, StageResult
+
+
+class Engine:
+    """One applied method on one model.
+
+    Args:
+        adapter: The model's adapter.
+        run: What the caller sees.
+    """
+
+    def __init__(self, adapter: Adapter, run: Run) -> None:
+        self.adapter, self.run = adapter, run
+        self.plan = Plan.of(run.method, run.choice.layers, adapter)
+        self.thread = ThreadState()
+        self.samples = SampleCounter()
+        self.owner = CacheOwner(lambda: bool(self.thread.calls))
+        self.layers = [LayerCalls(layer, adapter.layer_signature) for layer in adapter.layers]
+        self.tower = TowerRecorder(adapter, self.plan.tower_sites(adapter), lambda: self.thread.current)
+        captures = Captures(self.plan, adapter, self.layers, lambda: self.thread.current)
+        self.layer_hooks = hooks.SharedHooks(self._hook_layers, stay=True)
+        self.capture_hooks = hooks.SharedHooks(captures.register)
+        self.output_hooks = hooks.SharedHooks(self._hook_outputs)
+        self.finished_calls = self.prompts = 0
+        self._attached: list[hooks.Removable] = []
+
+    # ---- putting it on the model, and taking it off ---
+
+    def attach(self) -> None:
+        """Put everything on the model that has to be there before a call."""
+        model = self.adapter.model
+        chain = list(dict.fromkeys([model, getattr(model, "base_model", model), self.adapter.decoder]))
+        self._attached += hooks.run_eagerly(model)
+        self._attached += refusals.register(model)
+        self._attached += [
+            hooks.PatchedMethod(model, "generate", self._generating),
+            hooks.observe_calls(model, "_expand_inputs_for_generation", self._expanding),
+        ]
+        for place, module in enumerate(chain[:-1]):
+            enter = partial(self._enter_model, module, chain[place + 1 :])
+            self._attached.append(hooks.PatchedMethod(module, "forward", enter, eager=True))
+        self._attached.append(hooks.PatchedMethod(chain[-1], "forward", self._enter_decoder, eager=True))
+        self._attached += self.tower.register()
+
+    def detach(self) -> None:
+        """Take everything off again; pruned caches cannot be used from now on."""
+        self.owner.open = False
+        for shared in (self.layer_hooks, self.capture_hooks, self.output_hooks):
+            shared.remove()
+        for item in reversed(self._attached):
+            item.remove()
+        self._attached.clear()
+
+    def _hook_layers(self) -> list[hooks.Removable]:
+        # before all other hooks: those shall see what the layer gets
+        numbers = range(self.plan.first, self.adapter.num_layers)
+        return [hooks.before(self.adapter.layers[n], partial(self._before_layer, n), first=True) for n in numbers]
+
+    def _hook_outputs(self) -> list[hooks.Removable]:
+        numbers = range(self.plan.first, self.adapter.num_layers)
+        return [hooks.after(self.adapter.layers[n], partial(self._after_layer, n)) for n in numbers]
+
+    # ---- generation ---
+
+    def _generating(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """``generate`` runs: how often it repeats samples is known inside it only."""
+        self.thread.copies.append(1)
+        try:
+            return own(*args, **kwargs)
+        finally:
+            self.thread.copies.pop()
+
+    def _expanding(self, arguments: Mapping[str, Any]) -> None:
+        if self.thread.copies and "expand_size" in arguments:
+            self.thread.copies[-1] = int(arguments["expand_size"])
+
+    # ---- one call ---
+
+    def _enter_model(
+        self,
+        module: nn.Module,
+        awaited: list[nn.Module],
+        own: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """The model or its inner model is called: a new call, or the next module of the running one."""
+        refusals.check_not_traced()
+        current = self.thread.current
+        if current is not None and module in current.awaited:
+            current.awaited.remove(module)
+            return own(*args, **kwargs)
+        call = self._begin(bound_arguments(own, args, kwargs))
+        call.awaited = list(awaited)
+        with self.thread.running(call):
+            output = own(*args, **kwargs)
+        call.finish(output)
+        self.finished_calls += 1
+        return output
+
+    def _enter_decoder(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = self.thread.current
+        decoder = self.adapter.decoder
+        if call is None or decoder not in call.awaited:
+            raise UnsupportedFeatureError(
+                f"{type(decoder).__name__} was called by itself inside an apply block: it is not told where the visual"
+                " tokens are, and would run unpruned",
+                f"call the {type(self.adapter.model).__name__} that apply was given, or leave the block",
+            )
+        call.awaited.clear()
+        arguments = call.enter_decoder(bound_arguments(own, args, kwargs))
+        with hooks.in_use(*[self.output_hooks] if call.changes_outputs else []):
+            output = own(**arguments)
+        return call.leave_decoder(output)
+
+    def _before_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = self.thread.current
+        return None if call is None else call.before_layer(layer, args, kwargs)
+
+    def _after_layer(self, layer: int, module: nn.Module, args: Any, output: Any) -> Any:
+        call = self.thread.current
+        if call is None:
+            return None
+        hidden = output[0] if isinstance(output, tuple) else output
+        changed = call.after_layer(layer, hidden)
+        if changed is hidden:
+            return None
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    # ---- which kind of call ---
+
+    def _begin(self, arguments: Mapping[str, Any]) -> Call:
+        """Look at the arguments of a call and say what it is."""
+        cache = arguments.get("past_key_values")
+        layers = (pruned_layer(cache, stage.layer) for stage in self.plan.stages)
+        pruned = next((layer for layer in layers if layer is not None), None)
+        if pruned is not None:
+            refusals.check_continuation(pruned.rows.owner is self.owner, arguments, self.adapter)
+            return DecodeStep(self.layers, self.layer_hooks, "flash" in self.adapter.attention_implementation)
+        self.layer_hooks.drop()
+        past = cache.get_seq_length() if cache is not None else 0
+        ids = arguments.get("input_ids")
+        if past and ids is not None and ids.shape[1] == 1:
+            return Call()  # a decode step after an unpruned prefill: nothing to do, nothing to look at
+        check_cache(cache, self.plan.first)
+        layout = self.adapter.locate(arguments)
+        if layout is None and past == 0:
+            raise UnsupportedFeatureError(
+                "the model was called without input_ids", "pass input_ids, not only embeddings"
+            )
+        sizes = count_images(layout) if layout is not None else []
+        if past:
+            refusals.check_no_new_images(sizes)
+            return Call()  # an unpruned conversation goes on unpruned: exact
+        assert layout is not None
+        return self._begin_prompt(arguments, layout, sizes)
+
+    def _begin_prompt(self, arguments: Mapping[str, Any], layout: VisualLayout, sizes: list[list[int]]) -> Call:
+        refusals.check_no_labels(arguments)
+        self.prompts += 1
+        batch, width = layout.mask.shape
+        text = [width - sum(row) for row in sizes]
+        record = PrefillRecord(text)
+        runs = self.tower.take_pending(bool(arguments.get("mm_encoder_outputs")))
+        self.run.begin(record)
+        if not any(map(sum, sizes)):
+            reason, none = "not pruned: the prompt holds no visual tokens", [0] * batch
+            record.stages += [StageResult(stage.layer, none, none, reason=reason) for stage in self.plan.stages]
+            return Call()
+        self.adapter.check_prompt(self.plan.first, width)
+        annotations = self.run.annotations
+        replay = self.thread.replays.take(arguments, self.adapter)
+        prefill = Prefill(
+            self.plan,
+            self.adapter,
+            self.layers,
+            arguments,
+            layout,
+            Quotas(self.plan, sizes, partial(prefill_cost, self.adapter.config), text),
+            record,
+            self._sample_ids(annotations.sample_ids, batch, replay is not None),
+            annotations.values,
+            runs,
+            replay,
+            self.thread.replays,
+            self.owner,
+        )
+        prefill.hooks = (self.layer_hooks,) if replay is not None else (self.layer_hooks, self.capture_hooks)
+        return prefill
+
+    def _sample_ids(self, ids: tuple[int, ...] | None, batch: int, replayed: bool) -> tuple[int, ...]:
+        if ids is not None:
+            return given_ids(ids, batch)
+        if replayed:  # these samples have their numbers
+            return (0,) * batch
+        return self.samples.number(batch, self.thread.copies[-1] if self.thread.copies else 1)
+
+
+def count_images(layout: VisualLayout) -> list[list[int]]:
+    """Visual tokens per sample and image, on the host: the one transfer that a prefill needs before it runs."""
+    images = int(layout.groups.max()) + 1 if layout.groups.numel() else 0
+    if images <= 0:
+        return [[] for _ in range(layout.mask.shape[0])]
+    member = layout.groups[:, :, None] == torch.arange(images, device=layout.groups.device)
+    counts: list[list[int]] = member.sum(1).tolist()
+    return [[n for n in sizes if n] for sizes in counts]

@@ -1,0 +1,301 @@
+"""Everything that is put on a model while a method is applied. The only file that registers hooks or replaces methods.
+
+Three things can be put on a model: forward hooks, a method replaced on one object, and a pause of what was compiled.
+``remove`` takes each of them off again. None of them survives a copy of the model: a deep copy or a pickle made inside
+an ``apply`` block is an ordinary, unpruned model.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import nn
+
+from tokenprune.adapters.base import bound_arguments
+
+#: ``around(own, args, kwargs)`` runs in place of a method; ``own`` is the method that was there.
+Around: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+#: ``hook(module, args, kwargs)`` of a module's forward: returns new (args, kwargs), or None to leave them.
+BeforeHook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
+
+
+class Removable(Protocol):
+    """Something on a model that can be taken off."""
+
+    def remove(self) -> None:
+        """Take it off."""
+
+
+class PatchedMethod:
+    """Runs a function around one object's method, until it is removed.
+
+    The replacement is an attribute of the object. Dynamo guards on such attributes (it does not guard on hooks), so a
+    model that was compiled before runs the replacement, too.
+
+    Args:
+        owner: The object; an object without the method is left alone.
+        name: The method.
+        around: Runs in its place.
+        eager: Run everything inside the method without Dynamo.
+    """
+
+    def __init__(self, owner: Any, name: str, around: Around, eager: bool = False) -> None:
+        self.owner, self.name = owner, name
+        self.around: Around | None = around
+        self.earlier = vars(owner).get(name)  # somebody else's replacement
+        own = getattr(owner, name, None)
+        if own is None:
+            self.around = None
+            return
+        self.own: Callable[..., Any] = own
+        functools.update_wrapper(self, own, updated=())  # transformers reads the signature of forward
+        self._run = torch.compiler.disable(self._through) if eager else self._through
+        vars(owner)[name] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the method."""
+        return self._run(*args, **kwargs)
+
+    def _through(self, *args: Any, **kwargs: Any) -> Any:
+        around = self.around
+        return self.own(*args, **kwargs) if around is None else around(self.own, args, kwargs)
+
+    def remove(self) -> None:
+        """Give the object back what it had. Whoever still holds the replacement calls the method itself."""
+        self.around = None
+        if vars(self.owner).get(self.name) is self:
+            del vars(self.owner)[self.name]
+            earlier = self.earlier
+            while isinstance(earlier, PatchedMethod) and earlier.around is None:  # removed before this one
+                earlier = earlier.earlier
+            if earlier is not None:
+                vars(self.owner)[self.name] = earlier
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """In a copy of the object: the method of the copy, not replaced."""
+        made = memo.get(id(self.owner))
+        if made is None:  # only the method is copied
+            return self
+        if self.earlier is not None:
+            return copy.deepcopy(self.earlier, memo)
+        return inspect.getattr_static(type(made), self.name).__get__(made, type(made))
+
+    def __reduce__(self) -> Any:
+        """In a pickle of the object: the method of the unpickled object, not replaced."""
+        if self.earlier is not None:
+            return _itself, (self.earlier,)
+        return getattr, (self.owner, self.name)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def observe_calls(owner: Any, name: str, tell: Callable[[Mapping[str, Any]], None]) -> PatchedMethod:
+    """Let ``tell`` have the arguments of a method by name before each call, and an empty mapping after it."""
+    # the class knows the names of the arguments, even where an instance's method was replaced by a wrapper
+    described = inspect.getattr_static(type(owner), name, None)
+
+    def around(own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        named = own if described is None else described.__get__(owner, type(owner))
+        tell(bound_arguments(named, args, kwargs))
+        try:
+            return own(*args, **kwargs)
+        finally:
+            tell({})
+
+    return PatchedMethod(owner, name, around)
+
+
+class BeforeForward:
+    """A forward-pre-hook that does nothing in a copy of the module."""
+
+    def __init__(self, hook: BeforeHook) -> None:
+        self.hook = hook
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        """Run the hook."""
+        # torch leaves kwargs out while another thread registers or removes the hook: that call is not of interest
+        return None if kwargs is None else self.hook(module, args, kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return no_hook
+
+    def __reduce__(self) -> str:
+        return "no_hook"
+
+
+class AfterForward:
+    """A forward hook that does nothing in a copy of the module."""
+
+    def __init__(self, hook: Callable[[nn.Module, Any, Any], Any]) -> None:
+        self.hook = hook
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Run the hook."""
+        return self.hook(module, args, output)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return no_hook
+
+    def __reduce__(self) -> str:
+        return "no_hook"
+
+
+def no_hook(*args: Any, **kwargs: Any) -> None:
+    """What a hook is in a copy of its module."""
+
+
+def before(module: nn.Module, hook: BeforeHook, first: bool = False) -> Removable:
+    """Register a forward-pre-hook, before all others if ``first``."""
+    handle: Removable = module.register_forward_pre_hook(BeforeForward(hook), with_kwargs=True, prepend=first)
+    return handle
+
+
+def after(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> Removable:
+    """Register a forward hook."""
+    handle: Removable = module.register_forward_hook(AfterForward(hook))
+    return handle
+
+
+class SharedHooks:
+    """Hooks that several calls need, perhaps on several threads: on the model while one of them runs.
+
+    A hook that does nothing still costs time in each layer of each step, so hooks that nobody needs are taken off.
+
+    Args:
+        register: Puts the hooks on the model.
+        stay: Leave the hooks on the model after a call, until :meth:`drop`: the next call will most likely need them.
+    """
+
+    def __init__(self, register: Callable[[], list[Removable]], stay: bool = False) -> None:
+        self._register = register
+        self._stay = stay
+        self._lock = threading.Lock()
+        self._handles: list[Removable] = []
+        self._users = 0
+
+    def acquire(self) -> None:
+        """A call begins that needs the hooks."""
+        with self._lock:
+            self._users += 1
+            if not self._handles:
+                self._handles = self._register()
+
+    def release(self) -> None:
+        """That call ends."""
+        with self._lock:
+            self._users -= 1
+            if not self._stay and not self._users:
+                self.remove()
+
+    def drop(self) -> None:
+        """Take the hooks off, unless a call needs them."""
+        if self._handles:  # asked without the lock: this runs at every step
+            with self._lock:
+                if not self._users:
+                    self.remove()
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        handles, self._handles = self._handles, []
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def in_use(*shared: SharedHooks) -> Iterator[None]:
+    """The hooks are on the model inside the block."""
+    for hooks in shared:
+        hooks.acquire()
+    try:
+        yield
+    finally:
+        for hooks in shared:
+            hooks.release()
+
+
+class EagerModule:
+    """Lets a module that was compiled run eagerly, until removed.
+
+    Dynamo does not see hooks that are registered after a compilation: a compiled layer would run unpruned.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.compiled = module._compiled_call_impl
+        module._compiled_call_impl = None
+
+    def remove(self) -> None:
+        """Let the module run compiled again."""
+        if self.module._compiled_call_impl is None:
+            self.module._compiled_call_impl = self.compiled
+
+
+def run_eagerly(model: nn.Module) -> list[Removable]:
+    """Let everything inside a model that was compiled run eagerly.
+
+    Args:
+        model: The model. ``module.compile()``, ``torch.compile(module)`` and ``torch.compile(module.forward)`` of its
+            modules are found.
+
+    Returns:
+        What to remove when the compiled code may run again.
+    """
+    paused: list[Removable] = []
+    for module in list(model.modules()):
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            paused.append(EagerModule(module))
+        inner = module._modules.get("_orig_mod")  # torch.compile(module) wraps a module under this name
+        # torch.compile(module.forward) keeps the method under this name
+        original = inner or getattr(vars(module).get("forward"), "_torchdynamo_orig_callable", None)
+        if original is not None:
+            paused.append(PatchedMethod(module, "forward", _instead(original)))
+    return paused
+
+
+def _instead(function: Callable[..., Any]) -> Around:
+    return lambda own, args, kwargs: function(*args, **kwargs)
+
+
+@contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """Everything inside the model that was compiled runs eagerly inside the block."""
+    paused = run_eagerly(model)
+    try:
+        yield
+    finally:
+        for item in reversed(paused):
+            item.remove()
+
+
+#: ``show(number of the module, args, kwargs)``.
+ShowCall: TypeAlias = Callable[[int, tuple[Any, ...], dict[str, Any]], None]
+
+
+@contextmanager
+def before_each(modules: Sequence[nn.Module], show: ShowCall) -> Iterator[None]:
+    """Show the arguments of each module's calls inside the block.
+
+    Args:
+        modules: The modules.
+        show: Gets them.
+    """
+
+    def hook(number: int) -> BeforeHook:
+        return lambda module, args, kwargs: show(number, args, kwargs)
+
+    handles = [before(module, hook(number)) for number, module in enumerate(modules)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,55 @@
+"""One decoder layer's call: where its arguments are, and how they are replaced."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from tokenprune.adapters.layer_signature import LayerSignature
+
+
+class LayerCalls:
+    """Reads and writes the arguments of one decoder layer's calls.
+
+    Args:
+        module: The layer.
+        signature: What the layer calls its arguments; an adapter can override it.
+    """
+
+    def __init__(self, module: nn.Module, signature: LayerSignature) -> None:
+        self.signature = signature
+        self._names = [
+            name
+            for name, parameter in inspect.signature(module.forward).parameters.items()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+
+    def hidden(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """The hidden states ``[batch, rows, dim]``."""
+        states: Tensor = args[0] if args else kwargs[self.signature.hidden_states]
+        return states
+
+    def others(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """All arguments but the hidden states, by name; the mapping may be the caller's own."""
+        if len(args) == 1:  # how most models call their layers
+            return kwargs
+        named = {**dict(zip(self._names[1:], args[1:], strict=False)), **kwargs}
+        named.pop(self.signature.hidden_states, None)
+        return named
+
+    def mask(self, others: Mapping[str, Any]) -> Any:
+        """The attention mask, or None."""
+        return others.get(self.signature.attention_mask)
+
+    def cache(self, others: Mapping[str, Any]) -> Any:
+        """The KV cache, or None. Families call it by different names."""
+        cache = others.get(self.signature.cache)
+        return cache if cache is not None else next((v for v in others.values() if isinstance(v, Cache)), None)
+
+    def with_mask(self, args: tuple[Any, ...], others: Mapping[str, Any], mask: Any, hidden: Tensor) -> Any:
+        """The (args, kwargs) of the call with another mask."""
+        return (hidden,), {**others, self.signature.attention_mask: mask}

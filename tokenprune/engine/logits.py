@@ -1,0 +1,81 @@
+"""``logits_to_keep`` names positions of the prompt; after pruning, rows and positions differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenprune.adapters.base import VisualLayout
+from tokenprune.errors import UnsupportedFeatureError
+
+
+class KeptLogits:
+    """Brings the logits that a call asks for to the positions that it means.
+
+    Args:
+        logits_to_keep: As the model gets it: None or 0 for all rows, a number of last positions, or a tensor of
+            positions.
+        layout: Where the visual tokens are.
+    """
+
+    def __init__(self, logits_to_keep: Any, layout: VisualLayout) -> None:
+        self._wanted = logits_to_keep
+        self._width = layout.mask.shape[1]
+
+    def spread(self, output: Any, rows: Tensor, checks: list[tuple[Tensor, Callable[[int], Exception]]]) -> Any:
+        """The decoder's output, so that the model then picks the right rows of it.
+
+        Positions are read from hidden states that are spread over the unpruned sequence. A number of last positions
+        needs no spreading, as text at the end keeps its place counted from the end.
+
+        Args:
+            output: The decoder's output, a mapping-like object with ``last_hidden_state``, or a tuple.
+            rows: Position of each row that is left, long ``[batch, rows]``, -1 for padding.
+            checks: Where flags of wrong samples go; see :meth:`tokenprune.context.PruneContext.check`.
+
+        Raises:
+            UnsupportedFeatureError: A position is not in the prompt.
+        """
+        if isinstance(self._wanted, Tensor):
+            positions = self._positions(self._wanted, rows.device)
+        elif self._wanted:
+            positions = torch.arange(max(self._width - int(self._wanted), 0), self._width, device=rows.device)
+        else:
+            return output
+        absent = ~(rows[:, :, None] == positions).any(1)
+        checks.append((absent.any(1), lambda sample: self._dropped(positions[absent[sample]].tolist(), sample)))
+        return self._whole(output, rows) if isinstance(self._wanted, Tensor) else output
+
+    def _positions(self, wanted: Tensor, device: torch.device) -> Tensor:
+        """The positions as a vector of numbers that are not negative."""
+        if wanted.dtype == torch.bool:
+            positions = wanted.nonzero()[:, 0]
+        else:
+            positions = torch.where(wanted < 0, wanted + self._width, wanted).flatten()
+        if bool(((positions < 0) | (positions >= self._width)).any()):
+            raise UnsupportedFeatureError(
+                f"logits_to_keep names positions {wanted.tolist()} of a prompt of {self._width} tokens",
+                f"use 0 to {self._width - 1}",
+            )
+        return positions.to(device)
+
+    def _dropped(self, positions: list[int], sample: int) -> UnsupportedFeatureError:
+        shown = ", ".join(map(str, positions[:5])) + (" ..." if len(positions) > 5 else "")
+        return UnsupportedFeatureError(
+            f"logits_to_keep asks for positions of sample {sample} that were dropped: {shown}",
+            "ask for positions of text tokens, or of kept ones (run.stages[-1].kept)",
+        )
+
+    def _whole(self, output: Any, rows: Tensor) -> Any:
+        hidden: Tensor = output[0]
+        rows = rows.to(hidden.device)
+        index = rows.masked_fill(rows < 0, self._width)[:, :, None].expand(-1, -1, hidden.shape[-1])
+        spread = hidden.new_zeros(hidden.shape[0], self._width + 1, hidden.shape[-1]).scatter(1, index, hidden)
+        spread = spread[:, : self._width]
+        if isinstance(output, tuple):
+            return (spread, *output[1:])
+        output["last_hidden_state"] = spread
+        return output

@@ -1,0 +1,137 @@
+"""What an applied method does at which layer, checked against the model before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenprune.adapters.base import Adapter, VisionAttention
+from tokenprune.budgets.base import Budget, Schedule
+from tokenprune.config import Method
+from tokenprune.errors import LayerError, UnsupportedFeatureError
+from tokenprune.pruners.base import Pruner
+from tokenprune.signals import INPUT_SIGNALS, LAYER_STATES
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pruning stage.
+
+    Attributes:
+        number: Its number, from 0.
+        layer: Tokens are dropped before this layer.
+        pruner: Which tokens survive it.
+    """
+
+    number: int
+    layer: int
+    pruner: Pruner
+
+    @property
+    def layer_states(self) -> frozenset[str]:
+        """States of layer K-1 that have to be captured: of ``query``, ``key``, ``value``."""
+        wanted = self.pruner.needs & LAYER_STATES
+        return wanted | {"query", "key"} if self.reads_attention else wanted
+
+    @property
+    def reads_attention(self) -> bool:
+        """Whether single attention rows of layer K-1 are read."""
+        return "attention" in self.pruner.needs
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether what entered layer 0 is read."""
+        return "embeddings" in self.pruner.needs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of an applied method; immutable.
+
+    Attributes:
+        stages: The stages, in the order of their layers.
+        budget: How many tokens survive each.
+        schedule: The layers, as budgets read them.
+        tower_layers: Layers of the vision tower that are read.
+    """
+
+    stages: tuple[Stage, ...]
+    budget: Budget
+    schedule: Schedule
+    tower_layers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, method: Method, layers: Sequence[int], adapter: Adapter) -> Plan:
+        """The plan of a method that prunes a model before some layers.
+
+        Raises:
+            LayerError: A layer is out of range, or the method reads what does not exist before it.
+            UnsupportedModelError: The model cannot be pruned exactly there.
+            UnsupportedFeatureError: The model's attention implementation cannot be pruned exactly.
+        """
+        layers = tuple(layers)
+        method.pruner.check(layers)
+        stages = tuple(Stage(number, layer, method.pruner.at(number)) for number, layer in enumerate(layers))
+        schedule = Schedule(layers, adapter.num_layers)
+        plan = cls(stages, method.budget, schedule, tuple(sorted(method.pruner.vision_layers)))
+        plan._check(adapter)
+        return plan
+
+    @property
+    def first(self) -> int:
+        """The first layer that sees fewer tokens."""
+        return self.stages[0].layer
+
+    def stage_of(self, layer: int) -> Stage:
+        """The stage that decides what a layer sees."""
+        return next(stage for stage in reversed(self.stages) if stage.layer <= layer)
+
+    def tower_sites(self, adapter: Adapter) -> list[tuple[int, VisionAttention]]:
+        """Layers of the tower that are read, and where: of both towers, where videos have one of their own."""
+        sites = {}
+        for layer in self.tower_layers:
+            for site in (adapter.vision_attention(layer), adapter.video_attention(layer)):
+                sites[layer, site.attention] = site
+        return [(layer, site) for (layer, _), site in sites.items()]
+
+    def _check(self, adapter: Adapter) -> None:
+        first, last = self.first, self.stages[-1].layer
+        if first < 0 or last >= adapter.num_layers:
+            raise LayerError(
+                f"layer {last if first >= 0 else first} is out of range: the model has {adapter.num_layers} layers",
+                f"use 0 to {adapter.num_layers - 1}",
+            )
+        self.budget.check(self.schedule.layers)
+        missing = self.stages[0].pruner.needs - INPUT_SIGNALS
+        if first == 0 and missing:
+            raise LayerError(
+                f"{type(self.stages[0].pruner).__name__} reads {', '.join(sorted(missing))} of the layer before"
+                " layer 0, which does not exist",
+                "prune at layer 1 or later, or use a scorer that reads hidden states",
+            )
+        adapter.check_layers(first)
+        _check_attention(adapter, first)
+        self.tower_sites(adapter)
+        for stage in self.stages:
+            if stage.layer_states:
+                adapter.projections(stage.layer - 1, stage.layer_states)
+            if stage.reads_attention:
+                adapter.check_attention_rows(stage.layer - 1)
+
+
+def _check_attention(adapter: Adapter, first: int) -> None:
+    """Refuse attention implementations that cannot be pruned exactly from layer ``first`` on."""
+    implementation = adapter.attention_implementation
+    if "flash" not in implementation:
+        if implementation not in ("sdpa", "eager"):
+            raise UnsupportedFeatureError(
+                f"attention implementation {implementation!r} is not supported", "use sdpa, eager or flash_attention_2"
+            )
+        return
+    for layer in range(first, adapter.num_layers):
+        if adapter.layer_type(layer) != "full_attention":
+            # the kernel counts its window in kept tokens, the model means original positions
+            raise UnsupportedFeatureError(
+                f"{implementation} cannot prune layer {layer} ({adapter.layer_type(layer)}) exactly",
+                "use sdpa or eager",
+            )

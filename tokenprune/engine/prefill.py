@@ -1,0 +1,307 @@
+"""One pruned prefill: which tokens are kept at each stage, and what the layers then see. No hooks here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from tokenprune.adapters.base import Adapter, TowerRun, VisualLayout
+from tokenprune.context import PruneContext
+from tokenprune.engine.arguments import CompactArguments
+from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, mark
+from tokenprune.engine.calls import Call, Observation
+from tokenprune.engine.deepstack import Deepstack, take_over
+from tokenprune.engine.layer_call import LayerCalls
+from tokenprune.engine.logits import KeptLogits
+from tokenprune.engine.plan import Plan, Stage
+from tokenprune.engine.prompt import PromptMap
+from tokenprune.engine.quotas import Quotas
+from tokenprune.engine.replay import Replays
+from tokenprune.engine.selection import check_selection, count_kept, replace_rows, rows_of
+from tokenprune.engine.stage_signals import StageSignals
+from tokenprune.engine.tower import TowerReader
+from tokenprune.errors import UnsupportedModelError
+from tokenprune.ops.rows import compose, keep_index, take
+from tokenprune.pruners.base import Selection
+from tokenprune.run import Clock, PrefillRecord, StageResult
+from tokenprune.signals import DeclaredSignals
+from tokenprune.visual_axis import VisualAxis
+
+
+class Prefill(Call):
+    """The state of one prefill, from the model's call to its output.
+
+    Args:
+        plan: The method's stages.
+        adapter: The model's adapter.
+        layers: How each decoder layer is called.
+        arguments: The arguments of the model's forward, by name.
+        layout: Where the visual tokens are.
+        quotas: How many survive each stage.
+        record: What the run shows of the prefill; filled on the way.
+        sample_ids: One stable integer per sample.
+        annotations: What the caller gave per visual token.
+        tower_runs: Runs of the vision tower that belong to this prefill.
+        replay: Selections to use again, by stage, when this is the next step of a generation without a cache.
+        replays: Where finished steps of such generations are remembered.
+        owner: The apply block, for the cache.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        adapter: Adapter,
+        layers: Sequence[LayerCalls],
+        arguments: Mapping[str, Any],
+        layout: VisualLayout,
+        quotas: Quotas,
+        record: PrefillRecord,
+        sample_ids: tuple[int, ...],
+        annotations: Mapping[str, Sequence[Tensor]],
+        tower_runs: list[TowerRun],
+        replay: Mapping[int, Selection] | None,
+        replays: Replays,
+        owner: CacheOwner,
+    ) -> None:
+        super().__init__()
+        self.tower_runs = tower_runs
+        self.record = record
+        self._plan, self._adapter, self._layers = plan, adapter, layers
+        self._arguments, self._layout, self._quotas = arguments, layout, quotas
+        self._sample_ids, self._annotations = sample_ids, annotations
+        self._replay, self._replays, self._owner = replay, replays, owner
+        self._reader = TowerReader(adapter, arguments, layout, quotas.initial, tower_runs)
+        self._logits = KeptLogits(arguments.get("logits_to_keep"), layout)
+        self._width = layout.mask.shape[1]
+        self._prompt_map: PromptMap | None = None
+        self._compact: CompactArguments | None = None  # of the latest stage that dropped something
+        self._stage_rows: dict[int, CompactArguments] = {}  # by the stage's layer
+        self._observations: dict[int, Observation] = {}  # by the stage's number
+        self._embeddings: Tensor | None = None
+        self._deepstack: Deepstack | None = None
+        self._selections: dict[int, Selection] = {}
+        self._checks: list[tuple[Tensor, Callable[[int], Exception]]] = []
+
+    # ---- what the engine tells ---
+
+    def observation(self, stage: int) -> Observation | None:
+        """See :meth:`tokenprune.engine.calls.Call.observation`."""
+        if self._replay is not None or stage < len(self.record.stages) or not self._quotas.may_drop(stage):
+            return None
+        return self._observations.setdefault(stage, Observation())
+
+    def see_input(self, hidden: Tensor) -> None:
+        """See :meth:`tokenprune.engine.calls.Call.see_input`."""
+        if self._replay is None:
+            self._embeddings = hidden
+
+    def enter_decoder(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See :meth:`tokenprune.engine.calls.Call.enter_decoder`."""
+        arguments, self._deepstack = take_over(arguments, self._plan.first, self._adapter.num_layers)
+        self.changes_outputs = self._deepstack is not None
+        return arguments
+
+    def leave_decoder(self, output: Any) -> Any:
+        """See :meth:`tokenprune.engine.calls.Call.leave_decoder`."""
+        return output if self._compact is None else self._logits.spread(output, self._compact.rows, self._checks)
+
+    def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """See :meth:`tokenprune.engine.calls.Call.before_layer`."""
+        calls = self._layers[layer]
+        hidden = calls.hidden(args, kwargs)
+        stage = self._plan.stage_of(layer)
+        if layer == stage.layer:
+            hidden = self.prune(stage, hidden)
+        if self._compact is None:
+            return None
+        return (hidden,), self._compact.cut(layer, calls.others(args, kwargs))
+
+    def after_layer(self, layer: int, hidden: Tensor) -> Tensor:
+        """See :meth:`tokenprune.engine.calls.Call.after_layer`."""
+        return hidden if self._deepstack is None else self._deepstack.add(layer, hidden, self._rows)
+
+    def finish(self, output: Any) -> None:
+        """Tell the cache which rows it holds, and raise what was wrong.
+
+        Raises:
+            UnsupportedModelError: A stage was never reached: the layers did not run as usual.
+        """
+        passed = len(self.record.stages)
+        if passed != len(self._plan.stages):
+            missed = ", ".join(str(stage.layer) for stage in self._plan.stages[passed:])
+            raise UnsupportedModelError(
+                f"the prompt was not pruned: layer {missed} of {type(self._adapter.model).__name__} never ran as a"
+                " module of the model that apply was given",
+                "apply the method to the model that really runs; something replaced or compiled its layers",
+            )
+        self._finish_cache(output)
+        self.verify()
+
+    def _finish_cache(self, output: Any) -> None:
+        cache = _cache_of(output, self._arguments)
+        if cache is None:
+            self._replays.remember(self._arguments, self._selections)
+            return
+        layers = sorted(self._stage_rows)
+        for first, end in pairwise([*layers, self._adapter.num_layers]):
+            rows = self._stage_rows[first]
+            for layer in range(first, end):
+                mark(cache, layer, Rows(rows.rows, self._width, rows.ragged, self._owner))
+        self.record.kv_bytes = cache_bytes(cache)
+        self.record.kv_bytes_unpruned = cache_bytes(cache, unpruned=True)
+
+    def verify(self) -> None:
+        """Raise what components found wrong; one small transfer for all stages."""
+        if not self._checks:
+            return
+        device = self._checks[0][0].device
+        flags = torch.stack([bad.to(device) for bad, _ in self._checks]).tolist()
+        for samples, (_, error) in zip(flags, self._checks, strict=True):
+            if True in samples:
+                raise error(samples.index(True))
+
+    # ---- one stage ---
+
+    @property
+    def _rows(self) -> Tensor | None:
+        return None if self._compact is None else self._compact.rows
+
+    def prune(self, stage: Stage, hidden: Tensor) -> Tensor:
+        """Score, select and compact before a stage's layer; returns the hidden states that go on."""
+        if hidden.dim() != 3:
+            raise UnsupportedModelError(
+                f"layers of {type(self._adapter.model).__name__} pass hidden states of shape {tuple(hidden.shape)}",
+                "only [batch, tokens, dim] can be pruned",
+            )
+        before = self._quotas.totals
+        quotas = self._quotas.at(stage.number)
+        decides = self._quotas.pruner_decides(stage.number)
+        if [sum(sizes) for sizes in quotas] == before and not decides:
+            self.record.stages.append(self._skipped(stage.layer, before))
+            return hidden
+        start = Clock(hidden.device)
+        context = self._context(stage, hidden, quotas)
+        selection = self._select(stage, context, quotas)
+        self._selections[stage.number] = selection
+        if decides or (stage.pruner.across_images and max(map(len, quotas)) > 1):
+            quotas = count_kept(selection, context, self._quotas.sizes)
+        self.record.clock.append((start, Clock(hidden.device)))
+        self._forget(stage)
+        keep = selection.keep & context.visual_mask
+        if selection.hidden is not None:
+            target = context.visual_rows.masked_fill(~keep, -1)
+            hidden = replace_rows(hidden, target, selection.hidden.to(hidden.dtype))
+        index = self._drop(stage, context, keep, quotas, hidden)
+        after = [sum(sizes) for sizes in quotas]
+        result = StageResult(stage.layer, before, after, rows=self._rows, _positions=context.positions, _keep=keep)
+        self.record.stages.append(result)
+        return take(hidden, index, 1, 0)
+
+    def _select(self, stage: Stage, context: PruneContext, quotas: list[list[int]]) -> Selection:
+        if self._replay is not None:
+            return self._replay[stage.number]
+        most = max(map(len, quotas))
+        padded = [sizes + [0] * (most - len(sizes)) for sizes in quotas]
+        wanted = torch.tensor(padded, device=context.visual_mask.device)
+        selection = stage.pruner.select(context, wanted)
+        check_selection(selection, context, wanted, stage.pruner)
+        return selection
+
+    def _drop(
+        self, stage: Stage, context: PruneContext, keep: Tensor, quotas: list[list[int]], hidden: Tensor
+    ) -> Tensor:
+        """Make the rows that go on the rows of the prefill; returns their index among the rows before."""
+        # a row goes on when it is no visual token, or a kept one; padding of an earlier stage is dropped again
+        dropped = rows_of(hidden.shape[1], context.visual_rows, context.visual_mask & ~keep)
+        widths = [
+            self._width - initial + sum(sizes) for initial, sizes in zip(self._quotas.initial, quotas, strict=True)
+        ]
+        rows = self._rows
+        going = ~dropped if rows is None else ~dropped & (rows >= 0)
+        index = keep_index(going, max(widths))
+        self._compact = CompactArguments(
+            self._adapter,
+            index if rows is None else compose(rows, index),
+            self._width,
+            ragged=len(set(widths)) > 1,
+            dtype=hidden.dtype,
+        )
+        self._stage_rows[stage.layer] = self._compact
+        self._quotas.sizes = quotas
+        return index
+
+    def _skipped(self, layer: int, before: list[int]) -> StageResult:
+        """A stage that drops nothing: what was there before it is kept."""
+        reason = "not pruned: the budget is no reduction" if self._compact is None else "nothing more to drop"
+        if self.record.stages:
+            last = self.record.stages[-1]
+            return replace(last, layer=layer, before=before, after=before, rows=None, reason=reason)
+        mask = self._layout.mask
+        positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+        return StageResult(layer, before, before, reason=reason, _positions=positions, _keep=mask)
+
+    def _forget(self, stage: Stage) -> None:
+        """Let go of what was observed: it is as large as a layer's activations."""
+        self._observations.pop(stage.number, None)
+        if not any(later.reads_prompt for later in self._plan.stages[stage.number + 1 :]):
+            self._embeddings = None
+
+    def _context(self, stage: Stage, hidden: Tensor, quotas: list[list[int]]) -> PruneContext:
+        """What scorers and pruners may see at a stage."""
+        if self._prompt_map is None:
+            images = max(map(len, self._quotas.sizes))
+            self._prompt_map = PromptMap(self._adapter, self._arguments, self._layout, images, hidden.device)
+        prompt, rows = self._prompt_map, self._rows
+        device = hidden.device
+        is_visual, image, tokens = (x.to(device) for x in (prompt.visual, prompt.image, prompt.tokens))
+        if rows is not None:
+            absent, rows = rows < 0, rows.to(device)
+            is_visual, image, tokens = (x.gather(1, rows.clamp(min=0)) for x in (is_visual, image, tokens))
+            is_visual, image, tokens = is_visual & ~absent, image.masked_fill(absent, -1), tokens & ~absent
+        axis = VisualAxis.of(is_visual, image, max(self._quotas.totals), rows)
+        signals = StageSignals(
+            self._adapter,
+            stage.layer,
+            prompt,
+            self._observations.get(stage.number, Observation()),
+            self._embeddings,
+            self._reader,
+            rows,
+            tokens,
+            axis,
+            self._quotas.initial,
+            self._annotations,
+        )
+        return PruneContext(
+            layer=stage.layer,
+            num_layers=self._adapter.num_layers,
+            num_heads=self._adapter.num_heads,
+            visual_mask=axis.mask,
+            visual_rows=axis.rows,
+            positions=axis.positions,
+            groups=axis.images,
+            last_row=tokens.int().cumsum(1).argmax(1),
+            row_mask=tokens,
+            hidden_rows=hidden,
+            sample_ids=self._sample_ids,
+            signals=DeclaredSignals(signals, stage.pruner.needs, stage.pruner.vision_layers),
+            sizes=tuple(map(tuple, self._quotas.sizes)),
+            quotas=tuple(map(tuple, quotas)),
+            target=self._quotas.targets,
+            open_ended=self._quotas.pruner_decides(stage.number),
+            checks=self._checks,
+        )
+
+
+def _cache_of(output: Any, arguments: Mapping[str, Any]) -> Any:
+    """The cache that a forward filled: in its output, in its tuple (``return_dict=False``), or given to it."""
+    cache = getattr(output, "past_key_values", None)
+    if cache is None and isinstance(output, tuple):
+        cache = next((item for item in output if isinstance(item, Cache)), None)
+    return arguments.get("past_key_values") if cache is None else cache

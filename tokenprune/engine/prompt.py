@@ -1,0 +1,80 @@
+"""The prompt of one prefill as the model got it: computed once, kept on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenprune.adapters.base import Adapter, VisualLayout
+from tokenprune.errors import UnsupportedModelError
+from tokenprune.ops.frames import frame_sizes, number_frames
+from tokenprune.ops.rows import take
+
+
+class PromptMap:
+    """Where the tokens and images of a prompt are, before any stage.
+
+    Args:
+        adapter: The model's adapter.
+        arguments: The arguments of the model's forward, by name.
+        layout: Where the visual tokens are.
+        images: The most images that a sample has.
+        device: The device of the hidden states.
+    """
+
+    def __init__(
+        self, adapter: Adapter, arguments: Mapping[str, Any], layout: VisualLayout, images: int, device: torch.device
+    ) -> None:
+        self._adapter = adapter
+        self._arguments = arguments
+        self._layout = layout
+        self._images = images
+        self.visual = layout.mask.to(device)
+        self.image = layout.groups.to(device)
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """What is no padding, bool ``[batch, seq]``."""
+        mask = self._arguments.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.dim() == 2:
+            return mask.bool().to(self.visual.device)
+        return torch.ones_like(self.visual)
+
+    @cached_property
+    def grid(self) -> Tensor:
+        """(frame, row, column) of every token, long ``[batch, seq, 3]``; -1 for text and separators.
+
+        Raises:
+            UnsupportedModelError: The family's adapter knows no grid.
+        """
+        grid = self._adapter.grid(self._arguments, self._layout)
+        if grid is None:
+            raise UnsupportedModelError(
+                f"the adapter of {self._adapter.name!r} knows no token grid", "use a method that needs none"
+            )
+        return grid.to(self.visual.device)
+
+    @cached_property
+    def frames(self) -> Tensor:
+        """Number, rows and columns of every token's frame, long ``[batch, seq, 3]``; -1 for text and separators."""
+        frame = self.grid[..., 0].masked_fill(self.image < 0, -1)
+        numbers = number_frames(frame, self.image, self._images)
+        return torch.cat([numbers[..., None], frame_sizes(numbers, self.grid)], -1)
+
+
+def at_positions(values: Tensor, positions: Tensor, real: Tensor) -> Tensor:
+    """Values of the whole prompt at some positions.
+
+    Args:
+        values: ``[batch, seq, ...]`` with one more axis.
+        positions: Long ``[batch, n_visual]``.
+        real: Which of them are tokens, bool ``[batch, n_visual]``.
+
+    Returns:
+        ``[batch, n_visual, ...]``, -1 where padding.
+    """
+    return take(values.to(positions.device), positions, 1, 0).masked_fill(~real[:, :, None], -1)

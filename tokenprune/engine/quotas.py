@@ -1,0 +1,92 @@
+"""How many visual tokens of each image survive each stage of one prefill. Host integers only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from tokenprune.engine.plan import Plan
+from tokenprune.errors import BudgetError
+from tokenprune.ops.topk import apportion
+
+#: ``cost(visual tokens per layer, whether tower and projector count)`` in FLOPs.
+Cost = Callable[[Sequence[int], bool], int]
+
+
+class Quotas:
+    """The counts of one prefill: what is there now, and what a stage leaves.
+
+    Args:
+        plan: The method's stages.
+        sizes: Visual tokens per sample and image.
+        cost: Makes the cost function of a sample from the number of its text tokens, for budgets stated in FLOPs.
+        text_tokens: Tokens per sample that are not visual.
+
+    Attributes:
+        sizes: Visual tokens per sample and image now, after the stages that have passed.
+        initial: Visual tokens per sample before any stage.
+    """
+
+    def __init__(
+        self, plan: Plan, sizes: list[list[int]], cost: Callable[[int], Cost], text_tokens: Sequence[int]
+    ) -> None:
+        self._plan = plan
+        self._cost = cost
+        self._text_tokens = text_tokens
+        self._budget_cache: dict[tuple[int, int], tuple[int, ...]] = {}
+        self.sizes = sizes
+        self.initial = [sum(row) for row in sizes]
+
+    @property
+    def totals(self) -> list[int]:
+        """Visual tokens per sample now."""
+        return [sum(row) for row in self.sizes]
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """Tokens per sample that survive the last stage."""
+        return tuple(self._survivors(sample)[-1] for sample in range(len(self.initial)))
+
+    def at(self, stage: int) -> list[list[int]]:
+        """Tokens to keep per sample and image at a stage: the budget's count, shared between images in proportion.
+
+        Raises:
+            BudgetError: A sample has more images than tokens to keep.
+        """
+        return [self._share(sample, stage) for sample in range(len(self.sizes))]
+
+    def _share(self, sample: int, stage: int) -> list[int]:
+        sizes = self.sizes[sample]
+        wanted = self._survivors(sample)[-1 if self.pruner_decides(stage) else stage]
+        if wanted >= sum(sizes):
+            return list(sizes)
+        if wanted == 0:
+            return [0] * len(sizes)
+        if wanted < len(sizes) and self.pruner_decides(stage):
+            wanted = len(sizes)
+        if wanted < len(sizes):
+            raise BudgetError(
+                f"sample {sample}: a budget of {wanted} visual tokens for {len(sizes)} images",
+                f"every image keeps at least one: ask for {len(sizes)} or more",
+            )
+        return apportion(wanted, sizes)
+
+    def _survivors(self, sample: int) -> tuple[int, ...]:
+        """What the budget leaves of a sample after each stage."""
+        initial, text = self.initial[sample], self._text_tokens[sample]
+        if initial == 0:
+            return (0,) * len(self._plan.stages)
+        if (initial, text) not in self._budget_cache:
+            schedule = replace(self._plan.schedule, cost=self._cost(text))
+            self._budget_cache[initial, text] = self._plan.budget.keep(initial, schedule)
+        return self._budget_cache[initial, text]
+
+    def may_drop(self, stage: int) -> bool:
+        """Whether anything may be dropped at a stage: if not, nothing has to be observed for it."""
+        fewer = any(self._survivors(sample)[stage] < count for sample, count in enumerate(self.initial))
+        return fewer or self.pruner_decides(stage)
+
+    def pruner_decides(self, stage: int) -> bool:
+        """Whether the pruner decides how many survive a stage."""
+        stages = self._plan.stages
+        return self._plan.budget.open_ended(stage, len(stages)) and stages[stage].pruner.adaptive

@@ -1,0 +1,110 @@
+"""Uses of a model that a method cannot follow exactly, refused before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokenprune.adapters.base import Adapter
+from tokenprune.engine import hooks
+from tokenprune.errors import UnsupportedFeatureError
+
+#: Entries of continuous batching: they run the decoder on packed sequences and caches of their own.
+CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+
+
+def register(model: nn.Module) -> list[hooks.Removable]:
+    """Refuse ways to generate that a method cannot follow, when they are asked for.
+
+    ``generate`` looks the decoding method up on the model's class, so that assisted decoding is recognised where the
+    mode is validated (transformers 5.23) and where it runs (5.17).
+    """
+    refused: list[hooks.Removable] = [
+        hooks.observe_calls(model, "_validate_generation_mode", _check_mode),
+        hooks.PatchedMethod(model, "_assisted_decoding", _refuse_assisted),
+    ]
+    return refused + [hooks.PatchedMethod(model, name, _refuse_batching) for name in CONTINUOUS_BATCHING]
+
+
+def _check_mode(arguments: Mapping[str, Any]) -> None:
+    mode = arguments.get("generation_mode")
+    if str(getattr(mode, "value", mode)) == "assisted_generation":
+        _refuse_assisted()
+
+
+def _refuse_assisted(*args: Any) -> None:
+    raise UnsupportedFeatureError("assisted decoding is not supported", "use greedy, sampling or beam search")
+
+
+def _refuse_batching(own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    raise UnsupportedFeatureError(
+        f"continuous batching ({getattr(own, '__name__', 'generate_batch')}) is not supported inside an apply block",
+        "use model.generate with a padded batch",
+    )
+
+
+def check_not_traced() -> None:
+    """Refuse to be recorded: a trace would hold the choice made for one input.
+
+    Raises:
+        UnsupportedFeatureError: ``torch.export`` or ``torch.jit.trace`` runs the model.
+    """
+    is_exporting = getattr(torch.compiler, "is_exporting", None)  # torch 2.7
+    if (is_exporting is not None and is_exporting()) or torch._C._is_tracing():
+        raise UnsupportedFeatureError(
+            "a model cannot be exported or traced inside an apply block: the trace would fix which tokens are kept",
+            "export the model outside the block",
+        )
+
+
+def check_continuation(own: bool, arguments: Mapping[str, Any], adapter: Adapter) -> None:
+    """Refuse what cannot continue on a pruned cache.
+
+    Args:
+        own: Whether this block pruned the cache.
+        arguments: The arguments of the model's forward, by name.
+        adapter: The model's adapter.
+
+    Raises:
+        UnsupportedFeatureError: The cache is another block's, or new images arrive.
+    """
+    if not own:
+        raise UnsupportedFeatureError(
+            "the KV cache was pruned by another apply block", "keep a conversation inside one block"
+        )
+    ids = arguments.get("input_ids")
+    if ids is not None and ids.shape[1] > 1:
+        visual = adapter.visual_mask({"input_ids": ids})
+        if visual is not None and bool(visual.any()):
+            raise UnsupportedFeatureError(
+                "images in a later turn: the KV cache is not empty", "prefill the whole conversation at once"
+            )
+
+
+def check_no_new_images(sizes: Sequence[Sequence[int]]) -> None:
+    """Refuse visual tokens that arrive when the cache is not empty.
+
+    Args:
+        sizes: Visual tokens per sample and image of the call.
+
+    Raises:
+        UnsupportedFeatureError: There are any.
+    """
+    if any(map(sum, sizes)):
+        raise UnsupportedFeatureError(
+            "images in a later turn (or a chunked prefill): the KV cache is not empty",
+            "prefill the whole conversation at once",
+        )
+
+
+def check_no_labels(arguments: Mapping[str, Any]) -> None:
+    """Refuse labels.
+
+    Raises:
+        UnsupportedFeatureError: The call has labels.
+    """
+    if arguments.get("labels") is not None:
+        raise UnsupportedFeatureError("labels: a pruned forward has fewer logits than labels", "leave out labels")

@@ -1,0 +1,95 @@
+"""Generation without a cache: every step is a whole forward, and the first step's choice is kept."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenprune.adapters.base import Adapter
+from tokenprune.pruners.base import Selection
+
+#: Generations that may take turns on one thread (contrastive decoding runs two); older ones are forgotten.
+REMEMBERED = 4
+
+
+@dataclass(frozen=True, eq=False)  # a step is itself only
+class FinishedStep:
+    """One finished step of a generation without a cache.
+
+    Attributes:
+        ids: Its ``input_ids``.
+        pixels: Its images and videos by name, or what ``generate`` encoded of them. The tensors themselves are kept:
+            freed memory may hold another image by the next call.
+        selections: What each stage chose, by the stage's number; a stage that dropped nothing has none.
+    """
+
+    ids: Tensor
+    pixels: Mapping[str, Any]
+    selections: Mapping[int, Selection]
+
+
+class Replays:
+    """The latest steps of generations without a cache, on one thread."""
+
+    def __init__(self) -> None:
+        self._steps: deque[FinishedStep] = deque(maxlen=REMEMBERED)
+
+    def take(self, call: Mapping[str, Any], adapter: Adapter) -> Mapping[int, Selection] | None:
+        """The selections of the step that a call continues, or None.
+
+        A call continues a step when its ids are one token longer, its images are the same tensors, and nothing before
+        the last visual token differs; beams may have swapped the text behind it.
+
+        Args:
+            call: The arguments of the model's forward, by name.
+            adapter: The model's adapter.
+        """
+        ids = call.get("input_ids")
+        if call.get("use_cache") is not False or ids is None:
+            return None
+        pixels = pixel_inputs(call)
+        for step in self._steps:
+            one_longer = ids.shape == (step.ids.shape[0], step.ids.shape[1] + 1)
+            if one_longer and _same_memory(step.pixels, pixels) and _continues(ids, step.ids, adapter):
+                self._steps.remove(step)
+                return step.selections
+        return None
+
+    def remember(self, call: Mapping[str, Any], selections: Mapping[int, Selection]) -> None:
+        """Keep the selections of a finished step for the next one."""
+        ids = call.get("input_ids")
+        if ids is not None:
+            self._steps.append(FinishedStep(ids, pixel_inputs(call), selections))
+
+
+def pixel_inputs(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's images and videos by name, and what ``generate`` encoded of them before the call."""
+    pixels = {name: value for name, value in call.items() if isinstance(value, Tensor) and name.startswith("pixel")}
+    encoded = call.get("mm_encoder_outputs") or {}
+    return {**pixels, **{f"encoded {kind}": output for kind, output in encoded.items()}}
+
+
+def _same_memory(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether these are the same tensors; equal ones do not count."""
+    return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):  # another view of the same memory is the same image
+        return one.data_ptr() == other.data_ptr() and one.shape == other.shape
+    return one is other
+
+
+def _continues(ids: Tensor, earlier: Tensor, adapter: Adapter) -> bool:
+    """Whether each row is an earlier row and one token."""
+    mask = adapter.visual_mask({"input_ids": earlier})
+    if mask is None:
+        return False
+    end = int(mask.int().cumsum(1).argmax(1).max()) + 1
+    rows = {tuple(row) for row in earlier.tolist()}
+    return torch.equal(ids[:, :end], earlier[:, :end]) and all(tuple(row[:-1]) in rows for row in ids.tolist())

@@ -1,0 +1,153 @@
+"""The signals of one stage of a running prefill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenprune.adapters.base import Adapter
+from tokenprune.engine.arguments import is_causal
+from tokenprune.engine.calls import Observation
+from tokenprune.engine.prompt import PromptMap, at_positions
+from tokenprune.engine.tower import TowerReader, TowerView
+from tokenprune.errors import ScoreError, UnsupportedModelError
+from tokenprune.ops.rotary import turn_back
+from tokenprune.ops.rows import take
+from tokenprune.signals import AttentionProbe, Prompt, TowerSignals
+from tokenprune.visual_axis import VisualAxis
+
+
+@dataclass(frozen=True)
+class StageSignals:
+    """See :class:`tokenprune.signals.Signals`.
+
+    Attributes:
+        adapter: The model's adapter.
+        layer: Tokens are dropped before this layer.
+        prompt_map: The prompt before any stage.
+        observation: What layer ``layer - 1`` showed.
+        embeddings: What entered layer 0, ``[batch, seq, dim]``, where that is read.
+        reader: The vision tower.
+        rows: Position of each row in the unpruned sequence; None while it is whole.
+        row_mask: Rows that are no padding, bool ``[batch, rows]``.
+        axis: The visual tokens that are left.
+        counts: Visual tokens per sample before any stage.
+        annotations: What the caller gave per visual token.
+    """
+
+    adapter: Adapter
+    layer: int
+    prompt_map: PromptMap
+    observation: Observation
+    embeddings: Tensor | None
+    reader: TowerReader
+    rows: Tensor | None
+    row_mask: Tensor
+    axis: VisualAxis
+    counts: Sequence[int]
+    annotations: Mapping[str, Sequence[Tensor]]
+
+    def states(self, name: str) -> Tensor:
+        """See :meth:`tokenprune.signals.Signals.states`."""
+        if name not in self.observation.states:
+            raise UnsupportedModelError(
+                f"the {name} states of layer {self.layer - 1} were not observed: its attention did not run as usual",
+                "if a part of the layer was compiled, apply the method to the model before it is compiled",
+            )
+        return self.observation.states[name]
+
+    def attention(self) -> AttentionProbe:
+        """See :meth:`tokenprune.signals.Signals.attention`."""
+        arguments = self.observation.arguments
+        if arguments is None:
+            raise UnsupportedModelError(
+                f"the arguments of layer {self.layer - 1} were not observed: the layer did not run as usual",
+                "if the layer was compiled, apply the method to the model before it is compiled",
+            )
+        layer = self.layer - 1
+        attention = self.adapter.attention(layer)
+        rotate = self.adapter.rotary(layer)
+        cos, sin = arguments[self.adapter.layer_signature.position_embeddings]
+        query, key = self.states("query"), self.states("key")
+
+        def rotated(states: Tensor, keys: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+            return rotate(states, take(cos, index, -2, -3), take(sin, index, -2, -3)), rotate(keys, cos, sin)
+
+        def rotated_from_first(keys: Tensor) -> Tensor:
+            first = self.row_mask.int().argmax(1, keepdim=True)
+            return rotate(keys, *turn_back(cos, sin, take(cos, first, -2, -3), take(sin, first, -2, -3)))
+
+        scaling = getattr(attention, "scaling", None) or query.shape[-1] ** -0.5
+        softcap = getattr(attention, "attn_logit_softcapping", None)
+        visible = self._visible(arguments, query)
+        return AttentionProbe(query, key, rotated, visible, float(scaling), softcap, rotated_from_first)
+
+    def _visible(self, arguments: Mapping[str, Any], query: Tensor) -> Any:
+        mask = arguments.get(self.adapter.layer_signature.attention_mask)
+        causal = is_causal(self.adapter, self.layer - 1, arguments)
+
+        def visible(index: Tensor) -> Tensor:
+            order = torch.arange(query.shape[1], device=query.device)
+            earlier = order <= index[:, :, None] if causal else torch.ones_like(order <= index[:, :, None])
+            if mask is None:
+                return earlier
+            if mask.dim() == 2:
+                shown: Tensor = earlier & mask.bool()[:, None]
+                return shown
+            rows: Tensor = take(mask[:, :1], index, 2, 0)[:, 0]
+            return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
+
+        return visible
+
+    def prompt(self) -> Prompt:
+        """See :meth:`tokenprune.signals.Signals.prompt`."""
+        if self.embeddings is None:
+            raise ScoreError("what entered layer 0 was not observed", "add 'embeddings' to the component's needs")
+        device, visual = self.axis.positions.device, self.prompt_map.visual.to(self.axis.positions.device)
+        rows = self.rows
+        if rows is None:
+            rows = torch.arange(visual.shape[1], device=device).expand(len(visual), -1)
+        return Prompt(self.embeddings.to(device), visual, self.prompt_map.tokens.to(device) & ~visual, rows)
+
+    def grid(self) -> Tensor:
+        """See :meth:`tokenprune.signals.Signals.grid`."""
+        return at_positions(self.prompt_map.grid, self.axis.positions, self.axis.mask)
+
+    def frames(self) -> Tensor:
+        """See :meth:`tokenprune.signals.Signals.frames`."""
+        return at_positions(self.prompt_map.frames, self.axis.positions, self.axis.mask)
+
+    def tower(self, layer: int) -> TowerSignals:
+        """See :meth:`tokenprune.signals.Signals.tower`."""
+        states = self.reader.layer(layer)
+        return TowerView(states, self.reader.feature_order(self.axis.positions), self.axis.mask)
+
+    def annotation(self, name: str) -> Tensor:
+        """See :meth:`tokenprune.signals.Signals.annotation`."""
+        if name not in self.annotations:
+            known = ", ".join(sorted(self.annotations)) or "none"
+            raise ScoreError(
+                f"annotation {name!r} was not given (given: {known})",
+                f"call run.annotate({name}=[...]) before generate",
+            )
+        items, visual = self.annotations[name], self.prompt_map.visual.cpu()
+        batch = len(visual)
+        if batch % len(items):
+            raise ScoreError(
+                f"annotation {name!r} has {len(items)} vectors for a batch of {batch}", "give one per sample"
+            )
+        repeats = batch // len(items)  # beams and returned sequences repeat every sample
+        values = torch.zeros(visual.shape)
+        for sample in range(batch):
+            item = items[sample // repeats]
+            if item.numel() != self.counts[sample]:
+                raise ScoreError(
+                    f"annotation {name!r} of sample {sample} has {item.numel()} values",
+                    f"give one per visual token: {self.counts[sample]}",
+                )
+            values[sample, visual[sample]] = item.flatten()
+        return values.to(self.axis.positions.device).gather(1, self.axis.positions).masked_fill(~self.axis.mask, 0.0)

@@ -1,0 +1,225 @@
+"""Recording what layers of the vision tower show, and reading it from the visual tokens of a prefill."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.adapters.base import Adapter, TowerRun, VisionAttention, VisualLayout, bound_arguments
+from tokenprune.adapters.visuals import KINDS, Kind, pixels
+from tokenprune.engine import hooks
+from tokenprune.engine.calls import Call
+from tokenprune.errors import ScoreError, UnsupportedModelError
+from tokenprune.ops.vision import TowerLayer, TowerRuns, on_visual_axis
+
+
+class _ThreadRuns(threading.local):
+    """Runs of the tower outside a call on one thread, and the arguments of the encoder that is running."""
+
+    def __init__(self) -> None:
+        self.pending: list[TowerRun] = []
+        self.encoder: dict[str, Any] = {}
+
+
+class TowerRecorder:
+    """Records runs of the vision tower. A run belongs to the call that it is part of.
+
+    ``generate`` runs the tower before the model, once for all beams (transformers 5.23): such a run belongs to the next
+    prefill on the same thread.
+
+    Args:
+        adapter: The model's adapter.
+        sites: Layers of the tower that are read, and where.
+        current: The call that runs on this thread.
+    """
+
+    def __init__(
+        self, adapter: Adapter, sites: Sequence[tuple[int, VisionAttention]], current: Callable[[], Call | None]
+    ) -> None:
+        self._adapter = adapter
+        self._sites = sites
+        self._current = current
+        self._thread = _ThreadRuns()
+
+    def register(self) -> list[hooks.Removable]:
+        """Put the hooks on the towers."""
+        handles: list[hooks.Removable] = []
+        for tower in dict.fromkeys(site.tower for _, site in self._sites):
+            handles.append(hooks.before(tower, self._start))
+        model = getattr(self._adapter.model, "base_model", self._adapter.model)
+        for name, wanted in self._adapter.encoders.items() if self._sites else ():
+            handles.append(hooks.observe_calls(model, name, self._note_encoder(wanted)))
+        for layer, site in self._sites:
+            handles.append(hooks.before(site.attention, self._keep_rotary(layer)))
+            for name, module in (("query", site.query), ("key", site.key)):
+                handles.append(hooks.after(module, self._keep_states(layer, name)))
+        return handles
+
+    def take_pending(self, encoded: bool) -> list[TowerRun]:
+        """The runs that a prefill starts with: those before it, if ``generate`` has encoded its images."""
+        pending, self._thread.pending = self._thread.pending, []
+        return pending if encoded else []
+
+    def _runs(self) -> list[TowerRun]:
+        call = self._current()
+        return self._thread.pending if call is None else call.tower_runs
+
+    def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arguments = bound_arguments(module.forward, args, kwargs)
+        small = {k: v for k, v in arguments.items() if not (isinstance(v, Tensor) and v.is_floating_point())}
+        self._runs().append(TowerRun({**self._thread.encoder, **small}))
+
+    def _note_encoder(self, wanted: Sequence[str]) -> Callable[[Mapping[str, Any]], None]:
+        def note(arguments: Mapping[str, Any]) -> None:
+            known = {name: arguments[name] for name in wanted if arguments.get(name) is not None}
+            self._thread.encoder = {name: _shape_of_pixels(value) for name, value in known.items()}
+
+        return note
+
+    def _keep_rotary(self, layer: int) -> hooks.BeforeHook:
+        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            if runs := self._runs():
+                runs[-1].states[layer, "rotary"] = kwargs.get("position_embeddings")
+
+        return hook
+
+    def _keep_states(self, layer: int, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            if runs := self._runs():
+                runs[-1].states[layer, name] = output
+
+        return hook
+
+
+def _shape_of_pixels(value: Any) -> Any:
+    """A tensor of pixels without its memory: only its shape is read."""
+    return value.to("meta") if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+class TowerReader:
+    """The layers of the vision tower that were recorded for one prefill, seen from its visual tokens.
+
+    Args:
+        adapter: The model's adapter.
+        arguments: The arguments of the model's forward, by name.
+        layout: Where the visual tokens are.
+        counts: Visual tokens per sample before any stage.
+        runs: The runs of the tower.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        arguments: Mapping[str, Any],
+        layout: VisualLayout,
+        counts: Sequence[int],
+        runs: list[TowerRun],
+    ) -> None:
+        self._adapter = adapter
+        self._arguments = arguments
+        self._layout = layout
+        self._counts = list(counts)
+        self._runs = runs
+        self._layers: dict[int, TowerLayer | TowerRuns] = {}  # every stage sees the same
+        self._repeats = 1  # how often the prompts repeat each sample that the tower got
+
+    def layer(self, layer: int) -> TowerLayer | TowerRuns:
+        """One layer of the tower, as it was recorded.
+
+        Raises:
+            ScoreError: The layer was not recorded.
+            UnsupportedModelError: The tower's features are not the prompt's visual tokens.
+        """
+        if layer not in self._layers:
+            self._layers[layer] = self._read(layer)
+        return self._layers[layer]
+
+    def _read(self, layer: int) -> TowerLayer | TowerRuns:
+        modalities = self._modalities()
+        runs = [run for run in self._runs if (layer, "key") in run.states][-len(modalities) :]
+        if not runs:
+            recorded = sorted({number for run in self._runs for number, _ in run.states})
+            raise ScoreError(
+                f"layer {layer} of the vision tower was not observed (observed: {recorded or 'none'})",
+                "add it to vision_layers, and give pixels, not features",
+            )
+        read = []
+        for modality, run in zip(modalities, runs, strict=False):  # fewer runs: the number of features will tell
+            video = modality == "video"
+            site = self._adapter.video_attention(layer) if video else self._adapter.vision_attention(layer)
+            query, key, rotary = (run.states[layer, name] for name in ("query", "key", "rotary"))
+            read.append(site.read(query, key, rotary, run.arguments))
+        states = read[0] if len(read) == 1 else TowerRuns(read)
+        if self._arguments.get("mm_encoder_outputs"):  # ``generate`` ran the tower before it repeated samples as beams
+            self._repeats = max(1, sum(self._counts) // states.features)
+        beams = [count for count in self._counts[:: self._repeats] for _ in range(self._repeats)]
+        if beams != self._counts or states.features * self._repeats != sum(self._counts):
+            raise UnsupportedModelError(
+                f"the vision tower made {states.features} features for {sum(self._counts)} visual tokens",
+                "use a method that does not read the vision tower",
+            )
+        return states
+
+    def _modalities(self) -> list[Kind]:
+        """Image or video, or both, in the order in which the tower got them."""
+        encoded = self._arguments.get("mm_encoder_outputs") or {}
+        kinds: list[Kind] = [kind for kind, output in encoded.items() if output is not None]
+        return kinds or [kind for kind in KINDS if pixels(self._arguments, kind) is not None] or list(KINDS)
+
+    def feature_order(self, positions: Tensor) -> Tensor:
+        """Number of each visual token among all features that the tower made: they enter the prompts in order.
+
+        All images come first and then all videos (or, under ``generate``, in the order in which it encoded them).
+
+        Args:
+            positions: Unpruned positions of the visual tokens, long ``[batch, n_visual]``.
+        """
+        mask = self._layout.mask[:: self._repeats].to(positions.device)
+        videos = self._adapter.video_mask(self._arguments)
+        second = torch.zeros_like(mask) if videos is None else videos[:: self._repeats].to(mask.device)
+        if self._modalities()[0] == "video":
+            second = ~second
+        ahead, behind = mask & ~second, mask & second
+        order = torch.where(second, _count_up_to(behind) + ahead.sum(), _count_up_to(ahead)) - 1
+        return order.repeat_interleave(self._repeats, dim=0).gather(1, positions.clamp(min=0))
+
+
+@dataclass(frozen=True)
+class TowerView:
+    """See :class:`tokenprune.signals.TowerSignals`.
+
+    Attributes:
+        layer: The layer's states, image by image.
+        order: Number of each visual token among all features of the batch, long ``[batch, n_visual]``.
+        visual_mask: Which entries of the visual axis are real, bool ``[batch, n_visual]``.
+    """
+
+    layer: TowerLayer | TowerRuns
+    order: Tensor
+    visual_mask: Tensor
+
+    @cached_property
+    def attention(self) -> Tensor:
+        """See :attr:`tokenprune.signals.TowerSignals.attention`."""
+        return on_visual_axis(self.layer.attention, self.order, self.visual_mask)
+
+    @cached_property
+    def received(self) -> Tensor:
+        """See :attr:`tokenprune.signals.TowerSignals.received`."""
+        return on_visual_axis(self.layer.received, self.order, self.visual_mask)
+
+    @cached_property
+    def key(self) -> Tensor:
+        """See :attr:`tokenprune.signals.TowerSignals.key`."""
+        return on_visual_axis(self.layer.mean_key, self.order, self.visual_mask)
+
+
+def _count_up_to(chosen: Tensor) -> Tensor:
+    """How many are chosen up to each place of all samples in a row, ``[batch, seq]``."""
+    return chosen.flatten().cumsum(0).view(chosen.shape)
