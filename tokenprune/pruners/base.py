@@ -34,7 +34,7 @@ class Pruner(Component, ABC):
     #: Can decide by itself how many survive: takes budgets that are open-ended, with quotas as the fewest there may be.
     adaptive: ClassVar[bool] = False
 
-    #: Divides the count of a sample between its images itself, at least one each; only the sum of ``quotas`` then binds.
+    #: Divides the count of a sample between its images itself, at least one each; only the sum of ``quotas`` binds.
     across_images: ClassVar[bool] = False
 
     @property
