@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokenprune.errors import ScoreError
 from tokenprune.ops.frames import earlier
-from tokenprune.ops.groups import Groups
+from tokenprune.ops.per_image import PerImage
 from tokenprune.signals import AttentionProbe, Prompt, Signals, TowerSignals
 
 
@@ -68,9 +68,9 @@ class PruneContext:
         return self.row_mask & (visual == 0)
 
     @cached_property
-    def by_group(self) -> Groups:
+    def per_image(self) -> PerImage:
         """The visual tokens image by image, with sizes and quotas: for methods that loop or compare within images."""
-        return Groups(self.groups, self.sizes, self.quotas)
+        return PerImage(self.groups, self.sizes, self.quotas)
 
     def rows(self, signal: str) -> Tensor:
         """A signal of *all* rows, text included: ``hidden`` ``[batch, rows, dim]``, else ``[batch, rows, heads, dim]``.

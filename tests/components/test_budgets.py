@@ -105,7 +105,7 @@ def test_apportion_in_general() -> None:
 
 @pytest.mark.parametrize(("total", "sizes"), [(1, [2, 2]), (5, [2, 2])])
 def test_apportion_refuses_what_cannot_be(total: int, sizes: list[int]) -> None:
-    with pytest.raises(ValueError, match="cannot split"):
+    with pytest.raises(ValueError, match="cannot divide"):
         apportion(total, sizes)
 
 

@@ -101,7 +101,7 @@ def test_relevance_decides_between_equally_diverse_tokens() -> None:
     assert chosen(states, scores, 3, theta=0.0) == [0, 1, 2]
 
 
-def test_problems_do_not_see_each_other() -> None:
+def test_images_do_not_affect_each_other() -> None:
     noise = torch.Generator().manual_seed(0)
     states, scores = torch.randn(4, 9, 12, generator=noise), torch.randn(4, 9, generator=noise)
     sizes, counts = [9, 4, 1, 0], [3, 4, 1, 0]

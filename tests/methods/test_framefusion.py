@@ -15,7 +15,7 @@ from tests.support.literal import cosine, exact_vectors, see
 from tests.support.tiny import CASES
 from tokenprune.context import PruneContext
 from tokenprune.errors import ScoreError
-from tokenprune.pruners.merge_frames import MergeFrames
+from tokenprune.pruners.framefusion import FrameFusion
 from tokenprune.pruners.stages import Stages
 
 THREE = {"name": "fixed", "layers": [0, 1, 2]}
@@ -79,7 +79,7 @@ def merged(
         make_grid=lambda: grid.masked_fill(~real[:, :, None], -1),
         make_frames=lambda: numbered.masked_fill(~real[:, :, None], -1),
     )
-    found = MergeFrames(threshold=threshold).select(ctx, torch.tensor([[fewest]] * total))
+    found = FrameFusion(threshold=threshold).select(ctx, torch.tensor([[fewest]] * total))
     assert not any(bool(bad.any()) for bad, _ in ctx.checks)
     assert found.hidden is not None
     return [
@@ -126,9 +126,7 @@ def test_a_mean_over_three_frames() -> None:
     agree(found, {0: 3 * one, 3: 2 * two})
 
 
-def method(
-    budget: dict[str, Any], layers: dict[str, Any] | None = None, pruner: Any = "merge_frames"
-) -> dict[str, Any]:
+def method(budget: dict[str, Any], layers: dict[str, Any] | None = None, pruner: Any = "framefusion") -> dict[str, Any]:
     return {"layers": layers or {"name": "fixed", "layers": [0]}, "pruner": pruner, "budget": budget}
 
 
@@ -137,7 +135,7 @@ def method(
 def test_the_engine_merges_videos(name: str, threshold: float) -> None:
     """What enters layer 0, row by row; ragged batches, padded on the left."""
     seen = see(name, "video")
-    pruner = {"name": "merge_frames", "threshold": threshold}
+    pruner = {"name": "framefusion", "threshold": threshold}
     kept, rows = pruned_states(seen, method({"name": "adaptive"}, pruner=pruner))
     for sample, images in enumerate(seen.images):
         where = [position for image in images for position in image]
@@ -151,7 +149,7 @@ def test_the_engine_merges_videos(name: str, threshold: float) -> None:
 def test_images_are_frames(count: int | None) -> None:
     seen = see("llava", "multi", batch=3)
     budget = {"name": "adaptive"} if count is None else {"name": "keep_count", "tokens": count}
-    kept, rows = pruned_states(seen, method(budget, pruner={"name": "merge_frames", "threshold": 0.1}))
+    kept, rows = pruned_states(seen, method(budget, pruner={"name": "framefusion", "threshold": 0.1}))
     for sample, images in enumerate(seen.images):
         where = [position for image in images for position in image]
         places: list[Place | None] = [(0, i // 4, i % 4) for _ in images for i in range(16)]
@@ -171,10 +169,10 @@ def test_the_last_stage_meets_the_count(name: str, tokens: int) -> None:
     inputs = case.batch(model, 2, "left", variant="multi" if name == "llava" else "video").inputs
     stages = {
         "name": "stages",
-        "pruners": [{"name": "merge_frames", "threshold": 0.1}] * 2 + [{"name": "topk", "scorer": "fastv"}],
+        "pruners": [{"name": "framefusion", "threshold": 0.1}] * 2 + [{"name": "topk", "scorer": "fastv"}],
     }
     how = tp.Method.from_dict(method({"name": "keep_count", "tokens": tokens}, THREE, stages))
-    alone = tp.Method.from_dict(method({"name": "adaptive"}, pruner={"name": "merge_frames", "threshold": 0.1}))
+    alone = tp.Method.from_dict(method({"name": "adaptive"}, pruner={"name": "framefusion", "threshold": 0.1}))
     with torch.no_grad(), tp.apply(model, alone) as run:
         model(**inputs)
     merged_once = run.stages[0].after
@@ -209,5 +207,5 @@ def test_one_image_has_nothing_to_merge() -> None:
 def test_published_defaults() -> None:
     made = tp.load_method("framefusion")
     assert isinstance(made.pruner, Stages)
-    assert made.pruner.pruners[0] == made.pruner.pruners[1] == MergeFrames() == MergeFrames(threshold=0.6)
+    assert made.pruner.pruners[0] == made.pruner.pruners[1] == FrameFusion() == FrameFusion(threshold=0.6)
     assert made.budget.ratio == 0.3  # type: ignore[attr-defined]

@@ -44,7 +44,7 @@ def published(middle: torch.Tensor, deep: torch.Tensor, width: int, count: int, 
 
 
 def places(sizes: list[int], width: int) -> torch.Tensor:
-    """A grid per problem, padded with -1 to the largest."""
+    """A grid per image, padded with -1 to the largest."""
     grid = torch.full((len(sizes), max(sizes), 3), -1)
     for number, size in enumerate(sizes):
         for token in range(size):

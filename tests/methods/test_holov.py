@@ -15,7 +15,7 @@ from tests.support.tower import attention
 from tokenprune.budgets.base import Schedule
 from tokenprune.context import PruneContext
 from tokenprune.ops.cosine import self_similarity
-from tokenprune.ops.crops import Crops, share_out, similarity_variance
+from tokenprune.ops.crops import Crops, allocate, similarity_variance
 from tokenprune.pruners.holov import HoloV
 
 
@@ -146,11 +146,11 @@ def test_shares(seed: int) -> None:
     weights[0] = 0
     total = (room.sum(1) * torch.rand(6, generator=noise)).long()
     total[1] = room[1].sum()
-    given = share_out(total, weights, room)
-    assert torch.equal(given.sum(1), total)
-    assert ((given >= 0) & (given <= room)).all()
+    quotas = allocate(total, weights, room)
+    assert torch.equal(quotas.sum(1), total)
+    assert ((quotas >= 0) & (quotas <= room)).all()
     for row in range(1, 6):
-        assert given[row].tolist() == shared(int(total[row]), weights[row].double().tolist(), room[row].tolist())
+        assert quotas[row].tolist() == shared(int(total[row]), weights[row].double().tolist(), room[row].tolist())
 
 
 def test_crops_come_back() -> None:
@@ -181,8 +181,8 @@ def test_nothing_waits_for_the_device() -> None:
     """The meta device has no values: whatever asks for one raises."""
     crops = Crops(torch.empty(2, dtype=torch.long, device="meta"), 37, 16)
     weights = torch.empty(2, 16, device="meta")
-    given = share_out(torch.empty(2, dtype=torch.long, device="meta"), weights, crops.sizes)
-    assert given.shape == (2, 16)
+    quotas = allocate(torch.empty(2, dtype=torch.long, device="meta"), weights, crops.sizes)
+    assert quotas.shape == (2, 16)
     states = crops.split(torch.empty(2, 37, 5, device="meta"))
     assert similarity_variance(self_similarity(states), crops.valid).shape == (2, 16, 3)
     assert crops.join(crops.valid).shape == (2, 37)

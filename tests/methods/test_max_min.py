@@ -87,7 +87,7 @@ def test_one_of_each_cluster_comes_first() -> None:
     assert sorted(i // 5 for i in chosen(states, 4)) == [0, 1, 2, 3]
 
 
-def test_problems_do_not_see_each_other() -> None:
+def test_images_do_not_affect_each_other() -> None:
     noise = torch.Generator().manual_seed(0)
     states = torch.randn(3, 9, 5, generator=noise)
     sizes, counts = [9, 4, 1], [3, 4, 1]

@@ -101,7 +101,7 @@ def test_the_most_salient_of_each_cluster_comes_first() -> None:
     assert chosen(states, saliency, 4) == [3, 5, 12, 19]
 
 
-def test_problems_do_not_see_each_other() -> None:
+def test_images_do_not_affect_each_other() -> None:
     noise = torch.Generator().manual_seed(0)
     states, saliency = torch.randn(3, 9, 5, generator=noise), torch.rand(3, 9, generator=noise)
     sizes, counts = [9, 4, 1], [3, 4, 1]

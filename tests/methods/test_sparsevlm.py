@@ -15,7 +15,7 @@ from tests.support.literal import exact_vectors, see
 from tests.support.tiny import CASES
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.raters import raters
-from tokenprune.ops.recycle import clusters, recycle, recycled
+from tokenprune.ops.recycle import cluster_count, recycle, recycled_count
 from tokenprune.ops.topk import apportion
 from tokenprune.pruners.sparsevlm import SparseVLM
 from tokenprune.selectors.base import ModelProfile
@@ -84,16 +84,16 @@ def method(layers: tuple[int, ...], tokens: tuple[int, ...], **fields: Any) -> t
 )
 def test_published_counts(before: int, kept: int, clustered: int) -> None:
     """The three published tables, with the clusters that come on top there."""
-    assert recycled(before - kept) // 10 + 1 == clustered, "as published: kept is given"
-    assert clusters(before, kept + clustered) == clustered, "as here: what survives is given"
+    assert recycled_count(before - kept) // 10 + 1 == clustered, "as published: kept is given"
+    assert cluster_count(before, kept + clustered) == clustered, "as here: what survives is given"
 
 
 def test_counts_of_every_quota() -> None:
     for tokens in (1, 2, 3, 7, 16, 60, 151):
-        assert clusters(tokens, 0) == 0
+        assert cluster_count(tokens, 0) == 0
         for quota in range(1, tokens + 1):
             alone, pool, made = literal_counts(tokens, quota)
-            assert clusters(tokens, quota) == made == quota - alone
+            assert cluster_count(tokens, quota) == made == quota - alone
             assert made <= pool <= tokens - alone
             assert alone >= 1
 

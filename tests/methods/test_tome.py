@@ -63,7 +63,7 @@ def merged(
     keys: Tensor, states: Tensor, sizes: list[int], counts: list[int], steps: int
 ) -> tuple[list[list[int]], Tensor]:
     valid = torch.arange(keys.shape[1]) < torch.tensor(sizes)[:, None]
-    rounds = rounds_needed(zip(sizes, counts, strict=True), lambda left, target: -(-(left - target) // steps))
+    rounds = rounds_needed(zip(sizes, counts, strict=True), lambda length, target: -(-(length - target) // steps))
     most = torch.tensor([-(-(size - count) // steps) for size, count in zip(sizes, counts, strict=True)])
     owner = soft_matching(keys, torch.tensor(sizes), torch.tensor(counts), most, rounds)
     keep = (owner == torch.arange(keys.shape[1])) & valid
@@ -82,7 +82,7 @@ def agree(keys: Tensor, states: Tensor, sizes: list[int], counts: list[int], ste
 @pytest.mark.parametrize("clusters", [False, True])
 @pytest.mark.parametrize("steps", [1, 3, 24])
 @pytest.mark.parametrize("seed", range(3))
-def test_problems_of_different_sizes(seed: int, steps: int, clusters: bool) -> None:
+def test_images_of_different_sizes(seed: int, steps: int, clusters: bool) -> None:
     """With one step where half the tokens are too few for it: further steps follow."""
     noise = torch.Generator().manual_seed(seed)
     keys, states = torch.randn(4, 30, 6, generator=noise), torch.randn(4, 30, 5, generator=noise)
@@ -115,8 +115,8 @@ def test_duplicates_join_the_earliest() -> None:
 
 def test_steps_of_a_vit_l() -> None:
     """576 tokens to 64: 22 in each of 23 steps, and the last 6."""
-    assert rounds_needed([(576, 64)], lambda left, target: -(-(left - target) // 24)) == 24
-    assert rounds_needed([(8, 1)], lambda left, target: -(-(left - target) // 1)) == 3
+    assert rounds_needed([(576, 64)], lambda length, target: -(-(length - target) // 24)) == 24
+    assert rounds_needed([(8, 1)], lambda length, target: -(-(length - target) // 1)) == 3
 
 
 def test_nothing_waits_for_the_device() -> None:

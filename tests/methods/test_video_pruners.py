@@ -16,9 +16,9 @@ from tests.support.literal import cosine, exact_vectors, see
 from tokenprune.context import PruneContext
 from tokenprune.errors import ScoreError
 from tokenprune.pruners.base import Pruner
+from tokenprune.pruners.dycoke import DyCoke
 from tokenprune.pruners.evs import Evs
-from tokenprune.pruners.merge_frames import MergeFrames
-from tokenprune.pruners.temporal_merge import TemporalMerge
+from tokenprune.pruners.framefusion import FrameFusion
 from tokenprune.pruners.vidcom2 import VidCom2
 
 
@@ -117,8 +117,8 @@ def literal_merge(
     return sorted([*first, *[i for i in order if i not in first]][:count])
 
 
-LITERALS = {"vidcom2": literal_vidcom2, "temporal_merge": literal_merge}
-ADAPTIVE = ("temporal_merge", None)
+LITERALS = {"vidcom2": literal_vidcom2, "dycoke": literal_merge}
+ADAPTIVE = ("dycoke", None)
 
 
 def method(pruner: str, count: int | None) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def test_merging_with_duplicates_and_ties(seed: int, distinct: int, count: int) 
         for sample, number in enumerate(frames):
             places: list[Place | None] = [(f, r, c) for f in range(number) for r in range(3) for c in range(3)]
             expected.append(literal_merge(list(states[sample, : len(places)]), places, [0] * len(places), wanted))
-        assert chosen(states, frames, side, wanted, TemporalMerge()) == expected
+        assert chosen(states, frames, side, wanted, DyCoke()) == expected
 
 
 @pytest.mark.parametrize("count", [2, 5, 10, 17])
@@ -198,7 +198,7 @@ def test_the_published_counts() -> None:
     """DyCoke: 4 + 3 * floor(0.3 * 49) of 4 * 49. VidCom2: near a quarter in every frame, more in the odd one out."""
     noise = torch.Generator().manual_seed(0)
     states = torch.randn(1, 8 * 49, 16, generator=noise)
-    kept = chosen(states, [8], 7, None, TemporalMerge())[0]
+    kept = chosen(states, [8], 7, None, DyCoke())[0]
     assert [sum(i // 49 == frame for i in kept) for frame in range(8)] == [49, 14, 14, 14] * 2
     states = torch.randn(1, 1, 49, 16, generator=noise).repeat(1, 8, 1, 1)
     states += 0.01 * torch.randn(states.shape, generator=noise)
@@ -212,13 +212,11 @@ def test_the_published_counts() -> None:
 
 def test_one_image_has_nothing_to_merge() -> None:
     with pytest.raises(ScoreError, match="sample 0 has no two frames"):
-        see("llava").kept(method("temporal_merge", 5))
+        see("llava").kept(method("dycoke", 5))
 
 
 @pytest.mark.parametrize("open_ended", [True, False])
-@pytest.mark.parametrize(
-    "pruner", [Evs(), MergeFrames(), TemporalMerge(), VidCom2()], ids=lambda one: type(one).__name__
-)
+@pytest.mark.parametrize("pruner", [Evs(), FrameFusion(), DyCoke(), VidCom2()], ids=lambda one: type(one).__name__)
 def test_nothing_waits_for_the_device(pruner: Pruner, open_ended: bool) -> None:
     """The meta device has no values: whatever asks for one raises."""
     index = torch.empty(2, 18, dtype=torch.long, device="meta")
@@ -246,7 +244,7 @@ def test_nothing_waits_for_the_device(pruner: Pruner, open_ended: bool) -> None:
 
 def test_published_defaults() -> None:
     dycoke, vidcom2 = tp.load_method("dycoke"), tp.load_method("vidcom2")
-    assert dycoke.pruner == TemporalMerge() == TemporalMerge(rate=0.7)
+    assert dycoke.pruner == DyCoke() == DyCoke(rate=0.7)
     assert dycoke.budget.open_ended(0, 1)
     assert vidcom2.pruner == VidCom2() == VidCom2(temperature=0.01, channels=0.5)
     assert vidcom2.budget.ratio == 0.25  # type: ignore[attr-defined]

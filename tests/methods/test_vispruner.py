@@ -52,7 +52,7 @@ def chosen(states: Tensor, weights: Tensor, sizes: list[int], counts: list[int],
     """The tensor function on lists by falling weight."""
     real = torch.arange(states.shape[1]) < torch.tensor(sizes)[:, None]
     order = weights.masked_fill(~real, -1.0).argsort(dim=1, descending=True, stable=True)
-    rounds = rounds_needed(zip(sizes, counts, strict=True), lambda left, target: most, whole=True)
+    rounds = rounds_needed(zip(sizes, counts, strict=True), lambda length, target: most, odd_in_first=True)
     kept = drop_duplicates(states, order, torch.tensor(sizes), torch.tensor(counts), most, rounds)
     return [row.nonzero()[:, 0].tolist() for row in kept]
 
@@ -85,7 +85,7 @@ def test_the_published_code_on_576_tokens(count: int) -> None:
     states, weights = torch.randn(576, 16, generator=noise), torch.rand(576, generator=noise)
     order = weights.argsort(descending=True)[None]
     half = count // 2
-    rounds = rounds_needed([(576 - half, half)], lambda left, target: 8, whole=True)
+    rounds = rounds_needed([(576 - half, half)], lambda length, target: 8, odd_in_first=True)
     sizes, targets = torch.tensor([576 - half]), torch.tensor([half])
     rest = drop_duplicates(states[None], order.roll(-half, 1), sizes, targets, 8, rounds)[0].nonzero()[:, 0]
     assert sorted([*order[0, :half].tolist(), *rest.tolist()]) == published(states, weights, count)

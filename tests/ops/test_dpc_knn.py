@@ -30,16 +30,16 @@ def literal(states: Tensor, clusters: int) -> dict[int, list[float]]:
     return {c: [sum(rows[i][k] for i in own) / len(own) for k in range(len(rows[0]))] for c, own in members.items()}
 
 
-def check(problems: list[Tensor], clusters: list[int]) -> None:
-    size = max(map(len, problems))
-    states = torch.full((len(problems), size, problems[0].shape[1]), 7.0)
-    valid = torch.zeros(len(problems), size, dtype=torch.bool)
-    for row, problem in enumerate(problems):
-        states[row, : len(problem)] = problem
-        valid[row, : len(problem)] = True
+def check(images: list[Tensor], clusters: list[int]) -> None:
+    size = max(map(len, images))
+    states = torch.full((len(images), size, images[0].shape[1]), 7.0)
+    valid = torch.zeros(len(images), size, dtype=torch.bool)
+    for row, image in enumerate(images):
+        states[row, : len(image)] = image
+        valid[row, : len(image)] = True
     centres, merged = dpc_knn(states, valid, torch.tensor(clusters))
-    for row, (problem, count) in enumerate(zip(problems, clusters, strict=True)):
-        expected = literal(problem, count) if count else {}
+    for row, (image, count) in enumerate(zip(images, clusters, strict=True)):
+        expected = literal(image, count) if count else {}
         assert centres[row].nonzero()[:, 0].tolist() == list(expected)
         for place in range(size):
             wanted = torch.tensor(expected.get(place, [0.0] * states.shape[2]))
@@ -47,11 +47,11 @@ def check(problems: list[Tensor], clusters: list[int]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_problems_of_several_sizes(seed: int) -> None:
+def test_random_images_of_several_sizes(seed: int) -> None:
     noise = torch.Generator().manual_seed(seed)
-    problems = [torch.randn(size, 8, generator=noise) for size in (20, 7, 1, 13)]
-    check(problems, [3, 2, 1, 13])
-    check(problems, [1, 7, 0, 4])
+    images = [torch.randn(size, 8, generator=noise) for size in (20, 7, 1, 13)]
+    check(images, [3, 2, 1, 13])
+    check(images, [1, 7, 0, 4])
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -57,6 +57,7 @@ class PatchedMethod:
             return
         self.own: Callable[..., Any] = own
         functools.update_wrapper(self, own, updated=())  # transformers reads the signature of forward
+        self.__code__ = getattr(own, "__code__", None)  # so does torch.export, which is then refused in one line
         self._run = torch.compiler.disable(self._through) if eager else self._through
         vars(owner)[name] = self
 
@@ -129,8 +130,8 @@ class BeforeForward:
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return no_hook
 
-    def __reduce__(self) -> str:
-        return "no_hook"
+    def __reduce__(self) -> Any:
+        return _get_no_hook, ()
 
 
 class AfterForward:
@@ -146,12 +147,16 @@ class AfterForward:
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return no_hook
 
-    def __reduce__(self) -> str:
-        return "no_hook"
+    def __reduce__(self) -> Any:
+        return _get_no_hook, ()
 
 
 def no_hook(*args: Any, **kwargs: Any) -> None:
     """What a hook is in a copy of its module."""
+
+
+def _get_no_hook() -> Callable[..., None]:
+    return no_hook
 
 
 def before(module: nn.Module, hook: BeforeHook, first: bool = False) -> Removable:

@@ -1,4 +1,4 @@
-"""Pure tensor functions that know no model."""
+"""Pure tensor functions; none of them depends on a model."""
 
 from __future__ import annotations
 

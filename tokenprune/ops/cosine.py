@@ -1,4 +1,4 @@
-"""Cosine similarity of tokens, in float32 whatever the model computes in."""
+"""Cosine similarity of tokens, computed in float32 whatever the model's dtype."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 
 def cosine_similarity(one: Tensor, other: Tensor) -> Tensor:
-    """Cosine of every vector of ``one`` to every vector of ``other``; 0 for a vector that is zero.
+    """Cosine similarity of every vector of ``one`` to every vector of ``other``; 0 for a zero vector.
 
     Args:
         one: Floating ``[..., n, dim]``.
@@ -20,7 +20,7 @@ def cosine_similarity(one: Tensor, other: Tensor) -> Tensor:
 
 
 def self_similarity(states: Tensor) -> Tensor:
-    """Cosine similarity of all vectors to each other, exactly 1 on the diagonal: rounding decides no ties there.
+    """Cosine similarity of all vectors to each other; the diagonal is set to 1, so that rounding breaks no ties there.
 
     Args:
         states: Floating ``[..., n, dim]``.

@@ -1,4 +1,4 @@
-"""Images cut into crops of successive tokens, and a budget shared between the crops."""
+"""Images cut into crops of successive tokens, and a budget divided between the crops."""
 
 from __future__ import annotations
 
@@ -9,86 +9,84 @@ from torch import Tensor
 
 
 class Crops:
-    """The tokens of many problems, each cut into equally many crops of successive tokens.
+    """The tokens of many images, each image cut into the same number of crops of successive tokens.
 
-    Sizes differ by at most one, the first crops are the larger ones; a problem with fewer tokens than crops has empty
+    Crop sizes differ by at most one; the larger crops come first. An image with fewer tokens than crops has empty
     crops at its end.
 
     Args:
-        sizes: Tokens of each problem, long ``[problems]``.
-        longest: The largest of them, known to the host.
-        crops: How many crops.
+        image_sizes: Tokens of each image, long ``[images]``.
+        max_size: Largest of them, as a host integer.
+        crops: Number of crops per image.
     """
 
-    def __init__(self, sizes: Tensor, longest: int, crops: int) -> None:
-        self._longest = longest
-        number = torch.arange(crops, device=sizes.device)
-        each, rest = sizes[:, None] // crops, sizes[:, None] % crops
-        self.sizes: Tensor = each + (number < rest)  #: Tokens of each crop, long ``[problems, crops]``.
-        place = torch.arange(math.ceil(longest / crops), device=sizes.device)
-        #: Which entries of a crop are tokens, bool ``[problems, crops, length]``.
+    def __init__(self, image_sizes: Tensor, max_size: int, crops: int) -> None:
+        self._max_size = max_size
+        number = torch.arange(crops, device=image_sizes.device)
+        base, remainder = image_sizes[:, None] // crops, image_sizes[:, None] % crops
+        self.sizes: Tensor = base + (number < remainder)  #: Tokens of each crop, long ``[images, crops]``.
+        place = torch.arange(math.ceil(max_size / crops), device=image_sizes.device)
+        #: Which entries of a crop are tokens, bool ``[images, crops, length]``.
         self.valid: Tensor = place < self.sizes[:, :, None]
-        start = number * each + torch.minimum(number, rest)
-        self._index = (start[:, :, None] + place).clamp(max=longest - 1)
+        start = number * base + torch.minimum(number, remainder)
+        self._index = (start[:, :, None] + place).clamp(max=max_size - 1)
 
     def split(self, states: Tensor) -> Tensor:
-        """``[problems, n, ...]`` as ``[problems, crops, length, ...]``; padded entries may hold anything."""
+        """``[images, n, ...]`` as ``[images, crops, length, ...]``; padding holds arbitrary values."""
         index = self._index.flatten(1).view(len(states), -1, *[1] * (states.dim() - 2))
         return states.gather(1, index.expand(-1, -1, *states.shape[2:])).view(*self._index.shape, *states.shape[2:])
 
-    def join(self, marked: Tensor) -> Tensor:
-        """Bool ``[problems, crops, length]`` back as ``[problems, n]``."""
-        index = self._index.masked_fill(~self.valid, self._longest).flatten(1)  # one place more takes the padding
-        flat = marked.new_zeros(len(marked), self._longest + 1)
-        return flat.scatter(1, index, marked.flatten(1))[:, : self._longest]
+    def join(self, mask: Tensor) -> Tensor:
+        """Bool ``[images, crops, length]`` back as ``[images, n]``."""
+        index = self._index.masked_fill(~self.valid, self._max_size).flatten(1)  # one extra column takes the padding
+        flat = mask.new_zeros(len(mask), self._max_size + 1)
+        return flat.scatter(1, index, mask.flatten(1))[:, : self._max_size]
 
 
 def similarity_variance(similarity: Tensor, valid: Tensor) -> Tensor:
-    """Variance of each token's similarities to the others of its crop, as HoloV's code takes it.
+    """Variance of each token's similarities to the other tokens of its crop, with the estimator of HoloV's code.
 
-    The token's similarity to itself enters as 0: mean and variance are sums over all tokens, divided by their number
-    less one.
+    A token's similarity to itself enters as 0. Mean and variance are sums over all tokens of the crop, divided by the
+    number of tokens less one.
 
     Args:
         similarity: Floating ``[..., length, length]``.
         valid: Which entries are tokens, bool ``[..., length]``.
 
     Returns:
-        ``[..., length]``; 0 for padding and for a token that is alone.
+        Floating ``[..., length]``; 0 for padding and for a token that is alone.
     """
     both = valid[..., :, None] & valid[..., None, :]
-    itself = torch.eye(similarity.shape[-1], dtype=torch.bool, device=valid.device)
-    similarity = similarity.masked_fill(~both | itself, 0.0)
+    diagonal = torch.eye(similarity.shape[-1], dtype=torch.bool, device=valid.device)
+    similarity = similarity.masked_fill(~both | diagonal, 0.0)
     others = (valid.sum(-1, keepdim=True) - 1).clamp(min=1)
     mean = similarity.sum(-1) / others
-    spread = (similarity - mean[..., None]).square().masked_fill(~both, 0.0)
-    return spread.sum(-1) / others
+    squares = (similarity - mean[..., None]).square().masked_fill(~both, 0.0)
+    return squares.sum(-1) / others
 
 
-def share_out(total: Tensor, weights: Tensor, room: Tensor) -> Tensor:
-    """Share tokens between crops in proportion to weights, none getting more than it has room for.
+def allocate(total: Tensor, weights: Tensor, capacity: Tensor) -> Tensor:
+    """Divide a number of tokens between crops in proportion to weights, within each crop's capacity.
 
-    Every share is rounded down and the remainder goes one each to the largest weights (ties: the earlier crop). What
-    exceeds a crop's room is shared out in the same way between the crops that still have some. No host-device
-    synchronisation.
+    Quotas are rounded down; the remainder goes one each to the largest weights (ties: the earlier crop). Tokens above
+    a crop's capacity are divided by the same rule between the crops that are not full. No host-device synchronisation.
 
     Args:
-        total: Tokens of each problem, long ``[problems]``, at most the sum of its room.
-        weights: Not negative, floating ``[problems, crops]``.
-        room: Tokens that each crop has, long ``[problems, crops]``.
+        total: Tokens to divide for each image, long ``[images]``, at most the sum of its capacities.
+        weights: Not negative, floating ``[images, crops]``.
+        capacity: Tokens that each crop has, long ``[images, crops]``.
 
     Returns:
-        Long ``[problems, crops]``; rows sum to ``total``.
+        Quota of each crop, long ``[images, crops]``; rows sum to ``total``.
     """
     weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)
-    given = torch.zeros_like(room)
-    for _ in range(room.shape[1]):  # a round that leaves something over has filled at least one crop
-        left = total - given.sum(1)
-        some = weights.masked_fill(given >= room, 0.0)
-        share = (
-            (left[:, None] * some / some.sum(1, keepdim=True).clamp(min=torch.finfo(some.dtype).tiny)).floor().long()
-        )
-        rank = some.argsort(dim=1, descending=True, stable=True).argsort(1)
-        share += rank < (left - share.sum(1))[:, None]
-        given = torch.minimum(given + share, room)
-    return given
+    quotas = torch.zeros_like(capacity)
+    for _ in range(capacity.shape[1]):  # every round that leaves a remainder fills at least one crop
+        remaining = total - quotas.sum(1)
+        open_weights = weights.masked_fill(quotas >= capacity, 0.0)
+        weight_sum = open_weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+        extra = (remaining[:, None] * open_weights / weight_sum).floor().long()
+        rank = open_weights.argsort(dim=1, descending=True, stable=True).argsort(1)
+        extra += rank < (remaining - extra.sum(1))[:, None]
+        quotas = torch.minimum(quotas + extra, capacity)
+    return quotas

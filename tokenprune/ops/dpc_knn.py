@@ -7,32 +7,35 @@ from torch import Tensor
 
 
 def dpc_knn(states: Tensor, valid: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor]:
-    """Cluster the vectors of many problems at once; every cluster becomes its mean.
+    """Cluster the vectors of many images at once, and average every cluster.
 
-    A vector's density is ``exp(-mean squared distance to its nearest neighbours)``, itself among these, with as many
-    neighbours as there are clusters (as in SparseVLM's published code) and distances divided by ``sqrt(dim)``. Its
-    separation is the distance to the nearest denser vector, for the densest the largest distance of all. Centres have
-    the largest product of the two; every other vector joins its nearest centre. Of equal densities the earlier vector
-    is the denser, of equal products the earlier is the centre, of equally near centres the earlier is joined: the
-    published code adds random noise to the densities instead. No host-device synchronisation.
+    The density of a vector is ``exp(-mean squared distance to its k nearest neighbours)``. The vector itself counts as
+    its nearest neighbour, k is the number of clusters (as in SparseVLM's published code), and distances are divided by
+    ``sqrt(dim)``. The separation of a vector is its distance to the nearest vector of higher density; for the densest
+    vector it is the largest distance of all. The vectors with the largest product of density and separation are the
+    cluster centres. Every other vector joins its nearest centre.
+
+    Ties: of equal densities the earlier vector counts as denser; of equal products the earlier vector is the centre;
+    of equally near centres the earlier one is joined. The published code adds random noise to the densities instead.
+    No host-device synchronisation.
 
     Source: "Study on density peaks clustering based on k-nearest neighbors and principal component analysis"
     (Knowledge-Based Systems 99, 2016), as used in "SparseVLM: Visual Token Sparsification for Efficient
     Vision-Language Model Inference", arXiv 2410.04417.
 
     Args:
-        states: Floating ``[problems, n, dim]``.
-        valid: Which entries are vectors and not padding, bool ``[problems, n]``.
-        clusters: Clusters of each problem, long ``[problems]``, at most its valid entries; 0 for none.
+        states: Floating ``[images, n, dim]``.
+        valid: Which entries are vectors and not padding, bool ``[images, n]``.
+        clusters: Number of clusters, long ``[images]``, at most the number of valid entries; 0 for none.
 
     Returns:
-        Where the centres are, bool ``[problems, n]``; and the mean of every centre's cluster at its
-        place, zeros elsewhere, float32 ``[problems, n, dim]``.
+        The cluster centres, bool ``[images, n]``, and the cluster means, float32 ``[images, n, dim]``, at the centres
+        (0 elsewhere).
     """
     states = states.float().masked_fill(~valid[:, :, None], 0.0)
     count = states.shape[1]
     pairs = valid[:, :, None] & valid[:, None, :]
-    # subtracted, not expanded into products: equal vectors must be at distance 0
+    # differences instead of expanded products: equal vectors must have distance 0
     distance = torch.cdist(states, states, compute_mode="donot_use_mm_for_euclid_dist") / states.shape[-1] ** 0.5
     distance = distance.masked_fill(~pairs, torch.inf)
 
@@ -48,8 +51,8 @@ def dpc_knn(states: Tensor, valid: Tensor, clusters: Tensor) -> tuple[Tensor, Te
     ranked = (separation * density).masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
     centres = torch.zeros_like(valid).scatter(1, ranked, order < clusters[:, None]) & valid
 
-    owner = distance.masked_fill(~centres[:, None, :], torch.inf).argmin(-1)
-    owner = torch.where(centres, order, owner)
-    member = (owner[:, None, :] == order[:, None]) & centres[:, :, None] & valid[:, None, :]
+    centre = distance.masked_fill(~centres[:, None, :], torch.inf).argmin(-1)  # of each vector
+    centre = torch.where(centres, order, centre)
+    member = (centre[:, None, :] == order[:, None]) & centres[:, :, None] & valid[:, None, :]
     weight = member.float() / member.sum(-1, keepdim=True).clamp(min=1)
     return centres, weight @ states

@@ -5,21 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: A token whose gain is at most this share of the kernel's largest diagonal entry adds nothing but rounding.
-NOTHING = 1e-5
+#: Gains up to this fraction of the kernel's largest diagonal entry are rounding and count as 0.
+NEGLIGIBLE = 1e-5
 
 
 def relevance_weights(scores: Tensor, valid: Tensor, theta: float | None) -> Tensor:
-    """What each token's row and column of the kernel are multiplied by.
+    """Weight of each token: the factor on its row and column of the kernel.
 
     Args:
-        scores: Floating ``[problems, n]``; per problem scaled to 0 (lowest) to 1 (highest), all 0 where they are equal.
-        valid: Entries that are tokens, bool ``[problems, n]``.
-        theta: Share of relevance against diversity, 0 <= theta < 1: the weight is ``exp(a s)`` with
-            ``a = theta / (2 (1 - theta))``. None takes the scaled score itself (plus 1e-6, so that no row vanishes).
+        scores: Floating ``[images, n]``. They are scaled to 0 (lowest) to 1 (highest) in each image; all are 0 in an
+            image whose scores are equal.
+        valid: Which entries are tokens, bool ``[images, n]``.
+        theta: Trade-off of relevance against diversity, 0 <= theta < 1: the weight is ``exp(a s)`` of the scaled score
+            s, with ``a = theta / (2 (1 - theta))``. None: the weight is the scaled score plus 1e-6 (so that no row is
+            zero).
 
     Returns:
-        Float32 ``[problems, n]``; 0 where padding.
+        Float32 ``[images, n]``; 0 for padding.
     """
     scores = scores.float()
     low = scores.masked_fill(~valid, torch.inf).amin(1, keepdim=True)
@@ -29,38 +31,38 @@ def relevance_weights(scores: Tensor, valid: Tensor, theta: float | None) -> Ten
     return weights.masked_fill(~valid, 0.0)
 
 
-def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, steps: int) -> Tensor:
-    """Choose tokens of many problems at once, each step the one that raises the kernel's determinant most.
+def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int) -> Tensor:
+    """Choose tokens of many images at once; each step takes the token that raises the kernel's determinant most.
 
-    The determinant's factor for every token ("gain") is kept up to date by an incremental Cholesky decomposition:
-    O(steps^2 n) operations in all. Ties keep the earlier position; gains of at most ``NOTHING`` times the largest
-    diagonal entry count as 0, so that once the kernel's rank is used up the earliest tokens fill the quota. No token
-    is taken twice, and no host-device synchronisation happens.
+    The gain of a token is the factor by which it raises the determinant. An incremental Cholesky decomposition keeps
+    all gains up to date, with O(max_quota^2 n) operations in total. Ties keep the earlier position. Gains up to
+    ``NEGLIGIBLE`` times the largest diagonal entry count as 0: when the rank of the kernel is exhausted, the earliest
+    tokens fill the quota. No token is taken twice. No host-device synchronisation.
 
     Source: "Fast Greedy MAP Inference for Determinantal Point Process to Improve Recommendation Diversity",
     arXiv 1709.05135.
 
     Args:
-        kernel: Symmetric, positive semidefinite, floating ``[problems, n, n]``.
-        valid: Tokens that may be taken, bool ``[problems, n]``; at least ``quotas`` of them.
-        quotas: How many to take, long ``[problems]``.
-        steps: The largest quota, known to the host.
+        kernel: Symmetric, positive semidefinite, floating ``[images, n, n]``.
+        valid: Tokens that may be taken, bool ``[images, n]``; at least ``quotas`` of them.
+        quotas: Number of tokens to take, long ``[images]``.
+        max_quota: Largest quota, as a host integer.
 
     Returns:
-        Bool ``[problems, n]``.
+        Bool ``[images, n]``.
     """
     gains = kernel.diagonal(dim1=1, dim2=2).masked_fill(~valid, 0.0)
-    floor = NOTHING * gains.amax(1, keepdim=True)
-    problem = torch.arange(len(kernel), device=kernel.device)
-    factor = kernel.new_zeros(steps, *gains.shape)  # a row of the Cholesky factor per step
+    floor = NEGLIGIBLE * gains.amax(1, keepdim=True)
+    image = torch.arange(len(kernel), device=kernel.device)
+    factor = kernel.new_zeros(max_quota, *gains.shape)  # one row of the Cholesky factor per step
     chosen = torch.zeros_like(valid)
-    for step in range(steps):
+    for step in range(max_quota):
         gains = torch.where(gains > floor, gains, 0.0)
         pick = gains.masked_fill(chosen | ~valid, -torch.inf).argmax(1)
-        chosen[problem, pick] |= step < quotas
-        gain = gains[problem, pick][:, None]
-        before = factor[:step]
-        rest = kernel[problem, pick] - torch.einsum("tp,tpn->pn", before[:, problem, pick], before)
-        factor[step] = torch.where(gain > 0, rest * gain.clamp(min=1e-30).rsqrt(), 0.0)
+        chosen[image, pick] |= step < quotas
+        gain = gains[image, pick][:, None]
+        previous = factor[:step]
+        residual = kernel[image, pick] - torch.einsum("tp,tpn->pn", previous[:, image, pick], previous)
+        factor[step] = torch.where(gain > 0, residual * gain.clamp(min=1e-30).rsqrt(), 0.0)
         gains = gains - factor[step].square()
     return chosen

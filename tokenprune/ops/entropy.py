@@ -1,4 +1,4 @@
-"""Matrix (von Neumann) entropy of small sets of vectors, through the smaller of the two Gram matrices."""
+"""Matrix (von Neumann) entropy of small sets of vectors, computed from the smaller of the two Gram matrices."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from tokenprune.errors import MissingDataError, UnsupportedFeatureError
 Normalization = Literal["trace", "none"]
 Backend = Literal["torch", "triton"]
 
-FLOOR = 1e-10  # eigenvalues are clamped here before the logarithm
-_CHUNK = 1 << 17  # Gram entries at a time on a CPU, where what is worked on then stays in the cache; 16 times elsewhere
+FLOOR = 1e-10  # lower bound of eigenvalues before the logarithm
+# Gram matrix entries per chunk on a CPU, so that a chunk stays in the CPU cache; 16 times as many elsewhere
+_CHUNK = 1 << 17
 
 
 def matrix_entropy(
     states: Tensor, normalization: Normalization = "trace", log_heads: bool = False, backend: Backend = "torch"
 ) -> Tensor:
-    r"""Entropy of the spectrum of each token's states across heads.
+    r"""Matrix entropy of each token's states across heads.
 
     With the centred states ``Z`` (``[heads, head_dim]``, mean over heads subtracted), the covariance ``Z^T Z / heads``
-    and its dual ``Z Z^T / heads`` have the same nonzero eigenvalues; the smaller one is decomposed. The entropy is
-    ``-sum(l * ln(l))``.
+    and its dual ``Z Z^T / heads`` have the same nonzero eigenvalues ``l``; the smaller matrix is decomposed. The
+    entropy is ``-sum(l * ln(l))``.
 
     Args:
         states: Floating ``[..., heads, head_dim]``.
         normalization: ``trace``: the matrix is divided by its trace, so that eigenvalues sum to one (the paper's
-            definition). ``none``: it is not, the computation is in float64 and the sum is divided by ``ln(heads)``
-            (what the authors' published code does).
-        log_heads: Divide by ``ln(heads)`` in ``trace`` mode, too: scores from 0 to 1.
-        backend: ``triton``: one launch of our own kernel, in float32, mode ``trace`` on CUDA only. It has **never run
-            on a GPU**, only under Triton's interpreter. On CUDA, ``torch`` makes the host wait (``eigvalsh`` looks at
-            its error codes).
+            definition). ``none``: the matrix is not divided, the computation is in float64, and the entropy
+            is divided by ``ln(heads)`` (the authors' published code).
+        log_heads: Also divide by ``ln(heads)`` in mode ``trace``, which gives scores from 0 to 1.
+        backend: ``triton``: our own kernel, one launch, float32, mode ``trace`` on CUDA only. It has **never run on a
+            GPU**, only under Triton's interpreter. ``torch`` synchronises host and device on CUDA, because ``eigvalsh``
+            reads its error codes.
 
     Returns:
-        ``[...]``, float32 (float64 for float64 input and in mode ``none``). A token whose heads all agree has
-        entropy 0 in ``trace`` mode. NaN stays NaN.
+        ``[...]``, float32 (float64 for float64 input and in mode ``none``). A token whose heads are all
+        equal has entropy 0 in mode ``trace``. NaN stays NaN.
 
     Raises:
         UnsupportedFeatureError: The Triton kernel cannot score these states.
@@ -53,7 +54,7 @@ def matrix_entropy(
     if backend == "triton":
         entropy = _by_triton(flat, exact)
     else:
-        entropy = torch.cat([_entropy(part, normalization, exact) for part in flat.chunk(chunks)])
+        entropy = torch.cat([_entropy(chunk, normalization, exact) for chunk in flat.chunk(chunks)])
     if heads > 1 and (log_heads or normalization == "none"):
         entropy = entropy / torch.log(torch.tensor(float(heads), dtype=entropy.dtype, device=entropy.device))
     return entropy.reshape(states.shape[:-2])
@@ -83,7 +84,7 @@ def _by_triton(states: Tensor, exact: bool) -> Tensor:
 
 
 def smaller_gram(states: Tensor) -> Tensor:
-    """``Z Z^T`` or ``Z^T Z`` of ``[..., n, d]``, whichever is smaller: same nonzero eigenvalues."""
+    """``Z Z^T`` or ``Z^T Z`` of ``[..., n, d]``, whichever is smaller; both have the same nonzero eigenvalues."""
     count, dim = states.shape[-2:]
     gram: Tensor = states @ states.mT if count <= dim else states.mT @ states
     return gram
@@ -93,22 +94,22 @@ def spectrum_entropy(gram: Tensor, by_trace: bool) -> Tensor:
     """``-sum(l ln l)`` over the eigenvalues ``l`` of symmetric matrices ``[..., m, m]``.
 
     Args:
-        gram: Positive semi-definite.
-        by_trace: Divide by the trace first; a matrix whose trace vanishes has entropy 0.
+        gram: Positive semidefinite, floating.
+        by_trace: Divide by the trace first; a matrix of trace 0 has entropy 0.
 
     Returns:
         Float64 ``[...]``; NaN where the matrix holds a NaN or an infinity.
     """
     trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=torch.float64)
-    broken = ~trace.isfinite()  # no entry is larger than the largest of the diagonal
-    gram = gram.masked_fill(broken[..., None, None], 0.0)  # eigvalsh would raise for the whole batch
+    broken = ~trace.isfinite()  # the largest entry is on the diagonal
+    gram = gram.masked_fill(broken[..., None, None], 0.0)  # else eigvalsh raises for the whole batch
     values = torch.linalg.eigvalsh(gram).double()
     empty = trace <= torch.finfo(gram.dtype).tiny
     if by_trace:
         trace = torch.where(empty | broken, 1.0, trace)[..., None]
         values = values / trace
         if gram.dtype == torch.float32:
-            values = _sharpened(
+            values = _corrected(
                 values, torch.linalg.vector_norm(gram, dim=(-2, -1), dtype=torch.float64)[..., None] / trace
             )
     values = values.clamp(min=FLOOR)
@@ -118,27 +119,34 @@ def spectrum_entropy(gram: Tensor, by_trace: bool) -> Tensor:
     return entropy.masked_fill(broken, float("nan"))
 
 
-def _sharpened(values: Tensor, norm: Tensor) -> Tensor:
-    """Eigenvalues from float32, shifted and stretched to what is known exactly: their sum is 1, and their L2 norm.
+def _corrected(values: Tensor, norm: Tensor) -> Tensor:
+    """Correct float32 eigenvalues by shifting and scaling them to their known sum (1) and L2 norm.
 
-    Most of LAPACK's rounding error is common to all of them: this takes the entropy's error from 3e-7 to 1e-7 (RMS),
-    for less than float64 costs.
+    Most of LAPACK's rounding error is common to all eigenvalues. The correction reduces the RMS error of the entropy
+    from 3e-7 to 1e-7 and costs less than float64.
+
+    Args:
+        values: Eigenvalues of matrices of trace 1, float64 ``[..., m]``.
+        norm: Frobenius norm of each matrix, float64 ``[..., 1]``.
+
+    Returns:
+        Float64 ``[..., m]``.
     """
     mean = 1 / values.shape[-1]
-    spread = values - values.mean(-1, keepdim=True)
-    stretch = (norm.square() - mean) / spread.square().sum(-1, keepdim=True).clamp(min=1e-30)
-    return mean + spread * stretch.clamp(0.9999, 1.0001).sqrt()  # beyond: all are equal, this is noise
+    deviation = values - values.mean(-1, keepdim=True)
+    scale = (norm.square() - mean) / deviation.square().sum(-1, keepdim=True).clamp(min=1e-30)
+    return mean + deviation * scale.clamp(0.9999, 1.0001).sqrt()  # outside: all eigenvalues are equal up to noise
 
 
 def state_entropy(states: Tensor, mask: Tensor | None = None) -> Tensor:
     """Matrix entropy of a layer's visual hidden states, one number per sample.
 
     ``X`` is centred over tokens, ``rho = X^T X / trace``, and the entropy is ``-sum(l ln l)`` of its eigenvalues; the
-    smaller of ``X^T X`` and ``X X^T`` is decomposed, in float64.
+    smaller of ``X^T X`` and ``X X^T`` is decomposed in float64.
 
     Args:
-        states: ``[..., n, dim]``.
-        mask: Which tokens are real, bool ``[..., n]``.
+        states: Floating ``[..., n, dim]``.
+        mask: Which entries are tokens, bool ``[..., n]``; None: all.
 
     Returns:
         Float64 ``[...]``.

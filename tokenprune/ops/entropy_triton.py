@@ -1,7 +1,8 @@
 """Matrix entropy of all tokens in one launch of a Triton kernel; see :func:`trace_entropy`.
 
-A program scores one token and keeps its matrix in registers: centre the heads, Gram matrix, Householder reflections to
-tridiagonal form, and bisection with Sturm counts, where each lane looks for an eigenvalue of its own.
+Each program scores one token and keeps its matrix in registers. It centres the heads, computes the Gram matrix, reduces
+it to tridiagonal form by Householder reflections, and finds the eigenvalues by bisection with Sturm counts; each lane
+searches for one eigenvalue.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_HEADS = 64
-_STEP = 32  # columns of the states that are loaded at once
+_STEP = 32  # feature columns per load
 
 
-# Single entries are read by masked sums: a tensor in registers cannot be indexed.
+# Triton cannot index a tensor in registers: single entries are read by masked sums.
 def _score(
     states: tl.tensor,
     out: tl.tensor,
@@ -35,10 +36,10 @@ def _score(
     gram = tl.zeros((size, size), dtype=tl.float32)
     for start in range(0, dim, step):
         feature = start + tl.arange(0, step)[None, :]
-        real = (row < heads) & (feature < dim)
-        part = tl.load(states + token * heads * dim + row * dim + feature, mask=real, other=0.0).to(tl.float32)
-        part = tl.where(real, part - tl.sum(part, 0)[None, :] / heads, 0.0)
-        gram += tl.dot(part, tl.trans(part), input_precision="ieee")
+        inside = (row < heads) & (feature < dim)
+        block = tl.load(states + token * heads * dim + row * dim + feature, mask=inside, other=0.0).to(tl.float32)
+        block = tl.where(inside, block - tl.sum(block, 0)[None, :] / heads, 0.0)
+        gram += tl.dot(block, tl.trans(block), input_precision="ieee")
 
     trace = tl.sum(tl.sum(tl.where(row == column, gram, 0.0), 1), 0)
     empty = trace <= 1.17549435e-38  # the smallest normal float32
@@ -50,35 +51,35 @@ def _score(
         norm = tl.sqrt(tl.sum(below * below, 0))
         mirror = tl.where(index == k + 1, below + tl.where(first < 0, -norm, norm), below)
         square = tl.sum(mirror * mirror, 0)
-        scale = tl.where(square > 1e-30, 2.0 / tl.maximum(square, 1e-30), 0.0)  # nothing to reflect in a smaller one
+        scale = tl.where(square > 1e-30, 2.0 / tl.maximum(square, 1e-30), 0.0)  # a smaller vector is already zero
         image = scale * tl.sum(matrix * mirror[None, :], 1)
         image -= 0.5 * scale * tl.sum(image * mirror, 0) * mirror
         matrix -= mirror[:, None] * image[None, :] + image[:, None] * mirror[None, :]
 
     diagonal = tl.sum(tl.where(row == column, matrix, 0.0), 1)
-    beside = tl.sum(tl.where(row == column + 1, matrix, 0.0), 1)
-    beside = beside * beside
+    subdiagonal = tl.sum(tl.where(row == column + 1, matrix, 0.0), 1)
+    subdiagonal = subdiagonal * subdiagonal
 
-    low = tl.zeros((size,), dtype=tl.float32)  # the matrix is positive semi-definite, its trace is 1
+    low = tl.zeros((size,), dtype=tl.float32)  # all eigenvalues are in [0, 1]: positive semidefinite, trace 1
     high = tl.full((size,), 1.001, dtype=tl.float32)
     for _ in range(30):
         middle = 0.5 * (low + high)
         pivot = tl.full((size,), 1.0, dtype=tl.float32)
         smaller = tl.zeros((size,), dtype=tl.int32)
         for i in range(heads):
-            here = tl.sum(tl.where(index == i, diagonal, 0.0), 0)
-            link = tl.sum(tl.where(index == i, beside, 0.0), 0)
-            pivot = here - middle - link / pivot
+            diagonal_i = tl.sum(tl.where(index == i, diagonal, 0.0), 0)
+            link_i = tl.sum(tl.where(index == i, subdiagonal, 0.0), 0)
+            pivot = diagonal_i - middle - link_i / pivot
             pivot = tl.where(tl.abs(pivot) < 1e-30, -1e-30, pivot)
             smaller += (pivot < 0).to(tl.int32)
-        above = smaller > index  # this lane's eigenvalue is below the middle
+        above = smaller > index  # this lane's eigenvalue is below the midpoint
         high = tl.where(above, middle, high)
         low = tl.where(above, low, middle)
 
     value = tl.maximum(0.5 * (low + high), floor)
     entropy = -tl.sum(tl.where(index < heads, value * tl.log(value), 0.0), 0)
     entropy = tl.where(empty, 0.0, entropy)
-    finite = tl.abs(trace) < float("inf")  # false for NaN, too
+    finite = tl.abs(trace) < float("inf")  # also False for NaN
     tl.store(out + token, tl.where(finite, entropy, float("nan")))
 
 
@@ -86,14 +87,14 @@ _kernel: Any = triton.jit(_score)
 
 
 def trace_entropy(states: Tensor, floor: float) -> Tensor:
-    """Entropy of the trace-normalised Gram matrix of each token, in float32, without host synchronisation.
+    """Entropy of the trace-normalised Gram matrix of each token, in float32, without host-device synchronisation.
 
-    **Never run on a GPU.** It is tested under Triton's interpreter and compiled for sm_80 and sm_90, no more: no timing
-    of it exists. Compare it with the default on your device before you rely on it.
+    **This kernel has never run on a GPU.** It is tested under Triton's interpreter and compiled for sm_80 and sm_90; it
+    has never been timed. Compare it with the default backend on your device before you rely on it.
 
     Args:
-        states: ``[tokens, heads, head_dim]`` on a CUDA device, at most ``MAX_HEADS`` heads.
-        floor: Eigenvalues are clamped here before the logarithm.
+        states: Floating ``[tokens, heads, head_dim]`` on a CUDA device, at most ``MAX_HEADS`` heads.
+        floor: Lower bound of eigenvalues before the logarithm.
 
     Returns:
         Float32 ``[tokens]``; NaN where the states hold a NaN or an infinity.
@@ -102,6 +103,6 @@ def trace_entropy(states: Tensor, floor: float) -> Tensor:
     states = states.contiguous()
     out = torch.empty(count, dtype=torch.float32, device=states.device)
     if count:
-        size = max(16, triton.next_power_of_2(heads))  # tl.dot takes no less
+        size = max(16, triton.next_power_of_2(heads))  # the minimum of tl.dot
         _kernel[(count,)](states, out, heads, dim, size, _STEP, floor, num_warps=1 if size <= 32 else 4)
     return out

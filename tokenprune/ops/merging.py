@@ -1,4 +1,4 @@
-"""Merging tokens into others by average."""
+"""Merging tokens into other tokens by averaging."""
 
 from __future__ import annotations
 
@@ -8,53 +8,52 @@ from torch import Tensor
 from tokenprune.ops.cosine import cosine_similarity
 
 
-def merge_into(states: Tensor, keys: Tensor, targets: Tensor, others: Tensor, most: int) -> Tensor:
-    """Average every token of ``others`` into the target that it is most like.
+def merge_into(states: Tensor, keys: Tensor, targets: Tensor, merged: Tensor, max_targets: int) -> Tensor:
+    """Average every token of ``merged`` into its most similar target.
 
-    A target becomes the mean of itself and of all tokens merged into it, all with equal weight. Equally like targets:
-    the earlier one. No host-device synchronisation.
+    A target becomes the mean of itself and of all tokens merged into it, with equal weights. Of equally similar
+    targets the earlier one is taken. No host-device synchronisation.
 
     Args:
-        states: What is averaged, floating ``[problems, n, dim]``.
-        keys: What is compared, by cosine, floating ``[problems, n, key_dim]``.
-        targets: Tokens that others are merged into, bool ``[problems, n]``.
-        others: Tokens that are merged, none of them a target, bool ``[problems, n]``; in a problem without targets
-            nothing happens.
-        most: The most targets of a problem, known to the host.
+        states: States to average, floating ``[images, n, dim]``.
+        keys: Keys to compare by cosine similarity, floating ``[images, n, key_dim]``.
+        targets: Tokens that others are merged into, bool ``[images, n]``. An image without targets is unchanged.
+        merged: Tokens to merge, none of them a target, bool ``[images, n]``.
+        max_targets: Largest number of targets of an image, as a host integer.
 
     Returns:
-        Float32 ``[problems, n, dim]``: the means at the targets, elsewhere what was there.
+        Float32 ``[images, n, dim]``: means at the targets, unchanged states elsewhere.
     """
     states = states.float()
-    if most == 0:
+    if max_targets == 0:
         return states
-    place = targets.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # of the targets, in order
-    real = targets.gather(1, place)
-    likeness = cosine_similarity(keys, _at(keys, place)).masked_fill(~real[:, None, :], -torch.inf)
-    # a product and not a scattered sum: on a GPU the order of scattered additions, and so the last bit, is chance
-    number = torch.arange(most, device=place.device)
-    member = (likeness.argmax(-1)[:, None, :] == number[:, None]) & others[:, None, :] & real[:, :, None]
-    own = _at(states, place)
+    place = targets.int().argsort(dim=1, descending=True, stable=True)[:, :max_targets]  # of the targets, in order
+    is_target = targets.gather(1, place)
+    similarity = cosine_similarity(keys, _rows_at(keys, place)).masked_fill(~is_target[:, None, :], -torch.inf)
+    # A matrix product instead of a scattered sum: on a GPU the order of scattered additions is not deterministic.
+    number = torch.arange(max_targets, device=place.device)
+    member = (similarity.argmax(-1)[:, None, :] == number[:, None]) & merged[:, None, :] & is_target[:, :, None]
+    own = _rows_at(states, place)
     means = (own + member.float() @ states) / (1 + member.sum(-1, keepdim=True))
-    return states.scatter(1, place[:, :, None].expand_as(own), torch.where(real[:, :, None], means, own))
+    return states.scatter(1, place[:, :, None].expand_as(own), torch.where(is_target[:, :, None], means, own))
 
 
 def every_nth(tokens: Tensor, counts: Tensor) -> Tensor:
-    """Mark so many of each problem's tokens, evenly spaced in order, beginning with the first.
+    """Mark ``counts`` tokens of each image, evenly spaced in order, starting with the first.
 
     The stride is the number of tokens divided by the count, rounded down.
 
     Args:
-        tokens: The tokens to choose from, bool ``[problems, n]``.
-        counts: How many to mark, long ``[problems]``, at most the tokens there are.
+        tokens: Tokens to choose from, bool ``[images, n]``.
+        counts: Number of tokens to mark, long ``[images]``, at most the number of ``tokens``.
 
     Returns:
-        Bool ``[problems, n]``.
+        Bool ``[images, n]``.
     """
     stride = (tokens.sum(1) // counts.clamp(min=1)).clamp(min=1)[:, None]
     rank = tokens.long().cumsum(1) - 1
     return tokens & (rank % stride == 0) & (rank // stride < counts[:, None])
 
 
-def _at(states: Tensor, place: Tensor) -> Tensor:
+def _rows_at(states: Tensor, place: Tensor) -> Tensor:
     return states.gather(1, place[:, :, None].expand(-1, -1, states.shape[-1]))

@@ -1,4 +1,4 @@
-"""Gathering rows of a sequence out of everything that a decoder layer is given. Knows tensors, not models.
+"""Gather the kept rows of a sequence from the arguments of a decoder layer: states, position embeddings, masks.
 
 ``rows`` is always long ``[batch, kept]``: indices into the unpruned sequence, -1 for padding.
 """
@@ -14,16 +14,16 @@ Nested = TypeVar("Nested")
 
 
 def take(states: Tensor, rows: Tensor, axis: int, batch_axis: int) -> Tensor:
-    """Gather ``rows`` along one axis, per sample.
+    """Gather ``rows`` along one axis, sample by sample.
 
     Args:
-        states: Any tensor; its batch axis has the size of the batch, or 1 (shared by all samples).
-        rows: Long ``[batch, kept]``; -1 gathers row 0 (padding: the caller masks it).
-        axis: Sequence axis, negative or not.
-        batch_axis: Batch axis.
+        states: Any tensor; its batch axis has the size of the batch, or 1 where all samples share it.
+        rows: Long ``[batch, kept]``; -1 (padding) gathers row 0, which the caller masks.
+        axis: Sequence axis; may be negative.
+        batch_axis: Batch axis; may be negative.
 
     Returns:
-        ``states`` with ``kept`` entries on ``axis`` and a full batch axis.
+        ``states`` with ``kept`` entries on ``axis`` and the size of the batch on ``batch_axis``.
     """
     shape = [1] * states.dim()
     shape[axis], shape[batch_axis] = rows.shape[1], rows.shape[0]
@@ -31,7 +31,7 @@ def take(states: Tensor, rows: Tensor, axis: int, batch_axis: int) -> Tensor:
 
 
 def take_nested(states: Nested, rows: Tensor) -> Nested:
-    """Gather position embeddings: tensors ``[..., batch, seq, dim]``, or tuples and dicts of them."""
+    """Gather position embeddings: a tensor ``[..., batch, seq, dim]``, or nested tuples, lists and dicts of them."""
     if isinstance(states, Tensor):
         return take(states, rows, -2, -3)  # type: ignore[return-value]
     if isinstance(states, dict):
@@ -42,11 +42,11 @@ def take_nested(states: Nested, rows: Tensor) -> Nested:
 
 
 def keep_index(keep: Tensor, width: int) -> Tensor:
-    """Rows to keep as indices, right-aligned: shorter samples get padding on the left.
+    """Indices of the rows to keep, right-aligned: samples with fewer rows have padding on the left.
 
     Args:
         keep: Bool ``[batch, rows]``.
-        width: The largest number of kept rows of a sample.
+        width: Largest number of kept rows of a sample, as a host integer.
 
     Returns:
         Long ``[batch, width]``, ascending, -1 for padding.
@@ -56,25 +56,33 @@ def keep_index(keep: Tensor, width: int) -> Tensor:
 
 
 def compose(rows: Tensor, index: Tensor) -> Tensor:
-    """``rows`` of the original sequence, after a further selection ``index`` among them."""
+    """Apply a further selection to ``rows``.
+
+    Args:
+        rows: Long ``[batch, kept]``, -1 for padding.
+        index: Which of them to keep, long ``[batch, fewer]``: indices into ``rows``, -1 for padding.
+
+    Returns:
+        Rows of the unpruned sequence, long ``[batch, fewer]``, -1 for padding.
+    """
     return rows.gather(1, index.clamp(min=0)).masked_fill(index < 0, -1)
 
 
 def hidden_value(mask: Tensor) -> bool | float:
-    """What marks a hidden entry in a mask of this dtype."""
+    """The value of a masked entry: False in a bool mask, the dtype's minimum in an additive mask."""
     return False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
 
 
 def prefill_mask(mask: Tensor, rows: Tensor) -> Tensor:
-    """Compact a prefill's mask on its query and key axes.
+    """Gather the kept rows on the query axis and the key axis of a prefill mask.
 
     Args:
         mask: ``[batch or 1, heads or 1, seq, seq]``, bool (True = visible) or additive.
         rows: Long ``[batch, kept]``, -1 for padding.
 
     Returns:
-        ``[batch, heads or 1, kept, kept]``. Padding columns are hidden; padding rows see only themselves, so that
-        nothing of them is NaN.
+        ``[batch, heads or 1, kept, kept]``. Padding columns are masked. A padding row attends to itself
+        only: a fully masked row would give NaN.
     """
     compact = take(take(mask, rows, 2, 0), rows, 3, 0)
     padding = rows < 0
@@ -83,17 +91,33 @@ def prefill_mask(mask: Tensor, rows: Tensor) -> Tensor:
 
 
 def see_self(mask: Tensor, padding: Tensor) -> Tensor:
-    """Let padding rows see their own column. ``mask`` is ``[batch, heads, rows, rows]``."""
-    own = torch.eye(padding.shape[1], dtype=torch.bool, device=padding.device) & padding[:, None, :, None]
-    return mask.masked_fill(own, True if mask.dtype == torch.bool else 0.0)
+    """Let padding rows attend to themselves.
+
+    Args:
+        mask: ``[batch, heads, rows, rows]``, bool (True = visible) or additive.
+        padding: Which rows are padding, bool ``[batch, rows]``.
+
+    Returns:
+        The mask with the diagonal entries of padding rows visible.
+    """
+    own_column = torch.eye(padding.shape[1], dtype=torch.bool, device=padding.device) & padding[:, None, :, None]
+    return mask.masked_fill(own_column, True if mask.dtype == torch.bool else 0.0)
 
 
 def causal_mask(rows: Tensor, causal: bool) -> Tensor:
-    """The bool mask ``[batch, 1, kept, kept]`` of compacted rows where the model itself needed none."""
+    """The mask of the kept rows for a layer that the model gave no mask.
+
+    Args:
+        rows: Long ``[batch, kept]``, -1 for padding.
+        causal: Whether attention is causal.
+
+    Returns:
+        Bool ``[batch, 1, kept, kept]``, True = visible.
+    """
     kept = rows.shape[1]
     padding = rows < 0
-    seen = torch.ones(kept, kept, dtype=torch.bool, device=rows.device)
-    mask = (seen.tril() if causal else seen) & ~padding[:, None, None, :]
+    visible = torch.ones(kept, kept, dtype=torch.bool, device=rows.device)
+    mask = (visible.tril() if causal else visible) & ~padding[:, None, None, :]
     return see_self(mask, padding)
 
 
@@ -101,11 +125,11 @@ def decode_mask(mask: Tensor | None, columns: Tensor, total: int, new: int) -> T
     """The mask of a decode step whose keys are ``columns``.
 
     Args:
-        mask: What the model made for the unpruned cache: ``[batch or 1, heads or 1, new, width]``, the 2-D
-            ``[batch, width]`` of flash attention, or None (everything is visible). A sliding window's mask covers
-            the last ``width`` positions only.
+        mask: The model's mask for the unpruned cache: ``[batch or 1, heads or 1, new, width]``, the 2-D
+            ``[batch, width]`` of flash attention, or None (everything is visible). The mask of a sliding window
+            covers only the last ``width`` positions.
         columns: Unpruned position of every key, long ``[batch, keys]``, -1 for padding.
-        total: Unpruned length including the new tokens.
+        total: Unpruned length, new tokens included.
         new: Number of new tokens.
 
     Returns:
@@ -113,7 +137,7 @@ def decode_mask(mask: Tensor | None, columns: Tensor, total: int, new: int) -> T
     """
     if mask is None:
         return (columns >= 0)[:, None, None, :].expand(-1, 1, new, -1)
-    local = columns - (total - mask.shape[-1])
-    taken = take(mask, local, -1, 0)
-    absent = (columns < 0) | (local < 0)
-    return taken.masked_fill(absent if mask.dim() == 2 else absent[:, None, None, :], hidden_value(mask))
+    mask_columns = columns - (total - mask.shape[-1])
+    gathered = take(mask, mask_columns, -1, 0)
+    absent = (columns < 0) | (mask_columns < 0)
+    return gathered.masked_fill(absent if mask.dim() == 2 else absent[:, None, None, :], hidden_value(mask))

@@ -19,7 +19,7 @@ class Selection:
 
     Attributes:
         keep: Bool ``[batch, n_visual]``; the number kept per sample and group must equal the quotas, unless the
-            budget leaves it to the pruner, or the pruner shares out between images itself.
+            budget leaves it to the pruner, or the pruner divides the count between images itself.
         hidden: New hidden states of the visual tokens, ``[batch, n_visual, dim]`` (merging, recycling); only the
             kept entries are used. None leaves them as they are.
     """
@@ -34,7 +34,7 @@ class Pruner(Component, ABC):
     #: Can decide by itself how many survive: takes budgets that are open-ended, with quotas as the fewest there may be.
     adaptive: ClassVar[bool] = False
 
-    #: Shares a sample's count between its images itself, at least one each; ``quotas`` then bind by their sum only.
+    #: Divides the count of a sample between its images itself, at least one each; only the sum of ``quotas`` binds.
     across_images: ClassVar[bool] = False
 
     @property

@@ -23,7 +23,7 @@ class Dart(Pruner):
     Differs from the published code: that keeps ``8 floor(N (1 - r) / 8)`` tokens *and* the image pivots, here all of
     it together is the budget's exact count (after the pivots an equal share each, the remainder one each to the first
     pivots). Its pivots take their turn in the order of a Python set. It passes the hidden states through the decoder's
-    final norm, here they are compared as they are. Several images: each is a problem of its own, with its own image
+    final norm, here they are compared as they are. Several images: each is pruned by itself, with its own image
     pivots, all with the sample's text pivots. A sample with fewer tokens than pivots has fewer pivots.
 
     Source: "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More",
@@ -48,27 +48,27 @@ class Dart(Pruner):
         norms = key_norms(ctx)
         visual_norms = norms.gather(1, ctx.visual_rows)
         ctx.check_finite(visual_norms, type(self).__name__)
-        problems = ctx.by_group
-        states = problems.split(ctx.hidden)
+        images = ctx.per_image
+        states = images.split(ctx.hidden)
 
-        first = problems.quotas.clamp(max=self.image_pivots)
-        places, present = largest(problems.split(visual_norms), problems.valid, self.image_pivots)
+        first = images.quotas.clamp(max=self.image_pivots)
+        places, present = largest(images.split(visual_norms), images.valid, self.image_pivots)
         present = present & (torch.arange(places.shape[1], device=places.device) < first[:, None])
-        pivots = torch.zeros_like(problems.valid).scatter(1, places, present)
+        pivots = torch.zeros_like(images.valid).scatter(1, places, present)
 
         rows = torch.arange(norms.shape[1], device=norms.device)
         last = ctx.visual_rows.amax(1, keepdim=True)  # padding has row 0
         texts, written = largest(norms, ctx.text_mask & (rows > last), self.text_pivots)
-        images = len(states) // len(texts)
+        per_sample = len(states) // len(texts)
         states_of = torch.cat(
-            [taken(states, places), taken(ctx.hidden_rows, texts).repeat_interleave(images, dim=0)], dim=1
+            [taken(states, places), taken(ctx.hidden_rows, texts).repeat_interleave(per_sample, dim=0)], dim=1
         )
         # an image without a quota has no pivots at all
-        written = written.repeat_interleave(images, dim=0) & (first > 0)[:, None]
+        written = written.repeat_interleave(per_sample, dim=0) & (first > 0)[:, None]
         others = least_similar(
-            states, problems.valid & ~pivots, states_of, torch.cat([present, written], dim=1), problems.quotas - first
+            states, images.valid & ~pivots, states_of, torch.cat([present, written], dim=1), images.quotas - first
         )
-        return Selection(keep=problems.join(pivots | others))
+        return Selection(keep=images.join(pivots | others))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """Cosines to the pivots, and the norms of all keys."""

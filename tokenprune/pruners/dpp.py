@@ -27,7 +27,7 @@ class Dpp(Pruner):
     it as ``w`` without ``theta``. **That variant is not here**: any scorer can be the ``relevance``, so it is one file
     more for those who load the tower, with ``theta: null``. The named method ``cdpruner`` uses the variant of OpenVINO
     GenAI that works on every family (scorer ``instruction``, theta 0.5). The authors' code keeps a number per crop of
-    an image and its row separators besides; here the whole image is one problem, and the quota is exact.
+    an image and its row separators besides; here the whole image has one quota, and it is exact.
 
     Source: "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs",
     arXiv 2506.10967.
@@ -54,12 +54,12 @@ class Dpp(Pruner):
     def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         ctx.check_finite(ctx.hidden.abs().amax(-1), type(self).__name__)
-        problems = ctx.by_group
-        scores = problems.split(self.relevance.checked(ctx))
-        weights = relevance_weights(scores, problems.valid, self.theta)
-        states = problems.split(ctx.hidden)
+        images = ctx.per_image
+        scores = images.split(self.relevance.checked(ctx))
+        weights = relevance_weights(scores, images.valid, self.theta)
+        states = images.split(ctx.hidden)
         kernel = weights[:, :, None] * self_similarity(states) * weights[:, None, :]
-        return Selection(keep=problems.join(greedy_map(kernel, problems.valid, problems.quotas, problems.steps)))
+        return Selection(keep=images.join(greedy_map(kernel, images.valid, images.quotas, images.max_quota)))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """The matrix of cosines, and the relevance; the Cholesky steps depend on the budget and are not counted."""

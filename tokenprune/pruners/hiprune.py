@@ -49,13 +49,13 @@ class HiPrune(Pruner):
 
     def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        seen = [ctx.vision(layer).received for layer in (self.object_layer, self.deep_layer)]
-        ctx.check_finite(seen[0] + seen[1], type(self).__name__)
-        problems = ctx.by_group
-        middle, deep = map(problems.split, seen)
+        received = [ctx.vision(layer).received for layer in (self.object_layer, self.deep_layer)]
+        ctx.check_finite(received[0] + received[1], type(self).__name__)
+        images = ctx.per_image
+        middle, deep = map(images.split, received)
         # for every quota on the host: what Python rounds in double precision must not depend on the device
-        anchors = [round(quota * self.alpha / 5) for quota in range(problems.steps + 1)]
-        counts = torch.tensor(anchors, device=quotas.device)[problems.quotas]
-        tiers = anchors_and_neighbours(middle, problems.split(ctx.grid), problems.valid, counts, anchors[-1])
-        keep = best_by_tier(tiers, torch.where(tiers > 0, middle, deep), problems.quotas)
-        return Selection(keep=problems.join(keep))
+        anchors = [round(quota * self.alpha / 5) for quota in range(images.max_quota + 1)]
+        counts = torch.tensor(anchors, device=quotas.device)[images.quotas]
+        tiers = anchors_and_neighbours(middle, images.split(ctx.grid), images.valid, counts, anchors[-1])
+        keep = best_by_tier(tiers, torch.where(tiers > 0, middle, deep), images.quotas)
+        return Selection(keep=images.join(keep))

@@ -9,7 +9,7 @@ from torch import Tensor
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.cosine import self_similarity
-from tokenprune.ops.crops import Crops, share_out, similarity_variance
+from tokenprune.ops.crops import Crops, allocate, similarity_variance
 from tokenprune.pruners.base import Pruner, Selection
 
 _SMALL = 1e-6  # the published code's guard of the division
@@ -59,21 +59,21 @@ class HoloV(Pruner):
 
     def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        seen = ctx.vision(self.layer).attention
-        ctx.check_finite(ctx.hidden.abs().amax(-1) + seen, type(self).__name__)
-        problems = ctx.by_group
-        crops = Crops(problems.sizes, problems.size, self.crops)
-        attention = crops.split(problems.split(seen)).masked_fill(~crops.valid, 0.0)
-        similarity = self_similarity(crops.split(problems.split(ctx.hidden)))
+        tower_attention = ctx.vision(self.layer).attention
+        ctx.check_finite(ctx.hidden.abs().amax(-1) + tower_attention, type(self).__name__)
+        images = ctx.per_image
+        crops = Crops(images.sizes, images.max_size, self.crops)
+        attention = crops.split(images.split(tower_attention)).masked_fill(~crops.valid, 0.0)
+        similarity = self_similarity(crops.split(images.split(ctx.hidden)))
         variance = similarity_variance(similarity, crops.valid)
         count = crops.sizes.clamp(min=1)
         level, spread = attention.sum(-1) / count, variance.sum(-1) / count
         weight = (level * (1 + self.beta * spread / (spread + _SMALL))) ** self.power
-        shares = share_out(problems.quotas, weight, crops.sizes)
+        crop_quotas = allocate(images.quotas, weight, crops.sizes)
         order = attention.masked_fill(~crops.valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-        first = torch.arange(order.shape[-1], device=order.device) < shares[..., None]
+        first = torch.arange(order.shape[-1], device=order.device) < crop_quotas[..., None]
         keep = torch.zeros_like(first).scatter(-1, order, first)
-        return Selection(keep=problems.join(crops.join(keep)))
+        return Selection(keep=images.join(crops.join(keep)))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """The cosines within the crops."""

@@ -51,15 +51,15 @@ class MaxMin(Pruner):
     def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         ctx.check_finite(ctx.hidden.abs().amax(-1), type(self).__name__)
-        problems = ctx.by_group
-        candidates = problems.valid
+        images = ctx.per_image
+        candidates = images.valid
         if self.pool is not None:
             scores = self.pool.checked(ctx)
             wider = (quotas * self.pool_factor).long()
-            candidates = candidates & problems.split(topk_by_group(scores, ctx.groups, wider))
-        states = problems.split(ctx.hidden)
+            candidates = candidates & images.split(topk_by_group(scores, ctx.groups, wider))
+        states = images.split(ctx.hidden)
         distance = 1 - self_similarity(states)
-        return Selection(keep=problems.join(max_min(distance, candidates, problems.quotas, problems.steps)))
+        return Selection(keep=images.join(max_min(distance, candidates, images.quotas, images.max_quota)))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """The matrix of cosines, and the pool's scorer; comparisons are not counted."""

@@ -48,11 +48,11 @@ class Scope(Pruner):
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         saliency = ctx.vision(self.layer).attention
         ctx.check_finite(ctx.hidden.abs().amax(-1) + saliency, type(self).__name__)
-        problems = ctx.by_group
-        similarity = self_similarity(problems.split(ctx.hidden))
-        weight = problems.split(saliency) ** self.alpha
+        images = ctx.per_image
+        similarity = self_similarity(images.split(ctx.hidden))
+        weight = images.split(saliency) ** self.alpha
         return Selection(
-            keep=problems.join(greedy_coverage(similarity, weight, problems.valid, problems.quotas, problems.steps))
+            keep=images.join(greedy_coverage(similarity, weight, images.valid, images.quotas, images.max_quota))
         )
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:

@@ -8,10 +8,10 @@ from torch import Tensor
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.raters import raters
-from tokenprune.ops.recycle import clusters, recycle, recycled
+from tokenprune.ops.recycle import cluster_count, recycle, recycled_count
 from tokenprune.pruners.base import Pruner, Selection
 
-_PART = 64  # attention rows at once: however long the text, they take the memory of so many
+_ROWS = 64  # attention rows per chunk: bounds the memory for a long text
 
 
 class SparseVLM(Pruner):
@@ -49,28 +49,29 @@ class SparseVLM(Pruner):
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         scores = rated(ctx)
         ctx.check_finite(scores + ctx.hidden.abs().amax(-1).float(), type(self).__name__)
-        problems = ctx.by_group
+        images = ctx.per_image
         most = max(map(len, ctx.sizes))
-        plan = []  # for every problem: tokens kept for themselves, pool, clusters; on the host
+        plan = []  # for every image: kept tokens, pool, clusters; host integers
         for sizes, counts in zip(ctx.sizes, ctx.quotas, strict=True):
             for size, quota in zip(sizes, counts, strict=True):
-                made = clusters(size, quota) if self.recycle else 0
-                plan.append((quota - made, recycled(size - quota + made) if made else 0, made))
+                clusters = cluster_count(size, quota) if self.recycle else 0
+                pool = recycled_count(size - quota + clusters) if clusters else 0
+                plan.append((quota - clusters, pool, clusters))
             plan += [(0, 0, 0)] * (most - len(sizes))
-        alone, pool, made_of = torch.tensor(plan, device=scores.device).unbind(1)
+        kept, pools, cluster_counts = torch.tensor(plan, device=scores.device).unbind(1)
         keep, hidden = recycle(
-            problems.split(ctx.hidden),
-            problems.split(scores).masked_fill(~problems.valid, -torch.inf),
-            alone,
-            pool,
-            made_of,
-            max(size for _, size, _ in plan),
+            images.split(ctx.hidden),
+            images.split(scores).masked_fill(~images.valid, -torch.inf),
+            kept,
+            pools,
+            cluster_counts,
+            max(pool for _, pool, _ in plan),
         )
-        return Selection(problems.join(keep), problems.join(hidden) if self.recycle else None)
+        return Selection(images.join(keep), images.join(hidden) if self.recycle else None)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """At most: dot products with all text, attention rows of all text, and distances of the recycled."""
-        text, pool = tokens - visual, recycled(visual) if self.recycle else 0
+        text, pool = tokens - visual, recycled_count(visual) if self.recycle else 0
         rows = 2 * text * tokens * shape.heads * shape.head_dim
         return 2 * visual * text * shape.width + rows + 2 * pool * pool * shape.width
 
@@ -88,6 +89,6 @@ def rated(ctx: PruneContext) -> Tensor:
     # the last token stands in for raters that a sample does not have: its row is never empty
     index = torch.where(present, index, ctx.last_row[:, None])
     total = torch.zeros(chosen.shape, device=index.device)
-    for part, there in zip(index.split(_PART, dim=1), present.split(_PART, dim=1), strict=True):
-        total += (ctx.probe.rows(part).mean(1) * there[:, :, None]).sum(1)
+    for chunk, is_rater in zip(index.split(_ROWS, dim=1), present.split(_ROWS, dim=1), strict=True):
+        total += (ctx.probe.rows(chunk).mean(1) * is_rater[:, :, None]).sum(1)
     return (total / present.sum(1, keepdim=True)).gather(1, ctx.visual_rows)

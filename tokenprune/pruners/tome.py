@@ -57,20 +57,20 @@ class ToMe(Pruner):
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         keys = ctx.vision(self.layer).key
         ctx.check_finite(ctx.hidden.abs().amax(-1) + keys.abs().amax(-1), type(self).__name__)
-        problems = ctx.by_group
+        images = ctx.per_image
         counts = [
             pair
             for sizes, kept in zip(ctx.sizes, ctx.quotas, strict=True)
             for pair in zip(sizes, kept, strict=True)
             if pair[1] > 0
         ]
-        rounds = rounds_needed(counts, lambda left, target: -(-(left - target) // self.steps))
-        per_step = (problems.sizes - problems.quotas + self.steps - 1) // self.steps
-        owner = soft_matching(problems.split(keys), problems.sizes, problems.quotas, per_step, rounds)
-        keep = (owner == torch.arange(problems.size, device=owner.device)) & problems.valid
-        keep &= (problems.quotas > 0)[:, None]
-        hidden = mean_of_clusters(problems.split(ctx.hidden), owner, keep, problems.valid, problems.steps)
-        return Selection(keep=problems.join(keep), hidden=problems.join(hidden))
+        rounds = rounds_needed(counts, lambda length, target: -(-(length - target) // self.steps))
+        per_step = (images.sizes - images.quotas + self.steps - 1) // self.steps
+        representative = soft_matching(images.split(keys), images.sizes, images.quotas, per_step, rounds)
+        keep = (representative == torch.arange(images.max_size, device=representative.device)) & images.valid
+        keep &= (images.quotas > 0)[:, None]
+        hidden = mean_of_clusters(images.split(ctx.hidden), representative, keep, images.valid, images.max_quota)
+        return Selection(keep=images.join(keep), hidden=images.join(hidden))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """The cosines of all steps at most: nothing merged on the way, the tower's heads as large as the model's."""

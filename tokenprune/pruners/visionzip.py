@@ -51,19 +51,17 @@ class VisionZip(Pruner):
 
     def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        seen = ctx.vision(self.layer)
-        largest = [states.abs().amax(-1).float() for states in (ctx.hidden, seen.key)]
-        ctx.check_finite(sum(largest, seen.attention), type(self).__name__)
-        problems = ctx.by_group
+        tower = ctx.vision(self.layer)
+        largest = [states.abs().amax(-1).float() for states in (ctx.hidden, tower.key)]
+        ctx.check_finite(sum(largest, tower.attention), type(self).__name__)
+        images = ctx.per_image
         # for every quota on the host: what is rounded in double precision must not depend on the device;
         # the tiny addend makes 0.07 * 100 seven, not six
-        contextual = [math.floor(quota * self.contextual + 1e-9) for quota in range(problems.steps + 1)]
-        merged = torch.tensor(contextual, device=quotas.device)[problems.quotas]
-        alone = torch.where(problems.valid, 0, -1)
-        dominant = topk_by_group(problems.split(seen.attention), alone, (problems.quotas - merged)[:, None])
-        rest = problems.valid & ~dominant
-        targets = every_nth(rest, merged)
-        states = merge_into(
-            problems.split(ctx.hidden), problems.split(seen.key), targets, rest & ~targets, contextual[-1]
-        )
-        return Selection(keep=problems.join(dominant | targets), hidden=problems.join(states))
+        contextual = [math.floor(quota * self.contextual + 1e-9) for quota in range(images.max_quota + 1)]
+        target_counts = torch.tensor(contextual, device=quotas.device)[images.quotas]
+        one_group = torch.where(images.valid, 0, -1)
+        dominant = topk_by_group(images.split(tower.attention), one_group, (images.quotas - target_counts)[:, None])
+        rest = images.valid & ~dominant
+        targets = every_nth(rest, target_counts)
+        states = merge_into(images.split(ctx.hidden), images.split(tower.key), targets, rest & ~targets, contextual[-1])
+        return Selection(keep=images.join(dominant | targets), hidden=images.join(states))

@@ -27,7 +27,7 @@ class VisPruner(Pruner):
 
     Differs from the published code: cosines are of the features that the language model gets (the projected ones), not
     of the tower's before the projector; a round drops no more than the first set has, and an odd list's last entry is
-    in the first set (the code fails on both). An image is one problem, with one quota, where the code gives one to
+    in the first set (the code fails on both). An image has one quota, where the code gives one to
     every tile of LLaVA-NeXT; several images have quotas of their own, in proportion to their tokens.
 
     Source: "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs" (VisPruner),
@@ -57,33 +57,33 @@ class VisPruner(Pruner):
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         attention = ctx.vision(self.layer).attention
         ctx.check_finite(ctx.hidden.abs().amax(-1) + attention, type(self).__name__)
-        problems = ctx.by_group
+        images = ctx.per_image
         # for every quota on the host: what is rounded in double precision must not depend on the device
-        table = [self._share(quota) for quota in range(problems.steps + 1)]
-        important = torch.tensor(table, device=quotas.device)[problems.quotas]
+        table = [self._important_count(quota) for quota in range(images.max_quota + 1)]
+        important = torch.tensor(table, device=quotas.device)[images.quotas]
         counts = [
-            (size - self._share(quota), quota - self._share(quota))
+            (size - self._important_count(quota), quota - self._important_count(quota))
             for sizes, kept in zip(ctx.sizes, ctx.quotas, strict=True)
             for size, quota in zip(sizes, kept, strict=True)
         ]
-        rounds = rounds_needed(counts, lambda left, target: self.per_round, whole=True)
+        rounds = rounds_needed(counts, lambda length, target: self.per_round, odd_in_first=True)
 
-        falling = problems.split(attention).masked_fill(~problems.valid, -1.0)
+        falling = images.split(attention).masked_fill(~images.valid, -1.0)
         falling = falling.argsort(dim=1, descending=True, stable=True)
-        place = torch.arange(problems.size, device=falling.device)
-        keep = torch.zeros_like(problems.valid).scatter(1, falling, place < important[:, None])
-        rest = falling.gather(1, (place + important[:, None]) % problems.size)
+        place = torch.arange(images.max_size, device=falling.device)
+        keep = torch.zeros_like(images.valid).scatter(1, falling, place < important[:, None])
+        rest = falling.gather(1, (place + important[:, None]) % images.max_size)
         keep |= drop_duplicates(
-            problems.split(ctx.hidden),
+            images.split(ctx.hidden),
             rest,
-            problems.sizes - important,
-            problems.quotas - important,
+            images.sizes - important,
+            images.quotas - important,
             self.per_round,
             rounds,
         )
-        return Selection(keep=problems.join(keep))
+        return Selection(keep=images.join(keep))
 
-    def _share(self, quota: int) -> int:
+    def _important_count(self, quota: int) -> int:
         """Important tokens of a quota; the tiny addend makes 0.07 * 100 seven, not six."""
         return math.floor(quota * self.important + 1e-9)
 

@@ -62,21 +62,21 @@ class VScan(Pruner):
 
     def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        seen = [ctx.vision(layer).attention for layer in (self.local_layer, self.layer)]
-        ctx.check_finite(ctx.hidden.abs().amax(-1) + seen[0] + seen[1], type(self).__name__)
-        problems = ctx.by_group
-        shallow, deep = map(problems.split, seen)
-        valid = problems.valid
+        attention = [ctx.vision(layer).attention for layer in (self.local_layer, self.layer)]
+        ctx.check_finite(ctx.hidden.abs().amax(-1) + attention[0] + attention[1], type(self).__name__)
+        images = ctx.per_image
+        shallow, deep = map(images.split, attention)
+        valid = images.valid
         # for every quota on the host: what is rounded in double precision must not depend on the device;
         # the tiny addend makes 0.07 * 100 seven, not six
-        counts = [math.floor(quota * self.local + 1e-9) for quota in range(problems.steps + 1)]
-        local = torch.tensor(counts, device=quotas.device)[problems.quotas]
-        chosen = topk_by_group(deep, torch.where(valid, 0, -1), (problems.quotas - local)[:, None])
-        windows = grid_windows(problems.split(ctx.grid), valid, self.windows)
+        counts = [math.floor(quota * self.local + 1e-9) for quota in range(images.max_quota + 1)]
+        local = torch.tensor(counts, device=quotas.device)[images.quotas]
+        chosen = topk_by_group(deep, torch.where(valid, 0, -1), (images.quotas - local)[:, None])
+        windows = grid_windows(images.split(ctx.grid), valid, self.windows)
         keep = chosen | best_of_windows(shallow, windows, valid & ~chosen, local)
-        hidden = problems.split(ctx.hidden)
-        merged = merge_into(hidden, hidden, keep, valid & ~keep, problems.steps)
-        return Selection(keep=problems.join(keep), hidden=problems.join(merged))
+        hidden = images.split(ctx.hidden)
+        merged = merge_into(hidden, hidden, keep, valid & ~keep, images.max_quota)
+        return Selection(keep=images.join(keep), hidden=images.join(merged))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """The cosines of kept tokens to others, at most: when half are kept; sums and comparisons are not counted."""

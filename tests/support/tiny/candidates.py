@@ -24,7 +24,7 @@ from tests.support.tiny.core import (
 from tests.support.tiny.languages import COHERE2, WINDOW
 from tests.support.tiny.llava import PINPOINTS, SIZES, clip_visual
 from tests.support.tiny.others import rows_visual
-from tests.support.tiny.parts import CLIP, MROPE, PATCHES, SIGLIP, mixed, pixels, text
+from tests.support.tiny.parts import CLIP, GRANITE_ATTENTION, MROPE, PATCHES, SIGLIP, mixed, pixels, text
 from tests.support.tiny.qwen import GRIDS, TOWER, grid_visual
 
 
@@ -261,7 +261,7 @@ granite4 = make(
     tf.Granite4VisionForConditionalGeneration,
     tf.Granite4VisionConfig,
     vision_config={**SIGLIP, "hidden_size": 64, "num_hidden_layers": 4, "patch_size": 4},
-    text_config=text(None, layers=6),
+    text_config=text(None, layers=6, **GRANITE_ATTENTION),
     image_token_index=IMAGE,
     vision_feature_select_strategy="full",
     image_grid_pinpoints=PINPOINTS,

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from tests.support.tiny.core import IMAGE, TinyCase
 from tests.support.tiny.llava import clip_visual, llava_case
-from tests.support.tiny.parts import CLIP, mixed, text
+from tests.support.tiny.parts import CLIP, GRANITE_ATTENTION, mixed, text
 
 WINDOW = 10
 COHERE2 = text("cohere2", layers=6, sliding_window=WINDOW, layer_types=mixed())
@@ -49,7 +49,7 @@ CASES = [
     llava_case("llava_olmo2", text("olmo2")),
     llava_case("llava_gemma3", text("gemma3_text", 6, head_dim=16, sliding_window=WINDOW, layer_types=mixed())),
     llava_case("llava_cohere2", COHERE2),
-    llava_case("llava_granite", text("granite")),
+    llava_case("llava_granite", text("granite", **GRANITE_ATTENTION)),
     llava_case("llava_smollm3", text("smollm3", no_rope_layer_interval=2)),
     llava_case("llava_glm4", text("glm4", head_dim=16)),
     llava_case("llava_gpt_neox", text("gpt_neox")),

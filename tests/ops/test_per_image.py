@@ -1,0 +1,37 @@
+"""The layout image by image: ``join`` inverts ``split``."""
+
+from __future__ import annotations
+
+import torch
+
+from tokenprune.ops.per_image import PerImage
+
+
+def test_split_and_join() -> None:
+    groups = torch.tensor([[0, 0, 1, 1, 1, -1], [0, 0, 0, 0, 0, 0], [-1] * 6])
+    images = PerImage(groups, [[2, 3], [6], []], [[1, 2], [3], []])
+    assert (images.max_size, images.max_quota) == (6, 3)
+    assert images.sizes.tolist() == [2, 3, 6, 0, 0, 0]
+    assert images.quotas.tolist() == [1, 2, 3, 0, 0, 0]
+    values = torch.arange(18.0).view(3, 6)
+    split = images.split(values)
+    assert split.shape == (6, 6)
+    assert [row[valid].tolist() for row, valid in zip(split, images.valid, strict=True)] == [
+        [0, 1],
+        [2, 3, 4],
+        [6, 7, 8, 9, 10, 11],
+        [],
+        [],
+        [],
+    ]
+    assert images.join(split).tolist() == [[0, 1, 2, 3, 4, 0], [6, 7, 8, 9, 10, 11], [0] * 6]
+    wide = torch.randn(3, 6, 4)
+    assert torch.equal(images.join(images.split(wide)), wide * (groups >= 0)[:, :, None])
+    assert images.join(images.valid).tolist() == (groups >= 0).tolist()
+
+
+def test_images_need_not_lie_together() -> None:
+    groups = torch.tensor([[1, 0, 1, 0]])
+    images = PerImage(groups, [[2, 2]], [[1, 1]])
+    assert images.split(torch.tensor([[10, 20, 30, 40]])).tolist() == [[20, 40], [10, 30]]
+    assert images.join(images.split(torch.tensor([[10, 20, 30, 40]]))).tolist() == [[10, 20, 30, 40]]

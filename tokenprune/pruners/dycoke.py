@@ -1,0 +1,78 @@
+"""DyCoke's token temporal merging: drop the tokens of a group of four frames that repeat an earlier frame."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tokenprune.context import PruneContext
+from tokenprune.flops import Shape
+from tokenprune.ops.frames import best_of_each, best_overall, cosine_to, mean_of_frames, rank_within
+from tokenprune.pruners.base import Pruner, Selection
+
+GROUP = 4
+_LAGS = (0, 1, 2, 1)  # frames back to the frame to compare with: none, the first, the first, the third
+_UNCOMPARED = 4.0  # above every novelty, which is 3 at most
+
+
+class DyCoke(Pruner):
+    """Keep the first of every four frames, and of the others the tokens least similar to an earlier frame.
+
+    Each token is compared with the token at the same place of the grid of an earlier frame: those of the second and
+    third frame of a group with the first frame, those of the fourth with the third (cosine, before anything is
+    dropped). With the budget ``adaptive``, each of these three frames loses the published share ``rate`` of its
+    tokens: ``floor(tokens (1 - rate))`` are kept. Under a budget that states a number, the first frames are kept, and
+    the other frames keep equal numbers of their least similar tokens; the remainder goes one each to the earlier
+    frames. If the budget is too small for the first frames, their tokens that are least similar to the first frame of
+    the previous group are kept. Ties keep the earlier position. Several images are frames of one video; each keeps at
+    least one token. Tokens that cannot be compared (row separators, frames of another size) are kept like those of a
+    first frame.
+
+    The paper calls this merging, but the published code drops the similar tokens and changes no others. So does this
+    pruner. Differs from the published code: that code keeps the third frame of the last group whole (its loop ends one
+    group early) and loses the last frame of an odd number of frames; here both are treated like all others. DyCoke's
+    second stage, which selects visible keys at every decoding step, is left out: it does not shorten the prefill.
+
+    Source: "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models", arXiv 2411.15024.
+
+    Attributes:
+        rate: Share of the tokens that a compared frame loses, for the budget ``adaptive``.
+    """
+
+    adaptive: ClassVar[bool] = True
+    across_images: ClassVar[bool] = True
+
+    rate: float = Field(default=0.7, ge=0, lt=1)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states."""
+        return frozenset({"hidden"})
+
+    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        """See :meth:`tokenprune.pruners.base.Pruner.select`."""
+        frames = ctx.frames
+        lags = torch.tensor(_LAGS, device=frames.device)[frames.clamp(min=0) % GROUP]
+        before = ctx.earlier(lags)
+        unlike = 1 - cosine_to(ctx.hidden, before)
+        ctx.check_finite(unlike + ctx.hidden.float().square().sum(-1), type(self).__name__)
+        compared = before >= 0
+        compared_frames = torch.where(compared, frames, -1)
+        rank = rank_within(unlike, compared_frames)
+        group_before = ctx.earlier(torch.full_like(frames, GROUP), required=False)
+        novelty = 1 + (1 - cosine_to(ctx.hidden, group_before))
+        novelty = novelty.masked_fill(group_before < 0, _UNCOMPARED)
+        scores = torch.where(compared, -rank.float(), novelty)
+        first = best_of_each(scores, ctx.groups, quotas.shape[1])
+        if ctx.open_ended:
+            sizes = mean_of_frames(unlike, compared_frames)[1].gather(1, frames.clamp(min=0))
+            stay = rank < torch.floor(sizes * (1 - self.rate) + 1e-6)
+            return Selection(keep=(first | ~compared | stay) & ctx.visual_mask)
+        return Selection(keep=best_overall(scores, first, ctx.visual_mask, quotas.sum(1)))
+
+    def flops(self, shape: Shape, visual: int, tokens: int) -> int:
+        """Two cosines per token."""
+        return 4 * visual * shape.width
