@@ -17,9 +17,13 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from tokenprune.adapters import adapter_for
-from tokenprune.adapters.base import Adapter, Projection, TowerRun, VisionAttention, VisualLayout, bound_arguments
+from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.layout import VisualLayout
+from tokenprune.adapters.projections import Projection
+from tokenprune.adapters.towers import TowerRun, TowerSite
 from tokenprune.budgets.base import Schedule
 from tokenprune.cache import Rows, cache_bytes, check_cache, mark, pruned_layer
+from tokenprune.call_arguments import bound_arguments
 from tokenprune.config import Method
 from tokenprune.context import ENTERING
 from tokenprune.errors import BusyModelError, ConfigError, LayerError, ScoreError, UnsupportedFeatureError
@@ -236,11 +240,11 @@ class _Engine:
             for name, module in (("query", where.query), ("key", where.key)):
                 add(module.register_forward_hook(self._keep_tower(number, name)))
 
-    def _watched(self) -> list[tuple[int, VisionAttention]]:
+    def _watched(self) -> list[tuple[int, TowerSite]]:
         """Layers of the tower that are read, and where: of both towers, where videos have one of their own."""
         found = {}
         for number in sorted(self.pruner.vision_layers):
-            for where in (self.adapter.vision_attention(number), self.adapter.video_attention(number)):
+            for where in (self.adapter.tower_site(number), self.adapter.video_tower_site(number)):
                 found[number, where.attention] = where
         return [(number, where) for (number, _), where in found.items()]
 

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenprune.adapters.base import Adapter, TowerRun, VisualLayout
-from tokenprune.adapters.visuals import KINDS, Kind, pixels
+from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.layout import VisualLayout
+from tokenprune.adapters.modalities import MODALITIES, Modality, pixels
+from tokenprune.adapters.towers import TowerRun
 from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
 from tokenprune.context import AttentionProbe, Prompt, PruneContext
@@ -363,7 +365,7 @@ class Prefill:
             )
         parts = []
         for kind, run in zip(kinds, runs, strict=False):  # fewer runs than kinds: the number of features will tell
-            where = self.adapter.video_attention(layer) if kind == "video" else self.adapter.vision_attention(layer)
+            where = self.adapter.video_tower_site(layer) if kind == "video" else self.adapter.tower_site(layer)
             query, key, rotary = (run.states[layer, name] for name in ("query", "key", "rotary"))
             parts.append(where.read(query, key, rotary, run.arguments))
         found = parts[0] if len(parts) == 1 else TowerRuns(parts)
@@ -377,11 +379,11 @@ class Prefill:
             )
         return found
 
-    def _kinds(self) -> list[Kind]:
+    def _kinds(self) -> list[Modality]:
         """Image or video, or both, in the order in which the tower got them."""
         made = self.arguments.get("mm_encoder_outputs") or {}
-        kinds: list[Kind] = [kind for kind, output in made.items() if output is not None]
-        return kinds or [kind for kind in KINDS if pixels(self.arguments, kind) is not None] or list(KINDS)
+        kinds: list[Modality] = [kind for kind, output in made.items() if output is not None]
+        return kinds or [kind for kind in MODALITIES if pixels(self.arguments, kind) is not None] or list(MODALITIES)
 
     def _feature_order(self, positions: Tensor) -> Tensor:
         """Number of each visual token among all features that the tower made: they enter the prompts in order.

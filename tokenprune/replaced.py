@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tokenprune.adapters.base import bound_arguments
+from tokenprune.call_arguments import bound_arguments
 
 
 class Replaced:

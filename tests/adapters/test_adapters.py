@@ -19,9 +19,11 @@ from tests.support.tiny.core import IMAGE, VIDEO
 from tests.support.tiny.llava import SIZES, llava_with
 from tests.support.tiny.parts import CLIP, text
 from tokenprune.adapters import adapter_for
-from tokenprune.adapters.base import EXACT_TYPES, Adapter, VisualLayout
+from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.generic import GenericAdapter
-from tokenprune.adapters.visuals import deal
+from tokenprune.adapters.items import assign_items
+from tokenprune.adapters.layout import VisualLayout
+from tokenprune.adapters.structure import EXACT_TYPES
 from tokenprune.context import AttentionProbe
 from tokenprune.errors import UnsupportedModelError
 
@@ -159,14 +161,14 @@ def test_images_and_videos_of_one_prompt_keep_their_order() -> None:
     assert grid[0, 13:21].tolist() == [[0, r, c] for r in range(2) for c in range(4)]
 
 
-def test_items_are_dealt_out_to_samples() -> None:
-    assert deal([2, 3, 5], [5, 5]) == [[0, 1], [2]]
-    assert deal([2, 3], [0, 5]) == [[], [0, 1]]
-    assert deal([2, 0, 3], [2, 3]) == [[0], [2]]
-    assert deal([2, 4], [5]) is None
-    assert deal([2, 3], [2]) is None
+def test_items_are_assigned_to_samples() -> None:
+    assert assign_items([2, 3, 5], [5, 5]) == [[0, 1], [2]]
+    assert assign_items([2, 3], [0, 5]) == [[], [0, 1]]
+    assert assign_items([2, 0, 3], [2, 3]) == [[0], [2]]
+    assert assign_items([2, 4], [5]) is None
+    assert assign_items([2, 3], [2]) is None
     # every tensor repeated row by row, as `generate` of transformers 5.17 does it for two beams
-    assert deal([2, 2, 3, 3, 4, 4], [5, 5, 4, 4]) == [[0, 2], [1, 3], [4], [5]]
+    assert assign_items([2, 2, 3, 3, 4, 4], [5, 5, 4, 4]) == [[0, 2], [1, 3], [4], [5]]
 
 
 # ---- grids, written by hand ---
