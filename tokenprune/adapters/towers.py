@@ -190,7 +190,8 @@ def pixtral_site(tower: Any, layer: int, side: int) -> TowerSite | None:
         image_sizes = arguments.get("image_sizes")
         if image_sizes is None:
             raise UnsupportedFeatureError(
-                "the vision tower was given no image_sizes", "give them as the processor does"
+                "the vision tower was given no image_sizes",
+                "pass image_sizes to the model, as the processor returns them",
             )
         grids = torch.as_tensor(image_sizes).cpu() // int(tower.patch_size)
         feature_patches, blocks, before = [], [], 0
