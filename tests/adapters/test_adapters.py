@@ -9,20 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as tf
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from tests.support.tiny import CASES, CORE
 from tests.support.tiny.core import IMAGE, VIDEO
-from tests.support.tiny.llava import SIZES, llava_with
-from tests.support.tiny.parts import CLIP, text
+from tests.support.tiny.llava import SIZES
 from tokenprune.adapters import adapter_for
-from tokenprune.adapters.base import EXACT_TYPES, Adapter, VisualLayout
+from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.generic import GenericAdapter
-from tokenprune.adapters.visuals import deal
-from tokenprune.errors import UnsupportedModelError
+from tokenprune.adapters.items import assign_items
+from tokenprune.adapters.layout import VisualLayout
+from tokenprune.adapters.structure import EXACT_TYPES
 from tokenprune.signals import AttentionProbe
 
 HYBRID = {name for name, case in CASES.items() if case.hybrid}
@@ -159,14 +158,14 @@ def test_images_and_videos_of_one_prompt_keep_their_order() -> None:
     assert grid[0, 13:21].tolist() == [[0, r, c] for r in range(2) for c in range(4)]
 
 
-def test_items_are_dealt_out_to_samples() -> None:
-    assert deal([2, 3, 5], [5, 5]) == [[0, 1], [2]]
-    assert deal([2, 3], [0, 5]) == [[], [0, 1]]
-    assert deal([2, 0, 3], [2, 3]) == [[0], [2]]
-    assert deal([2, 4], [5]) is None
-    assert deal([2, 3], [2]) is None
+def test_items_are_assigned_to_samples() -> None:
+    assert assign_items([2, 3, 5], [5, 5]) == [[0, 1], [2]]
+    assert assign_items([2, 3], [0, 5]) == [[], [0, 1]]
+    assert assign_items([2, 0, 3], [2, 3]) == [[0], [2]]
+    assert assign_items([2, 4], [5]) is None
+    assert assign_items([2, 3], [2]) is None
     # every tensor repeated row by row, as `generate` of transformers 5.17 does it for two beams
-    assert deal([2, 2, 3, 3, 4, 4], [5, 5, 4, 4]) == [[0, 2], [1, 3], [4], [5]]
+    assert assign_items([2, 2, 3, 3, 4, 4], [5, 5, 4, 4]) == [[0, 2], [1, 3], [4], [5]]
 
 
 # ---- grids, written by hand ---
@@ -483,130 +482,7 @@ def close(got: Tensor, want: Tensor, allowed: float) -> None:
     assert float((got - want).detach().abs().max()) <= allowed * max(1.0, float(want.detach().abs().max()))
 
 
-# ---- what is refused ---
-
-
-def test_what_is_no_transformers_model() -> None:
-    with pytest.raises(UnsupportedModelError, match="Linear is not a transformers model"):
-        adapter_for(nn.Linear(2, 2))
-
-
-def test_an_encoder_decoder() -> None:
-    config = tf.Florence2Config(
-        text_config={
-            "model_type": "bart",
-            "d_model": 32,
-            "encoder_layers": 1,
-            "decoder_layers": 1,
-            "encoder_attention_heads": 2,
-            "decoder_attention_heads": 2,
-            "encoder_ffn_dim": 32,
-            "decoder_ffn_dim": 32,
-            "vocab_size": 100,
-        },
-        vision_config={
-            "depths": [1, 1],
-            "embed_dim": [16, 32],
-            "num_heads": [2, 2],
-            "num_groups": [2, 2],
-            "patch_size": [7, 3],
-            "patch_stride": [4, 2],
-            "patch_padding": [3, 1],
-            "patch_prenorm": [False, True],
-            "projection_dim": 32,
-        },
-        image_token_id=90,
-    )
-    with pytest.raises(UnsupportedModelError, match="encoder-decoder"):
-        adapter_for(tf.Florence2ForConditionalGeneration(config))
-
-
-def test_a_language_model_without_images() -> None:
-    with pytest.raises(UnsupportedModelError, match="names no visual token id"):
-        adapter_for(tf.LlamaForCausalLM(tf.LlamaConfig(**text(None))))
-
-
-def test_images_through_cross_attention() -> None:
-    config = tf.MllamaConfig(
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_global_layers": 1,
-            "attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 8,
-            "vision_output_dim": 64,
-            "intermediate_layers_indices": [0],
-            "max_num_tiles": 1,
-            "supported_aspect_ratios": [[1, 1]],
-        },
-        text_config=text(None, cross_attention_layers=[1]),
-        image_token_index=IMAGE,
-    )
-    with pytest.raises(UnsupportedModelError, match="cross-attention"):
-        adapter_for(tf.MllamaForConditionalGeneration(config))
-
-
-@pytest.mark.parametrize("name", sorted(HYBRID))
-def test_hybrid_decoders_from_their_recurrent_layers_on(name: str) -> None:
-    adapter = adapter_for(model_of(name))
-    last = adapter.num_layers - 1
-    with pytest.raises(UnsupportedModelError, match="hybrid decoders cannot be pruned exactly"):
-        adapter.check_layers(0)
-    adapter.check_layers(last)  # a full-attention layer: nothing recurrent follows
-    with pytest.raises(UnsupportedModelError, match="has no attention"):
-        adapter.projections(0, frozenset({"query"}))
-    with pytest.raises(UnsupportedModelError, match="has no attention"):
-        adapter.rotary(0)
-
-
-def test_a_mamba_beside_the_attention() -> None:
-    language = text(
-        "falcon_h1",
-        layers=2,
-        head_dim=16,
-        mamba_d_ssm=64,
-        mamba_n_heads=4,
-        mamba_d_head=16,
-        mamba_d_state=8,
-        mamba_expand=1,
-    )
-    config = tf.LlavaConfig(vision_config=CLIP, text_config=language, image_token_id=IMAGE, image_seq_length=16)
-    adapter = adapter_for(tf.LlavaForConditionalGeneration(config))
-    with pytest.raises(UnsupportedModelError, match="hybrid"):
-        adapter.check_layers(1)
-
-
-def test_layers_that_share_keys_and_values() -> None:
-    with pytest.raises(UnsupportedModelError, match="shares keys and values between layers"):
-        adapter_for(model_of("gemma4")).check_layers(3)
-
-
-@pytest.mark.parametrize("name", sorted(UNREADABLE))
-def test_attention_of_another_make(name: str) -> None:
-    adapter = adapter_for(model_of(name))
-    adapter.check_layers(0)
-    with pytest.raises(UnsupportedModelError, match="reads hidden states"):
-        adapter.projections(1, frozenset({"query", "key"}))
-
-
-@pytest.mark.parametrize("name", sorted(NO_ROWS & set(CASES)))
-def test_attention_weights_of_another_make(name: str) -> None:
-    with pytest.raises(UnsupportedModelError, match="cannot compute single attention rows"):
-        adapter_for(model_of(name)).check_attention_rows(1)
-
-
-def test_norms_after_the_rotation_cannot_be_read() -> None:
-    model = llava_with(text("hunyuan_v1_dense", head_dim=16))
-    with pytest.raises(UnsupportedModelError, match="after the rotary embedding"):
-        adapter_for(model).projections(0, frozenset({"query"}))
-
-
-def test_a_gate_beside_the_query_cannot_be_read() -> None:
-    adapter = adapter_for(model_of("qwen3_5"))
-    with pytest.raises(UnsupportedModelError, match="makes 128 features where 64 were expected"):
-        adapter.projections(3, frozenset({"query"}))
+# ---- which adapter ---
 
 
 def test_families_without_an_adapter_are_generic() -> None:

@@ -25,7 +25,7 @@ from tests.support.tiny.qwen import IMAGE, VIDEO
 from tests.support.tower import eager_maps, made_by
 from tokenprune.adapters import adapter_for
 from tokenprune.errors import UnsupportedFeatureError
-from tokenprune.ops.vision import scaled
+from tokenprune.ops.vision import bilinear_patches
 
 ANYRES = ["llava_next", "llava_onevision", "llava_next_video"]
 
@@ -135,13 +135,13 @@ def test_frames_of_an_odd_number_of_patches() -> None:
     """27 x 27 patches of the released models become 14 x 14 tokens."""
     values = torch.randn(27, 27, generator=torch.Generator().manual_seed(0))
     for to in ((14, 14), (27, 27), (9, 20), (1, 3)):
-        picked, shares = scaled(27, 27, *to)
+        picked, weights = bilinear_patches(27, 27, *to)
         expected = interpolate(values[None, None], to, mode="bilinear")[0, 0].flatten()
-        assert torch.allclose((values.flatten()[picked] * shares).sum(1), expected, atol=1e-5)
-        assert torch.allclose(shares.sum(1), torch.ones(len(shares)))
-    same, shares = scaled(5, 7, 5, 7)
+        assert torch.allclose((values.flatten()[picked] * weights).sum(1), expected, atol=1e-5)
+        assert torch.allclose(weights.sum(1), torch.ones(len(weights)))
+    same, weights = bilinear_patches(5, 7, 5, 7)
     assert torch.equal(same[:, 0], torch.arange(35))
-    assert torch.equal(shares, torch.tensor([1.0, 0, 0, 0]).expand(35, 4))
+    assert torch.equal(weights, torch.tensor([1.0, 0, 0, 0]).expand(35, 4))
 
 
 @pytest.mark.parametrize("beams", [1, 2])
@@ -212,10 +212,10 @@ def test_both_towers_of_one_prompt() -> None:
 
 def test_nothing_tells_the_tiles() -> None:
     """A tower that somebody runs by hand, inside the block, before a forward with features of his own."""
-    where = adapter_for(built("llava_next")).vision_attention(-1)
+    site = adapter_for(built("llava_next")).tower_site(-1)
     states = torch.zeros(1, 17, 32)
     with pytest.raises(UnsupportedFeatureError, match="pixel_values and image_sizes"):
-        where.read(states, states, None, {})
+        site.read(states, states, None, {})
 
 
 def test_the_model_has_its_methods_back() -> None:

@@ -22,7 +22,7 @@ from tests.support.tower import eager_maps, made_by
 from tokenprune.adapters import adapter_for
 from tokenprune.context import PruneContext
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
-from tokenprune.ops.vision import TowerLayer, TowerRuns, cells, windows
+from tokenprune.ops.vision import TowerLayer, TowerRuns, cell_patches, window_order
 from tokenprune.pruners.base import Selection
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.vision_attention import VisionAttention
@@ -227,15 +227,15 @@ def test_the_windows_are_the_towers() -> None:
     tower: Any = CASES["qwen2_5_vl"].build().model.visual
     for size in (16, 24, 40):
         tower.window_size = size
-        order, lengths = windows([(t, h // 2, w // 2) for t, h, w in GRIDS], size // 8)
+        order, lengths = window_order([(t, h // 2, w // 2) for t, h, w in GRIDS], size // 8)
         assert order.tolist() == window_index(tower, torch.tensor(GRIDS))
         assert sum(lengths) == len(order)
 
 
 def test_cells() -> None:
-    assert cells(2, 4, 2).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
-    assert cells(3, 5, 2).tolist() == [[0, 1, 5, 6], [2, 3, 7, 8]]  # what fills no cell is left out
-    assert cells(2, 2, 1).tolist() == [[0], [1], [2], [3]]
+    assert cell_patches(2, 4, 2).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert cell_patches(3, 5, 2).tolist() == [[0, 1, 5, 6], [2, 3, 7, 8]]  # what fills no cell is left out
+    assert cell_patches(2, 2, 1).tolist() == [[0], [1], [2], [3]]
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -436,7 +436,7 @@ def test_nothing_waits_for_the_device() -> None:
     packed = TowerLayer(states, states, 0, 1.0, [(8, 8), (4, 4)], None, where, states)
     assert packed.attention.shape == (1, 3)
     assert packed.mean_key.shape == (1, 3, 4)
-    padded = TowerLayer(states, states, 0, 1.0, seen=torch.ones(1, 12, dtype=torch.bool, device="meta"))
+    padded = TowerLayer(states, states, 0, 1.0, unpadded=torch.ones(1, 12, dtype=torch.bool, device="meta"))
     assert padded.received.shape == (1, 12)
 
 
@@ -461,6 +461,6 @@ def test_other_families_are_refused_up_front(name: str) -> None:
 
 
 def test_pixtral_without_sizes_is_refused() -> None:
-    where = adapter_for(built("mistral3")).vision_attention(-1)
+    site = adapter_for(built("mistral3")).tower_site(-1)
     with pytest.raises(UnsupportedFeatureError, match="image_sizes"):
-        where.read(torch.zeros(1, 4, 32), torch.zeros(1, 4, 32), None, {})
+        site.read(torch.zeros(1, 4, 32), torch.zeros(1, 4, 32), None, {})

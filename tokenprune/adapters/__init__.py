@@ -1,4 +1,4 @@
-"""Adapters: what a model family has to tell the engine. One entry-point line per ``model_type``."""
+"""Adapters: what the engine must know about a model family. Registered by ``model_type`` as entry points."""
 
 from __future__ import annotations
 

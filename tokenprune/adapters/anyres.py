@@ -1,39 +1,30 @@
 """LLaVA-NeXT and its kin: an overview of the image, then the image itself in tiles, a newline after every row.
 
-Frame 0 is the overview and frame 1 the image at high resolution without its padding; newline tokens have no place.
+Frame 0 is the overview and frame 1 the image at high resolution without its padding; newlines have no coordinates.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from tokenprune.adapters.base import VisionAttention
-from tokenprune.adapters.towers import separate_images, tower_of
-from tokenprune.adapters.visuals import (
-    Item,
-    Kind,
-    VisualAdapter,
-    feature_sizes,
-    features,
-    lattice,
-    pixels,
-    uniform_sizes,
-)
+from tokenprune.adapters.grids import lattice
+from tokenprune.adapters.image_video import ImageVideoAdapter
+from tokenprune.adapters.items import Item
+from tokenprune.adapters.merging import Merging, concatenate, newline, repeat
+from tokenprune.adapters.modalities import Modality, feature_sizes, features, pixels, uniform_sizes
+from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site
 from tokenprune.errors import UnsupportedFeatureError
-from tokenprune.ops.vision import TowerLayer, cells, scaled
-
-#: Patches that each feature is made of, long ``[features, merged]``, and how much of each, float32; 0 for a newline.
-Sources: TypeAlias = tuple[Tensor, Tensor]
+from tokenprune.ops.vision import TowerLayer, bilinear_patches, cell_patches
 
 
-class LlavaNextAdapter(VisualAdapter):
+class LlavaNextAdapter(ImageVideoAdapter):
     """``llava_next``."""
 
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -41,96 +32,104 @@ class LlavaNextAdapter(VisualAdapter):
         "get_video_features": ("pixel_values_videos", "pixel_values"),  # the latter in transformers 5.17
     }
 
-    def sizes(self, call: Mapping[str, Any], kind: Kind, count: int) -> list[int] | None:
-        """See :meth:`VisualAdapter.sizes`."""
-        if kind == "video":
-            return uniform_sizes(call, kind, count)
-        given = feature_sizes(call, kind)
-        if given is not None:
-            return given
-        packed = self._packed(call)
-        return None if packed is None else [len(marks) for marks in packed]
+    def item_sizes(self, call: Mapping[str, Any], modality: Modality, count: int) -> list[int] | None:
+        """See :meth:`ImageVideoAdapter.item_sizes`."""
+        if modality == "video":
+            return uniform_sizes(call, modality, count)
+        sizes = feature_sizes(call, modality)
+        if sizes is not None:
+            return sizes
+        newlines = self._newlines(call)
+        return None if newlines is None else list(map(len, newlines))
 
-    def places(self, call: Mapping[str, Any], item: Item) -> Tensor | None:
-        """See :meth:`VisualAdapter.places`."""
-        if item.kind == "video":
-            return self.video_places(item.size)
+    def token_coordinates(self, call: Mapping[str, Any], item: Item) -> Tensor | None:
+        """See :meth:`ImageVideoAdapter.token_coordinates`."""
+        if item.modality == "video":
+            return self.video_coordinates(item.size)
         newlines = self._newlines(call)
         if newlines is None or item.index is None:
             return None
-        return anyres_places(newlines[item.index].cpu(), self._side)
+        return anyres_coordinates(newlines[item.index].cpu(), self._side)
 
-    def video_places(self, size: int) -> Tensor | None:
-        """The grid of a video of ``size`` tokens."""
+    def video_coordinates(self, size: int) -> Tensor | None:
+        """(frame, row, column) of each token of a video of ``size`` tokens, long ``[size, 3]``."""
         return None
 
-    def vision_attention(self, layer: int) -> VisionAttention:
-        """See :meth:`tokenprune.adapters.base.Adapter.vision_attention`.
+    def tower_site(self, layer: int) -> TowerSite:
+        """See :meth:`tokenprune.adapters.base.Adapter.tower_site`.
 
-        Tiles are the tower's images. The model puts their patches together again, cuts padding off, and adds newlines:
-        a newline receives no attention, and its key is zero. Patches that it pools or scales down count with their
-        shares.
+        The tower's images are tiles. The model puts their patches together again, cuts padding off, and adds newlines,
+        which receive no attention and have zero keys. Patches that it pools or scales down count with their weights.
         """
-        dropped = self.config.vision_feature_select_strategy == "default"
-        found = separate_images(tower_of(self.model, "vision_tower"), layer, int(dropped))
-        if found is None:
-            return super().vision_attention(layer)
+        drops_class_token = self.config.vision_feature_select_strategy == "default"
+        site = image_batch_site(find_tower(self.model, "vision_tower"), layer, int(drops_class_token))
+        if site is None:
+            return super().tower_site(layer)
+        read_patches = site.read
 
         def read(query: Tensor, key: Tensor, rotary: Any, arguments: Mapping[str, Any]) -> TowerLayer:
-            seen = found.read(query, key, rotary, arguments)
-            patches, shares = self._sources(arguments)
-            return replace(seen, cells=patches.to(key.device), shares=shares.to(key.device))
+            tower_layer = read_patches(query, key, rotary, arguments)
+            patches, weights = self._merging(arguments)
+            return replace(tower_layer, feature_patches=patches.to(key.device), patch_weights=weights.to(key.device))
 
-        return replace(found, read=read)
+        return replace(site, read=read)
 
-    def _sources(self, arguments: Mapping[str, Any]) -> Sources:
-        """What the features of a run of the tower are made of."""
+    def _merging(self, arguments: Mapping[str, Any]) -> Merging:
+        """The patches and weights of all features of a run of the tower."""
         videos = arguments.get("pixel_values_videos", arguments.get("pixel_values"))
         if videos is not None:
-            return repeated(self._video_sources(videos.shape[1]), videos.shape[1] * self._side**2, len(videos))
-        sizes = arguments.get("image_sizes")
-        if sizes is None:
+            frames = videos.shape[1]
+            return repeat(self._video_merging(frames), frames * self._side**2, len(videos))
+        image_sizes = arguments.get("image_sizes")
+        if image_sizes is None:
             raise UnsupportedFeatureError(
-                "the vision tower ran, and nothing tells which of its patches became which token",
+                "the vision tower ran without image_sizes: its patches cannot be assigned to tokens",
                 "give pixel_values and image_sizes to the model, as the processor does",
             )
-        known = torch.as_tensor(sizes).cpu()
-        found, before = [], 0
-        for size, tiles, marks in zip(known.tolist(), *self._packed_marks(arguments, known), strict=True):
-            patches, shares = self._image_sources(size, marks < 0)
-            found.append((patches + before, shares))
+        sizes = torch.as_tensor(image_sizes).cpu()
+        images, before = [], 0
+        for size, tiles, newlines in zip(sizes.tolist(), *self._pack(arguments, sizes), strict=True):
+            patches, weights = self._image_merging(size, newlines)
+            images.append(Merging(patches + before, weights))
             before += tiles * self._side**2
-        return joined(found)
+        return concatenate(images)
 
-    def _image_sources(self, size: list[int], newline: Tensor) -> Sources:
-        """The same for one image of so many pixels (height and width)."""
+    def _image_merging(self, size: list[int], newlines: Tensor) -> Merging:
+        """The patches and weights of one image's features.
+
+        Args:
+            size: Height and width of the image in pixels.
+            newlines: Which features are newlines, bool ``[features]``.
+        """
         side = self._side
-        patches, shares = torch.zeros(len(newline), 4, dtype=torch.long), torch.zeros(len(newline), 4)
-        patches[: side**2, 0], shares[: side**2, 0] = torch.arange(side**2), 1.0
-        rows = int(newline.sum())
-        columns = (len(newline) - side**2) // rows - 1
+        overview = side**2
+        patches, weights = torch.zeros(len(newlines), 4, dtype=torch.long), torch.zeros(len(newlines), 4)
+        patches[:overview, 0], weights[:overview, 0] = torch.arange(overview), 1.0
+        rows = int(newlines.sum())
+        columns = (len(newlines) - overview) // rows - 1
         if columns:
             module: Any = sys.modules[type(self._core).__module__]
-            points, pixels_per_tile = self.config.image_grid_pinpoints, int(self.config.vision_config.image_size)
-            tall, wide = module.get_anyres_image_grid_shape(size, points, pixels_per_tile)
-            height, width = module.unpad_image(torch.zeros(1, tall * side, wide * side), size).shape[1:]
-            row = torch.arange(height)[:, None] + (tall * side - height) // 2
-            column = torch.arange(width) + (wide * side - width) // 2
-            tile = 1 + row // side * wide + column // side
-            number = (tile * side + row % side) * side + column % side
-            picked, weight = scaled(height, width, rows, columns)
-            inside = ~newline
-            inside[: side**2] = False
-            patches[inside], shares[inside] = number.flatten()[picked], weight
-        return patches, shares
+            pinpoints, tile_pixels = self.config.image_grid_pinpoints, int(self.config.vision_config.image_size)
+            tile_rows, tile_columns = module.get_anyres_image_grid_shape(size, pinpoints, tile_pixels)
+            tall, wide = tile_rows * side, tile_columns * side
+            height, width = module.unpad_image(torch.zeros(1, tall, wide), size).shape[1:]
+            row = torch.arange(height)[:, None] + (tall - height) // 2
+            column = torch.arange(width) + (wide - width) // 2
+            tile = 1 + row // side * tile_columns + column // side  # tile 0 is the overview
+            patch = (tile * side + row % side) * side + column % side
+            picked, picked_weights = bilinear_patches(height, width, rows, columns)
+            inside = ~newlines
+            inside[:overview] = False
+            patches[inside], weights[inside] = patch.flatten()[picked], picked_weights
+        return Merging(patches, weights)
 
-    def _video_sources(self, frames: int) -> Sources:
-        """The same for one video."""
+    def _video_merging(self, frames: int) -> Merging:
+        """The patches and weights of one video's features."""
         raise UnsupportedFeatureError(f"{self.name!r} has no videos", "give images")
 
     @property
     def _side(self) -> int:
-        """Rows, and columns, of tokens that one tile is."""
+        """Rows, and columns, of tokens in one tile."""
         vision = self.config.vision_config
         return int(vision.image_size) // int(vision.patch_size)
 
@@ -140,41 +139,44 @@ class LlavaNextAdapter(VisualAdapter):
         return getattr(self.model, "model", self.model)
 
     def _newlines(self, call: Mapping[str, Any]) -> list[Tensor] | None:
-        """Which tokens of each image are newlines, bool ``[size]``."""
-        given = features(call, "image")
-        if given is not None:  # computed by ``generate``, which keeps no image sizes: newlines can be recognised
-            return [(item == self._core.image_newline.to(item)).all(-1) for item in given]
-        packed = self._packed(call)
-        return None if packed is None else [marks < 0 for marks in packed]
-
-    def _packed(self, call: Mapping[str, Any]) -> list[Tensor] | None:
-        """The marks of the images of a call, if it has their sizes."""
-        images, sizes = pixels(call, "image"), call.get("image_sizes")
-        if images is None or sizes is None:
+        """Which tokens of each image are newlines, bool ``[size]``; None where the call does not tell."""
+        computed = features(call, "image")
+        if computed is not None:  # ``generate`` keeps no image sizes, but newlines are recognised by their embedding
+            return [(item == self._core.image_newline.to(item)).all(-1) for item in computed]
+        image_sizes = call.get("image_sizes")
+        if pixels(call, "image") is None or image_sizes is None:
             return None
-        return self._packed_marks(call, torch.as_tensor(sizes).cpu())[1]
+        return self._pack(call, torch.as_tensor(image_sizes).cpu())[1]
 
-    def _packed_marks(self, call: Mapping[str, Any], sizes: Tensor) -> tuple[list[int], list[Tensor]]:
-        """Tiles of each image, and what the model's own packing makes of marks in place of features: -1 is a newline.
+    def _pack(self, call: Mapping[str, Any], sizes: Tensor) -> tuple[list[int], list[Tensor]]:
+        """Let the model pack zeros in place of features, and -1 in place of its newline embedding.
 
         Args:
             call: The arguments of the model or of its image encoder, by name.
             sizes: Pixels of each image, ``[images, 2]``, on the host.
+
+        Returns:
+            Tiles of each image, and which of its tokens are newlines, bool ``[size]``.
         """
         core = self._core
-        count = sys.modules[type(core).__module__].image_size_to_num_patches
-        grids, tile = self.config.image_grid_pinpoints, int(self.config.vision_config.image_size)
-        single = self._single_tiles(call, len(sizes))
-        tiles = [1 if one else int(count(size, grids, tile)) for size, one in zip(sizes, single, strict=True)]
-        marks = [torch.zeros(number, self._side**2, 1) for number in tiles]
-        packed, _ = core.pack_image_features(marks, sizes, image_newline=torch.tensor([-1.0]), **self._packing(call))
-        return tiles, [item[:, 0] for item in packed]
+        count_tiles = sys.modules[type(core).__module__].image_size_to_num_patches
+        pinpoints, tile_pixels = self.config.image_grid_pinpoints, int(self.config.vision_config.image_size)
+        overview_only = self._overview_only(call, len(sizes))
+        tiles = [
+            1 if single else int(count_tiles(size, pinpoints, tile_pixels))
+            for size, single in zip(sizes, overview_only, strict=True)
+        ]
+        zeros = [torch.zeros(count, self._side**2, 1) for count in tiles]
+        packed, _ = core.pack_image_features(
+            zeros, sizes, image_newline=torch.tensor([-1.0]), **self._packing_arguments(call)
+        )
+        return tiles, [item[:, 0] < 0 for item in packed]
 
-    def _single_tiles(self, call: Mapping[str, Any], images: int) -> list[bool]:
+    def _overview_only(self, call: Mapping[str, Any], images: int) -> list[bool]:
         """Which images have an overview only."""
         return [False] * images
 
-    def _packing(self, call: Mapping[str, Any]) -> dict[str, Any]:
+    def _packing_arguments(self, call: Mapping[str, Any]) -> dict[str, Any]:
         """Further arguments of the model's packing."""
         return {"vision_feature_select_strategy": self.config.vision_feature_select_strategy}
 
@@ -182,68 +184,62 @@ class LlavaNextAdapter(VisualAdapter):
 class LlavaNextVideoAdapter(LlavaNextAdapter):
     """``llava_next_video``: the frames of a video are pooled."""
 
-    def video_places(self, size: int) -> Tensor | None:
-        """See :meth:`LlavaNextAdapter.video_places`."""
-        return frame_places(size, self._side // int(self.config.spatial_pool_stride))
+    def video_coordinates(self, size: int) -> Tensor | None:
+        """See :meth:`LlavaNextAdapter.video_coordinates`."""
+        return frame_coordinates(size, self._side // int(self.config.spatial_pool_stride))
 
-    def _video_sources(self, frames: int) -> Sources:
-        found = cells(self._side, self._side, int(self.config.spatial_pool_stride))
-        return repeated((found, torch.full(found.shape, 1 / found.shape[1])), self._side**2, frames)
+    def _video_merging(self, frames: int) -> Merging:
+        patches = cell_patches(self._side, self._side, int(self.config.spatial_pool_stride))
+        mean = torch.full(patches.shape, 1 / patches.shape[1])
+        return repeat(Merging(patches, mean), self._side**2, frames)
 
 
 class LlavaOnevisionAdapter(LlavaNextAdapter):
     """``llava_onevision``: large images are scaled down, videos are pooled and end with one newline."""
 
-    def video_places(self, size: int) -> Tensor | None:
-        """See :meth:`LlavaNextAdapter.video_places`."""
-        places = frame_places(size - 1, math.ceil(self._side / 2))
-        return None if places is None else torch.cat([places, torch.full((1, 3), -1)])
+    @property
+    def _frame_side(self) -> int:
+        """Rows, and columns, of tokens in one frame of a video."""
+        return math.ceil(self._side / 2)
 
-    def _video_sources(self, frames: int) -> Sources:
-        half = math.ceil(self._side / 2)
-        shown = repeated(scaled(self._side, self._side, half, half), self._side**2, frames)
-        return joined([shown, (torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4))])
+    def video_coordinates(self, size: int) -> Tensor | None:
+        """See :meth:`LlavaNextAdapter.video_coordinates`."""
+        coordinates = frame_coordinates(size - 1, self._frame_side)
+        return None if coordinates is None else torch.cat([coordinates, torch.full((1, 3), -1)])
 
-    def _single_tiles(self, call: Mapping[str, Any], images: int) -> list[bool]:
-        given = call.get("batch_num_images")
-        if given is None:
-            return super()._single_tiles(call, images)
-        counts = torch.as_tensor(given).tolist()
+    def _video_merging(self, frames: int) -> Merging:
+        frame = Merging(*bilinear_patches(self._side, self._side, self._frame_side, self._frame_side))
+        return concatenate([repeat(frame, self._side**2, frames), newline(4)])
+
+    def _overview_only(self, call: Mapping[str, Any], images: int) -> list[bool]:
+        images_of_sample = call.get("batch_num_images")
+        if images_of_sample is None:
+            return super()._overview_only(call, images)
+        counts = torch.as_tensor(images_of_sample).tolist()
         return [count != 1 for count in counts for _ in range(count)]
 
-    def _packing(self, call: Mapping[str, Any]) -> dict[str, Any]:
+    def _packing_arguments(self, call: Mapping[str, Any]) -> dict[str, Any]:
         return {"vision_aspect_ratio": self.config.vision_aspect_ratio}
 
 
-def anyres_places(newline: Tensor, side: int) -> Tensor | None:
-    """Places of one image's tokens: an overview of ``side * side``, then rows that end with a newline.
+def anyres_coordinates(newlines: Tensor, side: int) -> Tensor | None:
+    """Coordinates of one image's tokens: an overview of ``side * side``, then rows that end with a newline.
 
     Args:
-        newline: Which tokens are newlines, bool ``[size]``.
+        newlines: Which tokens are newlines, bool ``[size]``.
         side: Rows, and columns, of the overview.
     """
-    overview, rows = side * side, int(newline[side * side :].sum())
-    columns, rest = divmod(int((~newline[overview:]).sum()), max(rows, 1))
-    if rest or len(newline) < overview:
+    overview, rows = side * side, int(newlines[side * side :].sum())
+    columns, rest = divmod(int((~newlines[overview:]).sum()), max(rows, 1))
+    if rest or len(newlines) < overview:
         return None
-    places = torch.full((len(newline), 3), -1)
-    places[:overview] = lattice(1, side, side)
-    places[overview:][~newline[overview:]] = lattice(1, rows, columns, first_frame=1)
-    return places
+    coordinates = torch.full((len(newlines), 3), -1)
+    coordinates[:overview] = lattice(1, side, side)
+    coordinates[overview:][~newlines[overview:]] = lattice(1, rows, columns, first_frame=1)
+    return coordinates
 
 
-def frame_places(size: int, side: int) -> Tensor | None:
-    """Places of a video whose frames are ``side * side`` tokens each."""
+def frame_coordinates(size: int, side: int) -> Tensor | None:
+    """Coordinates of a video whose frames are ``side * side`` tokens each; None where ``size`` does not fit."""
     frames, rest = divmod(size, side * side)
     return None if rest else lattice(frames, side, side)
-
-
-def repeated(sources: Sources, patches: int, times: int) -> Sources:
-    """The same sources for several frames or videos of so many patches, one after the other."""
-    return joined([(sources[0] + patches * number, sources[1]) for number in range(times)])
-
-
-def joined(parts: Sequence[Sources]) -> Sources:
-    """Sources one after the other."""
-    numbers, shares = zip(*parts, strict=True)
-    return torch.cat(numbers), torch.cat(shares)

@@ -11,9 +11,9 @@ from tokenprune.adapters.base import Adapter
 
 
 class GenericAdapter(Adapter):
-    """Finds decoder, visual tokens and query/key/value by itself, or refuses with what it could not find.
+    """Finds the decoder, the visual tokens and query/key/value by itself; an error names what it cannot find.
 
-    Without knowledge of the family, every unbroken run of visual tokens counts as one image.
+    Every unbroken run of visual tokens counts as one image.
     """
 
     def group_sizes(self, call: Mapping[str, Any], mask: Tensor) -> list[list[int]] | None:

@@ -7,31 +7,34 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenprune.adapters.base import VisionAttention
-from tokenprune.adapters.towers import separate_images, tower_of
-from tokenprune.adapters.visuals import Item, Kind, VisualAdapter, square
+from tokenprune.adapters.grids import square
+from tokenprune.adapters.image_video import ImageVideoAdapter
+from tokenprune.adapters.items import Item
+from tokenprune.adapters.modalities import Modality
+from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site
 
 
-class InternVLAdapter(VisualAdapter):
+class InternVLAdapter(ImageVideoAdapter):
     """``internvl``.
 
-    The inputs hold tiles and do not say which image a tile is of; but the processor fences every image, so a run of
-    tokens is one image. A video's frames are fenced in the same way, and each counts as an image. The frame of a token
-    is its tile: the tiles' arrangement in the image is unknown, too.
+    The inputs hold tiles and do not tell which image a tile belongs to. But the processor puts marks around every
+    image, so an unbroken run of tokens is one image. It marks the frames of a video in the same way, and each counts as
+    an image. The frame of a token is its tile, because the arrangement of the tiles in the image is unknown, too.
     """
 
-    def vision_attention(self, layer: int) -> VisionAttention:
-        """See :meth:`tokenprune.adapters.base.Adapter.vision_attention`."""
+    def tower_site(self, layer: int) -> TowerSite:
+        """See :meth:`tokenprune.adapters.base.Adapter.tower_site`."""
         factor = round(1 / float(self.config.downsample_ratio))
-        dropped = getattr(self.config, "vision_feature_select_strategy", "default") == "default"
-        tower = tower_of(self.model, "vision_tower")
-        return separate_images(tower, layer, int(dropped), lambda _: factor) or super().vision_attention(layer)
+        drops_class_token = getattr(self.config, "vision_feature_select_strategy", "default") == "default"
+        tower = find_tower(self.model, "vision_tower")
+        site = image_batch_site(tower, layer, int(drops_class_token), lambda _: factor)
+        return site or super().tower_site(layer)
 
-    def sizes(self, call: Mapping[str, Any], kind: Kind, count: int) -> list[int] | None:
-        """See :meth:`VisualAdapter.sizes`."""
+    def item_sizes(self, call: Mapping[str, Any], modality: Modality, count: int) -> list[int] | None:
+        """See :meth:`ImageVideoAdapter.item_sizes`."""
         return None
 
-    def places(self, call: Mapping[str, Any], item: Item) -> Tensor | None:
-        """See :meth:`VisualAdapter.places`."""
+    def token_coordinates(self, call: Mapping[str, Any], item: Item) -> Tensor | None:
+        """See :meth:`ImageVideoAdapter.token_coordinates`."""
         tiles, rest = divmod(item.size, int(self.config.image_seq_length))
         return None if rest else square(item.size, tiles)

@@ -7,42 +7,37 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenprune.adapters.base import VisionAttention
-from tokenprune.adapters.towers import packed_pixtral, separate_images, tower_of
-from tokenprune.adapters.visuals import Item, Kind, VisualAdapter, broken_rows, feature_sizes, pixels, square
+from tokenprune.adapters.grids import broken_rows, square
+from tokenprune.adapters.image_video import ImageVideoAdapter
+from tokenprune.adapters.items import Item
+from tokenprune.adapters.modalities import Modality
+from tokenprune.adapters.pixtral import pixtral_sizes
+from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site, pixtral_site
 
 
-class LlavaAdapter(VisualAdapter):
-    """``llava``, ``vipllava``; with a Pixtral tower images differ in size and their rows stand apart."""
+class LlavaAdapter(ImageVideoAdapter):
+    """``llava``, ``vipllava``; with a Pixtral tower, images differ in size and other tokens separate their rows."""
 
     @property
     def _pixtral(self) -> bool:
         return getattr(self.config.vision_config, "model_type", None) == "pixtral"
 
-    def vision_attention(self, layer: int) -> VisionAttention:
-        """See :meth:`tokenprune.adapters.base.Adapter.vision_attention`."""
-        tower = tower_of(self.model, "vision_tower")
-        # "default" drops the class token from the features, "full" keeps every token of the tower
-        dropped = getattr(self.config, "vision_feature_select_strategy", "default") == "default"
-        found = packed_pixtral(tower, layer, 1) if self._pixtral else separate_images(tower, layer, int(dropped))
-        return found or super().vision_attention(layer)
+    def tower_site(self, layer: int) -> TowerSite:
+        """See :meth:`tokenprune.adapters.base.Adapter.tower_site`."""
+        tower = find_tower(self.model, "vision_tower")
+        if self._pixtral:
+            site = pixtral_site(tower, layer, 1)
+        else:  # "default" drops the class token from the features, "full" keeps every token of the tower
+            drops_class_token = getattr(self.config, "vision_feature_select_strategy", "default") == "default"
+            site = image_batch_site(tower, layer, int(drops_class_token))
+        return site or super().tower_site(layer)
 
-    def sizes(self, call: Mapping[str, Any], kind: Kind, count: int) -> list[int] | None:
-        """See :meth:`VisualAdapter.sizes`."""
+    def item_sizes(self, call: Mapping[str, Any], modality: Modality, count: int) -> list[int] | None:
+        """See :meth:`ImageVideoAdapter.item_sizes`."""
         if not self._pixtral:
-            return super().sizes(call, kind, count)
-        patch = int(self.config.vision_config.patch_size)
-        return pixtral_sizes(call, patch) if pixels(call, kind) is not None else feature_sizes(call, kind)
+            return super().item_sizes(call, modality, count)
+        return pixtral_sizes(call, modality, int(self.config.vision_config.patch_size))
 
-    def places(self, call: Mapping[str, Any], item: Item) -> Tensor | None:
-        """See :meth:`VisualAdapter.places`."""
+    def token_coordinates(self, call: Mapping[str, Any], item: Item) -> Tensor | None:
+        """See :meth:`ImageVideoAdapter.token_coordinates`."""
         return broken_rows(item.positions) if self._pixtral else square(item.size)
-
-
-def pixtral_sizes(call: Mapping[str, Any], pixels_per_token: int) -> list[int] | None:
-    """Tokens of each image from ``image_sizes`` (pixels, height and width)."""
-    sizes = call.get("image_sizes")
-    if sizes is None:
-        return None
-    heights_widths = sizes.tolist() if isinstance(sizes, Tensor) else sizes
-    return [(height // pixels_per_token) * (width // pixels_per_token) for height, width in heights_widths]

@@ -1,38 +1,86 @@
-"""Vision towers: where a layer's attention is, and which patches become which visual token."""
+"""Vision towers: which modules are observed in a layer, and which patches become which visual token."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tokenprune.adapters.base import VisionAttention
-from tokenprune.adapters.signals import rotation
+from tokenprune.adapters.projections import rotation
 from tokenprune.errors import LayerError, UnsupportedFeatureError, UnsupportedModelError
-from tokenprune.ops.vision import TowerLayer, cells
+from tokenprune.ops.vision import TowerLayer, cell_patches
 
 Arguments = Mapping[str, Any]
 
 
-def tower_of(model: Any, *names: str) -> nn.Module | None:
-    """The vision tower of a model: the first of some attributes that its inner model has."""
+@dataclass(frozen=True)
+class TowerRun:
+    """One run of the vision tower, as far as it was observed.
+
+    Attributes:
+        arguments: The tower's arguments without pixels, and those of its encoder that
+            :attr:`tokenprune.adapters.base.Adapter.encoders` names.
+        states: (layer, ``query`` or ``key``) -> the output of that module; (layer, ``rotary``) -> the cosines and sines
+            that the attention was given, or None.
+    """
+
+    arguments: Arguments
+    states: dict[tuple[int, str], Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TowerSite:
+    """Where one layer of a vision tower is observed, and how the observed states are read.
+
+    Attributes:
+        tower: The tower; it runs once for all images, and once for all videos.
+        attention: The layer's attention module; its argument ``position_embeddings`` is observed.
+        query: The module in it that makes the queries; its output is observed.
+        key: The module that makes the keys; it may be the same.
+        read: Makes the layer's states from the outputs of the two modules, the cosines and sines of the rotary
+            embedding (or None), and the run's arguments (see :class:`TowerRun`).
+    """
+
+    tower: nn.Module
+    attention: nn.Module
+    query: nn.Module
+    key: nn.Module
+    read: Callable[[Tensor, Tensor, Any, Arguments], TowerLayer]
+
+
+@dataclass(frozen=True)
+class PackedPatches:
+    """The patches of a tower that gets all images as one row: who attends to whom, and how patches merge.
+
+    Attributes:
+        blocks: See :class:`tokenprune.ops.vision.TowerLayer`.
+        feature_patches: The patches of each feature, in the order in which features enter the prompt, on the host.
+    """
+
+    blocks: Sequence[tuple[int, int]]
+    feature_patches: Tensor
+
+
+def find_tower(model: Any, *names: str) -> nn.Module | None:
+    """The vision tower of a model: the first of the named attributes that its inner model has."""
     inner = getattr(model, "model", model)
     return next((tower for name in names if isinstance(tower := getattr(inner, name, None), nn.Module)), None)
 
 
-def attention_of(tower: Any, layer: int) -> Any:
-    """The attention module of a layer of a tower; None where the tower is not built in a way that is known.
+def find_tower_attention(tower: Any, layer: int) -> Any:
+    """The attention module of a layer of a tower; None where the tower is not built in a known way.
 
     Raises:
         LayerError: The tower has no such layer.
     """
     inner = getattr(tower, "vision_model", tower)
     inner = getattr(inner, "encoder", None) or getattr(inner, "transformer", None) or inner
-    layers: Any = next((found for name in ("layers", "layer", "blocks") if (found := getattr(inner, name, None))), ())
+    lists = (getattr(inner, name, None) for name in ("layers", "layer", "blocks"))
+    layers: Any = next((modules for modules in lists if modules), ())
     name = next((name for name in ("self_attn", "attention", "attn") if layers and hasattr(layers[0], name)), None)
     if name is None:
         return None
@@ -43,71 +91,60 @@ def attention_of(tower: Any, layer: int) -> Any:
     return getattr(layers[layer], name)
 
 
-def separate_images(
+def image_batch_site(
     tower: nn.Module | None,
     layer: int,
-    classes: int,
-    merged: Callable[[int], int] | None = None,
-    seen: Callable[[Arguments], Tensor | None] | None = None,
-) -> VisionAttention | None:
-    """A tower without rotary embedding that gets images one by one, with a projection each for queries and keys.
+    class_tokens: int,
+    merge_side: Callable[[int], int] | None = None,
+    unpadded: Callable[[Arguments], Tensor | None] | None = None,
+) -> TowerSite | None:
+    """A tower that gets a batch of images, without rotary embedding, with separate query and key projections.
 
     Args:
         tower: The tower.
         layer: Layer of it.
-        classes: Tokens in front that stand for no patch.
-        merged: Patches on a side of the square that becomes one token, given the patches on a side of the image; None
-            where every patch is a token.
-        seen: Patches that are no padding, bool ``[images, patches]``, from the tower's arguments.
+        class_tokens: Tokens in front that are not patches.
+        merge_side: Gives the patches on a side of the square that becomes one token, from the patches on a side of the
+            image; None where every patch is a token.
+        unpadded: Gives the tokens that are not padding, bool ``[images, tokens]``, from the tower's arguments.
 
     Returns:
         None where the tower is not built in that way.
     """
-    attention = attention_of(tower, layer)
+    attention = find_tower_attention(tower, layer)
     if tower is None or not hasattr(attention, "q_proj"):
         return None
     scaling = float(getattr(attention, "scaling", None) or attention.scale)
 
     def read(query: Tensor, key: Tensor, rotary: Any, arguments: Arguments) -> TowerLayer:
         query, key = (states.unflatten(-1, (-1, int(attention.head_dim))) for states in (query, key))
-        images, patches = key.shape[0], key.shape[1] - classes
-        found = None
-        if merged is not None:
+        images, patches = key.shape[0], key.shape[1] - class_tokens
+        feature_patches = None
+        if merge_side is not None:
             side = math.isqrt(patches)
-            first = cells(side, side, merged(side)).to(key.device)
-            found = (first + patches * torch.arange(images, device=key.device)[:, None, None]).flatten(0, 1)
-        return TowerLayer(query, key, classes, scaling, seen=seen(arguments) if seen else None, cells=found)
+            one_image = cell_patches(side, side, merge_side(side)).to(key.device)
+            first_patch = patches * torch.arange(images, device=key.device)
+            feature_patches = (one_image + first_patch[:, None, None]).flatten(0, 1)
+        mask = unpadded(arguments) if unpadded else None
+        return TowerLayer(query, key, class_tokens, scaling, unpadded=mask, feature_patches=feature_patches)
 
     # InternVL normalises queries and keys; without weights for it, the module is there, too, and does nothing
     query, key = (getattr(attention, f"{name}_norm", None) or getattr(attention, f"{name}_proj") for name in "qk")
-    return VisionAttention(tower, attention, query, key, read)
+    return TowerSite(tower, attention, query, key, read)
 
 
-@dataclass(frozen=True)
-class Packed:
-    """How a tower that gets all images as one row of patches looks at them.
-
-    Attributes:
-        blocks: See :class:`tokenprune.ops.vision.TowerLayer`.
-        cells: The patches of each feature, in the order in which features enter the prompt, on the host.
-    """
-
-    blocks: Sequence[tuple[int, int]]
-    cells: Tensor
-
-
-def packed_images(tower: nn.Module | None, layer: int, pack: Callable[[Arguments], Packed]) -> VisionAttention | None:
+def packed_site(tower: nn.Module | None, layer: int, pack: Callable[[Arguments], PackedPatches]) -> TowerSite | None:
     """A tower with rotary embedding that gets all images as one row of patches.
 
     Args:
         tower: The tower.
         layer: Layer of it.
-        pack: Tells from the tower's arguments how patches see each other and are merged.
+        pack: Gives the blocks and the merging of the patches from the tower's arguments.
 
     Returns:
         None where the tower is not built in that way.
     """
-    attention = attention_of(tower, layer)
+    attention = find_tower_attention(tower, layer)
     fused = getattr(attention, "qkv", None)
     if tower is None or (fused is None and not hasattr(attention, "q_proj")):
         return None
@@ -126,18 +163,18 @@ def packed_images(tower: nn.Module | None, layer: int, pack: Callable[[Arguments
         return TowerLayer(
             query=rotate(query[0], *rotary)[None],
             key=rotate(key[0], *rotary)[None],
-            classes=0,
+            class_tokens=0,
             scaling=float(attention.scaling),
             blocks=packed.blocks,
-            cells=packed.cells.to(key.device),
+            feature_patches=packed.feature_patches.to(key.device),
             plain_key=key,
         )
 
     query, key = (fused, fused) if fused is not None else (attention.q_proj, attention.k_proj)
-    return VisionAttention(tower, attention, query, key, read)
+    return TowerSite(tower, attention, query, key, read)
 
 
-def packed_pixtral(tower: Any, layer: int, side: int) -> VisionAttention | None:
+def pixtral_site(tower: Any, layer: int, side: int) -> TowerSite | None:
     """Pixtral's tower, whose images differ in size.
 
     Args:
@@ -149,18 +186,19 @@ def packed_pixtral(tower: Any, layer: int, side: int) -> VisionAttention | None:
         None where the tower is not built in that way.
     """
 
-    def pack(arguments: Arguments) -> Packed:
-        given = arguments.get("image_sizes")
-        if given is None:
+    def pack(arguments: Arguments) -> PackedPatches:
+        image_sizes = arguments.get("image_sizes")
+        if image_sizes is None:
             raise UnsupportedFeatureError(
-                "the vision tower was given no image_sizes", "give them as the processor does"
+                "the vision tower was given no image_sizes",
+                "pass image_sizes to the model, as the processor returns them",
             )
-        sizes = torch.as_tensor(given).cpu() // int(tower.patch_size)
-        found, blocks, before = [], [], 0
-        for rows, columns in sizes.tolist():
-            found.append(cells(rows, columns, side) + before)
+        grids = torch.as_tensor(image_sizes).cpu() // int(tower.patch_size)
+        feature_patches, blocks, before = [], [], 0
+        for rows, columns in grids.tolist():
+            feature_patches.append(cell_patches(rows, columns, side) + before)
             blocks.append((rows * columns, rows * columns))
             before += rows * columns
-        return Packed(blocks, torch.cat(found))
+        return PackedPatches(blocks, torch.cat(feature_patches))
 
-    return packed_images(tower, layer, pack)
+    return packed_site(tower, layer, pack)

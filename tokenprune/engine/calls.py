@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokenprune.adapters.base import TowerRun
+from tokenprune.adapters.towers import TowerRun
 from tokenprune.engine.hooks import SharedHooks, in_use
 from tokenprune.engine.replay import Replays
 

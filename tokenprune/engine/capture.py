@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokenprune.adapters.base import Adapter, Projection
+from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.projections import Projection
 from tokenprune.engine import hooks
 from tokenprune.engine.calls import Call, Observation
 from tokenprune.engine.layer_call import LayerCalls

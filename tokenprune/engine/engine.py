@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenprune.adapters.base import Adapter, VisualLayout, bound_arguments
+from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.layout import VisualLayout
+from tokenprune.call_arguments import bound_arguments
 from tokenprune.engine import hooks, refusals
 from tokenprune.engine.cache import CacheOwner, check_cache, pruned_layer
 from tokenprune.engine.calls import Call, ThreadState

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import nn
 
-from tokenprune.adapters.base import bound_arguments
+from tokenprune.call_arguments import bound_arguments
 
 #: ``around(own, args, kwargs)`` runs in place of a method; ``own`` is the method that was there.
 Around: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]

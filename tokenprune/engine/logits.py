@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenprune.adapters.base import VisualLayout
+from tokenprune.adapters.layout import VisualLayout
 from tokenprune.errors import UnsupportedFeatureError
 
 

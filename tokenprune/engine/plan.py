@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenprune.adapters.base import Adapter, VisionAttention
+from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.towers import TowerSite
 from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.config import Method
 from tokenprune.errors import LayerError, UnsupportedFeatureError
@@ -86,11 +87,11 @@ class Plan:
         """The stage that decides what a layer sees."""
         return next(stage for stage in reversed(self.stages) if stage.layer <= layer)
 
-    def tower_sites(self, adapter: Adapter) -> list[tuple[int, VisionAttention]]:
+    def tower_sites(self, adapter: Adapter) -> list[tuple[int, TowerSite]]:
         """Layers of the tower that are read, and where: of both towers, where videos have one of their own."""
         sites = {}
         for layer in self.tower_layers:
-            for site in (adapter.vision_attention(layer), adapter.video_attention(layer)):
+            for site in (adapter.tower_site(layer), adapter.video_tower_site(layer)):
                 sites[layer, site.attention] = site
         return [(layer, site) for (layer, _), site in sites.items()]
 

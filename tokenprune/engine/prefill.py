@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from tokenprune.adapters.base import Adapter, TowerRun, VisualLayout
+from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.layout import VisualLayout
+from tokenprune.adapters.towers import TowerRun
 from tokenprune.context import PruneContext
 from tokenprune.engine.arguments import CompactArguments
 from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, mark

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenprune.adapters.base import Adapter, VisualLayout
+from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.layout import VisualLayout
 from tokenprune.errors import UnsupportedModelError
 from tokenprune.ops.frames import frame_sizes, number_frames
 from tokenprune.ops.rows import take

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune.adapters.base import Adapter, TowerRun, VisionAttention, VisualLayout, bound_arguments
-from tokenprune.adapters.visuals import KINDS, Kind, pixels
+from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.layout import VisualLayout
+from tokenprune.adapters.modalities import MODALITIES, Modality, pixels
+from tokenprune.adapters.towers import TowerRun, TowerSite
+from tokenprune.call_arguments import bound_arguments
 from tokenprune.engine import hooks
 from tokenprune.engine.calls import Call
 from tokenprune.errors import ScoreError, UnsupportedModelError
@@ -40,7 +43,7 @@ class TowerRecorder:
     """
 
     def __init__(
-        self, adapter: Adapter, sites: Sequence[tuple[int, VisionAttention]], current: Callable[[], Call | None]
+        self, adapter: Adapter, sites: Sequence[tuple[int, TowerSite]], current: Callable[[], Call | None]
     ) -> None:
         self._adapter = adapter
         self._sites = sites
@@ -152,7 +155,7 @@ class TowerReader:
         read = []
         for modality, run in zip(modalities, runs, strict=False):  # fewer runs: the number of features will tell
             video = modality == "video"
-            site = self._adapter.video_attention(layer) if video else self._adapter.vision_attention(layer)
+            site = self._adapter.video_tower_site(layer) if video else self._adapter.tower_site(layer)
             query, key, rotary = (run.states[layer, name] for name in ("query", "key", "rotary"))
             read.append(site.read(query, key, rotary, run.arguments))
         states = read[0] if len(read) == 1 else TowerRuns(read)
@@ -166,11 +169,11 @@ class TowerReader:
             )
         return states
 
-    def _modalities(self) -> list[Kind]:
+    def _modalities(self) -> list[Modality]:
         """Image or video, or both, in the order in which the tower got them."""
         encoded = self._arguments.get("mm_encoder_outputs") or {}
-        kinds: list[Kind] = [kind for kind, output in encoded.items() if output is not None]
-        return kinds or [kind for kind in KINDS if pixels(self._arguments, kind) is not None] or list(KINDS)
+        kinds: list[Modality] = [kind for kind, output in encoded.items() if output is not None]
+        return kinds or [kind for kind in MODALITIES if pixels(self._arguments, kind) is not None] or list(MODALITIES)
 
     def feature_order(self, positions: Tensor) -> Tensor:
         """Number of each visual token among all features that the tower made: they enter the prompts in order.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenprune.adapters.base import bound_arguments
+from tokenprune.call_arguments import bound_arguments
 from tokenprune.engine.hooks import PatchedMethod
 
 

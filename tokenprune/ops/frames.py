@@ -1,4 +1,7 @@
-"""Frames of a sample: which token is the same cell some frames earlier, and what is kept over all frames at once."""
+"""Frames of a sample: tokens at the same place in earlier frames, and selection over all frames at once.
+
+In this module a *cell* is a place in a frame: a row and a column.
+"""
 
 from __future__ import annotations
 
@@ -10,95 +13,95 @@ from tokenprune.ops.topk import topk_by_group
 
 
 def number_frames(frame: Tensor, groups: Tensor, count: int) -> Tensor:
-    """Frames counted through the sample: those of the second image or video follow those of the first.
+    """Number the frames through the sample: those of the second image or video follow those of the first.
 
     Args:
-        frame: Frame of each token within its image or video, long ``[batch, n]``; -1 has no place.
+        frame: Frame of each token within its image or video, long ``[batch, n]``; -1 for tokens without coordinates.
         groups: Image or video of each token, long ``[batch, n]``; -1 for padding.
-        count: Images and videos of the sample that has most.
+        count: Images and videos of the sample that has most of them.
 
     Returns:
         Long ``[batch, n]``; -1 where ``frame`` is.
     """
-    frames = frame.new_zeros(len(frame), count + 1)  # one place more takes the padding
+    frames = frame.new_zeros(len(frame), count + 1)  # the last column takes the padding
     frames = frames.scatter_reduce(1, groups.masked_fill(groups < 0, count), frame + 1, "amax")
     before = frames.cumsum(1) - frames
     return torch.where(frame < 0, frame, frame + before.gather(1, groups.clamp(min=0)))
 
 
 def frame_sizes(frames: Tensor, grid: Tensor) -> Tensor:
-    """(rows, columns) of the frame of each token, long ``[batch, n, 2]``; meaningless where ``frames`` is -1.
+    """(rows, columns) of the frame of each token, long ``[batch, n, 2]``; undefined where ``frames`` is -1.
 
     Args:
-        frames: Frame of each token, counted through the sample, long ``[batch, n]``; -1 has no place.
+        frames: Frame of each token, numbered through the sample, long ``[batch, n]``; -1 without coordinates.
         grid: (frame, row, column) of each token, long ``[batch, n, 3]``.
     """
     own = frames.clamp(min=0)
     sizes = [
-        torch.zeros_like(frames).scatter_reduce(1, own, (cells + 1) * (frames >= 0), "amax").gather(1, own)
-        for cells in grid[..., 1:].unbind(-1)
+        torch.zeros_like(frames).scatter_reduce(1, own, (coordinate + 1) * (frames >= 0), "amax").gather(1, own)
+        for coordinate in grid[..., 1:].unbind(-1)
     ]
     return torch.stack(sizes, -1)
 
 
 def earlier(frames: Tensor, sizes: Tensor, grid: Tensor, lag: Tensor) -> Tensor:
-    """Where the same cell of an earlier frame is. No host-device synchronisation.
+    """Index of the token in the same cell of an earlier frame. No host-device synchronisation.
 
-    Frames with other numbers of rows or columns have no cells in common.
+    Frames of different sizes have no cells in common.
 
     Args:
-        frames: Frame of each token, long ``[batch, n]``; -1 has no place.
+        frames: Frame of each token, long ``[batch, n]``; -1 for tokens without coordinates.
         sizes: (rows, columns) of each token's frame, long ``[batch, n, 2]``.
-        grid: (frame, row, column) of each token, long ``[batch, n, 3]``; the first is not read.
-        lag: How many frames earlier, long, broadcasts to ``[batch, n]``; 0 asks for none.
+        grid: (frame, row, column) of each token, long ``[batch, n, 3]``; the frame is not read.
+        lag: Number of frames to go back, long, broadcasts to ``[batch, n]``; 0 gives -1.
 
     Returns:
-        Places on the axis ``n``, long ``[batch, n]``; -1 where there is no such token.
+        Indices on the axis ``n``, long ``[batch, n]``; -1 where there is no such token.
     """
     key, _ = _keys(frames, sizes, grid)
     wanted = torch.where((frames >= lag) & (lag > 0), key - lag, -1)
     order = key.argsort(dim=1, stable=True)
     keys = key.gather(1, order).contiguous()
-    place = torch.searchsorted(keys, wanted.contiguous()).clamp(max=frames.shape[1] - 1)
-    found = (keys.gather(1, place) == wanted) & (wanted >= 0)
-    return order.gather(1, place).masked_fill(~found, -1)
+    rank = torch.searchsorted(keys, wanted.contiguous()).clamp(max=frames.shape[1] - 1)
+    exists = (keys.gather(1, rank) == wanted) & (wanted >= 0)
+    return order.gather(1, rank).masked_fill(~exists, -1)
 
 
 def chains(frames: Tensor, sizes: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens cell by cell, each in the order of time.
+    """Order the tokens by cell, and within a cell by time.
 
     Args:
-        frames: Frame of each token, long ``[batch, n]``; -1 has no place.
+        frames: Frame of each token, long ``[batch, n]``; -1 for tokens without coordinates.
         sizes: (rows, columns) of each token's frame, long ``[batch, n, 2]``.
-        grid: (frame, row, column) of each token, long ``[batch, n, 3]``; the first is not read.
+        grid: (frame, row, column) of each token, long ``[batch, n, 3]``; the frame is not read.
 
     Returns:
-        ``order`` and ``follows``: the tokens' places in the new order, long ``[batch, n]``, and whether each of them,
-        in that order, is of the same cell (and size of frame) as the one before it, bool ``[batch, n]``.
+        ``order`` and ``follows``: the index of each token in the new order, long ``[batch, n]``; and, in that order,
+        whether a token is in the same cell (of a frame of the same size) as the one before it, bool ``[batch, n]``.
     """
     key, base = _keys(frames, sizes, grid)
     key, order = key.sort(dim=1, stable=True)
-    cell = torch.div(key, base, rounding_mode="floor")  # -1 for what has no place
+    cell = torch.div(key, base, rounding_mode="floor")  # -1 for tokens without coordinates
     follows = torch.zeros_like(cell, dtype=torch.bool)
     follows[:, 1:] = (cell[:, 1:] == cell[:, :-1]) & (cell[:, 1:] >= 0)
     return order, follows
 
 
 def _keys(frames: Tensor, sizes: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-    """One number per token, -1 for no place: by frame size, row and column, and then by frame."""
-    base = torch.maximum(torch.maximum(sizes.amax(), grid.amax()), frames.amax()) + 1  # every number is below it
+    """Sort keys by frame size, row, column, then frame, long ``[batch, n]`` (-1: no coordinates); and their base."""
+    base = torch.maximum(torch.maximum(sizes.amax(), grid.amax()), frames.amax()) + 1  # every digit is below it
     key = torch.zeros_like(frames)
-    for part in (*sizes.unbind(-1), *grid[..., 1:].unbind(-1), frames):
-        key = key * base + part
+    for digit in (*sizes.unbind(-1), *grid[..., 1:].unbind(-1), frames):
+        key = key * base + digit
     return torch.where(frames >= 0, key, -1), base
 
 
 def cosine_to(states: Tensor, other: Tensor) -> Tensor:
-    """Cosine of every token to one other, float32 ``[batch, n]``; meaningless where there is none.
+    """Cosine of every token to one other, float32 ``[batch, n]``; undefined where there is none.
 
     Args:
         states: Floating ``[batch, n, dim]``.
-        other: Place of the other token, long ``[batch, n]``; -1 where there is none.
+        other: Index of the other token, long ``[batch, n]``; -1 where there is none.
     """
     unit = normalize(states.float(), dim=-1)
     return (unit * unit.gather(1, other.clamp(min=0)[:, :, None].expand_as(unit))).sum(-1)
@@ -110,19 +113,19 @@ def best_of_each(scores: Tensor, groups: Tensor, count: int) -> Tensor:
     Args:
         scores: Floating ``[batch, n]``.
         groups: Image of each token, long ``[batch, n]``; -1 for padding.
-        count: Images of the sample that has most.
+        count: Images of the sample that has most of them.
     """
     return topk_by_group(scores, groups, torch.ones(len(scores), count, dtype=torch.long, device=scores.device))
 
 
 def best_overall(scores: Tensor, first: Tensor, visual: Tensor, total: Tensor) -> Tensor:
-    """The best tokens of every sample, whatever image they are of; ties: the earlier position.
+    """The best tokens of every sample over all its images; ties: the earlier position.
 
     Args:
         scores: Floating ``[batch, n]``.
-        first: Tokens that go before all others, bool ``[batch, n]``.
+        first: Tokens that are chosen before all others, bool ``[batch, n]``.
         visual: Which entries are tokens, bool ``[batch, n]``.
-        total: How many to keep of each sample, long ``[batch]``.
+        total: Number of tokens to keep of each sample, long ``[batch]``.
 
     Returns:
         Bool ``[batch, n]``.
@@ -139,7 +142,7 @@ def rank_within(scores: Tensor, frames: Tensor) -> Tensor:
 
     Args:
         scores: Floating ``[batch, n]``.
-        frames: Frame of each token, long ``[batch, n]``; -1 counts as one more frame.
+        frames: Frame of each token, long ``[batch, n]``; -1 counts as a frame of its own.
 
     Returns:
         Long ``[batch, n]``.
@@ -151,18 +154,18 @@ def rank_within(scores: Tensor, frames: Tensor) -> Tensor:
 
 
 def mean_of_frames(values: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the tokens of each frame, and how many these are.
+    """Mean over the tokens of each frame, and their number.
 
     Args:
         values: Floating ``[batch, n, ...]``.
-        frames: Frame of each token, long ``[batch, n]``; -1 is of none.
+        frames: Frame of each token, long ``[batch, n]``; -1 belongs to no frame.
 
     Returns:
-        Means ``[batch, n, ...]`` and counts ``[batch, n]`` (long) by number of the frame; 0 for frames that are not.
+        Means ``[batch, n, ...]`` and counts ``[batch, n]`` (long), indexed by frame; 0 for frames that do not exist.
     """
-    placed = frames >= 0
-    counts = torch.zeros_like(frames).scatter_add(1, frames.clamp(min=0), placed.long())
+    in_frame = frames >= 0
+    counts = torch.zeros_like(frames).scatter_add(1, frames.clamp(min=0), in_frame.long())
     wide = (...,) + (None,) * (values.dim() - 2)
     index = frames.clamp(min=0)[wide].expand_as(values)
-    sums = torch.zeros_like(values).scatter_add(1, index, values * placed[wide])
+    sums = torch.zeros_like(values).scatter_add(1, index, values * in_frame[wide])
     return sums / counts.clamp(min=1)[wide], counts

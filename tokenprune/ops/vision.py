@@ -1,4 +1,4 @@
-"""What a vision tower's attention says of its patches, without an attention map of all heads at once."""
+"""Attention and keys of a vision tower's layer, per feature; the full attention map is never held in memory."""
 
 from __future__ import annotations
 
@@ -9,45 +9,48 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-_ROWS = 64  # query rows at a time: no [heads, n, n] map of a large image
+_ROWS = 64  # query rows at a time, so that a large image needs no [heads, n, n] map
 
 
 @dataclass(frozen=True)
 class TowerLayer:
     """Query and key states of one layer of a vision tower, image by image.
 
-    What it tells is by *feature*: what enters the prompt as one visual token. Where a projector merges or pools several
-    patches to one feature (``cells``), a feature's value is the mean over its patches, for attention as for keys.
+    Results are per *feature*: what enters the prompt as one visual token. Where a projector merges or pools several
+    patches to one feature (``feature_patches``), the feature has the mean over its patches, of attention as of keys.
 
     Attributes:
         query: ``[images, tokens, heads, head_dim]``, as they enter the dot product.
         key: The same of the keys.
-        classes: Tokens in front that stand for no patch (the class token), 0 if the tower has none.
+        class_tokens: Tokens in front that are not patches (the class token), 0 if the tower has none.
         scaling: The factor on the dot products.
-        blocks: Where tokens of many images are in a row (``images`` is 1), ``(tokens, tokens of the image or frame)``
-            of each run of tokens that see each other: an image, a frame or a window. None: an image is one such run.
-        seen: Tokens that are no padding, bool ``[images, tokens]``: the others neither pay nor receive attention.
-        cells: The patches of each feature, long ``[features, merged]``, numbered over all images, class tokens left
-            out. None: every patch is a feature.
+        blocks: Where the tokens of many images follow each other in one row (``images`` is 1), one entry for each run
+            of tokens that attend to each other (an image, a frame or a window): its tokens, and the tokens of the image
+            or frame that it belongs to. None: every image is one such run.
+        unpadded: Tokens that are not padding, bool ``[images, tokens]``. Padding neither pays nor receives attention.
+        feature_patches: The patches of each feature, long ``[features, merged]``, numbered over all images without
+            class tokens. None: every patch is a feature.
         plain_key: Keys before the rotary embedding, as ``key``; None where the tower has no rotary embedding.
-        shares: How much of each of its patches a feature is, ``[features, merged]``, where it is not their mean: a
-            feature that is no patch at all (the end of a row) is nothing of any.
+        patch_weights: Weight of each patch in its feature, ``[features, merged]``, where it is not the mean. Newline
+            features have weight zero everywhere.
     """
 
     query: Tensor
     key: Tensor
-    classes: int
+    class_tokens: int
     scaling: float
     blocks: Sequence[tuple[int, int]] | None = None
-    seen: Tensor | None = None
-    cells: Tensor | None = None
+    unpadded: Tensor | None = None
+    feature_patches: Tensor | None = None
     plain_key: Tensor | None = None
-    shares: Tensor | None = None
+    patch_weights: Tensor | None = None
 
     @property
     def features(self) -> int:
-        """How many features the layer tells of."""
-        return self.key.shape[0] * (self.key.shape[1] - self.classes) if self.cells is None else len(self.cells)
+        """Number of features."""
+        if self.feature_patches is not None:
+            return len(self.feature_patches)
+        return self.key.shape[0] * (self.key.shape[1] - self.class_tokens)
 
     @cached_property
     def attention(self) -> Tensor:
@@ -55,57 +58,62 @@ class TowerLayer:
 
         From the class token where there is one, else as ``received``.
         """
-        return self._received(self.query[:, :1]) if self.classes else self.received
+        return self._attention_from(self.query[:, :1]) if self.class_tokens else self.received
 
     @cached_property
     def received(self) -> Tensor:
         """Attention that each feature receives from all tokens on average, mean over heads, as ``attention``.
 
-        Tokens of another window of the same image, which cannot see the patch, count as paying none.
+        Tokens in another window of the same image cannot attend to the patch; they count as paying zero.
         """
-        return self._received(self.query)
+        return self._attention_from(self.query)
 
     @cached_property
     def mean_key(self) -> Tensor:
         """Keys before rotary embedding, mean over heads, float32 ``[images, patches, head_dim]`` (or by feature)."""
         key = self.key if self.plain_key is None else self.plain_key
-        return self._merged(key[:, self.classes :].float().mean(2))
+        return self._by_feature(key[:, self.class_tokens :].float().mean(2))
 
-    def _merged(self, values: Tensor) -> Tensor:
-        if self.cells is None:
+    def _by_feature(self, values: Tensor) -> Tensor:
+        """Values of patches ``[images, patches, ...]`` as values of features."""
+        if self.feature_patches is None:
             return values
-        found = values.flatten(0, 1)[self.cells]
-        if self.shares is None:
-            return found.mean(1)[None]
-        return (found * self.shares.view(*self.shares.shape, *[1] * (found.dim() - 2))).sum(1)[None]
+        picked = values.flatten(0, 1)[self.feature_patches]
+        if self.patch_weights is None:
+            return picked.mean(1)[None]
+        weights = self.patch_weights.view(*self.patch_weights.shape, *[1] * (picked.dim() - 2))
+        return (picked * weights).sum(1)[None]
 
-    def _received(self, query: Tensor) -> Tensor:
+    def _attention_from(self, query: Tensor) -> Tensor:
+        """Mean attention that features receive from some query rows."""
         if self.blocks is None:
-            payers = query.shape[1] if self.seen is None else self.seen[:, : query.shape[1]].sum(1, keepdim=True)
-            total = _paid(query, self.key, self.scaling, self.seen) / payers
-            return self._merged(total[:, self.classes :])
-        lengths, wholes = torch.tensor(self.blocks).unbind(1)
+            payers: int | Tensor = query.shape[1]
+            if self.unpadded is not None:
+                payers = self.unpadded[:, : query.shape[1]].sum(1, keepdim=True)
+            total = _total_attention(query, self.key, self.scaling, self.unpadded) / payers
+            return self._by_feature(total[:, self.class_tokens :])
+        lengths, image_lengths = torch.tensor(self.blocks).unbind(1)
         starts = lengths.cumsum(0) - lengths
-        total = torch.zeros(query.shape[1], device=query.device)
-        for length in sorted(set(lengths.tolist())):  # windows of one size at once
+        mean = torch.zeros(query.shape[1], device=query.device)
+        for length in sorted(set(lengths.tolist())):  # all windows of one size at once
             chosen = lengths == length
             index = (starts[chosen, None] + torch.arange(length)).to(query.device)
-            paid = _paid(query[0, index], self.key[0, index], self.scaling)
-            total[index] = paid / wholes[chosen, None].to(query.device)
-        return self._merged(total[None])
+            total = _total_attention(query[0, index], self.key[0, index], self.scaling)
+            mean[index] = total / image_lengths[chosen, None].to(query.device)
+        return self._by_feature(mean[None])
 
 
-def _paid(query: Tensor, key: Tensor, scaling: float, seen: Tensor | None = None) -> Tensor:
-    """Attention that each token gets from all queries together, mean over heads, float32 ``[images, tokens]``."""
+def _total_attention(query: Tensor, key: Tensor, scaling: float, unpadded: Tensor | None = None) -> Tensor:
+    """Attention that each token receives from all queries together, mean over heads, float32 ``[images, tokens]``."""
     key = key.float().permute(0, 2, 3, 1)
     total = key.new_zeros(key.shape[0], key.shape[-1])
     for start in range(0, query.shape[1], _ROWS):
         rows = query[:, start : start + _ROWS]
         logits = rows.float().transpose(1, 2) @ key * scaling
-        if seen is not None:
-            logits = logits.masked_fill(~seen[:, None, None], float("-inf"))
+        if unpadded is not None:
+            logits = logits.masked_fill(~unpadded[:, None, None], float("-inf"))
         weights = logits.softmax(-1).mean(1)
-        total += (weights if seen is None else weights * seen[:, start : start + _ROWS, None]).sum(1)
+        total += (weights if unpadded is None else weights * unpadded[:, start : start + _ROWS, None]).sum(1)
     return total
 
 
@@ -114,7 +122,7 @@ class TowerRuns:
     """The same layer in several runs of the tower (one for images, one for videos): their features in a row.
 
     Attributes:
-        runs: What each showed.
+        runs: The layer in each run.
     """
 
     runs: Sequence[TowerLayer]
@@ -126,7 +134,7 @@ class TowerRuns:
 
     @cached_property
     def attention(self) -> Tensor:
-        """See :class:`TowerLayer`; float32 ``[1, features]``, as the others."""
+        """See :class:`TowerLayer`; float32 ``[1, features]``, like the other properties."""
         return torch.cat([run.attention.flatten(0, 1) for run in self.runs])[None]
 
     @cached_property
@@ -140,43 +148,45 @@ class TowerRuns:
         return torch.cat([run.mean_key.flatten(0, 1) for run in self.runs])[None]
 
 
-def cells(rows: int, columns: int, side: int) -> Tensor:
+def cell_patches(rows: int, columns: int, side: int) -> Tensor:
     """The patches of each ``side x side`` cell of a grid, row by row, long ``[cells, side * side]``, on the host.
 
     Rows and columns at the end that fill no cell are left out, as pooling and unfolding do.
     """
     grid = torch.arange(rows * columns).view(rows, columns)[: rows // side * side, : columns // side * side]
-    found: Tensor = grid.unflatten(1, (-1, side)).unflatten(0, (-1, side)).transpose(1, 2).reshape(-1, side * side)
-    return found
+    patches: Tensor = grid.unflatten(1, (-1, side)).unflatten(0, (-1, side)).transpose(1, 2).reshape(-1, side * side)
+    return patches
 
 
-def scaled(rows: int, columns: int, to_rows: int, to_columns: int) -> tuple[Tensor, Tensor]:
-    """What bilinear scaling makes of a grid (``torch.nn.functional.interpolate``, corners not aligned), on the host.
+def bilinear_patches(rows: int, columns: int, to_rows: int, to_columns: int) -> tuple[Tensor, Tensor]:
+    """The patches that bilinear scaling of a grid makes each feature of, on the host.
+
+    As ``torch.nn.functional.interpolate`` does it, with corners not aligned.
 
     Args:
-        rows: Rows of the grid, numbered row by row.
+        rows: Rows of the grid, whose patches are numbered row by row.
         columns: Its columns.
         to_rows: Rows of the scaled grid.
         to_columns: Its columns.
 
     Returns:
-        The four cells that each cell of the scaled grid is made of, long ``[to_rows * to_columns, 4]``, and their
-        shares, float32; at the same size a cell is wholly itself.
+        The four patches of each feature of the scaled grid, long ``[to_rows * to_columns, 4]``, and their weights,
+        float32. At the same size, the first patch has weight one.
     """
 
     def axis(size: int, to_size: int) -> tuple[Tensor, Tensor]:
         centre = ((torch.arange(to_size) + 0.5) * (size / to_size) - 0.5).clamp(min=0)
         first = centre.floor().long()
-        part = centre - first
-        return torch.stack([first, (first + 1).clamp(max=size - 1)], 1), torch.stack([1 - part, part], 1)
+        fraction = centre - first
+        return torch.stack([first, (first + 1).clamp(max=size - 1)], 1), torch.stack([1 - fraction, fraction], 1)
 
-    (row, of_row), (column, of_column) = axis(rows, to_rows), axis(columns, to_columns)
-    cell = row[:, None, :, None] * columns + column[None, :, None, :]
-    share = of_row[:, None, :, None] * of_column[None, :, None, :]
-    return cell.reshape(-1, 4), share.reshape(-1, 4)
+    (row, row_weight), (column, column_weight) = axis(rows, to_rows), axis(columns, to_columns)
+    patches = row[:, None, :, None] * columns + column[None, :, None, :]
+    weights = row_weight[:, None, :, None] * column_weight[None, :, None, :]
+    return patches.reshape(-1, 4), weights.reshape(-1, 4)
 
 
-def windows(grids: Sequence[tuple[int, int, int]], side: int) -> tuple[Tensor, list[int]]:
+def window_order(grids: Sequence[tuple[int, int, int]], side: int) -> tuple[Tensor, list[int]]:
     """Order the cells of some grids window by window (Qwen2.5-VL).
 
     Args:
@@ -184,7 +194,8 @@ def windows(grids: Sequence[tuple[int, int, int]], side: int) -> tuple[Tensor, l
         side: Cells on a side of a window; windows at the right and lower edge are smaller.
 
     Returns:
-        The cell at each place, long ``[cells]``, numbered over all grids, and the cells of each window.
+        The cells in the order of their windows, long ``[cells]``, numbered over all grids; and the number of cells of
+        each window.
     """
     order, lengths, before = [], [], 0
     for frames, rows, columns in grids:
@@ -198,7 +209,7 @@ def windows(grids: Sequence[tuple[int, int, int]], side: int) -> tuple[Tensor, l
 
 
 def on_visual_axis(values: Tensor, order: Tensor, visual_mask: Tensor) -> Tensor:
-    """Bring values of features to the visual tokens that they became.
+    """Map values of features to the visual tokens that the features became.
 
     Args:
         values: ``[images, patches, ...]``; image by image, in the order in which features enter the prompt.
@@ -209,5 +220,5 @@ def on_visual_axis(values: Tensor, order: Tensor, visual_mask: Tensor) -> Tensor
         ``[batch, n_visual, ...]``, 0 where padding.
     """
     flat = values.flatten(0, 1)
-    found = flat[order.clamp(0, flat.shape[0] - 1)]
-    return torch.where(visual_mask.view(*visual_mask.shape, *[1] * (found.dim() - 2)), found, 0.0)
+    picked = flat[order.clamp(0, flat.shape[0] - 1)]
+    return torch.where(visual_mask.view(*visual_mask.shape, *[1] * (picked.dim() - 2)), picked, 0.0)

@@ -1,6 +1,6 @@
-"""How a decoder's attention module makes its queries, keys and values, read off the module itself.
+"""How a decoder's attention module makes its queries, keys and values, found out from the module itself.
 
-What is read has to be what the model uses: an attention module that does anything not understood here is refused.
+What is read has to be what the model uses. A module that does anything unknown to its states is refused.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from tokenprune.errors import UnsupportedModelError
 
 STATES = ("query", "key", "value")
 
-#: Names used in an attention's forward that change its weights in a way that single rows do not know.
-ODD_NAMES = frozenset(
+#: Names whose use in an attention's forward means that its weights cannot be computed row by row.
+UNSUPPORTED_NAMES = frozenset(
     {"sinks", "attention_sink_bias", "lambda_init", "prepare_dynamic_mask", "attn_temperature_tuning", "indexer"}
 )
 
+#: ``rotate(states, cos, sin)`` for states ``[batch, heads, rows, head_dim]``.
 Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -57,21 +58,21 @@ def projection(attention: Any, name: str, heads: int, key_heads: int, head_dim: 
         head_dim: Size of a head.
 
     Raises:
-        UnsupportedModelError: The module is not built in a way that is known.
+        UnsupportedModelError: The module is not built in a known way.
     """
     widths = {"query": heads * head_dim, "key": key_heads * head_dim, "value": key_heads * head_dim}
-    own = getattr(attention, f"{name[0]}_proj", None)
+    separate = getattr(attention, f"{name[0]}_proj", None)
     fused = getattr(attention, "qkv_proj", None)
-    if isinstance(own, nn.Module):
-        module, start, whole = own, 0, widths[name]
+    if isinstance(separate, nn.Module):
+        module, start, expected = separate, 0, widths[name]
     elif isinstance(fused, nn.Module):
-        module, whole = fused, sum(widths.values())
+        module, expected = fused, sum(widths.values())
         start = sum(widths[other] for other in STATES[: STATES.index(name)])
     else:
         raise _unreadable(attention, f"has no {name[0]}_proj and no qkv_proj")
-    made = getattr(module, "out_features", whole)
-    if made != whole:  # a gate beside the query, heads of another size, latent attention ...
-        raise _unreadable(attention, f"makes {made} features where {whole} were expected for the {name}")
+    features = getattr(module, "out_features", expected)
+    if features != expected:  # a gate beside the query, heads of another size, latent attention ...
+        raise _unreadable(attention, f"makes {features} features where {expected} were expected for the {name}")
     normalise = _normaliser(attention, name, head_dim)
 
     def read(states: Tensor) -> Tensor:
@@ -85,16 +86,16 @@ def _normaliser(attention: Any, name: str, head_dim: int) -> Callable[[Tensor], 
     used = names_used(attention)
     if getattr(getattr(attention, "config", None), "clip_qkv", None) is not None:
         raise _unreadable(attention, "clips its states")
-    if name != "value" and any(hasattr(attention, f"{name}_{kind}") for kind in ("norm", "layernorm")):
+    if name != "value" and any(hasattr(attention, f"{name}_{suffix}") for suffix in ("norm", "layernorm")):
         raise _unreadable(attention, f"normalises the {name} after the rotary embedding")
     norm = None
     if name == "value" or getattr(attention, "qk_layernorm", True):
         norm = getattr(attention, f"{name[0]}_norm", None) or getattr(attention, f"{name[0]}_layernorm", None)
     if norm is not None and name != "value":
         rotary = min((used.index(other) for other in rotary_names(used)), default=len(used))
-        places = [used.index(n) for n in (f"{name[0]}_norm", f"{name[0]}_layernorm") if n in used]
-        late = name == "query" and any(place > rotary for place in places)
-        if late and any(True for _ in norm.parameters()):  # weights of the norm do not commute with the rotation
+        norm_uses = [used.index(n) for n in (f"{name[0]}_norm", f"{name[0]}_layernorm") if n in used]
+        after_rotary = name == "query" and any(use > rotary for use in norm_uses)
+        if after_rotary and any(True for _ in norm.parameters()):  # weights of the norm do not commute with rotation
             raise _unreadable(attention, f"normalises the {name} after the rotary embedding")
     if norm is None and name != "value" and isinstance(getattr(attention, "qk_norm", None), nn.Module):
         norm = attention.qk_norm
@@ -111,8 +112,8 @@ def _normaliser(attention: Any, name: str, head_dim: int) -> Callable[[Tensor], 
     def normalise(states: Tensor) -> Tensor:
         if norm is None:
             return split(states)
-        found: Tensor = norm(split(states)) if per_head else split(norm(states))
-        return found
+        normalised: Tensor = norm(split(states)) if per_head else split(norm(states))
+        return normalised
 
     return normalise
 
@@ -133,13 +134,15 @@ def rotation(attention: Any) -> Rotate:
     """
     used = names_used(attention)
     names = rotary_names(used)
-    odd = {
-        name for name in ODD_NAMES & set(used) if not any(getattr(attention, name, True) is x for x in (None, False))
+    unsupported = {
+        name
+        for name in UNSUPPORTED_NAMES & set(used)
+        if not any(getattr(attention, name, True) is off for off in (None, False))
     }
     if "get_llama_4_attn_scale" in used and _rope_parameters(attention).get("llama_4_scaling_beta"):
-        odd.add("queries scaled by their position")
-    if odd or len(names) != 1 or "qk_norm" in used:
-        raise _no_rows(attention, ", ".join(sorted(odd)) or f"rotary functions: {', '.join(names) or 'none'}")
+        unsupported.add("queries scaled by their position")
+    if unsupported or len(names) != 1 or "qk_norm" in used:
+        raise _no_rows(attention, ", ".join(sorted(unsupported)) or f"rotary functions: {', '.join(names) or 'none'}")
     function = getattr(sys.modules[type(attention).__module__], names[0], None)
     arguments = list(inspect.signature(function).parameters) if function is not None else []
     if not _is_rotary(attention, used[: used.index(names[0])]):
@@ -195,5 +198,6 @@ def _unreadable(attention: nn.Module, what: str) -> UnsupportedModelError:
 def _no_rows(attention: nn.Module, why: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{type(attention).__name__}: cannot compute single attention rows ({why})",
-        "use a scorer that needs no attention (matrix_entropy, random, norms)",
+        "use a method that needs no attention rows (scorers matrix_entropy, random, norm), or write an adapter that"
+        " overrides rotary()",
     )

@@ -1,0 +1,302 @@
+"""Models that are refused because of how they are built, and what the refusals advise."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import transformers as tf
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+import tokenprune as tp
+from tests.adapters.test_adapters import HYBRID, NO_ROWS, READABLE, UNREADABLE, model_of
+from tests.support.tiny import CASES
+from tests.support.tiny.core import IMAGE
+from tests.support.tiny.llava import llava_with
+from tests.support.tiny.parts import CLIP, text
+from tokenprune.adapters import adapter_for
+from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.generic import GenericAdapter
+from tokenprune.adapters.image_video import ImageVideoAdapter
+from tokenprune.adapters.structure import check_position_embeddings
+from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
+
+# ---- how the decoder is built ---
+
+
+def test_what_is_no_transformers_model() -> None:
+    with pytest.raises(UnsupportedModelError, match="Linear is not a transformers model"):
+        adapter_for(nn.Linear(2, 2))
+
+
+def test_an_encoder_decoder() -> None:
+    config = tf.Florence2Config(
+        text_config={
+            "model_type": "bart",
+            "d_model": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 32,
+            "decoder_ffn_dim": 32,
+            "vocab_size": 100,
+        },
+        vision_config={
+            "depths": [1, 1],
+            "embed_dim": [16, 32],
+            "num_heads": [2, 2],
+            "num_groups": [2, 2],
+            "patch_size": [7, 3],
+            "patch_stride": [4, 2],
+            "patch_padding": [3, 1],
+            "patch_prenorm": [False, True],
+            "projection_dim": 32,
+        },
+        image_token_id=90,
+    )
+    with pytest.raises(UnsupportedModelError, match="encoder-decoder"):
+        adapter_for(tf.Florence2ForConditionalGeneration(config))
+
+
+def test_a_language_model_without_images() -> None:
+    with pytest.raises(UnsupportedModelError, match="names no visual token id"):
+        adapter_for(tf.LlamaForCausalLM(tf.LlamaConfig(**text(None))))
+
+
+def test_images_through_cross_attention() -> None:
+    config = tf.MllamaConfig(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_global_layers": 1,
+            "attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+            "vision_output_dim": 64,
+            "intermediate_layers_indices": [0],
+            "max_num_tiles": 1,
+            "supported_aspect_ratios": [[1, 1]],
+        },
+        text_config=text(None, cross_attention_layers=[1]),
+        image_token_index=IMAGE,
+    )
+    with pytest.raises(UnsupportedModelError, match="cross-attention"):
+        adapter_for(tf.MllamaForConditionalGeneration(config))
+
+
+@pytest.mark.parametrize("name", sorted(HYBRID))
+def test_hybrid_decoders_from_their_recurrent_layers_on(name: str) -> None:
+    adapter = adapter_for(model_of(name))
+    last = adapter.num_layers - 1
+    with pytest.raises(UnsupportedModelError, match="hybrid decoders cannot be pruned exactly"):
+        adapter.check_layers(0)
+    adapter.check_layers(last)  # a full-attention layer: nothing recurrent follows
+    with pytest.raises(UnsupportedModelError, match="has no attention"):
+        adapter.projections(0, frozenset({"query"}))
+    with pytest.raises(UnsupportedModelError, match="has no attention"):
+        adapter.rotary(0)
+
+
+def test_a_mamba_beside_the_attention() -> None:
+    language = text(
+        "falcon_h1",
+        layers=2,
+        head_dim=16,
+        mamba_d_ssm=64,
+        mamba_n_heads=4,
+        mamba_d_head=16,
+        mamba_d_state=8,
+        mamba_expand=1,
+    )
+    config = tf.LlavaConfig(vision_config=CLIP, text_config=language, image_token_id=IMAGE, image_seq_length=16)
+    adapter = adapter_for(tf.LlavaForConditionalGeneration(config))
+    with pytest.raises(UnsupportedModelError, match="hybrid"):
+        adapter.check_layers(1)
+
+
+def test_layers_that_share_keys_and_values() -> None:
+    with pytest.raises(UnsupportedModelError, match="shares keys and values between layers"):
+        adapter_for(model_of("gemma4")).check_layers(3)
+
+
+@pytest.mark.parametrize("name", sorted(UNREADABLE))
+def test_attention_of_another_make(name: str) -> None:
+    adapter = adapter_for(model_of(name))
+    adapter.check_layers(0)
+    with pytest.raises(UnsupportedModelError, match="reads hidden states"):
+        adapter.projections(1, frozenset({"query", "key"}))
+
+
+@pytest.mark.parametrize("name", sorted(NO_ROWS & set(CASES)))
+def test_attention_weights_of_another_make(name: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="cannot compute single attention rows"):
+        adapter_for(model_of(name)).check_attention_rows(1)
+
+
+def test_norms_after_the_rotation_cannot_be_read() -> None:
+    model = llava_with(text("hunyuan_v1_dense", head_dim=16))
+    with pytest.raises(UnsupportedModelError, match="after the rotary embedding"):
+        adapter_for(model).projections(0, frozenset({"query"}))
+
+
+def test_a_gate_beside_the_query_cannot_be_read() -> None:
+    adapter = adapter_for(model_of("qwen3_5"))
+    with pytest.raises(UnsupportedModelError, match="makes 128 features where 64 were expected"):
+        adapter.projections(3, frozenset({"query"}))
+
+
+# ---- attention rows ---
+
+
+@pytest.mark.parametrize("name", sorted(set(READABLE) - NO_ROWS))
+def test_attention_that_is_given_its_rotary_embedding(name: str) -> None:
+    adapter = adapter_for(model_of(name))
+    for number, layer in enumerate(adapter.layers):
+        attention = adapter.attention(number)
+        if attention is not None:
+            check_position_embeddings(layer, attention)
+
+
+def keep_five(scorer: str) -> tp.Method:
+    """Keep the five tokens with the highest score before layer 2."""
+    return tp.Method.from_dict(
+        {
+            "layers": {"name": "fixed", "layers": [2]},
+            "pruner": {"name": "topk", "scorer": scorer},
+            "budget": {"name": "keep_count", "tokens": 5},
+        }
+    )
+
+
+def moshi() -> PreTrainedModel:
+    """LLaVA around Moshi's language model, whose attention computes its own rotary embedding."""
+    return llava_with(text("moshi", head_dim=16, ffn_dim=128, num_codebooks=2)).eval()
+
+
+def test_attention_that_computes_its_own_rotary_embedding() -> None:
+    with (
+        pytest.raises(UnsupportedModelError, match=r"MoshiAttention.*position_embeddings.*needs no attention"),
+        tp.apply(moshi(), keep_five("fastv")),
+    ):
+        pass
+
+
+def test_such_attention_is_pruned_by_a_method_that_needs_no_rows_of_it() -> None:
+    model = moshi()
+    ids = torch.tensor([[1, 5, *[model.config.image_token_id] * 16, 7]])
+    with torch.no_grad(), tp.apply(model, keep_five("random")) as run:
+        model(input_ids=ids, pixel_values=torch.randn(1, 3, 32, 32))
+    assert run.stages[0].after == [5]
+
+
+# ---- wrapped layers ---
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use:UserWarning")
+def test_layers_wrapped_by_fsdp(one_process: None) -> None:
+    policy = functools.partial(transformer_auto_wrap_policy, transformer_layer_cls={LlamaDecoderLayer})
+    model = FullyShardedDataParallel(
+        CASES["llava"].build(), device_id=torch.device("cpu"), auto_wrap_policy=policy, use_orig_params=True
+    )
+    with pytest.raises(UnsupportedFeatureError, match=r"FullyShardedDataParallel.*unwrapped model.*fully_shard"):
+        adapter_for(model)
+
+
+class Wrapper(nn.Module):
+    """What activation checkpointing and older sharding put around a layer."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return self.module(*args, **kwargs)
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_one_wrapped_layer_is_enough(layer: int) -> None:
+    model = CASES["llava"].build()
+    layers = model.get_decoder().layers
+    layers[layer] = Wrapper(layers[layer])
+    with pytest.raises(UnsupportedFeatureError, match=f"layer {layer} .*Wrapper.*unwrapped model"):
+        adapter_for(model)
+
+
+# ---- advice ---
+
+
+class OwnTokenAdapter(GenericAdapter):
+    """A family whose config names no visual token."""
+
+    def find_visual_ids(self) -> tuple[int, ...]:
+        return (7,)
+
+
+def test_a_family_may_name_its_visual_token_itself() -> None:
+    model = tf.LlamaForCausalLM(tf.LlamaConfig(**text(None)))
+    with pytest.raises(UnsupportedModelError, match=r"overrides find_visual_ids\(\)"):
+        GenericAdapter(model)
+    layout = OwnTokenAdapter(model).locate({"input_ids": torch.tensor([[1, 7, 7, 3]])})
+    assert layout is not None
+    assert layout.mask.tolist() == [[False, True, True, False]]
+
+
+class OwnDecoderAdapter(GenericAdapter):
+    """A family that keeps its decoder elsewhere."""
+
+    def find_decoder(self) -> nn.Module:
+        return self.model.hidden_away[0]  # type: ignore[index, union-attr, return-value]
+
+
+def test_a_family_may_find_its_decoder_itself() -> None:
+    model: Any = CASES["llava"].build()
+    decoder = model.get_decoder()
+    model.hidden_away = [decoder]
+    model.get_decoder = lambda: None
+    model.model.language_model = nn.Identity()
+    with pytest.raises(UnsupportedModelError, match=r"overrides find_decoder\(\)"):
+        GenericAdapter(model)
+    assert OwnDecoderAdapter(model).layers is decoder.layers
+
+
+def test_advice_names_methods_that_exist() -> None:
+    """Every error of the package that asks for an adapter names what it has to override."""
+    advised = []
+    for path in Path(tp.__file__).parent.rglob("*.py"):
+        source = re.sub(r'"\n\s*f?"', "", path.read_text(encoding="utf-8"))
+        for match in re.finditer(r"write an adapter([^\"]*)\"", source):
+            names = re.findall(r"(\w+)\(\)|overrides (\w+)", match[1])
+            assert names, f"{path.name}: {match[0]}"
+            advised += [method or attribute for method, attribute in names]
+    assert len(advised) > 4
+    assert all(hasattr(Adapter, name) for name in advised), advised
+
+
+def test_the_page_lists_what_can_be_overridden() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?`) \|", page, re.M)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert {name for name in listed if not hasattr(ImageVideoAdapter, name)} == set()
+    used_by_the_engine = {"locate", "items", "placeholder_ids", "num_layers", "attention_implementation"}
+    public = {name for name in dir(ImageVideoAdapter) if not name.startswith("_")}
+    assert public - listed == used_by_the_engine

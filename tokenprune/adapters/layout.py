@@ -1,0 +1,82 @@
+"""Which positions of a call are visual tokens, and the image or video that each belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tokenprune.errors import UnsupportedModelError
+
+
+@dataclass(frozen=True)
+class VisualLayout:
+    """Where the visual tokens of a call are.
+
+    Attributes:
+        mask: Bool ``[batch, seq]``.
+        groups: Index of the image or video within its sample, long ``[batch, seq]``; -1 for text.
+    """
+
+    mask: Tensor
+    groups: Tensor
+
+
+def find_tokens(model: Any, call: Mapping[str, Any], tokens: Sequence[int]) -> Tensor | None:
+    """Which positions of a call hold one of some tokens, bool ``[batch, seq]``; None when there is no text input.
+
+    Args:
+        model: The model; its embedding table identifies tokens in ``inputs_embeds``.
+        call: The arguments of the model's forward, by name.
+        tokens: Token ids.
+    """
+    ids = call.get("input_ids")
+    if isinstance(ids, Tensor):
+        return torch.isin(ids, torch.tensor(tokens, dtype=ids.dtype, device=ids.device))
+    embeds = call.get("inputs_embeds")
+    if embeds is None:
+        return None
+    table = model.get_input_embeddings()
+    wanted = torch.tensor(tokens, dtype=torch.long)
+    wanted = wanted[wanted < table.weight.shape[0]].to(table.weight.device)
+    is_token: Tensor = (embeds[:, :, None] == table(wanted).to(embeds)).all(-1).any(-1)
+    return is_token
+
+
+def layout_from_runs(mask: Tensor) -> VisualLayout:
+    """Take every unbroken run of visual tokens as one image.
+
+    Args:
+        mask: The visual mask, bool ``[batch, seq]``.
+    """
+    starts = mask & ~pad(mask, (1, 0))[:, :-1]
+    return VisualLayout(mask, (starts.cumsum(1) - 1).masked_fill(~mask, -1))
+
+
+def layout_from_sizes(mask: Tensor, sizes: Sequence[Sequence[int]]) -> VisualLayout:
+    """Divide the visual tokens of each sample into images of known sizes.
+
+    Args:
+        mask: The visual mask, bool ``[batch, seq]``.
+        sizes: Visual tokens of each image or video of each sample, in order.
+
+    Raises:
+        UnsupportedModelError: The sizes of a sample do not add up to its visual tokens.
+    """
+    for sample, (tokens, expected) in enumerate(zip(mask.sum(1).tolist(), map(sum, sizes), strict=True)):
+        if tokens != expected:
+            raise UnsupportedModelError(
+                f"sample {sample} has {tokens} visual tokens, but its images make {expected}",
+                "check that images and placeholder tokens of the prompt match",
+            )
+    most = max(map(len, sizes))
+    # where each image ends; samples with fewer images repeat their last end
+    ends = [[sum(row[: i + 1]) for i in range(len(row))] + [sum(row)] * (most - len(row)) for row in sizes]
+    bounds = torch.tensor(ends, device=mask.device).reshape(len(sizes), most)
+    index = mask.cumsum(1) - 1
+    groups = (index[:, :, None] >= bounds[:, None, :]).sum(-1)
+    return VisualLayout(mask, groups.masked_fill(~mask, -1))

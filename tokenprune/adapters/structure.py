@@ -1,0 +1,204 @@
+"""Finds the decoder, its layers and the visual token ids of a usual transformers model, and refuses unusual ones."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from tokenprune.adapters.layer_signature import LayerSignature
+from tokenprune.call_arguments import named_parameters
+from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
+
+#: Config attributes that hold the id of a token which stands for visual features.
+VISUAL_ID_NAMES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+
+#: Names of the attention module inside a decoder layer, in the order tried.
+ATTENTION_NAMES = ("self_attn", "attention", "attn", "self_attention")
+
+#: Layer types whose state is one key and one value per token: a dropped token leaves no trace in them.
+EXACT_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention", "attention"})
+
+#: Settings of decoders that mix tokens or layers in ways that dropping rows would break, and what they do.
+REFUSED_SETTINGS = {
+    "num_kv_shared_layers": "shares keys and values between layers",
+    "use_cla": "shares keys and values between layers",
+    "altup_num_inputs": "keeps several streams of hidden states (AltUp)",
+    "hc_mult": "keeps several streams of hidden states (hyper-connections)",
+}
+
+
+def check_config(model: nn.Module) -> Any:
+    """The config of a decoder-only transformers model.
+
+    Raises:
+        UnsupportedModelError: The model has no transformers config, or it is an encoder-decoder model.
+    """
+    config: Any = getattr(model, "config", None)
+    if config is None or not hasattr(config, "get_text_config"):
+        raise UnsupportedModelError(f"{type(model).__name__} is not a transformers model", "pass a PreTrainedModel")
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is an encoder-decoder model", "only decoder-only models can be pruned"
+        )
+    return config
+
+
+def find_decoder(model: Any) -> nn.Module:
+    """The module whose ``layers`` are the decoder layers.
+
+    Raises:
+        UnsupportedModelError: Neither ``get_decoder()`` nor ``language_model`` leads to one.
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    for candidate in (decoder, getattr(model, "language_model", None)):
+        while candidate is not None:
+            if isinstance(candidate, nn.Module) and isinstance(getattr(candidate, "layers", None), nn.ModuleList):
+                return candidate
+            inner = getattr(candidate, "model", None) or getattr(candidate, "language_model", None)
+            candidate = inner if inner is not candidate else None
+    raise UnsupportedModelError(
+        f"{type(model).__name__}: model.get_decoder() and model.language_model lead to no module with a list of layers",
+        "write an adapter that overrides find_decoder()",
+    )
+
+
+def find_layers(model: nn.Module, decoder: nn.Module, signature: LayerSignature) -> Sequence[nn.Module]:
+    """The decoder layers; of compiled ones, the modules inside.
+
+    Args:
+        model: The model, for messages.
+        decoder: The module that holds the layers.
+        signature: What the layers call their arguments.
+
+    Raises:
+        UnsupportedModelError: The layers take something else than hidden states first, or attend to images across.
+        UnsupportedFeatureError: A layer is wrapped in a module that hides its arguments.
+    """
+    modules: Any = decoder.layers
+    layers: list[Any] = [getattr(layer, "_orig_mod", layer) for layer in modules]  # torch.compile(layer) wraps it
+    for number, layer in enumerate(layers):
+        if not named_parameters(layer.forward):
+            raise UnsupportedFeatureError(
+                f"layer {number} of the decoder is wrapped in {type(layer).__name__}, which hides its arguments",
+                "apply the method to the unwrapped model; fully_shard (FSDP2) shards a model without wrapping its"
+                " layers",
+            )
+    names = named_parameters(layers[0].forward)
+    if names[0] != signature.hidden_states:
+        raise UnsupportedModelError(
+            f"{type(layers[0]).__name__}.forward does not start with {signature.hidden_states} (it has {names[:3]})",
+            "write an adapter that overrides layer_signature",
+        )
+    if any(hasattr(layer, "cross_attn") for layer in layers):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} sees images through cross-attention layers",
+            "there are no visual tokens to prune in its sequence",
+        )
+    return layers
+
+
+def find_visual_ids(config: Any, text_config: Any) -> tuple[int, ...]:
+    """Ids of the tokens that stand for visual features, sorted; empty where the config names none.
+
+    Args:
+        config: The model's config; its nested configs are searched when it names none itself.
+        text_config: The language model's config.
+    """
+    nested = [value for value in vars(config).values() if hasattr(value, "to_dict")]
+    for configs in ((config, text_config), nested):
+        ids = {getattr(one, name, None) for one in configs for name in VISUAL_ID_NAMES}
+        visual_ids = tuple(sorted(i for i in ids if isinstance(i, int) and i >= 0))
+        if visual_ids:
+            return visual_ids
+    return ()
+
+
+def find_attention(layer: nn.Module) -> nn.Module | None:
+    """The attention module of a decoder layer, or None where it has none."""
+    modules = (getattr(layer, name, None) for name in ATTENTION_NAMES)
+    return next((module for module in modules if isinstance(module, nn.Module)), None)
+
+
+def layer_type(text_config: Any, layer: int) -> str:
+    """``full_attention``, ``sliding_attention``, ``linear_attention`` ... of a layer, from the config."""
+    types = getattr(text_config, "layer_types", None)
+    if types is not None:
+        return str(types[layer])
+    return "sliding_attention" if getattr(text_config, "sliding_window", None) else "full_attention"
+
+
+def check_settings(model: nn.Module, text_config: Any) -> None:
+    """Refuse decoders that share states between layers or keep several streams of hidden states.
+
+    Raises:
+        UnsupportedModelError: One of :data:`REFUSED_SETTINGS` is on.
+    """
+    for setting, effect in REFUSED_SETTINGS.items():
+        if getattr(text_config, setting, None):
+            raise UnsupportedModelError(f"{type(model).__name__} {effect}", "it cannot be pruned exactly")
+
+
+def check_layer(model: nn.Module, number: int, kind: str, layer: nn.Module, attention: nn.Module | None) -> None:
+    """Refuse a layer that keeps anything of a token but its key and value.
+
+    Args:
+        model: The model, for the message.
+        number: Number of the layer, for the message.
+        kind: Type of the layer; see :func:`layer_type`.
+        layer: The layer.
+        attention: Its attention module, or None.
+
+    Raises:
+        UnsupportedModelError: The layer is recurrent, or it has no plain attention.
+    """
+    # every recurrent mixer begins with a convolution along the sequence, whatever its layer is called
+    recurrent = any(isinstance(module, nn.Conv1d) for module in layer.modules())
+    if kind in EXACT_TYPES and not recurrent and attention is not None:
+        return
+    what = "not plain attention" if kind in EXACT_TYPES else f"{kind!r}"
+    raise UnsupportedModelError(
+        f"{type(model).__name__}: layer {number} is {what}", "hybrid decoders cannot be pruned exactly from there on"
+    )
+
+
+def check_temperature(number: int, attention: nn.Module | None, width: int) -> None:
+    """Refuse prompts in which a layer without rotary positions scales its queries by their row number (Llama 4).
+
+    Args:
+        number: Number of the layer, for the message.
+        attention: Its attention module, or None.
+        width: Tokens of the prompt.
+
+    Raises:
+        UnsupportedFeatureError: The prompt is long enough for the scale to differ between rows.
+    """
+    tuned = getattr(attention, "attn_temperature_tuning", False) and not getattr(attention, "use_rope", True)
+    limit = int(getattr(attention, "floor_scale", 1))
+    if tuned and width >= limit:
+        raise UnsupportedFeatureError(
+            f"layer {number} scales attention by position in a prompt of {width} tokens",
+            f"prune prompts shorter than {limit} tokens",
+        )
+
+
+def check_position_embeddings(layer: nn.Module, attention: nn.Module, name: str) -> None:
+    """Refuse single attention rows of a layer that is not given its cosines and sines.
+
+    Args:
+        layer: The decoder layer.
+        attention: Its attention module.
+        name: What layer and attention module call them.
+
+    Raises:
+        UnsupportedModelError: The attention module computes its rotary embedding itself (Moshi).
+    """
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(layer.forward).parameters.values())
+    if name in named_parameters(attention.forward) and (passes_on or name in named_parameters(layer.forward)):
+        return
+    raise UnsupportedModelError(
+        f"{type(attention).__name__} is given no {name}: single attention rows cannot be computed",
+        "use a method that needs no attention rows (scorers matrix_entropy, random, norm)",
+    )
