@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from tests.support.toy import ToyModel, config
-from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError
+from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError, UnsupportedModelError
 from tokenprune.experiment import ExperimentConfig, markdown, plot, run_experiment, runner, summarise, write_report
 from tokenprune.experiment.features import SharedFeatures
 from tokenprune.experiment.results import Results
@@ -229,6 +229,19 @@ def test_wrong_configs_name_the_path(tmp_path: Path, changes: dict[str, object],
 def test_seeds_for_a_method_without_any_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has nothing random"):
         list(config(str(tmp_path), methods=[{"name": "norm-hidden-large", "seeds": [0, 1]}]).series())
+
+
+def test_a_family_without_a_closed_form_leaves_its_columns_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> int:
+        raise UnsupportedModelError("FLOPs of 'toy' are unknown")
+
+    monkeypatch.setattr(runner, "prefill_flops", unknown)
+    monkeypatch.setattr(runner, "kv_cache_bytes", unknown)
+    table = markdown(run_experiment(config(str(tmp_path))))
+    assert "| unknown | unknown |" in table
+    assert "nan" not in table
 
 
 def test_seeds_give_different_choices(tmp_path: Path) -> None:

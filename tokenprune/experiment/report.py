@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -44,8 +45,8 @@ def cells(line: Line) -> list[str]:
         "" if plain else f"{100 * line.gain.mean:+.1f} ± {100 * line.gain.half:.1f}",
         f"{line.visual:.1f}",
         f"{line.average:.1f}",
-        "" if plain else f"-{100 * line.flops_reduction:.1f} %",
-        f"{line.kv_bytes / 2**20:.2f} MiB",
+        "" if plain else "unknown" if math.isnan(line.flops_reduction) else f"-{100 * line.flops_reduction:.1f} %",
+        "unknown" if math.isnan(line.kv_bytes) else f"{line.kv_bytes / 2**20:.2f} MiB",
         "1" if plain else (f"x {line.time_ratio:.2f}{spread}" if line.time_ratio == line.time_ratio else ""),
     ]
 

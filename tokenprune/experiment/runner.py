@@ -19,12 +19,12 @@ from torch import Tensor
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Schedule
 from tokenprune.engine import apply, choose_layers
-from tokenprune.errors import BudgetError, ConfigError
+from tokenprune.errors import BudgetError, ConfigError, UnsupportedModelError
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.features import SharedFeatures
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
-from tokenprune.flops import prefill_cost
+from tokenprune.flops import kv_cache_bytes, prefill_cost, prefill_flops
 from tokenprune.measure.entropy import measure_entropy
 from tokenprune.models.base import LoadedModel
 from tokenprune.run import Run
@@ -228,30 +228,33 @@ class _Bench:
         return rows
 
     def _cost(self, inputs: Mapping[str, Tensor], run: Run | None, index: int, padding: int) -> dict[str, Any]:
-        """Tokens, FLOPs and cache bytes of one sample's prefill, its padding left out."""
-        from tokenprune.flops import kv_cache_bytes, prefill_flops
+        """Tokens, FLOPs and cache bytes of one sample's prefill, without its padding.
 
+        FLOPs and bytes are NaN for a family without a closed form.
+        """
         config = self.adapter.text_config
         layers = self.adapter.num_layers
         length = inputs["input_ids"].shape[1] - padding
-        whole = [length] * layers
         if run is None:
             mask = self.adapter.visual_mask({"input_ids": inputs["input_ids"][index : index + 1]})
-            visual = int(mask.sum()) if mask is not None else 0
-            cut, before, after, average = whole, visual, visual, float(visual)
+            before = after = int(mask.sum()) if mask is not None else 0
+            average = float(before)
+            tokens_pruned = [length] * layers
         else:
             report = run.report
-            cut = [tokens - padding for tokens in report.tokens_per_layer(index)]
             before, after, average = report.before[index], report.after[index], report.layer_average(index)
+            tokens_pruned = [tokens - padding for tokens in report.tokens_per_layer(index)]
+        tokens_unpruned = [length] * layers
+        text = length - before
         size = self.loaded.model.dtype.itemsize
         return {
             "visual_before": before,
             "visual_after": after,
             "layer_average": average,
-            "flops": prefill_flops(config, cut),
-            "flops_unpruned": prefill_flops(config, whole),
-            "kv_bytes": kv_cache_bytes(config, cut, size),
-            "kv_bytes_unpruned": kv_cache_bytes(config, whole, size),
+            "flops": _nan_if_unknown(lambda: prefill_flops(config, tokens_pruned, [n - text for n in tokens_pruned])),
+            "flops_unpruned": _nan_if_unknown(lambda: prefill_flops(config, tokens_unpruned, [before] * layers)),
+            "kv_bytes": _nan_if_unknown(lambda: kv_cache_bytes(config, tokens_pruned, size)),
+            "kv_bytes_unpruned": _nan_if_unknown(lambda: kv_cache_bytes(config, tokens_unpruned, size)),
         }
 
     @torch.no_grad()
@@ -285,6 +288,14 @@ class _Bench:
     def _wait(self) -> None:
         if self.loaded.model.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def _nan_if_unknown(closed_form: Callable[[], int]) -> float:
+    """A closed form's value, NaN for a family that has none."""
+    try:
+        return closed_form()
+    except UnsupportedModelError:
+        return math.nan
 
 
 def median(values: Sequence[float]) -> float:

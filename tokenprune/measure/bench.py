@@ -18,7 +18,7 @@ from tokenprune.cache import cache_bytes
 from tokenprune.config import Config, Method
 from tokenprune.engine import apply
 from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedModelError
-from tokenprune.flops import vision_flops
+from tokenprune.flops_vision import vision_flops
 from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios, resolve_device
 from tokenprune.measure.memory import peak_bytes
 from tokenprune.models.presets import PRESETS, Request
@@ -240,7 +240,7 @@ def _time(
                         variant.kv_bytes = went.kv_bytes
                         variant.peak_bytes = peak_bytes(lambda: _go(model, inputs, min(config.decode, 1)), device)
                         if run is not None:
-                            variant.kept, variant.bound = run.report.after, _bound(model.config, run)
+                            variant.kept, variant.bound = run.report.after, _flops_bound(model.config, run)
             except TokenPruneError as error:
                 if variant.method is None or variant.name == KEEP_ALL:
                     raise
@@ -292,16 +292,21 @@ def _go(model: Any, inputs: Inputs, decode: int, watch: Stopwatch | None = None)
     return _Pass(prefill, steps, held)
 
 
-def _bound(config: Any, run: Run) -> float | None:
-    """FLOPs of the unpruned prefill over the pruned one's, all samples; None where the tower has no closed form."""
+def _flops_bound(config: Any, run: Run) -> float | None:
+    """FLOPs of the unpruned prefill divided by those of the pruned one, all samples together.
+
+    None for a family whose tower or decoder has no closed form.
+    """
     report = run.report
+    samples = range(len(report.before))
     try:
         vision = sum(sum(vision_flops(config, visual)) for visual in report.before)
+        unpruned, pruned = (
+            vision + sum(report.flops(sample, pruned) for sample in samples) for pruned in (False, True)
+        )
     except UnsupportedModelError:
         return None
-    samples = range(len(report.before))
-    whole, cut = (vision + sum(report.flops(sample, pruned) for sample in samples) for pruned in (False, True))
-    return whole / cut
+    return unpruned / pruned
 
 
 def _summary(variants: list[Variant], batch: int, config: BenchConfig) -> dict[str, Any]:
