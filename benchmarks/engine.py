@@ -1,7 +1,7 @@
-"""What the engine costs in microseconds (`python benchmarks/engine.py`, prints markdown).
+"""The time that the engine itself takes, in microseconds (`python benchmarks/engine.py`, prints markdown).
 
-A model of 32 layers that are almost nothing, so that what remains is the host's work: a step of the untouched model, of
-the engine when nothing was dropped, and of the engine when tokens were. Rounds are paired, the order differs in each.
+The model has 32 very small layers, so that the work of the host dominates. Compared are the unpruned model, the engine
+when it drops nothing, and the engine when it drops tokens. Rounds are paired, each in an order of its own.
 """
 
 from __future__ import annotations
@@ -38,21 +38,22 @@ def small() -> Preset:
 
 @torch.no_grad()
 def microseconds(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[float, float]:
-    """Of the prefill, and of a decode step in the median."""
+    """Microseconds of the prefill, and the median of the decode steps."""
     start = time.perf_counter()
     output = model(**inputs, use_cache=True, logits_to_keep=1)
     prefill = time.perf_counter() - start
     mask, steps = inputs["attention_mask"], []
     for _ in range(STEPS):
         mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
-        given = {"input_ids": inputs["input_ids"][:, -1:], "attention_mask": mask}
+        step_inputs = {"input_ids": inputs["input_ids"][:, -1:], "attention_mask": mask}
         start = time.perf_counter()
-        output = model(**given, past_key_values=output.past_key_values, use_cache=True)
+        output = model(**step_inputs, past_key_values=output.past_key_values, use_cache=True)
         steps.append(time.perf_counter() - start)
     return prefill * 1e6, statistics.median(steps) * 1e6
 
 
 def main() -> None:
+    """Print the table."""
     torch.set_num_threads(1)
     print(
         f"32 layers, 64 wide, batch 2, {ROUNDS} rounds of {STEPS} steps, one thread; microseconds, median (quartiles)\n"
@@ -65,23 +66,23 @@ def main() -> None:
         chosen = small()
         model = chosen.build(attention=attention)
         inputs = chosen.inputs([Request(text) for text in texts])
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
         for number in range(ROUNDS + 1):
             order = list(methods.items())
             random.Random(number).shuffle(order)
             for name, tokens in order:
-                how = nullcontext() if tokens is None else tp.apply(model, tp.load_method("random", tokens=tokens))
-                with how:
-                    took = microseconds(model, inputs)
-                if number:
-                    found[name].append(took)
-        base = [step for _, step in found["untouched"]]
-        for name, times in found.items():
-            prefill, step = (Spread.of(list(column)) for column in zip(*times, strict=True))
-            more = Spread.of([mine - other for (_, mine), other in zip(times, base, strict=True)])
+                method = None if tokens is None else tp.load_method("random", tokens=tokens)
+                with nullcontext() if method is None else tp.apply(model, method):
+                    measured = microseconds(model, inputs)
+                if number:  # round 0 warms up
+                    times[name].append(measured)
+        base = [step for _, step in times["untouched"]]
+        for name, rounds in times.items():
+            prefill, step = (Spread.of(list(column)) for column in zip(*rounds, strict=True))
+            extra = Spread.of([own - unpruned for (_, own), unpruned in zip(rounds, base, strict=True)])
             kind = "none" if attention == "sdpa" and len(set(texts)) == 1 else "4-D"
-            cells = [f"{value.median:.0f} ({value.low:.0f}-{value.high:.0f})" for value in (prefill, step, more)]
-            print(f"| {attention} | {kind} | {name} | " + " | ".join(cells) + " |")
+            columns = [f"{value.median:.0f} ({value.low:.0f}-{value.high:.0f})" for value in (prefill, step, extra)]
+            print(f"| {attention} | {kind} | {name} | " + " | ".join(columns) + " |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the entropy score costs: ours, the definition as written, and the authors' way, paired in one process.
+"""The time of the entropy score: ours, the definition as written, and the authors' way, paired in one process.
 
     python benchmarks/entropy.py [--device cuda] [--backend triton] [--dtype float16] [--json FILE] [--quick]
 
@@ -28,11 +28,11 @@ SHAPES = {
     "Qwen2.5-VL-7B": (1, 1296, 28, 128),
     "LLaVA-1.5-7B, batch 8": (8, 576, 32, 128),
 }
-PART = 576  # tokens at a time for the two slow ways: more would measure the memory
+CHUNK = 576  # tokens at a time for the two slow ways; with more, memory would dominate
 
 
 def states_like(batch: int, tokens: int, heads: int, dim: int) -> Tensor:
-    """Query states with a spectrum that falls off and a part that all tokens share, as real ones have."""
+    """Query states with a decaying spectrum and a component that all tokens share, similar to real ones."""
     generator = torch.Generator().manual_seed(tokens)
     shared = torch.randn(16, heads, dim, generator=generator)
     weight = torch.randn(batch, tokens, 16, generator=generator) / 4
@@ -42,18 +42,18 @@ def states_like(batch: int, tokens: int, heads: int, dim: int) -> Tensor:
 
 def plain(states: Tensor, dual: bool) -> Tensor:
     """The definition in float64, through the covariance or its dual."""
-    found = []
-    for part in states.flatten(0, 1).split(PART):
-        centred = part.double() - part.double().mean(-2, keepdim=True)
-        matrix = (centred @ centred.mT if dual else centred.mT @ centred) / part.shape[-2]
+    scores = []
+    for chunk in states.flatten(0, 1).split(CHUNK):
+        centred = chunk.double() - chunk.double().mean(-2, keepdim=True)
+        matrix = (centred @ centred.mT if dual else centred.mT @ centred) / chunk.shape[-2]
         matrix = matrix / matrix.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
         values = torch.linalg.eigvalsh(matrix).clamp(min=FLOOR)
-        found.append(-(values * values.log()).sum(-1))
-    return torch.cat(found).reshape(states.shape[:2])
+        scores.append(-(values * values.log()).sum(-1))
+    return torch.cat(scores).reshape(states.shape[:2])
 
 
 def milliseconds(call: Callable[[], object], device: str) -> float:
-    """Time of one call; on CUDA between two events."""
+    """Milliseconds of one call; on CUDA between two events."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -87,42 +87,43 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": middle, "q1": low, "q3": high}
 
 
-def shown(value: dict[str, float], digits: int = 1) -> str:
+def as_text(value: dict[str, float], digits: int = 1) -> str:
+    """A spread as text."""
     return f"{value['median']:.{digits}f} ({value['q1']:.{digits}f}-{value['q3']:.{digits}f})"
 
 
 def measure(shape: tuple[int, int, int, int], args: argparse.Namespace) -> dict[str, object]:
-    """One row of the table: rounds of all three ways, one after the other."""
+    """One row of the table: in each round all three ways run, one after the other."""
     states = states_like(*shape).to(args.device, getattr(torch, args.dtype))
     ways: dict[str, Callable[[], Tensor]] = {
         "definition": lambda: plain(states, dual=False),
         "authors": lambda: plain(states, dual=True),
         "ours": lambda: matrix_entropy(states, backend=args.backend),
     }
-    exact, found = ways["definition"](), ways["ours"]()  # warms both up
+    exact, ours = ways["definition"](), ways["ours"]()  # the first calls warm up
     ways["authors"]()
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(args.rounds):
         for name, call in ways.items():
             times[name].append(milliseconds(call, args.device))
     keep = shape[1] // 4
-    best = [scores.topk(keep, dim=1).indices.sort(dim=1).values for scores in (exact, found)]
+    top = [scores.topk(keep, dim=1).indices.sort(dim=1).values for scores in (exact, ours)]
     return {
         "shape": shape,
         "ms": {name: spread(values) for name, values in times.items()},
         "ratio": spread([slow / fast for slow, fast in zip(times["definition"], times["ours"], strict=True)]),
         "authors_ratio": spread([slow / fast for slow, fast in zip(times["authors"], times["ours"], strict=True)]),
-        "max_error": float((exact - found.double()).abs().max()),
-        "same_topk": torch.equal(*best),
+        "max_error": float((exact - ours.double()).abs().max()),
+        "same_topk": torch.equal(*top),
         "synchronises": synchronises(ways["ours"]) if args.device == "cuda" else None,
     }
 
 
-def parts(args: argparse.Namespace) -> dict[str, float]:
-    """Microseconds per token of the steps at LLaVA-1.5's shape: where the theoretical factor goes."""
+def microseconds_per_step(args: argparse.Namespace) -> dict[str, float]:
+    """Microseconds per token of single steps at LLaVA-1.5's shape, to explain the measured ratio."""
     states = states_like(*SHAPES["LLaVA-1.5-7B"])[0].to(args.device, getattr(torch, args.dtype))
-    wide = states.double() - states.double().mean(-2, keepdim=True)
-    covariance, gram = wide.mT @ wide, wide @ wide.mT
+    centred = states.double() - states.double().mean(-2, keepdim=True)
+    covariance, gram = centred.mT @ centred, centred @ centred.mT
     calls: dict[str, Callable[[], object]] = {
         "eigenvalues of 128x128": lambda: torch.linalg.eigvalsh(covariance),
         "eigenvalues of 32x32": lambda: torch.linalg.eigvalsh(gram),
@@ -137,11 +138,12 @@ def parts(args: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
+    """Print the table and the explanation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--backend", choices=["torch", "triton"], default="torch")
-    parser.add_argument("--threads", type=int, help="threads of torch; all cores if not given")
+    parser.add_argument("--threads", type=int, help="threads of torch; default: all cores")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="the first shape only, 3 rounds")
@@ -159,23 +161,23 @@ def main() -> None:
         row = rows[name] = measure(SHAPES[name], args)
         ms, waits = row["ms"], {None: "-", True: "yes", False: "no"}[row["synchronises"]]
         print(
-            f"| {name} | {SHAPES[name][0] * SHAPES[name][1]} | {shown(ms['definition'])} | {shown(ms['authors'])} "
-            f"| {shown(ms['ours'])} | {shown(row['ratio'])}x | {shown(row['authors_ratio'])}x "
+            f"| {name} | {SHAPES[name][0] * SHAPES[name][1]} | {as_text(ms['definition'])} | {as_text(ms['authors'])} "
+            f"| {as_text(ms['ours'])} | {as_text(row['ratio'])}x | {as_text(row['authors_ratio'])}x "
             f"| {row['max_error']:.1e} | {'yes' if row['same_topk'] else 'NO'} | {waits} |",
             flush=True,
         )
-    each = parts(args)
-    wide, small, ours = each.values()
+    steps = microseconds_per_step(args)
+    covariance, gram, ours = steps.values()
     ratio = rows["LLaVA-1.5-7B"]["ratio"]["median"]
     print(
         f"\nTheory says (128/32)^3 = 64x at LLaVA-1.5's shape; measured: {ratio:.1f}x. Per token, the eigenvalues "
-        f"take {wide:.0f} us at 128x128 and {small:.0f} us at 32x32 (float64): {wide / small:.1f}x, because a "
-        "small matrix is dominated by what is not cubic (the quadratic iteration on the tridiagonal form, calls, "
+        f"take {covariance:.0f} us at 128x128 and {gram:.0f} us at 32x32 (float64): {covariance / gram:.1f}x, because "
+        "a small matrix is dominated by what is not cubic (the quadratic iteration on the tridiagonal form, calls, "
         f"copies). Ours takes {ours:.0f} us with everything: eigenvalues in float32, "
         "centring and the Gram matrix, which theory leaves out."
     )
     if args.json:
-        args.json.write_text(json.dumps({"where": where, "rows": rows, "us_per_token": each}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"where": where, "rows": rows, "us_per_token": steps}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

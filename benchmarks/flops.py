@@ -1,6 +1,7 @@
 """FLOPs of the published architectures, unpruned and pruned (`python benchmarks/flops.py`, prints markdown).
 
-The reduction against the length of the prompt, and the closed form against both counters.
+The first tables show the reduction by the length of the prompt, the last one compares the closed form with both
+counters.
 """
 
 from __future__ import annotations
@@ -15,29 +16,31 @@ TEXTS = (0, 16, 32, 40, 48, 52, 56, 57, 60, 64, 80, 100, 128, 256, 512)
 
 
 def reductions(model: str, budgets: list[tuple[str, dict[str, float]]], visual: int | None = None) -> None:
-    """A table of the reduction in percent: whole model / decoder alone, by text tokens and budget."""
+    """Print the reduction in percent, of the model / of the decoder alone, by text tokens and budget."""
     rows, heads = [], []
     for text in TEXTS:
-        found = [estimate(model, tp.load_method("entropyprune", name, **more), text, visual) for name, more in budgets]
-        heads = [
-            f"{name.replace('_', ' ')} {next(iter(more.values())):g} (k = {row['kept'][0]})"
-            for (name, more), row in zip(budgets, found, strict=True)
+        estimates = [
+            estimate(model, tp.load_method("entropyprune", name, **fields), text, visual) for name, fields in budgets
         ]
-        both = [(row["reduction_percent"], row["parts"]["decoder"]["reduction_percent"]) for row in found]
-        rows.append(f"| {text} | " + " | ".join(f"{whole:.2f} / {decoder:.2f}" for whole, decoder in both) + " |")
+        heads = [
+            f"{name.replace('_', ' ')} {next(iter(fields.values())):g} (k = {row['kept'][0]})"
+            for (name, fields), row in zip(budgets, estimates, strict=True)
+        ]
+        percent = [(row["reduction_percent"], row["parts"]["decoder"]["reduction_percent"]) for row in estimates]
+        rows.append(f"| {text} | " + " | ".join(f"{total:.2f} / {decoder:.2f}" for total, decoder in percent) + " |")
     print("| text tokens | " + " | ".join(heads) + " |\n|" + "---:|" * (len(heads) + 1))
     print("\n".join(rows) + "\n")
 
 
 def agreement() -> None:
-    """Closed form, torch's counter and fvcore on the device meta: unpruned, and 128 tokens on average."""
+    """Print closed form, torch's counter and fvcore on the device meta, unpruned and with 160 tokens from layer 2."""
     print("| model | part | closed form | torch | fvcore | largest difference |\n|---|---|---:|---:|---:|---:|")
     for name, chosen in PRESETS.items():
         model = chosen.build("meta")
         text = model.config.get_text_config()
         layers, tokens = text.num_hidden_layers, chosen.visual_tokens + 60
         closed = model_flops(model.config, chosen.visual_tokens, [tokens] * layers)
-        cut = [tokens] * 2 + [160] * (layers - 2)
+        pruned = [tokens] * 2 + [160] * (layers - 2)
         rows = {
             "tower and projector": (
                 closed.vision + closed.projector,
@@ -49,17 +52,22 @@ def agreement() -> None:
                 decoder_counted(model, tokens),
                 decoder_traced(model, tokens),
             ),
-            "decoder, 160 tokens from layer 2": (prefill_flops(text, cut), pruned_decoder_counted(model, cut), None),
+            "decoder, 160 tokens from layer 2": (
+                prefill_flops(text, pruned),
+                pruned_decoder_counted(model, pruned),
+                None,
+            ),
         }
         for part, (formula, torch_count, traced) in rows.items():
             counts = [count for count in (torch_count, traced) if count is not None]
             worst = max(abs(count / formula - 1) for count in counts)
-            cells = ["-" if flops is None else f"{flops / 1e12:.5f}" for flops in (formula, torch_count, traced)]
-            print(f"| {name} | {part} | " + " | ".join(cells) + f" | {100 * worst:.4f} % |")
+            columns = ["-" if flops is None else f"{flops / 1e12:.5f}" for flops in (formula, torch_count, traced)]
+            print(f"| {name} | {part} | " + " | ".join(columns) + f" | {100 * worst:.4f} % |")
     print()
 
 
 def main() -> None:
+    """Print all tables."""
     averages = [("layer_average", {"tokens": tokens}) for tokens in (192, 128, 64)]
     print("Reduction of the prefill's FLOPs in percent, whole model / decoder alone. The paper's headline is 68.2 %")
     print("at 128 tokens; it does not state the length of its prompt.\n")

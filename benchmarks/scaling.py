@@ -1,10 +1,10 @@
-"""Time and memory of scoring and selecting, against the number of visual tokens and the batch.
+"""Time and memory of scoring and selecting, by the number of visual tokens and by the batch size.
 
     python benchmarks/scaling.py [--device cuda] [--dtype float32] [--json FILE] [--plot FILE.png] [--quick]
 
-Random states of LLaVA-1.5-7B's shape (32 heads of 128, hidden size 4096). A call is what a prefill adds: the scorer on
-a fresh context, and the choice of a quarter of the tokens. Memory is the peak of a call beyond its inputs: on CUDA as
-the allocator counts it, on the CPU the live outputs of torch operations (not what a kernel holds inside one).
+The states are random, in the shape of LLaVA-1.5-7B (32 heads of 128, hidden size 4096). A call does what pruning adds
+to a prefill: it scores on a new context and selects a quarter of the tokens. Memory is the peak of a call without its
+inputs: on CUDA by the allocator, on the CPU the live outputs of torch operations (not memory inside a kernel).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def context(
     heads: int = HEADS,
     dim: int = DIM,
 ) -> PruneContext:
-    """One image per sample, then one text token; random states."""
+    """A context of random states: each sample is one image and one text token."""
     rows = tokens + 1
     states = {name: torch.randn(batch, rows, heads, dim, device=device, dtype=dtype) for name in ("query", "key")}
     index = torch.arange(tokens, device=device).expand(batch, -1)
@@ -80,19 +80,19 @@ def context(
 
 
 def fresh(ctx: PruneContext) -> PruneContext:
-    """The same context without what it remembers: gathering the visual rows is part of the cost."""
+    """A copy of the context without cached values, because gathering the visual rows is part of the cost."""
     return PruneContext(**{name: getattr(ctx, name) for name in PruneContext.__dataclass_fields__})
 
 
 def prune(scorer: Scorer, ctx: PruneContext) -> Tensor:
-    """What is measured: score, then keep a quarter."""
+    """The call that is measured: score the tokens, then keep a quarter."""
     batch, tokens = ctx.visual_mask.shape
     quotas = torch.full((batch, 1), tokens // 4, device=ctx.visual_mask.device)
     return topk_by_group(scorer.score(fresh(ctx)), ctx.groups, quotas)
 
 
 def milliseconds(call: Callable[[], object], device: str, rounds: int) -> float:
-    """Median time of a call, the device's work included."""
+    """Median milliseconds of a call, including the work on the device."""
     times = []
     for number in range(rounds + 1):
         if device == "cuda":
@@ -107,14 +107,14 @@ def milliseconds(call: Callable[[], object], device: str, rounds: int) -> float:
 
 
 def slope(points: list[tuple[int, float]]) -> float:
-    """Least-squares slope in log-log: 1 is linear, 2 quadratic."""
+    """Least-squares slope of the logarithms: 1 means linear, 2 quadratic."""
     xs, ys = ([math.log(value) for value in column] for column in zip(*points, strict=True))
     return statistics.linear_regression(xs, ys).slope
 
 
 def sweep(name: str, sizes: list[tuple[int, int]], args: argparse.Namespace) -> list[dict[str, Any]]:
     """One measurement per (batch, tokens)."""
-    found = []
+    measurements = []
     for batch, tokens in sizes:
         ctx = context(batch, tokens, args.device, getattr(torch, args.dtype))
 
@@ -122,7 +122,7 @@ def sweep(name: str, sizes: list[tuple[int, int]], args: argparse.Namespace) -> 
             return prune(SCORERS[name], ctx)
 
         ms = milliseconds(call, args.device, args.rounds)
-        found.append(
+        measurements.append(
             {
                 "scorer": name,
                 "batch": batch,
@@ -131,33 +131,33 @@ def sweep(name: str, sizes: list[tuple[int, int]], args: argparse.Namespace) -> 
                 "mib": peak_bytes(call, torch.device(args.device)) / 2**20,
             }
         )
-    return found
+    return measurements
 
 
 def table(rows: dict[str, list[dict[str, Any]]], axis: str) -> None:
-    """Markdown: ms / MiB per size, and the slopes."""
+    """Print ms / MiB per size and the slopes as Markdown."""
     sizes = [row[axis] for row in next(iter(rows.values()))]
     print(f"\n| ms / MiB at {axis} = | " + " | ".join(map(str, sizes)) + " | Slope of time | of memory |")
     print("|---" * (len(sizes) + 3) + "|")
     for name, row in rows.items():
-        cells = " | ".join(f"{cell['ms']:.2f} / {cell['mib']:.1f}" for cell in row)
-        slopes = [slope([(cell[axis], cell[kind]) for cell in large(row, axis)]) for kind in ("ms", "mib")]
-        print(f"| {name} | {cells} | {slopes[0]:.2f} | {slopes[1]:.2f} |", flush=True)
+        columns = " | ".join(f"{size['ms']:.2f} / {size['mib']:.1f}" for size in row)
+        slopes = [slope([(size[axis], size[kind]) for size in large(row, axis)]) for kind in ("ms", "mib")]
+        print(f"| {name} | {columns} | {slopes[0]:.2f} | {slopes[1]:.2f} |", flush=True)
 
 
 def large(row: list[dict[str, Any]], axis: str) -> list[dict[str, Any]]:
-    """The sizes that a slope is fitted to: over small ones, constants would hide a quadratic part."""
+    """The sizes that a slope is fitted to. At small sizes constant costs would hide quadratic growth."""
     return row[-4:] if axis == "tokens" else row
 
 
 def plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Time and memory against the tokens, log-log, with a linear slope to compare with."""
+    """Draw time and memory by the number of tokens, in logarithmic axes, with a linear slope for comparison."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     for axis, kind, title in zip(axes, ("ms", "mib"), ("Median time, ms", "Peak extra memory, MiB"), strict=True):
         for name, row in rows.items():
-            axis.loglog([cell["tokens"] for cell in row], [cell[kind] for cell in row], marker="o", label=name)
+            axis.loglog([size["tokens"] for size in row], [size[kind] for size in row], marker="o", label=name)
         ends = [next(iter(rows.values()))[i]["tokens"] for i in (0, -1)]
         start = min(row[0][kind] for row in rows.values()) / 2
         axis.loglog(ends, [start, start * ends[1] / ends[0]], "k:", label="linear")
@@ -168,6 +168,7 @@ def plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def main() -> None:
+    """Print the tables; write the JSON file and the picture if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
@@ -188,7 +189,7 @@ def main() -> None:
     by_batch = {name: sweep(name, [(batch, 576) for batch in batches], args) for name in SCORERS}
     table(by_batch, "batch")
     steepest = {
-        name: slope([(cell["tokens"], cell["mib"]) for cell in large(row, "tokens")]) for name, row in by_tokens.items()
+        name: slope([(size["tokens"], size["mib"]) for size in large(row, "tokens")]) for name, row in by_tokens.items()
     }
     quadratic = [name for name, value in steepest.items() if value > 1.2]
     print("\nMemory grows faster than linearly: " + (", ".join(quadratic) or "for no scorer"))

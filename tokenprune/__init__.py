@@ -9,8 +9,7 @@ from tokenprune.errors import TokenPruneError
 from tokenprune.experiment import ExperimentConfig, run_experiment
 from tokenprune.named import list_methods, load_method
 from tokenprune.run import Report, Run, StageResult
-
-__version__ = "0.1.0"
+from tokenprune.version import __version__
 
 __all__ = [
     "ExperimentConfig",

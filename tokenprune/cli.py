@@ -1,7 +1,8 @@
-"""The command line. Thin: every command is one call into the library."""
+"""The command line. Every command is one call into the library, plus printing."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -11,9 +12,20 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from transformers.utils import logging
 
 from tokenprune import plugins
+from tokenprune.config import read_yaml
 from tokenprune.errors import ConfigError, TokenPruneError
+from tokenprune.experiment import ExperimentConfig, ExperimentResult, report, run_experiment, summarise, write_report
+from tokenprune.experiment.config import json_schema
+from tokenprune.experiment.runner import profile_model
+from tokenprune.measure import bench_table
+from tokenprune.measure.bench import BenchConfig, run_bench
+from tokenprune.measure.estimate import estimate
+from tokenprune.named import list_methods, load_method
+from tokenprune.selectors.entropy_profile import detect_collapse
+from tokenprune.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,7 +37,7 @@ console = Console()
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line on stderr and exit code 2, never a traceback."""
+    """Entry point. A mistake of the user prints one line on stderr and exits with status 2, without a traceback."""
     quiet()
     if "--no-plugins" in sys.argv:
         sys.argv.remove("--no-plugins")
@@ -36,23 +48,19 @@ def main() -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("stopped; run the same command to go on", file=sys.stderr)
+        print("stopped; run the same command to continue", file=sys.stderr)
         raise SystemExit(130) from None
 
 
 def quiet() -> None:
-    """Keep the libraries' progress bars and advice off the screen."""
-    from transformers.utils import logging
-
+    """Switch off the progress bars and warnings of transformers."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
 
 def version(show: bool) -> None:
-    """Print the version and stop."""
+    """Print the version and exit."""
     if show:
-        from tokenprune import __version__
-
         print(f"tokenprune {__version__}")
         raise typer.Exit
 
@@ -63,21 +71,18 @@ def options(
         bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
     ] = False,
     _no_plugins: Annotated[
-        bool, typer.Option("--no-plugins", help="Ignore what other distributions register.")
+        bool, typer.Option("--no-plugins", help="Ignore the components of other distributions.")
     ] = False,
 ) -> None:
-    """Options of every command."""
+    """Options of all commands."""
 
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="An experiment as YAML.")],
-    output: Annotated[Path | None, typer.Option(help="Another output folder.")] = None,
+    config: Annotated[Path, typer.Argument(help="An experiment file (YAML).")],
+    output: Annotated[Path | None, typer.Option(help="Output folder; replaces the one in the file.")] = None,
 ) -> None:
-    """Run an experiment, or go on with one that was stopped."""
-    from tokenprune.config import read_yaml
-    from tokenprune.experiment import ExperimentConfig, run_experiment, write_report
-
+    """Run an experiment, or continue one that was stopped."""
     data = read_yaml(config)
     if output is not None and isinstance(data, dict):
         data["output"] = str(output)
@@ -89,25 +94,21 @@ def run(
             experiment, lambda name, done, total: bar.update(task, description=name, completed=done, total=total)
         )
     written = write_report(result)
-    show_result(result)
+    print_result(result)
     for path in written:
         console.print(f"written: {path}", highlight=False)
 
 
-def show_result(result: Any) -> None:
-    """The table on the screen."""
-    from tokenprune.experiment.report import COLUMNS, cells, gates
-    from tokenprune.experiment.summary import summarise
-
-    lines = summarise(result)
+def print_result(result: ExperimentResult) -> None:
+    """Print the main table of an experiment and its gates."""
+    summaries = summarise(result)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name in COLUMNS[:2] else "right", no_wrap=True)
-    for line in lines:
-        table.add_row(*cells(line))
-    wide = Console(width=max(console.width, 175))
-    wide.print(table)
-    for sentence in gates(result, lines):
+    for name in report.COLUMNS:
+        table.add_column(name, justify="left" if name in report.COLUMNS[:2] else "right", no_wrap=True)
+    for item in summaries:
+        table.add_row(*report.format_row(item))
+    Console(width=max(console.width, 175)).print(table)
+    for sentence in report.gates(result, summaries):
         console.print(sentence.replace("**", ""), highlight=False)
 
 
@@ -115,15 +116,15 @@ def show_result(result: Any) -> None:
 def list_components(
     kind: Annotated[str | None, typer.Argument(help="One kind: scorers, selectors, pruners, methods ...")] = None,
 ) -> None:
-    """Every component that is installed, and where it comes from."""
-    kinds = [*plugins.KINDS, "methods"]
+    """List all installed components with their distributions."""
+    kinds = [*plugins.COMPONENT_KINDS, "methods"]
     if kind is not None and kind not in kinds:
         raise ConfigError(f"unknown kind {kind!r}", f"use one of {', '.join(kinds)}")
     for name in kinds if kind is None else [kind]:
         table = Table(box=None, header_style="bold", pad_edge=False, title=name, title_justify="left")
         table.add_column("name", no_wrap=True)
         table.add_column("distribution", no_wrap=True)
-        table.add_column("what it is")
+        table.add_column("description")
         for row in _methods() if name == "methods" else _components(name):
             table.add_row(*row)
         Console(width=max(console.width, 120)).print(table, "")
@@ -135,16 +136,14 @@ def _components(kind: str) -> list[tuple[str, str, str]]:
     for name in registry.names():
         try:
             doc = (registry.get(name).__doc__ or "").strip().splitlines()
-            what = doc[0] if doc else ""
+            description = doc[0] if doc else ""
         except TokenPruneError as error:
-            what = f"BROKEN: {error}"
-        rows += [(name, entry.distribution, what) for entry in registry.entries(name)]
+            description = f"BROKEN: {error}"
+        rows += [(name, entry.distribution, description) for entry in registry.entries(name)]
     return rows
 
 
 def _methods() -> list[tuple[str, str, str]]:
-    from tokenprune.named import list_methods
-
     return [
         (method.name, method.distribution, f"BROKEN: {method.problem}" if method.problem else method.description)
         for method in list_methods()
@@ -153,19 +152,15 @@ def _methods() -> list[tuple[str, str, str]]:
 
 @app.command()
 def show(method: Annotated[str, typer.Argument(help="A named method.")]) -> None:
-    """A named method, spelled out as YAML."""
-    from tokenprune.named import load_method
-
+    """Print a named method as YAML, with all fields."""
     print(load_method(method).to_yaml(), end="")
 
 
 @app.command()
 def schema(
-    output: Annotated[Path | None, typer.Option(help="Write to a file instead of the screen.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the schema to this file instead of the screen.")] = None,
 ) -> None:
-    """The JSON schema of experiment files, for editors."""
-    from tokenprune.config import json_schema
-
+    """Print the JSON schema of experiment files, for editors."""
     text = json_schema()
     if output is None:
         print(text)
@@ -179,14 +174,12 @@ def schema(
 
 @app.command()
 def profile(
-    config: Annotated[Path, typer.Argument(help="An experiment as YAML: its model, task and calibration count.")],
-    output: Annotated[Path, typer.Option(help="Where to write the profile.")] = Path("profile.json"),
+    config: Annotated[
+        Path, typer.Argument(help="An experiment file (YAML); its model, task and calibration are used.")
+    ],
+    output: Annotated[Path, typer.Option(help="File to write the profile to.")] = Path("profile.json"),
 ) -> None:
-    """Measure a model's entropy curve and look for the layer where it collapses."""
-    from tokenprune.experiment import ExperimentConfig
-    from tokenprune.experiment.runner import profile_model
-    from tokenprune.selectors.entropy_profile import detect_collapse
-
+    """Measure the entropy curve of a model and find the layer where it collapses."""
     measured = profile_model(ExperimentConfig.from_yaml(config))
     measured.save(output)
     mean = measured.mean
@@ -205,54 +198,59 @@ def flops(
     tokens: Annotated[int | None, typer.Option(help="Budget: visual tokens averaged over all layers.")] = None,
     keep: Annotated[int | None, typer.Option(help="Budget: visual tokens kept after the last stage.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Budget: share of the visual tokens kept.")] = None,
-    reduction: Annotated[float | None, typer.Option(help="Budget: wanted reduction in percent.")] = None,
-    visual_tokens: Annotated[int | None, typer.Option(help="Visual tokens; a preset has a default.")] = None,
+    reduction: Annotated[
+        float | None, typer.Option(help="Budget: reduction of the prefill's FLOPs in percent.")
+    ] = None,
+    visual_tokens: Annotated[
+        int | None, typer.Option(help="Visual tokens of the prompt; presets have a default.")
+    ] = None,
     text_tokens: Annotated[int, typer.Option(help="Text tokens of the prompt.")] = 60,
-    counted: Annotated[bool, typer.Option("--counted", help="Also count on the real architecture.")] = False,
+    counted: Annotated[
+        bool, typer.Option("--counted", help="Also count the operations of the real architecture.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """FLOPs of a model's prefill, unpruned and pruned, part by part; nothing is run and no weights are needed."""
-    import json
-
-    from tokenprune.measure.estimate import estimate
-    from tokenprune.named import load_method
-
-    asked: list[tuple[str, dict[str, Any]]] = [
+    """Compute the FLOPs of a prefill, unpruned and pruned, by part of the model. No model is run or downloaded."""
+    budgets: list[tuple[str, dict[str, Any]]] = [
         *([("layer_average", {"tokens": tokens})] if tokens is not None else []),
         *([("keep_count", {"tokens": keep})] if keep is not None else []),
         *([("keep_ratio", {"ratio": ratio})] if ratio is not None else []),
         *([("flops_reduction", {"percent": reduction})] if reduction is not None else []),
     ]
-    if len(asked) > 1:
+    if len(budgets) > 1:
         raise ConfigError("several budgets", "give one of --tokens, --keep, --ratio, --reduction")
-    budget, fields = asked[0] if asked else (None, {})
-    found = estimate(model, load_method(method, budget, **fields), text_tokens, visual_tokens, counted)
+    budget, fields = budgets[0] if budgets else (None, {})
+    result = estimate(model, load_method(method, budget, **fields), text_tokens, visual_tokens, counted)
     if as_json:
-        print(json.dumps(found, indent=1))
-        return
+        print(json.dumps(result, indent=1))
+    else:
+        print_estimate(result)
+
+
+def print_estimate(result: dict[str, Any]) -> None:
+    """Print the table of :func:`tokenprune.measure.estimate.estimate`."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("")
     for name in ("unpruned", "pruned", "reduction"):
         table.add_column(name, justify="right")
-    rows = {**found["parts"], "total": found["total"], "decode step": found["decode_step"]}
-    head = rows.pop("head")
-    rows["output head (not in the total)"] = head
-    for name, row in found.get("counted", {}).items():
+    rows = {**result["parts"], "total": result["total"], "decode step": result["decode_step"]}
+    rows["output head (not in the total)"] = rows.pop("head")
+    for name, row in result.get("counted", {}).items():
         rows[f"counted: {name.replace('_', ' ')}"] = row
     for name, row in rows.items():
-        cut = (
+        pruned = (
             [f"{row['flops_pruned'] / 1e12:.5f}", f"{row['reduction_percent']:.2f} %"] if "flops_pruned" in row else []
         )
         style = "bold" if name == "total" else None
-        table.add_row(name, f"{row['flops_unpruned'] / 1e12:.5f}", *cut, style=style)
-    cache = found["kv_cache_bytes"]
+        table.add_row(name, f"{row['flops_unpruned'] / 1e12:.5f}", *pruned, style=style)
+    cache = result["kv_cache_bytes"]
     saved = f"{100 * (1 - cache['pruned'] / cache['unpruned']):.2f} %"
     sizes = [f"{cache[name] / 2**20:.1f} MiB" for name in ("unpruned", "pruned")]
     table.add_row("KV cache (16 bit)", *sizes, saved)
-    kept = " -> ".join(map(str, [found["visual_tokens"], *found["kept"]]))
+    kept = " -> ".join(map(str, [result["visual_tokens"], *result["kept"]]))
     console.print(
-        f"{found['model']}, {found['method']}: visual tokens {kept} before layer"
-        f" {', '.join(map(str, found['layers']))}, {found['text_tokens']} text tokens; TFLOPs of one prompt",
+        f"{result['model']}, {result['method']}: visual tokens {kept} before layer"
+        f" {', '.join(map(str, result['layers']))}, {result['text_tokens']} text tokens; TFLOPs of one prompt",
         highlight=False,
         soft_wrap=True,
     )
@@ -262,32 +260,33 @@ def flops(
 @app.command()
 def bench(
     model: Annotated[str, typer.Option(help="A preset, or a checkpoint's folder or hub name.")] = "llava-0.5b",
-    method: Annotated[list[str] | None, typer.Option(help="A named method, several times for several; or all.")] = None,
-    tokens: Annotated[list[int] | None, typer.Option(help="Budget: visual tokens averaged over all layers.")] = None,
-    average: Annotated[list[float] | None, typer.Option(help="The same, as a share of the visual tokens.")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="Batch size.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="A named method, or all; repeat for several.")] = None,
+    tokens: Annotated[
+        list[int] | None, typer.Option(help="Budget: visual tokens averaged over all layers; repeat for several.")
+    ] = None,
+    average: Annotated[
+        list[float] | None, typer.Option(help="The same budget as a share of the visual tokens; repeat for several.")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeat for several.")] = None,
     text_tokens: Annotated[int, typer.Option(help="Text tokens per prompt.")] = 60,
     ragged: Annotated[
-        bool, typer.Option("--ragged", help="Prompts of different lengths, with one or two images.")
+        bool, typer.Option("--ragged", help="Use prompts of different lengths, with one or two images.")
     ] = False,
     decode: Annotated[int, typer.Option(help="Decode steps after each prefill.")] = 16,
-    rounds: Annotated[int, typer.Option(help="Rounds that count.")] = 7,
-    warmup: Annotated[int, typer.Option(help="Rounds that do not.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    warmup: Annotated[int, typer.Option(help="Untimed rounds before these.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (bfloat16), float32, bfloat16, float16.")] = "auto",
     attention: Annotated[str, typer.Option(help="sdpa, eager, flash_attention_2.")] = "sdpa",
-    image_size: Annotated[int, typer.Option(help="Pixels per side of a checkpoint's images.")] = 448,
-    output: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
+    image_size: Annotated[int, typer.Option(help="Side in pixels of the images for a checkpoint.")] = 448,
+    output: Annotated[Path | None, typer.Option(help="Write all measurements to this JSON file.")] = None,
 ) -> None:
-    """Time methods against the untouched model: prefill, decode, memory; paired rounds, medians with quartiles."""
-    from tokenprune.measure.bench import BenchConfig, run_bench
-    from tokenprune.measure.bench_table import save
-
-    chosen = {"methods": method, "tokens": tokens, "averages": average, "batches": batch}
+    """Time methods against the unpruned model: prefill, decode, memory; paired rounds, medians with quartiles."""
+    lists = {"methods": method, "tokens": tokens, "averages": average, "batches": batch}
     config = BenchConfig.from_dict(
         {
             "model": model,
-            **{name: values for name, values in chosen.items() if values},
+            **{name: values for name, values in lists.items() if values},
             "text_tokens": text_tokens,
             "ragged": ragged,
             "decode": decode,
@@ -306,24 +305,23 @@ def bench(
         result = run_bench(
             config, lambda name, done, total: bar.update(task, description=name, completed=done, total=total)
         )
-    show_bench(result)
+    print_bench(result)
     if output is not None:
-        save(result, output)
+        bench_table.save(result, output)
         console.print(f"written: {output}", highlight=False)
 
 
-def show_bench(result: dict[str, Any]) -> None:
-    """The tables on the screen, one per batch size."""
-    from tokenprune.measure.bench_table import COLUMNS, cells, sentences
-
-    for found in result["batches"]:
-        table = Table(box=None, header_style="bold", pad_edge=False, title=f"batch {found['batch']}")
-        for name in COLUMNS:
-            table.add_column(name, justify="left" if name == COLUMNS[0] else "right", no_wrap=True)
-        for row in found["rows"]:
-            table.add_row(*cells(row))
+def print_bench(result: dict[str, Any]) -> None:
+    """Print the tables of a bench, one per batch size."""
+    columns = bench_table.COLUMNS
+    for batch_result in result["batches"]:
+        table = Table(box=None, header_style="bold", pad_edge=False, title=f"batch {batch_result['batch']}")
+        for name in columns:
+            table.add_column(name, justify="left" if name == columns[0] else "right", no_wrap=True)
+        for row in batch_result["rows"]:
+            table.add_row(*bench_table.format_row(row))
         Console(width=max(console.width, 200)).print(table)
-    for sentence in sentences(result):
+    for sentence in bench_table.sentences(result):
         console.print(sentence, highlight=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""The base of everything a config can name, and the field type that turns ``{"name": ...}`` into an instance."""
+"""The base class of all components, and the field type that turns ``{"name": ...}`` into an instance."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from tokenprune import plugins
 from tokenprune.errors import TokenPruneError
 
-#: Components whose schema is being written: one that holds others of its kind stops at its own name.
+#: Components whose schema is being written. A component inside itself is described by its name alone.
 _open_schemas: ContextVar[tuple[type[BaseModel], ...]] = ContextVar("open_schemas", default=())
 
 
 class Component(BaseModel):
-    """A frozen, typed piece of a method: its fields are its whole configuration; unknown keys are errors."""
+    """A frozen, typed part of a configuration. Its fields are all of its settings; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
 
@@ -26,11 +26,11 @@ class Component(BaseModel):
 class FromRegistry:
     """Annotation for a field that holds a component of one kind.
 
-    Accepts an instance, a name, or a mapping with ``name`` and the component's own fields. Errors carry the
-    path of the wrong key. Dumps back to the mapping, so a config survives a round trip through YAML.
+    The field accepts an instance, a name, or a mapping with ``name`` and the component's own fields. Errors name the
+    path of the wrong key. The field is dumped as such a mapping, so a config can be written to YAML and read back.
 
     Args:
-        kind: The registry's kind, e.g. ``"scorers"``.
+        kind: The kind of the component, e.g. ``"scorers"``.
     """
 
     def __init__(self, kind: str) -> None:
@@ -41,16 +41,16 @@ class FromRegistry:
         return core_schema.no_info_plain_validator_function(self.build, serialization=dump)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        choices: list[JsonSchemaValue] = []
+        components: list[JsonSchemaValue] = []
         registry = plugins.registry(self.kind)
         for name in registry.names():
             try:
                 cls = registry.get(name)
             except TokenPruneError:
-                continue  # a broken plugin must not take the schema with it; `tokenprune list` names it
-            choices.append(component_schema(name, cls))
+                continue  # a broken plugin must not prevent the schema; `tokenprune list` reports it
+            components.append(component_schema(name, cls))
         names = [{"enum": registry.names(), "type": "string"}]
-        return {"anyOf": [*names, *choices]}
+        return {"anyOf": [*names, *components]}
 
     def build(self, value: Any) -> Any:
         """Turn an instance, a name or a mapping into a component instance."""
@@ -70,25 +70,25 @@ class FromRegistry:
             cls = registry.get(value["name"])
         except TokenPruneError as error:
             raise PydanticCustomError("component_name", "{message}", {"message": str(error)}) from error
-        # a ValidationError raised here keeps its own path, appended to ours
+        # pydantic appends the path inside a ValidationError raised here to the path of this field
         return cls.model_validate(fields)
 
     def dump(self, value: Any) -> dict[str, Any]:
-        """The mapping that :meth:`build` would turn into an equal component."""
+        """The mapping that :meth:`build` turns into an equal component."""
         return {"name": plugins.registry(self.kind).name_of(type(value)), **value.model_dump(mode="json")}
 
 
 def component_schema(name: str, cls: type[BaseModel]) -> JsonSchemaValue:
-    """The JSON schema of one component, with ``name`` added to its own fields (the name alone within itself)."""
-    outer = _open_schemas.get()
-    if cls in outer:
+    """The JSON schema of one component: ``name`` and its own fields; only ``name`` where it contains itself."""
+    enclosing = _open_schemas.get()
+    if cls in enclosing:
         return {"title": name, "type": "object", "properties": {"name": {"const": name}}, "required": ["name"]}
-    token = _open_schemas.set((*outer, cls))
+    token = _open_schemas.set((*enclosing, cls))
     try:
-        inner = cls.model_json_schema()
+        schema = cls.model_json_schema()
     finally:
         _open_schemas.reset(token)
-    inner.pop("title", None)
-    properties = {"name": {"const": name}, **inner.pop("properties", {})}
-    required = ["name", *inner.pop("required", [])]
-    return {**inner, "title": name, "type": "object", "properties": properties, "required": required}
+    schema.pop("title", None)
+    properties = {"name": {"const": name}, **schema.pop("properties", {})}
+    required = ["name", *schema.pop("required", [])]
+    return {**schema, "title": name, "type": "object", "properties": properties, "required": required}

@@ -1,8 +1,7 @@
-"""A method and an experiment as data: frozen, typed, read from and written to YAML."""
+"""Configurations as data: frozen, typed, read from and written to YAML."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -18,14 +17,18 @@ from tokenprune.selectors.base import LayerSelector
 
 
 class Config(Component):
-    """A component that is read from and written to YAML."""
+    """A component that can be read from and written to YAML."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "") -> Self:
-        """Validate a mapping.
+        """Make a config from a mapping.
+
+        Args:
+            data: The mapping.
+            where: The source of the mapping, for messages.
 
         Raises:
-            ConfigError: One line that names the path of every wrong key.
+            ConfigError: The mapping is not valid; the message is one line that names the path of every wrong key.
         """
         if not isinstance(data, Mapping):
             raise ConfigError(f"{where or cls.__name__}: expected a mapping, got {type(data).__name__}")
@@ -39,24 +42,24 @@ class Config(Component):
         """Read a YAML file.
 
         Raises:
-            MissingDataError: There is no such file.
-            ConfigError: It is not YAML, or not this kind of config.
+            MissingDataError: The file does not exist or cannot be read.
+            ConfigError: The file is not YAML, or not this kind of config.
         """
         return cls.from_dict(read_yaml(path), str(path))
 
     def to_yaml(self) -> str:
-        """The YAML text that reads back as an equal object."""
+        """YAML text from which :meth:`from_yaml` makes an equal config."""
         return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
 
 
 class Method(Config):
-    """A pruning method: where, what and how much.
+    """A pruning method: before which layers to prune, which tokens to keep, and how many.
 
     Attributes:
-        layers: Before which decoder layers tokens are dropped.
-        pruner: Which tokens survive.
-        budget: How many tokens survive.
-        label: A name for tables; no influence on the method.
+        layers: Selects the decoder layers before which tokens are dropped.
+        pruner: Selects the tokens that survive.
+        budget: States how many tokens survive.
+        label: A name for tables; it does not affect the method.
     """
 
     layers: Annotated[LayerSelector, FromRegistry("selectors")]
@@ -65,7 +68,7 @@ class Method(Config):
     label: str | None = None
 
     @model_validator(mode="after")
-    def _decides(self) -> Self:
+    def _count_is_stated(self) -> Self:
         if self.budget.open_ended(0, 1) and not self.pruner.adaptive:
             raise ValueError(
                 f"budget {type(self.budget).__name__} leaves the count to the pruner, and {type(self.pruner).__name__}"
@@ -75,7 +78,7 @@ class Method(Config):
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Parse a YAML file, with the errors of :meth:`Config.from_yaml`."""
+    """Parse a YAML file; it raises the errors of :meth:`Config.from_yaml`."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -95,8 +98,8 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def explain(error: ValidationError, where: str) -> str:
-    """All problems of a pydantic error on one line, each with its path and what was given."""
-    parts = []
+    """All problems of a pydantic error on one line, each with its path and the value that was given."""
+    problems = []
     for item in error.errors():
         path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in item["loc"]).lstrip(".")
         message = item["msg"].removeprefix("Value error, ")
@@ -104,18 +107,11 @@ def explain(error: ValidationError, where: str) -> str:
             message = "unknown key; remove it or check its spelling"
         elif item["type"] not in ("component_name", "component_form", "missing"):
             message = f"{message}, got {shorten(item['input'])}"
-        parts.append(f"{path}: {message}" if path else message)
-    return f"{where}: " + "; ".join(parts)
+        problems.append(f"{path}: {message}" if path else message)
+    return f"{where}: " + "; ".join(problems)
 
 
 def shorten(value: object, width: int = 60) -> str:
-    """A value's repr, cut to fit a message."""
+    """The repr of a value, cut to ``width`` characters."""
     text = repr(value)
     return text if len(text) <= width else text[: width - 3] + "..."
-
-
-def json_schema() -> str:
-    """The JSON schema of an experiment file, for editors."""
-    from tokenprune.experiment.config import ExperimentConfig
-
-    return json.dumps(ExperimentConfig.model_json_schema(), indent=2)

@@ -1,4 +1,4 @@
-"""Errors a user can cause: one clear line (what, got, fix) and a stable code each."""
+"""Errors that a user can cause. Each has a stable code, and a message of one line: what is wrong and how to fix it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import ClassVar
 
 
 class TokenPruneError(Exception):
-    """Base of every error that tokenprune raises on purpose.
+    """Base class of all errors that tokenprune raises on purpose.
 
     Args:
-        what: What is wrong, with what was given.
-        fix: What is allowed, or what to do about it.
+        what: What is wrong, with the value that was given.
+        fix: What is allowed, or how to fix it.
     """
 
     code: ClassVar[str] = "tokenprune"
@@ -22,66 +22,66 @@ class TokenPruneError(Exception):
 
 
 class ConfigError(TokenPruneError, ValueError):
-    """A configuration cannot be understood: unknown key, wrong type, broken YAML."""
+    """A configuration is not valid: unknown key, wrong type, broken YAML."""
 
     code = "config"
 
 
 class UnknownNameError(TokenPruneError, LookupError):
-    """No component, method or task of that name is installed."""
+    """No component, method or task of the given name is installed."""
 
     code = "unknown-name"
 
 
 class PluginError(TokenPruneError):
-    """A component is registered, but cannot be loaded or is not what its group asks for."""
+    """A component is registered, but it cannot be loaded or is not of its group's kind."""
 
     code = "plugin"
 
 
 class UnsupportedModelError(TokenPruneError):
-    """The engine cannot find, in this model, what it needs to prune it exactly."""
+    """The model lacks something that exact pruning, or the closed form of its FLOPs, needs."""
 
     code = "unsupported-model"
 
 
 class UnsupportedFeatureError(TokenPruneError):
-    """The model is supported, but not together with this feature (static cache, flex attention ...)."""
+    """The model is supported, but not in combination with this feature (static cache, flex attention ...)."""
 
     code = "unsupported-feature"
 
 
 class LayerError(TokenPruneError, ValueError):
-    """A layer index that the model, or the method's scorer, cannot serve."""
+    """A layer index that does not exist in the model, or that the scorer cannot use."""
 
     code = "layer"
 
 
 class BudgetError(TokenPruneError, ValueError):
-    """A budget that cannot be met: more tokens than there are, or fewer than one per image."""
+    """A budget that cannot be met, e.g. with more tokens than the sample has, or fewer than one per image."""
 
     code = "budget"
 
 
 class ScoreError(TokenPruneError, ValueError):
-    """A scorer or pruner returned something that cannot be used: NaN, wrong shape, wrong count."""
+    """A scorer or pruner returned an invalid result: NaN, a wrong shape or a wrong count."""
 
     code = "score"
 
 
 class MissingDataError(TokenPruneError, FileNotFoundError):
-    """A checkpoint, data file or optional package is not there."""
+    """A checkpoint, data file or optional package is missing."""
 
     code = "missing-data"
 
 
 class OutputError(TokenPruneError, OSError):
-    """The output folder cannot be written, or holds another experiment's results."""
+    """The output folder cannot be written, or holds the results of another experiment."""
 
     code = "output"
 
 
 class BusyModelError(TokenPruneError, RuntimeError):
-    """The model already has a method applied to it."""
+    """A method is already applied to the model."""
 
     code = "busy-model"

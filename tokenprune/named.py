@@ -26,13 +26,13 @@ from tokenprune.registry import suggest
 
 @dataclass(frozen=True)
 class NamedMethod:
-    """A method by name.
+    """A named method as it is shipped.
 
     Attributes:
         name: The file's name without its suffix.
         distribution: The distribution that ships it.
-        data: The file's content; empty where it cannot be read.
-        problem: Why it cannot be used, or None.
+        data: The content of the file; empty if it cannot be read.
+        problem: Why the method cannot be used; None if it can.
     """
 
     name: str
@@ -47,35 +47,36 @@ class NamedMethod:
 
     @property
     def paper(self) -> str:
-        """Where it comes from."""
+        """The paper that describes the method."""
         return str(self.data.get("paper", ""))
 
 
 def list_methods() -> list[NamedMethod]:
-    """All named methods that are installed, broken ones with their problem."""
+    """All installed named methods. A broken one states its :attr:`~NamedMethod.problem`."""
     return sorted(_discover(), key=lambda method: (method.name, method.distribution))
 
 
 def load_method(name: str, budget: str | None = None, **fields: Any) -> Method:
-    """A named method, with another budget if one is given.
+    """A named method, optionally with another budget.
 
     Args:
-        name: Its name, e.g. ``"entropyprune"``.
-        budget: Name of another budget; by default the method's own kind.
-        fields: The budget's fields, e.g. ``tokens=128``; they replace those of the file.
+        name: The name, e.g. ``"entropyprune"``.
+        budget: Name of another budget; by default that of the method's file.
+        fields: The fields of the budget, e.g. ``tokens=128``; they replace those of the file.
 
     Raises:
-        UnknownNameError: No such method.
-        PluginError: Two distributions ship it, or its file is broken.
-        ConfigError: The budget's fields are wrong.
+        UnknownNameError: No method of that name is installed.
+        PluginError: Two distributions ship the method, or its file is broken.
+        ConfigError: The fields of the budget are wrong.
     """
-    found = [method for method in _discover() if method.name == name]
-    if not found:
-        raise UnknownNameError(f"unknown method {name!r}", suggest(name, {method.name for method in _discover()}))
-    if len(found) > 1:
-        owners = " and ".join(method.distribution for method in found)
+    installed = list(_discover())
+    matches = [method for method in installed if method.name == name]
+    if not matches:
+        raise UnknownNameError(f"unknown method {name!r}", suggest(name, {method.name for method in installed}))
+    if len(matches) > 1:
+        owners = " and ".join(method.distribution for method in matches)
         raise PluginError(f"method {name!r} is shipped twice, by {owners}", "uninstall one of them")
-    method = found[0]
+    method = matches[0]
     if method.problem is not None:
         raise PluginError(
             f"method {name!r} of {method.distribution} cannot be read ({method.problem})",
@@ -83,8 +84,8 @@ def load_method(name: str, budget: str | None = None, **fields: Any) -> Method:
         )
     data = {"label": name, **method.data["method"]}
     if budget is not None or fields:
-        own = data["budget"] if isinstance(data.get("budget"), dict) else {"name": data.get("budget")}
-        data["budget"] = {"name": budget or own["name"], **fields}
+        file_budget = data["budget"] if isinstance(data.get("budget"), dict) else {"name": data.get("budget")}
+        data["budget"] = {"name": budget or file_budget["name"], **fields}
     return Method.from_dict(data, f"method {name!r}")
 
 
@@ -93,7 +94,7 @@ def _discover() -> Iterator[NamedMethod]:
         try:
             package = entry.load()
             if not isinstance(package, ModuleType):
-                raise ConfigError(f"{entry.target} is no package")
+                raise ConfigError(f"{entry.target} is not a package")
             files = sorted(resources.files(package).iterdir(), key=lambda file: file.name)
         except Exception as error:
             yield NamedMethod(entry.name, entry.distribution, {}, f"{entry.target}: {error}")

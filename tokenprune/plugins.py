@@ -1,12 +1,12 @@
-"""Discovery of components through entry points; tokenprune's own are found the same way.
+"""Discovery of components through entry points. The components of tokenprune itself are found the same way.
 
 A distribution adds a component with one line in its metadata::
 
     [project.entry-points."tokenprune.scorers"]
     l2norm = "my_pkg:L2Norm"
 
-Set the environment variable ``TOKENPRUNE_NO_PLUGINS=1`` (or use :func:`builtin_only`) to see only what
-tokenprune itself ships: the way out when a plugin is suspected.
+The environment variable ``TOKENPRUNE_NO_PLUGINS=1`` (or :func:`builtin_only`) hides the components of other
+distributions, e.g. to find out whether a plugin causes a problem.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from tokenprune.registry import Entry, Registry
 
 DISTRIBUTION = "tokenprune-mllm"
 
-# kind -> (singular word, "module:BaseClass"); the base is a string because bases import this module's users
-KINDS: dict[str, tuple[str, str]] = {
+#: Kind -> (singular word, "module:BaseClass"). The base is a string, because the bases import modules that import
+#: this one.
+COMPONENT_KINDS: dict[str, tuple[str, str]] = {
     "scorers": ("scorer", "tokenprune.scorers.base:Scorer"),
     "selectors": ("layer selector", "tokenprune.selectors.base:LayerSelector"),
     "pruners": ("pruner", "tokenprune.pruners.base:Pruner"),
@@ -40,7 +41,7 @@ _builtin_only: ContextVar[bool] = ContextVar("tokenprune_builtin_only", default=
 
 @contextmanager
 def builtin_only() -> Iterator[None]:
-    """Ignore every plugin inside the block: only tokenprune's own components exist."""
+    """Ignore all plugins inside the block. Only the components of tokenprune itself are found."""
     token = _builtin_only.set(True)
     try:
         yield
@@ -50,46 +51,46 @@ def builtin_only() -> Iterator[None]:
 
 def registry(kind: str) -> Registry[Any]:
     """The registry of one kind (``"scorers"``, ``"selectors"``, ``"pruners"`` ...)."""
-    return _registry(kind, own_only())
+    return _registry(kind, plugins_disabled())
 
 
-def own_only() -> bool:
-    """Whether plugins are switched off."""
+def plugins_disabled() -> bool:
+    """Whether plugins are switched off, by :func:`builtin_only` or the environment variable."""
     return _builtin_only.get() or os.environ.get("TOKENPRUNE_NO_PLUGINS", "") not in ("", "0")
 
 
 def discover_visible(group: str) -> list[Entry]:
-    """The entries of one entry-point group, without plugins while they are switched off."""
-    return discover(group, own_only())
+    """The entries of one entry-point group; those of plugins only while plugins are switched on."""
+    return discover(group, plugins_disabled())
 
 
 def refresh() -> None:
-    """Forget what was discovered, e.g. after installing a plugin in the running process."""
+    """Discover all components again, e.g. after a plugin was installed in the running process."""
     _registry.cache_clear()
 
 
 @functools.cache
 def _registry(kind: str, builtin: bool) -> Registry[Any]:
-    word, target = KINDS[kind]
+    word, target = COMPONENT_KINDS[kind]
     module, _, attribute = target.partition(":")
     base = getattr(importlib.import_module(module), attribute)
     return Registry(word, base, discover(f"tokenprune.{kind}", builtin))
 
 
 def discover(group: str, builtin: bool = False) -> list[Entry]:
-    """The entries of one entry-point group, own ones first, then by distribution.
+    """The entries of one entry-point group: first those of tokenprune, then by distribution and name.
 
     Args:
         group: The entry-point group, e.g. ``"tokenprune.scorers"``.
-        builtin: Leave out what other distributions registered.
+        builtin: Leave out the entries of other distributions.
     """
-    found = []
-    seen: set[tuple[str, str, str]] = set()
+    entries: dict[tuple[str, str, str], Entry] = {}  # an editable install can be listed twice
     for point in metadata.entry_points(group=group):
         owner = point.dist.name if point.dist is not None else "unknown distribution"
-        key = (point.name, point.value, owner)
-        if key in seen or (builtin and owner != DISTRIBUTION):  # an editable install can be listed twice
+        if builtin and owner != DISTRIBUTION:
             continue
-        seen.add(key)
-        found.append(Entry(name=point.name, target=point.value, distribution=owner, load=point.load))
-    return sorted(found, key=lambda entry: (entry.distribution != DISTRIBUTION, entry.distribution, entry.name))
+        entry = Entry(name=point.name, target=point.value, distribution=owner, load=point.load)
+        entries.setdefault((point.name, point.value, owner), entry)
+    return sorted(
+        entries.values(), key=lambda entry: (entry.distribution != DISTRIBUTION, entry.distribution, entry.name)
+    )

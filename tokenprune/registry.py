@@ -1,4 +1,4 @@
-"""A registry of named classes of one kind: lazy, type-checked, loud on collisions."""
+"""A registry of named classes of one kind. It imports lazily, checks types and reports collisions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Entry:
 
     Attributes:
         name: The name that configs use.
-        target: Where the class is, as ``module:attribute``.
+        target: Location of the class, as ``module:attribute``.
         distribution: The installed distribution that registered it.
-        load: Imports and returns the object; may raise anything.
+        load: Imports and returns the object; may raise any exception.
     """
 
     name: str
@@ -30,14 +30,14 @@ class Entry:
 
 
 class Registry(Generic[T]):
-    """The components of one kind that are installed.
+    """The installed components of one kind.
 
-    Nothing is imported before it is asked for, so a broken plugin hurts only those who name it.
+    A component is imported when it is first used, so a broken plugin affects only configs that name it.
 
     Args:
-        kind: The singular word for messages, e.g. ``"scorer"``.
+        kind: The kind in the singular, for messages, e.g. ``"scorer"``.
         base: The class that every entry must derive from.
-        entries: What was registered, in order of discovery.
+        entries: The registered entries, in order of discovery.
     """
 
     def __init__(self, kind: str, base: type[T], entries: Iterable[Entry]) -> None:
@@ -53,7 +53,7 @@ class Registry(Generic[T]):
         return sorted(self._entries)
 
     def entries(self, name: str) -> list[Entry]:
-        """The entries of one name: more than one is a collision."""
+        """The entries of one name. More than one is a collision."""
         return list(self._entries.get(name, ()))
 
     def get(self, name: str) -> type[T]:
@@ -61,14 +61,14 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: No such name; the message suggests near ones.
-            PluginError: Two distributions registered it, it cannot be imported, or it is of another kind.
+            PluginError: Two distributions registered the name, the class cannot be imported, or it is of another kind.
         """
         if name not in self._loaded:
             self._loaded[name] = self._load(name)
         return self._loaded[name]
 
     def name_of(self, cls: type) -> str:
-        """The registered name of a class (its qualified name when it was never registered)."""
+        """The registered name of a class; for an unregistered class its qualified name."""
         target = f"{cls.__module__}:{cls.__qualname__}"
         for name, entries in self._entries.items():
             if self._loaded.get(name) is cls or any(entry.target == target for entry in entries):
@@ -100,7 +100,7 @@ class Registry(Generic[T]):
 
 
 def suggest(name: str, names: Iterable[str]) -> str:
-    """The second half of an "unknown name" message: near names first, else all of them."""
+    """The hint of an "unknown name" message: similar names, if any, and all installed names."""
     names = sorted(names)
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
     listing = ", ".join(names) or "none is installed"

@@ -172,7 +172,7 @@ def test_an_unknown_name_suggests_near_ones() -> None:
         plugins.registry("scorers").get("randon")
 
 
-@pytest.mark.parametrize("kind", plugins.KINDS)
+@pytest.mark.parametrize("kind", plugins.COMPONENT_KINDS)
 def test_our_own_components_come_the_same_way(kind: str) -> None:
     with plugins.builtin_only():
         registry = plugins.registry(kind)

@@ -133,7 +133,7 @@ def test_bad_profiles_and_layers_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match="no entropy profile at"):
         EntropyCollapse(profile=str(tmp_path / "none.json")).select(toy())
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ConfigError, match="is no entropy profile"):
+    with pytest.raises(ConfigError, match="is not an entropy profile"):
         EntropyCollapse(profile=str(tmp_path / "broken.json")).select(toy())
     profile([[1.0, 2.0]]).save(tmp_path / "short.json")
     with pytest.raises(LayerError, match="of a model with 2 layers, this one has 10"):

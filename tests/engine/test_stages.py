@@ -200,7 +200,7 @@ def test_round_trip_and_seeds() -> None:
     assert isinstance(other, Stages)
     assert other.pruners[0].scorer.seed == 5  # type: ignore[attr-defined]
     assert other.pruners[1] == made.pruner.pruners[1]  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="nothing random"):
+    with pytest.raises(ConfigError, match="uses no random numbers"):
         reseed(method([1, 2], stages(FASTV, FASTV), [9, 4]), 5)
     assert made.pruner.needs == {"attention"}
     assert tp.load_method("vscan").pruner.vision_layers == {6, -2}

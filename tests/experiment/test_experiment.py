@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from tests.support.toy import ToyModel, config
-from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError
+from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError, UnsupportedModelError
 from tokenprune.experiment import ExperimentConfig, markdown, plot, run_experiment, runner, summarise, write_report
 from tokenprune.experiment.features import SharedFeatures
 from tokenprune.experiment.results import Results
@@ -148,9 +148,9 @@ def test_methods_and_budgets_can_be_added_and_removed(tmp_path: Path, monkeypatc
     run_experiment(config(str(tmp_path), **few))
     before = lines(tmp_path)
     ran: list[str] = []
-    answer = runner._Bench._answer
+    answer = runner._SeriesRunner._answer
     monkeypatch.setattr(
-        runner._Bench, "_answer", lambda self, item, *rest: (ran.append(item.key), answer(self, item, *rest))[1]
+        runner._SeriesRunner, "_answer", lambda self, item, *rest: (ran.append(item.key), answer(self, item, *rest))[1]
     )
     more = {"methods": ["norm-hidden-large", "norm-hidden-small"], "budgets": [{"name": "keep_count", "tokens": 2}]}
     assert len(run_experiment(config(str(tmp_path), **more)).rows) == 4 * 24
@@ -227,8 +227,21 @@ def test_wrong_configs_name_the_path(tmp_path: Path, changes: dict[str, object],
 
 
 def test_seeds_for_a_method_without_any_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has nothing random"):
+    with pytest.raises(ConfigError, match="uses no random numbers"):
         list(config(str(tmp_path), methods=[{"name": "norm-hidden-large", "seeds": [0, 1]}]).series())
+
+
+def test_a_family_without_a_closed_form_leaves_its_columns_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> int:
+        raise UnsupportedModelError("FLOPs of 'toy' are unknown")
+
+    monkeypatch.setattr(runner, "prefill_flops", unknown)
+    monkeypatch.setattr(runner, "kv_cache_bytes", unknown)
+    table = markdown(run_experiment(config(str(tmp_path))))
+    assert "| unknown | unknown |" in table
+    assert "nan" not in table
 
 
 def test_seeds_give_different_choices(tmp_path: Path) -> None:
@@ -408,7 +421,7 @@ def test_the_tower_runs_once_per_batch_for_all_that_do_not_read_it(
     run_experiment(config(str(tmp_path / "shared"), methods=methods))
     assert len(runs) == 5 * (1 + 2)  # five batches; once for all, and once for each budget of vision-attention
     runs.clear()
-    monkeypatch.setattr(SharedFeatures, "used", lambda self: nullcontext())
+    monkeypatch.setattr(SharedFeatures, "enabled", lambda self: nullcontext())
     run_experiment(config(str(tmp_path / "alone"), methods=methods))
     assert len(runs) == 5 * (1 + 2 * (1 + 2 + 1 + 1))
     assert lines(tmp_path / "shared") == lines(tmp_path / "alone")
@@ -425,7 +438,7 @@ def test_features_of_other_pixels_are_computed() -> None:
     model = Model()
     shared = SharedFeatures(model)
     pixels = torch.arange(4.0)
-    with shared.used():
+    with shared.enabled():
         assert model.get_image_features(pixels.clone()).equal(pixels)
         assert model.get_image_features(pixel_values=pixels.clone()).equal(pixels)
         assert model.calls == 1
@@ -435,6 +448,6 @@ def test_features_of_other_pixels_are_computed() -> None:
     assert "get_image_features" not in vars(model)
     theirs = model.get_image_features
     model.__dict__["get_image_features"] = theirs
-    with shared.used():
+    with shared.enabled():
         assert model.__dict__["get_image_features"] is not theirs
     assert model.__dict__["get_image_features"] is theirs  # what somebody else has put there stays

@@ -54,5 +54,5 @@ def test_too_little_data_says_so() -> None:
 
 
 def test_the_drawn_interval_is_finite_and_within_all_there_is() -> None:
-    assert Estimate(0.9, 0.05).arms == pytest.approx((0.05, 0.05))
-    assert Estimate(0.9, float("inf")).arms == pytest.approx((0.9, 0.1))
+    assert Estimate(0.9, 0.05).error_bars == pytest.approx((0.05, 0.05))
+    assert Estimate(0.9, float("inf")).error_bars == pytest.approx((0.9, 0.1))

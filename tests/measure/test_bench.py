@@ -38,7 +38,7 @@ def config(**changes: object) -> bench.BenchConfig:
     )
 
 
-def test_one_row_per_variant_and_all_figures(tiny: str) -> None:
+def test_one_row_per_series_and_all_figures(tiny: str) -> None:
     result = bench.run_bench(config(methods=["entropyprune", "random"], batches=[1, 3]))
     assert [found["batch"] for found in result["batches"]] == [1, 3]
     for found in result["batches"]:
@@ -58,7 +58,7 @@ def test_one_row_per_variant_and_all_figures(tiny: str) -> None:
         for row in rows:
             assert row["prefill_ms"]["low"] <= row["prefill_ms"]["median"] <= row["prefill_ms"]["high"]
             assert row["step_ms"]["median"] > 0
-            assert len(bench_table.cells(row)) == len(bench_table.COLUMNS)
+            assert len(bench_table.format_row(row)) == len(bench_table.COLUMNS)
         assert unpruned["speedup"]["median"] == unpruned["step_ratio"]["median"] == 1
         assert pruned["of_bound"] == pytest.approx(pruned["speedup"]["median"] / pruned["bound"])
         assert pruned["select_ms"]["median"] > 0
@@ -80,7 +80,7 @@ def test_a_method_that_cannot_run_says_so_and_hurts_no_other(tiny: str) -> None:
     rows = result["batches"][0]["rows"]
     assert "annotation 'foreground'" in rows[2]["problem"]
     assert rows[3]["kept"] == [7]
-    assert len(bench_table.cells(rows[2])) == len(bench_table.COLUMNS)
+    assert len(bench_table.format_row(rows[2])) == len(bench_table.COLUMNS)
     assert any(rows[2]["problem"] in sentence for sentence in bench_table.sentences(result))
 
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 import tokenprune as tp
 from tests.experiment.test_cli import call
 from tests.support.tiny import CASES
+from tests.support.tiny.gemma import WINDOW, gemma4_model
+from tests.support.tiny.qwen import ernie_model
 from tokenprune.errors import ConfigError, UnsupportedModelError
 from tokenprune.flops import (
+    Shape,
     head_flops,
     kv_cache_bytes,
     layer_flops,
     model_flops,
     prefill_flops,
     step_flops,
-    vision_flops,
 )
+from tokenprune.flops_vision import vision_flops
 from tokenprune.measure.counted import (
     count_flops,
     decoder_counted,
@@ -59,6 +64,106 @@ def test_against_torchs_counter(name: str) -> None:
     expected = prefill_flops(config, [tokens] * config.num_hidden_layers)
     # rotary frequencies are one outer product more
     assert counted == pytest.approx(expected, rel=0.01)
+
+
+def decoder_flops(model: PreTrainedModel, visual: int = 0, text: int = 23) -> Any:
+    """FLOPs of the decoder's layers by torch's counter, which sees experts only where they run one by one."""
+    decoder: Any = model.get_decoder()
+    config = decoder.config
+    model.set_attn_implementation("eager")
+    model.set_experts_implementation("eager")
+    more: dict[str, Any] = {"inputs_embeds": torch.zeros(1, visual + text, config.hidden_size)}
+    if config.model_type == "gemma4_text":  # its per-layer inputs are looked up by id, then projected
+        more = {"input_ids": torch.full((1, visual + text), 5)}
+    if visual:
+        more["moe_mm_token_type_ids"] = torch.tensor([[1] * visual + [0] * text])
+    counted = count_flops(lambda: decoder(**more, use_cache=False))
+    projected = config.num_hidden_layers * (getattr(config, "hidden_size_per_layer_input", None) or 0)
+    return counted - 2 * (visual + text) * config.hidden_size * projected
+
+
+GEMMA4: dict[str, dict[str, Any]] = {
+    "shared keys": {},
+    "a wider feed-forward": {"use_double_wide_mlp": True},
+    "no shared keys": {"num_kv_shared_layers": 0},
+    "keys are values": {
+        "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 0,
+        "attention_k_eq_v": True,
+        "global_head_dim": 32,
+        "num_global_key_value_heads": 1,
+    },
+    "experts": {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 24},
+}
+
+
+@pytest.mark.parametrize("variant", GEMMA4)
+def test_layers_of_different_sizes_against_torchs_counter(variant: str) -> None:
+    """Gemma 4: sliding and global layers have heads of different size, some layers read another layer's keys."""
+    model = gemma4_model(**GEMMA4[variant]).eval()
+    text = model.config.get_text_config()
+    assert decoder_flops(model) == prefill_flops(text, [23] * text.num_hidden_layers)
+
+
+def test_layers_of_different_sizes_hold_different_caches() -> None:
+    model = gemma4_model().eval()
+    text = model.config.get_text_config()
+    tokens = WINDOW - 1  # a sliding layer's cache holds no more than that
+    cache = model(input_ids=torch.full((1, tokens), 5)).past_key_values
+    stored = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if layer.keys is not None)
+    assert kv_cache_bytes(text, [tokens] * text.num_hidden_layers, 4) == stored
+
+
+def test_the_older_way_to_state_layers_of_different_sizes() -> None:
+    """Before per-layer configs, Gemma 4 stated the heads of its global layers in fields of their own."""
+    new = gemma4_model(**GEMMA4["keys are values"]).config.get_text_config()
+    fields = new.to_dict() | {"global_head_dim": 32, "num_global_key_value_heads": 1}
+    old = SimpleNamespace(**fields)
+    assert [Shape.of(old, layer) for layer in range(6)] == [Shape.of(new, layer) for layer in range(6)]
+
+
+def test_experts_per_modality_against_torchs_counter() -> None:
+    """ERNIE 4.5 VL: text and visual tokens have experts of different width, the first layer has none."""
+    model = ernie_model([48, 32]).eval()
+    text = model.config.get_text_config()
+    layers = text.num_hidden_layers
+    assert decoder_flops(model) == prefill_flops(text, [23] * layers, [0] * layers)
+    assert decoder_flops(model, visual=9) == prefill_flops(text, [32] * layers, [9] * layers)
+    with pytest.raises(UnsupportedModelError, match=r"'ernie4_5_vl_moe_text' are unknown: .*; say how many"):
+        prefill_flops(text, [32] * layers)
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl_moe", "aria", "llava_mixtral", "llava_gpt_oss", "ernie4_5_vl"])
+def test_experts_against_torchs_counter(name: str) -> None:
+    """Active and shared experts and the router."""
+    model = CASES[name].build("eager")
+    text = model.config.get_text_config()
+    assert decoder_flops(model) == prefill_flops(text, [23] * text.num_hidden_layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("qwen3_5", "layers of type 'linear_attention'"),
+        ("lfm2_vl", "layers of type 'conv'"),
+        ("minimax_m3_vl", "layers of type 'minimax_m3_sparse'"),
+        ("llava_deepseek_v3", "compressed keys and values"),
+        ("llama4", "every expert"),
+    ],
+)
+def test_families_without_a_closed_form_of_the_decoder_are_errors(name: str, why: str) -> None:
+    text = CASES[name].build().config.get_text_config()
+    with pytest.raises(UnsupportedModelError, match=f"FLOPs of '{text.model_type}' are unknown: .*{why}"):
+        prefill_flops(text, [23] * text.num_hidden_layers)
+
+
+@pytest.mark.parametrize("name", ["gemma4_unshared", "gemma4_large", "ernie4_5_vl"])
+def test_the_report_of_layers_of_different_sizes(name: str) -> None:
+    model = CASES[name].build()
+    inputs = CASES[name].batch(model, 1, "none").inputs
+    with tp.apply(model, tp.load_method("random", budget="keep_ratio", ratio=0.5)) as run:
+        model(**inputs)
+    assert "decoder prefill FLOPs (sample 0): " in str(run.report)
 
 
 def test_cache_bytes_are_what_the_cache_holds() -> None:

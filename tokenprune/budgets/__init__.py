@@ -1,1 +1,1 @@
-"""Budgets: how many visual tokens survive?"""
+"""Budgets state how many visual tokens survive."""

@@ -11,13 +11,13 @@ from tokenprune.component import Component
 
 @dataclass(frozen=True)
 class Schedule:
-    """Where tokens are dropped, and what a prefill costs.
+    """The layers before which tokens are dropped, and the cost of a prefill.
 
     Attributes:
         layers: Tokens are dropped before each of these decoder layers, ascending.
-        num_layers: Layers of the decoder.
-        cost: FLOPs of one sample's prefill, given the visual tokens that each layer sees and whether the vision
-            tower counts. None where nobody knows the model.
+        num_layers: Number of decoder layers.
+        cost: FLOPs of one sample's prefill, given the visual tokens that each layer sees and whether vision tower and
+            projector count. None where the model is not known.
     """
 
     layers: tuple[int, ...]
@@ -25,45 +25,53 @@ class Schedule:
     cost: Callable[[Sequence[int], bool], int] | None = None
 
     def per_layer(self, before: int, kept: Sequence[int]) -> list[int]:
-        """Visual tokens that each layer sees, given those before and those kept after each stage."""
+        """Visual tokens that each layer sees.
+
+        Args:
+            before: Visual tokens before the first stage.
+            kept: Visual tokens after each stage.
+        """
         counts = [before] * self.num_layers
-        for layer, left in zip(self.layers, kept, strict=True):
-            counts[layer:] = [left] * (self.num_layers - layer)
+        for layer, count in zip(self.layers, kept, strict=True):
+            counts[layer:] = [count] * (self.num_layers - layer)
         return counts
 
 
 class Budget(Component, ABC):
-    """How many visual tokens survive each stage. Pure arithmetic on host integers."""
+    """States how many visual tokens survive each stage. Budgets compute with integers on the host only."""
 
     def open_ended(self, stage: int, stages: int) -> bool:
-        """Whether a stage is left to a pruner that decides by itself how many survive.
+        """Whether the pruner may decide how many tokens survive a stage.
 
-        The count of the last stage is then the fewest there may be. Pruners that cannot decide keep the stage's count.
+        The count of the last stage is then the smallest number that may survive. A pruner that does not decide the
+        number keeps the count of the stage.
 
         Args:
             stage: The stage, counted from 0.
-            stages: How many there are.
+            stages: Number of stages.
         """
         return False
 
     def check(self, layers: tuple[int, ...]) -> None:
-        """Refuse stages that the budget does not fit; called before any forward.
+        """Check that the budget fits the stages. The engine calls it before any forward pass.
+
+        Args:
+            layers: The layers before which tokens are dropped.
 
         Raises:
-            BudgetError: The budget cannot be met with stages before these layers.
+            BudgetError: The budget cannot be met with these stages.
         """
 
     @abstractmethod
     def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
-        """Tokens of one sample that survive each stage.
+        """The number of one sample's visual tokens that survive each stage.
 
         Args:
             before: Visual tokens of the sample, at least 1.
             schedule: The stages.
 
         Returns:
-            One count per stage, each at most the one before it; the first at most ``before``. Zero drops every
-            visual token.
+            One count per stage, none larger than the one before it or than ``before``. Zero drops all visual tokens.
 
         Raises:
             BudgetError: The budget cannot be met.

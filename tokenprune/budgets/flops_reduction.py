@@ -1,4 +1,4 @@
-"""A budget in the currency that everybody means: how much cheaper the prefill becomes."""
+"""A budget that states by how much the FLOPs of the prefill fall."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tokenprune.errors import BudgetError
 
 
 class FlopsReduction(Budget):
-    """Keep as many tokens as leave the prefill at least so much cheaper, by the closed form of the model's FLOPs.
+    """Keep the most tokens with which the FLOPs of the prefill fall by at least the given share.
 
-    Solved for each sample with its own visual and text tokens (padding counts as text: it is computed, too). With
-    several stages the counts fall geometrically.
+    The FLOPs are those of the closed form. The count is solved for each sample with its own visual and text tokens
+    (padding counts as text, because it is computed, too). With several stages the counts fall geometrically.
 
     Attributes:
-        percent: Wanted reduction, 0 < percent < 100.
-        scope: ``model`` counts vision tower and projector, which pruning leaves as they are, and the decoder: what
-            the papers state. ``decoder`` counts the decoder alone.
+        percent: Reduction in percent, 0 < percent < 100.
+        scope: ``model`` counts the decoder, the vision tower and the projector, as the papers do (pruning does not
+            change the latter two). ``decoder`` counts the decoder alone.
     """
 
     percent: float = Field(gt=0, lt=100)
@@ -30,17 +30,17 @@ class FlopsReduction(Budget):
         """See :meth:`tokenprune.budgets.base.Budget.keep`."""
         if schedule.cost is None:
             raise BudgetError("flops_reduction needs a model whose costs are known", "use it through tokenprune.apply")
-        whole = self.cost(before, (before,) * len(schedule.layers), schedule)
+        unpruned = self.cost(before, (before,) * len(schedule.layers), schedule)
         low, high = 0, before
         while low < high:
             middle = (low + high + 1) // 2
-            cut = self.cost(before, ladder(before, middle, len(schedule.layers)), schedule)
-            if cut <= whole * (1 - self.percent / 100):
+            pruned = self.cost(before, ladder(before, middle, len(schedule.layers)), schedule)
+            if pruned <= unpruned * (1 - self.percent / 100):
                 low = middle
             else:
                 high = middle - 1
         if low == 0:
-            best = 1 - self.cost(before, ladder(before, 1, len(schedule.layers)), schedule) / whole
+            best = 1 - self.cost(before, ladder(before, 1, len(schedule.layers)), schedule) / unpruned
             raise BudgetError(
                 f"the prefill cannot become {self.percent:g} % cheaper: with one of {before} visual tokens kept from"
                 f" layer {schedule.layers[0]} on it is {100 * best:.1f} % cheaper",

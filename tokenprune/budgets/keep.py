@@ -1,4 +1,4 @@
-"""Budgets that name the number kept."""
+"""Budgets that state how many tokens are kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenprune.errors import BudgetError
 
 
 def ladder(before: int, last: int, stages: int) -> tuple[int, ...]:
-    """Counts that fall geometrically from ``before`` to ``last`` in ``stages`` steps, rounded up on the way."""
+    """Counts per stage that fall geometrically from ``before`` to ``last``; all but the last are rounded up."""
     if last >= before:
         return (before,) * stages
     steps = [math.ceil(before * (last / before) ** (step / stages) - 1e-9) for step in range(1, stages)]
@@ -23,13 +23,13 @@ class KeepCount(Budget):
     """Keep a fixed number of visual tokens per sample after the last stage.
 
     Attributes:
-        tokens: Visual tokens kept; a sample that has no more is left unpruned.
+        tokens: Visual tokens kept. A sample that has no more is not pruned.
     """
 
     tokens: int = Field(ge=1)
 
     def open_ended(self, stage: int, stages: int) -> bool:
-        """See :meth:`tokenprune.budgets.base.Budget.open_ended`: only the last count is stated."""
+        """See :meth:`tokenprune.budgets.base.Budget.open_ended`: only the last count is fixed."""
         return stage < stages - 1
 
     def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
@@ -47,12 +47,12 @@ class KeepRatio(Budget):
     ratio: float = Field(gt=0, le=1)
 
     def open_ended(self, stage: int, stages: int) -> bool:
-        """See :meth:`tokenprune.budgets.base.Budget.open_ended`: only the last count is stated."""
+        """See :meth:`tokenprune.budgets.base.Budget.open_ended`: only the last count is fixed."""
         return stage < stages - 1
 
     def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
         """See :meth:`tokenprune.budgets.base.Budget.keep`."""
-        # the tiny addend makes 0.07 * 100 seven, not six
+        # 1e-9 corrects rounding: 0.07 * 100 must give 7, not 6
         return ladder(before, max(1, math.floor(before * self.ratio + 1e-9)), len(schedule.layers))
 
 
@@ -60,8 +60,8 @@ class KeepSchedule(Budget):
     """Keep a stated number, or a stated share of a sample's visual tokens, at each stage.
 
     Attributes:
-        ratios: Share of the visual tokens *before the first stage* that survive each stage, not rising.
-        tokens: The same in tokens; exactly one of the two is given.
+        ratios: Per stage the share of the visual tokens *before the first stage* that survives; it must not rise.
+        tokens: The same in tokens. Give exactly one of the two.
     """
 
     ratios: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
@@ -71,17 +71,18 @@ class KeepSchedule(Budget):
     def _falling(self) -> Self:
         if bool(self.ratios) == bool(self.tokens):
             raise ValueError("give exactly one of 'ratios' and 'tokens'")
-        given: tuple[float, ...] = self.ratios or self.tokens
-        if list(given) != sorted(given, reverse=True):
-            raise ValueError(f"every stage keeps at most what the one before it kept, got {list(given)}")
+        counts: tuple[float, ...] = self.ratios or self.tokens
+        if list(counts) != sorted(counts, reverse=True):
+            raise ValueError(f"no stage can keep more than the one before it, got {list(counts)}")
         return self
 
     def check(self, layers: tuple[int, ...]) -> None:
         """See :meth:`tokenprune.budgets.base.Budget.check`."""
-        given = len(self.ratios or self.tokens)
-        if given != len(layers):
+        stages = len(self.ratios or self.tokens)
+        if stages != len(layers):
             raise BudgetError(
-                f"a schedule of {given} stages for pruning before {len(layers)} layers ({', '.join(map(str, layers))})",
+                f"a schedule of {stages} stages for pruning before {len(layers)} layers"
+                f" ({', '.join(map(str, layers))})",
                 "give one number per stage",
             )
 
@@ -94,7 +95,7 @@ class KeepSchedule(Budget):
 
 
 class DropAll(Budget):
-    """Drop every visual token: from that layer on the model works with text alone."""
+    """Drop all visual tokens: from that layer on the model sees text only."""
 
     def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
         """See :meth:`tokenprune.budgets.base.Budget.keep`."""
@@ -102,7 +103,7 @@ class DropAll(Budget):
 
 
 class Adaptive(Budget):
-    """The pruner decides how many survive, at least one per image; only for pruners that can."""
+    """The pruner decides how many tokens survive, at least one per image. Only adaptive pruners accept it."""
 
     def open_ended(self, stage: int, stages: int) -> bool:
         """See :meth:`tokenprune.budgets.base.Budget.open_ended`."""

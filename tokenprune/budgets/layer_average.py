@@ -13,16 +13,16 @@ from tokenprune.errors import BudgetError
 
 
 class LayerAverage(Budget):
-    """Keep so many tokens that the average over all layers is at most the target.
+    """Keep the most tokens with which the average over all decoder layers is at most the target.
 
     With L layers, one stage before layer K and N visual tokens, ``k = floor((L * target - K * N) / (L - K))``: the
-    first K layers still see all N. With several stages the counts fall geometrically.
+    first K layers see all N. With several stages the counts fall geometrically.
 
     Source: EntropyPrune (arXiv 2602.17196) states its 192 / 128 / 64 of 576 tokens in this measure.
 
     Attributes:
-        tokens: Target average in tokens; exactly one of the two is given.
-        ratio: Target average as a share of the sample's visual tokens.
+        tokens: Target average in tokens.
+        ratio: Target average as a share of the sample's visual tokens. Give exactly one of the two.
     """
 
     tokens: int | None = Field(default=None, ge=1)
@@ -35,7 +35,7 @@ class LayerAverage(Budget):
         return self
 
     def target(self, before: int) -> float:
-        """The average wanted for a sample of ``before`` visual tokens."""
+        """The target average in tokens, for a sample of ``before`` visual tokens."""
         return float(self.tokens) if self.tokens is not None else float(self.ratio or 0) * before
 
     def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
@@ -61,7 +61,7 @@ class LayerAverage(Budget):
         return (math.floor((layers * target - first * before) / (layers - first) + 1e-9),)
 
     def _several(self, before: int, target: float, schedule: Schedule) -> tuple[int, ...]:
-        """The largest last count whose ladder averages at most the target (zero if there is none)."""
+        """The counts with the largest last count whose average is at most the target; zeros if there are none."""
         low, high = 0, before
         while low < high:
             middle = (low + high + 1) // 2
@@ -73,7 +73,13 @@ class LayerAverage(Budget):
 
 
 def layer_average(before: int, kept: tuple[int, ...], schedule: Schedule) -> float:
-    """Visual tokens averaged over all decoder layers, for counts ``kept`` after each stage."""
+    """Visual tokens averaged over all decoder layers.
+
+    Args:
+        before: Visual tokens before the first stage.
+        kept: Visual tokens after each stage.
+        schedule: The stages.
+    """
     edges = (0, *schedule.layers, schedule.num_layers)
     counts = (before, *kept)
     total = sum(count * (stop - start) for count, start, stop in zip(counts, edges[:-1], edges[1:], strict=True))

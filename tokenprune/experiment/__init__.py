@@ -1,4 +1,4 @@
-"""Experiments: methods x budgets on a task, resumable, with honest intervals."""
+"""Experiments: every method with every budget on a task, resumable, with confidence intervals."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""An experiment as data: a model, a task, methods, budgets, an output folder."""
+"""The configuration of an experiment: a model, a task, methods, budgets and an output folder."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Self
 
@@ -21,13 +22,13 @@ from tokenprune.tasks.base import Task
 
 
 class MethodEntry(Component):
-    """One line of ``methods``: a named method, or one spelled out with ``layers`` and ``pruner``.
+    """One entry of ``methods``: a named method, or a method defined by ``layers`` and ``pruner``.
 
     Attributes:
-        name: A named method.
-        seeds: Run it once per seed; for methods with something random in them.
-        layers: Layer selector; replaces that of the named method.
-        pruner: Pruner; replaces that of the named method.
+        name: Name of a named method.
+        seeds: Run the method once per seed; only for methods that use random numbers.
+        layers: Layer selector; replaces the named method's.
+        pruner: Pruner; replaces the named method's.
         label: Name in tables; by default the method's name.
     """
 
@@ -41,40 +42,40 @@ class MethodEntry(Component):
     def _complete(self) -> Self:
         if self.name is None and (self.layers is None or self.pruner is None or self.label is None):
             raise ValueError("a method needs a name, or layers, pruner and label")
-        known = [method.name for method in list_methods()]
-        if self.name is not None and self.name not in known:
-            raise ValueError(f"unknown method {self.name!r}; {suggest(self.name, known)}")
+        installed = [method.name for method in list_methods()]
+        if self.name is not None and self.name not in installed:
+            raise ValueError(f"unknown method {self.name!r}; {suggest(self.name, installed)}")
         return self
 
     @property
     def title(self) -> str:
-        """The name in tables."""
+        """The name of the method in tables."""
         return self.label or self.name or "method"
 
     def method(self, budget: Budget) -> Method:
-        """The method with a budget."""
-        base = load_method(self.name) if self.name is not None else None
-        layers = self.layers or (base.layers if base else None)
-        pruner = self.pruner or (base.pruner if base else None)
+        """The method with the given budget."""
+        named = load_method(self.name) if self.name is not None else None
+        layers = self.layers or (named.layers if named else None)
+        pruner = self.pruner or (named.pruner if named else None)
         assert layers is not None
         assert pruner is not None
         return Method(layers=layers, pruner=pruner, budget=budget, label=self.title)
 
 
 class ExperimentConfig(Config):
-    """Methods x budgets on a task.
+    """Every method with every budget on a task.
 
     Attributes:
         model: The model.
-        task: The questions.
-        methods: The methods; the unpruned model is always measured, too.
+        task: The questions and the rule for correct answers.
+        methods: The methods. The unpruned model is always measured, too.
         budgets: Every method runs with each of them.
-        output: Folder of the results; an unfinished experiment in it is taken up again.
-        oracle: Add the method that keeps the task's true foreground, the upper bound.
-        batch_size: Questions per batch. Part of the results: batches are padded together.
+        output: Folder of the results. An unfinished experiment in it is continued.
+        oracle: Add the method that keeps the task's true foreground, as an upper bound.
+        batch_size: Questions per batch. It affects the results, because a batch is padded to its longest prompt.
         max_new_tokens: Tokens generated per answer.
-        calibration: Pictures of the task's training split from which layer selectors measure the model.
-        timing: Rounds of paired prefill timings; 0 leaves them out.
+        calibration: Number of pictures of the task's training split that layer selectors calibrate with.
+        timing: Rounds of paired prefill timings; 0 measures no times.
     """
 
     model: Annotated[ModelSpec, FromRegistry("models")]
@@ -98,13 +99,13 @@ class ExperimentConfig(Config):
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         titles = [entry.title for entry in self.methods]
-        twice = sorted({title for title in titles if titles.count(title) > 1})
-        if twice:
-            raise ValueError(f"methods {', '.join(twice)} appear twice: give one of each a label")
+        repeated = sorted({title for title in titles if titles.count(title) > 1})
+        if repeated:
+            raise ValueError(f"methods {', '.join(repeated)} appear twice: give one of each a label")
         return self
 
     def series(self) -> Iterator[Series]:
-        """Everything to run, the unpruned model first."""
+        """All series of the experiment, the unpruned model first."""
         yield Series("unpruned", None, None, None)
         entries = list(self.methods)
         if self.oracle and "oracle" not in [entry.title for entry in entries]:
@@ -120,28 +121,33 @@ class ExperimentConfig(Config):
                     yield Series(entry.title, method, seed, slug(budget))
 
 
+def json_schema() -> str:
+    """The JSON schema of experiment files, for editors."""
+    return json.dumps(ExperimentConfig.model_json_schema(), indent=2)
+
+
 def reseed(method: Method, seed: int) -> Method:
-    """The method with another seed in every component that has one.
+    """The method with another seed in every component that has a seed.
 
     Raises:
-        ConfigError: Nothing in it has a seed.
+        ConfigError: No component of the method has a seed.
     """
     pruner, count = _reseed(method.pruner, seed)
     if not count:
-        raise ConfigError(f"method {method.label!r} has nothing random: remove its seeds", "seeds are for e.g. random")
+        raise ConfigError(f"method {method.label!r} uses no random numbers", "remove its seeds")
     return method.model_copy(update={"pruner": pruner})
 
 
 def _reseed(component: Any, seed: int) -> tuple[Any, int]:
+    """The component with another seed, and how many seeds it and its parts have."""
     updates: dict[str, Any] = {"seed": seed} if "seed" in type(component).model_fields else {}
     count = len(updates)
     for name in type(component).model_fields:
         value = getattr(component, name)
         if isinstance(value, Component):
-            updates[name], inner = _reseed(value, seed)
-            count += inner
+            updates[name], seeds = _reseed(value, seed)
+            count += seeds
         elif isinstance(value, tuple) and value and all(isinstance(item, Component) for item in value):
-            items, inners = zip(*(_reseed(item, seed) for item in value), strict=True)
-            updates[name] = items
-            count += sum(inners)
+            updates[name], seeds_per_item = zip(*(_reseed(item, seed) for item in value), strict=True)
+            count += sum(seeds_per_item)
     return component.model_copy(update=updates), count

@@ -1,4 +1,4 @@
-"""One run of the vision tower for all series of a batch: an experiment compares what happens behind it."""
+"""Image features shared by all series of a batch, so that the vision tower runs once per batch."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from tokenprune.engine.hooks import PatchedMethod
 
 
 class SharedFeatures:
-    """Remembers the image features of the last pixels that a model saw.
+    """Caches the image features of the last pixels that a model encoded.
 
-    Features of equal pixels are equal, so a method that only reads the language model gets the same answer from them.
-    A model without ``get_image_features`` (what Transformers calls the tower and the projector) is left as it is.
+    Equal pixels give equal features, so a method that reads only the language model gets the same answer from the
+    cached ones. A model without ``get_image_features`` (transformers' name for tower and projector) is not changed.
 
     Args:
-        model: The model whose features are remembered.
+        model: The model whose features are cached.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.inner: Any = getattr(model, "base_model", model)
-        self.known: tuple[Tensor, dict[str, Any], Any] | None = None
+        self._last: tuple[Tensor, dict[str, Any], Any] | None = None  # pixels, options, features
 
     @contextmanager
-    def used(self) -> Iterator[None]:
-        """Inside the block, equal pixels are not encoded again. The model is itself again on exit."""
+    def enabled(self) -> Iterator[None]:
+        """Reuse the features of equal pixels inside the block. On exit the model is as it was before."""
         patched = PatchedMethod(self.inner, "get_image_features", self._remember)
         try:
             yield
@@ -40,9 +40,9 @@ class SharedFeatures:
         arguments = bound_arguments(own, args, kwargs)
         pixels = arguments.pop("pixel_values", None)
         if pixels is None or any(isinstance(value, Tensor) for value in arguments.values()):
-            return own(*args, **kwargs)  # grids and sizes belong to the pixels
-        if self.known is not None and self.known[1] == arguments and torch.equal(self.known[0], pixels):
-            return self.known[2]
+            return own(*args, **kwargs)  # grids and sizes change the features, too
+        if self._last is not None and self._last[1] == arguments and torch.equal(self._last[0], pixels):
+            return self._last[2]
         features = own(*args, **kwargs)
-        self.known = (pixels, arguments, features)
+        self._last = (pixels, arguments, features)
         return features

@@ -1,4 +1,4 @@
-"""Accuracy against visual tokens kept: a line per method, or a panel per budget. Needs the extra ``plot``."""
+"""A picture of accuracy against visual tokens kept. Needs matplotlib (the extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -9,52 +9,58 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from tokenprune.experiment.summary import Line, by_budget, is_random
+from tokenprune.experiment.summary import SeriesSummary, by_budget, is_random
 
-# Okabe and Ito's palette: told apart by readers with any colour vision
+# the palette of Okabe and Ito, which readers with colour-vision deficiencies can tell apart, and four more
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C564B", "#332288", "#999933")
 MARKERS = "os^Dv<>Ph*"
-MANY = len(COLOURS)  # more methods than colours: lines could not be told apart
+MOST_CURVES = len(COLOURS)  # with more methods two curves would share a colour
 
 
-def accuracy_plot(lines: Sequence[Line], path: Path) -> None:
-    """Draw the picture: intervals as bars, the unpruned model as a line with its interval."""
-    if len({line.method for line in lines if line.budget}) > MANY:
-        _panels(lines, path)
+def accuracy_plot(summaries: Sequence[SeriesSummary], path: Path) -> None:
+    """Draw the accuracy of all methods with error bars; the unpruned model's interval is a grey band.
+
+    Few methods get one curve each; more than the palette has colours get one panel per budget.
+
+    Args:
+        summaries: The rows of the table.
+        path: The PNG file to write.
+    """
+    if len({item.method for item in summaries if item.budget}) > MOST_CURVES:
+        _panels(summaries, path)
     else:
-        _curves(lines, path)
+        _curves(summaries, path)
 
 
-def _panels(lines: Sequence[Line], path: Path) -> None:
-    """A panel per budget, a row per method, the best on average on top; random and the unpruned model as lines."""
-    table = by_budget(lines)
+def _panels(summaries: Sequence[SeriesSummary], path: Path) -> None:
+    """A panel per budget and a row per method, the best on average on top; random methods as vertical lines."""
+    table = by_budget(summaries)
     means: dict[str, list[float]] = defaultdict(list)
-    for line in lines:
-        if line.budget:
-            means[line.method].append(line.accuracy.mean)
+    for item in summaries:
+        if item.budget:
+            means[item.method].append(item.accuracy.mean)
     order = sorted(means, key=lambda method: sum(means[method]) / len(means[method]))
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(2 + 2.2 * len(table), 1.2 + 0.24 * len(order)), layout="constrained")
         panels = figure.subplots(1, len(table), sharey=True, squeeze=False)[0]
-        for axes, (budget, cell) in zip(panels, table.items(), strict=True):
-            for whole in (line for line in lines if line.method == "unpruned"):
-                below, above = whole.accuracy.arms
-                axes.axvspan(
-                    100 * (whole.accuracy.mean - below), 100 * (whole.accuracy.mean + above), color="0.9", lw=0
-                )
-            for name in filter(is_random, cell):
-                axes.axvline(100 * cell[name].accuracy.mean, color="0.5", lw=0.8, linestyle=":")
+        for axes, (budget, by_method) in zip(panels, table.items(), strict=True):
+            for unpruned in (item for item in summaries if item.method == "unpruned"):
+                below, above = unpruned.accuracy.error_bars
+                mean = unpruned.accuracy.mean
+                axes.axvspan(100 * (mean - below), 100 * (mean + above), color="0.9", lw=0)
+            for name in filter(is_random, by_method):
+                axes.axvline(100 * by_method[name].accuracy.mean, color="0.5", lw=0.8, linestyle=":")
             for row, method in enumerate(order):
-                if method not in cell:
+                if method not in by_method:
                     continue
-                below, above = cell[method].accuracy.arms
-                plain = is_random(method) or method == "oracle"
+                below, above = by_method[method].accuracy.error_bars
+                is_reference = is_random(method) or method == "oracle"
                 axes.errorbar(
-                    100 * cell[method].accuracy.mean,
+                    100 * by_method[method].accuracy.mean,
                     row,
                     xerr=[[100 * below], [100 * above]],
-                    color="0.4" if plain else COLOURS[0],
-                    marker="D" if plain else "o",
+                    color="0.4" if is_reference else COLOURS[0],
+                    marker="D" if is_reference else "o",
                     markersize=4,
                     capsize=2,
                 )
@@ -66,29 +72,30 @@ def _panels(lines: Sequence[Line], path: Path) -> None:
         figure.savefig(path, dpi=150)
 
 
-def _curves(lines: Sequence[Line], path: Path) -> None:
-    """A line per method over the number of tokens kept."""
-    methods: dict[str, list[Line]] = defaultdict(list)
-    for line in lines:
-        methods[line.method].append(line)
+def _curves(summaries: Sequence[SeriesSummary], path: Path) -> None:
+    """A curve per method over the number of tokens kept."""
+    methods: dict[str, list[SeriesSummary]] = defaultdict(list)
+    for item in summaries:
+        methods[item.method].append(item)
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
-        for whole in methods.pop("unpruned", []):
-            below, above = whole.accuracy.arms
-            mean = whole.accuracy.mean
+        for unpruned in methods.pop("unpruned", []):
+            below, above = unpruned.accuracy.error_bars
+            mean = unpruned.accuracy.mean
             axes.axhspan(100 * (mean - below), 100 * (mean + above), color="0.9", lw=0)
-            axes.axhline(100 * whole.accuracy.mean, color="0.3", lw=1, label=f"unpruned ({whole.visual:.0f} tokens)")
+            axes.axhline(100 * mean, color="0.3", lw=1, label=f"unpruned ({unpruned.visual:.0f} tokens)")
         for index, (name, points) in enumerate(sorted(methods.items())):
-            points = sorted(points, key=lambda line: line.visual)
-            fixed = name in ("oracle", "random")
+            points = sorted(points, key=lambda point: point.visual)
+            is_reference = name in ("oracle", "random")
             axes.errorbar(
-                [line.visual for line in points],
-                [100 * line.accuracy.mean for line in points],
+                [point.visual for point in points],
+                [100 * point.accuracy.mean for point in points],
                 yerr=[
-                    [100 * arm for arm in arms] for arms in zip(*(line.accuracy.arms for line in points), strict=True)
+                    [100 * length for length in lengths]
+                    for lengths in zip(*(point.accuracy.error_bars for point in points), strict=True)
                 ],
-                color="0.3" if fixed else COLOURS[index % len(COLOURS)],
+                color="0.3" if is_reference else COLOURS[index % len(COLOURS)],
                 linestyle={"oracle": "--", "random": ":"}.get(name, "-"),
                 marker=MARKERS[index % len(MARKERS)],
                 capsize=3,

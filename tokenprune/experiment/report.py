@@ -1,8 +1,9 @@
-"""Tables and the picture of an experiment."""
+"""The report of an experiment: tables, and a picture where matplotlib is installed."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,10 +11,19 @@ from pathlib import Path
 
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult
-from tokenprune.experiment.summary import Line, Row, accuracy, by_budget, difference, is_random, right, summarise
+from tokenprune.experiment.summary import (
+    Row,
+    SeriesSummary,
+    accuracy,
+    accuracy_by_question,
+    by_budget,
+    difference,
+    is_random,
+    summarise,
+)
 
-NEEDED = 2000  # questions before the gates say anything about a model
-
+#: Questions that an experiment needs before its gates say anything about a model.
+GATE_QUESTIONS = 2000
 
 COLUMNS = (
     "method",
@@ -29,69 +39,78 @@ COLUMNS = (
 )
 
 
-def cells(line: Line) -> list[str]:
-    """A line's columns as text."""
-    plain = line.method == "unpruned"
-    name = line.method + (f" ({line.seeds} seeds)" if line.seeds > 1 else "")
-    spread = (
-        f" ({line.time_spread[0]:.2f}-{line.time_spread[1]:.2f})" if line.time_spread[0] == line.time_spread[0] else ""
-    )
+def format_row(summary: SeriesSummary) -> list[str]:
+    """One row of the table as text, in the order of :data:`COLUMNS`."""
+    unpruned = summary.method == "unpruned"
+    name = summary.method + (f" ({summary.seeds} seeds)" if summary.seeds > 1 else "")
+    saved = "unknown" if math.isnan(summary.flops_reduction) else f"-{100 * summary.flops_reduction:.1f} %"
+    low, high = summary.time_spread
+    spread = "" if math.isnan(low) else f" ({low:.2f}-{high:.2f})"
     return [
         name,
-        line.budget,
-        str(line.accuracy),
-        f"{100 * line.kept:.1f}",
-        "" if plain else f"{100 * line.gain.mean:+.1f} ± {100 * line.gain.half:.1f}",
-        f"{line.visual:.1f}",
-        f"{line.average:.1f}",
-        "" if plain else f"-{100 * line.flops_reduction:.1f} %",
-        f"{line.kv_bytes / 2**20:.2f} MiB",
-        "1" if plain else (f"x {line.time_ratio:.2f}{spread}" if line.time_ratio == line.time_ratio else ""),
+        summary.budget,
+        str(summary.accuracy),
+        f"{100 * summary.kept:.1f}",
+        "" if unpruned else f"{100 * summary.gain.mean:+.1f} ± {100 * summary.gain.half:.1f}",
+        f"{summary.visual:.1f}",
+        f"{summary.average:.1f}",
+        "" if unpruned else saved,
+        "unknown" if math.isnan(summary.kv_bytes) else f"{summary.kv_bytes / 2**20:.2f} MiB",
+        "1" if unpruned else "" if math.isnan(summary.time_ratio) else f"x {summary.time_ratio:.2f}{spread}",
     ]
 
 
 def markdown(result: ExperimentResult) -> str:
-    """The whole report as markdown: gates, table, layers, accuracy per type."""
+    """The report as Markdown: gates, main table, comparison with random, layers, accuracy per question type."""
     return _markdown(result, summarise(result))
 
 
-def _markdown(result: ExperimentResult, lines: Sequence[Line]) -> str:
-    out = ["# Results", "", *gates(result, lines), "", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    out += ["| " + " | ".join(cells(line)) + " |" for line in lines]
-    count = len({row["sample"] for row in result.rows})
+def _markdown(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> str:
+    out = [
+        "# Results",
+        "",
+        *gates(result, summaries),
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "---|" * len(COLUMNS),
+    ]
+    out += ["| " + " | ".join(format_row(item)) + " |" for item in summaries]
+    questions = len({row["sample"] for row in result.rows})
     pictures = len({row["group"] for row in result.rows})
-    out += ["", f"{count} questions on {pictures} pictures; intervals are 95 %, clustered by picture."]
-    out += _against_random(result, lines)
+    out += ["", f"{questions} questions on {pictures} pictures; intervals are 95 %, clustered by picture."]
+    out += _against_random(result, summaries)
     reasons = {choice["reason"]: choice["layers"] for choice in result.choices.values()}
     out += ["", "Layers:", *(f"- before layer {', '.join(map(str, layers))}: {why}" for why, layers in reasons.items())]
-    out += ["", "Accuracy per question type, %:", "", *_types(result, lines)]
+    out += ["", "Accuracy per question type, %:", "", *_accuracy_per_type(result, summaries)]
     return "\n".join(out) + "\n"
 
 
-def _against_random(result: ExperimentResult, lines: Sequence[Line]) -> list[str]:
-    """Every method minus the random choice whose mean number of tokens over all layers is the nearest, in pairs."""
-    table = by_budget(lines)
-    if not any(is_random(method) for cell in table.values() for method in cell):
+def _against_random(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> list[str]:
+    """Every method minus the random method with the nearest layer average, paired by question."""
+    table = by_budget(summaries)
+    if not any(is_random(method) for methods in table.values() for method in methods):
         return []
     groups = {row["sample"]: row["group"] for row in result.rows}
     rows: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in result.rows:
         rows[row["method"], row["budget"] or ""].append(row)
     out = ["| method | " + " | ".join(table) + " | compared with |", "|---|" + "---|" * (len(table) + 1)]
-    for method in sorted({line.method for line in lines if line.budget and not is_random(line.method)}):
-        shown, rivals = [], []
-        for budget, cell in table.items():
-            chance = [line for name, line in cell.items() if is_random(name)]
-            if method not in cell or not chance:
-                shown.append("")
+    for method in sorted({item.method for item in summaries if item.budget and not is_random(item.method)}):
+        gains, rivals = [], []
+        for budget, methods in table.items():
+            random_methods = [item for name, item in methods.items() if is_random(name)]
+            if method not in methods or not random_methods:
+                gains.append("")
                 continue
-            average = cell[method].average
-            rival = min(chance, key=lambda line: (abs(line.average - average), line.method)).method
-            gain = difference(right(rows[method, budget]), right(rows[rival, budget]), groups)
+            average = methods[method].average
+            rival = min(random_methods, key=lambda item: (abs(item.average - average), item.method)).method
+            gain = difference(
+                accuracy_by_question(rows[method, budget]), accuracy_by_question(rows[rival, budget]), groups
+            )
             text = f"{100 * gain.mean:+.1f} ± {100 * gain.half:.1f}"
-            shown.append(f"**{text}**" if gain.mean + gain.half < 0 else text)
+            gains.append(f"**{text}**" if gain.mean + gain.half < 0 else text)
             rivals.append(rival)
-        out.append(f"| {method} | " + " | ".join(shown) + f" | {', '.join(dict.fromkeys(rivals))} |")
+        out.append(f"| {method} | " + " | ".join(gains) + f" | {', '.join(dict.fromkeys(rivals))} |")
     return [
         "",
         "Points above random pruning on the same questions; **bold where random wins** beyond the interval. Compared is"
@@ -101,29 +120,32 @@ def _against_random(result: ExperimentResult, lines: Sequence[Line]) -> list[str
     ]
 
 
-def _types(result: ExperimentResult, lines: Sequence[Line]) -> list[str]:
-    kinds = sorted({row["type"] for row in result.rows})
-    found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+def _accuracy_per_type(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> list[str]:
+    types = sorted({row["type"] for row in result.rows})
+    correct: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for row in result.rows:
-        found[row["method"], row["budget"] or "", row["type"]].append(float(row["correct"]))
-    out = ["| method | budget | " + " | ".join(kinds) + " |", "|---|---|" + "---|" * len(kinds)]
-    for line in lines:
-        values = [found[line.method, line.budget, kind] for kind in kinds]
-        shown = " | ".join(f"{100 * sum(value) / len(value):.1f}" if value else "" for value in values)
-        out.append(f"| {line.method} | {line.budget} | {shown} |")
+        correct[row["method"], row["budget"] or "", row["type"]].append(float(row["correct"]))
+    out = ["| method | budget | " + " | ".join(types) + " |", "|---|---|" + "---|" * len(types)]
+    for item in summaries:
+        per_type = [correct[item.method, item.budget, kind] for kind in types]
+        columns = " | ".join(f"{100 * sum(values) / len(values):.1f}" if values else "" for values in per_type)
+        out.append(f"| {item.method} | {item.budget} | {columns} |")
     return out
 
 
-def gates(result: ExperimentResult, lines: Sequence[Line]) -> list[str]:
-    """Whether the experiment's own data show that the model can tell methods apart; one sentence per failure.
+def gates(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> list[str]:
+    """Check on the experiment's own data whether the model can tell methods apart.
 
-    The unpruned model must reach 85 %, every question type 20 points more than its most frequent answer; keeping the
-    true foreground at about 11 % of the tokens must hold 95 % of the unpruned accuracy and beat random there by three
-    half-widths of the interval.
+    The unpruned model must reach 85 %, and on every question type 20 points more than the most frequent answer would.
+    With the true foreground alone, at about 11 % of the tokens, the model must reach 95 % of its unpruned accuracy and
+    beat random pruning by three half-widths of the interval.
 
     Args:
         result: The experiment.
-        lines: Its summary.
+        summaries: Its summary, see :func:`~tokenprune.experiment.summary.summarise`.
+
+    Returns:
+        Sentences: the verdict with the checks that failed, and a note where the experiment has too few questions.
     """
     unpruned = [row for row in result.rows if row["method"] == "unpruned"]
     if not unpruned:
@@ -138,8 +160,8 @@ def gates(result: ExperimentResult, lines: Sequence[Line]) -> list[str]:
         reached_here = accuracy(rows).mean
         if reached_here < majority + 0.2:
             failures.append(f"type {kind}: {100 * reached_here:.1f} %, most frequent answer {100 * majority:.1f} %")
-    failures += _separation(lines)
-    enough = len(unpruned) >= NEEDED
+    failures += _oracle_failures(summaries)
+    enough = len(unpruned) >= GATE_QUESTIONS
     verdict = (
         ["**This model cannot separate methods yet:** " + "; ".join(failures) + "."]
         if failures
@@ -150,44 +172,52 @@ def gates(result: ExperimentResult, lines: Sequence[Line]) -> list[str]:
         ]
     )
     if not enough:
-        verdict.append(f"The gates need {NEEDED} questions; this run has {len(unpruned)}.")
+        verdict.append(f"The gates need {GATE_QUESTIONS} questions; this run has {len(unpruned)}.")
     return verdict
 
 
-def _separation(lines: Sequence[Line]) -> list[str]:
-    whole = next((line for line in lines if line.method == "unpruned"), None)
-    oracle = {line.budget: line for line in lines if line.method == "oracle"}
-    random = {line.budget: line for line in lines if line.method == "random"}
-    both = sorted(set(oracle) & set(random), key=lambda b: abs(oracle[b].visual / whole.visual - 0.11) if whole else 0)
-    if whole is None or not both:
+def _oracle_failures(summaries: Sequence[SeriesSummary]) -> list[str]:
+    """What is wrong with the oracle, compared with random pruning, at the budget nearest to 11 % of the tokens."""
+    unpruned = next((item for item in summaries if item.method == "unpruned"), None)
+    oracles = {item.budget: item for item in summaries if item.method == "oracle"}
+    randoms = {item.budget: item for item in summaries if item.method == "random"}
+    budgets = set(oracles) & set(randoms)
+    if unpruned is None or not budgets:
         return ["no budget has both oracle and random"]
-    best, chance = oracle[both[0]], random[both[0]]
-    share = 100 * best.visual / whole.visual
-    found = []
-    if best.kept < 0.95:
-        found.append(
-            f"the foreground at {share:.0f} % of the tokens holds {100 * best.kept:.1f} % of the unpruned accuracy"
+    all_tokens = unpruned.visual
+    budget = min(sorted(budgets), key=lambda name: abs(oracles[name].visual / all_tokens - 0.11))
+    oracle, random = oracles[budget], randoms[budget]
+    share = 100 * oracle.visual / all_tokens
+    failures = []
+    if oracle.kept < 0.95:
+        failures.append(
+            f"the foreground at {share:.0f} % of the tokens holds {100 * oracle.kept:.1f} % of the unpruned accuracy"
         )
-    half = max(best.accuracy.half, chance.accuracy.half)
-    if best.accuracy.mean - chance.accuracy.mean < 3 * half:
-        found.append(
-            f"the foreground at {share:.0f} % beats random by {100 * (best.accuracy.mean - chance.accuracy.mean):.1f}"
-            f" points, less than three half-widths ({300 * half:.1f})"
+    half = max(oracle.accuracy.half, random.accuracy.half)
+    gain = oracle.accuracy.mean - random.accuracy.mean
+    if gain < 3 * half:
+        failures.append(
+            f"the foreground at {share:.0f} % beats random by {100 * gain:.1f} points, less than three half-widths"
+            f" ({300 * half:.1f})"
         )
-    return found
+    return failures
 
 
 def write_report(result: ExperimentResult) -> list[Path]:
-    """Write ``report.md``, ``summary.json`` and, where matplotlib is installed, ``accuracy.png``."""
-    results, lines = Results(result.folder), summarise(result)
+    """Write ``report.md``, ``summary.json`` and, where matplotlib is installed, ``accuracy.png``.
+
+    Returns:
+        The paths of the files.
+    """
+    results, summaries = Results(result.folder), summarise(result)
     written = [
-        results.write("report.md", _markdown(result, lines)),
-        results.write("summary.json", json.dumps([asdict(line) for line in lines], indent=1)),
+        results.write("report.md", _markdown(result, summaries)),
+        results.write("summary.json", json.dumps([asdict(item) for item in summaries], indent=1)),
     ]
     try:
         from tokenprune.experiment.plot import accuracy_plot
     except ImportError:
-        return written  # the picture is an extra: pip install 'tokenprune-mllm[plot]'
+        return written  # matplotlib is optional: pip install 'tokenprune-mllm[plot]'
     path = results.folder / "accuracy.png"
-    accuracy_plot(lines, path)
+    accuracy_plot(summaries, path)
     return [*written, path]

@@ -1,4 +1,7 @@
-"""The results folder: one JSON line per (series, sample), written batch by batch, safe against kills."""
+"""The results folder: one JSON line per series and sample, written batch by batch.
+
+A process that is killed at any moment loses at most the batch it was working on.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ class Results:
     """The files of one experiment.
 
     Args:
-        folder: Where they lie; made if it is not there.
+        folder: The folder of the files; created if it does not exist.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -39,10 +42,10 @@ class Results:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process out. The lock of a process that is gone does not count.
+        """Lock the folder inside the block. The lock of a process that no longer runs is ignored.
 
         Raises:
-            OutputError: Another process is at work in the folder.
+            OutputError: Another process writes to the folder.
         """
         path = self.folder / ".lock"
         while True:
@@ -53,7 +56,8 @@ class Results:
                 owner = self._owner(path)
                 if owner is not None:
                     raise OutputError(
-                        f"{self.folder} is being written by process {owner}", "wait for it, or choose another folder"
+                        f"{self.folder} is being written by process {owner}",
+                        "wait for it, or choose another output folder",
                     ) from None
                 path.unlink(missing_ok=True)
         try:
@@ -65,6 +69,7 @@ class Results:
 
     @staticmethod
     def _owner(path: Path) -> int | None:
+        """Id of another, running process that holds the lock."""
         try:
             owner = int(path.read_text())
             os.kill(owner, 0)
@@ -73,39 +78,40 @@ class Results:
         return None if owner == os.getpid() else owner
 
     def claim(self, config: str, series: Mapping[str, Any]) -> None:
-        """Tie the folder to a configuration. One that only adds or removes series goes on with what is there.
+        """Reserve the folder for a configuration. A configuration that only adds or removes series may continue it.
 
         Args:
             config: The resolved configuration as YAML.
             series: Definition of every series, JSON-ready, by key.
 
         Raises:
-            OutputError: It holds results of another one, or of a series that was defined otherwise; what differs is
-                named.
+            OutputError: The folder holds results of another configuration, or of a series with another definition.
+                The message names what differs.
         """
         path = self.folder / "config.yaml"
         if path.is_file():
-            held = path.read_text(encoding="utf-8")
-            pairs = zip([*_shared(held), ""], [*_shared(config), ""], strict=False)
-            other = next(((a, b) for a, b in pairs if a != b), None)
-            if other:
+            stored = _lines_that_must_match(path.read_text(encoding="utf-8"))
+            current = _lines_that_must_match(config)
+            pairs = zip([*stored, ""], [*current, ""], strict=False)
+            difference = next(((old, new) for old, new in pairs if old != new), None)
+            if difference:
                 raise OutputError(
                     f"{self.folder} holds results of another configuration"
-                    f" ({other[0].strip()!r} there, {other[1].strip()!r} now)",
+                    f" ({difference[0].strip()!r} there, {difference[1].strip()!r} now)",
                     "choose another output folder, or delete that one",
                 )
-        known = self.read_json("series.json") or {}
+        stored_series = self.read_json("series.json") or {}
         for key, definition in series.items():
-            if known.get(key, definition) != definition:
+            if stored_series.get(key, definition) != definition:
                 raise OutputError(
                     f"{self.folder} holds results of {key!r} with another definition",
                     "give the method another label, choose another output folder, or delete that one",
                 )
-        self.write("series.json", json.dumps({**known, **series}, indent=1))
+        self.write("series.json", json.dumps({**stored_series, **series}, indent=1))
         self.write("config.yaml", config)
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file whole or not at all."""
+        """Write a file atomically: a reader sees the old text or the new one."""
         path = self.folder / name
         partial = path.with_name(path.name + ".partial")
         partial.write_text(text, encoding="utf-8")
@@ -113,14 +119,14 @@ class Results:
         return path
 
     def read_json(self, name: str) -> Any:
-        """A JSON file's content, or None where it is missing or broken."""
+        """The content of a JSON file, or None if the file is missing or broken."""
         try:
             return json.loads((self.folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Add a batch's lines in one write, and see them onto the disk."""
+        """Append the lines of a batch in one write and flush them to the disk."""
         text = "".join(json.dumps(row) + "\n" for row in rows)
         with self.samples.open("a", encoding="utf-8") as file:
             file.write(text)
@@ -128,44 +134,43 @@ class Results:
             os.fsync(file.fileno())
 
     def rows(self) -> list[dict[str, Any]]:
-        """All whole lines."""
+        """All complete rows."""
         if not self.samples.is_file():
             return []
-        found = []
+        rows = []
         for line in self.samples.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except ValueError:
-                continue  # the torn end of a killed run
+                continue  # the incomplete last line of a killed run
             if isinstance(row, dict) and "series" in row:
-                found.append(row)
-        return found
+                rows.append(row)
+        return rows
 
     def recover(self, batches: Sequence[Sequence[str]]) -> set[tuple[str, int]]:
-        """Drop torn lines and unfinished batches.
+        """Remove incomplete lines and incomplete batches from the file.
 
         Args:
             batches: Sample ids per batch.
 
         Returns:
-            (series, batch) of everything that is done.
+            (series key, batch number) of every complete batch.
         """
-        rows = self.rows()
-        where = {sample: number for number, batch in enumerate(batches) for sample in batch}
-        seen: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
-        for row in rows:
-            if row["sample"] in where:
-                seen.setdefault((row["series"], where[row["sample"]]), {}).setdefault(row["sample"], row)
-        done = {key for key, batch in seen.items() if len(batch) == len(batches[key[1]])}
-        kept = [row for key, batch in seen.items() if key in done for row in batch.values()]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
+        batch_of = {sample: number for number, batch in enumerate(batches) for sample in batch}
+        stored: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}  # (series, batch) -> sample -> row
+        for row in self.rows():
+            if row["sample"] in batch_of:
+                stored.setdefault((row["series"], batch_of[row["sample"]]), {}).setdefault(row["sample"], row)
+        done = {key for key, by_sample in stored.items() if len(by_sample) == len(batches[key[1]])}
+        complete = [row for key, by_sample in stored.items() if key in done for row in by_sample.values()]
+        text = "".join(json.dumps(row) + "\n" for row in complete)
         if self.samples.is_file() and self.samples.read_text(encoding="utf-8", errors="replace") != text:
             self.write(self.samples.name, text)
         return done
 
 
-def _shared(config: str) -> list[str]:
-    """Lines of what has to be the same for results to stand beside each other."""
-    fields = yaml.safe_load(config)
-    kept = {name: value for name, value in fields.items() if name not in ("methods", "budgets", "oracle", "output")}
-    return yaml.safe_dump(kept, sort_keys=False).splitlines()
+def _lines_that_must_match(config: str) -> list[str]:
+    """The lines of a configuration that must be equal for its results to be comparable."""
+    free = ("methods", "budgets", "oracle", "output")
+    fields = {name: value for name, value in yaml.safe_load(config).items() if name not in free}
+    return yaml.safe_dump(fields, sort_keys=False).splitlines()

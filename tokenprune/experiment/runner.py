@@ -1,4 +1,4 @@
-"""Running an experiment: every series over every sample, resumable at any moment."""
+"""Running an experiment: every series answers every sample. A stopped run can be continued at any time."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from torch import Tensor
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Schedule
 from tokenprune.engine import apply, choose_layers, measure_entropy
-from tokenprune.errors import BudgetError, ConfigError
+from tokenprune.errors import BudgetError, ConfigError, UnsupportedModelError
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.features import SharedFeatures
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
-from tokenprune.flops import prefill_cost
+from tokenprune.flops import kv_cache_bytes, prefill_cost, prefill_flops
 from tokenprune.models.base import LoadedModel
 from tokenprune.run import Run
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tasks.base import Sample, foreground_tokens
+from tokenprune.version import __version__
 
-#: Called after every batch with (series, batches done, batches in all).
+#: Called after every batch with (series key, batches done, batches in total).
 Progress = Callable[[str, int, int], None]
 
 
@@ -40,10 +41,10 @@ class ExperimentResult:
     """A finished experiment.
 
     Attributes:
-        folder: Where its files lie.
-        rows: One dictionary per (series, sample).
-        timing: Series -> prefill time ratios to the unpruned model, one per round.
-        choices: Series -> layers and why these.
+        folder: Folder of its files.
+        rows: One dictionary per series and sample.
+        timing: Series key -> prefill time divided by that of the unpruned model, one number per round.
+        choices: Series key -> the layers, and the reason for the choice.
     """
 
     folder: str
@@ -53,14 +54,14 @@ class ExperimentResult:
 
 
 def run_experiment(config: ExperimentConfig, progress: Progress | None = None) -> ExperimentResult:
-    """Run an experiment, or finish the one that its output folder holds.
+    """Run an experiment, or continue the one in its output folder.
 
     Args:
         config: The experiment.
-        progress: Told about every batch.
+        progress: Called after every batch.
 
     Raises:
-        TokenPruneError: Anything wrong in the configuration; nothing has run then.
+        TokenPruneError: The configuration is wrong. It is checked before anything runs.
     """
     results = Results(config.output)
     with results.locked():
@@ -75,13 +76,15 @@ def run_experiment(config: ExperimentConfig, progress: Progress | None = None) -
         answered = all((item.key, number) in done for item in series for number in range(len(batches)))
         timed = config.timing == 0 or all(len(timing.get(item.key, ())) == config.timing for item in series[1:])
         if not (answered and timed and keys - {"unpruned"} <= choices.keys()):
-            bench = _Bench(config, config.model.load(), results)
-            choices = bench.check(series)
+            series_runner = _SeriesRunner(config, config.model.load(), results)
+            choices = series_runner.choose_layers(series)
             results.write("choices.json", json.dumps(choices, indent=1))
             results.write("environment.json", json.dumps(environment(), indent=1))
-            bench.answer(series, batches, done, progress)
-            timing = bench.time(series, batches[0], progress) if config.timing else {}
-        rows = [row for row in results.rows() if row["series"] in keys]  # a former configuration may have had more
+            series_runner.answer(series, batches, done, progress)
+            timing = series_runner.time(series, batches[0], progress) if config.timing else {}
+        rows = [
+            row for row in results.rows() if row["series"] in keys
+        ]  # the folder may hold series of an earlier configuration
         return ExperimentResult(str(results.folder), rows, timing, choices)
 
 
@@ -94,12 +97,14 @@ def profile_model(config: ExperimentConfig) -> EntropyProfile:
     loaded = config.model.load()
     inputs = calibration(config, loaded)
     if inputs is None:
-        raise ConfigError("this experiment has no calibration pictures", "set calibration and use a task with splits")
+        raise ConfigError(
+            "this experiment has no calibration pictures", "set calibration to 1 or more and use a task with splits"
+        )
     return measure_entropy(loaded.model, inputs, cache=False)
 
 
 def calibration(config: ExperimentConfig, loaded: LoadedModel) -> list[Mapping[str, Tensor]] | None:
-    """Inputs of a few pictures that the evaluation does not see, one question each; None where there are none."""
+    """Inputs of a few pictures of the training split, one question each; None if the task has no splits."""
     count, task = config.calibration, config.task
     if count == 0 or "split" not in type(task).model_fields:
         return None
@@ -110,9 +115,7 @@ def calibration(config: ExperimentConfig, loaded: LoadedModel) -> list[Mapping[s
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, for the record."""
-    from tokenprune import __version__
-
+    """Versions and machine, stored with the results."""
     return {
         "tokenprune": __version__,
         "torch": torch.__version__,
@@ -124,20 +127,23 @@ def environment() -> dict[str, Any]:
     }
 
 
-class _Bench:
-    """A loaded model and the task, ready to run series."""
+class _SeriesRunner:
+    """Runs the series of one experiment on its loaded model."""
 
     def __init__(self, config: ExperimentConfig, loaded: LoadedModel, results: Results) -> None:
         self.config, self.loaded, self.results = config, loaded, results
         self.adapter = adapter_for(loaded.model)
         self.calibration = calibration(config, loaded)
-        self.layers: dict[str, tuple[int, ...]] = {}  # chosen once per series: a search must not run at every use
+        self.layers: dict[str, tuple[int, ...]] = {}  # by series key; a selector that searches runs once per series
 
-    def check(self, series: Sequence[Series]) -> dict[str, dict[str, Any]]:
-        """Choose every method's layers and meet every budget on paper, before anything runs.
+    def choose_layers(self, series: Sequence[Series]) -> dict[str, dict[str, Any]]:
+        """Choose the layers of every series and check that its budget can be met, before any sample is answered.
+
+        Returns:
+            Series key -> the layers, and the reason for the choice.
 
         Raises:
-            TokenPruneError: A method or budget that the model cannot serve.
+            TokenPruneError: A method or budget does not fit the model.
         """
         samples = self.config.task.samples()
         images = min(len(sample.images) for sample in samples)
@@ -146,16 +152,15 @@ class _Bench:
             if item.method is None:
                 continue
             choice = choose_layers(self.loaded.model, item.method, self.calibration)
-            visual = self.loaded.visual_tokens
-            cost = prefill_cost(self.adapter.config, 0)  # any text makes a reduction smaller: the most there can be
-            if visual is not None:
-                visual *= images
-                asked = getattr(item.method.budget, "tokens", None)
-                if asked is not None and asked > visual:
+            if self.loaded.visual_tokens is not None:
+                visual = self.loaded.visual_tokens * images
+                budget_tokens = getattr(item.method.budget, "tokens", None)
+                if budget_tokens is not None and budget_tokens > visual:
                     raise BudgetError(
-                        f"budget '{item.budget}' asks for more than the {visual} visual tokens there are",
+                        f"budget '{item.budget}' asks for more than the {visual} visual tokens of a sample",
                         f"ask for 1 to {visual}",
                     )
+                cost = prefill_cost(self.adapter.config, 0)  # text lowers the reduction: without it, it is the largest
                 item.method.budget.keep(visual, Schedule(choice.layers, self.adapter.num_layers, cost))
             choices[item.key] = {"layers": list(choice.layers), "reason": choice.reason}
             self.layers[item.key] = choice.layers
@@ -168,7 +173,10 @@ class _Bench:
         done: set[tuple[str, int]],
         progress: Progress | None,
     ) -> None:
-        """Let every series answer every batch that is not done, batch by batch: a stopped run can be compared."""
+        """Answer all batches that are not done.
+
+        The loop goes batch by batch over all series, so that the series of a stopped run cover the same samples.
+        """
         total = len(series) * len(batches)
         finished = sum((item.key, number) in done for item in series for number in range(len(batches)))
         features = SharedFeatures(self.loaded.model)
@@ -177,9 +185,9 @@ class _Bench:
             missing = [item for item in series if (item.key, number) not in done]
             inputs = self.loaded.encode(batch) if missing else {}
             for item in missing:
-                # what reads the tower's layers needs it to run
-                tower = item.method is not None and bool(item.method.pruner.vision_layers)
-                with self._applied(item) as run, nullcontext() if tower else features.used():
+                # a pruner that reads the tower's layers needs the tower to run
+                reads_tower = item.method is not None and bool(item.method.pruner.vision_layers)
+                with self._applied(item) as run, nullcontext() if reads_tower else features.enabled():
                     self.results.append(self._answer(item, run, batch, inputs, offset))
                 finished += 1
                 if progress is not None:
@@ -227,43 +235,50 @@ class _Bench:
         return rows
 
     def _cost(self, inputs: Mapping[str, Tensor], run: Run | None, index: int, padding: int) -> dict[str, Any]:
-        """Tokens, FLOPs and cache bytes of one sample's prefill, its padding left out."""
-        from tokenprune.flops import kv_cache_bytes, prefill_flops
+        """Tokens, FLOPs and cache bytes of one sample's prefill, without its padding.
 
+        FLOPs and bytes are NaN for a family without a closed form.
+        """
         config = self.adapter.text_config
         layers = self.adapter.num_layers
         length = inputs["input_ids"].shape[1] - padding
-        whole = [length] * layers
         if run is None:
             mask = self.adapter.visual_mask({"input_ids": inputs["input_ids"][index : index + 1]})
-            visual = int(mask.sum()) if mask is not None else 0
-            cut, before, after, average = whole, visual, visual, float(visual)
+            before = after = int(mask.sum()) if mask is not None else 0
+            average = float(before)
+            tokens_pruned = [length] * layers
         else:
             report = run.report
-            cut = [tokens - padding for tokens in report.tokens_per_layer(index)]
             before, after, average = report.before[index], report.after[index], report.layer_average(index)
+            tokens_pruned = [tokens - padding for tokens in report.tokens_per_layer(index)]
+        tokens_unpruned = [length] * layers
+        text = length - before
         size = self.loaded.model.dtype.itemsize
         return {
             "visual_before": before,
             "visual_after": after,
             "layer_average": average,
-            "flops": prefill_flops(config, cut),
-            "flops_unpruned": prefill_flops(config, whole),
-            "kv_bytes": kv_cache_bytes(config, cut, size),
-            "kv_bytes_unpruned": kv_cache_bytes(config, whole, size),
+            "flops": _nan_if_unknown(lambda: prefill_flops(config, tokens_pruned, [n - text for n in tokens_pruned])),
+            "flops_unpruned": _nan_if_unknown(lambda: prefill_flops(config, tokens_unpruned, [before] * layers)),
+            "kv_bytes": _nan_if_unknown(lambda: kv_cache_bytes(config, tokens_pruned, size)),
+            "kv_bytes_unpruned": _nan_if_unknown(lambda: kv_cache_bytes(config, tokens_unpruned, size)),
         }
 
     @torch.no_grad()
     def time(
         self, series: Sequence[Series], batch: Sequence[Sample], progress: Progress | None
     ) -> dict[str, list[float]]:
-        """Prefill times as ratios to the unpruned model of the same round: drift of the machine cancels out."""
+        """Prefill times divided by that of the unpruned model in the same round, so that drift cancels out.
+
+        Returns:
+            Series key -> one ratio per round.
+        """
         inputs = self.loaded.encode(batch)
         ratios: dict[str, list[float]] = {item.key: [] for item in series[1:]}
-        for number in range(-1, self.config.timing):  # one round to warm up
-            whole = self._prefill(None, inputs, batch)
+        for number in range(-1, self.config.timing):  # round -1 warms up
+            unpruned = self._prefill(None, inputs, batch)
             for item in series[1:]:
-                ratio = self._prefill(item, inputs, batch) / whole
+                ratio = self._prefill(item, inputs, batch) / unpruned
                 if number >= 0:
                     ratios[item.key].append(ratio)
             if progress is not None:
@@ -286,6 +301,14 @@ class _Bench:
             torch.cuda.synchronize()
 
 
+def _nan_if_unknown(closed_form: Callable[[], int]) -> float:
+    """The value of a closed form; NaN for a family without one."""
+    try:
+        return closed_form()
+    except UnsupportedModelError:
+        return math.nan
+
+
 def median(values: Sequence[float]) -> float:
-    """The median, NaN of nothing."""
+    """The median; NaN without values."""
     return statistics.median(values) if values else float("nan")

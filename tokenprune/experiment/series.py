@@ -1,4 +1,4 @@
-"""One line of an experiment: a method with a budget and, if it is random, a seed."""
+"""One series of an experiment: a method with a budget and, if the method is random, a seed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tokenprune.plugins import registry
 
 @dataclass(frozen=True)
 class Series:
-    """What is run over all samples.
+    """One method, budget and seed that an experiment runs over all samples.
 
     Attributes:
         title: The method's name in tables.
-        method: The method; None is the unpruned model.
+        method: The method; None for the unpruned model.
         seed: The seed, or None.
-        budget: The budget in short, or None.
+        budget: The budget in a few words, or None.
     """
 
     title: str
@@ -28,13 +28,13 @@ class Series:
 
     @property
     def key(self) -> str:
-        """The series' name in result files."""
-        parts = [self.title, self.budget, None if self.seed is None else f"seed {self.seed}"]
-        return " / ".join(part for part in parts if part is not None)
+        """The name of the series in result files."""
+        labels = [self.title, self.budget, None if self.seed is None else f"seed {self.seed}"]
+        return " / ".join(label for label in labels if label is not None)
 
     @property
     def definition(self) -> dict[str, Any] | None:
-        """The method in full, JSON-ready: what results of this name stand for."""
+        """All fields of the method, JSON-ready: what the results under :attr:`key` were computed with."""
         return self.method.model_dump(mode="json", exclude={"label"}) if self.method else None
 
 

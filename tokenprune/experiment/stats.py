@@ -1,4 +1,4 @@
-"""Accuracies with intervals that respect that questions on one image are not independent."""
+"""Means with confidence intervals that treat all questions about one image as one cluster."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ Z95 = 1.959964
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and the half-width of its 95 % interval."""
+    """A mean with its 95 % confidence interval.
+
+    Attributes:
+        mean: The mean.
+        half: Half of the interval's width.
+    """
 
     mean: float
     half: float
 
     @property
-    def arms(self) -> tuple[float, float]:
-        """How far the interval reaches below and above the mean, within 0 to 1: finite where nothing is known."""
+    def error_bars(self) -> tuple[float, float]:
+        """How far the interval reaches below and above the mean, clipped to the range from 0 to 1."""
         return min(self.half, self.mean), min(self.half, 1 - self.mean)
 
     def __str__(self) -> str:
@@ -28,25 +33,25 @@ class Estimate:
 def clustered(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
     """Mean of ``values`` with a cluster-robust 95 % interval.
 
-    The variance is ``G / (G - 1) * sum_g (sum_{i in g} (x_i - mean))^2 / n^2`` over the G clusters: residuals of one
-    image add up before they are squared.
+    The variance is ``G / (G - 1) * sum_g (sum_{i in g} (x_i - mean))^2 / n^2`` over the G clusters. The residuals of
+    one cluster are summed before they are squared.
 
     Args:
         values: One number per question.
         clusters: The image of each question.
 
     Returns:
-        The estimate; with a single cluster the half-width is infinite.
+        The estimate. With a single cluster the half-width is infinite; without values the mean is NaN, too.
     """
     count = len(values)
     if count == 0:
         return Estimate(float("nan"), float("inf"))
     mean = sum(values) / count
-    sums: dict[Hashable, float] = defaultdict(float)
+    residuals: dict[Hashable, float] = defaultdict(float)
     for value, cluster in zip(values, clusters, strict=True):
-        sums[cluster] += value - mean
-    groups = len(sums)
-    if groups < 2:
+        residuals[cluster] += value - mean
+    num_clusters = len(residuals)
+    if num_clusters < 2:
         return Estimate(mean, float("inf"))
-    variance = groups / (groups - 1) * sum(total**2 for total in sums.values()) / count**2
+    variance = num_clusters / (num_clusters - 1) * sum(total**2 for total in residuals.values()) / count**2
     return Estimate(mean, Z95 * variance**0.5)

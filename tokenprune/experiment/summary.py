@@ -1,4 +1,4 @@
-"""An experiment's rows, put together: one line per method and budget."""
+"""The summary of an experiment: one row per method and budget, averaged over seeds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,23 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Line:
-    """One row of the table: a method with a budget, seeds averaged."""
+class SeriesSummary:
+    """One row of the table: a method with a budget, averaged over its seeds.
+
+    Attributes:
+        method: The method's name in tables.
+        budget: The budget in a few words; empty for the unpruned model.
+        accuracy: Accuracy, from 0 to 1.
+        kept: Accuracy as a share of the unpruned model's.
+        gain: Accuracy minus that of the unpruned model, paired by question.
+        visual: Visual tokens per sample after the last stage, mean.
+        average: Visual tokens per sample and decoder layer, mean.
+        flops_reduction: Saved share of the decoder's prefill FLOPs; NaN where the FLOPs are unknown.
+        kv_bytes: Bytes of the KV cache per sample, mean; NaN where unknown.
+        time_ratio: Median prefill time divided by that of the unpruned model; NaN without timings.
+        time_spread: Smallest and largest of these ratios.
+        seeds: Number of seeds.
+    """
 
     method: str
     budget: str
@@ -31,42 +46,47 @@ class Line:
     seeds: int
 
 
-def summarise(result: ExperimentResult) -> list[Line]:
-    """The table: the unpruned model first, then budget by budget, the largest first, the best method on top."""
-    by_cell: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
+def summarise(result: ExperimentResult) -> list[SeriesSummary]:
+    """The rows of the table: the unpruned model first, then the largest budget; the best method of a budget first."""
+    rows_by_series: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
     for row in result.rows:
-        by_cell[row["method"], row["budget"]].append(row)
-    unpruned = by_cell.get(("unpruned", None), [])
-    base, reference = right(unpruned), accuracy(unpruned)
-    lines = [_line(result, method, budget, rows, base, reference) for (method, budget), rows in by_cell.items()]
-    room: dict[str, float] = defaultdict(float)
-    for line in lines:
-        room[line.budget] = max(room[line.budget], line.visual)
-    return sorted(lines, key=lambda line: (-room[line.budget], line.budget, -line.accuracy.mean, line.method))
+        rows_by_series[row["method"], row["budget"]].append(row)
+    unpruned = rows_by_series.get(("unpruned", None), [])
+    base, reference = accuracy_by_question(unpruned), accuracy(unpruned)
+    summaries = [
+        _summarise_series(result, method, budget, rows, base, reference)
+        for (method, budget), rows in rows_by_series.items()
+    ]
+    most_tokens: dict[str, float] = defaultdict(float)  # of any method, by budget
+    for item in summaries:
+        most_tokens[item.budget] = max(most_tokens[item.budget], item.visual)
+    return sorted(
+        summaries, key=lambda item: (-most_tokens[item.budget], item.budget, -item.accuracy.mean, item.method)
+    )
 
 
-def _line(
+def _summarise_series(
     result: ExperimentResult,
     method: str,
     budget: str | None,
     rows: list[Row],
     base: Mapping[str, float],
     reference: Estimate,
-) -> Line:
+) -> SeriesSummary:
     groups = {row["sample"]: row["group"] for row in rows}
-    shares = right(rows)
-    estimate = clustered(list(shares.values()), [groups[sample] for sample in shares])
+    accuracies = accuracy_by_question(rows)
+    estimate = clustered(list(accuracies.values()), [groups[sample] for sample in accuracies])
     ratios = [ratio for key in {row["series"] for row in rows} for ratio in result.timing.get(key, ())]
 
     def mean(name: str) -> float:
         return sum(float(row[name]) for row in rows) / len(rows)
 
-    return Line(
+    return SeriesSummary(
         method=method,
         budget=budget or "",
         accuracy=estimate,
         kept=estimate.mean / reference.mean if reference.mean else float("nan"),
-        gain=difference(shares, base, groups),
+        gain=difference(accuracies, base, groups),
         visual=mean("visual_after"),
         average=mean("layer_average"),
         flops_reduction=1 - mean("flops") / mean("flops_unpruned"),
@@ -77,18 +97,24 @@ def _line(
     )
 
 
-def right(rows: Iterable[Row]) -> dict[str, float]:
-    """Question -> share of a method's seeds that answer it right."""
+def accuracy_by_question(rows: Iterable[Row]) -> dict[str, float]:
+    """Question id -> share of the method's seeds that answer it correctly."""
     answers: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         answers[row["sample"]].append(float(row["correct"]))
     return {sample: sum(values) / len(values) for sample, values in answers.items()}
 
 
-def difference(mine: Mapping[str, float], other: Mapping[str, float], groups: Mapping[str, str]) -> Estimate:
-    """How much more is right on the questions that both have, in pairs, clustered by image."""
-    both = [sample for sample in mine if sample in other]
-    return clustered([mine[sample] - other[sample] for sample in both], [groups[sample] for sample in both])
+def difference(first: Mapping[str, float], second: Mapping[str, float], groups: Mapping[str, str]) -> Estimate:
+    """Accuracy of the first method minus that of the second, on the questions that both answered.
+
+    Args:
+        first: Question id -> accuracy.
+        second: Question id -> accuracy.
+        groups: Question id -> the image that intervals are clustered by.
+    """
+    both = [sample for sample in first if sample in second]
+    return clustered([first[sample] - second[sample] for sample in both], [groups[sample] for sample in both])
 
 
 def accuracy(rows: Sequence[Row]) -> Estimate:
@@ -97,14 +123,14 @@ def accuracy(rows: Sequence[Row]) -> Estimate:
 
 
 def is_random(method: str) -> bool:
-    """Whether a method's name says that it chooses at random: ``random`` or ``random-...``."""
+    """Whether a method chooses tokens at random. The name decides: ``random`` or ``random-...``."""
     return method == "random" or method.startswith("random-")
 
 
-def by_budget(lines: Sequence[Line]) -> dict[str, dict[str, Line]]:
-    """Budget -> method -> line, in the order of the table, the unpruned model left out."""
-    found: dict[str, dict[str, Line]] = defaultdict(dict)
-    for line in lines:
-        if line.budget:
-            found[line.budget][line.method] = line
-    return found
+def by_budget(summaries: Sequence[SeriesSummary]) -> dict[str, dict[str, SeriesSummary]]:
+    """Budget -> method -> summary, in the order of the table, without the unpruned model."""
+    table: dict[str, dict[str, SeriesSummary]] = defaultdict(dict)
+    for item in summaries:
+        if item.budget:
+            table[item.budget][item.method] = item
+    return table

@@ -1,1 +1,1 @@
-"""Measurements: entropy curves, FLOPs, memory, latency."""
+"""Measurements of entropy curves, FLOPs, memory and latency."""

@@ -1,4 +1,4 @@
-"""How much faster: methods against the untouched model, on any device, paired round by round."""
+"""Timing methods against the unpruned model, on any device, in paired rounds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
@@ -18,38 +20,38 @@ from tokenprune.config import Config, Method
 from tokenprune.engine import apply
 from tokenprune.engine.cache import cache_bytes
 from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedModelError
-from tokenprune.flops import vision_flops
+from tokenprune.flops_vision import vision_flops
 from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios, resolve_device
 from tokenprune.measure.memory import peak_bytes
+from tokenprune.models.hf import HuggingFace
 from tokenprune.models.presets import PRESETS, Request
 from tokenprune.named import list_methods, load_method
 from tokenprune.registry import suggest
-
-if TYPE_CHECKING:
-    from tokenprune.run import Run
+from tokenprune.run import Run
+from tokenprune.tasks.base import Sample
 
 Inputs = dict[str, Tensor]
 UNPRUNED, KEEP_ALL = "unpruned", "keep-all"
 
 
 class BenchConfig(Config):
-    """What to time.
+    """Configuration of the bench.
 
     Attributes:
-        model: A preset (random weights: time does not depend on them), or a checkpoint by folder or hub name.
-        methods: Named methods; ``("all",)`` for every one that is installed.
-        averages: Budgets: visual tokens averaged over all layers, as a share of the prompt's.
-        tokens: The same in tokens; given, they replace the shares.
+        model: A preset (with random weights, which do not affect times), or a checkpoint by folder or hub name.
+        methods: Named methods; ``("all",)`` for every installed one.
+        averages: Budgets: visual tokens averaged over all layers, as a share of the prompt's visual tokens.
+        tokens: The same in tokens; if given, they replace ``averages``.
         batches: Batch sizes.
         text_tokens: Text tokens per prompt.
-        ragged: Prompts of different lengths: text times 1, 2, 1/2, 3 ..., and every second prompt with two images.
+        ragged: Use prompts of different lengths: ``text_tokens`` times 1, 2, 1/2, 3 ...; every second has two images.
         decode: Decode steps timed after each prefill.
-        rounds: Rounds; each runs every variant once, in an order of its own.
-        warmup: Rounds that are not counted.
+        rounds: Timed rounds. Each round runs every series once, in a random order.
+        warmup: Untimed rounds before these.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
         dtype: Precision; ``auto`` is bfloat16.
         attention: The attention implementation.
-        image_size: Side in pixels of the square images that a checkpoint's processor is given.
+        image_size: Side in pixels of the square images for a checkpoint's processor.
     """
 
     model: str = "llava-0.5b"
@@ -69,21 +71,21 @@ class BenchConfig(Config):
 
 
 @dataclass
-class Variant:
-    """One line of the table: a method with a budget, or none.
+class TimedSeries:
+    """One row of the table: a method with a budget, and what was measured.
 
     Attributes:
-        name: ``unpruned``, ``keep-all`` or the method's.
-        method: None for the untouched model.
-        budget: Its layer average, ``{"tokens": 128}`` or ``{"ratio": 0.33}``.
-        prefill: Milliseconds per round.
-        step: Milliseconds of one decode step, the median of each round's.
-        select: Milliseconds of scoring and selecting per round.
+        name: ``unpruned``, ``keep-all`` or the method's name.
+        method: The method; None for the unpruned model.
+        budget: The layer average, ``{"tokens": 128}`` or ``{"ratio": 0.33}``.
+        prefill: Milliseconds of the prefill, per round.
+        step: Milliseconds of a decode step, per round (the median of the round's steps).
+        select: Milliseconds of scoring and selecting, per round.
         kept: Visual tokens per sample after the last stage.
-        kv_bytes: Of the KV cache after the prefill.
-        peak_bytes: Memory held at once in a prefill and a decode step, beside weights and inputs.
-        bound: FLOPs of the unpruned prefill over the pruned one's.
-        problem: Why it could not run.
+        kv_bytes: Bytes of the KV cache after the prefill.
+        peak_bytes: Peak memory of a prefill and a decode step in bytes, without weights and inputs.
+        bound: FLOPs of the unpruned prefill divided by those of the pruned one; None if unknown.
+        problem: Why the method could not run; None if it ran.
     """
 
     name: str
@@ -99,14 +101,20 @@ class Variant:
     problem: str | None = None
 
     def run_seconds(self, decode: int) -> list[float]:
-        """Prefill and all decode steps, per round."""
+        """Seconds of the prefill and all decode steps, per round."""
         steps = self.step or [0.0] * len(self.prefill)
-        return [(first + decode * step) / 1e3 for first, step in zip(self.prefill, steps, strict=True)]
+        return [(prefill + decode * step) / 1e3 for prefill, step in zip(self.prefill, steps, strict=True)]
 
 
 @dataclass
-class Subject:
-    """A model, and how to make batches for it."""
+class BenchModel:
+    """A model and a function that makes its batches.
+
+    Attributes:
+        model: The model, on its device.
+        name: The name for reports.
+        inputs: Makes the inputs of a batch of prompts.
+    """
 
     model: nn.Module
     name: str
@@ -114,20 +122,21 @@ class Subject:
 
 
 def run_bench(config: BenchConfig, progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
-    """Time every method and budget against the untouched model.
+    """Time every method and budget against the unpruned model.
 
-    Each round runs all variants once, prefill and decode; ratios are taken within rounds. The *bound* of a variant
-    is the ratio of closed-form FLOPs of its prefill, pruned against unpruned: no program can be that fast.
+    Each round runs all series once, prefill and decode. Ratios are taken within rounds. The *bound* of a series is
+    the closed-form FLOPs of the unpruned prefill divided by those of the pruned one: the largest speedup that fewer
+    FLOPs alone can give.
 
     Args:
-        config: What to time.
-        progress: Called with what is being done, how many rounds are done, and how many there are.
+        config: The configuration.
+        progress: Called with a description, the number of finished rounds and the number of all rounds.
 
     Returns:
-        JSON-ready: ``environment``, ``config``, and per batch size the ``rows`` of the table.
+        JSON-ready: ``environment``, ``model``, ``config``, and ``batches`` with the ``rows`` of each table.
 
     Raises:
-        ConfigError: Unknown preset, no such device, a method that is not installed ...
+        ConfigError: Unknown preset, device or method.
     """
     device = resolve_device(config.device)
     names = _names(config.methods)
@@ -136,27 +145,27 @@ def run_bench(config: BenchConfig, progress: Callable[[str, int, int], None] | N
     methods = [
         (name, load_method(name, budget="layer_average", **budget), budget) for name in names for budget in budgets
     ]
-    subject = _subject(config, device)
+    loaded = _load_model(config, device)
     batches = []
     for batch in config.batches:
-        inputs = subject.inputs(requests(batch, config))
-        variants = [Variant(UNPRUNED), Variant(KEEP_ALL, load_method(names[0], budget="keep_ratio", ratio=1.0))]
-        variants += [Variant(*each) for each in methods]
-        variants = _time(subject.model, inputs, variants, config, device, progress)
-        batches.append(_summary(variants, batch, config))
-    model: Any = subject.model
+        inputs = loaded.inputs(requests(batch, config))
+        keep_all = load_method(names[0], budget="keep_ratio", ratio=1.0)
+        series = [TimedSeries(UNPRUNED), TimedSeries(KEEP_ALL, keep_all)]
+        series += [TimedSeries(name, method, budget) for name, method, budget in methods]
+        _time(loaded.model, inputs, series, config, device, progress)
+        batches.append({"batch": batch, "rows": [_row(item, series[0], batch, config) for item in series]})
+    model: Any = loaded.model
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    described = {"name": subject.name, "parameters": parameters, "dtype": str(model.dtype).removeprefix("torch.")}
     return {
         "environment": environment(device),
-        "model": described,
+        "model": {"name": loaded.name, "parameters": parameters, "dtype": str(model.dtype).removeprefix("torch.")},
         "config": config.model_dump(mode="json"),
         "batches": batches,
     }
 
 
 def requests(batch: int, config: BenchConfig) -> list[Request]:
-    """The prompts of a batch: all alike, or ragged."""
+    """The prompts of a batch: all of the same length, or ragged."""
     if not config.ragged:
         return [Request(config.text_tokens)] * batch
     factors = (1.0, 2.0, 0.5, 3.0)
@@ -166,24 +175,25 @@ def requests(batch: int, config: BenchConfig) -> list[Request]:
     ]
 
 
-def _names(wanted: Sequence[str]) -> list[str]:
+def _names(methods: Sequence[str]) -> list[str]:
+    """The names of the methods to time, checked against the installed ones."""
     installed = [method.name for method in list_methods()]
-    if list(wanted) == ["all"]:
+    if list(methods) == ["all"]:
         return installed
-    for name in wanted:
+    for name in methods:
         if name not in installed:
             raise ConfigError(f"unknown method {name!r}", suggest(name, [*installed, "all"]))
-    if not wanted:
+    if not methods:
         raise ConfigError("no method to time", "name at least one")
-    return list(wanted)
+    return list(methods)
 
 
-def _subject(config: BenchConfig, device: torch.device) -> Subject:
+def _load_model(config: BenchConfig, device: torch.device) -> BenchModel:
     dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
     if config.model in PRESETS:
         chosen = PRESETS[config.model]
         model = chosen.build(device, dtype, config.attention)
-        return Subject(model, chosen.name, lambda prompts: chosen.inputs(prompts, device, dtype))
+        return BenchModel(model, chosen.name, lambda prompts: chosen.inputs(prompts, device, dtype))
     if "/" not in config.model and not Path(config.model).exists():
         raise ConfigError(
             f"unknown preset {config.model!r}",
@@ -192,13 +202,9 @@ def _subject(config: BenchConfig, device: torch.device) -> Subject:
     return _checkpoint(config, device)
 
 
-def _checkpoint(config: BenchConfig, device: torch.device) -> Subject:
-    """A user's own model, its processor and noise for images."""
-    import numpy as np
-    from PIL import Image
-
-    from tokenprune.models.hf import HuggingFace
-    from tokenprune.tasks.base import Sample
+def _checkpoint(config: BenchConfig, device: torch.device) -> BenchModel:
+    """A checkpoint with its own processor; the images are noise."""
+    from PIL import Image  # optional: presets need no images
 
     loaded = HuggingFace(checkpoint=config.model, dtype=config.dtype, attention=config.attention).load()
     loaded.model.to(device)
@@ -212,49 +218,50 @@ def _checkpoint(config: BenchConfig, device: torch.device) -> Subject:
         ]
         return loaded.encode(samples)
 
-    return Subject(loaded.model, loaded.name, inputs)
+    return BenchModel(loaded.model, loaded.name, inputs)
 
 
 def _time(
     model: Any,
     inputs: Inputs,
-    variants: list[Variant],
+    series: list[TimedSeries],
     config: BenchConfig,
     device: torch.device,
     progress: Callable[[str, int, int], None] | None,
-) -> list[Variant]:
+) -> None:
+    """Run all rounds and write the measurements into the series."""
     total = config.warmup + config.rounds
     watch = Stopwatch(device)
     batch = inputs["input_ids"].shape[0]
     for number in range(total):
         if progress is not None:
             progress(f"batch {batch}", number, total)
-        ready = [variant for variant in variants if variant.problem is None]
-        # a fixed order would give every variant the same predecessor, and with it the same hot or rested machine
-        random.Random(number).shuffle(ready)
-        for variant in ready:
+        runnable = [item for item in series if item.problem is None]
+        # with a fixed order every series would follow the same one, and find the machine as hot as that one left it
+        random.Random(number).shuffle(runnable)
+        for item in runnable:
             try:
-                with _applied(model, variant.method) as run:
-                    went = _go(model, inputs, config.decode, watch)
-                    if number == 0:  # after a first pass: libraries have their workspaces
-                        variant.kv_bytes = went.kv_bytes
-                        variant.peak_bytes = peak_bytes(lambda: _go(model, inputs, min(config.decode, 1)), device)
+                with _applied(model, item.method) as run:
+                    times = _time_pass(model, inputs, config.decode, watch)
+                    if number == 0:  # after a first pass, so that the workspaces of libraries are allocated
+                        item.kv_bytes = times.kv_bytes
+                        one_step = partial(_time_pass, model, inputs, min(config.decode, 1), watch)
+                        item.peak_bytes = peak_bytes(one_step, device)
                         if run is not None:
-                            variant.kept, variant.bound = run.report.after, _bound(model.config, run)
+                            item.kept, item.bound = run.report.after, _flops_bound(model.config, run)
             except TokenPruneError as error:
-                if variant.method is None or variant.name == KEEP_ALL:
+                if item.method is None or item.name == KEEP_ALL:
                     raise
-                variant.problem = " ".join(str(error).split())
+                item.problem = " ".join(str(error).split())
                 continue
             if number >= config.warmup:
-                variant.prefill.append(went.prefill)
-                if went.steps:
-                    variant.step.append(Spread.of(went.steps).median)
+                item.prefill.append(times.prefill)
+                if times.steps:
+                    item.step.append(Spread.of(times.steps).median)
                 if run is not None:
-                    variant.select.append(run.report.score_ms)
+                    item.select.append(run.report.score_ms)
     if progress is not None:
         progress(f"batch {batch}", total, total)
-    return variants
 
 
 @contextmanager
@@ -264,8 +271,14 @@ def _applied(model: nn.Module, method: Method | None) -> Iterator[Run | None]:
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """Milliseconds of a prefill and of each decode step after it; bytes of the cache in between."""
+class _PassTimes:
+    """One prefill and the decode steps after it.
+
+    Attributes:
+        prefill: Milliseconds of the prefill.
+        steps: Milliseconds of each decode step.
+        kv_bytes: Bytes of the KV cache after the prefill.
+    """
 
     prefill: float
     steps: list[float]
@@ -273,64 +286,66 @@ class _Pass:
 
 
 @torch.no_grad()
-def _go(model: Any, inputs: Inputs, decode: int, watch: Stopwatch | None = None) -> _Pass:
-    """One prefill and ``decode`` steps."""
-    watch = watch or Stopwatch(inputs["input_ids"].device)
-    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    output, prefill = watch.time(lambda: model(**inputs, use_cache=True, **last))
-    held = cache_bytes(output.past_key_values)
+def _time_pass(model: Any, inputs: Inputs, decode: int, watch: Stopwatch) -> _PassTimes:
+    """Time one prefill and ``decode`` steps."""
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    output, prefill = watch.time(lambda: model(**inputs, use_cache=True, **last_only))
+    kv_bytes = cache_bytes(output.past_key_values)
     ids = inputs["input_ids"]
     mask = inputs.get("attention_mask", torch.ones_like(ids))
     mask = torch.cat([mask, mask.new_ones(mask.shape[0], decode)], dim=1)
     steps = []
     for step in range(decode):
-        token = output.logits[:, -1:].argmax(-1)
-        given: dict[str, Any] = {"input_ids": token, "attention_mask": mask[:, : ids.shape[1] + step + 1]}
-        given["past_key_values"] = output.past_key_values
-        output, taken = watch.time(lambda given=given: model(**given, use_cache=True))  # type: ignore[misc]
-        steps.append(taken)
-    return _Pass(prefill, steps, held)
+        step_inputs: dict[str, Any] = {
+            "input_ids": output.logits[:, -1:].argmax(-1),
+            "attention_mask": mask[:, : ids.shape[1] + step + 1],
+            "past_key_values": output.past_key_values,
+        }
+        output, milliseconds = watch.time(partial(model, **step_inputs, use_cache=True))
+        steps.append(milliseconds)
+    return _PassTimes(prefill, steps, kv_bytes)
 
 
-def _bound(config: Any, run: Run) -> float | None:
-    """FLOPs of the unpruned prefill over the pruned one's, all samples; None where the tower has no closed form."""
+def _flops_bound(config: Any, run: Run) -> float | None:
+    """FLOPs of the unpruned prefill divided by those of the pruned one, all samples together.
+
+    None for a family whose tower or decoder has no closed form.
+    """
     report = run.report
+    samples = range(len(report.before))
     try:
         vision = sum(sum(vision_flops(config, visual)) for visual in report.before)
+        unpruned, pruned = (
+            vision + sum(report.flops(sample, pruned) for sample in samples) for pruned in (False, True)
+        )
     except UnsupportedModelError:
         return None
-    samples = range(len(report.before))
-    whole, cut = (vision + sum(report.flops(sample, pruned) for sample in samples) for pruned in (False, True))
-    return whole / cut
+    return unpruned / pruned
 
 
-def _summary(variants: list[Variant], batch: int, config: BenchConfig) -> dict[str, Any]:
-    base = variants[0]
-    return {"batch": batch, "rows": [_row(variant, base, batch, config) for variant in variants]}
-
-
-def _row(variant: Variant, base: Variant, batch: int, config: BenchConfig) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": variant.name, **variant.budget}
-    if variant.problem is not None:
-        return {**row, "problem": variant.problem}
-    seconds, base_seconds = variant.run_seconds(config.decode), base.run_seconds(config.decode)
-    speedup = ratios(base.prefill, variant.prefill)
+def _row(series: TimedSeries, base: TimedSeries, batch: int, config: BenchConfig) -> dict[str, Any]:
+    """The measurements of a series, JSON-ready, with ratios to those of ``base``."""
+    row: dict[str, Any] = {"name": series.name, **series.budget}
+    if series.problem is not None:
+        return {**row, "problem": series.problem}
+    seconds, base_seconds = series.run_seconds(config.decode), base.run_seconds(config.decode)
+    speedup = ratios(base.prefill, series.prefill)
     row |= {
-        "kept": variant.kept,
-        "prefill_ms": Spread.of(variant.prefill).to_dict(),
-        "prefill_ratio": ratios(variant.prefill, base.prefill).to_dict(),
+        "kept": series.kept,
+        "prefill_ms": Spread.of(series.prefill).to_dict(),
+        "prefill_ratio": ratios(series.prefill, base.prefill).to_dict(),
         "speedup": speedup.to_dict(),
-        "bound": variant.bound,
-        "of_bound": speedup.median / variant.bound if variant.bound else None,
-        "select_ms": Spread.of(variant.select).to_dict() if variant.select else None,
-        "select_share": ratios(variant.select, variant.prefill).median if variant.select else None,
-        "kv_bytes": variant.kv_bytes,
-        "peak_bytes": variant.peak_bytes,
-        "requests_per_s": Spread.of([batch / taken for taken in seconds]).to_dict(),
+        "bound": series.bound,
+        "of_bound": speedup.median / series.bound if series.bound else None,
+        "select_ms": Spread.of(series.select).to_dict() if series.select else None,
+        "select_share": ratios(series.select, series.prefill).median if series.select else None,
+        "kv_bytes": series.kv_bytes,
+        "peak_bytes": series.peak_bytes,
+        "requests_per_s": Spread.of([batch / duration for duration in seconds]).to_dict(),
         "throughput_ratio": ratios(base_seconds, seconds).to_dict(),
     }
-    if variant.step:
-        row["step_ms"] = Spread.of(variant.step).to_dict()
-        row["step_ratio"] = ratios(variant.step, base.step).to_dict()
-        row["decode_tokens_per_s"] = batch * 1e3 / Spread.of(variant.step).median
+    if series.step:
+        row["step_ms"] = Spread.of(series.step).to_dict()
+        row["step_ratio"] = ratios(series.step, base.step).to_dict()
+        row["decode_tokens_per_s"] = batch * 1e3 / Spread.of(series.step).median
     return row

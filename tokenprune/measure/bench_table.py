@@ -1,4 +1,4 @@
-"""A bench's result as text and as a file."""
+"""The result of a bench as text and as files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ COLUMNS = (
 )
 
 
-def cells(row: Mapping[str, Any]) -> list[str]:
-    """One row as text, in the order of :data:`COLUMNS`."""
+def format_row(row: Mapping[str, Any]) -> list[str]:
+    """One row of a table as text, in the order of :data:`COLUMNS`."""
     budget = f" {row['tokens']}" if "tokens" in row else f" {row['ratio']:.3g}" if "ratio" in row else ""
     if "problem" in row:
         return [row["name"] + budget, *["-"] * (len(COLUMNS) - 1)]
@@ -63,39 +63,40 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
-    """What stands below the tables: what could not run, the model, the settings and the machine."""
-    model, config, where = result["model"], result["config"], result["environment"]
-    problems = {row["name"]: row["problem"] for found in result["batches"] for row in found["rows"] if "problem" in row}
+    """The notes below the tables: methods that could not run, the model, the settings and the machine."""
+    model, config, machine = result["model"], result["config"], result["environment"]
+    rows = [row for table in result["batches"] for row in table["rows"]]
+    problems = {row["name"]: row["problem"] for row in rows if "problem" in row}
     return [
         *(f"{name} did not run: {problem}" for name, problem in problems.items()),
         f"{model['name']} ({model['parameters'] / 1e9:.2f} B parameters, {model['dtype']}, {config['attention']}),"
         f" {config['text_tokens']} text tokens{', ragged' if config['ragged'] else ''},"
         f" {config['decode']} decode steps,"
         f" {config['rounds']} rounds; median (quartiles), ratios taken within rounds",
-        f"{where['device']} ({where['device_type']}, {where['threads']} threads), torch {where['torch']},"
-        f" transformers {where['transformers']}, tokenprune {where['tokenprune']}",
+        f"{machine['device']} ({machine['device_type']}, {machine['threads']} threads), torch {machine['torch']},"
+        f" transformers {machine['transformers']}, tokenprune {machine['tokenprune']}",
     ]
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """All tables of a result, and what stands below them."""
-    parts = []
-    for found in result["batches"]:
+    """All tables of a result and the notes below them."""
+    tables = []
+    for table in result["batches"]:
         lines = [
-            f"Batch {found['batch']}:\n",
+            f"Batch {table['batch']}:\n",
             "| " + " | ".join(COLUMNS) + " |",
             "|---|" + "---:|" * (len(COLUMNS) - 1),
         ]
-        lines += ["| " + " | ".join(cells(row)) + " |" for row in found["rows"]]
-        parts.append("\n".join(lines))
-    return "\n\n".join([*parts, "  \n".join(sentences(result))]) + "\n"
+        lines += ["| " + " | ".join(format_row(row)) + " |" for row in table["rows"]]
+        tables.append("\n".join(lines))
+    return "\n\n".join([*tables, "  \n".join(sentences(result))]) + "\n"
 
 
 def save(result: Mapping[str, Any], path: Path) -> None:
-    """Write a result as JSON, and its tables as Markdown beside it.
+    """Write a result as JSON, and its tables as Markdown next to it.
 
     Raises:
-        MissingDataError: The file cannot be written.
+        MissingDataError: A file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

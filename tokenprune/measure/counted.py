@@ -1,8 +1,8 @@
-"""FLOPs counted on the real architecture, with weights on the device ``meta``: what the closed forms are held against.
+"""FLOPs counted on the real architecture, with weights on the device ``meta``, to check the closed forms.
 
-Two independent counters: torch's ``FlopCounterMode``, which sees every operation that runs, and fvcore, which traces a
-module (an optional dependency: the extra ``flops``). fvcore cannot trace a vision tower's or a whole model's control
-flow; it counts decoders. Neither counts eigenvalues, sorting or softmax: selection has its own formula.
+There are two independent counters. torch's ``FlopCounterMode`` sees every operation that runs. fvcore (an optional
+dependency, the extra ``flops``) traces a module; it counts decoders only, as it cannot trace the control flow of vision
+towers. Neither counts eigenvalues, sorting or softmax, so the FLOPs of selection have a formula of their own.
 """
 
 from __future__ import annotations
@@ -19,49 +19,49 @@ from tokenprune.errors import MissingDataError
 
 
 def count_flops(call: Any) -> int:
-    """Matrix products, convolutions and attention of whatever runs in ``call()``, two FLOPs per multiply-add."""
+    """FLOPs of all matrix products, convolutions and attention in ``call()``; a multiply-add counts as two."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call()
     return int(counter.get_total_flops())
 
 
 def decoder_counted(model: nn.Module, tokens: int) -> int:
-    """A decoder's prefill of ``tokens`` tokens by torch's counter.
+    """FLOPs of a decoder's prefill of ``tokens`` tokens, by torch's counter.
 
     Args:
         model: A model on ``meta``.
         tokens: Length of the prompt.
     """
     decoder, embeds = _decoder(model, tokens)
-    # with a cache the mask is made without looking at values, which meta tensors do not have
+    # with a cache, transformers builds the mask without reading values, which meta tensors do not have
     return count_flops(partial(decoder, inputs_embeds=embeds, use_cache=True))
 
 
 def pruned_decoder_counted(model: nn.Module, tokens_per_layer: Sequence[int]) -> int:
-    """The same where layers see different numbers of tokens; all layers of these decoders cost alike."""
+    """The same where the layers see different numbers of tokens. All layers of the decoder must be equal."""
     layers = len(tokens_per_layer)
-    whole = {tokens: decoder_counted(model, tokens) for tokens in set(tokens_per_layer)}
-    return sum(whole[tokens] for tokens in tokens_per_layer) // layers
+    all_layers = {tokens: decoder_counted(model, tokens) for tokens in set(tokens_per_layer)}
+    return sum(all_layers[tokens] for tokens in tokens_per_layer) // layers
 
 
 def vision_counted(model: Any, inputs: dict[str, Tensor]) -> int:
-    """Vision tower and projector by torch's counter.
+    """FLOPs of vision tower and projector, by torch's counter.
 
     Args:
         model: A model on ``meta``.
-        inputs: Its inputs; sizes and grids stay on the CPU, for they decide the control flow.
+        inputs: Its inputs. Sizes and grids stay on the CPU, because the control flow depends on their values.
     """
     names = ("pixel_values", "image_sizes", "image_grid_thw")
-    given = {name: inputs[name] for name in names if name in inputs}
-    given["pixel_values"] = torch.empty_like(given["pixel_values"], device="meta", dtype=model.dtype)
-    if "image_grid_thw" in given:  # rotary positions would be computed where the grid is, not where the weights are
-        patches = given["pixel_values"].shape[0]
-        given["position_ids"] = torch.empty(patches, 2, dtype=torch.long, device="meta")
-    return count_flops(partial(model.get_image_features, **given))
+    image_inputs = {name: inputs[name] for name in names if name in inputs}
+    image_inputs["pixel_values"] = torch.empty_like(image_inputs["pixel_values"], device="meta", dtype=model.dtype)
+    if "image_grid_thw" in image_inputs:  # otherwise rotary positions are computed on the CPU, where the grid is
+        patches = image_inputs["pixel_values"].shape[0]
+        image_inputs["position_ids"] = torch.empty(patches, 2, dtype=torch.long, device="meta")
+    return count_flops(partial(model.get_image_features, **image_inputs))
 
 
 def decoder_traced(model: nn.Module, tokens: int) -> int:
-    """A decoder's prefill of ``tokens`` tokens by fvcore.
+    """FLOPs of a decoder's prefill of ``tokens`` tokens, by fvcore.
 
     Args:
         model: A model on ``meta``, with eager or sdpa attention.
@@ -75,15 +75,15 @@ def decoder_traced(model: nn.Module, tokens: int) -> int:
     except ImportError:
         raise MissingDataError("fvcore is not installed", "pip install 'tokenprune-mllm[flops]'") from None
     decoder, embeds = _decoder(model, tokens)
-    analysis = FlopCountAnalysis(_Embeds(decoder), embeds)
+    analysis = FlopCountAnalysis(_DecoderOfEmbeddings(decoder), embeds)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
-    analysis.set_op_handle(**{f"aten::{name}": None for name in _CHEAP})
+    analysis.set_op_handle(**{f"aten::{name}": None for name in _NOT_COUNTED})
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     return 2 * int(analysis.total())  # fvcore counts a multiply-add once
 
 
-#: What rotary embedding, norms, activations and masks are made of: not counted, as in the closed form.
-_CHEAP = (
+#: Operations of rotary embedding, norms, activations and masks. The closed form leaves them out, too.
+_NOT_COUNTED = (
     *("add", "sub", "mul", "div", "neg", "pow", "rsqrt", "mean", "cos", "sin", "silu", "gelu", "softmax"),
     *("cat", "slice", "expand", "full", "where", "ge", "le", "lt", "arange", "cumsum", "repeat", "rsub", "ne", "to"),
 )
@@ -96,8 +96,8 @@ def _attention(inputs: list[Any], outputs: list[Any]) -> int:
     return int(2 * batch * heads * rows * key[-2] * dim)
 
 
-class _Embeds(nn.Module):
-    """A decoder called with embeddings, as tracing wants it: tensors in, tensors out."""
+class _DecoderOfEmbeddings(nn.Module):
+    """A decoder as a module from embeddings to hidden states, because tracing needs tensors in and out."""
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
@@ -109,6 +109,7 @@ class _Embeds(nn.Module):
 
 
 def _decoder(model: Any, tokens: int) -> tuple[nn.Module, Tensor]:
+    """The decoder of a model, and embeddings ``[1, tokens, width]`` on ``meta``."""
     decoder = model.get_decoder()
     width = model.config.get_text_config(decoder=True).hidden_size
     return decoder, torch.empty(1, tokens, width, device="meta", dtype=model.dtype)

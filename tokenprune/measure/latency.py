@@ -1,7 +1,8 @@
-"""Times that can be compared: paired rounds on one device, medians with their spread."""
+"""Comparable times: paired rounds on one device, medians with quartiles."""
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -10,20 +11,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import transformers
 
 from tokenprune.errors import ConfigError
+from tokenprune.version import __version__
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A median and the quartiles around it.
+    """A median with quartiles.
 
     Attributes:
-        median: The middle of the values.
-        low: Their first quartile.
-        high: Their third quartile.
+        median: The median.
+        low: The first quartile.
+        high: The third quartile.
     """
 
     median: float
@@ -32,34 +35,34 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value; quartiles by linear interpolation."""
+        """The spread of one or more values; quartiles by linear interpolation."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, low, high)
 
     def to_dict(self) -> dict[str, float]:
-        """For JSON."""
+        """The fields, JSON-ready."""
         return asdict(self)
 
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> Spread:
-    """``values / base``, round by round: what disturbs a whole round disturbs both, and drops out."""
+    """The spread of ``values / base``, divided round by round, so that a disturbance of a whole round cancels out."""
     return Spread.of([value / other for value, other in zip(values, base, strict=True)])
 
 
 class Stopwatch:
-    """Times calls on a device: with events on CUDA, else with the host's clock after the device is done.
+    """Times calls on a device: with events on CUDA, else with the host's clock after a synchronisation.
 
     Args:
-        device: Where the calls compute.
+        device: The device that the calls compute on.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def time(self, call: Callable[[], Result]) -> tuple[Result, float]:
-        """The result of a call, and its milliseconds until the device has finished it."""
+        """The result of a call, and the milliseconds until the device has finished it."""
         if self.device.type == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
@@ -75,7 +78,7 @@ class Stopwatch:
 
 
 def resolve_device(name: str) -> torch.device:
-    """A device that is there; ``auto`` is the accelerator if there is one, else the CPU.
+    """An available device; ``auto`` is CUDA if available, else the CPU.
 
     Raises:
         ConfigError: No such device.
@@ -86,19 +89,13 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise ConfigError(f"no such device: {name!r}", f"use one of {', '.join(found)}") from None
+        available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ConfigError(f"no such device: {name!r}", f"use one of {', '.join(available)}") from None
     return device
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a time depends on beside the code: device, threads, versions."""
-    import platform
-
-    import transformers
-
-    import tokenprune
-
+    """What times depend on, apart from the code: device, threads, versions."""
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
@@ -107,18 +104,16 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda if cuda else None,
         "transformers": transformers.__version__,
-        "tokenprune": tokenprune.__version__,
+        "tokenprune": __version__,
         "python": platform.python_version(),
     }
 
 
 def _processor() -> str:
-    """The processor's own name where the system tells it, else its kind."""
-    import platform
-
+    """The processor's name if the system reports it, else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

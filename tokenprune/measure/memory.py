@@ -1,4 +1,4 @@
-"""Peak memory of a call: what its tensors held at once, beyond what was there before."""
+"""Peak memory of a call, without what was allocated before it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.utils._pytree import tree_leaves
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
-    """Bytes that a call held at its peak, beyond what was allocated before it.
+    """Largest number of bytes that a call had allocated at one time, without what was allocated before it.
 
-    On CUDA the allocator knows. Elsewhere the tensors that operations return are followed until they are freed;
-    what a kernel allocates and frees inside one operation is not seen.
+    On CUDA the allocator reports the peak. On other devices the tensors that operations return are followed until
+    they are freed; memory that a kernel allocates and frees within one operation is not seen.
 
     Args:
-        call: What to measure; its result counts as long as it lives in the call.
-        device: Where it computes.
+        call: The call to measure.
+        device: The device that it computes on.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -30,35 +30,35 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         peak = torch.cuda.max_memory_allocated(device)
         return int(peak - before)
-    live = _Live()
-    with live:
+    tensors = _LiveTensors()
+    with tensors:
         call()
-    return live.peak
+    return tensors.peak
 
 
-class _Live(TorchDispatchMode):
-    """Follows the storages of every tensor that an operation makes."""
+class _LiveTensors(TorchDispatchMode):
+    """Follows the storages of all tensors that operations return."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
-        self._live: dict[StorageWeakRef, int] = {}
-        self._given: set[StorageWeakRef] = set()
+        self._live: dict[StorageWeakRef, int] = {}  # storage -> bytes
+        self._existing: set[StorageWeakRef] = set()  # allocated before the call: weights, inputs
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        for given in tree_leaves((args, kwargs)):
-            if isinstance(given, Tensor):
-                storage = StorageWeakRef(given.untyped_storage())
-                if storage not in self._live:  # there before: a weight, an input
-                    self._given.add(storage)
+        for argument in tree_leaves((args, kwargs)):
+            if isinstance(argument, Tensor):
+                storage = StorageWeakRef(argument.untyped_storage())
+                if storage not in self._live:
+                    self._existing.add(storage)
         result = func(*args, **(kwargs or {}))
         self._live = {storage: size for storage, size in self._live.items() if not storage.expired()}
-        for made in tree_leaves(result):
-            if isinstance(made, Tensor):
-                storage = StorageWeakRef(made.untyped_storage())
-                if storage not in self._given:
-                    self._live[storage] = made.untyped_storage().nbytes()
+        for output in tree_leaves(result):
+            if isinstance(output, Tensor):
+                storage = StorageWeakRef(output.untyped_storage())
+                if storage not in self._existing:
+                    self._live[storage] = output.untyped_storage().nbytes()
         self.peak = max(self.peak, sum(self._live.values()))
         return result

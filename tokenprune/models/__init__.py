@@ -1,1 +1,1 @@
-"""Models that experiments can name."""
+"""Models that experiments can load by name."""

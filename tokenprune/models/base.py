@@ -1,19 +1,17 @@
-"""What an experiment needs of a model: the model itself, a way in (samples) and a way out (answers)."""
+"""The contract of a model in experiments: load it, encode samples, decode answers."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from tokenprune.component import Component
 from tokenprune.tasks.base import Sample
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Encoder = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
 
@@ -26,8 +24,8 @@ class LoadedModel:
         model: The transformers model, in eval mode.
         processor: Its processor (images and text to tensors).
         name: The name for reports.
-        encoder: Turns samples into a left-padded batch.
-        visual_tokens: Visual tokens per image where that number is fixed, else ``None``.
+        encoder: Makes a left-padded batch from samples.
+        visual_tokens: Visual tokens per image if all images have equally many, else None.
     """
 
     model: PreTrainedModel
@@ -41,18 +39,18 @@ class LoadedModel:
         return self.encoder(samples)
 
     def decode(self, ids: torch.Tensor) -> list[str]:
-        """The generated texts, without special tokens and surrounding space."""
+        """The texts of generated ids ``[batch, tokens]``, without special tokens and surrounding spaces."""
         texts: list[str] = self.processor.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
 
 class ModelSpec(Component, ABC):
-    """How to get a model: what an experiment's ``model:`` names."""
+    """Describes how to load a model; the base class of the components that ``model:`` of an experiment names."""
 
     @abstractmethod
     def load(self) -> LoadedModel:
         """Load the model.
 
         Raises:
-            MissingDataError: The checkpoint or one of its parts is not on this machine.
+            MissingDataError: The checkpoint, or a part of it, is not available.
         """

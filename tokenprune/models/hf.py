@@ -1,4 +1,4 @@
-"""Any multimodal checkpoint that transformers' auto classes can load."""
+"""Any multimodal checkpoint that the auto classes of transformers can load."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tokenprune.errors import MissingDataError
 from tokenprune.models.base import LoadedModel, ModelSpec
@@ -13,14 +14,14 @@ from tokenprune.tasks.base import Sample
 
 
 class HuggingFace(ModelSpec):
-    """A checkpoint by hub name or folder.
+    """A checkpoint from a folder or the hub.
 
     Attributes:
-        checkpoint: A local folder, or a hub name (downloaded, or found in the local hub cache).
-        dtype: Precision of the weights; ``auto`` takes the checkpoint's own.
-        device_map: Passed to ``from_pretrained``; needs accelerate when set.
+        checkpoint: A local folder, or a hub name (found in the local hub cache, or downloaded).
+        dtype: Precision of the weights; ``auto`` is that of the checkpoint.
+        device_map: Passed to ``from_pretrained``; needs accelerate.
         attention: The attention implementation.
-        instruction: Added after every question, so that answers are short.
+        instruction: Appended to every question, so that answers are short.
     """
 
     checkpoint: str
@@ -33,21 +34,21 @@ class HuggingFace(ModelSpec):
         """Load model and processor.
 
         Raises:
-            MissingDataError: The checkpoint can be neither found nor fetched.
+            MissingDataError: The checkpoint is neither on this machine nor can it be downloaded.
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
         dtype = self.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
-        placed = {} if self.device_map is None else {"device_map": self.device_map}
+        placement = {} if self.device_map is None else {"device_map": self.device_map}
         try:
             processor = AutoProcessor.from_pretrained(self.checkpoint)
             model = AutoModelForImageTextToText.from_pretrained(
-                self.checkpoint, dtype=dtype, attn_implementation=self.attention, **placed
+                self.checkpoint, dtype=dtype, attn_implementation=self.attention, **placement
             ).eval()
-        except OSError as error:  # transformers raises it for "no such folder", "no such repo" and "no network" alike
+        except (
+            OSError
+        ) as error:  # transformers raises it for a missing folder, a missing repository and a missing network
             raise MissingDataError(
                 f"checkpoint {self.checkpoint!r} cannot be loaded",
-                "give a local folder, or download it first with `hf download` where there is a network",
+                "give a local folder, or download the checkpoint first with `hf download`",
             ) from error
         processor.tokenizer.padding_side = "left"
         name = self.checkpoint.rstrip("/").rsplit("/", 1)[-1]
@@ -68,7 +69,7 @@ class HuggingFace(ModelSpec):
         return LoadedModel(model, processor, name, encode)
 
     def chat(self, sample: Sample) -> list[dict[str, Any]]:
-        """A sample as a conversation of one turn: its images, then its question."""
+        """A sample as a conversation with one turn: its images, then its question and the instruction."""
         content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in sample.images]
         content.append({"type": "text", "text": f"{sample.question} {self.instruction}"})
         return [{"role": "user", "content": content}]

@@ -1,6 +1,7 @@
-"""Published architectures without their weights: to count operations on, or to time with random weights.
+"""Published architectures without their weights, for counting operations and for timing with random weights.
 
-Time and FLOPs do not depend on what the weights are. The numbers are those of the published ``config.json`` files.
+Times and FLOPs do not depend on the values of the weights. The numbers are those of the published ``config.json``
+files.
 """
 
 from __future__ import annotations
@@ -92,8 +93,8 @@ class Request:
     """One prompt of a batch.
 
     Attributes:
-        text_tokens: Tokens of the prompt that are not visual.
-        images: Images in front of the text.
+        text_tokens: Text tokens of the prompt.
+        images: Number of images.
     """
 
     text_tokens: int = 60
@@ -105,10 +106,10 @@ class Preset:
     """A published architecture.
 
     Attributes:
-        name: What the command line calls it.
+        name: The name on the command line.
         description: One line.
-        numbers: What its ``config.json`` says.
-        picture: Makes the features' inputs of one image: ``picture(config) -> (visual tokens, tensors)``.
+        numbers: The fields of its ``config.json``.
+        picture: Makes the inputs of one image: ``picture(config) -> (number of visual tokens, tensors)``.
     """
 
     name: str
@@ -117,13 +118,13 @@ class Preset:
     picture: Callable[[Any], tuple[int, dict[str, Tensor]]]
 
     def config(self) -> Any:
-        """The transformers config, a fresh one."""
+        """A new transformers config."""
         numbers = dict(self.numbers)
         return AutoConfig.for_model(numbers.pop("model_type"), **numbers)
 
     @property
     def visual_tokens(self) -> int:
-        """Visual tokens of the picture that :meth:`inputs` uses."""
+        """Visual tokens of each image that :meth:`inputs` makes."""
         return self.picture(self.config())[0]
 
     def build(
@@ -133,8 +134,8 @@ class Preset:
         attention: str = "sdpa",
         seed: int = 0,
     ) -> PreTrainedModel:
-        """The model with random weights (without any, on the device ``meta``), in evaluation mode."""
-        # made where it will be: 14 GB of weights never pass through the host
+        """The model in evaluation mode with random weights (on the device ``meta``: without weights)."""
+        # on the target device, so that 14 GB of weights do not pass through the host
         with torch.random.fork_rng(), torch.device(device):
             torch.manual_seed(seed)
             model = AutoModelForImageTextToText.from_config(self.config(), dtype=dtype, attn_implementation=attention)
@@ -147,16 +148,16 @@ class Preset:
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ) -> dict[str, Tensor]:
-        """A left-padded batch of prompts with random text and noise for images.
+        """A left-padded batch of prompts with random text and noise as images.
 
         Args:
             requests: One per sample.
-            device: Where the tensors go.
+            device: Device of the tensors.
             dtype: Precision of the pixels.
-            seed: Of text and pixels.
+            seed: Seed of text and pixels.
         """
         config, generator = self.config(), torch.Generator().manual_seed(seed)
-        visual, one = self.picture(config)
+        visual, image_inputs = self.picture(config)
         image_id = getattr(config, "image_token_id", None) or config.image_token_index
         width = max(request.text_tokens + visual * request.images for request in requests)
         ids = torch.randint(100, 30000, (len(requests), width), generator=generator)
@@ -164,29 +165,28 @@ class Preset:
         for sample, request in enumerate(requests):
             start = width - request.text_tokens - visual * request.images
             mask[sample, :start] = 0
-            before = start + min(request.text_tokens - 1, 8)  # some text in front, as chat templates have it
-            ids[sample, before : before + visual * request.images] = image_id
-        tensors = {
-            name: torch.cat([value] * sum(request.images for request in requests)) for name, value in one.items()
-        }
+            first = start + min(request.text_tokens - 1, 8)  # some text precedes the images, as in chat templates
+            ids[sample, first : first + visual * request.images] = image_id
+        images = sum(request.images for request in requests)
+        tensors = {name: torch.cat([value] * images) for name, value in image_inputs.items()}
         if "pixel_values" in tensors:
             noise = torch.randn(tensors["pixel_values"].shape, generator=generator)
             tensors["pixel_values"] = noise.to(dtype)
         if config.model_type.startswith("qwen"):
             tensors["mm_token_type_ids"] = (ids == image_id).long()
-        made = {"input_ids": ids, "attention_mask": mask, **tensors}
-        return {name: value.to(device) for name, value in made.items()}
+        batch = {"input_ids": ids, "attention_mask": mask, **tensors}
+        return {name: value.to(device) for name, value in batch.items()}
 
 
 def _square(config: Any) -> tuple[int, dict[str, Tensor]]:
-    """LLaVA: one image of the tower's size."""
+    """LLaVA: one image of the tower's input size."""
     size = config.vision_config.image_size
     count = (size // config.vision_config.patch_size) ** 2
     return count, {"pixel_values": torch.empty(1, 3, size, size)}
 
 
 def _tiles(config: Any) -> tuple[int, dict[str, Tensor]]:
-    """LLaVA-NeXT: a square image of 2 x 2 tiles and the overview; a newline token ends every row of the tiles."""
+    """LLaVA-NeXT: a square image as 2 x 2 tiles and an overview. A newline token follows every row of the tiles."""
     size = config.vision_config.image_size
     side = size // config.vision_config.patch_size
     count = side * side + 2 * side * (2 * side + 1)
@@ -227,10 +227,10 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def preset(name: str) -> Preset:
-    """The preset of a name.
+    """The preset with the given name.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: There is no such preset.
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}", suggest(name, PRESETS))

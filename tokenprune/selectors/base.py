@@ -14,15 +14,16 @@ from tokenprune.selectors.entropy_profile import EntropyProfile
 
 @dataclass(frozen=True)
 class ModelProfile:
-    """What a layer selector may know of a model.
+    """What a layer selector can know about a model.
 
     Attributes:
         family: The adapter's name, e.g. ``"llava"``.
-        num_layers: Decoder layers.
-        measure_entropy: Runs the calibration samples through the unpruned model and returns its entropy curves;
-            None when :func:`tokenprune.apply` was given no calibration samples.
+        num_layers: Number of decoder layers.
+        measure_entropy: Runs the calibration samples through the unpruned model and returns its entropy curves.
+            None if :func:`tokenprune.apply` got no calibration samples.
         last_logits: Runs the calibration samples with the method pruning before the given layer (None: unpruned) and
-            returns the last prompt tokens' logits, float32 ``[samples, vocabulary]`` on the host; None without samples.
+            returns the logits at the last prompt token, float32 ``[samples, vocabulary]`` on the host. None without
+            calibration samples.
     """
 
     family: str
@@ -33,19 +34,24 @@ class ModelProfile:
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """The layers before which tokens are dropped, ascending, and one sentence that says why these."""
+    """The layers that a selector chose.
+
+    Attributes:
+        layers: The layers before which tokens are dropped, ascending.
+        reason: Why these layers, in one sentence.
+    """
 
     layers: tuple[int, ...]
     reason: str
 
 
 class LayerSelector(Component, ABC):
-    """Says before which decoder layers to prune; layer 0 is the decoder's input."""
+    """Chooses the decoder layers before which tokens are dropped. Layer 0 means the input of the decoder."""
 
     @abstractmethod
     def select(self, profile: ModelProfile) -> LayerChoice:
         """Choose the layers.
 
         Raises:
-            LayerError: A layer is outside the model, or none can be chosen.
+            LayerError: A layer does not exist in the model, or none can be chosen.
         """

@@ -1,4 +1,4 @@
-"""EntropyPrune's layer: where the entropy of the visual states collapses."""
+"""The layer of EntropyPrune: where the entropy of the visual hidden states collapses."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from tokenprune.errors import LayerError
 from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
 
-#: Layers that the paper states. Its code hard-codes them; nobody ships the detector.
+#: Layers that the paper states per family. Its code contains these numbers, but not the search for them.
 PUBLISHED = {"llava": 2, "llava_next": 2, "qwen2_5_vl": 1}
 
 
 class EntropyCollapse(LayerSelector):
-    """Prune before the entropy collapse layer, found in a profile file or by calibration samples.
+    """Prune before the entropy collapse layer.
 
-    The first of these that there is decides: the ``profile`` file, the calibration samples given to
-    :func:`tokenprune.apply`, the published layer of the family. Where a curve shows no collapse, the published layer
-    and then ``fallback`` are taken, and the reason says so.
+    The first available source decides: the entropy curves, the published layer of the family, ``fallback``. The curves
+    come from the ``profile`` file or, without one, from the calibration samples given to :func:`tokenprune.apply`. If
+    they show no collapse, the next source decides, and the reason of the choice says so.
 
     Source: "EntropyPrune: Matrix Entropy Guided Visual Token Pruning", arXiv 2602.17196.
 
     Attributes:
         profile: A JSON file written by ``tokenprune profile``.
-        fallback: Layer to take where nothing else decides.
-        published: Whether the paper's table may be used.
+        fallback: The layer if no other source is available; None raises an error instead.
+        published: Whether to use the published layer of the family.
         min_relative: See :func:`tokenprune.selectors.entropy_profile.detect_collapse`.
         min_agreement: See :func:`tokenprune.selectors.entropy_profile.detect_collapse`.
     """
@@ -38,18 +38,18 @@ class EntropyCollapse(LayerSelector):
     def select(self, profile: ModelProfile) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
         curves = self._curves(profile)
-        found = "no calibration samples were given"
+        finding = "no calibration samples were given"
         if curves is not None:
             collapse = detect_collapse(curves, self.min_relative, self.min_agreement)
-            found = collapse.sentence
+            finding = collapse.sentence
             if collapse.layer is not None:
-                return LayerChoice((collapse.layer,), found)
-        known = PUBLISHED.get(profile.family) if self.published else None
-        if known is not None and known < profile.num_layers:
-            return LayerChoice((known,), f"{found}; took layer {known}, published for {profile.family}")
+                return LayerChoice((collapse.layer,), finding)
+        published = PUBLISHED.get(profile.family) if self.published else None
+        if published is not None and published < profile.num_layers:
+            return LayerChoice((published,), f"{finding}; took layer {published}, published for {profile.family}")
         if self.fallback is None:
             raise LayerError(
-                f"entropy_collapse cannot choose a layer of {profile.family!r}: {found}",
+                f"entropy_collapse cannot choose a layer of {profile.family!r}: {finding}",
                 "give apply(..., calibration=[...]), a profile file, or a fallback layer",
             )
         if self.fallback >= profile.num_layers:
@@ -57,7 +57,7 @@ class EntropyCollapse(LayerSelector):
                 f"fallback layer {self.fallback} is out of range: the model has {profile.num_layers} layers",
                 f"use 1 to {profile.num_layers - 1}",
             )
-        return LayerChoice((self.fallback,), f"{found}; fell back to layer {self.fallback}")
+        return LayerChoice((self.fallback,), f"{finding}; fell back to layer {self.fallback}")
 
     def _curves(self, profile: ModelProfile) -> EntropyProfile | None:
         if self.profile is not None:

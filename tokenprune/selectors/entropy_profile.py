@@ -1,4 +1,4 @@
-"""Entropy curves of a model over its layers, and the layer where they collapse, if there is one."""
+"""Entropy curves of a model over its layers, and the search for the layer where they collapse."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class EntropyProfile(BaseModel):
     """Matrix entropy of the visual hidden states at the input of every decoder layer, per calibration sample.
 
     Attributes:
-        family: The model's family.
-        num_layers: Decoder layers.
-        curves: One list of ``num_layers`` numbers per sample.
+        family: Family of the model.
+        num_layers: Number of decoder layers.
+        curves: One curve of ``num_layers`` numbers per sample.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,11 +37,11 @@ class EntropyProfile(BaseModel):
 
     @property
     def mean(self) -> list[float]:
-        """The mean curve."""
+        """The mean of the curves."""
         return [statistics.fmean(column) for column in zip(*self.curves, strict=True)]
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, whole or not at all."""
+        """Write the profile as JSON, atomically."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
@@ -51,33 +51,36 @@ class EntropyProfile(BaseModel):
 
     @classmethod
     def load(cls, path: str | Path) -> EntropyProfile:
-        """Read what :meth:`save` wrote.
+        """Read a file that :meth:`save` wrote.
 
         Raises:
-            MissingDataError: There is no such file.
-            ConfigError: It is not an entropy profile.
+            MissingDataError: The file does not exist.
+            ConfigError: The file is not an entropy profile.
         """
         try:
             return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise MissingDataError(f"no entropy profile at {path}", "make one with `tokenprune profile`") from None
         except (ValidationError, UnicodeDecodeError) as error:
-            first = str(error).splitlines()
-            raise ConfigError(f"{path} is no entropy profile ({'; '.join(first[1:3]).strip() or first[0]})") from None
+            lines = str(error).splitlines()
+            problem = "; ".join(lines[1:3]).strip() or lines[0]
+            raise ConfigError(
+                f"{path} is not an entropy profile ({problem})", "make one with `tokenprune profile`"
+            ) from None
 
 
 @dataclass(frozen=True)
 class Collapse:
-    """What the detector found.
+    """The result of :func:`detect_collapse`.
 
     Attributes:
-        layer: The entropy collapse layer, or None.
-        drop: Mean drop ``S[l-1] - S[l]`` at the layer with the sharpest mean drop.
-        candidate: That layer, whether or not it counts as a collapse.
-        relative: The drop as a share of the entropy before it.
+        layer: The entropy collapse layer; None if there is none.
+        candidate: The layer with the largest mean drop, whether or not it is a collapse.
+        drop: Mean drop ``S[l-1] - S[l]`` at the candidate.
+        relative: The drop as a share of the mean entropy before it.
         error: Standard error of the drop over samples.
-        agreement: Share of samples whose own sharpest drop is at the candidate, one layer more or less.
-        sentence: The verdict in words.
+        agreement: Share of samples whose own largest drop is at most one layer from the candidate.
+        sentence: The result in words.
     """
 
     layer: int | None
@@ -90,17 +93,17 @@ class Collapse:
 
 
 def detect_collapse(profile: EntropyProfile, min_relative: float = 0.1, min_agreement: float = 0.75) -> Collapse:
-    """Find the layer with the sharpest consistent drop of entropy.
+    """Find the layer where the entropy of most samples drops sharply.
 
-    The candidate is the layer l >= 1 with the largest mean drop ``S[l-1] - S[l]``. It is a collapse when the drop
-    stands out of the samples' scatter (two standard errors above zero), is at least ``min_relative`` of the entropy
-    before it, and at least ``min_agreement`` of the samples have their own sharpest drop there (one layer more or
-    less). Otherwise there is none, and the sentence says which condition failed.
+    The candidate is the layer l >= 1 with the largest mean drop ``S[l-1] - S[l]``. It is a collapse if three conditions
+    hold: the drop is more than two standard errors above zero; it is at least ``min_relative`` of the mean entropy
+    before it; at least ``min_agreement`` of the samples have their own largest drop at most one layer away. Otherwise
+    there is no collapse, and the sentence states the condition that failed.
 
     Args:
         profile: The curves.
-        min_relative: Smallest drop, as a share of the entropy before it.
-        min_agreement: Smallest share of agreeing samples.
+        min_relative: Smallest drop that counts, as a share of the mean entropy before it.
+        min_agreement: Smallest share of samples that must agree.
     """
     drops = [[a - b for a, b in pairwise(curve)] for curve in profile.curves]
     if profile.num_layers < 2:

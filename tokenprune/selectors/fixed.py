@@ -1,4 +1,4 @@
-"""Prune before layers that the config names."""
+"""A selector that takes its layers from the config."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
 
 
 class Fixed(LayerSelector):
-    """The given layers, counted from 0.
+    """Prune before the given layers, counted from 0.
 
     Attributes:
-        layers: Ascending layer indices; each stage drops tokens before its layer.
+        layers: Layer indices, ascending. Each stage drops tokens before its layer.
     """
 
     layers: tuple[int, ...] = Field(min_length=1)

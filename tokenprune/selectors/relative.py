@@ -1,4 +1,4 @@
-"""Layers stated as a share of the decoder's depth."""
+"""A selector that states layers as shares of the decoder's depth."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
 
 
 class Relative(LayerSelector):
-    """Prune at shares of the depth: 0.25 of 32 layers is layer 8, of 28 layers it is layer 7.
+    """Prune at the given shares of the depth: 0.25 means layer 8 of 32, or layer 7 of 28.
 
     Attributes:
-        depths: Shares of the number of layers, rising; rounded to the nearest layer (a half to the later one).
+        depths: Shares of the number of layers, rising. Rounded to the nearest layer; halves are rounded up.
     """
 
     depths: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(min_length=1)

@@ -1,4 +1,4 @@
-"""VTW's layer: from where on the visual tokens are not missed."""
+"""The layer of VTW: the first from which dropping all visual tokens hardly changes the output."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
 
 
 class Vtw(LayerSelector):
-    """The first layer from which all visual tokens can be dropped with next to no change of the next token.
+    """Prune before the first layer from which pruning hardly changes the distribution of the next token.
 
     For every candidate layer K, from ``start`` on, the calibration samples run with the method's pruner and budget
-    before K: with ``drop_all``, as in the paper, all visual tokens are gone there. The first K is taken where
-    ``KL(dropped || whole)`` of the last prompt token's distributions, the mean over the samples, is at most
-    ``threshold``. The direction is that of the published search; the remaining tokens keep their positions, its
-    default. One forward per calibration batch and candidate, and one of the whole model. Nothing is stored: the
-    search runs again with every ``apply``, so name the layer once it is known (``fixed``).
+    before K; with ``drop_all``, as in the paper, the layers from K on see no visual tokens. The search takes the first
+    K for which the mean over the samples of ``KL(pruned || unpruned)``, of the distributions at the last prompt token,
+    is at most ``threshold``. The direction of the divergence is that of the published search; the remaining tokens keep
+    their positions, which is its default. The search costs one forward pass per calibration batch and candidate, and
+    one of the unpruned model. The result is not stored, so every ``apply`` searches again; use ``fixed`` once the layer
+    is known.
 
     Source: "Boosting Multimodal Large Language Models with Visual Tokens Withdrawal for Rapid Inference",
     arXiv 2405.05803.
 
     Attributes:
-        start: The first candidate.
-        threshold: The largest mean divergence, in nats.
-        fallback: Layer to take without calibration samples, or where no layer qualifies; None: that is an error.
+        start: The first candidate layer.
+        threshold: The largest mean divergence that is accepted, in nats.
+        fallback: The layer if there are no calibration samples or no layer qualifies; None raises an error instead.
     """
 
     start: int = Field(default=5, ge=0)
@@ -40,12 +41,12 @@ class Vtw(LayerSelector):
                     f"vtw: {name} layer {layer} is out of range: the model has {profile.num_layers} decoder layers",
                     f"use 0 to {profile.num_layers - 1}",
                 )
-        found = "no calibration samples were given"
+        finding = "no calibration samples were given"
         if profile.last_logits is not None:
-            whole = profile.last_logits(None)
+            unpruned = profile.last_logits(None)
             smallest = float("inf")
             for layer in range(self.start, profile.num_layers):
-                change = divergence(profile.last_logits(layer), whole)
+                change = divergence(profile.last_logits(layer), unpruned)
                 if change <= self.threshold:
                     return LayerChoice(
                         (layer,),
@@ -53,21 +54,21 @@ class Vtw(LayerSelector):
                         f" (at most {self.threshold:g})",
                     )
                 smallest = min(smallest, change)
-            found = f"no layer from {self.start} on is within {self.threshold:g} nats (best {smallest:.2g})"
+            finding = f"no layer from {self.start} on is within {self.threshold:g} nats (best {smallest:.2g})"
         if self.fallback is None:
             raise LayerError(
-                f"vtw cannot choose a layer of {profile.family!r}: {found}",
+                f"vtw cannot choose a layer of {profile.family!r}: {finding}",
                 "give apply(..., calibration=[...]), in experiments calibration: 8, or a fallback layer",
             )
-        return LayerChoice((self.fallback,), f"{found}; fell back to layer {self.fallback}")
+        return LayerChoice((self.fallback,), f"{finding}; fell back to layer {self.fallback}")
 
 
-def divergence(dropped: Tensor, whole: Tensor) -> float:
-    """Mean ``KL(dropped || whole)`` of next-token distributions in nats, computed in float64.
+def divergence(pruned: Tensor, unpruned: Tensor) -> float:
+    """Mean ``KL(pruned || unpruned)`` of next-token distributions in nats, computed in float64.
 
     Args:
-        dropped: Logits, ``[samples, vocabulary]``.
-        whole: Logits of the same samples.
+        pruned: Logits of the pruned model, ``[samples, vocabulary]``.
+        unpruned: Logits of the unpruned model for the same samples.
     """
-    one, other = (logits.double().log_softmax(-1) for logits in (dropped, whole))
-    return float((one.exp() * (one - other)).sum(-1).mean())
+    log_p, log_q = (logits.double().log_softmax(-1) for logits in (pruned, unpruned))
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())

@@ -1,4 +1,4 @@
-"""What an evaluation task is: images with questions, one-word answers and, where known, the pixels that matter."""
+"""The contract of an evaluation task: images with questions and answers, and the pixels of the relevant objects."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tokenprune.component import Component
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+if TYPE_CHECKING:  # PIL is optional
     from PIL.Image import Image
 
 
@@ -22,13 +22,13 @@ class Sample:
     """One question about one or more images.
 
     Attributes:
-        id: Stable and unique within a task and split.
-        images: The pictures, in the order the model sees them.
-        question: The natural-language question, without any model's template.
+        id: A name that is unique within the task and split, and never changes.
+        images: The images, in the order in which the model gets them.
+        question: The question, without the template of any model.
         answer: The expected answer, one word.
         type: The question type; results are reported per type.
-        group: The image's id. Questions on one image are not independent: intervals are clustered by it.
-        foreground: Per image a bool mask ``[height, width]`` of the pixels where the objects are.
+        group: Id of the images. Questions about the same images are not independent, so intervals are clustered by it.
+        foreground: Per image a bool mask ``[height, width]`` of the pixels that belong to objects; empty if unknown.
     """
 
     id: str
@@ -41,15 +41,15 @@ class Sample:
 
 
 class Task(Component, ABC):
-    """A fixed set of samples and the rule that says which answers are right."""
+    """A fixed set of samples and the rule for correct answers."""
 
     @abstractmethod
     def samples(self) -> Sequence[Sample]:
-        """The samples, the same ones in the same order on every call and every machine."""
+        """The samples: the same ones in the same order on every call and machine."""
 
     @abstractmethod
     def correct(self, sample: Sample, text: str) -> bool:
-        """Whether the text that a model generated answers the sample's question."""
+        """Whether a generated text is a correct answer to the sample's question."""
 
 
 def first_word(text: str) -> str:
@@ -62,19 +62,19 @@ def first_word(text: str) -> str:
 
 
 def foreground_tokens(sample: Sample, rows: int, cols: int) -> torch.Tensor:
-    """The share of each visual token's patch that is foreground.
+    """The share of foreground pixels in the patch of each visual token.
 
     Args:
-        sample: A sample whose images are all encoded on the same grid.
+        sample: A sample whose images have equally many visual tokens.
         rows: Rows of visual tokens per image.
         cols: Columns of visual tokens per image.
 
     Returns:
-        Float tensor ``[images * rows * cols]`` in the order of the visual tokens (row by row, image by image).
+        Float tensor ``[images * rows * cols]``, in the order of the visual tokens: image by image, row by row.
     """
-    shares = []
+    shares_per_image = []
     for mask in sample.foreground:
         pixels = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[None, None]
-        # exact area averages, also where the grid does not divide the picture
-        shares.append(torch.nn.functional.adaptive_avg_pool2d(pixels, (rows, cols)).flatten())
-    return torch.cat(shares)
+        # adaptive pooling gives exact area averages even if the grid does not divide the image
+        shares_per_image.append(torch.nn.functional.adaptive_avg_pool2d(pixels, (rows, cols)).flatten())
+    return torch.cat(shares_per_image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -136,14 +137,15 @@ def glm4v_model() -> PreTrainedModel:
     return tf.Glm4vForConditionalGeneration(config)
 
 
-def ernie_model() -> PreTrainedModel:
+def ernie_model(experts: Sequence[int] = (32, 32)) -> PreTrainedModel:
+    """Experts of text and of visual tokens, hidden sizes given."""
     language = text(
         None,
         rope_parameters={**MROPE, "mrope_section": [3, 3, 2]},
         moe_num_experts=4,
         moe_k=2,
         moe_num_shared_experts=1,
-        moe_intermediate_size=[32, 32],
+        moe_intermediate_size=list(experts),
     )
     config = tf.Ernie4_5_VLMoeConfig(
         text_config=language,
