@@ -29,7 +29,7 @@ from tokenprune.scorers.fastv import FastV
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.norm import Norm
 from tokenprune.scorers.random import Random
-from tokenprune.signals import AttentionProbe
+from tokenprune.testing import make_context
 
 TOKENS = (144, 576, 1152, 2304, 4608, 9216, 16384)
 BATCHES = (1, 2, 4, 8)
@@ -53,29 +53,11 @@ def context(
 ) -> PruneContext:
     """A context of random states: each sample is one image and one text token."""
     rows = tokens + 1
-    states = {name: torch.randn(batch, rows, heads, dim, device=device, dtype=dtype) for name in ("query", "key")}
-    index = torch.arange(tokens, device=device).expand(batch, -1)
-    row_mask = torch.ones(batch, rows, dtype=torch.bool, device=device)
-
-    def probe() -> AttentionProbe:
-        return AttentionProbe(
-            states["query"], states["key"], lambda query, key, index: (query, key), lambda q: row_mask, dim**-0.5
-        )
-
-    return PruneContext(
-        layer=2,
-        num_layers=32,
-        num_heads=heads,
-        visual_mask=torch.ones(batch, tokens, dtype=torch.bool, device=device),
-        visual_rows=index,
-        positions=index,
-        groups=torch.zeros(batch, tokens, dtype=torch.long, device=device),
-        last_row=torch.full((batch,), tokens, device=device),
-        row_mask=row_mask,
-        hidden_rows=torch.empty(batch, rows, heads * dim, device=device, dtype=dtype),
-        sample_ids=tuple(range(batch)),
-        captured=states,
-        make_probe=probe,
+    query, key = (torch.randn(batch, rows, heads, dim, device=device, dtype=dtype) for _ in range(2))
+    hidden = torch.empty(batch, rows, heads * dim, device=device, dtype=dtype)
+    visual = (torch.arange(rows, device=device) < tokens).expand(batch, -1)
+    return make_context(
+        hidden, visual, sizes=[[tokens]] * batch, query=query, key=key, layer=2, num_layers=32, num_heads=heads
     )
 
 

@@ -28,14 +28,13 @@ class PruneContext:
         visual_mask: Which entries of the visual axis are real, bool ``[batch, n_visual]``.
         visual_rows: Row of each visual token, long ``[batch, n_visual]`` (0 where padding).
         positions: Position of each visual token in the unpruned sequence, long ``[batch, n_visual]``.
-        groups: Image or video that each visual token belongs to, long ``[batch, n_visual]`` (-1 where padding).
+        per_image: The visual tokens image by image, with sizes and quotas: for methods that loop or compare within
+            images.
         last_row: Row of each sample's last prompt token, long ``[batch]``.
         row_mask: Rows that are tokens and not padding, bool ``[batch, rows]``.
         hidden_rows: Hidden states that enter ``layer``, ``[batch, rows, dim]``.
         sample_ids: One integer per sample, stable under re-batching: the seed of anything random.
         num_heads: Query heads of the decoder.
-        sizes: Visual tokens per sample and group, host integers.
-        quotas: Tokens to keep per sample and group, host integers: loops that need a count must not wait for one.
         target: Tokens to keep per sample after the *last* stage, host integers.
         open_ended: The pruner decides how many survive; ``quotas`` are the fewest.
         signals: Everything else that can be read; see :class:`tokenprune.signals.Signals`.
@@ -48,14 +47,12 @@ class PruneContext:
     visual_mask: Tensor
     visual_rows: Tensor
     positions: Tensor
-    groups: Tensor
+    per_image: PerImage
     last_row: Tensor
     row_mask: Tensor
     hidden_rows: Tensor
     sample_ids: tuple[int, ...]
     signals: Signals
-    sizes: tuple[tuple[int, ...], ...] = ()
-    quotas: tuple[tuple[int, ...], ...] = ()
     target: tuple[int, ...] = ()
     open_ended: bool = False
     checks: list[tuple[Tensor, Callable[[int], Exception]]] = field(default_factory=list)
@@ -67,10 +64,18 @@ class PruneContext:
         visual.scatter_add_(1, self.visual_rows, self.visual_mask.int())  # padding adds nothing to its row 0
         return self.row_mask & (visual == 0)
 
-    @cached_property
-    def per_image(self) -> PerImage:
-        """The visual tokens image by image, with sizes and quotas: for methods that loop or compare within images."""
-        return PerImage(self.groups, self.sizes, self.quotas)
+    @property
+    def groups(self) -> Tensor:
+        """Image or video that each visual token belongs to, long ``[batch, n_visual]`` (-1 where padding)."""
+        return self.per_image.groups
+
+    @property
+    def quotas(self) -> Tensor:
+        """Tokens to keep per sample and image, long ``[batch, images]``; images that a sample does not have keep 0.
+
+        Their host integers are ``per_image.host_quotas``.
+        """
+        return self.per_image.quotas_by_sample
 
     def rows(self, signal: str) -> Tensor:
         """A signal of *all* rows, text included: ``hidden`` ``[batch, rows, dim]``, else ``[batch, rows, heads, dim]``.

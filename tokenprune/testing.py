@@ -17,6 +17,7 @@ from torch import Tensor
 from tokenprune.context import PruneContext
 from tokenprune.errors import ConfigError, ScoreError, UnsupportedModelError
 from tokenprune.ops.frames import frame_sizes, number_frames
+from tokenprune.ops.per_image import PerImage
 from tokenprune.signals import SIGNALS, AttentionProbe, DeclaredSignals, Prompt, TowerSignals, check_needs
 from tokenprune.visual_axis import VisualAxis
 
@@ -195,14 +196,12 @@ def make_context(
         visual_mask=axis.mask,
         visual_rows=axis.rows,
         positions=axis.positions,
-        groups=axis.images,
+        per_image=PerImage(axis.images, counts, quotas),
         last_row=row_mask.int().cumsum(1).argmax(1),
         row_mask=row_mask,
         hidden_rows=hidden,
         sample_ids=tuple(range(batch) if sample_ids is None else sample_ids),
         signals=DeclaredSignals(signals, frozenset(needs), frozenset(tower)),
-        sizes=tuple(map(tuple, counts)),
-        quotas=tuple(map(tuple, quotas)),
         target=tuple(map(sum, quotas)),
         open_ended=open_ended,
     )

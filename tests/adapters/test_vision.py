@@ -64,9 +64,9 @@ def test_tokens_get_what_their_patches_get(variant: str, number: int, stage: int
     seen: list[PruneContext] = []
 
     class Looks(TopK):
-        def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        def select(self, ctx: PruneContext) -> Selection:
             seen.append(ctx)
-            return super().select(ctx, quotas)
+            return super().select(ctx)
 
     how = tp.Method(
         layers={"name": "fixed", "layers": [stage]},
@@ -101,9 +101,9 @@ def test_a_second_stage_sees_the_right_patches() -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
     class Looks(TopK):
-        def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        def select(self, ctx: PruneContext) -> Selection:
             seen.append((ctx.positions, ctx.vision(-1).attention))
-            return super().select(ctx, quotas)
+            return super().select(ctx)
 
     how = tp.Method(
         layers={"name": "fixed", "layers": [0, 2]},
@@ -150,9 +150,9 @@ def test_other_towers_of_llava(kind: str) -> None:
     seen: list[Tensor] = []
 
     class Looks(TopK):
-        def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        def select(self, ctx: PruneContext) -> Selection:
             seen.append(ctx.vision(-1).attention)
-            return super().select(ctx, quotas)
+            return super().select(ctx)
 
     how = tp.Method(
         layers={"name": "fixed", "layers": [0]},

@@ -136,10 +136,10 @@ class Looks(TopK):
 
     seen: Any = None
 
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         found = ctx.vision(self.scorer.layer)  # type: ignore[attr-defined]
         type(self).seen = (found.attention, found.received, found.key)
-        return super().select(ctx, quotas)
+        return super().select(ctx)
 
 
 def method(layer: int, stage: int = 0, **budget: Any) -> tp.Method:

@@ -229,9 +229,9 @@ class Halves(Pruner):
     def needs(self) -> frozenset[str]:
         return frozenset({"hidden"})
 
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         assert ctx.open_ended
-        assert quotas.tolist() == [list(row) for row in ctx.quotas]
+        assert ctx.quotas.tolist() == ctx.per_image.host_quotas
         place = torch.arange(ctx.visual_mask.shape[1]).expand(ctx.visual_mask.shape)
         odd = torch.arange(len(place))[:, None] % 2 == 1
         return Selection(torch.where(odd, place == 0, place % 2 == 0) & ctx.visual_mask)
@@ -258,9 +258,9 @@ def test_what_a_pruner_sees_of_the_text_and_the_budget() -> None:
     seen: list[PruneContext] = []
 
     class Looks(TopK):
-        def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+        def select(self, ctx: PruneContext) -> Selection:
             seen.append(ctx)
-            return super().select(ctx, quotas)
+            return super().select(ctx)
 
     how = tp.Method(
         layers={"name": "fixed", "layers": [1, 2]},
@@ -270,8 +270,8 @@ def test_what_a_pruner_sees_of_the_text_and_the_budget() -> None:
     with tp.apply(model, how) as run:
         model(**inputs)
     for ctx, stage in zip(seen, run.stages, strict=True):
-        assert [sum(row) for row in ctx.sizes] == stage.before
-        assert [sum(row) for row in ctx.quotas] == stage.after
+        assert [sum(row) for row in ctx.per_image.host_sizes] == stage.before
+        assert [sum(row) for row in ctx.per_image.host_quotas] == stage.after
         assert list(ctx.target) == run.stages[-1].after
         text = ctx.text_mask.sum(1) + torch.tensor(stage.before)
         assert text.tolist() == ctx.row_mask.sum(1).tolist()

@@ -54,9 +54,9 @@ class MergeRest(Pruner):
     def needs(self) -> frozenset[str]:
         return frozenset({"hidden"})
 
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         rank = torch.arange(ctx.visual_mask.shape[1]).expand_as(ctx.visual_mask)
-        keep = (rank < quotas.sum(1, keepdim=True)) & ctx.visual_mask
+        keep = (rank < ctx.quotas.sum(1, keepdim=True)) & ctx.visual_mask
         rest = ctx.visual_mask & ~keep
         mean = (ctx.hidden * rest[:, :, None]).sum(1, keepdim=True) / rest.sum(1)[:, None, None]
         return Selection(keep, ctx.hidden + mean)
@@ -65,7 +65,7 @@ class MergeRest(Pruner):
 class WrongCount(MergeRest):
     """Keeps everything whatever the quota."""
 
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         return Selection(ctx.visual_mask)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import tokenprune as tp
 from tests.support.literal import see
@@ -29,12 +28,12 @@ class Shows(Pruner):
     def needs(self) -> frozenset[str]:
         return frozenset({"hidden", "embeddings"} if self.asks else {"hidden"})
 
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         SHOWN.append(ctx)
         LATEST.append(weakref.ref(ctx))
         ctx.check_finite(ctx.positions.float(), "this one")
         assert ctx.prompt is not None
-        return Selection(topk_by_group(-ctx.positions.float(), ctx.groups, quotas))
+        return Selection(topk_by_group(-ctx.positions.float(), ctx.groups, ctx.quotas))
 
 
 def method(layers: tuple[int, ...], tokens: tuple[int, ...], asks: bool = True) -> tp.Method:

@@ -26,6 +26,7 @@ from tokenprune.ops.frames import (
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.pruners.evs import Evs
+from tokenprune.testing import make_context
 
 Place = tuple[int, int, int]
 
@@ -162,9 +163,9 @@ class Unfair(Pruner):
     def needs(self) -> frozenset[str]:
         return frozenset()
 
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
-        mine = torch.full_like(quotas, self.spare)
-        mine[:, -1] += quotas.sum(1) - mine.sum(1)
+    def select(self, ctx: PruneContext) -> Selection:
+        mine = torch.full_like(ctx.quotas, self.spare)
+        mine[:, -1] += ctx.quotas.sum(1) - mine.sum(1)
         return Selection(topk_by_group(ctx.positions.float(), ctx.groups, mine))
 
 
@@ -234,34 +235,14 @@ def test_images_are_frames(name: str, budget: int | None) -> None:
 
 def chosen(states: Tensor, frames: list[int], side: int, count: int | None, pruner: Pruner) -> list[list[int]]:
     """A pruner on bare tensors: samples of one video each, with so many frames."""
-    total, width = states.shape[:2]
+    width = states.shape[1]
     sizes = [number * side * side for number in frames]
     real = torch.arange(width) < torch.tensor(sizes)[:, None]
     index = torch.arange(width)
-    grid = torch.stack([index // side**2, index // side % side, index % side], -1).expand(total, -1, -1)
-    rows = index.expand(total, -1)
-    quotas = [1 if count is None else count] * total
-    ctx = PruneContext(
-        layer=0,
-        num_layers=2,
-        num_heads=1,
-        visual_mask=real,
-        visual_rows=rows,
-        positions=rows,
-        groups=torch.where(real, 0, -1),
-        last_row=torch.full((total,), width - 1),
-        row_mask=real,
-        hidden_rows=states,
-        sample_ids=tuple(range(total)),
-        sizes=tuple((size,) for size in sizes),
-        quotas=tuple((quota,) for quota in quotas),
-        open_ended=count is None,
-        make_grid=lambda: grid.masked_fill(~real[:, :, None], -1),
-        make_frames=lambda: torch.stack([grid[..., 0], *[torch.full_like(rows, side)] * 2], -1).where(
-            real[..., None], -1
-        ),
-    )
-    keep = pruner.select(ctx, torch.tensor(quotas)[:, None]).keep
+    grid = torch.stack([index // side**2, index // side % side, index % side], -1).expand(len(states), -1, -1)
+    fewest = 1 if count is None else count
+    ctx = make_context(states, real, keep=fewest, grid=grid, open_ended=count is None)
+    keep = pruner.select(ctx).keep
     assert not any(bool(bad.any()) for bad, _ in ctx.checks)
     return [row.nonzero()[:, 0].tolist() for row in keep]
 

@@ -13,10 +13,10 @@ from tests.methods.test_evs import VIDEOS, Place, places_of
 from tests.methods.test_visionzip import pruned_states
 from tests.support.literal import cosine, exact_vectors, see
 from tests.support.tiny import CASES
-from tokenprune.context import PruneContext
 from tokenprune.errors import ScoreError
 from tokenprune.pruners.framefusion import FrameFusion
 from tokenprune.pruners.stages import Stages
+from tokenprune.testing import make_context
 
 THREE = {"name": "fixed", "layers": [0, 1, 2]}
 
@@ -54,32 +54,13 @@ def merged(
     states: Tensor, frames: list[int], side: int, fewest: int, threshold: float, open_ended: bool
 ) -> list[dict[int, Tensor]]:
     """The pruner on bare tensors: samples of one video each."""
-    total, width = states.shape[:2]
+    width = states.shape[1]
     sizes = [number * side * side for number in frames]
     index = torch.arange(width)
     real = index < torch.tensor(sizes)[:, None]
-    rows = index.expand(total, -1)
-    grid = torch.stack([index // side**2, index // side % side, index % side], -1).expand(total, -1, -1)
-    numbered = torch.stack([grid[..., 0], *[torch.full_like(rows, side)] * 2], -1)
-    ctx = PruneContext(
-        layer=0,
-        num_layers=3,
-        num_heads=1,
-        visual_mask=real,
-        visual_rows=rows,
-        positions=rows,
-        groups=torch.where(real, 0, -1),
-        last_row=torch.full((total,), width - 1),
-        row_mask=real,
-        hidden_rows=states,
-        sample_ids=tuple(range(total)),
-        sizes=tuple((size,) for size in sizes),
-        quotas=((fewest,),) * total,
-        open_ended=open_ended,
-        make_grid=lambda: grid.masked_fill(~real[:, :, None], -1),
-        make_frames=lambda: numbered.masked_fill(~real[:, :, None], -1),
-    )
-    found = FrameFusion(threshold=threshold).select(ctx, torch.tensor([[fewest]] * total))
+    grid = torch.stack([index // side**2, index // side % side, index % side], -1).expand(len(states), -1, -1)
+    ctx = make_context(states, real, keep=fewest, grid=grid, open_ended=open_ended)
+    found = FrameFusion(threshold=threshold).select(ctx)
     assert not any(bool(bad.any()) for bad, _ in ctx.checks)
     assert found.hidden is not None
     return [

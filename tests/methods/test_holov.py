@@ -13,10 +13,10 @@ import tokenprune as tp
 from tests.support.literal import cosine, exact_vectors, see
 from tests.support.tower import attention
 from tokenprune.budgets.base import Schedule
-from tokenprune.context import PruneContext
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.crops import Crops, allocate, similarity_variance
 from tokenprune.pruners.holov import HoloV
+from tokenprune.testing import TowerTensors, make_context
 
 
 def cut(size: int, crops: int) -> list[list[int]]:
@@ -72,30 +72,10 @@ def literal(
 
 def chosen(states: Tensor, seen: Tensor, sizes: list[int], quotas: list[int], **fields: Any) -> list[list[int]]:
     """The pruner on bare tensors: every sample is one image."""
-    total, width = len(sizes), max(sizes)
-    real = torch.arange(width) < torch.tensor(sizes)[:, None]
-
-    class Bare(PruneContext):
-        def vision(self, layer: int) -> Any:
-            return type("Signals", (), {"attention": seen})
-
-    rows = torch.arange(width).expand(total, -1)
-    ctx = Bare(
-        layer=0,
-        num_layers=2,
-        num_heads=1,
-        visual_mask=real,
-        visual_rows=rows,
-        positions=rows,
-        groups=torch.where(real, 0, -1),
-        last_row=torch.full((total,), width - 1),
-        row_mask=real,
-        hidden_rows=states,
-        sample_ids=tuple(range(total)),
-        sizes=tuple((size,) for size in sizes),
-        quotas=tuple((quota,) for quota in quotas),
-    )
-    keep = HoloV(**fields).select(ctx, torch.tensor(quotas)[:, None]).keep
+    real = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
+    tower = {-2: TowerTensors(attention=seen, received=seen, key=states)}
+    ctx = make_context(states, real, keep=[[quota] for quota in quotas], tower=tower)
+    keep = HoloV(**fields).select(ctx).keep
     return [row.nonzero()[:, 0].tolist() for row in keep]
 
 

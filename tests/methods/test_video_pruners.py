@@ -13,13 +13,13 @@ from torch import Tensor
 import tokenprune as tp
 from tests.methods.test_evs import VIDEOS, Place, chosen, places_of
 from tests.support.literal import cosine, exact_vectors, see
-from tokenprune.context import PruneContext
 from tokenprune.errors import ScoreError
 from tokenprune.pruners.base import Pruner
 from tokenprune.pruners.dycoke import DyCoke
 from tokenprune.pruners.evs import Evs
 from tokenprune.pruners.framefusion import FrameFusion
 from tokenprune.pruners.vidcom2 import VidCom2
+from tokenprune.testing import make_context
 
 
 def lists(state: Tensor) -> list[float]:
@@ -219,27 +219,14 @@ def test_one_image_has_nothing_to_merge() -> None:
 @pytest.mark.parametrize("pruner", [Evs(), FrameFusion(), DyCoke(), VidCom2()], ids=lambda one: type(one).__name__)
 def test_nothing_waits_for_the_device(pruner: Pruner, open_ended: bool) -> None:
     """The meta device has no values: whatever asks for one raises."""
-    index = torch.empty(2, 18, dtype=torch.long, device="meta")
-    real = torch.empty(2, 18, dtype=torch.bool, device="meta")
-    ctx = PruneContext(
-        layer=0,
-        num_layers=2,
-        num_heads=1,
-        visual_mask=real,
-        visual_rows=index,
-        positions=index,
-        groups=index,
-        last_row=index[:, 0],
-        row_mask=real,
-        hidden_rows=torch.empty(2, 18, 8, device="meta"),
-        sample_ids=(0, 1),
-        sizes=((9, 9), (9, 9)),
-        quotas=((3, 3), (3, 3)),
+    ctx = make_context(
+        torch.empty(2, 18, 8, device="meta"),
+        sizes=[[9, 9], [9, 9]],
+        keep=3,
+        grid=torch.empty(2, 18, 3, dtype=torch.long, device="meta"),
         open_ended=open_ended,
-        make_grid=lambda: torch.empty(2, 18, 3, dtype=torch.long, device="meta"),
-        make_frames=lambda: torch.empty(2, 18, 3, dtype=torch.long, device="meta"),
     )
-    assert pruner.select(ctx, torch.empty(2, 2, dtype=torch.long, device="meta")).keep.shape == (2, 18)
+    assert pruner.select(ctx).keep.shape == (2, 18)
 
 
 def test_published_defaults() -> None:

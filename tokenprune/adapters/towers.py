@@ -16,6 +16,9 @@ from tokenprune.ops.vision import TowerLayer, cell_patches
 
 Arguments = Mapping[str, Any]
 
+#: Names of the parameter that holds a tower's class token.
+CLASS_TOKEN_NAMES = ("class_embedding", "cls_token")
+
 
 @dataclass(frozen=True)
 class TowerRun:
@@ -43,6 +46,7 @@ class TowerSite:
         key: The module that makes the keys; it may be the same.
         read: Makes the layer's states from the outputs of the two modules, the cosines and sines of the rotary
             embedding (or None), and the run's arguments (see :class:`TowerRun`).
+        has_class_token: Whether the tower has a class token that is no visual token.
     """
 
     tower: nn.Module
@@ -50,6 +54,7 @@ class TowerSite:
     query: nn.Module
     key: nn.Module
     read: Callable[[Tensor, Tensor, Any, Arguments], TowerLayer]
+    has_class_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,13 @@ def image_batch_site(
 
     # InternVL normalises queries and keys; without weights for it, the module is there, too, and does nothing
     query, key = (getattr(attention, f"{name}_norm", None) or getattr(attention, f"{name}_proj") for name in "qk")
-    return TowerSite(tower, attention, query, key, read)
+    return TowerSite(tower, attention, query, key, read, class_tokens > 0 and has_class_token(tower))
+
+
+def has_class_token(tower: nn.Module) -> bool:
+    """Whether a tower has a learned token that stands for the whole image."""
+    names = (name.rpartition(".")[2] for name, _ in tower.named_parameters())
+    return any(name in CLASS_TOKEN_NAMES for name in names)
 
 
 def packed_site(tower: nn.Module | None, layer: int, pack: Callable[[Arguments], PackedPatches]) -> TowerSite | None:

@@ -9,7 +9,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.towers import TowerSite
 from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.config import Method
-from tokenprune.errors import LayerError, UnsupportedFeatureError
+from tokenprune.errors import LayerError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.pruners.base import Pruner
 from tokenprune.signals import INPUT_SIGNALS, LAYER_STATES
 
@@ -112,12 +112,23 @@ class Plan:
             )
         adapter.check_layers(first)
         _check_attention(adapter, first)
-        self.tower_sites(adapter)
+        self._check_tower(adapter)
         for stage in self.stages:
             if stage.layer_states:
                 adapter.projections(stage.layer - 1, stage.layer_states)
             if stage.reads_attention:
                 adapter.check_attention_rows(stage.layer - 1)
+
+    def _check_tower(self, adapter: Adapter) -> None:
+        """Refuse towers that do not show what the method reads."""
+        sites = self.tower_sites(adapter)
+        for stage in self.stages:
+            if stage.pruner.requires_class_token and not all(site.has_class_token for _, site in sites):
+                raise UnsupportedModelError(
+                    f"{type(stage.pruner).__name__} reads the attention of a class token, and the vision tower of"
+                    f" {adapter.name!r} has none (or keeps it as a visual token)",
+                    "use a method that reads the attention of all patches, or another model",
+                )
 
 
 def _check_attention(adapter: Adapter, first: int) -> None:

@@ -29,6 +29,7 @@ from tokenprune.engine.selection import check_selection, count_kept, replace_row
 from tokenprune.engine.stage_signals import StageSignals
 from tokenprune.engine.tower import TowerReader
 from tokenprune.errors import UnsupportedModelError
+from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.rows import compose, keep_index, take
 from tokenprune.pruners.base import Selection
 from tokenprune.run import Clock, PrefillRecord, StageResult
@@ -189,10 +190,10 @@ class Prefill(Call):
             return hidden
         start = Clock(hidden.device)
         context = self._context(stage, hidden, quotas)
-        selection = self._select(stage, context, quotas)
+        selection = self._select(stage, context)
         self._selections[stage.number] = selection
         if decides or (stage.pruner.across_images and max(map(len, quotas)) > 1):
-            quotas = count_kept(selection, context, self._quotas.sizes)
+            quotas = count_kept(selection, context)
         self.record.clock.append((start, Clock(hidden.device)))
         self._forget(stage)
         keep = selection.keep & context.visual_mask
@@ -205,14 +206,11 @@ class Prefill(Call):
         self.record.stages.append(result)
         return take(hidden, index, 1, 0)
 
-    def _select(self, stage: Stage, context: PruneContext, quotas: list[list[int]]) -> Selection:
+    def _select(self, stage: Stage, context: PruneContext) -> Selection:
         if self._replay is not None:
             return self._replay[stage.number]
-        most = max(map(len, quotas))
-        padded = [sizes + [0] * (most - len(sizes)) for sizes in quotas]
-        wanted = torch.tensor(padded, device=context.visual_mask.device)
-        selection = stage.pruner.select(context, wanted)
-        check_selection(selection, context, wanted, stage.pruner)
+        selection = stage.pruner.select(context)
+        check_selection(selection, context, stage.pruner)
         return selection
 
     def _drop(
@@ -287,14 +285,12 @@ class Prefill(Call):
             visual_mask=axis.mask,
             visual_rows=axis.rows,
             positions=axis.positions,
-            groups=axis.images,
+            per_image=PerImage(axis.images, self._quotas.sizes, quotas),
             last_row=tokens.int().cumsum(1).argmax(1),
             row_mask=tokens,
             hidden_rows=hidden,
             sample_ids=self._sample_ids,
             signals=DeclaredSignals(signals, stage.pruner.needs, stage.pruner.vision_layers),
-            sizes=tuple(map(tuple, self._quotas.sizes)),
-            quotas=tuple(map(tuple, quotas)),
             target=self._quotas.targets,
             open_ended=self._quotas.pruner_decides(stage.number),
             checks=self._checks,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -12,13 +10,12 @@ from tokenprune.errors import ScoreError
 from tokenprune.pruners.base import Pruner, Selection
 
 
-def check_selection(selection: Selection, context: PruneContext, quotas: Tensor, pruner: Pruner) -> None:
+def check_selection(selection: Selection, context: PruneContext, pruner: Pruner) -> None:
     """Refuse a selection of the wrong shape; a wrong count is found when the forward is done.
 
     Args:
         selection: What the pruner returned.
         context: What it saw.
-        quotas: Tokens to keep per sample and image, long ``[batch, images]``.
         pruner: The pruner.
 
     Raises:
@@ -30,7 +27,7 @@ def check_selection(selection: Selection, context: PruneContext, quotas: Tensor,
             f"pruner {name} returned keep of {tuple(selection.keep.shape)} {selection.keep.dtype}",
             f"return bool {tuple(context.visual_mask.shape)}",
         )
-    kept = _kept_per_image(selection, context, quotas.shape[1])
+    quotas, kept = context.quotas, _kept_per_image(selection, context)
     if pruner.across_images:
         kept_all, wanted = kept.sum(1), quotas.sum(1)
         missed = kept_all < wanted if context.open_ended else kept_all != wanted
@@ -47,21 +44,20 @@ def check_selection(selection: Selection, context: PruneContext, quotas: Tensor,
     )
 
 
-def count_kept(selection: Selection, context: PruneContext, sizes: Sequence[Sequence[int]]) -> list[list[int]]:
+def count_kept(selection: Selection, context: PruneContext) -> list[list[int]]:
     """How many tokens of each image were kept by a pruner that decides by itself: one transfer.
 
     Args:
         selection: What the pruner returned.
         context: What it saw.
-        sizes: Visual tokens per sample and image before the stage.
     """
-    kept = _kept_per_image(selection, context, max(map(len, sizes))).tolist()
-    return [row[: len(images)] for row, images in zip(kept, sizes, strict=True)]
+    kept = _kept_per_image(selection, context).tolist()
+    return [row[: len(images)] for row, images in zip(kept, context.per_image.host_sizes, strict=True)]
 
 
-def _kept_per_image(selection: Selection, context: PruneContext, images: int) -> Tensor:
+def _kept_per_image(selection: Selection, context: PruneContext) -> Tensor:
     """Long ``[batch, images]``."""
-    number = torch.arange(images, device=context.groups.device)
+    number = torch.arange(context.per_image.most, device=context.groups.device)
     kept = (selection.keep & context.visual_mask)[:, :, None]
     return ((context.groups[:, :, None] == number) & kept).sum(1)
 

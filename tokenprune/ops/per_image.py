@@ -20,36 +20,53 @@ class PerImage:
         groups: Image (or video) of each visual token, long ``[batch, n_visual]``, -1 for padding.
         sizes: Tokens of each image, per sample.
         quotas: Tokens to keep of each image, per sample.
+
+    Attributes:
+        groups: As given.
+        host_sizes: The sizes, host integers: loops that need a count must not wait for one.
+        host_quotas: The quotas, host integers.
+        most: The most images that a sample has.
+        max_size: Tokens of the largest image.
+        max_quota: Largest quota of an image.
     """
 
     def __init__(self, groups: Tensor, sizes: Sequence[Sequence[int]], quotas: Sequence[Sequence[int]]) -> None:
-        self._groups = groups
-        most = max(map(len, sizes))
-        self._sizes = [[*row, *[0] * (most - len(row))] for row in sizes]
-        self._quotas = [[*row, *[0] * (most - len(row))] for row in quotas]
-        self.max_size: int = max(max(row) for row in self._sizes)  #: Tokens of the largest image.
-        self.max_quota: int = max(max(row) for row in self._quotas)  #: Largest quota of an image.
+        self.groups = groups
+        self.host_sizes = [list(row) for row in sizes]
+        self.host_quotas = [list(row) for row in quotas]
+        self.most = max(map(len, sizes))
+        self.max_size: int = max((max(row, default=0) for row in sizes), default=0)
+        self.max_quota: int = max((max(row, default=0) for row in quotas), default=0)
+
+    def _padded(self, rows: list[list[int]]) -> Tensor:
+        """Long ``[batch, most]`` on the device."""
+        return torch.tensor([row + [0] * (self.most - len(row)) for row in rows], device=self.groups.device)
+
+    @cached_property
+    def quotas_by_sample(self) -> Tensor:
+        """Tokens to keep per sample and image, long ``[batch, most]``; missing images have 0."""
+        return self._padded(self.host_quotas)
 
     @cached_property
     def quotas(self) -> Tensor:
         """Tokens to keep of each image, long ``[images]``."""
-        return torch.tensor(self._quotas, device=self._groups.device).flatten()
+        return self.quotas_by_sample.flatten()
 
     @cached_property
     def sizes(self) -> Tensor:
         """Tokens of each image, long ``[images]``."""
-        return torch.tensor(self._sizes, device=self._groups.device).flatten()
+        return self._padded(self.host_sizes).flatten()
 
     @cached_property
     def valid(self) -> Tensor:
         """Which entries of an image are tokens, bool ``[images, max_size]``."""
-        return torch.arange(self.max_size, device=self._groups.device) < self.sizes[:, None]
+        return torch.arange(self.max_size, device=self.groups.device) < self.sizes[:, None]
 
     @cached_property
     def index(self) -> Tensor:
         """Index of each entry on the visual axis of its sample, long ``[images, max_size]`` (0 for padding)."""
-        batch = self._groups.shape[0]
-        padding_last = self._groups.masked_fill(self._groups < 0, torch.iinfo(torch.long).max)
+        batch = self.groups.shape[0]
+        padding_last = self.groups.masked_fill(self.groups < 0, torch.iinfo(torch.long).max)
         order = padding_last.argsort(dim=1, stable=True)
         sizes = self.sizes.view(batch, -1)
         start = (sizes.cumsum(1) - sizes).flatten()[:, None]
@@ -59,13 +76,13 @@ class PerImage:
 
     def split(self, states: Tensor) -> Tensor:
         """``[batch, n_visual, ...]`` as ``[images, max_size, ...]``; padding repeats the sample's first token."""
-        repeated = states.repeat_interleave(len(self._sizes[0]), dim=0)
+        repeated = states.repeat_interleave(self.most, dim=0)
         index = self.index.view(*self.index.shape, *[1] * (states.dim() - 2))
         return repeated.gather(1, index.expand(-1, -1, *states.shape[2:]))
 
     def join(self, states: Tensor) -> Tensor:
         """``[images, max_size, ...]`` back as ``[batch, n_visual, ...]``; padding of a sample is 0 (False)."""
-        batch, width = self._groups.shape
+        batch, width = self.groups.shape
         flat = states.new_zeros(batch, width + 1, *states.shape[2:])  # one extra column takes the padding
         index = self.index.masked_fill(~self.valid, width).view(batch, -1, *[1] * (states.dim() - 2))
         values = states.reshape(batch, -1, *states.shape[2:])

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from tokenprune.component import Component
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
+from tokenprune.reader import SignalReader
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Selection:
     hidden: Tensor | None = None
 
 
-class Pruner(Component, ABC):
+class Pruner(SignalReader, ABC):
     """Chooses the surviving visual tokens, and what happens to the others."""
 
     #: Can decide by itself how many survive: takes budgets that are open-ended, with quotas as the fewest there may be.
@@ -36,16 +36,6 @@ class Pruner(Component, ABC):
 
     #: Divides the count of a sample between its images itself, at least one each; only the sum of ``quotas`` binds.
     across_images: ClassVar[bool] = False
-
-    @property
-    @abstractmethod
-    def needs(self) -> frozenset[str]:
-        """Signals to capture at layer K-1; see :attr:`tokenprune.scorers.base.Scorer.needs`."""
-
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """Layers of the vision tower whose attention is read with ``ctx.vision``; negative from the end."""
-        return frozenset()
 
     def at(self, stage: int) -> Pruner:
         """The pruner of one stage, counted from 0: this one, unless it combines several."""
@@ -59,16 +49,14 @@ class Pruner(Component, ABC):
         """
 
     @abstractmethod
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """Choose the survivors.
 
         Args:
-            ctx: What may be seen.
-            quotas: Tokens to keep per sample and group (image or video), long ``[batch, n_groups]``; the same as
-                ``ctx.quotas``, on the device.
+            ctx: What may be seen; ``ctx.quotas`` are the tokens to keep per sample and image.
 
         Returns:
-            The selection; its counts per group must equal ``quotas`` exactly (unless ``ctx.open_ended`` or
+            The selection; its counts per image must equal ``ctx.quotas`` exactly (unless ``ctx.open_ended`` or
             ``across_images``).
         """
 

@@ -42,7 +42,7 @@ class Dart(Pruner):
         """Hidden states and keys; the probe knows the rotary embedding."""
         return frozenset({"hidden", "attention"})
 
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         ctx.check_finite(ctx.hidden.abs().amax(-1), type(self).__name__)
         norms = key_norms(ctx)
@@ -77,12 +77,11 @@ class Dart(Pruner):
 
 
 def key_norms(ctx: PruneContext) -> Tensor:
-    """L1 norm over all heads of every row's key at layer K-1, after rotary embedding, float32 ``[batch, rows]``."""
-    probe = ctx.probe
-    start = torch.zeros(len(probe.query), 1, dtype=torch.long, device=probe.query.device)
-    # the model's function turns queries along with the keys: one row of them is given, and not used
-    _, keys = probe.rotate(probe.query[:, :1].transpose(1, 2), probe.key.transpose(1, 2), start)
-    return keys.float().abs().sum((1, 3))
+    """L1 norm over all heads of every row's key at layer K-1, after rotary embedding, float32 ``[batch, rows]``.
+
+    The norm depends on the rotation. Positions count from the sample's first token, so padding changes nothing.
+    """
+    return ctx.probe.rotated_keys().float().abs().sum((1, 3))
 
 
 def largest(values: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:

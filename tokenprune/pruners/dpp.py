@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor
 
 from tokenprune.component import FromRegistry
 from tokenprune.context import PruneContext
@@ -41,17 +40,7 @@ class Dpp(Pruner):
     relevance: Annotated[Scorer, FromRegistry("scorers")]
     theta: float | None = Field(default=0.5, ge=0, lt=1)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Hidden states, and what the relevance needs."""
-        return frozenset({"hidden"}) | self.relevance.needs
-
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """What the relevance reads."""
-        return self.relevance.vision_layers
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         ctx.check_finite(ctx.hidden.abs().amax(-1), type(self).__name__)
         images = ctx.per_image

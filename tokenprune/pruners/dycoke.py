@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
@@ -47,12 +46,7 @@ class DyCoke(Pruner):
 
     rate: float = Field(default=0.7, ge=0, lt=1)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Hidden states."""
-        return frozenset({"hidden"})
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         frames = ctx.frames
         lags = torch.tensor(_LAGS, device=frames.device)[frames.clamp(min=0) % GROUP]
@@ -66,12 +60,12 @@ class DyCoke(Pruner):
         novelty = 1 + (1 - cosine_to(ctx.hidden, group_before))
         novelty = novelty.masked_fill(group_before < 0, _UNCOMPARED)
         scores = torch.where(compared, -rank.float(), novelty)
-        first = best_of_each(scores, ctx.groups, quotas.shape[1])
+        first = best_of_each(scores, ctx.groups, ctx.quotas.shape[1])
         if ctx.open_ended:
             sizes = mean_of_frames(unlike, compared_frames)[1].gather(1, frames.clamp(min=0))
             stay = rank < torch.floor(sizes * (1 - self.rate) + 1e-6)
             return Selection(keep=(first | ~compared | stay) & ctx.visual_mask)
-        return Selection(keep=best_overall(scores, first, ctx.visual_mask, quotas.sum(1)))
+        return Selection(keep=best_overall(scores, first, ctx.visual_mask, ctx.quotas.sum(1)))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """Two cosines per token."""

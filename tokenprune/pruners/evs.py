@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
@@ -43,22 +42,17 @@ class Evs(Pruner):
 
     rate: float = Field(default=0.75, ge=0, lt=1)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Hidden states."""
-        return frozenset({"hidden"})
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         before = ctx.earlier(torch.ones_like(ctx.positions))
         scores = (1 - cosine_to(ctx.hidden, before)).masked_fill(before < 0, _NEW)
         ctx.check_finite(scores + ctx.hidden.abs().amax(-1), type(self).__name__)
-        first = best_of_each(scores, ctx.groups, quotas.shape[1])
-        total = quotas.sum(1)
+        first = best_of_each(scores, ctx.groups, ctx.quotas.shape[1])
+        total = ctx.quotas.sum(1)
         if ctx.open_ended:
             new = (first | (before < 0)) & ctx.visual_mask
-            kept = [math.floor(sum(sizes) * (1 - self.rate) + 1e-9) for sizes in ctx.sizes]
-            total = torch.maximum(new.sum(1), torch.tensor(kept, device=quotas.device))
+            kept = [math.floor(sum(sizes) * (1 - self.rate) + 1e-9) for sizes in ctx.per_image.host_sizes]
+            total = torch.maximum(new.sum(1), torch.tensor(kept, device=ctx.quotas.device))
         return Selection(keep=best_overall(scores, first, ctx.visual_mask, total))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
@@ -45,12 +44,7 @@ class FrameFusion(Pruner):
 
     threshold: float = Field(default=0.6, ge=-1, le=1)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Hidden states."""
-        return frozenset({"hidden"})
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         order, follows = chains(ctx.frames, ctx.frame_sizes, ctx.grid)
         before = torch.full_like(order, -1).scatter(1, order, order.roll(1, 1).masked_fill(~follows, -1))
@@ -58,8 +52,8 @@ class FrameFusion(Pruner):
         similarity = cosine_to(ctx.hidden, before)
         ctx.check_finite(similarity + ctx.hidden.float().square().sum(-1), type(self).__name__)
         similarity = similarity.masked_fill(before < 0, -2.0)
-        own = best_of_each(-similarity, ctx.groups, quotas.shape[1])
-        left = quotas.sum(1)
+        own = best_of_each(-similarity, ctx.groups, ctx.quotas.shape[1])
+        left = ctx.quotas.sum(1)
         if ctx.open_ended:
             left = torch.maximum(left, (ctx.visual_mask & ((similarity < self.threshold) | own)).sum(1))
         keep = best_overall(-similarity, own, ctx.visual_mask, left)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.ops.anchors import anchors_and_neighbours, best_by_tier
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.reader import TowerLayerNumber
 
 
 class HiPrune(Pruner):
@@ -34,20 +34,15 @@ class HiPrune(Pruner):
     """
 
     alpha: float = Field(default=0.1, ge=0, le=1)
-    object_layer: int = 8
-    deep_layer: int = -2
+    object_layer: TowerLayerNumber = 8
+    deep_layer: TowerLayerNumber = -2
 
     @property
     def needs(self) -> frozenset[str]:
         """Nothing of the language model."""
         return frozenset()
 
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """Both layers."""
-        return frozenset({self.object_layer, self.deep_layer})
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         received = [ctx.vision(layer).received for layer in (self.object_layer, self.deep_layer)]
         ctx.check_finite(received[0] + received[1], type(self).__name__)
@@ -55,7 +50,7 @@ class HiPrune(Pruner):
         middle, deep = map(images.split, received)
         # for every quota on the host: what Python rounds in double precision must not depend on the device
         anchors = [round(quota * self.alpha / 5) for quota in range(images.max_quota + 1)]
-        counts = torch.tensor(anchors, device=quotas.device)[images.quotas]
+        counts = torch.tensor(anchors, device=ctx.quotas.device)[images.quotas]
         tiers = anchors_and_neighbours(middle, images.split(ctx.grid), images.valid, counts, anchors[-1])
         keep = best_by_tier(tiers, torch.where(tiers > 0, middle, deep), images.quotas)
         return Selection(keep=images.join(keep))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.crops import Crops, allocate, similarity_variance
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.reader import TowerLayerNumber
 
 _SMALL = 1e-6  # the published code's guard of the division
 
@@ -45,19 +45,9 @@ class HoloV(Pruner):
     crops: PositiveInt = 16
     beta: float = Field(default=0.09, ge=0)
     power: float = Field(default=1.0, ge=0)
-    layer: int = -2
+    layer: TowerLayerNumber = -2
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Hidden states."""
-        return frozenset({"hidden"})
-
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """The layer."""
-        return frozenset({self.layer})
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         tower_attention = ctx.vision(self.layer).attention
         ctx.check_finite(ctx.hidden.abs().amax(-1) + tower_attention, type(self).__name__)

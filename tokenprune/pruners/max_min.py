@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor
 
 from tokenprune.component import FromRegistry
 from tokenprune.context import PruneContext
@@ -38,24 +37,14 @@ class MaxMin(Pruner):
     pool: Annotated[Scorer, FromRegistry("scorers")] | None = None
     pool_factor: float = Field(default=2.0, ge=1)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Hidden states, and what the pool's scorer needs."""
-        return frozenset({"hidden"}) | (self.pool.needs if self.pool else frozenset())
-
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """What the pool's scorer reads."""
-        return self.pool.vision_layers if self.pool else frozenset()
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         ctx.check_finite(ctx.hidden.abs().amax(-1), type(self).__name__)
         images = ctx.per_image
         candidates = images.valid
         if self.pool is not None:
             scores = self.pool.checked(ctx)
-            wider = (quotas * self.pool_factor).long()
+            wider = (ctx.quotas * self.pool_factor).long()
             candidates = candidates & images.split(topk_by_group(scores, ctx.groups, wider))
         states = images.split(ctx.hidden)
         distance = 1 - self_similarity(states)

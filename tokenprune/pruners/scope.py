@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pydantic import Field
-from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.coverage import greedy_coverage
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.reader import TowerLayerNumber
 
 
 class Scope(Pruner):
@@ -32,19 +32,9 @@ class Scope(Pruner):
     """
 
     alpha: float = Field(default=1.0, ge=0)
-    layer: int = -2
+    layer: TowerLayerNumber = -2
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Hidden states."""
-        return frozenset({"hidden"})
-
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """The layer of the saliency."""
-        return frozenset({self.layer})
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         saliency = ctx.vision(self.layer).attention
         ctx.check_finite(ctx.hidden.abs().amax(-1) + saliency, type(self).__name__)

@@ -45,19 +45,18 @@ class SparseVLM(Pruner):
         """Hidden states, attention rows, and the embeddings that the raters are chosen by."""
         return frozenset({"hidden", "attention", "embeddings"})
 
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         scores = rated(ctx)
         ctx.check_finite(scores + ctx.hidden.abs().amax(-1).float(), type(self).__name__)
         images = ctx.per_image
-        most = max(map(len, ctx.sizes))
         plan = []  # for every image: kept tokens, pool, clusters; host integers
-        for sizes, counts in zip(ctx.sizes, ctx.quotas, strict=True):
+        for sizes, counts in zip(images.host_sizes, images.host_quotas, strict=True):
             for size, quota in zip(sizes, counts, strict=True):
                 clusters = cluster_count(size, quota) if self.recycle else 0
                 pool = recycled_count(size - quota + clusters) if clusters else 0
                 plan.append((quota - clusters, pool, clusters))
-            plan += [(0, 0, 0)] * (most - len(sizes))
+            plan += [(0, 0, 0)] * (images.most - len(sizes))
         kept, pools, cluster_counts = torch.tensor(plan, device=scores.device).unbind(1)
         keep, hidden = recycle(
             images.split(ctx.hidden),
@@ -80,7 +79,7 @@ def rated(ctx: PruneContext) -> Tensor:
     """Attention that each visual token receives from the raters, mean over heads and raters, ``[batch, n_visual]``."""
     prompt = ctx.prompt
     rows = prompt.rows.shape[1]
-    most = max(1, *(rows - sum(sizes) for sizes in ctx.sizes))  # no sample has more text
+    most = max(1, *(rows - sum(sizes) for sizes in ctx.per_image.host_sizes))  # no sample has more text
     chosen = prompt.on_rows(raters(prompt.embeddings, prompt.visual_mask, prompt.text_mask, most))
     last = torch.zeros_like(chosen).scatter(1, ctx.last_row[:, None], True)
     chosen |= last & ~chosen.any(1, keepdim=True)

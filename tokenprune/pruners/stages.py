@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from tokenprune.component import FromRegistry
 from tokenprune.context import PruneContext
@@ -36,11 +35,6 @@ class Stages(Pruner):
         """What any of them needs; the engine asks each by :meth:`at`."""
         return frozenset().union(*(pruner.needs for pruner in self.pruners))
 
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """What any of them reads."""
-        return frozenset().union(*(pruner.vision_layers for pruner in self.pruners))
-
     def check(self, layers: tuple[int, ...]) -> None:
         """See :meth:`tokenprune.pruners.base.Pruner.check`."""
         if len(self.pruners) != len(layers):
@@ -53,6 +47,6 @@ class Stages(Pruner):
         """See :meth:`tokenprune.pruners.base.Pruner.at`."""
         return self.pruners[stage]
 
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """Never called: the pruner of a stage, see :meth:`at`, selects."""
         raise ConfigError("stages select by the pruner of each stage", "call select of at(stage)")

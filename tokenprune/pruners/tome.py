@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.bipartite import mean_of_clusters, rounds_needed, soft_matching
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.reader import TowerLayerNumber
 
 
 class ToMe(Pruner):
@@ -41,26 +41,16 @@ class ToMe(Pruner):
     """
 
     steps: PositiveInt = 24
-    layer: int = -2
+    layer: TowerLayerNumber = -2
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Hidden states."""
-        return frozenset({"hidden"})
-
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """The layer of the keys."""
-        return frozenset({self.layer})
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         keys = ctx.vision(self.layer).key
         ctx.check_finite(ctx.hidden.abs().amax(-1) + keys.abs().amax(-1), type(self).__name__)
         images = ctx.per_image
         counts = [
             pair
-            for sizes, kept in zip(ctx.sizes, ctx.quotas, strict=True)
+            for sizes, kept in zip(images.host_sizes, images.host_quotas, strict=True)
             for pair in zip(sizes, kept, strict=True)
             if pair[1] > 0
         ]

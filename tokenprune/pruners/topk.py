@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from torch import Tensor
-
 from tokenprune.component import FromRegistry
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
@@ -24,15 +22,10 @@ class TopK(Pruner):
         """What the scorer needs."""
         return self.scorer.needs
 
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """What the scorer reads."""
-        return self.scorer.vision_layers
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         scores = self.scorer.checked(ctx)
-        return Selection(keep=topk_by_group(scores, ctx.groups, quotas))
+        return Selection(keep=topk_by_group(scores, ctx.groups, ctx.quotas))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """What the scorer takes; sorting is not counted."""

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 from torch.nn.functional import normalize
 
 from tokenprune.context import PruneContext
@@ -46,12 +45,7 @@ class VidCom2(Pruner):
     temperature: float = Field(default=0.01, gt=0)
     channels: float = Field(default=0.5, gt=0, le=1)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Hidden states."""
-        return frozenset({"hidden"})
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         frames = ctx.frames
         placed = frames >= 0
@@ -66,7 +60,7 @@ class VidCom2(Pruner):
 
         unlike = -mean_of_frames(to_video, frames)[0]
         chance = (unlike / self.temperature).masked_fill(sizes == 0, float("-inf")).softmax(1)
-        total = quotas.sum(1)
+        total = ctx.quotas.sum(1)
         rate = (total - (ctx.visual_mask & ~placed).sum(1)).clamp(min=0) / placed.sum(1).clamp(min=1)
         count = (sizes > 0).sum(1).clamp(min=1)
         shares = rate[:, None] * (1 + chance - 1 / count[:, None]) * sizes

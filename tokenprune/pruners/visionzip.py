@@ -6,12 +6,12 @@ import math
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.ops.merging import every_nth, merge_into
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.reader import TowerLayerNumber
 
 
 class VisionZip(Pruner):
@@ -37,19 +37,9 @@ class VisionZip(Pruner):
     """
 
     contextual: float = Field(default=10 / 64, ge=0, lt=1)
-    layer: int = -2
+    layer: TowerLayerNumber = -2
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Hidden states."""
-        return frozenset({"hidden"})
-
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """The layer."""
-        return frozenset({self.layer})
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         tower = ctx.vision(self.layer)
         largest = [states.abs().amax(-1).float() for states in (ctx.hidden, tower.key)]
@@ -58,7 +48,7 @@ class VisionZip(Pruner):
         # for every quota on the host: what is rounded in double precision must not depend on the device;
         # the tiny addend makes 0.07 * 100 seven, not six
         contextual = [math.floor(quota * self.contextual + 1e-9) for quota in range(images.max_quota + 1)]
-        target_counts = torch.tensor(contextual, device=quotas.device)[images.quotas]
+        target_counts = torch.tensor(contextual, device=ctx.quotas.device)[images.quotas]
         one_group = torch.where(images.valid, 0, -1)
         dominant = topk_by_group(images.split(tower.attention), one_group, (images.quotas - target_counts)[:, None])
         rest = images.valid & ~dominant

@@ -6,12 +6,12 @@ import math
 
 import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.bipartite import drop_duplicates, rounds_needed
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.reader import TowerLayerNumber
 
 
 class VisPruner(Pruner):
@@ -41,29 +41,19 @@ class VisPruner(Pruner):
 
     important: float = Field(default=0.5, ge=0, le=1)
     per_round: PositiveInt = 8
-    layer: int = -2
+    layer: TowerLayerNumber = -2
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Hidden states."""
-        return frozenset({"hidden"})
-
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """The layer of the attention."""
-        return frozenset({self.layer})
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         attention = ctx.vision(self.layer).attention
         ctx.check_finite(ctx.hidden.abs().amax(-1) + attention, type(self).__name__)
         images = ctx.per_image
         # for every quota on the host: what is rounded in double precision must not depend on the device
         table = [self._important_count(quota) for quota in range(images.max_quota + 1)]
-        important = torch.tensor(table, device=quotas.device)[images.quotas]
+        important = torch.tensor(table, device=ctx.quotas.device)[images.quotas]
         counts = [
             (size - self._important_count(quota), quota - self._important_count(quota))
-            for sizes, kept in zip(ctx.sizes, ctx.quotas, strict=True)
+            for sizes, kept in zip(images.host_sizes, images.host_quotas, strict=True)
             for size, quota in zip(sizes, kept, strict=True)
         ]
         rounds = rounds_needed(counts, lambda length, target: self.per_round, odd_in_first=True)

@@ -6,7 +6,6 @@ import math
 
 import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
@@ -14,6 +13,7 @@ from tokenprune.ops.merging import merge_into
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.ops.windows import best_of_windows, grid_windows
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.reader import TowerLayerNumber
 
 
 class VScan(Pruner):
@@ -47,20 +47,10 @@ class VScan(Pruner):
 
     local: float = Field(default=0.5, ge=0, le=1)
     windows: PositiveInt = 4
-    local_layer: int = 6
-    layer: int = -2
+    local_layer: TowerLayerNumber = 6
+    layer: TowerLayerNumber = -2
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Hidden states."""
-        return frozenset({"hidden"})
-
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """Both layers."""
-        return frozenset({self.local_layer, self.layer})
-
-    def select(self, ctx: PruneContext, quotas: Tensor) -> Selection:
+    def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         attention = [ctx.vision(layer).attention for layer in (self.local_layer, self.layer)]
         ctx.check_finite(ctx.hidden.abs().amax(-1) + attention[0] + attention[1], type(self).__name__)
@@ -70,7 +60,7 @@ class VScan(Pruner):
         # for every quota on the host: what is rounded in double precision must not depend on the device;
         # the tiny addend makes 0.07 * 100 seven, not six
         counts = [math.floor(quota * self.local + 1e-9) for quota in range(images.max_quota + 1)]
-        local = torch.tensor(counts, device=quotas.device)[images.quotas]
+        local = torch.tensor(counts, device=ctx.quotas.device)[images.quotas]
         chosen = topk_by_group(deep, torch.where(valid, 0, -1), (images.quotas - local)[:, None])
         windows = grid_windows(images.split(ctx.grid), valid, self.windows)
         keep = chosen | best_of_windows(shallow, windows, valid & ~chosen, local)

@@ -6,31 +6,18 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from tokenprune.component import Component
 from tokenprune.context import PruneContext
 from tokenprune.errors import ScoreError
 from tokenprune.flops import Shape
+from tokenprune.reader import SignalReader
 
 
-class Scorer(Component, ABC):
+class Scorer(SignalReader, ABC):
     """Says how valuable each visual token is.
 
     A scorer is one small file: a docstring with the idea and the paper, its fields, and :meth:`score`.
     It must not synchronise host and device (no ``.item()``, no ``.tolist()``, no ``if`` on a tensor).
     """
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Signals to capture at layer K-1: any of ``hidden``, ``query``, ``key``, ``value``, ``attention``.
-
-        ``embeddings``: the whole prompt as it entered layer 0, :attr:`tokenprune.context.PruneContext.prompt`.
-        """
-        return frozenset({"hidden"})
-
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """Layers of the vision tower whose attention is read with ``ctx.vision``; negative from the end."""
-        return frozenset()
 
     @abstractmethod
     def score(self, ctx: PruneContext) -> Tensor:

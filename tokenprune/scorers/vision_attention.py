@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tokenprune.context import PruneContext
+from tokenprune.reader import TowerLayerNumber
 from tokenprune.scorers.base import Scorer
 
 
@@ -21,17 +22,12 @@ class VisionAttention(Scorer):
         layer: Layer of the tower; negative from the end.
     """
 
-    layer: int = -2
+    layer: TowerLayerNumber = -2
 
     @property
     def needs(self) -> frozenset[str]:
         """Nothing of the language model."""
         return frozenset()
-
-    @property
-    def vision_layers(self) -> frozenset[int]:
-        """The layer."""
-        return frozenset({self.layer})
 
     def score(self, ctx: PruneContext) -> Tensor:
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""
