@@ -15,6 +15,7 @@ from torch import Tensor
 from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.layer_average import layer_average
 from tokenprune.config import Method
+from tokenprune.errors import UnsupportedModelError
 from tokenprune.flops import prefill_flops
 from tokenprune.selectors.base import LayerChoice
 
@@ -157,8 +158,14 @@ class Report:
         return [count + self.text_tokens[sample] for count in counts]
 
     def flops(self, sample: int = 0, pruned: bool = True) -> int:
-        """FLOPs of the decoder's prefill of one sample, closed form; see :mod:`tokenprune.flops`."""
-        return prefill_flops(self.text_config, self.tokens_per_layer(sample, pruned))
+        """FLOPs of the decoder's prefill of one sample, closed form; see :mod:`tokenprune.flops`.
+
+        Raises:
+            UnsupportedModelError: The closed form does not describe this family's layers.
+        """
+        tokens = self.tokens_per_layer(sample, pruned)
+        visual = [count - self.text_tokens[sample] for count in tokens]
+        return prefill_flops(self.text_config, tokens, visual)
 
     def __str__(self) -> str:
         if not self.stages:
@@ -169,14 +176,18 @@ class Report:
                 f"  layer {stage.layer}: " + (stage.reason or f"visual tokens {stage.before} -> {stage.after}")
             )
         if self.reason is None:
-            whole, cut = self.flops(pruned=False), self.flops()
-            lines.append(
-                f"  decoder prefill FLOPs (sample 0): {whole:.4g} -> {cut:.4g} (-{100 * (1 - cut / whole):.1f} %)"
-            )
+            lines.append(f"  {self._flops_line()}")
             if self.kv_bytes:
                 lines.append(f"  KV cache: {self.kv_bytes_unpruned:,} -> {self.kv_bytes:,} bytes")
             lines.append(f"  scoring and selecting: {self.score_ms:.2f} ms")
         return "\n".join(lines)
+
+    def _flops_line(self) -> str:
+        try:
+            before, after = self.flops(pruned=False), self.flops()
+        except UnsupportedModelError as error:
+            return error.what
+        return f"decoder prefill FLOPs (sample 0): {before:.4g} -> {after:.4g} (-{100 * (1 - after / before):.1f} %)"
 
 
 class Run:

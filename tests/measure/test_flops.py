@@ -166,6 +166,41 @@ def test_the_report_of_layers_of_different_sizes(name: str) -> None:
     assert "decoder prefill FLOPs (sample 0): " in str(run.report)
 
 
+def test_the_report_counts_experts_per_modality() -> None:
+    """Pruning removes visual tokens, so it saves FLOPs of the visual experts alone."""
+    model = ernie_model([48, 32]).eval()
+    text, layers = model.config.get_text_config(), model.config.get_text_config().num_hidden_layers
+    inputs = CASES["ernie4_5_vl"].batch(model, 1, "none").inputs
+    with tp.apply(model, tp.load_method("random", budget="keep_ratio", ratio=0.5)) as run:
+        model(**inputs)
+    report = run.report
+    length, visual = inputs["input_ids"].shape[1], report.before[0]
+    assert report.flops(pruned=False) == prefill_flops(text, [length] * layers, [visual] * layers)
+    assert report.flops() < report.flops(pruned=False)
+    assert "decoder prefill FLOPs (sample 0): " in str(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("llama4", "transformers runs every expert on every token"),
+        ("llava_deepseek_v3", "it attends to compressed keys and values"),
+    ],
+)
+def test_the_report_of_a_family_without_a_closed_form(name: str, why: str) -> None:
+    """One line says that the FLOPs are unknown and why; everything else is printed."""
+    model = CASES[name].build()
+    inputs = CASES[name].batch(model, 1, "none").inputs
+    with tp.apply(model, tp.load_method("random", budget="keep_ratio", ratio=0.5)) as run:
+        model(**inputs)
+    lines = str(run.report).splitlines()
+    unknown = [line for line in lines if "unknown" in line]
+    assert len(unknown) == 1
+    assert unknown[0].startswith(f"  FLOPs of '{model.config.get_text_config().model_type}' are unknown: {why}")
+    assert any(line.startswith("  KV cache: ") for line in lines)
+    assert any(line.startswith("  scoring and selecting: ") for line in lines)
+
+
 def test_cache_bytes_are_what_the_cache_holds() -> None:
     model = CASES["llava"].build()
     inputs = CASES["llava"].batch(model, 1, "none").inputs
