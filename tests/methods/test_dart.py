@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import tokenprune as tp
 from tests.support.literal import Seen, cosine, exact_vectors, see
+from tests.support.tiny import CASES
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.pivots import least_similar
 from tokenprune.pruners.dart import Dart
@@ -91,11 +93,24 @@ def method(tokens: int, layer: int = 2, **fields: Any) -> dict[str, Any]:
     }
 
 
+def keys_from_first_token(seen: Seen) -> list[Tensor]:
+    """The keys that the model caches when positions count from each sample's first token, in float64.
+
+    Qwen-VL counts so by itself. Others are told, as ``generate`` does.
+    """
+    inputs, mask = dict(seen.inputs), seen.inputs["attention_mask"]
+    if "qwen" not in seen.model.config.model_type:
+        inputs["position_ids"] = (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)
+    with torch.no_grad():
+        cache = seen.model(**inputs, use_cache=True).past_key_values
+    return [layer.keys.transpose(1, 2).flatten(2).double() for layer in cache.layers]
+
+
 def expected(seen: Seen, tokens: int, layer: int, pivots: int = 4) -> list[list[int]]:
-    found = []
+    found, keys = [], keys_from_first_token(seen)[layer - 1]
     for sample, images in enumerate(seen.images):
         hidden = seen.hidden[layer][sample]
-        norms = [sum(map(abs, key.tolist())) for key in seen.keys[layer - 1][sample]]
+        norms = [sum(map(abs, key.tolist())) for key in keys[sample]]
         last = max(position for image in images for position in image)
         text = [position for position in seen.text[sample] if position > last]
         kept: list[int] = []
@@ -131,6 +146,31 @@ def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, toke
     seen = see(name, variant, batch=3)
     layer = 3 if name == "gemma3" else 2  # whose layer 1 has a sliding window, and not all keys in its cache
     assert seen.kept(method(tokens, layer)) == expected(seen, tokens, layer)
+
+
+@pytest.mark.parametrize("positions", [False, True])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@torch.no_grad()
+def test_padding_changes_nothing(name: str, positions: bool) -> None:
+    """A sample keeps the same tokens alone and left-padded in a batch, with position ids and without."""
+    case = CASES[name]
+    model = case.build()
+    alone = case.batch(model, 1).inputs
+    for pad in (1, 3, 10):
+        padded = {**alone, "input_ids": F.pad(alone["input_ids"], (pad, 0))}
+        padded["attention_mask"] = F.pad(torch.ones_like(alone["input_ids"]), (pad, 0))
+        for key in ("token_type_ids", "mm_token_type_ids"):
+            if key in alone:
+                padded[key] = F.pad(alone[key], (pad, 0))
+        if positions and name == "llava":
+            mask = padded["attention_mask"]
+            padded["position_ids"] = (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)
+        kept = []
+        for inputs in (alone, padded):
+            with tp.apply(model, tp.Method.from_dict(method(6))) as run:
+                model(**inputs)
+            kept.append(run.stages[0].kept)
+        assert torch.equal(kept[0] + pad, kept[1])
 
 
 @pytest.mark.parametrize("pivots", [1, 2, 20])
