@@ -1,0 +1,137 @@
+"""Imports point one way: every module belongs to a room, and a room imports only from rooms below it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "tokenprune"
+
+#: From the bottom up. A room may import its own modules and those of the rooms before it.
+ROOMS: tuple[tuple[str, ...], ...] = (
+    ("errors", "version", "call_arguments"),
+    ("ops",),
+    ("registry",),
+    ("plugins",),
+    ("component",),
+    ("flops_vision",),
+    ("flops",),
+    ("signals", "visual_axis"),
+    ("context",),
+    ("reader",),
+    ("scorers", "selectors", "budgets"),
+    ("pruners",),
+    ("config",),
+    ("adapters",),
+    ("testing", "run"),
+    ("engine",),
+    ("methods", "named"),
+    ("tasks",),
+    ("models",),
+    ("measure",),
+    ("experiment",),
+    ("__init__",),
+    ("cli",),
+)
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+
+#: Heavy optional packages, and what starts slowly: the only imports allowed inside functions.
+LAZY = {"matplotlib", "fvcore", "PIL", "triton"}
+
+
+def module_of(path: Path) -> str:
+    """The dotted name of a file, ``tokenprune`` left out."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def imports_of(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
+    """Every module that a tree imports, also inside functions, with its statement."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they point"
+            yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
+
+
+def own_imports() -> Iterator[tuple[str, str]]:
+    """(importing module, imported module) within the package."""
+    files = {module_of(path): path for path in PACKAGE.rglob("*.py")}
+    for name, path in files.items():
+        for target, _ in imports_of(ast.parse(path.read_text(encoding="utf-8"))):
+            if target.partition(".")[0] != "tokenprune":
+                continue
+            dotted = target.removeprefix("tokenprune.") if "." in target else "__init__"
+            while dotted not in files and "." in dotted:
+                dotted = dotted.rpartition(".")[0]
+            yield name, dotted if dotted in files else "__init__"
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_every_module_has_a_room() -> None:
+    rooms = {room(module_of(path)) for path in PACKAGE.rglob("*.py")}
+    assert rooms == set(LEVEL)
+
+
+def test_no_import_points_upward() -> None:
+    upward = [
+        f"{one} imports {other}"
+        for one, other in own_imports()
+        if room(one) != room(other) and LEVEL[room(other)] >= LEVEL[room(one)]
+    ]
+    assert not upward
+
+
+def test_no_imports_in_a_circle() -> None:
+    """Not even within a room."""
+    edges: dict[str, set[str]] = {}
+    for one, other in own_imports():
+        if one != other:
+            edges.setdefault(one, set()).add(other)
+    done: set[str] = set()
+
+    def walk(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path[path.index(module) :], module))
+        if module in done:
+            return
+        for other in sorted(edges.get(module, ())):
+            walk(other, (*path, module))
+        done.add(module)
+
+    for module in sorted(edges):
+        walk(module, ())
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_of)
+def test_imports_inside_functions_are_of_heavy_packages(path: Path) -> None:
+    """Of such a package itself, or of the module that wraps it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lazy = {target for function in functions for target, _ in imports_of(function)}
+    assert {target for target in lazy if target.partition(".")[0] not in LAZY and not wraps_heavy(target)} == set()
+
+
+def wraps_heavy(target: str) -> bool:
+    """Whether an imported name is of a module of ours that imports a heavy package itself."""
+    path = PACKAGE.parent.joinpath(*target.split(".")[:-1]).with_suffix(".py")
+    if not target.startswith("tokenprune.") or not path.is_file():
+        return False
+    tops = ast.parse(path.read_text(encoding="utf-8")).body
+    return any(name.partition(".")[0] in LAZY for top in tops for name, _ in imports_of(top))
+
+
+def test_only_optional_packages_are_imported_for_types() -> None:
+    """``TYPE_CHECKING`` hides a circle, unless it stands for a package that may be missing."""
+    hidden = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                hidden += [(module_of(path), target.partition(".")[0]) for target, _ in imports_of(node)]
+    assert {package for _, package in hidden} <= LAZY
