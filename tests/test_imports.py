@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "tokenprune"
+from tests.support.imports import PACKAGE, diagram, imports_of, module_of, own_imports, room
 
 #: From the bottom up. A room may import its own modules and those of the rooms before it.
 ROOMS: tuple[tuple[str, ...], ...] = (
@@ -40,39 +39,6 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 
 #: Heavy optional packages, and what starts slowly: the only imports allowed inside functions.
 LAZY = {"matplotlib", "fvcore", "PIL", "triton"}
-
-
-def module_of(path: Path) -> str:
-    """The dotted name of a file, ``tokenprune`` left out."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
-
-
-def imports_of(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
-    """Every module that a tree imports, also inside functions, with its statement."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide where they point"
-            yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
-
-
-def own_imports() -> Iterator[tuple[str, str]]:
-    """(importing module, imported module) within the package."""
-    files = {module_of(path): path for path in PACKAGE.rglob("*.py")}
-    for name, path in files.items():
-        for target, _ in imports_of(ast.parse(path.read_text(encoding="utf-8"))):
-            if target.partition(".")[0] != "tokenprune":
-                continue
-            dotted = target.removeprefix("tokenprune.") if "." in target else "__init__"
-            while dotted not in files and "." in dotted:
-                dotted = dotted.rpartition(".")[0]
-            yield name, dotted if dotted in files else "__init__"
-
-
-def room(module: str) -> str:
-    return module.partition(".")[0]
 
 
 def test_every_module_has_a_room() -> None:
@@ -135,3 +101,8 @@ def test_only_optional_packages_are_imported_for_types() -> None:
             if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
                 hidden += [(module_of(path), target.partition(".")[0]) for target, _ in imports_of(node)]
     assert {package for _, package in hidden} <= LAZY
+
+
+def test_the_architecture_page_shows_these_imports() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert f"```mermaid\n{diagram()}\n```" in page, "print it again: python -m tests.support.imports"

@@ -47,7 +47,7 @@ def test_a_generation_that_outlives_its_block_fails() -> None:
     def wait(ids: Tensor, scores: Tensor) -> Tensor:
         if not first.is_set():
             first.set()
-            ended.wait()
+            ended.wait(60)
         return scores
 
     def run() -> None:
@@ -59,7 +59,7 @@ def test_a_generation_that_outlives_its_block_fails() -> None:
     thread = threading.Thread(target=run)
     with tp.apply(model, fastv(name="keep_ratio", ratio=0.4)):
         thread.start()
-        first.wait()
+        assert first.wait(60)
     ended.set()
     thread.join()
     assert "block that has ended" in str(problems[0])

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+import tokenprune as tp
+from tests.support.tiny.llava import llava_case
 from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.engine.layer_call import LayerCalls
 
@@ -55,3 +57,41 @@ def test_a_cache_is_found_by_its_class() -> None:
     assert calls.cache({"past": cache}) is cache
     assert calls.cache({"past_key_values": cache}) is cache
     assert calls.cache({}) is None
+
+
+@torch.no_grad()
+def test_llava_around_xglm() -> None:
+    """Its decoder gives the mask by position. With all visual tokens dropped it computes what the text alone gives."""
+    case = llava_case(
+        "llava_xglm",
+        {
+            "model_type": "xglm",
+            "vocab_size": 200,
+            "d_model": 32,
+            "ffn_dim": 64,
+            "num_layers": 3,
+            "attention_heads": 4,
+            "max_position_embeddings": 256,
+        },
+    )
+    model = case.build("eager")
+    inputs = case.batch(model, 1, "none").inputs
+    ids = inputs["input_ids"]
+    positions = torch.arange(ids.shape[1])[None]
+    text = ids[0] != case.visual_ids[0]
+    method = tp.Method(
+        layers={"name": "fixed", "layers": [0]},
+        pruner={"name": "topk", "scorer": "random"},
+        budget={"name": "drop_all"},
+    )
+    with tp.apply(model, method):
+        output = model(**inputs, position_ids=positions)
+        step = model(
+            input_ids=torch.tensor([[9]]), past_key_values=output.past_key_values, position_ids=positions[:, -1:] + 1
+        )
+    alone = model(input_ids=ids[:, text], position_ids=positions[:, text])
+    expected = model(
+        input_ids=torch.tensor([[9]]), past_key_values=alone.past_key_values, position_ids=positions[:, -1:] + 1
+    )
+    torch.testing.assert_close(output.logits, alone.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(step.logits, expected.logits, atol=1e-5, rtol=0)

@@ -38,7 +38,7 @@ def test_threads_do_not_meet(more: dict[str, Any]) -> None:
 
     with tp.apply(model, method):
         expected = [answer(inputs) for inputs in batches]
-        barrier = threading.Barrier(THREADS)
+        barrier = threading.Barrier(THREADS, timeout=60)
 
         def work(thread: int) -> list[tuple[int, tuple[Tensor, Tensor]]]:
             barrier.wait()
@@ -65,7 +65,7 @@ def test_a_thread_sees_its_own_annotations() -> None:
     )
     places = (inputs["input_ids"][0] == CASE.visual_ids[0]).nonzero()[:, 0]
     with tp.apply(model, method) as run:
-        barrier = threading.Barrier(2)
+        barrier = threading.Barrier(2, timeout=60)
 
         def mark(place: int) -> None:
             run.annotate(mark=[[float(n == place) for n in range(16)]])
