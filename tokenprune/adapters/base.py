@@ -249,8 +249,7 @@ class Adapter(ABC):
             UnsupportedFeatureError: The model uses flex attention.
         """
         self.rotary(layer)
-        name = self.layer_signature.position_embeddings
-        structure.check_position_embeddings(self.layers[layer], self._required_attention(layer), name)
+        structure.check_position_embeddings(self._required_attention(layer), self.layer_signature.position_embeddings)
         if self.attention_implementation == "flex_attention":
             raise UnsupportedFeatureError("flex_attention is not supported", "use sdpa, eager or flash_attention_2")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -184,19 +183,17 @@ def check_temperature(number: int, attention: nn.Module | None, width: int) -> N
         )
 
 
-def check_position_embeddings(layer: nn.Module, attention: nn.Module, name: str) -> None:
-    """Refuse single attention rows of a layer that is not given its cosines and sines.
+def check_position_embeddings(attention: nn.Module, name: str) -> None:
+    """Refuse single attention rows of an attention module that is not given its cosines and sines.
 
     Args:
-        layer: The decoder layer.
-        attention: Its attention module.
-        name: What layer and attention module call them.
+        attention: The attention module of a decoder layer.
+        name: Name of the argument that holds them.
 
     Raises:
         UnsupportedModelError: The attention module computes its rotary embedding itself (Moshi).
     """
-    passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(layer.forward).parameters.values())
-    if name in named_parameters(attention.forward) and (passes_on or name in named_parameters(layer.forward)):
+    if name in named_parameters(attention.forward):
         return
     raise UnsupportedModelError(
         f"{type(attention).__name__} is given no {name}: single attention rows cannot be computed",
