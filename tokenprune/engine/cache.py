@@ -10,10 +10,9 @@ explicit ``position_ids`` goes on at the right position. The rows travel with th
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,16 +22,25 @@ from tokenprune.errors import UnsupportedFeatureError
 from tokenprune.ops.rows import decode_mask, hidden_value, take
 
 
+class RunningCalls(Protocol):
+    """What a cache has to know of a thread."""
+
+    calls: Any  # empty where no call of the model is running
+
+
 class CacheOwner:
     """The ``apply`` block that pruned a cache. Copies of the cache share it.
 
     Args:
-        running: Says whether this thread is inside a call of the model that the block follows.
+        thread: Holds the calls of the model that run on this thread and that the block follows.
     """
 
-    def __init__(self, running: Callable[[], bool]) -> None:
-        self._running = running
-        self.open = True
+    def __init__(self, thread: RunningCalls | None) -> None:
+        self.thread = thread
+
+    def end(self) -> None:
+        """The block ends; its caches cannot be used from now on."""
+        self.thread = None
 
     def check(self) -> None:
         """Refuse to extend a cache where nobody cuts the masks to its keys.
@@ -41,12 +49,12 @@ class CacheOwner:
             UnsupportedFeatureError: The block has ended, or the model was called in a way that the block does not
                 follow.
         """
-        if not self.open:
+        if self.thread is None:
             raise UnsupportedFeatureError(
                 "this KV cache was pruned inside an apply block that has ended",
                 "finish the generation inside the block, or prefill again without a cache",
             )
-        if not self._running():
+        if not self.thread.calls:
             raise UnsupportedFeatureError(
                 "a pruned KV cache was used outside a call of the model that apply was given",
                 "call the model itself, not its layers",
@@ -61,9 +69,7 @@ class CacheOwner:
 
 def _ended() -> CacheOwner:
     """The owner of a pickled cache: its block is not there any more."""
-    owner = CacheOwner(lambda: False)
-    owner.open = False
-    return owner
+    return CacheOwner(None)
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,9 @@ class PrunedCacheLayer(ABC):
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add keys and values, inside the block that pruned the cache."""
-        self.rows.owner.check()
+        thread = self.rows.owner.thread
+        if thread is None or not thread.calls:  # asked here first: this runs in every layer of every step
+            self.rows.owner.check()
         states: tuple[Tensor, Tensor] = super().update(*args, **kwargs)  # type: ignore[misc]
         return states
 
@@ -229,7 +237,7 @@ def pruned_layer(cache: Any, layer: int) -> PrunedCacheLayer | None:
     """The pruned cache layer, or None where that layer's cache is whole."""
     layers = getattr(cache, "layers", ())
     cache_layer = layers[layer] if len(layers) > layer else None
-    return cache_layer if isinstance(cache_layer, PrunedCacheLayer) else None
+    return cache_layer if hasattr(cache_layer, "rows") else None
 
 
 def check_cache(cache: Any, first: int) -> None:
@@ -250,7 +258,7 @@ def check_cache(cache: Any, first: int) -> None:
     if getattr(cache, "offloading", False):
         raise UnsupportedFeatureError("an offloaded cache is not supported", fix)
     for cache_layer in cache.layers[first:]:
-        if type(cache_layer) not in PRUNED_CLASSES and not isinstance(cache_layer, PrunedCacheLayer):
+        if type(cache_layer) not in PRUNED_CLASSES and not hasattr(cache_layer, "rows"):
             raise UnsupportedFeatureError(f"a cache with {type(cache_layer).__name__} is not supported", fix)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenprune.adapters.base import Adapter
 from tokenprune.engine.cache import pruned_layer
 from tokenprune.engine.calls import Call
 from tokenprune.engine.hooks import SharedHooks
@@ -19,20 +20,25 @@ class DecodeStep(Call):
     Args:
         layers: How each decoder layer is called.
         hooks: The hooks on the layers.
-        flash: Whether flash attention runs.
+        adapter: The model's adapter.
+        ragged: Whether samples kept different numbers of tokens.
     """
 
-    def __init__(self, layers: Sequence[LayerCalls], hooks: SharedHooks, flash: bool) -> None:
+    def __init__(self, layers: Sequence[LayerCalls], hooks: SharedHooks, adapter: Adapter, ragged: bool) -> None:
         super().__init__()
         self.hooks = (hooks,)
         self._layers = layers
-        self._flash = flash
+        self._mask_name = adapter.layer_signature.attention_mask
+        self._flash = "flash" in adapter.attention_implementation
+        self._ragged = ragged
         # one mask serves all layers of a stage that hold equally many keys; the model's mask is kept with it, so that
         # its id stays its own
         self._masks: dict[tuple[int, int, int], tuple[Any, Tensor]] = {}
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See :meth:`tokenprune.engine.calls.Call.before_layer`."""
+        if not self._ragged and len(args) == 1 and kwargs.get(self._mask_name) is None:
+            return None  # everything is visible; this way costs least, and most steps take it
         calls = self._layers[layer]
         others = calls.others(args, kwargs)
         cache_layer = pruned_layer(calls.cache(others), layer)

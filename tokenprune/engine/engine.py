@@ -49,7 +49,7 @@ class Engine:
         self.plan = Plan.of(run.method, run.choice.layers, adapter)
         self.thread = ThreadState()
         self.samples = SampleCounter()
-        self.owner = CacheOwner(lambda: bool(self.thread.calls))
+        self.owner = CacheOwner(self.thread)
         self.layers = [LayerCalls(layer, adapter.layer_signature) for layer in adapter.layers]
         self.tower = TowerRecorder(adapter, self.plan.tower_sites(adapter), lambda: self.thread.current)
         captures = Captures(self.plan, adapter, self.layers, lambda: self.thread.current)
@@ -79,7 +79,7 @@ class Engine:
 
     def detach(self) -> None:
         """Take everything off again; pruned caches cannot be used from now on."""
-        self.owner.open = False
+        self.owner.end()
         for shared in (self.layer_hooks, self.capture_hooks, self.output_hooks):
             shared.remove()
         for item in reversed(self._attached):
@@ -89,7 +89,7 @@ class Engine:
     def _hook_layers(self) -> list[hooks.Removable]:
         # before all other hooks: those shall see what the layer gets
         numbers = range(self.plan.first, self.adapter.num_layers)
-        return [hooks.before(self.adapter.layers[n], partial(self._before_layer, n), first=True) for n in numbers]
+        return [hooks.before_layer(self.adapter.layers[n], n, self.thread) for n in numbers]
 
     def _hook_outputs(self) -> list[hooks.Removable]:
         numbers = range(self.plan.first, self.adapter.num_layers)
@@ -148,10 +148,6 @@ class Engine:
             output = own(**arguments)
         return call.leave_decoder(output)
 
-    def _before_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = self.thread.current
-        return None if call is None else call.before_layer(layer, args, kwargs)
-
     def _after_layer(self, layer: int, module: nn.Module, args: Any, output: Any) -> Any:
         call = self.thread.current
         if call is None:
@@ -167,11 +163,11 @@ class Engine:
     def _begin(self, arguments: Mapping[str, Any]) -> Call:
         """Look at the arguments of a call and say what it is."""
         cache = arguments.get("past_key_values")
-        layers = (pruned_layer(cache, stage.layer) for stage in self.plan.stages)
-        pruned = next((layer for layer in layers if layer is not None), None)
-        if pruned is not None:
-            refusals.check_continuation(pruned.rows.owner is self.owner, arguments, self.adapter)
-            return DecodeStep(self.layers, self.layer_hooks, "flash" in self.adapter.attention_implementation)
+        pruned = [layer for stage in self.plan.stages if (layer := pruned_layer(cache, stage.layer)) is not None]
+        if pruned:
+            refusals.check_continuation(pruned[0].rows.owner is self.owner, arguments, self.adapter)
+            ragged = any(layer.rows.ragged for layer in pruned)
+            return DecodeStep(self.layers, self.layer_hooks, self.adapter, ragged)
         self.layer_hooks.drop()
         past = cache.get_seq_length() if cache is not None else 0
         ids = arguments.get("input_ids")

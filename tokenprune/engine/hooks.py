@@ -34,6 +34,21 @@ class Removable(Protocol):
         """Take it off."""
 
 
+class LayerAnswer(Protocol):
+    """What a hook on a layer asks."""
+
+    def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """New (args, kwargs) of a decoder layer, or None to leave them."""
+
+
+class ThreadCalls(Protocol):
+    """The calls that run on a thread."""
+
+    @property
+    def calls(self) -> Sequence[LayerAnswer]:
+        """The innermost last."""
+
+
 class PatchedMethod:
     """Runs a function around one object's method, until it is removed.
 
@@ -134,6 +149,23 @@ class BeforeForward:
         return _get_no_hook, ()
 
 
+class BeforeLayer(BeforeForward):
+    """Asks the call that runs on this thread what a decoder layer gets. It runs in every layer of every step.
+
+    Args:
+        layer: Number of the layer.
+        thread: The calls that run on this thread.
+    """
+
+    def __init__(self, layer: int, thread: ThreadCalls) -> None:
+        self.layer, self.thread = layer, thread
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        """Run the hook."""
+        calls = self.thread.calls
+        return calls[-1].before_layer(self.layer, args, kwargs) if calls and kwargs is not None else None
+
+
 class AfterForward:
     """A forward hook that does nothing in a copy of the module."""
 
@@ -162,6 +194,12 @@ def _get_no_hook() -> Callable[..., None]:
 def before(module: nn.Module, hook: BeforeHook, first: bool = False) -> Removable:
     """Register a forward-pre-hook, before all others if ``first``."""
     handle: Removable = module.register_forward_pre_hook(BeforeForward(hook), with_kwargs=True, prepend=first)
+    return handle
+
+
+def before_layer(module: nn.Module, layer: int, thread: ThreadCalls) -> Removable:
+    """Register a hook that asks the running call, before all other hooks: those shall see what the layer gets."""
+    handle: Removable = module.register_forward_pre_hook(BeforeLayer(layer, thread), with_kwargs=True, prepend=True)
     return handle
 
 

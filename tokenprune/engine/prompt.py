@@ -55,7 +55,8 @@ class PromptMap:
         grid = self._adapter.grid(self._arguments, self._layout)
         if grid is None:
             raise UnsupportedModelError(
-                f"the adapter of {self._adapter.name!r} knows no token grid", "use a method that needs none, or write an adapter that overrides grid()"
+                f"the adapter of {self._adapter.name!r} knows no token grid",
+                "use a method that needs none, or write an adapter that overrides grid()",
             )
         return grid.to(self.visual.device)
 
