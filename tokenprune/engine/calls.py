@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from tokenprune.adapters.towers import TowerRun
-from tokenprune.engine.hooks import SharedHooks, in_use
+from tokenprune.engine.hooks import SharedHooks
 from tokenprune.engine.replay import Replays
 
 
@@ -91,12 +90,14 @@ class ThreadState(threading.local):
         """The innermost running call."""
         return self.calls[-1] if self.calls else None
 
-    @contextmanager
-    def running(self, call: Call) -> Iterator[None]:
-        """The block is the run of a call."""
-        with in_use(*call.hooks):
-            self.calls.append(call)
-            try:
-                yield
-            finally:
-                self.calls.pop()
+    def run(self, call: Call, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the model's forward as a call; its hooks are on the model meanwhile."""
+        for hooks in call.hooks:
+            hooks.acquire()
+        self.calls.append(call)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self.calls.pop()
+            for hooks in call.hooks:
+                hooks.release()

@@ -127,8 +127,7 @@ class Engine:
             return own(*args, **kwargs)
         call = self._begin(bound_arguments(own, args, kwargs))
         call.awaited = list(awaited)
-        with self.thread.running(call):
-            output = own(*args, **kwargs)
+        output = self.thread.run(call, own, args, kwargs)
         call.finish(output)
         self.finished_calls += 1
         return output
@@ -144,9 +143,10 @@ class Engine:
             )
         call.awaited.clear()
         arguments = call.enter_decoder(bound_arguments(own, args, kwargs))
-        with hooks.in_use(*[self.output_hooks] if call.changes_outputs else []):
-            output = own(**arguments)
-        return call.leave_decoder(output)
+        if not call.changes_outputs:
+            return call.leave_decoder(own(**arguments))
+        with hooks.in_use(self.output_hooks):
+            return call.leave_decoder(own(**arguments))
 
     def _after_layer(self, layer: int, module: nn.Module, args: Any, output: Any) -> Any:
         call = self.thread.current

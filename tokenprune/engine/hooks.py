@@ -73,16 +73,12 @@ class PatchedMethod:
         self.own: Callable[..., Any] = own
         functools.update_wrapper(self, own, updated=())  # transformers reads the signature of forward
         self.__code__ = getattr(own, "__code__", None)  # so does torch.export, which is then refused in one line
-        self._run = torch.compiler.disable(self._through) if eager else self._through
+        self._run = torch.compiler.disable(around) if eager else around
         vars(owner)[name] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the method."""
-        return self._run(*args, **kwargs)
-
-    def _through(self, *args: Any, **kwargs: Any) -> Any:
-        around = self.around
-        return self.own(*args, **kwargs) if around is None else around(self.own, args, kwargs)
+        return self.own(*args, **kwargs) if self.around is None else self._run(self.own, args, kwargs)
 
     def remove(self) -> None:
         """Give the object back what it had. Whoever still holds the replacement calls the method itself."""
@@ -255,15 +251,13 @@ class SharedHooks:
 
 
 @contextmanager
-def in_use(*shared: SharedHooks) -> Iterator[None]:
+def in_use(shared: SharedHooks) -> Iterator[None]:
     """The hooks are on the model inside the block."""
-    for hooks in shared:
-        hooks.acquire()
+    shared.acquire()
     try:
         yield
     finally:
-        for hooks in shared:
-            hooks.release()
+        shared.release()
 
 
 class EagerModule:
