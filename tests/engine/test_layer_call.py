@@ -36,10 +36,8 @@ def test_a_mask_given_by_position_is_there_once() -> None:
     for args, kwargs in ways:
         others = calls.others(args, kwargs)
         assert calls.hidden(args, kwargs) is hidden
-        assert calls.mask(others) is mask
-        new_args, new_kwargs = calls.with_mask(args, others, cut, hidden)
-        assert layer(*new_args, **new_kwargs) is hidden
-        assert new_kwargs == {"attention_mask": cut}
+        assert others == {"attention_mask": mask}
+        assert layer(hidden, **{**others, "attention_mask": cut}) is hidden
 
 
 def test_other_names() -> None:
@@ -47,8 +45,8 @@ def test_other_names() -> None:
     calls = LayerCalls(layer, LayerSignature(hidden_states="x", attention_mask="mask"))
     hidden, mask = torch.zeros(1, 2, 3), torch.ones(1, 2)
     assert calls.hidden((), {"x": hidden}) is hidden
-    assert calls.mask(calls.others((hidden, mask), {})) is mask
-    assert calls.with_mask((hidden,), {}, mask, hidden) == ((hidden,), {"mask": mask})
+    assert calls.others((hidden, mask), {}) == {"mask": mask}
+    assert calls.others((hidden,), {"mask": mask}) == {"mask": mask}
 
 
 def test_a_cache_is_found_by_its_class() -> None:

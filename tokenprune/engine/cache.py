@@ -128,22 +128,19 @@ class PrunedCacheLayer(ABC):
     keys: Tensor
     values: Tensor
 
-    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add keys and values, inside the block that pruned the cache."""
         thread = self.rows.owner.thread
         if thread is None or not thread.calls:  # asked here first: this runs in every layer of every step
             self.rows.owner.check()
-        states: tuple[Tensor, Tensor] = super().update(*args, **kwargs)  # type: ignore[misc]
+        plain: Any = self.plain
+        states: tuple[Tensor, Tensor] = plain.update(self, key_states, value_states, *args, **kwargs)
         return states
 
     def get_seq_length(self) -> int:
         """Length of the sequence that the cache stands for, dropped rows included."""
         length = int(super().get_seq_length())  # type: ignore[misc]
         return length + self.hidden_length if length else 0
-
-    def mask_key(self, mask: Any) -> tuple[int, int, int]:
-        """Equal for layers that get the same mask in a step: they hold equally many keys of the same rows."""
-        return self.keys.shape[-2], id(mask), id(self.rows.positions)
 
     def step_mask(self, mask: Tensor | None, new: int, two_dimensional: bool) -> Tensor:
         """The mask of a step that adds ``new`` tokens, over the keys that this layer holds.

@@ -37,16 +37,18 @@ class DecodeStep(Call):
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See :meth:`tokenprune.engine.calls.Call.before_layer`."""
-        if not self._ragged and len(args) == 1 and kwargs.get(self._mask_name) is None:
-            return None  # everything is visible; this way costs least, and most steps take it
         calls = self._layers[layer]
-        others = calls.others(args, kwargs)
+        # this runs in every layer of every step: no call is made that need not be
+        others = kwargs if len(args) == 1 else calls.others(args, kwargs)
+        mask = others.get(self._mask_name)
+        if mask is None and not self._ragged:
+            return None  # everything is visible
         cache_layer = pruned_layer(calls.cache(others), layer)
-        mask = calls.mask(others)
         if cache_layer is None or (mask is None and not cache_layer.rows.ragged):
             return None
-        hidden = calls.hidden(args, kwargs)
-        key = cache_layer.mask_key(mask)
-        if key not in self._masks:
-            self._masks[key] = (mask, cache_layer.step_mask(mask, hidden.shape[1], self._flash))
-        return calls.with_mask(args, others, self._masks[key][1], hidden)
+        key = (cache_layer.keys.shape[-2], id(mask), id(cache_layer.rows.positions))
+        cut = self._masks.get(key)
+        hidden = args[0] if args else calls.hidden(args, kwargs)
+        if cut is None:
+            cut = self._masks[key] = (mask, cache_layer.step_mask(mask, hidden.shape[1], self._flash))
+        return (hidden,), {**others, self._mask_name: cut[1]}

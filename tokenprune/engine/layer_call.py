@@ -41,15 +41,7 @@ class LayerCalls:
         named.pop(self.signature.hidden_states, None)
         return named
 
-    def mask(self, others: Mapping[str, Any]) -> Any:
-        """The attention mask, or None."""
-        return others.get(self.signature.attention_mask)
-
     def cache(self, others: Mapping[str, Any]) -> Any:
         """The KV cache, or None. Families call it by different names."""
         cache = others.get(self.signature.cache)
         return cache if cache is not None else next((v for v in others.values() if isinstance(v, Cache)), None)
-
-    def with_mask(self, args: tuple[Any, ...], others: Mapping[str, Any], mask: Any, hidden: Tensor) -> Any:
-        """The (args, kwargs) of the call with another mask."""
-        return (hidden,), {**others, self.signature.attention_mask: mask}
