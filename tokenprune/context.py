@@ -1,4 +1,4 @@
-"""What a scorer, a pruner or a layer selector may see. Lazy: nothing is computed that no one asked for."""
+"""The view of a pruning stage that scorers and pruners get. Signals are computed when they are read."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ from tokenprune.signals import AttentionProbe, Prompt, Signals, TowerSignals
 
 @dataclass(frozen=True)
 class PruneContext:
-    """One pruning stage of one prefill, seen by scorers and pruners.
+    """One pruning stage of one prefill, as scorers and pruners see it.
 
-    The *rows* are the sequence as it stands before this stage (compacted by earlier stages); the *visual axis*
+    The *rows* are the sequence before this stage, without the tokens that earlier stages dropped. The *visual axis*
     ``n_visual`` lists each sample's visual tokens in order, right-padded to the longest sample.
 
     Attributes:
-        layer: The layer before which tokens are dropped; what is observed is layer ``layer - 1``.
+        layer: Tokens are dropped before this layer; signals are those of layer ``layer - 1``.
         num_layers: Decoder layers of the model.
-        visual_mask: Which entries of the visual axis are real, bool ``[batch, n_visual]``.
+        visual_mask: Which entries of the visual axis are tokens and not padding, bool ``[batch, n_visual]``.
         visual_rows: Row of each visual token, long ``[batch, n_visual]`` (0 where padding).
         positions: Position of each visual token in the unpruned sequence, long ``[batch, n_visual]``.
-        per_image: The visual tokens image by image, with sizes and quotas: for methods that loop or compare within
-            images.
+        per_image: The visual tokens image by image, with sizes and quotas, for methods that treat images one by one.
         last_row: Row of each sample's last prompt token, long ``[batch]``.
         row_mask: Rows that are tokens and not padding, bool ``[batch, rows]``.
         hidden_rows: Hidden states that enter ``layer``, ``[batch, rows, dim]``.
-        sample_ids: One integer per sample, stable under re-batching: the seed of anything random.
+        sample_ids: One integer per sample, the same in every batch. Random choices are seeded with it.
         num_heads: Query heads of the decoder.
         target: Tokens to keep per sample after the *last* stage, host integers.
-        open_ended: The pruner decides how many survive; ``quotas`` are the fewest.
-        signals: Everything else that can be read; see :class:`tokenprune.signals.Signals`.
-        checks: Flags of wrong samples, and the errors that they stand for; see :meth:`check`.
+        open_ended: Whether the pruner decides how many tokens survive; ``quotas`` are then lower bounds.
+        signals: All other signals; see :class:`tokenprune.signals.Signals`.
+        checks: Flags of invalid samples with the errors to raise; see :meth:`check`.
     """
 
     layer: int
@@ -61,7 +60,7 @@ class PruneContext:
     def text_mask(self) -> Tensor:
         """Rows that are text tokens, bool ``[batch, rows]``."""
         visual = torch.zeros_like(self.row_mask, dtype=torch.int32)
-        visual.scatter_add_(1, self.visual_rows, self.visual_mask.int())  # padding adds nothing to its row 0
+        visual.scatter_add_(1, self.visual_rows, self.visual_mask.int())  # padding points to row 0 and adds 0 there
         return self.row_mask & (visual == 0)
 
     @property
@@ -71,17 +70,20 @@ class PruneContext:
 
     @property
     def quotas(self) -> Tensor:
-        """Tokens to keep per sample and image, long ``[batch, images]``; images that a sample does not have keep 0.
+        """Tokens to keep per sample and image, long ``[batch, images]``; 0 where a sample has fewer images.
 
-        Their host integers are ``per_image.host_quotas``.
+        The same numbers as host integers are ``per_image.host_quotas``.
         """
         return self.per_image.quotas_by_sample
 
     def rows(self, signal: str) -> Tensor:
-        """A signal of *all* rows, text included: ``hidden`` ``[batch, rows, dim]``, else ``[batch, rows, heads, dim]``.
+        """A signal of all rows, text included.
 
         Args:
             signal: ``hidden``, ``query``, ``key`` or ``value``.
+
+        Returns:
+            ``[batch, rows, dim]`` for ``hidden``, otherwise ``[batch, rows, heads, head_dim]``.
         """
         return self.hidden_rows if signal == "hidden" else self.signals.states(signal)
 
@@ -107,12 +109,12 @@ class PruneContext:
 
     @cached_property
     def probe(self) -> AttentionProbe:
-        """Single rows of the attention of layer ``layer - 1`` (declare ``needs = {"attention"}``)."""
+        """Single attention rows of layer ``layer - 1``; needs ``attention``."""
         return self.signals.attention()
 
     @cached_property
     def prompt(self) -> Prompt:
-        """The whole sequence as it entered layer 0, the same at every stage (declare ``needs = {"embeddings"}``)."""
+        """The full prompt as it entered layer 0, the same at every stage; needs ``embeddings``."""
         return self.signals.prompt()
 
     @cached_property
@@ -122,16 +124,16 @@ class PruneContext:
 
     @cached_property
     def frames(self) -> Tensor:
-        """Frame of each visual token, counted through the sample, long ``[batch, n_visual]``.
+        """Frame of each visual token, numbered through the sample, long ``[batch, n_visual]``.
 
-        Tokens without a place on a grid have -1. Images are frames, too: several images follow each other like the
-        frames of a video. Frames keep the numbers that they have in the unpruned prompt.
+        Tokens that are not on a grid have -1. Images count as frames: several images follow each other like the frames
+        of a video. Frames have the numbers that they have in the unpruned prompt.
         """
         return self._frames[..., 0]
 
     @cached_property
     def frame_sizes(self) -> Tensor:
-        """(rows, columns) that the frame of each token had in the unpruned prompt, long ``[batch, n_visual, 2]``."""
+        """(rows, columns) of each token's frame in the unpruned prompt, long ``[batch, n_visual, 2]``."""
         return self._frames[..., 1:]
 
     @cached_property
@@ -139,66 +141,70 @@ class PruneContext:
         return self.signals.frames()
 
     def earlier(self, lag: Tensor, required: bool = True) -> Tensor:
-        """Place of the same cell ``lag`` frames earlier on the visual axis, long ``[batch, n_visual]``; -1 for none.
-
-        If ``required``, the prefill fails for a sample in which no token has one: a single image, or images of
-        different sizes.
-        """
-        found = earlier(self.frames, self.frame_sizes, self.grid, lag)
-        if required:
-            self.check_frames(found >= 0)
-        return found
-
-    def check_frames(self, compared: Tensor) -> None:
-        """Let the prefill fail for samples without a single token that is compared with an earlier frame.
+        """Find the token at the same grid position some frames earlier.
 
         Args:
-            compared: Which tokens are, bool ``[batch, n_visual]``.
+            lag: Number of frames, long ``[batch, n_visual]``.
+            required: Whether the prefill fails if no token of a sample has such a token (a single image, or images of
+                different sizes).
+
+        Returns:
+            Its index on the visual axis, long ``[batch, n_visual]``; -1 for none.
+        """
+        index = earlier(self.frames, self.frame_sizes, self.grid, lag)
+        if required:
+            self.check_frames(index >= 0)
+        return index
+
+    def check_frames(self, compared: Tensor) -> None:
+        """Let the prefill fail if no token of a sample can be compared with an earlier frame.
+
+        Args:
+            compared: Tokens that can be compared with an earlier frame, bool ``[batch, n_visual]``.
         """
         self.check(
             self.visual_mask.any(1) & ~compared.any(1),
             lambda sample: ScoreError(
-                f"sample {sample} has no two frames with cells in common: there is nothing to compare over time",
-                "give a video, or several images of one size, or use a method for single images",
+                f"sample {sample} has no two frames with a grid position in common, so no token can be compared over time",
+                "give a video or several images of one size, or use a method for single images",
             ),
         )
 
     def vision(self, layer: int) -> TowerSignals:
-        """One layer of the vision tower, seen from the visual tokens (declare it in ``vision_layers``)."""
+        """Signals of one layer of the vision tower, per visual token; needs the layer in ``vision_layers``."""
         return self.signals.tower(layer)
 
-    def check_finite(self, scores: Tensor, who: str) -> None:
-        """Let the prefill fail where a real token's score is NaN or infinite.
+    def check_finite(self, scores: Tensor, name: str) -> None:
+        """Let the prefill fail if the score of a token is NaN or infinite.
 
-        NaN scores are rejected, because a ranking by NaN is arbitrary.
+        NaN scores are rejected because a ranking by NaN is arbitrary. Padding is not checked.
 
         Args:
             scores: ``[batch, n_visual]``.
-            who: The scorer's name for the message, which also names layer and sample.
+            name: Name of the scorer or pruner. The message states it together with layer and sample.
         """
-        layer = self.layer  # alone: the flags live until the forward ends, and the context is large
+        layer = self.layer  # the error must not hold the large context until the forward pass ends
         self.check(
             (~scores.isfinite() & self.visual_mask).any(1),
             lambda sample: ScoreError(
-                f"scorer {who} gave a NaN or infinite score at layer {layer}, sample {sample}",
+                f"{name} gave a NaN or infinite score at layer {layer}, sample {sample}",
                 "check the model's hidden states there (fp16 overflow?) or use another scorer",
             ),
         )
 
     def check(self, bad: Tensor, error: Callable[[int], Exception]) -> None:
-        """Let the prefill fail for some samples, without waiting for the device now.
+        """Let the prefill fail if any sample is invalid, without waiting for the device now.
 
-        The flags of all stages come to the host together when the forward is done, before its output leaves the
-        model.
+        The flags of all stages are copied to the host together, at the end of the forward pass.
 
         Args:
-            bad: Which samples are wrong, bool ``[batch]``.
-            error: Makes the exception, given the first wrong sample.
+            bad: Invalid samples, bool ``[batch]``.
+            error: Makes the exception from the number of the first invalid sample.
         """
         self.checks.append((bad, error))
 
     def annotation(self, name: str) -> Tensor:
-        """What the caller gave to ``run.annotate`` under that name, ``[batch, n_visual]`` (0 where padding)."""
+        """The values given to ``run.annotate`` under a name, ``[batch, n_visual]``; 0 where padding."""
         return self.signals.annotation(name)
 
     def _visual(self, rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The base of scorers and pruners: components that read signals of a running model, and say which."""
+"""The base class of scorers and pruners: components that read signals of a running model and declare which."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tokenprune.signals import check_needs
 
 
 class TowerLayerMark:
-    """Marks a field that names a layer of the vision tower; see :data:`TowerLayerNumber`."""
+    """Marks a field as the number of a vision tower layer; see :data:`TowerLayerNumber`."""
 
 
-#: A field that names a layer of the vision tower, negative from the end: the layer is read.
+#: Type of a field that holds the number of a vision tower layer, negative from the end. The engine records that layer.
 TowerLayerNumber = Annotated[int, TowerLayerMark]
 
 
@@ -23,8 +23,7 @@ class SignalReader(Component):
     By default it reads hidden states, the tower layers that its fields name (:data:`TowerLayerNumber`), and what the
     components in its fields read. A component that reads anything else overrides :attr:`needs`.
 
-    Raises:
-        ConfigError: ``needs`` names a signal that does not exist.
+    Raises: ConfigError: ``needs`` contains an unknown signal.
     """
 
     def model_post_init(self, context: Any) -> None:
@@ -33,30 +32,32 @@ class SignalReader(Component):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Signals to capture: any of ``hidden``, ``query``, ``key``, ``value``, ``attention``, ``embeddings``.
+        """Signals that the component reads: ``hidden``, ``query``, ``key``, ``value``, ``attention``, ``embeddings``.
 
-        All but ``hidden`` and ``embeddings`` are captured at layer K-1. ``embeddings`` is the whole prompt as it
-        entered layer 0, :attr:`tokenprune.context.PruneContext.prompt`. Hidden states can always be read.
+        ``query``, ``key``, ``value`` and ``attention`` are captured at layer K-1. ``embeddings`` stands for the full
+        prompt as it entered layer 0, :attr:`tokenprune.context.PruneContext.prompt`. Hidden states can be read even if
+        they are not declared.
         """
         return frozenset({"hidden"}).union(*(reader.needs for reader in self.inner_readers()))
 
     @property
     def vision_layers(self) -> frozenset[int]:
-        """Layers of the vision tower that are read with ``ctx.vision``; negative from the end."""
+        """Layers of the vision tower that the component reads with ``ctx.vision``; negative from the end."""
         fields = type(self).model_fields.items()
         layers = frozenset(getattr(self, name) for name, field in fields if TowerLayerMark in field.metadata)
         return layers.union(*(reader.vision_layers for reader in self.inner_readers()))
 
     @property
     def requires_class_token(self) -> bool:
-        """Whether ``ctx.vision(...).attention`` has to be a class token's: towers without one are then refused.
+        """Whether the component needs a vision tower with a class token; models without one are then refused.
 
-        Otherwise the mean attention of all patches takes its place.
+        If it is false, ``ctx.vision(...).attention`` is the mean attention of all patches in a tower without a class
+        token.
         """
         return any(reader.requires_class_token for reader in self.inner_readers())
 
     def inner_readers(self) -> Iterator[SignalReader]:
-        """The components in the fields that read signals themselves."""
+        """The components in the fields that read signals, too."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             for item in value if isinstance(value, tuple) else (value,):

@@ -1,4 +1,4 @@
-"""The state of one applied method on one model: what was kept, and what it saved."""
+"""The result of a method applied to a model: which tokens were kept, and what this saves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tokenprune.selectors.base import LayerChoice
 
 
 class Clock:
-    """A moment, on the host or on the device's stream, without waiting for it."""
+    """A point in time, on the host or in the device's stream. Recording it does not wait for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.event: Any = None
@@ -31,7 +31,7 @@ class Clock:
             self.event.record()
 
     def since(self, start: Clock) -> float:
-        """Milliseconds since ``start``; waits for the device when asked, not when recorded."""
+        """Milliseconds since ``start``. This call waits for the device."""
         if self.event is None:
             return (self.host - start.host) * 1e3
         self.event.synchronize()
@@ -45,10 +45,10 @@ class StageResult:
     Attributes:
         layer: Tokens were dropped before this layer.
         before: Visual tokens per sample before the stage.
-        after: Visual tokens per sample after it.
-        rows: Position in the unpruned sequence of every row from ``layer`` on, long ``[batch, rows]``, -1 for the
-            padding of samples that kept fewer; None when nothing was pruned.
-        reason: Why nothing was pruned; None when something was.
+        after: Visual tokens per sample after the stage.
+        rows: Position in the unpruned sequence of each row from ``layer`` on, long ``[batch, rows]``; -1 for the
+            padding of samples that kept fewer tokens. None if nothing was pruned.
+        reason: Why nothing was pruned; None if tokens were pruned.
     """
 
     layer: int
@@ -63,7 +63,7 @@ class StageResult:
     def kept(self) -> Tensor:
         """Unpruned positions of the kept visual tokens, long ``[batch, max_kept]``, ascending, -1 padded.
 
-        After a stage that dropped nothing these are all that were left before it.
+        After a stage that dropped nothing these are all visual tokens that entered it.
         """
         if self._positions is None or self._keep is None:
             return torch.full((len(self.after), 0), -1)
@@ -74,14 +74,14 @@ class StageResult:
 
 @dataclass
 class PrefillRecord:
-    """What a run shows of one prefill; the engine fills it on the way.
+    """Record of one prefill, which the engine fills while the model runs.
 
     Attributes:
-        text_tokens: Tokens per sample that are not visual (padding included).
-        stages: The stages that have passed.
-        clock: Begin and end of scoring and selecting at each stage.
-        kv_bytes: Bytes of the KV cache after the prefill, 0 without a cache.
-        kv_bytes_unpruned: What it would have been.
+        text_tokens: Tokens per sample that are not visual, padding included.
+        stages: The stages that have been completed.
+        clock: Start and end of scoring and selecting at each stage.
+        kv_bytes: Bytes of the KV cache after the prefill; 0 without a cache.
+        kv_bytes_unpruned: Bytes that the cache would have without pruning.
     """
 
     text_tokens: list[int] = field(default_factory=list)
@@ -93,10 +93,10 @@ class PrefillRecord:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What the caller gave for the following prefills.
+    """Data that the caller provides for the following prefills.
 
     Attributes:
-        sample_ids: One stable integer per sample; None to count samples.
+        sample_ids: One stable integer per sample; None to count the samples.
         values: One vector per sample, by name.
     """
 
@@ -106,17 +106,18 @@ class Annotations:
 
 @dataclass
 class Report:
-    """What the last prefill did. ``print`` it.
+    """Summary of the last prefill. ``print(report)`` shows it.
 
     Attributes:
         model: Family of the model.
-        choice: Layers and why these.
+        choice: The layers before which tokens are dropped, and why these were chosen.
         stages: The stages; see :class:`StageResult`.
         num_layers: Decoder layers.
-        text_tokens: Tokens per sample that are not visual (padding included).
-        kv_bytes: Bytes of the KV cache after the prefill, 0 without a cache.
-        kv_bytes_unpruned: What it would have been.
-        score_ms: Milliseconds spent scoring and selecting, all stages.
+        text_tokens: Tokens per sample that are not visual, padding included.
+        kv_bytes: Bytes of the KV cache after the prefill; 0 without a cache.
+        kv_bytes_unpruned: Bytes that the cache would have without pruning.
+        score_ms: Milliseconds spent on scoring and selecting in all stages.
+        text_config: Config of the decoder, from which FLOPs are computed.
     """
 
     model: str
@@ -131,7 +132,7 @@ class Report:
 
     @property
     def before(self) -> list[int]:
-        """Visual tokens per sample before any stage."""
+        """Visual tokens per sample before the first stage."""
         return self.stages[0].before if self.stages else []
 
     @property
@@ -141,7 +142,7 @@ class Report:
 
     @property
     def reason(self) -> str | None:
-        """Why nothing was pruned; None when something was."""
+        """Why nothing was pruned; None if tokens were pruned."""
         reasons = [stage.reason for stage in self.stages]
         return reasons[0] if reasons and all(reasons) else None
 
@@ -151,7 +152,7 @@ class Report:
         return layer_average(self.before[sample], tuple(stage.after[sample] for stage in self.stages), schedule)
 
     def tokens_per_layer(self, sample: int = 0, pruned: bool = True) -> list[int]:
-        """Tokens (text and visual) of a sample that each decoder layer sees in the prefill."""
+        """Tokens of a sample, text and visual, that each decoder layer processes in the prefill."""
         counts = [self.before[sample]] * self.num_layers
         for stage in self.stages if pruned else ():
             counts[stage.layer :] = [stage.after[sample]] * (self.num_layers - stage.layer)
@@ -161,7 +162,7 @@ class Report:
         """FLOPs of the decoder's prefill of one sample, closed form; see :mod:`tokenprune.flops`.
 
         Raises:
-            UnsupportedModelError: The closed form does not describe this family's layers.
+            UnsupportedModelError: There is no closed form for this family's layers.
         """
         tokens = self.tokens_per_layer(sample, pruned)
         visual = [count - self.text_tokens[sample] for count in tokens]
@@ -191,14 +192,14 @@ class Report:
 
 
 class Run:
-    """One applied method on one model. Made by :func:`tokenprune.apply`.
+    """A method applied to a model. Returned by :func:`tokenprune.apply`.
 
-    Several threads may use the model at once. ``stages`` and ``report`` show the prefill that began last, on whatever
+    Several threads can use the model at once. ``stages`` and ``report`` show the prefill that started last, on any
     thread.
 
     Attributes:
         method: The method.
-        choice: The layers it prunes before, and why these.
+        choice: The layers before which it prunes, and why these were chosen.
     """
 
     def __init__(self, method: Method, choice: LayerChoice, family: str, num_layers: int, text_config: Any) -> None:
@@ -207,7 +208,7 @@ class Run:
         self._family, self._num_layers, self._text_config = family, num_layers, text_config
         self._record = PrefillRecord()
         self._annotations = Annotations()
-        self._own = threading.local()  # annotations that a thread gave itself
+        self._of_thread = threading.local()  # annotations given on the current thread
 
     @property
     def stages(self) -> list[StageResult]:
@@ -216,33 +217,33 @@ class Run:
 
     @property
     def annotations(self) -> Annotations:
-        """What holds for a prefill on this thread: what the thread gave itself, else what was given last."""
-        annotations: Annotations = getattr(self._own, "annotations", self._annotations)
+        """Annotations for a prefill on this thread: those given on it, otherwise the latest of any thread."""
+        annotations: Annotations = getattr(self._of_thread, "annotations", self._annotations)
         return annotations
 
     def begin(self, record: PrefillRecord) -> None:
-        """A prefill starts; the engine fills its record as it goes."""
+        """Show a new prefill. The engine calls this at its start and fills the record while the model runs."""
         self._record = record
 
     def annotate(self, sample_ids: Sequence[int] | None = None, **values: Sequence[Tensor | Sequence[float]]) -> None:
-        """Give the following prefills something that is not in the model.
+        """Provide data for the following prefills that is not in the model's inputs.
 
-        A thread that annotates sees its own annotations only. A thread that never does sees the latest ones.
+        A thread that calls this uses its own annotations. Other threads use the latest annotations of any thread.
 
         Args:
-            sample_ids: One stable integer per sample; random scores depend on it and not on the batch. By default
-                samples are counted in the order in which the run sees them.
-            values: One vector of the length of its visual tokens per sample, e.g. ``foreground=[...]``.
+            sample_ids: One stable integer per sample. Random scores depend on it and not on the batch. By default
+                samples are counted in the order in which the run processes them.
+            values: One vector per sample with a value for each of its visual tokens, e.g. ``foreground=[...]``.
         """
         ids = None if sample_ids is None else tuple(int(i) for i in sample_ids)
         vectors = {
             name: [torch.as_tensor(item, dtype=torch.float32) for item in items] for name, items in values.items()
         }
-        self._annotations = self._own.annotations = Annotations(ids, vectors)
+        self._annotations = self._of_thread.annotations = Annotations(ids, vectors)
 
     @property
     def report(self) -> Report:
-        """What the last prefill did."""
+        """Summary of the last prefill."""
         record = self._record
         return Report(
             model=self._family,

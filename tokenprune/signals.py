@@ -1,4 +1,4 @@
-"""Signals: what scorers and pruners may read of a running model, besides the hidden states that enter the stage."""
+"""Signals: what scorers and pruners can read of a running model, besides the hidden states that enter the stage."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor
 
 from tokenprune.errors import ConfigError, ScoreError
 
-#: States of the attention of layer K-1 that a component may name in ``needs``.
+#: States of the attention module of layer K-1 that a component can name in ``needs``.
 LAYER_STATES = frozenset({"query", "key", "value"})
 
-#: Signals that also exist for a stage before layer 0, because no layer has to run for them.
+#: Signals that a stage before layer 0 can also read, because no layer has to run for them.
 INPUT_SIGNALS = frozenset({"hidden", "embeddings"})
 
-#: Every signal that a component may name in ``needs``; the engine captures exactly those.
+#: All signals that a component can name in ``needs``. The engine captures only the signals that are named.
 SIGNALS = LAYER_STATES | INPUT_SIGNALS | {"attention"}
 
 
 def check_needs(needs: frozenset[str], component: str) -> None:
-    """Refuse a component that declares a signal that does not exist.
+    """Refuse a component that declares an unknown signal.
 
     Args:
-        needs: What the component declared.
-        component: Its name, for the message.
+        needs: Signals that the component declares.
+        component: Name of the component, for the message.
 
     Raises:
-        ConfigError: A name is no signal.
+        ConfigError: ``needs`` contains a name that is not in :data:`SIGNALS`.
     """
     unknown = needs - SIGNALS
     if unknown:
@@ -41,15 +41,16 @@ def check_needs(needs: frozenset[str], component: str) -> None:
 
 @dataclass(frozen=True)
 class AttentionProbe:
-    """What is needed to compute single rows of one layer's attention map, and no more.
+    """Computes single rows of one layer's attention map, without the whole map.
 
     Attributes:
         query: Query states before rotary embedding, ``[batch, rows, heads, head_dim]``.
         key: Key states before rotary embedding, ``[batch, rows, kv_heads, head_dim]``.
-        rotate: ``rotate(query, key, index)`` applies the model's own rotary embedding to states given as
-            ``[batch, heads, rows, head_dim]``; ``index`` long ``[batch, picked]`` names the rows of ``query``.
-        visible: ``visible(index [batch, picked]) -> bool [batch, picked, rows]``: what rows may attend to.
-        scaling: The factor on the dot products.
+        rotate: ``rotate(query, key, index)`` applies the model's rotary embedding to states
+            ``[batch, heads, rows, head_dim]``. The rows of ``query`` are those of ``index``, long ``[batch, picked]``.
+        visible: ``visible(index [batch, picked]) -> bool [batch, picked, rows]``: which rows the rows of ``index``
+            attend to.
+        scaling: Factor of the dot products.
         softcap: Logit soft cap (Gemma 2), or None.
         rotate_from_first: Applies the rotary embedding to keys ``[batch, kv_heads, rows, head_dim]`` as if each
             sample's first token had position 0. None where the layer has no rotary embedding.
@@ -64,13 +65,13 @@ class AttentionProbe:
     rotate_from_first: Callable[[Tensor], Tensor] | None = None
 
     def rows(self, index: Tensor) -> Tensor:
-        """Attention probabilities of a few query rows: no map is ever materialised.
+        """Attention probabilities of a few query rows.
 
         Args:
             index: Row indices, long ``[batch, picked]``.
 
         Returns:
-            Float32 ``[batch, heads, picked, rows]``; every row sums to one.
+            Float32 ``[batch, heads, picked, rows]``; every row sums to 1.
         """
         picked = index[:, :, None, None].expand(-1, -1, *self.query.shape[2:])
         query = self.query.gather(1, picked).transpose(1, 2)
@@ -83,10 +84,10 @@ class AttentionProbe:
         return logits.masked_fill(~self.visible(index)[:, None], float("-inf")).softmax(-1)
 
     def rotated_keys(self) -> Tensor:
-        """Keys after rotary embedding, positions counted from each sample's first token that is no padding.
+        """Keys after rotary embedding, with positions counted from each sample's first token after the padding.
 
-        A rotation by a multiple of the padding would change norms other than the Euclidean one; counted from the first
-        token, keys are the same in every batch.
+        Left padding would shift the positions, and so change the keys' norms (except the Euclidean norm). Counted from
+        the first token, the keys are the same in every batch.
 
         Returns:
             ``[batch, kv_heads, rows, head_dim]``.
@@ -97,14 +98,14 @@ class AttentionProbe:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The whole sequence as it enters the decoder, before any stage dropped a row of it.
+    """The full prompt as it entered layer 0, before any stage dropped tokens.
 
     Attributes:
-        embeddings: What enters layer 0, ``[batch, seq, dim]``: text embeddings and projected visual features.
+        embeddings: Input of layer 0, ``[batch, seq, dim]``: text embeddings and projected visual features.
         visual_mask: Visual tokens, bool ``[batch, seq]``.
-        text_mask: Text tokens, no padding, bool ``[batch, seq]``.
-        rows: Position in the sequence of each row that is left now, long ``[batch, rows]`` (-1 for padding that an
-            earlier stage put in). Text is never dropped.
+        text_mask: Text tokens without padding, bool ``[batch, seq]``.
+        rows: Position in the full prompt of each row of the current sequence, long ``[batch, rows]``; -1 for padding
+            that an earlier stage inserted. Text is never dropped.
     """
 
     embeddings: Tensor
@@ -112,30 +113,31 @@ class Prompt:
     text_mask: Tensor
     rows: Tensor
 
-    def on_rows(self, chosen: Tensor) -> Tensor:
-        """A mask of the whole sequence on the rows that are left, bool ``[batch, rows]``."""
-        return chosen.gather(1, self.rows.clamp(min=0)) & (self.rows >= 0)
+    def on_rows(self, mask: Tensor) -> Tensor:
+        """Gather a mask of the full prompt, bool ``[batch, seq]``, on the current rows, bool ``[batch, rows]``."""
+        return mask.gather(1, self.rows.clamp(min=0)) & (self.rows >= 0)
 
 
 class TowerSignals(Protocol):
-    """One layer of the vision tower, seen from the visual tokens.
+    """Signals of one layer of the vision tower, per visual token.
 
-    Where a projector merges or pools several patches into one token (Qwen-VL, Gemma 3, Idefics 3, InternVL, Mistral 3),
-    the token has the mean over its patches, for attention as for keys. In a layer with windows (Qwen2.5-VL), patches
-    get no attention from the other windows of their frame.
+    If the projector merges several patches into one token (Qwen-VL, Gemma 3, Idefics 3, InternVL, Mistral 3), the
+    token's attention and key are means over its patches. In a layer with windows (Qwen2.5-VL), patches receive no
+    attention from the other windows of their frame.
     """
 
     @property
     def attention(self) -> Tensor:
         """Attention that each token's patch receives, float32 ``[batch, n_visual]``.
 
-        It comes from the class token (mean over heads), or from all patches on average in a tower without a class
-        token.
+        The attention is the class token's, mean over heads. In a tower without a class token it is the mean over all
+        patches. A component whose :attr:`~tokenprune.reader.SignalReader.requires_class_token` is true never gets the
+        mean.
         """
 
     @property
     def received(self) -> Tensor:
-        """Attention that each token's patch receives from all tokens of the tower on average, as ``attention``."""
+        """Attention that each token's patch receives, mean over all tokens of the tower, like ``attention``."""
 
     @property
     def key(self) -> Tensor:
@@ -143,7 +145,7 @@ class TowerSignals(Protocol):
 
 
 class Signals(Protocol):
-    """Where a stage's signals come from: a running prefill, plain tensors in a test, or a serving engine."""
+    """Source of a stage's signals: a running prefill, plain tensors in a test, or a serving engine."""
 
     def states(self, name: str) -> Tensor:
         """``query``, ``key`` or ``value`` of layer K-1 before rotary embedding, ``[batch, rows, heads, head_dim]``."""
@@ -152,27 +154,27 @@ class Signals(Protocol):
         """Single rows of the attention of layer K-1."""
 
     def prompt(self) -> Prompt:
-        """The whole sequence as it entered layer 0, the same at every stage."""
+        """The full prompt as it entered layer 0; every stage gets the same."""
 
     def grid(self) -> Tensor:
         """(frame, row, column) of each visual token, long ``[batch, n_visual, 3]``; -1 for separators and padding."""
 
     def frames(self) -> Tensor:
-        """Number, rows and columns of the frame of each visual token, long ``[batch, n_visual, 3]``."""
+        """Number, height and width of each visual token's frame, long ``[batch, n_visual, 3]``; sizes in tokens."""
 
     def tower(self, layer: int) -> TowerSignals:
         """One layer of the vision tower."""
 
     def annotation(self, name: str) -> Tensor:
-        """What the caller gave per visual token under a name, float32 ``[batch, n_visual]``."""
+        """Values that the caller provides for the visual tokens, by name, float32 ``[batch, n_visual]``."""
 
 
 @dataclass(frozen=True)
 class DeclaredSignals:
-    """Signals that let a component read only what it declared.
+    """Signals of which a component can read only those that it declares.
 
     Attributes:
-        source: Where the signals come from.
+        source: Source of the signals.
         needs: The declared signals; see :data:`SIGNALS`.
         tower_layers: The declared layers of the vision tower.
     """
@@ -207,7 +209,10 @@ class DeclaredSignals:
     def tower(self, layer: int) -> TowerSignals:
         """See :meth:`Signals.tower`."""
         if layer not in self.tower_layers:
-            raise ScoreError(f"layer {layer} of the vision tower was not declared", "add it to vision_layers")
+            raise ScoreError(
+                f"a component read layer {layer} of the vision tower, which it does not declare",
+                f"add {layer} to its vision_layers",
+            )
         return self.source.tower(layer)
 
     def annotation(self, name: str) -> Tensor:
@@ -216,4 +221,4 @@ class DeclaredSignals:
 
     def _require(self, name: str) -> None:
         if name not in self.needs:
-            raise ScoreError(f"a component read {name!r}, which it did not declare", f"add {name!r} to its needs")
+            raise ScoreError(f"a component read {name!r}, which it does not declare", f"add {name!r} to its needs")

@@ -1,4 +1,4 @@
-"""Contexts from plain tensors: what a scorer or pruner sees, without a model. For tests, and for other engines.
+"""Contexts from plain tensors: they call a scorer or a pruner without a model. For tests and for other engines.
 
 ```python
 ctx = make_context(hidden, visual, keep=4, query=query, needs={"query"})
@@ -24,12 +24,12 @@ from tokenprune.visual_axis import VisualAxis
 
 @dataclass(frozen=True)
 class TowerTensors:
-    """One layer of a vision tower, given row by row; see :class:`tokenprune.signals.TowerSignals`.
+    """Signals of one layer of a vision tower for all rows; see :class:`tokenprune.signals.TowerSignals`.
 
     Attributes:
-        attention: ``[batch, rows]``.
-        received: ``[batch, rows]``.
-        key: ``[batch, rows, head_dim]``.
+        attention: Attention of the class token, ``[batch, rows]``.
+        received: Attention of all tokens of the tower, ``[batch, rows]``.
+        key: Keys, mean over heads, ``[batch, rows, head_dim]``.
     """
 
     attention: Tensor
@@ -39,17 +39,17 @@ class TowerTensors:
 
 @dataclass(frozen=True)
 class TensorSignals:
-    """See :class:`tokenprune.signals.Signals`; every tensor is given for all rows.
+    """Implements :class:`tokenprune.signals.Signals` by tensors of all rows.
 
     Attributes:
-        axis: The visual tokens.
-        row_mask: Rows that are no padding, bool ``[batch, rows]``.
+        axis: The visual axis.
+        row_mask: Rows that are tokens and not padding, bool ``[batch, rows]``.
         is_visual: Rows that are visual tokens, bool ``[batch, rows]``.
         image: Image of each row, long ``[batch, rows]``.
-        images: The most images that a sample has.
+        max_images: Largest number of images of a sample.
         layer_states: ``query``, ``key``, ``value`` as ``[batch, rows, heads, head_dim]``.
-        embeddings: What entered layer 0, ``[batch, rows, dim]``, or None.
-        places: (frame, row, column) of each row, long ``[batch, rows, 3]``, or None.
+        embeddings: Input of layer 0, ``[batch, rows, dim]``, or None.
+        row_grid: (frame, row, column) of each row, long ``[batch, rows, 3]``, or None.
         tower_layers: Layers of the vision tower.
         annotations: Vectors ``[batch, rows]`` by name.
     """
@@ -58,17 +58,17 @@ class TensorSignals:
     row_mask: Tensor
     is_visual: Tensor
     image: Tensor
-    images: int
+    max_images: int
     layer_states: Mapping[str, Tensor] = field(default_factory=dict)
     embeddings: Tensor | None = None
-    places: Tensor | None = None
+    row_grid: Tensor | None = None
     tower_layers: Mapping[int, TowerTensors] = field(default_factory=dict)
     annotations: Mapping[str, Tensor] = field(default_factory=dict)
 
     def states(self, name: str) -> Tensor:
         """See :meth:`tokenprune.signals.Signals.states`."""
         if name not in self.layer_states:
-            raise ScoreError(f"this context has no {name} states", f"give make_context(..., {name}=...)")
+            raise ScoreError(f"this context has no {name} states", f"pass make_context(..., {name}=...)")
         return self.layer_states[name]
 
     def attention(self) -> AttentionProbe:
@@ -84,26 +84,26 @@ class TensorSignals:
     def prompt(self) -> Prompt:
         """See :meth:`tokenprune.signals.Signals.prompt`."""
         if self.embeddings is None:
-            raise ScoreError("this context has no embeddings", "give make_context(..., embeddings=...)")
+            raise ScoreError("this context has no embeddings", "pass make_context(..., embeddings=...)")
         rows = torch.arange(self.row_mask.shape[1], device=self.row_mask.device).expand_as(self.row_mask)
         return Prompt(self.embeddings, self.is_visual, self.row_mask & ~self.is_visual, rows)
 
     def grid(self) -> Tensor:
         """See :meth:`tokenprune.signals.Signals.grid`."""
-        return self._padded(self._places())
+        return self._on_axis(self._required_grid())
 
     def frames(self) -> Tensor:
         """See :meth:`tokenprune.signals.Signals.frames`."""
-        places = self._places()
+        grid = self._required_grid()
         image = self.image.masked_fill(~self.is_visual, -1)
-        numbers = number_frames(places[..., 0].masked_fill(~self.is_visual, -1), image, self.images)
-        return self._padded(torch.cat([numbers[..., None], frame_sizes(numbers, places)], -1))
+        numbers = number_frames(grid[..., 0].masked_fill(~self.is_visual, -1), image, self.max_images)
+        return self._on_axis(torch.cat([numbers[..., None], frame_sizes(numbers, grid)], -1))
 
     def tower(self, layer: int) -> TowerSignals:
         """See :meth:`tokenprune.signals.Signals.tower`."""
         if layer not in self.tower_layers:
             raise ScoreError(
-                f"this context has no tower layer {layer}", f"give make_context(..., tower={{{layer}: ...}})"
+                f"this context has no tower layer {layer}", f"pass make_context(..., tower={{{layer}: ...}})"
             )
         rows = self.tower_layers[layer]
         return TowerTensors(*(self.axis.gather(values) for values in (rows.attention, rows.received, rows.key)))
@@ -111,15 +111,15 @@ class TensorSignals:
     def annotation(self, name: str) -> Tensor:
         """See :meth:`tokenprune.signals.Signals.annotation`."""
         if name not in self.annotations:
-            raise ScoreError(f"this context has no annotation {name!r}", "give make_context(..., annotations={...})")
+            raise ScoreError(f"this context has no annotation {name!r}", "pass make_context(..., annotations={...})")
         return self.axis.gather(self.annotations[name]).masked_fill(~self.axis.mask, 0.0)
 
-    def _places(self) -> Tensor:
-        if self.places is None:
-            raise UnsupportedModelError("this context has no token grid", "give make_context(..., grid=...)")
-        return self.places
+    def _required_grid(self) -> Tensor:
+        if self.row_grid is None:
+            raise UnsupportedModelError("this context has no token grid", "pass make_context(..., grid=...)")
+        return self.row_grid
 
-    def _padded(self, values: Tensor) -> Tensor:
+    def _on_axis(self, values: Tensor) -> Tensor:
         return self.axis.gather(values).masked_fill(~self.axis.mask[:, :, None], -1)
 
 
@@ -145,50 +145,59 @@ def make_context(
     sample_ids: Sequence[int] | None = None,
     open_ended: bool = False,
 ) -> PruneContext:
-    """The context of one stage, from plain tensors. All of them are given for all rows, text included.
+    """Make the context of one stage from plain tensors. All tensors have one entry per row, text included.
 
     Args:
         hidden: Hidden states that enter the stage's layer, ``[batch, rows, dim]``.
         visual: Which rows are visual tokens, bool ``[batch, rows]``; all by default.
-        keep: Tokens to keep of every image: one number, or one list per sample.
-        images: Image that each row belongs to, counted from 0 in each sample, long ``[batch, rows]``; by default a
-            sample has one image.
-        sizes: Visual tokens per sample and image; only needed where ``visual`` has no values (the meta device).
-        row_mask: Rows that are no padding, bool ``[batch, rows]``; all by default.
+        keep: Tokens to keep of each image: one number for all images, or one list of numbers per sample.
+        images: Image of each row, counted from 0 in each sample, long ``[batch, rows]``; by default a sample has one
+            image.
+        sizes: Visual tokens per sample and image; only needed if ``visual`` has no values (meta device).
+        row_mask: Rows that are tokens and not padding, bool ``[batch, rows]``; all by default.
         query: Query states before rotary embedding, ``[batch, rows, heads, head_dim]``.
         key: Key states, ``[batch, rows, kv_heads, head_dim]``.
-        value: Value states, as ``key``.
-        embeddings: What entered layer 0, ``[batch, rows, dim]``.
-        grid: (frame, row, column) of each row, long ``[batch, rows, 3]``; -1 for rows without a place.
+        value: Value states, ``[batch, rows, kv_heads, head_dim]``.
+        embeddings: Input of layer 0, ``[batch, rows, dim]``.
+        grid: (frame, row, column) of each row, long ``[batch, rows, 3]``; -1 for rows that are not on the grid.
         tower: Layers of the vision tower by their number.
         annotations: Vectors ``[batch, rows]`` by name.
-        needs: Signals that the component may read; all by default.
-        layer: The layer before which tokens are dropped.
+        needs: Signals that the component can read; all by default.
+        layer: Tokens are dropped before this layer.
         num_layers: Layers of the decoder.
         num_heads: Query heads of the decoder.
         sample_ids: One integer per sample; 0, 1, 2 ... by default.
-        open_ended: Whether the pruner decides how many survive; ``keep`` is then the fewest.
+        open_ended: Whether the pruner decides how many tokens survive; ``keep`` is then a lower bound.
 
     Raises:
-        ConfigError: A shape does not fit, or ``keep`` names other images than there are.
+        ConfigError: A tensor has the wrong shape, ``keep`` does not have one number per image, or ``needs`` contains an
+            unknown signal.
     """
     batch, rows = hidden.shape[:2]
     visual = torch.ones(batch, rows, dtype=torch.bool, device=hidden.device) if visual is None else visual
     image = torch.zeros(batch, rows, dtype=torch.long, device=hidden.device) if images is None else images
     row_mask = torch.ones_like(visual) if row_mask is None else row_mask
-    states = {name: given for name, given in (("query", query), ("key", key), ("value", value)) if given is not None}
-    for name, given in {**states, "visual": visual, "images": image, "row_mask": row_mask}.items():
-        if given.shape[:2] != (batch, rows):
-            raise ConfigError(f"{name} has shape {tuple(given.shape)}", f"give [{batch}, {rows}, ...] as hidden")
+    states = {name: t for name, t in (("query", query), ("key", key), ("value", value)) if t is not None}
+    for name, tensor in {**states, "visual": visual, "images": image, "row_mask": row_mask}.items():
+        if tensor.shape[:2] != (batch, rows):
+            raise ConfigError(
+                f"{name} has shape {tuple(tensor.shape)}, but hidden has batch {batch} and {rows} rows",
+                f"pass a tensor of shape [{batch}, {rows}, ...]",
+            )
     check_needs(frozenset(needs), "make_context")
     counts = _count(visual, image) if sizes is None else [list(row) for row in sizes]
     quotas = [[keep] * len(row) for row in counts] if isinstance(keep, int) else [list(row) for row in keep]
     if [len(row) for row in quotas] != [len(row) for row in counts]:
-        raise ConfigError(f"keep is {quotas} for images of {counts} tokens", "give one number per image")
+        raise ConfigError(
+            f"keep is {quotas} for images of {counts} tokens",
+            "pass one number, or for each sample a list with one number per image",
+        )
     axis = VisualAxis.of(visual, image, max(map(sum, counts)))
-    most = max(map(len, counts))
+    max_images = max(map(len, counts))
     tower = tower or {}
-    signals = TensorSignals(axis, row_mask, visual, image, most, states, embeddings, grid, tower, annotations or {})
+    signals = TensorSignals(
+        axis, row_mask, visual, image, max_images, states, embeddings, grid, tower, annotations or {}
+    )
     return PruneContext(
         layer=layer,
         num_layers=num_layers,
@@ -208,7 +217,7 @@ def make_context(
 
 
 def _count(visual: Tensor, image: Tensor) -> list[list[int]]:
-    """Visual tokens per sample and image."""
+    """Number of visual tokens per sample and image."""
     counts = []
     for is_visual, number in zip(visual, image, strict=True):
         counts.append(number[is_visual].bincount().tolist())

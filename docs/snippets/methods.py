@@ -1,4 +1,4 @@
-"""Prints docs/methods.md from what is registered; `make methods` writes it."""
+"""Print docs/methods.md from the registered methods; `make methods` writes the file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from tokenprune.named import NamedMethod, list_methods, load_method
 HEAD = """\
 # Methods
 
-Every named method, as it is registered. This page is made by `make methods` from the methods' files and the
-docstrings of their parts; a test compares the two. `tokenprune show NAME` prints a method to copy and change, and any
-part goes with any other.
+This page lists every named method. `make methods` generates it from the methods' files and the docstrings of their
+components, and a test compares the two. `tokenprune show NAME` prints a method as YAML, to copy and change. Layer
+selectors, pruners, scorers and budgets can be combined freely.
 
-What a method *needs* is captured for it and nothing else: states of the layer before the pruned one (`query`, `key`,
-`value`), single attention rows (`attention`), the prompt's input embeddings (`embeddings`), or layers of the vision
-tower. Equal scores keep the earlier position unless a method says otherwise.
+Each method declares the signals that it *needs*, and the engine captures only these: states of the layer before the
+pruned one, K-1 (`query`, `key`, `value`), single attention rows of that layer (`attention`), the prompt's input
+embeddings (`embeddings`), or layers of the vision tower. Hidden states are always available. If two scores are equal,
+the token at the earlier position is kept, unless the method states another rule.
 """
 
 FAMILIES = """\
@@ -30,46 +31,46 @@ FAMILIES = """\
 """
 
 
-def paragraphs(part: Component) -> str:
-    """A docstring up to its attributes, each paragraph on one line; the source is said elsewhere."""
-    text = inspect.cleandoc(type(part).__doc__ or "").split("Attributes:")[0]
-    text = re.sub(r":\w+:(`[^`]+`)", r"\1", text)  # roles of the API pages mean nothing here
+def paragraphs(component: Component) -> str:
+    """A component's docstring up to its attributes, one line per paragraph. The table already states the source."""
+    text = inspect.cleandoc(type(component).__doc__ or "").split("Attributes:")[0]
+    text = re.sub(r":\w+:(`[^`]+`)", r"\1", text)  # Sphinx roles are not rendered on this page
     blocks = [" ".join(block.split()) for block in text.split("\n\n")]
     return "\n\n".join(block for block in blocks if block and not block.startswith("Source:"))
 
 
 def acts(method: Method) -> str:
-    """Where the method prunes, in words."""
+    """The layers before which the method prunes, in words."""
     layers = method.layers.model_dump(exclude_none=True)
-    where = layers.get("layers")
-    if where is not None and list(where) == [0]:
+    numbers = layers.get("layers")
+    if numbers is not None and list(numbers) == [0]:
         return "before the language model"
-    if where is not None:
-        return f"before layer{'s' if len(where) > 1 else ''} {', '.join(map(str, where))}"
-    given = ", ".join(f"{name} {value}" for name, value in layers.items())
-    return f"chosen by `{type(method.layers).__name__}` ({given})"
+    if numbers is not None:
+        return f"before layer{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+    fields = ", ".join(f"{name} {value}" for name, value in layers.items())
+    return f"chosen by `{type(method.layers).__name__}` ({fields})"
 
 
 def needs(method: Method) -> str:
-    """What is captured for the method, in words."""
+    """The signals that are captured for the method, in words."""
     tower = sorted(method.pruner.vision_layers)
-    found = [f"`{name}`" for name in sorted(method.pruner.needs)]
-    found += [f"layer {layer} of the vision tower" for layer in tower]
-    return ", ".join(found) or "nothing of the model"
+    signals = [f"`{name}`" for name in sorted(method.pruner.needs)]
+    signals += [f"layer {layer} of the vision tower" for layer in tower]
+    return ", ".join(signals) or "no signal of the model"
 
 
-def parts(part: Component) -> Iterator[Component]:
-    """A part, and all that it is made of."""
-    yield part
-    for name in type(part).model_fields:
-        value = getattr(part, name)
+def components(component: Component) -> Iterator[Component]:
+    """A component, and all components in its fields."""
+    yield component
+    for name in type(component).model_fields:
+        value = getattr(component, name)
         for inner in value if isinstance(value, tuple) else (value,):
             if isinstance(inner, Component):
-                yield from parts(inner)
+                yield from components(inner)
 
 
 def overview(methods: Sequence[NamedMethod]) -> str:
-    """All methods on one screen."""
+    """The table of all methods."""
     rows = [
         f"| [{named.name}](#{named.name}) | {acts(load_method(named.name)).partition(' (')[0]} | {named.description} |"
         for named in methods
@@ -78,7 +79,7 @@ def overview(methods: Sequence[NamedMethod]) -> str:
 
 
 def section(named: NamedMethod) -> str:
-    """One method."""
+    """The section of one method."""
     method = load_method(named.name)
     rows = {
         "Acts": acts(method),
@@ -88,8 +89,8 @@ def section(named: NamedMethod) -> str:
     }
     lines = [f"## {named.name}", "", named.description, ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items() if text), ""]
-    found = {type(part).__name__: paragraphs(part) for part in parts(method.pruner)}
-    lines += [f"*{name}*: {text}\n" for name, text in found.items()]
+    texts = {type(component).__name__: paragraphs(component) for component in components(method.pruner)}
+    lines += [f"*{name}*: {text}\n" for name, text in texts.items()]
     text = method.to_yaml().replace(f"label: {named.name}\n", "")
     return "\n".join([*lines, "```yaml", text.rstrip(), "```", ""])
 

@@ -22,7 +22,7 @@ from tests.support.tiny import CASES
 from tests.support.tiny.core import TRANSFORMERS, Variant, pad, spread_weights
 from tests.support.tiny.llava import onevision_model
 from tests.support.tiny.qwen import IMAGE, VIDEO
-from tests.support.tower import eager_maps, made_by
+from tests.support.tower import eager_maps, output_of
 from tokenprune.adapters import adapter_for
 from tokenprune.errors import UnsupportedFeatureError
 from tokenprune.ops.vision import bilinear_patches
@@ -35,7 +35,7 @@ def shown(model: Any, inputs: dict[str, Tensor], layer: int, tower: Any, classes
     module = getattr(tower, "vision_model", tower).encoder.layers[layer].self_attn  # 5.17 has one more level
     (maps,) = eager_maps(model, module, inputs)
     heads = maps.mean(1)
-    key = made_by(model, module.k_proj, inputs).unflatten(-1, (module.num_heads, -1)).mean(2)
+    key = output_of(model, module.k_proj, inputs).unflatten(-1, (module.num_heads, -1)).mean(2)
     row = heads[:, 0] if classes else heads.mean(1)
     return row[:, classes:, None], heads.mean(1)[:, classes:, None], key[:, classes:]
 

@@ -18,7 +18,7 @@ from tests.support.tiny.gemma import gemma3_model
 from tests.support.tiny.others import internvl_model
 from tests.support.tiny.parts import PATCHES, text
 from tests.support.tiny.qwen import IMAGE, PATCH, TYPES, VIDEO, grid_visual
-from tests.support.tower import eager_maps, made_by
+from tests.support.tower import eager_maps, output_of
 from tokenprune.adapters import adapter_for
 from tokenprune.context import PruneContext
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
@@ -70,7 +70,7 @@ def qwen(model: Any, inputs: dict[str, Tensor], layer: int) -> Expected:
     assert len(received) == len(shares)
     column = torch.tensor([a * b for a, b in zip(received, shares, strict=True)])
     assert float(column.sum()) == pytest.approx(len(frames))  # one per frame or image
-    key = made_by(model, module.qkv, inputs).unflatten(-1, (3, module.num_heads, -1))[:, 1].mean(1)
+    key = output_of(model, module.qkv, inputs).unflatten(-1, (3, module.num_heads, -1))[:, 1].mean(1)
     order = window_index(tower, grid) if hasattr(tower, "fullatt_block_indexes") else range(len(shares) // 4)
     place = {cell: where for where, cell in enumerate(order)}
     patches = [[4 * place[cell] + i for i in range(4)] for cell in range(len(shares) // 4)]
@@ -83,7 +83,7 @@ def squares(model: Any, inputs: dict[str, Tensor], layer: int, tokens: int = 4) 
     layers: Any = getattr(tower.encoder, "layer", None) or tower.encoder.layers
     module = getattr(layers[layer], "attention", None) or layers[layer].self_attn
     (maps,) = eager_maps(model, module, inputs)
-    source = made_by(model, getattr(module, "k_norm", module.k_proj), inputs)
+    source = output_of(model, getattr(module, "k_norm", module.k_proj), inputs)
     keys = source.unflatten(-1, (module.num_heads, -1)).mean(2)
     classes = maps.shape[-1] % 2  # grids are even
     side = int((maps.shape[-1] - classes) ** 0.5)
@@ -106,7 +106,7 @@ def pixtral(model: Any, inputs: dict[str, Tensor], layer: int) -> Expected:
     tower = getattr(model.model, "vision_tower", None) or model.model.vision_encoder
     module = tower.transformer.layers[layer].attention
     (maps,) = eager_maps(model, module, inputs)
-    key = made_by(model, module.k_proj, inputs)[0].unflatten(-1, (module.num_heads, -1)).mean(1)
+    key = output_of(model, module.k_proj, inputs)[0].unflatten(-1, (module.num_heads, -1)).mean(1)
     patches, shares, before = [], [], 0
     for height, width in (inputs["image_sizes"] // 4).tolist():
         for row, column in itertools.product(range(height // 2), range(width // 2)):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tokenprune as tp
-from tests.support.literal import see
+from tests.support.literal import record
 from tokenprune.context import PruneContext
 from tokenprune.errors import ScoreError
 from tokenprune.ops.topk import topk_by_group
@@ -49,20 +49,20 @@ def method(layers: tuple[int, ...], tokens: tuple[int, ...], asks: bool = True) 
 @pytest.mark.parametrize("layers", [(0, 2, 3), (1, 2, 3)])
 def test_every_stage_sees_the_whole_prompt(name: str, padding: Any, layers: tuple[int, ...]) -> None:
     """In batches in which samples have different numbers of images."""
-    seen = see(name, "ragged" if name != "gemma3" else "multi", padding, batch=3)
+    recording = record(name, "ragged" if name != "gemma3" else "multi", padding, batch=3)
     SHOWN.clear()
-    with torch.no_grad(), tp.apply(seen.model, method(layers, (13, 9, 4))) as run:
-        seen.model(**seen.inputs)
+    with torch.no_grad(), tp.apply(recording.model, method(layers, (13, 9, 4))) as run:
+        recording.model(**recording.inputs)
     assert len(SHOWN) == 3
     for number, ctx in enumerate(SHOWN):
         prompt = ctx.prompt
-        assert torch.equal(prompt.embeddings.double(), seen.hidden[0])
-        for sample, images in enumerate(seen.images):
+        assert torch.equal(prompt.embeddings.double(), recording.layer_inputs[0])
+        for sample, images in enumerate(recording.image_positions):
             assert prompt.visual_mask[sample].nonzero()[:, 0].tolist() == [p for image in images for p in image]
-            assert prompt.text_mask[sample].nonzero()[:, 0].tolist() == seen.text[sample]
+            assert prompt.text_mask[sample].nonzero()[:, 0].tolist() == recording.text_positions[sample]
             rows = prompt.rows[sample]
             text = prompt.on_rows(prompt.text_mask)[sample]
-            assert rows[text].tolist() == seen.text[sample], "no text is ever dropped"
+            assert rows[text].tolist() == recording.text_positions[sample], "no text is ever dropped"
             assert torch.equal(text, ctx.text_mask[sample])
             left = rows[prompt.on_rows(prompt.visual_mask)[sample]].tolist()
             before = [p for image in images for p in image] if number == 0 else None
@@ -72,36 +72,36 @@ def test_every_stage_sees_the_whole_prompt(name: str, padding: Any, layers: tupl
 
 def test_it_is_let_go_after_the_last_stage_that_needs_it() -> None:
     """Not kept to the end: it is as large as the activations of a layer."""
-    seen = see("llava", "image")
+    recording = record("llava", "image")
     held: list[bool] = []
-    with torch.no_grad(), tp.apply(seen.model, method((1, 2), (9, 4))):
-        engine: Any = vars(seen.model)["forward"].around.func.__self__
-        for layer in seen.model.get_decoder().layers:
+    with torch.no_grad(), tp.apply(recording.model, method((1, 2), (9, 4))):
+        engine: Any = vars(recording.model)["forward"].around.func.__self__
+        for layer in recording.model.get_decoder().layers:
             layer.register_forward_hook(lambda *_: held.append(engine.thread.current._embeddings is not None))
-        seen.model(**seen.inputs)
+        recording.model(**recording.inputs)
     assert held == [True, True, *[False] * (len(held) - 2)]
 
 
 def test_what_a_stage_saw_is_let_go_when_it_is_over() -> None:
     """Hidden states, keys and embeddings are as large as activations: only the result may stay."""
-    seen = see("llava", "image")
+    recording = record("llava", "image")
     left: list[list[bool]] = []
-    with torch.no_grad(), tp.apply(seen.model, method((1, 2), (9, 4))):
-        for layer in seen.model.get_decoder().layers:
+    with torch.no_grad(), tp.apply(recording.model, method((1, 2), (9, 4))):
+        for layer in recording.model.get_decoder().layers:
             layer.register_forward_hook(lambda *_: left.append([context() is not None for context in LATEST]))
         LATEST.clear()
         SHOWN.clear()
-        seen.model.get_decoder().layers[1].register_forward_pre_hook(lambda *_: SHOWN.clear())
-        seen.model.get_decoder().layers[2].register_forward_pre_hook(lambda *_: SHOWN.clear())
-        seen.model(**seen.inputs)
+        recording.model.get_decoder().layers[1].register_forward_pre_hook(lambda *_: SHOWN.clear())
+        recording.model.get_decoder().layers[2].register_forward_pre_hook(lambda *_: SHOWN.clear())
+        recording.model(**recording.inputs)
     assert left == [[], [False], *[[False, False]] * (len(left) - 2)]
 
 
 def test_whoever_asks_must_declare_it() -> None:
-    seen = see("llava", "image")
+    recording = record("llava", "image")
     with (
         torch.no_grad(),
-        tp.apply(seen.model, method((1,), (4,), asks=False)),
-        pytest.raises(ScoreError, match="did not declare"),
+        tp.apply(recording.model, method((1,), (4,), asks=False)),
+        pytest.raises(ScoreError, match="does not declare"),
     ):
-        seen.model(**seen.inputs)
+        recording.model(**recording.inputs)

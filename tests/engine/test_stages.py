@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tokenprune as tp
-from tests.support.literal import Seen, see
+from tests.support.literal import Recording, record
 from tests.support.tiny import CASES
 from tokenprune.errors import ConfigError, LayerError
 from tokenprune.experiment.config import reseed
@@ -35,48 +35,48 @@ def stages(*pruners: Any) -> dict[str, Any]:
     return {"name": "stages", "pruners": list(pruners)}
 
 
-def kept(seen: Seen, made: tp.Method) -> list[list[list[int]]]:
+def kept(recording: Recording, made: tp.Method) -> list[list[list[int]]]:
     """Positions kept after each stage, per sample."""
-    with torch.no_grad(), tp.apply(seen.model, made) as run:
-        seen.model(**seen.inputs)
+    with torch.no_grad(), tp.apply(recording.model, made) as run:
+        recording.model(**recording.inputs)
     return [[[i for i in row if i >= 0] for row in stage.kept.tolist()] for stage in run.stages]
 
 
 @pytest.mark.parametrize(("name", "variant"), [("llava", "ragged"), ("qwen2_5_vl", "multi")])
 def test_the_same_pruner_everywhere_is_that_pruner(name: str, variant: Any) -> None:
-    seen = see(name, variant, batch=3)
-    whole = sum(len(image) for image in seen.images[0])
+    recording = record(name, variant, batch=3)
+    whole = sum(len(image) for image in recording.image_positions[0])
     tokens = [whole - 2, whole - 4, 3]
     for pruner, layers in ((FASTV, [1, 2, 3]), (ENTROPY, [1, 2, 3]), (MAX_MIN, [0, 1, 3])):
-        assert kept(seen, method(layers, stages(pruner, pruner, pruner), tokens)) == kept(
-            seen, method(layers, pruner, tokens)
+        assert kept(recording, method(layers, stages(pruner, pruner, pruner), tokens)) == kept(
+            recording, method(layers, pruner, tokens)
         )
 
 
 def test_each_stage_keeps_what_its_pruner_keeps() -> None:
     """The first as alone; the second as after a first stage that was told to keep just the same."""
-    seen = see("llava", "multi", batch=2)
-    first, second = kept(seen, method([0, 2], stages(SCOPE, FASTV), [12, 5]))
-    assert first == kept(seen, method([0], SCOPE, [12]))[0]
+    recording = record("llava", "multi", batch=2)
+    first, second = kept(recording, method([0, 2], stages(SCOPE, FASTV), [12, 5]))
+    assert first == kept(recording, method([0], SCOPE, [12]))[0]
     chosen = []
-    for sample, images in enumerate(seen.images):
+    for sample, images in enumerate(recording.image_positions):
         places = [position for image in images for position in image]
         chosen.append(torch.tensor([1.0 if position in first[sample] else 0.0 for position in places]))
     told = {"name": "topk", "scorer": {"name": "annotation", "field": "chosen"}}
     for last in (FASTV, ENTROPY, MAX_MIN):
         made = method([0, 2], stages(told, last), [12, 5])
-        with torch.no_grad(), tp.apply(seen.model, made) as run:
+        with torch.no_grad(), tp.apply(recording.model, made) as run:
             run.annotate(chosen=chosen)
-            seen.model(**seen.inputs)
+            recording.model(**recording.inputs)
         assert run.stages[0].kept.tolist() == first
-        assert run.stages[1].kept.tolist() == kept(seen, method([0, 2], stages(SCOPE, last), [12, 5]))[1]
+        assert run.stages[1].kept.tolist() == kept(recording, method([0, 2], stages(SCOPE, last), [12, 5]))[1]
     assert all(set(after) <= set(before) for after, before in zip(second, first, strict=True))
 
 
 def test_annotations_of_a_ragged_batch_at_a_later_stage() -> None:
     """Where samples lose different numbers, row 0 holds nothing any more; unused slots of the context stand on it."""
-    seen = see("llava", "ragged", batch=3)
-    places = [[position for image in images for position in image] for images in seen.images]
+    recording = record("llava", "ragged", batch=3)
+    places = [[position for image in images for position in image] for images in recording.image_positions]
     told = {"name": "topk", "scorer": {"name": "annotation", "field": "late"}}
     made = tp.Method.from_dict(
         {
@@ -85,13 +85,13 @@ def test_annotations_of_a_ragged_batch_at_a_later_stage() -> None:
             "budget": {"name": "keep_schedule", "ratios": [0.5, 0.25]},
         }
     )
-    with torch.no_grad(), tp.apply(seen.model, made) as run:
+    with torch.no_grad(), tp.apply(recording.model, made) as run:
         run.annotate(late=[torch.arange(len(row)) for row in places])
-        seen.model(**seen.inputs)
+        recording.model(**recording.inputs)
     counts = [stage.after for stage in run.stages]
     assert len(set(counts[0])) > 1  # ragged after the first stage
     for stage in run.stages:
-        for images, row in zip(seen.images, stage.kept.tolist(), strict=True):
+        for images, row in zip(recording.image_positions, stage.kept.tolist(), strict=True):
             left = [position for position in row if position >= 0]
             # of every image its last tokens: they have its highest values
             assert left == [p for image in images for p in image[len(image) - sum(q in left for q in image) :]]
@@ -99,38 +99,40 @@ def test_annotations_of_a_ragged_batch_at_a_later_stage() -> None:
 
 def test_only_what_a_stage_needs_is_observed() -> None:
     """Nothing before layer 0 and nothing for hidden states, although another stage reads attention."""
-    seen = see("llava")
-    with tp.apply(seen.model, method([0, 2, 3], stages(SCOPE, MAX_MIN, FASTV), [12, 9, 4])):
+    recording = record("llava")
+    with tp.apply(recording.model, method([0, 2, 3], stages(SCOPE, MAX_MIN, FASTV), [12, 9, 4])):
         hooked: set[int] = set()
 
         def look(*_: Any) -> None:
-            for number, layer in enumerate(seen.model.get_decoder().layers):
+            for number, layer in enumerate(recording.model.get_decoder().layers):
                 if layer.self_attn.q_proj._forward_hooks:
                     hooked.add(number)
 
-        watch = seen.model.get_decoder().layers[1].register_forward_pre_hook(look)
+        watch = recording.model.get_decoder().layers[1].register_forward_pre_hook(look)
         with torch.no_grad():
-            seen.model(**seen.inputs)
+            recording.model(**recording.inputs)
         watch.remove()
     assert hooked == {2}
 
 
 def test_a_pruner_that_shares_between_images_beside_one_that_does_not() -> None:
     """Frames of a video are one image; counts are exact at both stages."""
-    seen = see("llava", "multi", batch=2)
-    first, second = kept(seen, method([0, 2], stages({"name": "evs"}, FASTV), [11, 6]))
+    recording = record("llava", "multi", batch=2)
+    first, second = kept(recording, method([0, 2], stages({"name": "evs"}, FASTV), [11, 6]))
     assert [len(row) for row in first] == [11, 11]
     assert [len(row) for row in second] == [6, 6]
 
 
 @pytest.mark.parametrize("layers", [[0, 2], [1, 3]])
 def test_generation_with_and_without_a_cache(layers: list[int]) -> None:
-    seen = see("llava", "ragged", batch=3)
+    recording = record("llava", "ragged", batch=3)
     found = []
     for cache in (True, False):
         made = method(layers, stages({"name": "visionzip", "contextual": 0.5}, FASTV), [9, 4])
-        with torch.no_grad(), tp.apply(seen.model, made):
-            found.append(seen.model.generate(**seen.inputs, max_new_tokens=4, do_sample=False, use_cache=cache))
+        with torch.no_grad(), tp.apply(recording.model, made):
+            found.append(
+                recording.model.generate(**recording.inputs, max_new_tokens=4, do_sample=False, use_cache=cache)
+            )
     assert torch.equal(found[0], found[1])
 
 

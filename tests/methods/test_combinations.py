@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import tokenprune as tp
-from tests.support.literal import see
+from tests.support.literal import record
 from tokenprune.pruners.max_min import MaxMin
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
@@ -17,27 +17,27 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def methods(name: str) -> dict[str, list[tp.Method]]:
     """Every method of an example by its name in tables, once per budget."""
-    found: dict[str, list[tp.Method]] = {}
+    methods_by_label: dict[str, list[tp.Method]] = {}
     for series in tp.ExperimentConfig.from_yaml(EXAMPLES / f"{name}.yaml").series():
         if series.method is not None:
-            found.setdefault(series.method.label or "", []).append(series.method)
-    return found
+            methods_by_label.setdefault(series.method.label or "", []).append(series.method)
+    return methods_by_label
 
 
 def test_entropy_at_pyramid_layers() -> None:
-    found = methods("combine-entropy-pyramid")
-    assert set(found) == {"entropy-pyramid", "fastv-pyramid", "random-pyramid", "oracle"}
-    (made,) = found["entropy-pyramid"]
+    methods_by_label = methods("combine-entropy-pyramid")
+    assert set(methods_by_label) == {"entropy-pyramid", "fastv-pyramid", "random-pyramid", "oracle"}
+    (made,) = methods_by_label["entropy-pyramid"]
     assert made.pruner == TopK(scorer=MatrixEntropy())
-    assert {entries[0].layers for entries in found.values()} == {made.layers}
+    assert {entries[0].layers for entries in methods_by_label.values()} == {made.layers}
 
 
 def test_diverse_choice_among_the_best_by_entropy() -> None:
-    found = methods("combine-diverse-entropy")
-    assert set(found) == {"diverse-entropy", "entropyprune", "divprune-layer-2", "random", "oracle"}
-    pruner = found["diverse-entropy"][0].pruner
+    methods_by_label = methods("combine-diverse-entropy")
+    assert set(methods_by_label) == {"diverse-entropy", "entropyprune", "divprune-layer-2", "random", "oracle"}
+    pruner = methods_by_label["diverse-entropy"][0].pruner
     assert pruner == MaxMin(pool=MatrixEntropy(), pool_factor=2)
-    assert {str(entries[0].layers) for entries in found.values()} == {"layers=(2,)"}
+    assert {str(entries[0].layers) for entries in methods_by_label.values()} == {"layers=(2,)"}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_diverse_choice_among_the_best_by_entropy() -> None:
 )
 def test_they_prune(name: str, label: str, after: list[int]) -> None:
     """Of 16 tokens, in a model of four layers."""
-    seen = see("llava")
-    with tp.apply(seen.model, methods(name)[label][0]) as run:
-        seen.model(**seen.inputs)
+    recording = record("llava")
+    with tp.apply(recording.model, methods(name)[label][0]) as run:
+        recording.model(**recording.inputs)
     assert [stage.after[0] for stage in run.stages] == after

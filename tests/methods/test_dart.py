@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tokenprune as tp
-from tests.support.literal import Seen, cosine, exact_vectors, see
+from tests.support.literal import Recording, cosine, exact_vectors, record
 from tests.support.tiny import CASES
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.pivots import least_similar
@@ -93,28 +93,28 @@ def method(tokens: int, layer: int = 2, **fields: Any) -> dict[str, Any]:
     }
 
 
-def keys_from_first_token(seen: Seen) -> list[Tensor]:
+def keys_from_first_token(recording: Recording) -> list[Tensor]:
     """The keys that the model caches when positions count from each sample's first token, in float64.
 
     Qwen-VL counts so by itself. Others are told, as ``generate`` does.
     """
-    inputs, mask = dict(seen.inputs), seen.inputs["attention_mask"]
-    if "qwen" not in seen.model.config.model_type:
+    inputs, mask = dict(recording.inputs), recording.inputs["attention_mask"]
+    if "qwen" not in recording.model.config.model_type:
         inputs["position_ids"] = (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)
     with torch.no_grad():
-        cache = seen.model(**inputs, use_cache=True).past_key_values
+        cache = recording.model(**inputs, use_cache=True).past_key_values
     return [layer.keys.transpose(1, 2).flatten(2).double() for layer in cache.layers]
 
 
-def expected(seen: Seen, tokens: int, layer: int, pivots: int = 4) -> list[list[int]]:
-    found, keys = [], keys_from_first_token(seen)[layer - 1]
-    for sample, images in enumerate(seen.images):
-        hidden = seen.hidden[layer][sample]
+def expected(recording: Recording, tokens: int, layer: int, pivots: int = 4) -> list[list[int]]:
+    kept_by_sample, keys = [], keys_from_first_token(recording)[layer - 1]
+    for sample, images in enumerate(recording.image_positions):
+        hidden = recording.layer_inputs[layer][sample]
         norms = [sum(map(abs, key.tolist())) for key in keys[sample]]
         last = max(position for image in images for position in image)
-        text = [position for position in seen.text[sample] if position > last]
+        text = [position for position in recording.text_positions[sample] if position > last]
         kept: list[int] = []
-        for image, count in zip(images, seen.quotas(sample, tokens), strict=True):
+        for image, count in zip(images, recording.quotas(sample, tokens), strict=True):
             chosen = literal(
                 [hidden[position] for position in image],
                 [norms[position] for position in image],
@@ -124,8 +124,8 @@ def expected(seen: Seen, tokens: int, layer: int, pivots: int = 4) -> list[list[
                 pivots,
             )
             kept += [image[i] for i in chosen]
-        found.append(sorted(kept))
-    return found
+        kept_by_sample.append(sorted(kept))
+    return kept_by_sample
 
 
 @pytest.mark.parametrize("tokens", [3, 4, 8, 15])
@@ -143,9 +143,9 @@ def expected(seen: Seen, tokens: int, layer: int, pivots: int = 4) -> list[list[
 )
 def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, tokens: int) -> None:
     """The keys are those of the model's own cache: behind rotary embedding."""
-    seen = see(name, variant, batch=3)
+    recording = record(name, variant, batch=3)
     layer = 3 if name == "gemma3" else 2  # whose layer 1 has a sliding window, and not all keys in its cache
-    assert seen.kept(method(tokens, layer)) == expected(seen, tokens, layer)
+    assert recording.kept(method(tokens, layer)) == expected(recording, tokens, layer)
 
 
 @pytest.mark.parametrize("positions", [False, True])
@@ -176,23 +176,23 @@ def test_padding_changes_nothing(name: str, positions: bool) -> None:
 @pytest.mark.parametrize("pivots", [1, 2, 20])
 def test_numbers_of_pivots(pivots: int) -> None:
     """More pivots than there are text tokens behind the image: then there are fewer."""
-    seen = see("llava", "multi", batch=3)
+    recording = record("llava", "multi", batch=3)
     fields = {"image_pivots": pivots, "text_pivots": pivots}
-    assert seen.kept(method(13, 1, **fields)) == expected(seen, 13, 1, pivots)
+    assert recording.kept(method(13, 1, **fields)) == expected(recording, 13, 1, pivots)
 
 
 def test_without_text_pivots_the_image_pivots_share_all() -> None:
-    seen = see("llava", "image")
-    for sample, kept in enumerate(seen.kept(method(9, text_pivots=0))):
-        image, hidden = seen.images[sample][0], seen.hidden[2][sample]
-        norms = [float(seen.keys[1][sample, position].abs().sum()) for position in image]
+    recording = record("llava", "image")
+    for sample, kept in enumerate(recording.kept(method(9, text_pivots=0))):
+        image, hidden = recording.image_positions[sample][0], recording.layer_inputs[2][sample]
+        norms = [float(recording.cached_keys[1][sample, position].abs().sum()) for position in image]
         assert kept == [image[i] for i in literal([hidden[p] for p in image], norms, [], [], 9, 4)]
 
 
 def test_it_is_refused_before_the_first_layer() -> None:
-    seen = see("llava")
+    recording = record("llava")
     with pytest.raises(tp.errors.LayerError, match="Dart reads attention of the layer before layer 0"):
-        seen.kept(method(5, 0))
+        recording.kept(method(5, 0))
 
 
 def test_published_defaults() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.support.literal import Seen, cosine, exact_vectors, see
+from tests.support.literal import Recording, cosine, exact_vectors, record
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.dpp import greedy_map, relevance_weights
@@ -131,25 +131,25 @@ def method(tokens: int, layer: int = 0, **fields: Any) -> dict[str, Any]:
     }
 
 
-def relevance(seen: Seen, sample: int, image: list[int], layer: int) -> list[float]:
+def relevance(recording: Recording, sample: int, image: list[int], layer: int) -> list[float]:
     """Cosine of each token to the average of all text tokens."""
-    hidden = seen.hidden[layer][sample]
-    text = seen.text[sample]
+    hidden = recording.layer_inputs[layer][sample]
+    text = recording.text_positions[sample]
     average = sum(hidden[position] for position in text) / len(text)
     assert isinstance(average, Tensor)
     return [cosine(hidden[position], average) for position in image]
 
 
-def expected(seen: Seen, tokens: int, layer: int, theta: float | None, sign: int = 1) -> list[list[int]]:
-    found = []
-    for sample, images in enumerate(seen.images):
+def expected(recording: Recording, tokens: int, layer: int, theta: float | None, sign: int = 1) -> list[list[int]]:
+    kept_by_sample = []
+    for sample, images in enumerate(recording.image_positions):
         kept: list[int] = []
-        for image, count in zip(images, seen.quotas(sample, tokens), strict=True):
-            weights = literal_weights([sign * score for score in relevance(seen, sample, image, layer)], theta)
-            kernel = kernel_of(seen.hidden[layer][sample, image], weights)
+        for image, count in zip(images, recording.quotas(sample, tokens), strict=True):
+            weights = literal_weights([sign * score for score in relevance(recording, sample, image, layer)], theta)
+            kernel = kernel_of(recording.layer_inputs[layer][sample, image], weights)
             kept += [image[i] for i in literal(kernel, count)]
-        found.append(sorted(kept))
-    return found
+        kept_by_sample.append(sorted(kept))
+    return kept_by_sample
 
 
 @pytest.mark.parametrize("layer", [0, 2])
@@ -157,39 +157,39 @@ def expected(seen: Seen, tokens: int, layer: int, theta: float | None, sign: int
     ("name", "variant"), [("llava", "image"), ("llava", "multi"), ("llava_next", "ragged"), ("qwen2_5_vl", "multi")]
 )
 def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, layer: int) -> None:
-    seen = see(name, variant, batch=3)
-    assert seen.kept(method(7, layer)) == expected(seen, 7, layer, 0.5)
+    recording = record(name, variant, batch=3)
+    assert recording.kept(method(7, layer)) == expected(recording, 7, layer, 0.5)
 
 
 @pytest.mark.parametrize("theta", [0.0, 0.9, None])
 def test_theta_and_sign(theta: float | None) -> None:
-    seen = see("llava", "multi")
-    assert seen.kept(method(9, theta=theta)) == expected(seen, 9, 0, theta)
+    recording = record("llava", "multi")
+    assert recording.kept(method(9, theta=theta)) == expected(recording, 9, 0, theta)
     opposite = {"name": "instruction", "keep": "dissimilar"}
-    assert seen.kept(method(9, theta=theta, relevance=opposite)) == expected(seen, 9, 0, theta, sign=-1)
+    assert recording.kept(method(9, theta=theta, relevance=opposite)) == expected(recording, 9, 0, theta, sign=-1)
 
 
 def test_instruction_alone_ranks_by_similarity() -> None:
-    seen = see("llava", "image")
+    recording = record("llava", "image")
     ranked = {**method(5), "pruner": {"name": "topk", "scorer": {"name": "instruction"}}}
-    for sample, kept in enumerate(seen.kept(ranked)):
-        image = seen.images[sample][0]
-        scores = dict(zip(image, relevance(seen, sample, image, 0), strict=True))
+    for sample, kept in enumerate(recording.kept(ranked)):
+        image = recording.image_positions[sample][0]
+        scores = dict(zip(image, relevance(recording, sample, image, 0), strict=True))
         assert kept == sorted(sorted(image, key=lambda position: -scores[position])[:5])
 
 
 def test_any_scorer_can_be_the_relevance() -> None:
     """A text tower's relevance would be one more scorer: here it is given as an annotation."""
-    seen = see("llava", "image")
+    recording = record("llava", "image")
     made = tp.Method.from_dict(method(4, relevance={"name": "annotation", "field": "relevance"}, theta=None))
     noise = torch.Generator().manual_seed(0)
-    given = [torch.rand(16, generator=noise) for _ in range(2)]
-    with torch.no_grad(), tp.apply(seen.model, made) as run:
-        run.annotate(relevance=given)
-        seen.model(**seen.inputs)
+    annotated = [torch.rand(16, generator=noise) for _ in range(2)]
+    with torch.no_grad(), tp.apply(recording.model, made) as run:
+        run.annotate(relevance=annotated)
+        recording.model(**recording.inputs)
     for sample, row in enumerate(run.stages[0].kept.tolist()):
-        image = seen.images[sample][0]
-        kernel = kernel_of(seen.hidden[0][sample, image], literal_weights(given[sample].tolist(), None))
+        image = recording.image_positions[sample][0]
+        kernel = kernel_of(recording.layer_inputs[0][sample, image], literal_weights(annotated[sample].tolist(), None))
         assert row == [image[i] for i in literal(kernel, 4)]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.support.literal import Seen, cosine, exact_vectors, see
+from tests.support.literal import Recording, cosine, exact_vectors, record
 from tests.support.tiny import CASES
 from tokenprune.context import PruneContext
 from tokenprune.errors import BudgetError, ScoreError
@@ -40,23 +40,23 @@ VIDEOS: dict[str, list[Place | None]] = {
 }
 
 
-def places_of(name: str, seen: Seen) -> list[Place | None]:
+def places_of(name: str, recording: Recording) -> list[Place | None]:
     """Where the tokens of a video lie; of Qwen by the grid that it is given."""
     if VIDEOS[name]:
         return VIDEOS[name]
-    frames, rows, columns = seen.inputs["video_grid_thw"][0].tolist()
+    frames, rows, columns = recording.inputs["video_grid_thw"][0].tolist()
     return [(f, r, c) for f in range(frames) for r in range(rows // 2) for c in range(columns // 2)]
 
 
 def literal(
-    states: list[Tensor], places: list[Place | None], images: list[int], count: int | None, rate: float = 0.75
+    states: list[Tensor], coordinates: list[Place | None], images: list[int], count: int | None, rate: float = 0.75
 ) -> list[int]:
     """Numbers of the kept tokens; ``images`` is the image of each token."""
     scores = []
-    for i, place in enumerate(places):
+    for i, place in enumerate(coordinates):
         before = None if place is None else (place[0] - 1, *place[1:])
-        found = [j for j, other in enumerate(places) if other is not None and other == before]
-        scores.append(1 - cosine(states[i], states[found[0]]) if found else 255.0)
+        predecessors = [j for j, other in enumerate(coordinates) if other is not None and other == before]
+        scores.append(1 - cosine(states[i], states[predecessors[0]]) if predecessors else 255.0)
     order = sorted(range(len(states)), key=lambda i: (-scores[i], i))
     best = [next(i for i in order if images[i] == image) for image in sorted(set(images))]
     if count is None:
@@ -145,9 +145,9 @@ def test_nothing_waits_for_the_device() -> None:
 @pytest.mark.parametrize("name", ["llava", "llava_next"])
 def test_one_image_has_nothing_to_compare(name: str) -> None:
     """LLaVA-NeXT's overview and its enlargement are no frames of equal size."""
-    seen = see(name)
+    recording = record(name)
     with pytest.raises(ScoreError, match="sample 0 has no two frames"):
-        seen.kept(method("evs", {"name": "keep_count", "tokens": 5}))
+        recording.kept(method("evs", {"name": "keep_count", "tokens": 5}))
 
 
 # ---- counts over all images of a sample ---
@@ -179,10 +179,10 @@ def test_a_pruner_may_share_a_count_between_images() -> None:
     )
     with torch.no_grad(), tp.apply(model, how) as run:
         model(**inputs)
-    places = [(row == 150).nonzero()[:, 0].split(16) for row in inputs["input_ids"]]
+    image_positions = [(row == 150).nonzero()[:, 0].split(16) for row in inputs["input_ids"]]
     for stage, count in zip(run.stages, (15, 5), strict=True):
         assert stage.after == [count, count]
-        for sample, images in enumerate(places):
+        for sample, images in enumerate(image_positions):
             assert [int(torch.isin(image, stage.kept[sample]).sum()) for image in images] == [1, count - 1]
 
 
@@ -195,7 +195,7 @@ def test_no_image_is_left_without_a_token() -> None:
     with torch.no_grad(), pytest.raises(ScoreError, match=r"Unfair kept \[\[0, 7\]"), tp.apply(model, how):
         model(**inputs)
     with pytest.raises(BudgetError, match="1 visual tokens for 2 images"):
-        see("llava", "multi").kept(method("evs", {"name": "keep_count", "tokens": 1}))
+        record("llava", "multi").kept(method("evs", {"name": "keep_count", "tokens": 1}))
 
 
 # ---- EVS ---
@@ -206,31 +206,31 @@ def test_no_image_is_left_without_a_token() -> None:
 @pytest.mark.parametrize("name", list(VIDEOS))
 def test_videos(name: str, rate: float, budget: int | None) -> None:
     """Ragged batches, padded on the left; with separators and class tokens."""
-    seen = see(name, "video")
+    recording = record(name, "video")
     expected = []
-    for sample, images in enumerate(seen.images):
+    for sample, images in enumerate(recording.image_positions):
         where = [position for image in images for position in image]
-        states = [seen.hidden[0][sample, position] for position in where]
-        kept = literal(states, places_of(name, seen), [0] * len(where), budget, rate)
+        states = [recording.layer_inputs[0][sample, position] for position in where]
+        kept = literal(states, places_of(name, recording), [0] * len(where), budget, rate)
         expected.append([where[i] for i in kept])
     count = {"name": "adaptive"} if budget is None else {"name": "keep_count", "tokens": budget}
-    assert seen.kept(method({"name": "evs", "rate": rate}, count)) == expected
+    assert recording.kept(method({"name": "evs", "rate": rate}, count)) == expected
 
 
 @pytest.mark.parametrize("name", ["llava", "vipllava"])
 @pytest.mark.parametrize("budget", [None, 2, 7, 20])
 def test_images_are_frames(name: str, budget: int | None) -> None:
     """Of the first image all is kept that fits."""
-    seen = see(name, "multi", batch=3)
+    recording = record(name, "multi", batch=3)
     expected = []
-    for sample, images in enumerate(seen.images):
+    for sample, images in enumerate(recording.image_positions):
         where = [position for image in images for position in image]
-        places: list[Place | None] = [(f, i // 4, i % 4) for f in range(len(images)) for i in range(16)]
+        coordinates: list[Place | None] = [(f, i // 4, i % 4) for f in range(len(images)) for i in range(16)]
         number = [image for image in range(len(images)) for _ in range(16)]
-        kept = literal([seen.hidden[0][sample, position] for position in where], places, number, budget)
+        kept = literal([recording.layer_inputs[0][sample, position] for position in where], coordinates, number, budget)
         expected.append([where[i] for i in kept])
     count = {"name": "adaptive"} if budget is None else {"name": "keep_count", "tokens": budget}
-    assert seen.kept(method("evs", count)) == expected
+    assert recording.kept(method("evs", count)) == expected
 
 
 def chosen(states: Tensor, frames: list[int], side: int, count: int | None, pruner: Pruner) -> list[list[int]]:
@@ -257,9 +257,9 @@ def test_duplicates_and_ties_keep_the_earlier_position(seed: int, distinct: int,
     for rate in (0.5, 0.9):
         expected = []
         for sample, number in enumerate(frames):
-            places: list[Place | None] = [(f, r, c) for f in range(number) for r in range(3) for c in range(3)]
-            size = len(places)
-            expected.append(literal(list(states[sample, :size]), places, [0] * size, count, rate))
+            coordinates: list[Place | None] = [(f, r, c) for f in range(number) for r in range(3) for c in range(3)]
+            size = len(coordinates)
+            expected.append(literal(list(states[sample, :size]), coordinates, [0] * size, count, rate))
         assert chosen(states, frames, side, count, Evs(rate=rate)) == expected
 
 

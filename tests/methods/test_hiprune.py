@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tokenprune as tp
-from tests.support.literal import see
+from tests.support.literal import record
 from tests.support.tower import attention
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.anchors import anchors_and_neighbours, best_by_tier
@@ -43,7 +43,7 @@ def published(middle: torch.Tensor, deep: torch.Tensor, width: int, count: int, 
     return sorted([*around.tolist(), *rest.topk(count - len(around)).indices.tolist()])
 
 
-def places(sizes: list[int], width: int) -> torch.Tensor:
+def grid_of(sizes: list[int], width: int) -> torch.Tensor:
     """A grid per image, padded with -1 to the largest."""
     grid = torch.full((len(sizes), max(sizes), 3), -1)
     for number, size in enumerate(sizes):
@@ -72,7 +72,7 @@ def test_random_images(seed: int, alpha: float) -> None:
             literal(middle[i, :size].tolist(), deep[i, :size].tolist(), 4, quota, alpha)
             for i, (size, quota) in enumerate(zip(sizes, quotas, strict=True))
         ]
-        assert chosen(middle, deep, places(sizes, 4), quotas, alpha) == expected
+        assert chosen(middle, deep, grid_of(sizes, 4), quotas, alpha) == expected
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -85,7 +85,7 @@ def test_the_published_code_where_anchors_are_not_at_the_edge(seed: int) -> None
     deep = deep / 576
     expected = published(middle, deep, 24, 192, 0.1)
     assert len(expected) == 192
-    assert chosen(middle[None], deep[None], places([576], 24), [192], 0.1) == [expected]
+    assert chosen(middle[None], deep[None], grid_of([576], 24), [192], 0.1) == [expected]
     assert literal(middle.tolist(), deep.tolist(), 24, 192) == expected
 
 
@@ -93,7 +93,7 @@ def test_ties_keep_the_earlier_position() -> None:
     same = torch.ones(1, 16)
     for quota in (1, 3, 10, 16):
         expected = literal([1.0] * 16, [1.0] * 16, 4, quota, 0.5)
-        assert chosen(same, same, places([16], 4), [quota], 0.5) == [expected]
+        assert chosen(same, same, grid_of([16], 4), [quota], 0.5) == [expected]
 
 
 def test_a_corner_has_two_neighbours_and_other_frames_have_none() -> None:
@@ -148,27 +148,27 @@ def method(tokens: int, **fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("tokens", "alpha"), [(7, 0.5), (9, 1.0), (14, 0.1)])
 def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, tokens: int, alpha: float) -> None:
     """Ragged batches, padded on the left, of prompts with several images of 4 x 4 tokens; a tower of two layers."""
-    seen = see(name, variant, batch=3)
-    middle, deep = (attention(seen, name, layer, everyone=True) for layer in (0, -1))
+    recording = record(name, variant, batch=3)
+    middle, deep = (attention(recording, name, layer, everyone=True) for layer in (0, -1))
     expected = []
-    for sample, images in enumerate(seen.images):
+    for sample, images in enumerate(recording.image_positions):
         kept: list[int] = []
-        for number, (image, count) in enumerate(zip(images, seen.quotas(sample, tokens), strict=True)):
+        for number, (image, count) in enumerate(zip(images, recording.quotas(sample, tokens), strict=True)):
             kept += [image[i] for i in literal(middle[sample][number], deep[sample][number], 4, count, alpha)]
         expected.append(sorted(kept))
-    assert seen.kept(method(tokens, alpha=alpha, object_layer=0, deep_layer=-1)) == expected
+    assert recording.kept(method(tokens, alpha=alpha, object_layer=0, deep_layer=-1)) == expected
 
 
 def test_towers_that_cannot_serve_are_refused() -> None:
     made = tp.load_method("hiprune")
     with (
         pytest.raises(tp.errors.LayerError, match="layer 8 of a vision tower of 2 layers"),
-        tp.apply(see("llava").model, made),
+        tp.apply(record("llava").model, made),
     ):
         pass
     with (
         pytest.raises(tp.errors.UnsupportedModelError, match="vision tower's patches"),
-        tp.apply(see("aya_vision").model, made),
+        tp.apply(record("aya_vision").model, made),
     ):
         pass
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.support.literal import cosine, exact_vectors, see
+from tests.support.literal import cosine, exact_vectors, record
 from tests.support.tower import attention
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.cosine import self_similarity
@@ -21,59 +21,59 @@ from tokenprune.testing import TowerTensors, make_context
 
 def cut(size: int, crops: int) -> list[list[int]]:
     """Runs of successive tokens, the first ones longer by one where that is needed; empty ones left out."""
-    parts, start = [], 0
+    runs, start = [], 0
     for crop in range(crops):
         length = size // crops + (1 if crop < size % crops else 0)
-        parts.append(list(range(start, start + length)))
+        runs.append(list(range(start, start + length)))
         start += length
-    return [part for part in parts if part]
+    return [run for run in runs if run]
 
 
-def crop_weight(states: list[Tensor], seen: list[float], beta: float) -> float:
+def crop_weight(states: list[Tensor], saliency: list[float], beta: float) -> float:
     """The mean of the tokens' scores, each of attention and scaled variance."""
     count = len(states)
     if count == 1:
-        return seen[0]
+        return saliency[0]
     variances = []
     for i in range(count):
         row = [cosine(states[i], states[j]) if i != j else 0.0 for j in range(count)]
         mean = sum(row) / (count - 1)
         variances.append(sum((value - mean) ** 2 for value in row) / (count - 1))
-    scaling = (sum(seen) / count) / (sum(variances) / count + 1e-6)
-    scores = [a + beta * scaling * v for a, v in zip(seen, variances, strict=True)]
+    scaling = (sum(saliency) / count) / (sum(variances) / count + 1e-6)
+    scores = [a + beta * scaling * v for a, v in zip(saliency, variances, strict=True)]
     return sum(scores) / count
 
 
 def shared(total: int, weights: list[float], room: list[int]) -> list[int]:
     """Rounded down, the remainder to the largest weights; what does not fit goes to those that have room."""
-    given = [0] * len(room)
-    while sum(given) < total:
-        left = total - sum(given)
-        some = [i for i in range(len(room)) if given[i] < room[i]]
-        whole = sum(weights[i] for i in some)
-        share = {i: math.floor(left * weights[i] / whole + 1e-9) for i in some}
+    counts = [0] * len(room)
+    while sum(counts) < total:
+        left = total - sum(counts)
+        some = [i for i in range(len(room)) if counts[i] < room[i]]
+        total_weight = sum(weights[i] for i in some)
+        share = {i: math.floor(left * weights[i] / total_weight + 1e-9) for i in some}
         for i in sorted(some, key=lambda i: (-weights[i], i))[: left - sum(share.values())]:
             share[i] += 1
         for i in some:
-            given[i] = min(given[i] + share[i], room[i])
-    return given
+            counts[i] = min(counts[i] + share[i], room[i])
+    return counts
 
 
 def literal(
-    states: list[Tensor], seen: list[float], count: int, crops: int = 16, beta: float = 0.09, power: float = 1.0
+    states: list[Tensor], saliency: list[float], count: int, crops: int = 16, beta: float = 0.09, power: float = 1.0
 ) -> list[int]:
-    parts = cut(len(states), crops)
-    weights = [crop_weight([states[i] for i in part], [seen[i] for i in part], beta) ** power for part in parts]
+    runs = cut(len(states), crops)
+    weights = [crop_weight([states[i] for i in run], [saliency[i] for i in run], beta) ** power for run in runs]
     kept = []
-    for part, number in zip(parts, shared(count, weights, [len(part) for part in parts]), strict=True):
-        kept += sorted(part, key=lambda i: (-seen[i], i))[:number]
+    for run, number in zip(runs, shared(count, weights, [len(run) for run in runs]), strict=True):
+        kept += sorted(run, key=lambda i: (-saliency[i], i))[:number]
     return sorted(kept)
 
 
-def chosen(states: Tensor, seen: Tensor, sizes: list[int], quotas: list[int], **fields: Any) -> list[list[int]]:
+def chosen(states: Tensor, saliency: Tensor, sizes: list[int], quotas: list[int], **fields: Any) -> list[list[int]]:
     """The pruner on bare tensors: every sample is one image."""
     real = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
-    tower = {-2: TowerTensors(attention=seen, received=seen, key=states)}
+    tower = {-2: TowerTensors(attention=saliency, received=saliency, key=states)}
     ctx = make_context(states, real, keep=[[quota] for quota in quotas], tower=tower)
     keep = HoloV(**fields).select(ctx).keep
     return [row.nonzero()[:, 0].tolist() for row in keep]
@@ -86,14 +86,14 @@ def test_random_images(seed: int, fields: dict[str, Any]) -> None:
     noise = torch.Generator().manual_seed(seed)
     sizes = [96, 50, 11, 1]
     states = torch.randn(4, 96, 6, generator=noise)
-    seen = (3 * torch.randn(4, 96, generator=noise)).softmax(1)
+    saliency = (3 * torch.randn(4, 96, generator=noise)).softmax(1)
     for quotas in ([20, 7, 3, 1], [1, 1, 1, 1], [70, 41, 9, 1], [96, 50, 11, 1]):
         expected = [
-            literal(list(states[i, :size]), seen[i, :size].double().tolist(), quota, **fields)
+            literal(list(states[i, :size]), saliency[i, :size].double().tolist(), quota, **fields)
             for i, (size, quota) in enumerate(zip(sizes, quotas, strict=True))
         ]
         assert [len(row) for row in expected] == quotas
-        assert chosen(states, seen, sizes, quotas, **fields) == expected
+        assert chosen(states, saliency, sizes, quotas, **fields) == expected
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -101,20 +101,20 @@ def test_duplicates_and_ties_keep_the_earlier_position(seed: int) -> None:
     """Equal attention or two values of it; equal variances or no part in the weights."""
     for distinct, size, beta in ((2, 40, 0.0), (1, 48, 0.09)):
         states = exact_vectors(size, distinct, seed)
-        for seen in (torch.full((size,), 1 / 64), exact_vectors(size, size, seed)[:, 0] / 128 + 1 / 64):
+        for saliency in (torch.full((size,), 1 / 64), exact_vectors(size, size, seed)[:, 0] / 128 + 1 / 64):
             for count in (1, 5, 16, 31, 40):
-                expected = literal(list(states), seen.tolist(), count, beta=beta)
-                assert chosen(states[None], seen[None], [size], [count], beta=beta) == [expected]
+                expected = literal(list(states), saliency.tolist(), count, beta=beta)
+                assert chosen(states[None], saliency[None], [size], [count], beta=beta) == [expected]
 
 
 def test_all_attention_in_one_crop() -> None:
     """It is kept whole; what it cannot hold goes to the others, down to weights of nothing."""
-    seen = torch.zeros(32)
-    seen[8:12] = 0.25
+    saliency = torch.zeros(32)
+    saliency[8:12] = 0.25
     states = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
-    assert chosen(states[None], seen[None], [32], [7], crops=8) == [[0, 4, 8, 9, 10, 11, 12]]
-    seen[20] = 1e-3
-    assert chosen(states[None], seen[None], [32], [7], crops=8) == [[8, 9, 10, 11, 20, 21, 22]]
+    assert chosen(states[None], saliency[None], [32], [7], crops=8) == [[0, 4, 8, 9, 10, 11, 12]]
+    saliency[20] = 1e-3
+    assert chosen(states[None], saliency[None], [32], [7], crops=8) == [[8, 9, 10, 11, 20, 21, 22]]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -139,8 +139,8 @@ def test_crops_come_back() -> None:
     numbers = torch.arange(37).expand(4, -1)
     split = crops.split(numbers)
     for row, size in enumerate(sizes.tolist()):
-        found = [crop[real].tolist() for crop, real in zip(split[row], crops.valid[row], strict=True)]
-        assert [part for part in found if part] == cut(size, 16)
+        runs = [crop[real].tolist() for crop, real in zip(split[row], crops.valid[row], strict=True)]
+        assert [run for run in runs if run] == cut(size, 16)
         assert crops.join(crops.valid)[row].tolist() == [i < size for i in range(37)]
 
 
@@ -148,13 +148,13 @@ def test_variances() -> None:
     """Of four tokens one is padding; a lone token has none."""
     states = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
     valid = torch.tensor([[True, True, True, False], [True, False, False, False]])
-    found = similarity_variance(self_similarity(states), valid)
+    variance = similarity_variance(self_similarity(states), valid)
     for i in range(3):
         row = [cosine(states[0, i], states[0, j]) if j != i else 0.0 for j in range(3)]
         mean = sum(row) / 2
-        assert float(found[0, i]) == pytest.approx(sum((value - mean) ** 2 for value in row) / 2, abs=1e-6)
-    assert found[0, 3] == 0
-    assert not found[1].any()
+        assert float(variance[0, i]) == pytest.approx(sum((value - mean) ** 2 for value in row) / 2, abs=1e-6)
+    assert variance[0, 3] == 0
+    assert not variance[1].any()
 
 
 def test_nothing_waits_for_the_device() -> None:
@@ -175,13 +175,13 @@ def test_nothing_waits_for_the_device() -> None:
 @pytest.mark.parametrize(("crops", "layer"), [(4, -2), (5, -1), (16, -2)])
 def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, crops: int, layer: int) -> None:
     """Ragged batches, padded on the left, of prompts with several images of 16 tokens."""
-    seen = see(name, variant, batch=3)
-    saliency = attention(seen, name, layer)
+    recording = record(name, variant, batch=3)
+    saliency = attention(recording, name, layer)
     expected = []
-    for sample, images in enumerate(seen.images):
+    for sample, images in enumerate(recording.image_positions):
         kept: list[int] = []
-        for image, count, weight in zip(images, seen.quotas(sample, 7), saliency[sample], strict=True):
-            states = [seen.hidden[0][sample, position] for position in image]
+        for image, count, weight in zip(images, recording.quotas(sample, 7), saliency[sample], strict=True):
+            states = [recording.layer_inputs[0][sample, position] for position in image]
             kept += [image[i] for i in literal(states, weight, count, crops=crops)]
         expected.append(sorted(kept))
     method = {
@@ -189,13 +189,16 @@ def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, crop
         "pruner": {"name": "holov", "crops": crops, "layer": layer},
         "budget": {"name": "keep_count", "tokens": 7},
     }
-    assert seen.kept(method) == expected
+    assert recording.kept(method) == expected
 
 
 def test_a_family_whose_tower_nobody_reads_is_refused() -> None:
     method = tp.load_method("holov")
-    seen = see("aya_vision")
-    with pytest.raises(tp.errors.UnsupportedModelError, match="vision tower's patches"), tp.apply(seen.model, method):
+    recording = record("aya_vision")
+    with (
+        pytest.raises(tp.errors.UnsupportedModelError, match="vision tower's patches"),
+        tp.apply(recording.model, method),
+    ):
         pass
 
 

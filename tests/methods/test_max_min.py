@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.support.literal import Seen, cosine, exact_vectors, see
+from tests.support.literal import Recording, cosine, exact_vectors, record
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.maxmin import max_min
@@ -112,16 +112,16 @@ def method(pruner: Any, tokens: int, layer: int = 0) -> dict[str, Any]:
     }
 
 
-def expected(seen: Seen, tokens: int, layer: int, pools: list[list[int]] | None = None) -> list[list[int]]:
-    found = []
-    for sample, images in enumerate(seen.images):
+def expected(recording: Recording, tokens: int, layer: int, pools: list[list[int]] | None = None) -> list[list[int]]:
+    kept_by_sample = []
+    for sample, images in enumerate(recording.image_positions):
         kept: list[int] = []
-        for image, count in zip(images, seen.quotas(sample, tokens), strict=True):
-            states = [seen.hidden[layer][sample, position] for position in image]
+        for image, count in zip(images, recording.quotas(sample, tokens), strict=True):
+            states = [recording.layer_inputs[layer][sample, position] for position in image]
             allowed = None if pools is None else [i for i, p in enumerate(image) if p in pools[sample]]
             kept += [image[i] for i in literal(states, count, allowed)]
-        found.append(sorted(kept))
-    return found
+        kept_by_sample.append(sorted(kept))
+    return kept_by_sample
 
 
 @pytest.mark.parametrize("layer", [0, 2])
@@ -130,28 +130,28 @@ def expected(seen: Seen, tokens: int, layer: int, pools: list[list[int]] | None 
     [("llava", "image"), ("llava", "multi"), ("llava", "ragged"), ("llava_next", "ragged"), ("qwen2_5_vl", "multi")],
 )
 def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, layer: int) -> None:
-    seen = see(name, variant, batch=3)
-    assert seen.kept(method({"name": "max_min"}, 7, layer)) == expected(seen, 7, layer)
+    recording = record(name, variant, batch=3)
+    assert recording.kept(method({"name": "max_min"}, 7, layer)) == expected(recording, 7, layer)
 
 
 def test_a_pool_takes_the_best_by_another_score() -> None:
     """The pool is what top-k keeps with twice the number; the diverse choice is made within it."""
-    seen = see("llava", "multi")
+    recording = record("llava", "multi")
     scorer = {"name": "norm", "source": "hidden"}
-    pool = seen.kept(method({"name": "topk", "scorer": scorer}, 12))
-    assert seen.kept(method({"name": "max_min", "pool": scorer}, 6)) == expected(seen, 6, 0, pool)
+    pool = recording.kept(method({"name": "topk", "scorer": scorer}, 12))
+    assert recording.kept(method({"name": "max_min", "pool": scorer}, 6)) == expected(recording, 6, 0, pool)
     narrow = {"name": "max_min", "pool": scorer, "pool_factor": 1}
-    assert seen.kept(method(narrow, 6)) == seen.kept(method({"name": "topk", "scorer": scorer}, 6))
+    assert recording.kept(method(narrow, 6)) == recording.kept(method({"name": "topk", "scorer": scorer}, 6))
     wide = {"name": "max_min", "pool": scorer, "pool_factor": 100}
-    assert seen.kept(method(wide, 6)) == seen.kept(method({"name": "max_min"}, 6))
+    assert recording.kept(method(wide, 6)) == recording.kept(method({"name": "max_min"}, 6))
 
 
 def test_the_pools_needs_are_captured() -> None:
-    seen = see("llava")
+    recording = record("llava")
     pruner = {"name": "max_min", "pool": {"name": "matrix_entropy"}, "pool_factor": 2.5}
-    assert [len(kept) for kept in seen.kept(method(pruner, 5, layer=2))] == [5, 5]
+    assert [len(kept) for kept in recording.kept(method(pruner, 5, layer=2))] == [5, 5]
     with pytest.raises(tp.errors.LayerError, match="MaxMin reads query of the layer before layer 0"):
-        seen.kept(method(pruner, 5))
+        recording.kept(method(pruner, 5))
 
 
 def test_the_towers_layers_are_passed_on() -> None:
@@ -162,10 +162,10 @@ def test_the_towers_layers_are_passed_on() -> None:
 
 
 def test_nan_is_an_error() -> None:
-    seen = see("llava")
-    handle = seen.model.get_decoder().layers[0].register_forward_hook(lambda m, a, output: output * float("nan"))
+    recording = record("llava")
+    handle = recording.model.get_decoder().layers[0].register_forward_hook(lambda m, a, output: output * float("nan"))
     with pytest.raises(tp.errors.ScoreError, match="MaxMin gave a NaN or infinite score at layer 2"):
-        seen.kept(method({"name": "max_min"}, 5, layer=2))
+        recording.kept(method({"name": "max_min"}, 5, layer=2))
     handle.remove()
 
 

@@ -32,5 +32,5 @@ def test_the_table_has_all_methods_and_families() -> None:
 @pytest.mark.parametrize("family", CORE)
 @pytest.mark.parametrize("name", methods())
 def test_a_method_runs_on_a_family_as_the_table_says(name: str, family: str) -> None:
-    found = word({variant: outcome(name, family, variant) for variant in variants(family)})
-    assert found == committed()[name][list(CORE).index(family)]
+    symbol = word({variant: outcome(name, family, variant) for variant in variants(family)})
+    assert symbol == committed()[name][list(CORE).index(family)]

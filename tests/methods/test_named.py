@@ -22,9 +22,9 @@ PLAIN = {
 
 
 def test_every_named_method_loads_and_reads_back() -> None:
-    found = {method.name: method for method in tp.list_methods() if method.distribution == "tokenprune-mllm"}
-    assert {"entropyprune", "entropyprune-reference", "fastv", "random", "oracle", "norm-key-small"} <= set(found)
-    for name, named in found.items():
+    builtin = {method.name: method for method in tp.list_methods() if method.distribution == "tokenprune-mllm"}
+    assert {"entropyprune", "entropyprune-reference", "fastv", "random", "oracle", "norm-key-small"} <= set(builtin)
+    for name, named in builtin.items():
         assert named.description.endswith(".")
         method = tp.load_method(name)
         assert tp.Method.from_dict(method.model_dump(mode="json")) == method

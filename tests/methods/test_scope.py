@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.support.literal import cosine, exact_vectors, see
+from tests.support.literal import cosine, exact_vectors, record
 from tests.support.tower import attention
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.cosine import self_similarity
@@ -126,13 +126,13 @@ def test_nothing_waits_for_the_device() -> None:
 @pytest.mark.parametrize("layer", [-2, -1])
 def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, layer: int) -> None:
     """Ragged batches, padded on the left, of prompts with several images."""
-    seen = see(name, variant, batch=3)
-    saliency = attention(seen, name, layer)
+    recording = record(name, variant, batch=3)
+    saliency = attention(recording, name, layer)
     expected = []
-    for sample, images in enumerate(seen.images):
+    for sample, images in enumerate(recording.image_positions):
         kept: list[int] = []
-        for image, count, weight in zip(images, seen.quotas(sample, 7), saliency[sample], strict=True):
-            states = [seen.hidden[0][sample, position] for position in image]
+        for image, count, weight in zip(images, recording.quotas(sample, 7), saliency[sample], strict=True):
+            states = [recording.layer_inputs[0][sample, position] for position in image]
             kept += [image[i] for i in literal(states, weight, count)]
         expected.append(sorted(kept))
     method = {
@@ -140,13 +140,16 @@ def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, laye
         "pruner": {"name": "scope", "layer": layer},
         "budget": {"name": "keep_count", "tokens": 7},
     }
-    assert seen.kept(method) == expected
+    assert recording.kept(method) == expected
 
 
 def test_a_family_whose_tower_nobody_reads_is_refused() -> None:
     method = tp.load_method("scope")
-    seen = see("aya_vision")
-    with pytest.raises(tp.errors.UnsupportedModelError, match="vision tower's patches"), tp.apply(seen.model, method):
+    recording = record("aya_vision")
+    with (
+        pytest.raises(tp.errors.UnsupportedModelError, match="vision tower's patches"),
+        tp.apply(recording.model, method),
+    ):
         pass
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.ops.test_dpc_knn import literal as literal_clusters
-from tests.support.literal import exact_vectors, see
+from tests.support.literal import exact_vectors, record
 from tests.support.tiny import CASES
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.raters import raters
@@ -84,8 +84,8 @@ def method(layers: tuple[int, ...], tokens: tuple[int, ...], **fields: Any) -> t
 )
 def test_published_counts(before: int, kept: int, clustered: int) -> None:
     """The three published tables, with the clusters that come on top there."""
-    assert recycled_count(before - kept) // 10 + 1 == clustered, "as published: kept is given"
-    assert cluster_count(before, kept + clustered) == clustered, "as here: what survives is given"
+    assert recycled_count(before - kept) // 10 + 1 == clustered, "as in the paper: the number kept is fixed"
+    assert cluster_count(before, kept + clustered) == clustered, "as here: the number of survivors is fixed"
 
 
 def test_counts_of_every_quota() -> None:
@@ -108,13 +108,13 @@ def test_raters(seed: int) -> None:
     states = torch.randn(len(layouts), width, 6, generator=noise)
     visual, text = (torch.tensor([[c == kind for c in layout] for layout in layouts]) for kind in "vt")
     for most in (8, width):
-        found = raters(states, visual, text, most)
+        is_rater = raters(states, visual, text, most)
         for row, layout in enumerate(layouts):
             end = layout.rindex("v") + 1
             images = [states[row, i].tolist() for i in range(width) if layout[i] == "v"]
             behind = states[row, end:].double().tolist()
             wanted = [end + i for i in literal_raters(images, behind)] if behind else []
-            assert found[row].nonzero()[:, 0].tolist() == wanted
+            assert is_rater[row].nonzero()[:, 0].tolist() == wanted
 
 
 def test_equal_text_rates_together() -> None:
@@ -135,7 +135,7 @@ def test_recycling(seed: int, exact: bool) -> None:
     valid = torch.arange(70) < torch.tensor(sizes)[:, None]
     counts = torch.tensor(plan).unbind(1)
     keep, merged = recycle(
-        states, scores.masked_fill(~valid, -torch.inf), *counts, most=max(pool for _, pool, _ in plan)
+        states, scores.masked_fill(~valid, -torch.inf), *counts, max_pool=max(pool for _, pool, _ in plan)
     )
     for row, (size, quota) in enumerate(zip(sizes, quotas, strict=True)):
         vectors = states[row, :size].double().tolist()
@@ -208,23 +208,23 @@ def replayed(model: Any, inputs: dict[str, Tensor], layers: tuple[int, ...], sta
 def test_every_stage_keeps_and_clusters_what_the_definition_says(
     name: str, variant: Any, padding: Any, recycles: bool
 ) -> None:
-    seen = see(name, variant, padding, batch=3)
-    model = seen.model
-    layers, tokens = ((1, 2, 3), (13, 9, 4)) if len(seen.hidden) > 3 else ((1, 2), (11, 5))
-    alive = [[list(image) for image in images] for images in seen.images]
-    whole = seen.hidden[0]
+    recording = record(name, variant, padding, batch=3)
+    model = recording.model
+    layers, tokens = ((1, 2, 3), (13, 9, 4)) if len(recording.layer_inputs) > 3 else ((1, 2), (11, 5))
+    alive = [[list(image) for image in images] for images in recording.image_positions]
+    embeddings = recording.layer_inputs[0]
     judges = []
-    for sample, images in enumerate(seen.images):
+    for sample, images in enumerate(recording.image_positions):
         visual = [p for image in images for p in image]
-        behind = [p for p in seen.text[sample] if p > max(visual)]
-        rows = [whole[sample, behind].tolist(), whole[sample, visual].tolist()]
+        behind = [p for p in recording.text_positions[sample] if p > max(visual)]
+        rows = [embeddings[sample, behind].tolist(), embeddings[sample, visual].tolist()]
         judges.append([behind[i] for i in literal_raters(rows[1], rows[0])])
         assert 0 < len(judges[-1]) < len(behind)
     eager = CASES[name].build("eager")
     states: dict[int, Tensor] = {}
     expected: list[list[list[int]]] = []
     for layer, count in zip(layers, tokens, strict=True):
-        entered, maps = replayed(eager, seen.inputs, layers, states)
+        entered, maps = replayed(eager, recording.inputs, layers, states)
         after = entered[layer].clone()
         for sample, images in enumerate(alive):
             rows = maps[layer - 1][sample].double().mean(0)[judges[sample]].mean(0)
@@ -233,16 +233,16 @@ def test_every_stage_keeps_and_clusters_what_the_definition_says(
             for number, (image, quota) in enumerate(zip(images, quotas, strict=True)):
                 scores, vectors = [float(rows[p]) for p in image], after[sample, image].double().tolist()
                 if recycles:
-                    found = literal_selection(scores, vectors, quota)
+                    survivors = literal_selection(scores, vectors, quota)
                 else:
                     ranked = sorted(range(len(image)), key=lambda i: (-scores[i], i))
-                    found = {i: vectors[i] for i in ranked[:quota]}
+                    survivors = {i: vectors[i] for i in ranked[:quota]}
                 for i, position in enumerate(image):
-                    after[sample, position] = torch.tensor(found.get(i, [math.nan] * after.shape[2]))
-                images[number] = [image[i] for i in sorted(found)]
+                    after[sample, position] = torch.tensor(survivors.get(i, [math.nan] * after.shape[2]))
+                images[number] = [image[i] for i in sorted(survivors)]
         states[layer] = after
         expected.append([[p for image in images for p in image] for images in alive])
-    entered, _ = replayed(eager, seen.inputs, layers, states)
+    entered, _ = replayed(eager, recording.inputs, layers, states)
 
     got: dict[int, Tensor] = {}
     with torch.no_grad(), tp.apply(model, method(layers, tokens, recycle=recycles)) as run:
@@ -254,7 +254,7 @@ def test_every_stage_keeps_and_clusters_what_the_definition_says(
             )
             for layer in layers
         ]
-        model(**seen.inputs)
+        model(**recording.inputs)
         for hook in hooks:
             hook.remove()
     for stage, wanted, layer in zip(run.stages, expected, layers, strict=True):
@@ -262,22 +262,24 @@ def test_every_stage_keeps_and_clusters_what_the_definition_says(
         assert stage.rows is not None
         for sample, positions in enumerate(stage.rows.tolist()):
             for row, position in enumerate(positions):
-                if position in wanted[sample] or position in seen.text[sample]:
+                if position in wanted[sample] or position in recording.text_positions[sample]:
                     ours, theirs = got[layer][sample, row], entered[layer][sample, position]
                     assert torch.allclose(ours, theirs, atol=2e-4, rtol=1e-4)
 
 
 def test_what_is_generated_does_not_depend_on_the_batch() -> None:
     """Greedy decoding after three stages: ragged samples together, and each of them alone."""
-    seen = see("llava", "ragged", batch=3)
+    recording = record("llava", "ragged", batch=3)
     made = method((1, 2, 3), (13, 9, 4))
-    pixels = seen.inputs["pixel_values"].split([len(images) for images in seen.images])
-    with torch.no_grad(), tp.apply(seen.model, made):
-        together = seen.model.generate(**seen.inputs, max_new_tokens=6)[:, seen.inputs["input_ids"].shape[1] :]
+    pixels = recording.inputs["pixel_values"].split([len(images) for images in recording.image_positions])
+    with torch.no_grad(), tp.apply(recording.model, made):
+        together = recording.model.generate(**recording.inputs, max_new_tokens=6)[
+            :, recording.inputs["input_ids"].shape[1] :
+        ]
         for sample, own in enumerate(pixels):
-            real = seen.inputs["attention_mask"][sample].bool()
-            ids = seen.inputs["input_ids"][sample][real][None]
-            alone = seen.model.generate(
+            real = recording.inputs["attention_mask"][sample].bool()
+            ids = recording.inputs["input_ids"][sample][real][None]
+            alone = recording.model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=own, max_new_tokens=6
             )
             assert alone[0, ids.shape[1] :].tolist() == together[sample].tolist()
@@ -285,20 +287,20 @@ def test_what_is_generated_does_not_depend_on_the_batch() -> None:
 
 def test_a_prompt_that_ends_with_its_image_is_rated_by_its_last_token() -> None:
     """At later stages, too, where the image's last token may be gone."""
-    seen = see("llava", "image")
-    end = max(seen.images[0][0]) + 1
-    inputs = {**seen.inputs, **{key: seen.inputs[key][:1, :end] for key in ("input_ids", "attention_mask")}}
+    recording = record("llava", "image")
+    end = max(recording.image_positions[0][0]) + 1
+    inputs = {**recording.inputs, **{key: recording.inputs[key][:1, :end] for key in ("input_ids", "attention_mask")}}
     inputs["pixel_values"] = inputs["pixel_values"][:1]
-    with torch.no_grad(), tp.apply(seen.model, method((1, 2, 3), (9, 5, 2))) as run:
-        seen.model(**inputs)
+    with torch.no_grad(), tp.apply(recording.model, method((1, 2, 3), (9, 5, 2))) as run:
+        recording.model(**inputs)
     assert [len(stage.kept[0]) for stage in run.stages] == [9, 5, 2]
 
 
 def test_it_is_refused_before_the_first_layer() -> None:
-    seen = see("llava")
+    recording = record("llava")
     with (
         pytest.raises(tp.errors.LayerError, match="SparseVLM reads attention of the layer before layer 0"),
-        tp.apply(seen.model, method((0,), (5,))),
+        tp.apply(recording.model, method((0,), (5,))),
     ):
         pytest.fail("the block was entered")
 

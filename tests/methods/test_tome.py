@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.methods.test_visionzip import pruned_states, tower_keys
-from tests.support.literal import cosine, exact_vectors, see
+from tests.support.literal import cosine, exact_vectors, record
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.bipartite import mean_of_clusters, rounds_needed, soft_matching
 from tokenprune.pruners.tome import ToMe
@@ -34,8 +34,8 @@ class Token:
 
 
 def likeness(one: Token, other: Token) -> float:
-    found = cosine(one.key, other.key)
-    return 1.0 if found > 1 - 1e-6 else found
+    similarity = cosine(one.key, other.key)
+    return 1.0 if similarity > 1 - 1e-6 else similarity
 
 
 def literal(keys: Tensor, states: Tensor, count: int, steps: int) -> dict[int, Tensor]:
@@ -142,18 +142,20 @@ def method(tokens: int, **fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("tokens", "steps", "layer"), [(7, 24, -2), (9, 2, -1), (3, 4, -2)])
 def test_the_engine_merges_as_the_definition_says(name: str, variant: Any, tokens: int, steps: int, layer: int) -> None:
     """Kept tokens and their states, of ragged batches padded on the left, of prompts with several images."""
-    seen = see(name, variant, batch=3)
-    keys = tower_keys(seen, name, layer)
+    recording = record(name, variant, batch=3)
+    keys = tower_keys(recording, name, layer)
     how = method(tokens, steps=steps, layer=layer)
-    rows, entered = pruned_states(seen, how)
-    kept = seen.kept(how)
-    for sample, images in enumerate(seen.images):
+    rows, entered = pruned_states(recording, how)
+    kept = recording.kept(how)
+    for sample, images in enumerate(recording.image_positions):
         expected: dict[int, Tensor] = {}
-        for number, (image, count) in enumerate(zip(images, seen.quotas(sample, tokens), strict=True)):
-            found = literal(torch.stack(keys[sample][number]), seen.hidden[0][sample, image], count, steps)
-            expected |= {image[i]: feature for i, feature in found.items()}
+        for number, (image, count) in enumerate(zip(images, recording.quotas(sample, tokens), strict=True)):
+            survivors = literal(
+                torch.stack(keys[sample][number]), recording.layer_inputs[0][sample, image], count, steps
+            )
+            expected |= {image[i]: feature for i, feature in survivors.items()}
         assert kept[sample] == sorted(expected)
-        expected |= {row: seen.hidden[0][sample, row] for row in seen.text[sample]}
+        expected |= {row: recording.layer_inputs[0][sample, row] for row in recording.text_positions[sample]}
         states = {row: state for row, state in zip(rows[sample], entered[sample], strict=True) if row in expected}
         assert states.keys() == expected.keys()
         assert all(torch.allclose(states[row], expected[row], atol=1e-5) for row in expected)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.methods.test_evs import VIDEOS, Place, chosen, places_of
-from tests.support.literal import cosine, exact_vectors, see
+from tests.support.literal import cosine, exact_vectors, record
 from tokenprune.errors import ScoreError
 from tokenprune.pruners.base import Pruner
 from tokenprune.pruners.dycoke import DyCoke
@@ -31,11 +31,11 @@ def mean(rows: list[list[float]]) -> list[float]:
 
 
 def literal_vidcom2(
-    states: list[Tensor], places: list[Place | None], images: list[int], count: int, temperature: float = 0.01
+    states: list[Tensor], coordinates: list[Place | None], images: list[int], count: int, temperature: float = 0.01
 ) -> list[int]:
     """Numbers of the kept tokens. A frame is numbered by image and frame."""
     frames: dict[tuple[int, int], list[int]] = {}
-    for i, place in enumerate(places):
+    for i, place in enumerate(coordinates):
         if place is not None:
             frames.setdefault((images[i], place[0]), []).append(i)
     placed = sorted(i for tokens in frames.values() for i in tokens)
@@ -52,38 +52,38 @@ def literal_vidcom2(
         distance = sum((a - b) ** 2 for a, b in zip(row, middle, strict=True))
         return sum(math.exp(-distance / (2 * alpha)) for alpha in (1 / 8, 1 / 4, 1 / 2, 1, 2))
 
-    whole = mean([rows[i] for i in placed])
+    video_mean = mean([rows[i] for i in placed])
     score = {}
     unlike = {}
     for frame, tokens in frames.items():
         middle = mean([rows[i] for i in tokens])
-        score |= {i: near(rows[i], whole) + near(rows[i], middle) for i in tokens}
-        unlike[frame] = -sum(near(rows[i], whole) for i in tokens) / len(tokens)
+        score |= {i: near(rows[i], video_mean) + near(rows[i], middle) for i in tokens}
+        unlike[frame] = -sum(near(rows[i], video_mean) for i in tokens) / len(tokens)
     top = max(unlike.values())
     weights = {frame: math.exp((value - top) / temperature) for frame, value in unlike.items()}
     chance = {frame: weight / sum(weights.values()) for frame, weight in weights.items()}
-    loose = [i for i in range(len(places)) if i not in rows]
+    loose = [i for i in range(len(coordinates)) if i not in rows]
     rate = max(0, count - len(loose)) / len(placed)
     share = {f: min(rate * (1 + chance[f] - 1 / len(frames)) * len(frames[f]), len(frames[f])) for f in frames}
     share = {f: round(value * 1024) / 1024 for f, value in share.items()}
     queue = {f: sorted(tokens, key=lambda i: (score[i], i)) for f, tokens in frames.items()}
     kept = loose[:count]
-    given = dict.fromkeys(frames, 0)
+    counts = dict.fromkeys(frames, 0)
     while len(kept) < count:
-        open_ = [f for f in frames if given[f] < len(queue[f])]
+        open_ = [f for f in frames if counts[f] < len(queue[f])]
         # a frame without a token goes first; then the one that is furthest below its share
-        best = min(open_, key=lambda f: (given[f] > 0, -(share[f] - given[f]), queue[f][given[f]]))
-        kept.append(queue[best][given[best]])
-        given[best] += 1
+        best = min(open_, key=lambda f: (counts[f] > 0, -(share[f] - counts[f]), queue[f][counts[f]]))
+        kept.append(queue[best][counts[best]])
+        counts[best] += 1
     return sorted(kept)
 
 
 def literal_merge(
-    states: list[Tensor], places: list[Place | None], images: list[int], count: int | None, rate: float = 0.7
+    states: list[Tensor], coordinates: list[Place | None], images: list[int], count: int | None, rate: float = 0.7
 ) -> list[int]:
     """Numbers of the kept tokens."""
-    numbers = sorted({(images[i], place[0]) for i, place in enumerate(places) if place is not None})
-    at = {(numbers.index((images[i], p[0])), *p[1:]): i for i, p in enumerate(places) if p is not None}
+    numbers = sorted({(images[i], place[0]) for i, place in enumerate(coordinates) if place is not None})
+    at = {(numbers.index((images[i], p[0])), *p[1:]): i for i, p in enumerate(coordinates) if p is not None}
     frame = {i: key[0] for key, i in at.items()}
     cell = {i: key[1:] for key, i in at.items()}
 
@@ -94,23 +94,23 @@ def literal_merge(
     similar = {}
     for i in frame:
         lag = {0: None, 1: 1, 2: 2, 3: 1}[frame[i] % 4]
-        found = None if lag is None else like(i, lag)
-        if found is not None:
-            similar[i] = found
+        similarity = None if lag is None else like(i, lag)
+        if similarity is not None:
+            similar[i] = similarity
     queues = {
         f: sorted((i for i in similar if frame[i] == f), key=lambda i: (similar[i], i)) for f in range(len(numbers))
     }
-    whole = [i for i in range(len(states)) if i not in similar]
+    uncompared = [i for i in range(len(states)) if i not in similar]
     if count is None:
-        kept = set(whole)
+        kept = set(uncompared)
         for queue in queues.values():
             kept |= set(queue[: math.floor(len(queue) * (1 - rate) + 1e-6)])
         for image in set(images):
             if not any(images[i] == image for i in kept):
                 kept.add(min((i for i in similar if images[i] == image), key=lambda i: (similar[i], i)))
         return sorted(kept)
-    novelty = {i: like(i, 4) for i in whole}
-    order = sorted(whole, key=lambda i: (-4.0 if novelty[i] is None else novelty[i] - 2, i))  # type: ignore[operator]
+    novelty = {i: like(i, 4) for i in uncompared}
+    order = sorted(uncompared, key=lambda i: (-4.0 if novelty[i] is None else novelty[i] - 2, i))  # type: ignore[operator]
     for turn in range(len(states)):
         order += [queue[turn] for queue in queues.values() if turn < len(queue)]
     first = [next(i for i in order if images[i] == image) for image in sorted(set(images))]
@@ -130,30 +130,30 @@ def method(pruner: str, count: int | None) -> dict[str, Any]:
 @pytest.mark.parametrize(("pruner", "count"), [ADAPTIVE, *itertools.product(LITERALS, (3, 9, 11))])
 def test_videos(pruner: str, name: str, count: int | None) -> None:
     """Ragged batches, padded on the left; with separators and class tokens."""
-    seen = see(name, "video")
+    recording = record(name, "video")
     expected = []
-    for sample, images in enumerate(seen.images):
+    for sample, images in enumerate(recording.image_positions):
         where = [position for image in images for position in image]
-        states = [seen.hidden[0][sample, position] for position in where]
-        kept = LITERALS[pruner](states, places_of(name, seen), [0] * len(where), count)  # type: ignore[operator]
+        states = [recording.layer_inputs[0][sample, position] for position in where]
+        kept = LITERALS[pruner](states, places_of(name, recording), [0] * len(where), count)  # type: ignore[operator]
         expected.append([where[i] for i in kept])
-    assert seen.kept(method(pruner, count)) == expected
+    assert recording.kept(method(pruner, count)) == expected
 
 
 @pytest.mark.parametrize("name", ["llava", "vipllava"])
 @pytest.mark.parametrize(("pruner", "count"), [ADAPTIVE, *itertools.product(LITERALS, (4, 7, 20))])
 def test_images_are_frames(pruner: str, name: str, count: int | None) -> None:
     """Exact counts per sample, at least one token per image."""
-    seen = see(name, "multi", batch=3)
+    recording = record(name, "multi", batch=3)
     expected = []
-    for sample, images in enumerate(seen.images):
+    for sample, images in enumerate(recording.image_positions):
         where = [position for image in images for position in image]
-        places: list[Place | None] = [(0, i // 4, i % 4) for _ in images for i in range(16)]
+        coordinates: list[Place | None] = [(0, i // 4, i % 4) for _ in images for i in range(16)]
         number = [image for image in range(len(images)) for _ in range(16)]
-        states = [seen.hidden[0][sample, position] for position in where]
-        kept = LITERALS[pruner](states, places, number, count)  # type: ignore[operator]
+        states = [recording.layer_inputs[0][sample, position] for position in where]
+        kept = LITERALS[pruner](states, coordinates, number, count)  # type: ignore[operator]
         expected.append([where[i] for i in kept])
-    assert seen.kept(method(pruner, count)) == expected
+    assert recording.kept(method(pruner, count)) == expected
 
 
 @pytest.mark.parametrize("count", [2, 5, 10, 17])
@@ -166,8 +166,10 @@ def test_merging_with_duplicates_and_ties(seed: int, distinct: int, count: int) 
     for wanted in (count, None):
         expected = []
         for sample, number in enumerate(frames):
-            places: list[Place | None] = [(f, r, c) for f in range(number) for r in range(3) for c in range(3)]
-            expected.append(literal_merge(list(states[sample, : len(places)]), places, [0] * len(places), wanted))
+            coordinates: list[Place | None] = [(f, r, c) for f in range(number) for r in range(3) for c in range(3)]
+            expected.append(
+                literal_merge(list(states[sample, : len(coordinates)]), coordinates, [0] * len(coordinates), wanted)
+            )
         assert chosen(states, frames, side, wanted, DyCoke()) == expected
 
 
@@ -189,8 +191,10 @@ def test_frames_share_by_how_unlike_they_are(seed: int, kind: str, count: int) -
     flat = states.flatten(1, 2)
     expected = []
     for sample, number in enumerate(frames):
-        places: list[Place | None] = [(f, r, c) for f in range(number) for r in range(3) for c in range(3)]
-        expected.append(literal_vidcom2(list(flat[sample, : len(places)]), places, [0] * len(places), count))
+        coordinates: list[Place | None] = [(f, r, c) for f in range(number) for r in range(3) for c in range(3)]
+        expected.append(
+            literal_vidcom2(list(flat[sample, : len(coordinates)]), coordinates, [0] * len(coordinates), count)
+        )
     assert chosen(flat, frames, side, count, VidCom2()) == expected
 
 
@@ -212,7 +216,7 @@ def test_the_published_counts() -> None:
 
 def test_one_image_has_nothing_to_merge() -> None:
     with pytest.raises(ScoreError, match="sample 0 has no two frames"):
-        see("llava").kept(method("dycoke", 5))
+        record("llava").kept(method("dycoke", 5))
 
 
 @pytest.mark.parametrize("open_ended", [True, False])

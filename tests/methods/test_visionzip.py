@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.support.literal import Seen, cosine, exact_vectors, see
+from tests.support.literal import Recording, cosine, exact_vectors, record
 from tests.support.tiny import CASES
 from tests.support.tower import attention
 from tokenprune.budgets.base import Schedule
@@ -24,11 +24,11 @@ def mean(rows: list[list[float]]) -> list[float]:
     return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
 
 
-def literal(seen: list[float], keys: list[Tensor], states: list[list[float]], count: int, share: Fraction) -> Kept:
+def literal(saliency: list[float], keys: list[Tensor], states: list[list[float]], count: int, share: Fraction) -> Kept:
     """Kept tokens, and what they become."""
     contextual = int(count * share)
-    dominant = sorted(range(len(seen)), key=lambda i: (-seen[i], i))[: count - contextual]
-    rest = [i for i in range(len(seen)) if i not in dominant]
+    dominant = sorted(range(len(saliency)), key=lambda i: (-saliency[i], i))[: count - contextual]
+    rest = [i for i in range(len(saliency)) if i not in dominant]
     stride = max(1, len(rest) // contextual) if contextual else 1
     targets = rest[::stride][:contextual]
     groups = {target: [target] for target in targets}
@@ -38,30 +38,30 @@ def literal(seen: list[float], keys: list[Tensor], states: list[list[float]], co
     return {i: states[i] for i in dominant} | {i: mean([states[j] for j in group]) for i, group in groups.items()}
 
 
-def tower_keys(seen: Seen, name: str, layer: int) -> list[list[list[Tensor]]]:
+def tower_keys(recording: Recording, name: str, layer: int) -> list[list[list[Tensor]]]:
     """Keys of each token's patch, mean over heads, by sample and image, in float64."""
     model: Any = CASES[name].build("eager")
     tower = model.model.vision_tower
     module = getattr(tower, "vision_model", tower).encoder.layers[layer].self_attn
-    found: list[Tensor] = []
-    hook = module.k_proj.register_forward_hook(lambda *seen: found.append(seen[2].double()))
+    outputs: list[Tensor] = []
+    hook = module.k_proj.register_forward_hook(lambda module, args, output: outputs.append(output.double()))
     with torch.no_grad():
-        model.model.vision_tower(seen.inputs["pixel_values"])
+        model.model.vision_tower(recording.inputs["pixel_values"])
     hook.remove()
-    means = iter(found[0].unflatten(-1, (-1, module.head_dim)).mean(2)[:, 1:])
-    return [[list(next(means)) for _ in images] for images in seen.images]
+    means = iter(outputs[0].unflatten(-1, (-1, module.head_dim)).mean(2)[:, 1:])
+    return [[list(next(means)) for _ in images] for images in recording.image_positions]
 
 
-def pruned_states(seen: Seen, method: dict[str, Any]) -> tuple[list[list[int]], list[list[Tensor]]]:
+def pruned_states(recording: Recording, method: dict[str, Any]) -> tuple[list[list[int]], list[list[Tensor]]]:
     """Positions that go into the pruned layers, and the states there, per sample."""
     entered: list[Tensor] = []
     made = tp.Method.from_dict(method)
-    layer = seen.model.get_decoder().layers[0]
-    with torch.no_grad(), tp.apply(seen.model, made) as run:
+    layer = recording.model.get_decoder().layers[0]
+    with torch.no_grad(), tp.apply(recording.model, made) as run:
         hook = layer.register_forward_pre_hook(
             lambda module, args, kwargs: entered.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
         )
-        seen.model(**seen.inputs)
+        recording.model(**recording.inputs)
         hook.remove()
     rows = run.stages[0].rows
     assert rows is not None
@@ -85,24 +85,24 @@ def test_the_engine_keeps_and_averages_what_the_definition_says(
     name: str, variant: Any, tokens: int, share: float
 ) -> None:
     """Ragged batches, padded on the left, of prompts with several images of 16 tokens."""
-    seen = see(name, variant, batch=3)
+    recording = record(name, variant, batch=3)
     tokens = 13 if (variant, tokens) == ("image", 24) else tokens
-    weights, keys = attention(seen, name, -2), tower_keys(seen, name, -2)
-    rows, entered = pruned_states(seen, method(tokens, contextual=share))
-    kept = seen.kept(method(tokens, contextual=share))
-    for sample, images in enumerate(seen.images):
+    weights, keys = attention(recording, name, -2), tower_keys(recording, name, -2)
+    rows, entered = pruned_states(recording, method(tokens, contextual=share))
+    kept = recording.kept(method(tokens, contextual=share))
+    for sample, images in enumerate(recording.image_positions):
         expected: Kept = {}
-        for number, (image, count) in enumerate(zip(images, seen.quotas(sample, tokens), strict=True)):
-            states = [seen.hidden[0][sample, position].tolist() for position in image]
-            found = literal(weights[sample][number], keys[sample][number], states, count, Fraction(str(share)))
-            expected |= {image[i]: vector for i, vector in found.items()}
+        for number, (image, count) in enumerate(zip(images, recording.quotas(sample, tokens), strict=True)):
+            states = [recording.layer_inputs[0][sample, position].tolist() for position in image]
+            survivors = literal(weights[sample][number], keys[sample][number], states, count, Fraction(str(share)))
+            expected |= {image[i]: vector for i, vector in survivors.items()}
         assert kept[sample] == sorted(expected)
         for position, state in zip(rows[sample], entered[sample], strict=True):
-            if position in seen.text[sample]:
-                expected[position] = seen.hidden[0][sample, position].tolist()
+            if position in recording.text_positions[sample]:
+                expected[position] = recording.layer_inputs[0][sample, position].tolist()
             if position in expected:
                 assert state.tolist() == pytest.approx(expected.pop(position), abs=1e-5)
-        assert set(expected) <= set(seen.text[sample]), "a kept token is not among the rows"
+        assert set(expected) <= set(recording.text_positions[sample]), "a kept token is not among the rows"
 
 
 def literal_merge(keys: Tensor, states: Tensor, targets: list[int], others: list[int]) -> Tensor:
@@ -149,11 +149,11 @@ def test_equally_like_targets_the_earlier_one() -> None:
 def test_every_nth() -> None:
     tokens = torch.tensor([[True] * 9 + [False], [False, True] * 5, [True] * 10, [False] * 10])
     for counts in ([2, 5, 10, 0], [4, 2, 3, 0], [9, 1, 0, 0], [1, 3, 7, 0]):
-        found = every_nth(tokens, torch.tensor(counts))
+        actual = every_nth(tokens, torch.tensor(counts))
         for row, count in enumerate(counts):
-            places = tokens[row].nonzero()[:, 0].tolist()
-            expected = places[:: max(1, len(places) // count)][:count] if count else []
-            assert found[row].nonzero()[:, 0].tolist() == expected
+            indices = tokens[row].nonzero()[:, 0].tolist()
+            expected = indices[:: max(1, len(indices) // count)][:count] if count else []
+            assert actual[row].nonzero()[:, 0].tolist() == expected
             assert len(expected) == count
 
 
@@ -178,7 +178,10 @@ def test_published_splits(count: int, contextual: int) -> None:
 
 def test_a_family_whose_tower_nobody_reads_is_refused() -> None:
     made = tp.load_method("visionzip")
-    with pytest.raises(tp.errors.UnsupportedModelError, match="vision tower"), tp.apply(see("aya_vision").model, made):
+    with (
+        pytest.raises(tp.errors.UnsupportedModelError, match="vision tower"),
+        tp.apply(record("aya_vision").model, made),
+    ):
         pass
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.support.literal import cosine, exact_vectors, see
+from tests.support.literal import cosine, exact_vectors, record
 from tests.support.tower import attention
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.bipartite import drop_duplicates, rounds_needed
@@ -137,16 +137,16 @@ def test_the_engine_keeps_what_the_definition_says(
     name: str, variant: Any, tokens: int, important: float, most: int, layer: int
 ) -> None:
     """Ragged batches, padded on the left, of prompts with several images."""
-    seen = see(name, variant, batch=3)
-    weights = attention(seen, name, layer)
+    recording = record(name, variant, batch=3)
+    weights = attention(recording, name, layer)
     expected = []
-    for sample, images in enumerate(seen.images):
+    for sample, images in enumerate(recording.image_positions):
         kept: list[int] = []
-        for image, count, weight in zip(images, seen.quotas(sample, tokens), weights[sample], strict=True):
-            states = [seen.hidden[0][sample, position] for position in image]
+        for image, count, weight in zip(images, recording.quotas(sample, tokens), weights[sample], strict=True):
+            states = [recording.layer_inputs[0][sample, position] for position in image]
             kept += [image[i] for i in literal(states, weight, count, important, most)]
         expected.append(sorted(kept))
-    assert seen.kept(method(tokens, important=important, per_round=most, layer=layer)) == expected
+    assert recording.kept(method(tokens, important=important, per_round=most, layer=layer)) == expected
 
 
 def test_published_defaults() -> None:

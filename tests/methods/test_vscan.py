@@ -10,7 +10,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.methods.test_visionzip import pruned_states
-from tests.support.literal import Seen, cosine, exact_vectors, see
+from tests.support.literal import Recording, cosine, exact_vectors, record
 from tests.support.tiny import CASES
 from tests.support.tower import attention
 from tokenprune.budgets.base import Schedule
@@ -61,14 +61,20 @@ def literal_merge(states: Tensor, kept: list[int]) -> dict[int, Tensor]:
     return {i: states[group].double().mean(0) for i, group in groups.items()}
 
 
-def last_attention(seen: Seen, name: str, layer: int, sample: int, states: dict[int, Tensor]) -> dict[int, float]:
+def last_attention(
+    recording: Recording, name: str, layer: int, sample: int, states: dict[int, Tensor]
+) -> dict[int, float]:
     """Attention from the last prompt token at a layer to each position, mean over heads, in float64.
 
     From the map that an eager language model returns, given nothing but the rows that are left, at their positions.
     """
     model: Any = CASES[name].build("eager").double()
     rows = sorted(states)
-    padding = min(position for image in seen.images[sample] for position in [*image, *seen.text[sample]])
+    padding = min(
+        position
+        for image in recording.image_positions[sample]
+        for position in [*image, *recording.text_positions[sample]]
+    )
     made = model.model.language_model(
         inputs_embeds=torch.stack([states[row] for row in rows])[None],
         position_ids=torch.tensor([[row - padding for row in rows]]),
@@ -99,24 +105,24 @@ def test_both_stages_keep_what_the_definition_says(
     name: str, variant: Any, local: float, side: int, tokens: list[int]
 ) -> None:
     """Ragged batches, padded on the left, of prompts with several images of 4 x 4 tokens; merging counts at layer 2."""
-    seen = see(name, variant, batch=3)
+    recording = record(name, variant, batch=3)
     layer = 2
-    shallow, deep = (attention(seen, name, number) for number in (0, -1))
+    shallow, deep = (attention(recording, name, number) for number in (0, -1))
     made = tp.Method.from_dict(method(tokens, [0, layer], local=local, windows=side, layer=-1))
-    with tp.apply(seen.model, made) as run:
-        seen.model(**seen.inputs)
+    with tp.apply(recording.model, made) as run:
+        recording.model(**recording.inputs)
     stages = [[[i for i in row if i >= 0] for row in stage.kept.tolist()] for stage in run.stages]
-    for sample, images in enumerate(seen.images):
-        states = {row: seen.hidden[0][sample, row] for row in seen.text[sample]}
+    for sample, images in enumerate(recording.image_positions):
+        states = {row: recording.layer_inputs[0][sample, row] for row in recording.text_positions[sample]}
         first: list[list[int]] = []
-        counts = seen.quotas(sample, tokens[0])
+        counts = recording.quotas(sample, tokens[0])
         for number, (image, count) in enumerate(zip(images, counts, strict=True)):
             kept = literal_keep(shallow[sample][number], deep[sample][number], 4, count, local, side)
-            merged = literal_merge(seen.hidden[0][sample, image], kept)
+            merged = literal_merge(recording.layer_inputs[0][sample, image], kept)
             states |= {image[i]: merged[i] for i in kept}
             first.append([image[i] for i in kept])
         assert stages[0][sample] == sorted(row for image in first for row in image)
-        received = last_attention(seen, name, layer - 1, sample, states)
+        received = last_attention(recording, name, layer - 1, sample, states)
         second: list[int] = []
         for image, count in zip(first, apportion(tokens[1], counts), strict=True):
             second += sorted(image, key=lambda row: (-received[row], row))[:count]
@@ -126,19 +132,19 @@ def test_both_stages_keep_what_the_definition_says(
 @pytest.mark.parametrize(("name", "variant"), [("llava", "multi"), ("llava_qwen3", "ragged")])
 def test_merged_values(name: str, variant: Any) -> None:
     """What enters layer 0, row by row: means at the kept tokens, text as it was."""
-    seen = see(name, variant, batch=3)
+    recording = record(name, variant, batch=3)
     how = {**method([9], [0], local_layer=-1), "pruner": {"name": "vscan", "local_layer": -1}}
-    rows, entered = pruned_states(seen, how)
-    kept = seen.kept(how)
-    for sample, images in enumerate(seen.images):
-        expected = {row: seen.hidden[0][sample, row] for row in seen.text[sample]}
+    rows, entered = pruned_states(recording, how)
+    kept = recording.kept(how)
+    for sample, images in enumerate(recording.image_positions):
+        expected = {row: recording.layer_inputs[0][sample, row] for row in recording.text_positions[sample]}
         for image in images:
             own = [i for i, row in enumerate(image) if row in kept[sample]]
-            merged = literal_merge(seen.hidden[0][sample, image], own)
+            merged = literal_merge(recording.layer_inputs[0][sample, image], own)
             expected |= {image[i]: vector for i, vector in merged.items()}
-        found = {row: state for row, state in zip(rows[sample], entered[sample], strict=True) if row in expected}
-        assert found.keys() == expected.keys()
-        assert all(torch.allclose(found[row], expected[row], atol=1e-5) for row in expected)
+        actual = {row: state for row, state in zip(rows[sample], entered[sample], strict=True) if row in expected}
+        assert actual.keys() == expected.keys()
+        assert all(torch.allclose(actual[row], expected[row], atol=1e-5) for row in expected)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 7])
@@ -146,12 +152,14 @@ def test_merged_values(name: str, variant: Any) -> None:
 def test_windows(shape: Place, side: int) -> None:
     """Every token lies in one window, windows are rectangles of one size as far as the grid allows."""
     frames, height, width = shape
-    places = [(f, r, c) for f in range(frames) for r in range(height) for c in range(width)]
-    grid = torch.tensor([[*places, (-1, -1, -1), (0, 0, 0)]])
-    valid = torch.tensor([[True] * (len(places) + 1) + [False]])
-    found = grid_windows(grid, valid, side)[0].tolist()
-    expected = [(f * side + r) * side + c for f, r, c in (window_of(place, height, width, side) for place in places)]
-    assert found == [*expected, -1, -1]
+    coordinates = [(f, r, c) for f in range(frames) for r in range(height) for c in range(width)]
+    grid = torch.tensor([[*coordinates, (-1, -1, -1), (0, 0, 0)]])
+    valid = torch.tensor([[True] * (len(coordinates) + 1) + [False]])
+    actual = grid_windows(grid, valid, side)[0].tolist()
+    expected = [
+        (f * side + r) * side + c for f, r, c in (window_of(place, height, width, side) for place in coordinates)
+    ]
+    assert actual == [*expected, -1, -1]
     sizes = [expected.count(window) for window in set(expected)]
     assert max(sizes) <= -(-height // side) * -(-width // side)
 
@@ -162,9 +170,9 @@ def test_lengths_of_windows_are_those_of_each_image() -> None:
     small = [[0, r, c] for r in range(2) for c in range(2)]
     grid = torch.tensor([large, [*small, *[[0, 0, 0]] * 12]])
     valid = torch.arange(16) < torch.tensor([[16], [4]])
-    found = grid_windows(grid, valid, 2).tolist()
-    assert found[0] == [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]
-    assert found[1][:4] == [0, 1, 2, 3]
+    actual = grid_windows(grid, valid, 2).tolist()
+    assert actual[0] == [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]
+    assert actual[1][:4] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -176,23 +184,23 @@ def test_best_of_windows(seed: int, ties: bool) -> None:
     scores = exact_vectors(120, 3, seed, 1).view(3, 40) if ties else torch.rand(3, 40, generator=noise)
     tokens = torch.rand(3, 40, generator=noise) < torch.tensor([[0.9], [0.4], [1.0]])
     for counts in ([0, 1, 6], [7, 3, 13], [23, 5, 40], [1, int(tokens[1].sum()), 31]):
-        found = best_of_windows(scores, windows, tokens, torch.tensor(counts))
+        actual = best_of_windows(scores, windows, tokens, torch.tensor(counts))
         for row, count in enumerate(counts):
             groups: dict[Place, list[int]] = {}
             for token in tokens[row].nonzero()[:, 0].tolist():
                 groups.setdefault((0, 0, int(windows[row, token])), []).append(token)
             expected = sorted(best_local(scores[row].double().tolist(), groups, count))
-            assert found[row].nonzero()[:, 0].tolist() == expected
+            assert actual[row].nonzero()[:, 0].tolist() == expected
 
 
 def test_windows_get_equally_many() -> None:
     """Attention all in one corner: the local half is spread all the same."""
-    places = torch.tensor([[[0, r, c] for r in range(24) for c in range(24)]])
+    grid = torch.tensor([[[0, r, c] for r in range(24) for c in range(24)]])
     valid = torch.ones(1, 576, dtype=torch.bool)
-    windows = grid_windows(places, valid, 4)
+    windows = grid_windows(grid, valid, 4)
     scores = torch.arange(576, 0, -1).float()[None]
-    found = best_of_windows(scores, windows, valid, torch.tensor([48]))
-    assert windows[found].bincount().tolist() == [3] * 16
+    actual = best_of_windows(scores, windows, valid, torch.tensor([48]))
+    assert windows[actual].bincount().tolist() == [3] * 16
 
 
 def test_nothing_waits_for_the_device() -> None:
@@ -207,12 +215,12 @@ def test_towers_that_cannot_serve_are_refused() -> None:
     made = tp.load_method("vscan")
     with (
         pytest.raises(tp.errors.LayerError, match="layer 6 of a vision tower of 2 layers"),
-        tp.apply(see("llava").model, made),
+        tp.apply(record("llava").model, made),
     ):
         pass
     with (
         pytest.raises(tp.errors.UnsupportedModelError, match="vision tower"),
-        tp.apply(see("aya_vision").model, made),
+        tp.apply(record("aya_vision").model, made),
     ):
         pass
 

@@ -27,14 +27,14 @@ def method(**fields: Any) -> tp.Method:
     )
 
 
-def literal(dropped: Tensor, whole: Tensor) -> float:
-    """KL(dropped || whole), term by term."""
+def literal(dropped: Tensor, unpruned: Tensor) -> float:
+    """KL(dropped || unpruned), term by term."""
 
     def probabilities(row: list[float]) -> list[float]:
         shifted = [math.exp(value - max(row)) for value in row]
         return [value / sum(shifted) for value in shifted]
 
-    p, q = probabilities(dropped.tolist()), probabilities(whole.tolist())
+    p, q = probabilities(dropped.tolist()), probabilities(unpruned.tolist())
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
 
 
@@ -55,17 +55,17 @@ def test_the_first_layer_below_the_threshold(name: str, padding: Any) -> None:
     visual = torch.isin(inputs["input_ids"], torch.tensor(case.visual_ids))
     gone = [row.nonzero()[:, 0].tolist() for row in visual]
     depth = len(model.get_decoder().layers)
-    seen: list[Tensor] = []
-    hook = model.register_forward_hook(lambda m, a, output: seen.append(output.logits))
+    recorded_logits: list[Tensor] = []
+    hook = model.register_forward_hook(lambda m, a, output: recorded_logits.append(output.logits))
     masked_attention(model, inputs, {})
     for layer in range(1, depth):
         masked_attention(model, inputs, {layer: gone})
     hook.remove()
     mask = inputs["attention_mask"]
-    whole = last(seen[0], mask)
+    unpruned = last(recorded_logits[0], mask)
     changes = {
-        layer: sum(literal(one, other) for one, other in zip(last(logits, mask), whole, strict=True)) / len(whole)
-        for layer, logits in enumerate(seen[1:], 1)
+        layer: sum(literal(one, other) for one, other in zip(last(logits, mask), unpruned, strict=True)) / len(unpruned)
+        for layer, logits in enumerate(recorded_logits[1:], 1)
     }
     before = hooks(model)  # transformers itself leaves some after output_attentions
     for change in changes.values():
@@ -78,16 +78,16 @@ def test_the_first_layer_below_the_threshold(name: str, padding: Any) -> None:
     if name == "llava" and padding == "none":
         halves = [{key: value[i : i + 1] for key, value in inputs.items()} for i in range(2)]
         with tp.apply(model, method(start=1, threshold=changes[depth - 1] * 1.001), calibration=halves) as run:
-            found = run.choice.layers
+            layers = run.choice.layers
         with tp.apply(model, method(start=1, threshold=changes[depth - 1] * 1.001), calibration=[inputs]) as run:
-            assert run.choice.layers == found
+            assert run.choice.layers == layers
 
 
 def test_the_divergence_is_of_the_dropped_to_the_whole() -> None:
-    dropped, whole = torch.randn(3, 11), 2 * torch.randn(3, 11)
-    expected = sum(literal(a, b) for a, b in zip(dropped.double(), whole.double(), strict=True)) / 3
-    assert divergence(dropped, whole) == pytest.approx(expected, rel=1e-9)
-    assert divergence(whole, dropped) != pytest.approx(expected, rel=1e-3)
+    dropped, unpruned = torch.randn(3, 11), 2 * torch.randn(3, 11)
+    expected = sum(literal(a, b) for a, b in zip(dropped.double(), unpruned.double(), strict=True)) / 3
+    assert divergence(dropped, unpruned) == pytest.approx(expected, rel=1e-9)
+    assert divergence(unpruned, dropped) != pytest.approx(expected, rel=1e-3)
 
 
 def test_published_defaults() -> None:

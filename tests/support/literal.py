@@ -1,4 +1,4 @@
-"""What tests of selections share: signals recorded by hooks of their own, and images as lists of positions."""
+"""Helpers for tests of selections: signals recorded by hooks of the tests' own, and plain arithmetic."""
 
 from __future__ import annotations
 
@@ -16,60 +16,64 @@ from tokenprune.ops.topk import apportion
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One prompt batch, and what the unpruned model makes of it.
+class Recording:
+    """One prompt batch, and the states of the unpruned model on it.
 
     Attributes:
         model: The model.
         inputs: Its inputs.
-        images: Positions of every image's tokens, per sample.
-        text: Positions of the text tokens, per sample.
-        hidden: What enters each layer, in float64.
-        keys: Each layer's cached keys, after rotary embedding, ``[batch, seq, heads * head_dim]``, in float64; a layer
-            with a sliding window has only the last ones.
+        image_positions: Positions of each image's tokens, by sample and image.
+        text_positions: Positions of the text tokens, by sample.
+        layer_inputs: Hidden states that enter each layer, ``[batch, seq, dim]``, float64.
+        cached_keys: Each layer's cached keys after rotary embedding, ``[batch, seq, heads * head_dim]``, float64.
+            A layer with a sliding window has only the last ones.
     """
 
     model: Any
     inputs: dict[str, Tensor]
-    images: list[list[list[int]]]
-    text: list[list[int]]
-    hidden: list[Tensor]
-    keys: list[Tensor]
+    image_positions: list[list[list[int]]]
+    text_positions: list[list[int]]
+    layer_inputs: list[Tensor]
+    cached_keys: list[Tensor]
 
     def kept(self, method: Mapping[str, Any]) -> list[list[int]]:
-        """Positions that a method keeps, per sample."""
+        """Positions that a method keeps, by sample."""
         with torch.no_grad(), tp.apply(self.model, tp.Method.from_dict(method)) as run:
             self.model(**self.inputs)
         return [[int(position) for position in row if position >= 0] for row in run.stages[0].kept]
 
     def quotas(self, sample: int, tokens: int) -> list[int]:
-        """How many tokens each image of a sample keeps."""
-        sizes = [len(image) for image in self.images[sample]]
+        """Number of tokens that each image of a sample keeps, of ``tokens`` in total."""
+        sizes = [len(image) for image in self.image_positions[sample]]
         return sizes if sum(sizes) <= tokens else apportion(tokens, sizes)
 
 
-def see(name: str, variant: Variant = "image", padding: Padding = "left", batch: int = 2, seed: int = 2) -> Seen:
-    """Run a tiny model unpruned."""
+def record(
+    name: str, variant: Variant = "image", padding: Padding = "left", batch: int = 2, seed: int = 2
+) -> Recording:
+    """Run a tiny model unpruned and record its states."""
     case = CASES[name]
     model = case.build()
-    made = case.batch(model, batch, padding, seed=seed, variant=variant)
-    hidden: list[Tensor] = []
+    prompts = case.batch(model, batch, padding, seed=seed, variant=variant)
+    layer_inputs: list[Tensor] = []
 
-    def record(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        hidden.append((args[0] if args else kwargs["hidden_states"]).double())
+    def record_input(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        layer_inputs.append((args[0] if args else kwargs["hidden_states"]).double())
 
-    hooks = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in model.get_decoder().layers]
+    hooks = [layer.register_forward_pre_hook(record_input, with_kwargs=True) for layer in model.get_decoder().layers]
     with torch.no_grad():
-        cache = model(**made.inputs, use_cache=True).past_key_values
+        cache = model(**prompts.inputs, use_cache=True).past_key_values
     for hook in hooks:
         hook.remove()
-    images, text = [], []
-    for ids, mask, sizes in zip(made.inputs["input_ids"], made.inputs["attention_mask"], made.groups, strict=True):
+    image_positions, text_positions = [], []
+    for ids, mask, sizes in zip(
+        prompts.inputs["input_ids"], prompts.inputs["attention_mask"], prompts.groups, strict=True
+    ):
         visual = torch.isin(ids, torch.tensor(case.visual_ids))
-        images.append([part.tolist() for part in visual.nonzero()[:, 0].split(sizes)])
-        text.append((mask.bool() & ~visual).nonzero()[:, 0].tolist())
-    keys = [layer.keys.transpose(1, 2).flatten(2).double() for layer in cache.layers]
-    return Seen(model, made.inputs, images, text, hidden, keys)
+        image_positions.append([image.tolist() for image in visual.nonzero()[:, 0].split(sizes)])
+        text_positions.append((mask.bool() & ~visual).nonzero()[:, 0].tolist())
+    cached_keys = [layer.keys.transpose(1, 2).flatten(2).double() for layer in cache.layers]
+    return Recording(model, prompts.inputs, image_positions, text_positions, layer_inputs, cached_keys)
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
@@ -81,7 +85,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
 
 
 def exact_vectors(count: int, distinct: int, seed: int, dim: int = 16) -> Tensor:
-    """Few distinct vectors of +-1, shuffled: duplicates and equal cosines, and no rounding anywhere."""
+    """``count`` vectors of +-1 drawn from a few distinct ones: duplicates, equal cosines, and no rounding errors."""
     noise = torch.Generator().manual_seed(seed)
     different = torch.randint(0, 2, (distinct, dim), generator=noise).float() * 2 - 1
     return different[torch.randint(0, distinct, (count,), generator=noise)]

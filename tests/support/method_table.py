@@ -107,14 +107,14 @@ def check_counts(method: tp.Method, run: Any, batch: Batch) -> None:
             assert after < total
 
 
-def word(found: dict[Variant, str]) -> str:
+def word(refusals: dict[Variant, str]) -> str:
     """A table cell: what a method did with each variant of a family's inputs."""
-    if not any(found.values()):
+    if not any(refusals.values()):
         return "yes"
-    refusals = {text for text in found.values() if text}
-    if len(refusals) == 1 and "no two frames" in refusals.copy().pop():
-        return "video only" if "video" in found and not found["video"] else "no"
-    return "; ".join(sorted(refusals))
+    texts = {text for text in refusals.values() if text}
+    if len(texts) == 1 and "no two frames" in texts.copy().pop():
+        return "video only" if "video" in refusals and not refusals["video"] else "no"
+    return "; ".join(sorted(texts))
 
 
 def main(families: list[str]) -> None:

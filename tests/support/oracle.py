@@ -174,8 +174,8 @@ def oracle_generate_logits(
     appended: Mapping[str, int] | None = None,
 ) -> Tensor:
     """Logits [batch, n, vocab] from which a pruned `generate` must have taken each of the n generated ids."""
-    whole = extended(inputs, generated, appended)
-    positions = positions_of_generate(model, whole)
-    with masked(model, whole, stages, visual_ids):
-        logits = model(**whole, position_ids=positions, use_cache=False).logits
+    sequence = extended(inputs, generated, appended)
+    positions = positions_of_generate(model, sequence)
+    with masked(model, sequence, stages, visual_ids):
+        logits = model(**sequence, position_ids=positions, use_cache=False).logits
     return logits[:, -generated.shape[1] - 1 : -1]

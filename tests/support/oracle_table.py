@@ -54,14 +54,14 @@ def show(results: list[Judged | str]) -> str:
 
 def row(family: str, cells: Iterable[Cell]) -> str:
     """A family's line."""
-    found: defaultdict[str, list[Judged | str]] = defaultdict(list)
+    results_by_column: defaultdict[str, list[Judged | str]] = defaultdict(list)
     count = 0
     for cell in cells:
         result, count = judge(cell), count + 1
         for column in columns(cell):
-            found[column].append(result)
+            results_by_column[column].append(result)
     name = f"**{family}**" if CASES[family].core else family
-    return "| " + " | ".join([name, str(count), *(show(found[c]) for c in COLUMNS)]) + " |"
+    return "| " + " | ".join([name, str(count), *(show(results_by_column[c]) for c in COLUMNS)]) + " |"
 
 
 def main(families: list[str]) -> None:

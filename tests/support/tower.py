@@ -1,4 +1,4 @@
-"""The vision tower's attention of every image, from the maps that the tower itself makes with eager attention."""
+"""Attention and outputs of the vision tower, recorded from the unpruned model."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.literal import Seen
+from tests.support.literal import Recording
 from tests.support.tiny import CASES
 
 
-def attention(seen: Seen, name: str, layer: int, everyone: bool = False) -> list[list[list[float]]]:
+def attention(recording: Recording, name: str, layer: int, everyone: bool = False) -> list[list[list[float]]]:
     """Attention that each token's patch receives, by sample and image, in float64.
 
     Args:
-        seen: The prompts.
-        name: The tiny model; its tower has a class token.
+        recording: The prompts.
+        name: Name of the tiny model; its tower has a class token.
         layer: Layer of the tower.
-        everyone: From all tokens on average, and not only from the class token.
+        everyone: Whether to average the attention of all tokens, instead of taking the class token's.
     """
     model: Any = CASES[name].build("eager")
     with torch.no_grad():
-        maps = model.model.vision_tower(seen.inputs["pixel_values"], output_attentions=True).attentions[layer]
+        maps = model.model.vision_tower(recording.inputs["pixel_values"], output_attentions=True).attentions[layer]
     heads = maps.double().mean(1)
     rows = iter((heads.mean(1) if everyone else heads[:, 0])[:, 1:].tolist())
-    return [[next(rows) for _ in images] for images in seen.images]
+    return [[next(rows) for _ in images] for images in recording.image_positions]
 
 
 def eager_maps(model: Any, attention: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
-    """All maps that one attention module makes in a forward of the unpruned model, ``[images, heads, n, n]`` each.
+    """Attention maps of one attention module in a forward pass, ``[images, heads, n, n]`` each, float64.
 
-    Towers with windows make one per window. The model has to be built with eager attention.
+    Towers with windows compute one map per window. The model must be built with eager attention.
     """
-    home = sys.modules[type(attention).__module__]
-    own = home.eager_attention_forward  # type: ignore[attr-defined]
-    found: list[Tensor] = []
+    modeling = sys.modules[type(attention).__module__]
+    original = modeling.eager_attention_forward  # type: ignore[attr-defined]
+    maps: list[Tensor] = []
 
-    def record(module: Any, *args: Any, **kwargs: Any) -> Any:
-        made = own(module, *args, **kwargs)
+    def record_map(module: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(module, *args, **kwargs)
         if module is attention:
-            found.append(made[1].double())
-        return made
+            maps.append(result[1].double())
+        return result
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(home, "eager_attention_forward", record)
+        patch.setattr(modeling, "eager_attention_forward", record_map)
         model(**inputs)
-    return found
+    return maps
 
 
-def made_by(model: Any, module: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """What a module of the tower makes in a forward of the unpruned model, in float64."""
-    found: list[Tensor] = []
-    hook = module.register_forward_hook(lambda *seen: found.append(seen[2].double()))
+def output_of(model: Any, module: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """Output of a module in a forward pass of the unpruned model, in float64."""
+    outputs: list[Tensor] = []
+    hook = module.register_forward_hook(lambda module, args, output: outputs.append(output.double()))
     with torch.no_grad():
         model(**inputs)
     hook.remove()
-    return found[0]
+    return outputs[0]

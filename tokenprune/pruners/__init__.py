@@ -1,1 +1,1 @@
-"""Pruners: which tokens survive, and what happens to the others?"""
+"""Pruners: they choose the visual tokens that survive, and may merge the others into them."""

@@ -15,13 +15,13 @@ from tokenprune.reader import SignalReader
 
 @dataclass(frozen=True)
 class Selection:
-    """What survives a stage.
+    """The tokens that survive a stage.
 
     Attributes:
-        keep: Bool ``[batch, n_visual]``; the number kept per sample and group must equal the quotas, unless the
-            budget leaves it to the pruner, or the pruner divides the count between images itself.
-        hidden: New hidden states of the visual tokens, ``[batch, n_visual, dim]`` (merging, recycling); only the
-            kept entries are used. None leaves them as they are.
+        keep: True for tokens that survive, bool ``[batch, n_visual]``. The number kept of each image must equal its
+            quota, unless the stage is open-ended or the pruner divides the count between images itself.
+        hidden: New hidden states of the visual tokens, ``[batch, n_visual, dim]``, if the pruner merges tokens. Only
+            the entries of kept tokens are used. None leaves the states unchanged.
     """
 
     keep: Tensor
@@ -29,37 +29,42 @@ class Selection:
 
 
 class Pruner(SignalReader, ABC):
-    """Chooses the surviving visual tokens, and what happens to the others."""
+    """Chooses the visual tokens that survive a stage, and may merge the others into them."""
 
-    #: Can decide by itself how many survive: takes budgets that are open-ended, with quotas as the fewest there may be.
+    #: Whether the pruner can decide how many tokens survive. It then accepts open-ended budgets, whose quotas are
+    #: lower bounds.
     adaptive: ClassVar[bool] = False
 
-    #: Divides the count of a sample between its images itself, at least one each; only the sum of ``quotas`` binds.
+    #: Whether the pruner divides a sample's count between its images itself, at least one token each. Then only the
+    #: sum of ``quotas`` is binding.
     across_images: ClassVar[bool] = False
 
     def at(self, stage: int) -> Pruner:
-        """The pruner of one stage, counted from 0: this one, unless it combines several."""
+        """The pruner of one stage, counted from 0. This pruner itself, unless it combines several."""
         return self
 
     def check(self, layers: tuple[int, ...]) -> None:
-        """Refuse stages that the pruner does not fit; called before any forward.
+        """Refuse layers that the pruner cannot be used with. Called before any forward pass.
+
+        Args:
+            layers: The layers before which tokens are dropped, one per stage.
 
         Raises:
-            ConfigError: The pruner does not fit so many stages.
+            ConfigError: The pruner does not support this number of stages.
         """
 
     @abstractmethod
     def select(self, ctx: PruneContext) -> Selection:
-        """Choose the survivors.
+        """Choose the tokens that survive.
 
         Args:
-            ctx: What may be seen; ``ctx.quotas`` are the tokens to keep per sample and image.
+            ctx: The stage; ``ctx.quotas`` are the numbers of tokens to keep per sample and image.
 
         Returns:
-            The selection; its counts per image must equal ``ctx.quotas`` exactly (unless ``ctx.open_ended`` or
-            ``across_images``).
+            The selection. Its counts per image must equal ``ctx.quotas`` exactly, unless ``ctx.open_ended`` or
+            ``across_images`` is true.
         """
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """FLOPs of choosing at one stage, one sample; see :meth:`tokenprune.scorers.base.Scorer.flops`."""
+        """FLOPs of the selection for one sample at one stage; see :meth:`tokenprune.scorers.base.Scorer.flops`."""
         return 0

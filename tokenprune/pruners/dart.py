@@ -1,4 +1,4 @@
-"""DART's selection: a few pivots, and the tokens that duplicate them least."""
+"""DART's selection: a few pivot tokens, and the tokens that are least similar to them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from tokenprune.pruners.base import Pruner, Selection
 
 
 class Dart(Pruner):
-    """Keep pivot tokens with large keys, and for every pivot the tokens whose hidden states are least like its own.
+    """Keep pivot tokens with large keys, and for each pivot the tokens whose hidden states are least similar to it.
 
-    Pivots are the tokens with the largest L1 norm of their keys at layer K-1 (after rotary embedding, as in the
-    published code): some of the image, and some of the text after the sample's last visual token. Image pivots are
-    kept; every pivot then takes the tokens of lowest cosine similarity to it from those that are left. Order: image
-    pivots first, then text pivots, each by falling norm. Ties keep the earlier position.
+    Pivots are the tokens whose keys at layer K-1 (after rotary embedding, as in the published code) have the largest L1
+    norm: some of the image's tokens, and some of the text tokens after the sample's last visual token. Image pivots are
+    kept. Each pivot in turn then keeps, of the tokens that are left, those with the lowest cosine similarity to it.
+    Image pivots come first, then text pivots, each in descending order of norm. Ties keep the earlier position.
 
-    Differs from the published code: that keeps ``8 floor(N (1 - r) / 8)`` tokens *and* the image pivots, here all of
-    it together is the budget's exact count (after the pivots an equal share each, the remainder one each to the first
-    pivots). Its pivots take their turn in the order of a Python set. It passes the hidden states through the decoder's
-    final norm, here they are compared as they are. Several images: each is pruned by itself, with its own image
-    pivots, all with the sample's text pivots. A sample with fewer tokens than pivots has fewer pivots.
+    Differs from the published code: that code keeps ``8 floor(N (1 - r) / 8)`` tokens in addition to the image pivots.
+    Here all kept tokens together are the budget's exact count: the count without the image pivots is divided equally
+    between all pivots, and the remainder goes one each to the first pivots. The published code visits pivots in the
+    order of a Python set, and compares hidden states after the decoder's final norm; here they are compared without it.
+    Several images are pruned one by one: each has its own image pivots, and all use the sample's text pivots. A sample
+    with fewer tokens than pivots has fewer pivots.
 
     Source: "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More",
     arXiv 2502.11494.
 
     Attributes:
-        image_pivots: Pivots per image.
-        text_pivots: Pivots among the text tokens.
+        image_pivots: Number of pivots in each image.
+        text_pivots: Number of pivots among the text tokens.
     """
 
     image_pivots: int = Field(default=4, ge=1)
@@ -39,7 +40,7 @@ class Dart(Pruner):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Hidden states and keys; the probe knows the rotary embedding."""
+        """Hidden states, and the attention of layer K-1, which includes its keys and the rotary embedding."""
         return frozenset({"hidden", "attention"})
 
     def select(self, ctx: PruneContext) -> Selection:
@@ -51,24 +52,26 @@ class Dart(Pruner):
         images = ctx.per_image
         states = images.split(ctx.hidden)
 
-        first = images.quotas.clamp(max=self.image_pivots)
-        places, present = largest(images.split(visual_norms), images.valid, self.image_pivots)
-        present = present & (torch.arange(places.shape[1], device=places.device) < first[:, None])
-        pivots = torch.zeros_like(images.valid).scatter(1, places, present)
+        image_counts = images.quotas.clamp(max=self.image_pivots)
+        image_index, is_image_pivot = largest(images.split(visual_norms), images.valid, self.image_pivots)
+        is_image_pivot &= torch.arange(image_index.shape[1], device=image_index.device) < image_counts[:, None]
+        kept_pivots = torch.zeros_like(images.valid).scatter(1, image_index, is_image_pivot)
 
         rows = torch.arange(norms.shape[1], device=norms.device)
-        last = ctx.visual_rows.amax(1, keepdim=True)  # padding has row 0
-        texts, written = largest(norms, ctx.text_mask & (rows > last), self.text_pivots)
-        per_sample = len(states) // len(texts)
-        states_of = torch.cat(
-            [taken(states, places), taken(ctx.hidden_rows, texts).repeat_interleave(per_sample, dim=0)], dim=1
-        )
+        last_visual_row = ctx.visual_rows.amax(1, keepdim=True)  # padding has row 0
+        text_index, is_text_pivot = largest(norms, ctx.text_mask & (rows > last_visual_row), self.text_pivots)
+        images_per_sample = len(states) // len(text_index)
+        text_states = gather_states(ctx.hidden_rows, text_index).repeat_interleave(images_per_sample, dim=0)
         # an image without a quota has no pivots at all
-        written = written.repeat_interleave(per_sample, dim=0) & (first > 0)[:, None]
+        is_text_pivot = is_text_pivot.repeat_interleave(images_per_sample, dim=0) & (image_counts > 0)[:, None]
         others = least_similar(
-            states, images.valid & ~pivots, states_of, torch.cat([present, written], dim=1), images.quotas - first
+            states,
+            images.valid & ~kept_pivots,
+            torch.cat([gather_states(states, image_index), text_states], dim=1),
+            torch.cat([is_image_pivot, is_text_pivot], dim=1),
+            images.quotas - image_counts,
         )
-        return Selection(keep=images.join(pivots | others))
+        return Selection(keep=images.join(kept_pivots | others))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """Cosines to the pivots, and the norms of all keys."""
@@ -85,11 +88,21 @@ def key_norms(ctx: PruneContext) -> Tensor:
 
 
 def largest(values: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Places of the ``count`` largest allowed values of each row, falling, and which of them there are."""
+    """Find the ``count`` largest allowed values of each row, in descending order.
+
+    Args:
+        values: Floating ``[batch, n]``.
+        allowed: Bool ``[batch, n]``.
+        count: Number of values; fewer are returned if ``n`` is smaller.
+
+    Returns:
+        Their indices, long ``[batch, count]``, and which of these are allowed, bool ``[batch, count]``: a row may have
+        fewer allowed values than ``count``.
+    """
     order = values.masked_fill(~allowed, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
     return order, allowed.gather(1, order)
 
 
-def taken(states: Tensor, places: Tensor) -> Tensor:
-    """The states at ``places``, ``[batch, picked, dim]``."""
-    return states.gather(1, places[:, :, None].expand(-1, -1, states.shape[2]))
+def gather_states(states: Tensor, index: Tensor) -> Tensor:
+    """The states ``[batch, n, dim]`` at ``index``, ``[batch, picked, dim]``."""
+    return states.gather(1, index[:, :, None].expand(-1, -1, states.shape[2]))

@@ -1,4 +1,4 @@
-"""CDPruner's selection: tokens that are relevant and unlike each other, by a determinantal point process."""
+"""CDPruner's selection: tokens that are relevant and dissimilar to each other, by a determinantal point process."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ from tokenprune.scorers.base import Scorer
 
 
 class Dpp(Pruner):
-    """Greedy MAP of a DPP with the kernel ``w_i cos(i, j) w_j``, image by image, where ``w`` grows with relevance.
+    """Greedy MAP inference of a determinantal point process (DPP), image by image.
 
-    The cosines are of hidden states: of the projected visual features at layer 0, as in the paper. The relevance is
-    scaled to 0..1 within each image. Ties keep the earlier position; when what is left is a combination of what is
-    kept (gains up to 1e-5 of the largest), the earliest tokens fill the quota.
+    The kernel is ``w_i cos(i, j) w_j``; the weight ``w`` of a token grows with its relevance. The cosines are those of
+    hidden states: at layer 0 these are the projected visual features, as in the paper. The relevance is scaled to 0..1
+    within each image. Ties keep the earlier position. When every token that is left is a linear combination of kept
+    tokens (gains up to 1e-5 of the largest), the earliest tokens fill the quota.
 
-    The authors' LLaVA code scores relevance by CLIP's text tower, which a Hugging Face LLaVA does not have, and uses
-    it as ``w`` without ``theta``. **That variant is not here**: any scorer can be the ``relevance``, so it is one file
-    more for those who load the tower, with ``theta: null``. The named method ``cdpruner`` uses the variant of OpenVINO
-    GenAI that works on every family (scorer ``instruction``, theta 0.5). The authors' code keeps a number per crop of
-    an image and its row separators besides; here the whole image has one quota, and it is exact.
+    The named method ``cdpruner`` is the variant of OpenVINO GenAI, which works for every family (scorer
+    ``instruction``, theta 0.5). The authors' LLaVA code computes the relevance with CLIP's text tower, which a Hugging
+    Face LLaVA does not contain, and uses it as ``w`` without ``theta``. **That variant is not included.** Any scorer
+    can be the ``relevance``, so it takes one more file, a scorer that loads the text tower, and ``theta: null``.
+
+    Differs from the authors' code: that code has a quota for each crop of an image and keeps the row separators in
+    addition. Here the whole image has one quota, which is met exactly.
 
     Source: "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs",
     arXiv 2506.10967.
 
     Attributes:
-        relevance: How relevant a token is to the instruction; only differences within an image matter.
-        theta: Share of relevance against diversity: ``w = exp(theta / (2 (1 - theta)) relevance)``; 0 is diversity
-            alone, None takes the scaled relevance itself as ``w``.
+        relevance: Scores the relevance of a token to the instruction. Only differences within an image matter.
+        theta: Weight of relevance against diversity: ``w = exp(theta / (2 (1 - theta)) relevance)``. With 0 only
+            diversity counts. None uses the scaled relevance itself as ``w``.
     """
 
     relevance: Annotated[Scorer, FromRegistry("scorers")]
@@ -51,5 +54,5 @@ class Dpp(Pruner):
         return Selection(keep=images.join(greedy_map(kernel, images.valid, images.quotas, images.max_quota)))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """The matrix of cosines, and the relevance; the Cholesky steps depend on the budget and are not counted."""
+        """The matrix of cosines, and the relevance. The Cholesky steps depend on the budget and are not counted."""
         return 2 * visual**2 * shape.width + self.relevance.flops(shape, visual, tokens)

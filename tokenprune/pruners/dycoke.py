@@ -13,22 +13,21 @@ from tokenprune.ops.frames import best_of_each, best_overall, cosine_to, mean_of
 from tokenprune.pruners.base import Pruner, Selection
 
 GROUP = 4
-_LAGS = (0, 1, 2, 1)  # frames back to the frame to compare with: none, the first, the first, the third
-_UNCOMPARED = 4.0  # above every novelty, which is 3 at most
+_LAGS = (0, 1, 2, 1)  # each frame of a group is compared with the frame this many earlier; the first with none
+_UNCOMPARED = 4.0  # more than any novelty, which is at most 3
 
 
 class DyCoke(Pruner):
     """Keep the first of every four frames, and of the others the tokens least similar to an earlier frame.
 
-    Each token is compared with the token at the same place of the grid of an earlier frame: those of the second and
-    third frame of a group with the first frame, those of the fourth with the third (cosine, before anything is
-    dropped). With the budget ``adaptive``, each of these three frames loses the published share ``rate`` of its
-    tokens: ``floor(tokens (1 - rate))`` are kept. Under a budget that states a number, the first frames are kept, and
-    the other frames keep equal numbers of their least similar tokens; the remainder goes one each to the earlier
-    frames. If the budget is too small for the first frames, their tokens that are least similar to the first frame of
-    the previous group are kept. Ties keep the earlier position. Several images are frames of one video; each keeps at
-    least one token. Tokens that cannot be compared (row separators, frames of another size) are kept like those of a
-    first frame.
+    Each token is compared with the token at the same place of the grid of an earlier frame: tokens of the second and
+    third frame of a group with the first frame, tokens of the fourth with the third (cosine, before anything is
+    dropped). With the budget ``adaptive``, each of these three frames loses the published share ``rate`` of its tokens:
+    ``floor(tokens (1 - rate))`` are kept. Under a budget that states a number, the first frames are kept, and the other
+    frames keep equal numbers of their least similar tokens; the remainder goes one each to the earlier frames. If the
+    budget is too small for the first frames, their tokens that are least similar to the first frame of the previous
+    group are kept. Ties keep the earlier position. Several images are frames of one video; each keeps at least one
+    token. Tokens that cannot be compared (row separators, frames of another size) are kept like those of a first frame.
 
     The paper calls this merging, but the published code drops the similar tokens and changes no others. So does this
     pruner. Differs from the published code: that code keeps the third frame of the last group whole (its loop ends one
@@ -50,22 +49,22 @@ class DyCoke(Pruner):
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         frames = ctx.frames
         lags = torch.tensor(_LAGS, device=frames.device)[frames.clamp(min=0) % GROUP]
-        before = ctx.earlier(lags)
-        unlike = 1 - cosine_to(ctx.hidden, before)
-        ctx.check_finite(unlike + ctx.hidden.float().square().sum(-1), type(self).__name__)
-        compared = before >= 0
+        reference = ctx.earlier(lags)
+        dissimilarity = 1 - cosine_to(ctx.hidden, reference)
+        ctx.check_finite(dissimilarity + ctx.hidden.float().square().sum(-1), type(self).__name__)
+        compared = reference >= 0
         compared_frames = torch.where(compared, frames, -1)
-        rank = rank_within(unlike, compared_frames)
-        group_before = ctx.earlier(torch.full_like(frames, GROUP), required=False)
-        novelty = 1 + (1 - cosine_to(ctx.hidden, group_before))
-        novelty = novelty.masked_fill(group_before < 0, _UNCOMPARED)
+        rank = rank_within(dissimilarity, compared_frames)
+        previous_group = ctx.earlier(torch.full_like(frames, GROUP), required=False)
+        novelty = 1 + (1 - cosine_to(ctx.hidden, previous_group))
+        novelty = novelty.masked_fill(previous_group < 0, _UNCOMPARED)
         scores = torch.where(compared, -rank.float(), novelty)
-        first = best_of_each(scores, ctx.groups, ctx.quotas.shape[1])
+        best_of_images = best_of_each(scores, ctx.groups, ctx.quotas.shape[1])
         if ctx.open_ended:
-            sizes = mean_of_frames(unlike, compared_frames)[1].gather(1, frames.clamp(min=0))
-            stay = rank < torch.floor(sizes * (1 - self.rate) + 1e-6)
-            return Selection(keep=(first | ~compared | stay) & ctx.visual_mask)
-        return Selection(keep=best_overall(scores, first, ctx.visual_mask, ctx.quotas.sum(1)))
+            sizes = mean_of_frames(dissimilarity, compared_frames)[1].gather(1, frames.clamp(min=0))
+            within_rate = rank < torch.floor(sizes * (1 - self.rate) + 1e-6)
+            return Selection(keep=(best_of_images | ~compared | within_rate) & ctx.visual_mask)
+        return Selection(keep=best_overall(scores, best_of_images, ctx.visual_mask, ctx.quotas.sum(1)))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """Two cosines per token."""

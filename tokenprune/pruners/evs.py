@@ -1,4 +1,4 @@
-"""EVS's selection: what does not change from frame to frame is dropped."""
+"""EVS's selection: tokens that change little from frame to frame are dropped."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from tokenprune.flops import Shape
 from tokenprune.ops.frames import best_of_each, best_overall, cosine_to
 from tokenprune.pruners.base import Pruner, Selection
 
-_NEW = 3.0  # above every dissimilarity, which is 2 at most
+_NEW = 3.0  # more than any dissimilarity, which is at most 2
 
 
 class Evs(Pruner):
-    """Keep the tokens least like the same cell of the frame before (1 - cosine); the first frame is always kept.
+    """Keep the tokens that differ most from the token at the same place of the grid in the previous frame (1 - cosine).
 
-    With the budget ``adaptive`` the count is the published one: of T tokens ``floor(T (1 - rate))``, but never fewer
-    than the first frame has. Under a budget that states a number, that number is kept, even if the first frame does
-    not fit. Ties keep the earlier position. Several images are frames of one video, and so are several videos one
-    after the other; each image or video keeps at least its best token. What has no cell in the frame before (the first
-    frame, row separators, a frame of another size) counts as new and is kept like the first frame.
+    Tokens without such a predecessor count as new and have the highest score: those of the first frame, row separators,
+    and frames of another size. With the budget ``adaptive`` the count is the published one: ``floor(T (1 - rate))`` of
+    T tokens, but at least all new tokens. Under a budget that states a number, exactly that number is kept, even if it
+    is too small for the first frame. Ties keep the earlier position. Several images are frames of one video, and
+    several videos follow each other as one; each image or video keeps at least its best token.
 
-    It is a pruner and not a scorer because a budget does not know how large a frame is. The features are compared, as
-    in the published code (vLLM); reviews of the paper tell of pixels. Differs from that code: kept tokens have their
-    original positions; a product that rounding leaves just below an integer counts as that integer; a sample without
-    a second frame is an error, where vLLM leaves images alone.
+    EVS is a pruner and not a scorer because a budget does not know the size of a frame. It compares features, as the
+    published code (vLLM) does; reviews of the paper describe a comparison of pixels. Differs from the published code:
+    kept tokens have their original positions; a product that rounding leaves just below an integer counts as that
+    integer; a sample without a second frame is an error, where vLLM does not prune images.
 
     Source: "Efficient Video Sampling: Pruning Temporally Redundant Tokens for Faster VLM Inference",
     arXiv 2510.14624.
@@ -44,16 +44,16 @@ class Evs(Pruner):
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        before = ctx.earlier(torch.ones_like(ctx.positions))
-        scores = (1 - cosine_to(ctx.hidden, before)).masked_fill(before < 0, _NEW)
+        previous = ctx.earlier(torch.ones_like(ctx.positions))
+        scores = (1 - cosine_to(ctx.hidden, previous)).masked_fill(previous < 0, _NEW)
         ctx.check_finite(scores + ctx.hidden.abs().amax(-1), type(self).__name__)
-        first = best_of_each(scores, ctx.groups, ctx.quotas.shape[1])
+        best_of_images = best_of_each(scores, ctx.groups, ctx.quotas.shape[1])
         total = ctx.quotas.sum(1)
         if ctx.open_ended:
-            new = (first | (before < 0)) & ctx.visual_mask
-            kept = [math.floor(sum(sizes) * (1 - self.rate) + 1e-9) for sizes in ctx.per_image.host_sizes]
-            total = torch.maximum(new.sum(1), torch.tensor(kept, device=ctx.quotas.device))
-        return Selection(keep=best_overall(scores, first, ctx.visual_mask, total))
+            new = (best_of_images | (previous < 0)) & ctx.visual_mask
+            published = [math.floor(sum(sizes) * (1 - self.rate) + 1e-9) for sizes in ctx.per_image.host_sizes]
+            total = torch.maximum(new.sum(1), torch.tensor(published, device=ctx.quotas.device))
+        return Selection(keep=best_overall(scores, best_of_images, ctx.visual_mask, total))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """One cosine per token."""

@@ -46,29 +46,30 @@ class FrameFusion(Pruner):
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        order, follows = chains(ctx.frames, ctx.frame_sizes, ctx.grid)
-        before = torch.full_like(order, -1).scatter(1, order, order.roll(1, 1).masked_fill(~follows, -1))
-        ctx.check_frames(before >= 0)
-        similarity = cosine_to(ctx.hidden, before)
+        order, continues = chains(ctx.frames, ctx.frame_sizes, ctx.grid)
+        predecessor = torch.full_like(order, -1).scatter(1, order, order.roll(1, 1).masked_fill(~continues, -1))
+        ctx.check_frames(predecessor >= 0)
+        similarity = cosine_to(ctx.hidden, predecessor)
         ctx.check_finite(similarity + ctx.hidden.float().square().sum(-1), type(self).__name__)
-        similarity = similarity.masked_fill(before < 0, -2.0)
-        own = best_of_each(-similarity, ctx.groups, ctx.quotas.shape[1])
-        left = ctx.quotas.sum(1)
+        similarity = similarity.masked_fill(predecessor < 0, -2.0)
+        best_of_images = best_of_each(-similarity, ctx.groups, ctx.quotas.shape[1])
+        count = ctx.quotas.sum(1)
         if ctx.open_ended:
-            left = torch.maximum(left, (ctx.visual_mask & ((similarity < self.threshold) | own)).sum(1))
-        keep = best_overall(-similarity, own, ctx.visual_mask, left)
+            dissimilar = (similarity < self.threshold) | best_of_images
+            count = torch.maximum(count, (ctx.visual_mask & dissimilar).sum(1))
+        keep = best_overall(-similarity, best_of_images, ctx.visual_mask, count)
 
-        # in the order of chains, a dropped token joins the last kept token before it, if its chain has one
+        # in the order of the chains, a dropped token joins the last kept token before it, if its chain has one
         rank = torch.arange(order.shape[1], device=order.device)
-        starts = ~follows | keep.gather(1, order)
+        starts = ~continues | keep.gather(1, order)
         head = order.gather(1, torch.where(starts, rank, 0).cummax(1).values)
         head = torch.zeros_like(order).scatter(1, order, head)
         joins = ctx.visual_mask & keep.gather(1, head)
         states = ctx.hidden.float()
         index = head[:, :, None].expand_as(states)
         sums = torch.zeros_like(states).scatter_add(1, index, states * joins[:, :, None])
-        count = torch.zeros_like(similarity).scatter_add(1, head, joins.float())
-        return Selection(keep=keep, hidden=sums / count.clamp(min=1)[:, :, None])
+        members = torch.zeros_like(similarity).scatter_add(1, head, joins.float())
+        return Selection(keep=keep, hidden=sums / members.clamp(min=1)[:, :, None])
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """One cosine per token, and the means."""

@@ -1,4 +1,4 @@
-"""HoloV's selection: every part of the image keeps a share."""
+"""HoloV's selection: every part of the image keeps a share of the tokens."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from tokenprune.ops.crops import Crops, allocate, similarity_variance
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
 
-_SMALL = 1e-6  # the published code's guard of the division
+_EPSILON = 1e-6  # keeps the division finite, as in the published code
 
 
 class HoloV(Pruner):
-    """Cut an image into crops, share the quota between them, keep the tokens with most attention in each.
+    """Cut an image into crops, divide the quota between them, and keep the tokens with the most attention in each crop.
 
-    Crops are runs of successive tokens. A token's score is its attention in the vision tower plus ``beta`` times the
-    variance of its cosines to the others of the crop, which is first scaled to the crop's mean attention; a crop's
-    weight is the mean score. Quotas are in proportion to the weights: rounded down, the remainder one each to the
-    largest weights (ties: the earlier crop); what a crop cannot hold goes to the others by the same rule. Within a
-    crop ties keep the earlier position.
+    Crops are runs of consecutive tokens. The score of a token is its attention in the vision tower, plus ``beta`` times
+    the variance of its cosines to the other tokens of the crop, scaled so that the variances of a crop have the same
+    mean as its attention. The weight of a crop is its mean score to the power ``power``. Crops have quotas in
+    proportion to their weights: rounded down, and the remainder goes one each to the largest weights (ties: the earlier
+    crop). What a crop cannot hold goes to the other crops by the same rule. Within a crop, ties keep the earlier
+    position.
 
-    Scaled like that, the variances of a crop have the mean of its attention: the weight is ``attention * (1 + beta *
-    v / (v + 1e-6))`` with the means of attention and variance. Unless ``v`` is tiny that is the mean attention times
-    a constant; so it is in the published code, too.
+    With this scaling the mean score is ``attention * (1 + beta * v / (v + 1e-6))``, where ``attention`` and ``v`` are
+    the means of attention and variance. Unless ``v`` is tiny, this is the mean attention times a constant. The same is
+    true of the published code.
 
-    Differs from the published code: what a crop cannot hold is not replaced by zero vectors; a crop of a single token
-    has its attention as weight, in the same unit as the others; several images are cut one by one. Only the
-    selection is here: the refetching of dropped context that the paper adds is not.
+    Differs from the published code: that code fills what a crop cannot hold with zero vectors. A crop of one token has
+    its attention as weight, in the same unit as the other crops. Several images are cut one by one. Only the selection
+    is implemented; the paper's refetching of dropped context is not.
 
     Source: "Don't Just Chase 'Highlighted Tokens' in MLLMs: Revisiting Visual Holistic Context Retention",
     arXiv 2510.02912.
 
     Attributes:
-        crops: Crops per image; an image with fewer tokens has one per token.
-        beta: Weight of the variance; attention has 1.
-        power: Sharpness: weights are taken to this power.
+        crops: Crops per image; an image with fewer tokens has one crop per token.
+        beta: Weight of the variance; attention has weight 1.
+        power: Power of the crop weights; a larger value favours crops with large weights more.
         layer: Layer of the tower; negative from the end.
     """
 
@@ -57,14 +58,14 @@ class HoloV(Pruner):
         similarity = self_similarity(crops.split(images.split(ctx.hidden)))
         variance = similarity_variance(similarity, crops.valid)
         count = crops.sizes.clamp(min=1)
-        level, spread = attention.sum(-1) / count, variance.sum(-1) / count
-        weight = (level * (1 + self.beta * spread / (spread + _SMALL))) ** self.power
+        attention_mean, variance_mean = attention.sum(-1) / count, variance.sum(-1) / count
+        weight = (attention_mean * (1 + self.beta * variance_mean / (variance_mean + _EPSILON))) ** self.power
         crop_quotas = allocate(images.quotas, weight, crops.sizes)
         order = attention.masked_fill(~crops.valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-        first = torch.arange(order.shape[-1], device=order.device) < crop_quotas[..., None]
-        keep = torch.zeros_like(first).scatter(-1, order, first)
+        within_quota = torch.arange(order.shape[-1], device=order.device) < crop_quotas[..., None]
+        keep = torch.zeros_like(within_quota).scatter(-1, order, within_quota)
         return Selection(keep=images.join(crops.join(keep)))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """The cosines within the crops."""
+        """Cosines within the crops."""
         return 2 * visual**2 * shape.width // self.crops

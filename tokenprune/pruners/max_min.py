@@ -1,4 +1,4 @@
-"""DivPrune's selection: tokens that are far from each other."""
+"""DivPrune's selection: tokens that are far from each other (max-min diversity)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from tokenprune.scorers.base import Scorer
 class MaxMin(Pruner):
     """Greedy max-min diversity of the hidden states under the cosine distance, image by image.
 
-    At layer 0 these are the projected visual features, as in the paper. The first token is the one whose nearest other
-    token is farthest: the published code takes the second-smallest entry of each column of the distance matrix, the
-    smallest being the token itself. Then always the token is added whose nearest kept token is farthest. Ties keep the
-    earlier position; distances up to 1e-6 count as 0.
+    At layer 0 the hidden states are the projected visual features, as in the paper. The first kept token is the one
+    whose nearest other token is farthest. (The published code finds it with the second-smallest entry of each column of
+    the distance matrix; the smallest is the distance of a token to itself.) Every further token is the one whose
+    nearest kept token is farthest. Ties keep the earlier position; distances up to 1e-6 count as 0.
 
     Differs from the published code: a kept token cannot be chosen again when only duplicates are left, and the budget
-    rounds the count down, not to the nearest. Row separators of a model (LLaVA-NeXT) are tokens like all others.
+    rounds the count down, not to the nearest integer. Row separators of a model (LLaVA-NeXT) are treated as ordinary
+    tokens.
 
     Source: "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", arXiv 2503.02175.
 
     Attributes:
-        pool: A scorer: only an image's best tokens by it are candidates. Not in the paper.
-        pool_factor: Candidates per token kept, rounded down; with 1 the scorer alone decides.
+        pool: A scorer that limits the candidates to an image's best tokens; None for all tokens. Not in the paper.
+        pool_factor: Candidates per kept token; their number is rounded down. With 1 the scorer alone decides.
     """
 
     pool: Annotated[Scorer, FromRegistry("scorers")] | None = None
@@ -44,13 +45,13 @@ class MaxMin(Pruner):
         candidates = images.valid
         if self.pool is not None:
             scores = self.pool.checked(ctx)
-            wider = (ctx.quotas * self.pool_factor).long()
-            candidates = candidates & images.split(topk_by_group(scores, ctx.groups, wider))
+            pool_sizes = (ctx.quotas * self.pool_factor).long()
+            candidates = candidates & images.split(topk_by_group(scores, ctx.groups, pool_sizes))
         states = images.split(ctx.hidden)
         distance = 1 - self_similarity(states)
         return Selection(keep=images.join(max_min(distance, candidates, images.quotas, images.max_quota)))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """The matrix of cosines, and the pool's scorer; comparisons are not counted."""
+        """The matrix of cosines, and the pool's scorer. Comparisons are not counted."""
         pool = self.pool.flops(shape, visual, tokens) if self.pool else 0
         return 2 * visual**2 * shape.width + pool

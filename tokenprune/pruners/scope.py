@@ -1,4 +1,4 @@
-"""SCOPE's selection: salient tokens that cover what is not covered yet."""
+"""SCOPE's selection: salient tokens that cover the image."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tokenprune.reader import TowerLayerNumber
 
 
 class Scope(Pruner):
-    """Greedy coverage of an image by its kept tokens, each gain weighted with the vision tower's attention.
+    """Greedy coverage of an image by its kept tokens; every gain is weighted with the attention in the vision tower.
 
-    The gain of token i is ``sum_j max(0, cos(i, j) - best_j) * attention_i^alpha``; ``best_j`` is the cosine of j to
-    the kept token most like it, at least 0. Image by image. Ties (gains equal up to 1e-5 of the largest) keep the
-    earlier position. A token whose cosine would grow by 1e-6 at most counts as covered; when all are, the earliest
-    tokens fill the quota.
+    The gain of token i is ``sum_j max(0, cos(i, j) - best_j) * attention_i^alpha``; ``best_j`` is the cosine of token j
+    to the most similar kept token, at least 0. Images are covered one by one. Ties (gains equal up to 1e-5 of the
+    largest) keep the earlier position. A token counts as covered if its ``best_j`` would grow by at most 1e-6. When all
+    tokens are covered, the earliest tokens fill the quota.
 
-    Differs from the published code: cosines are of the features that the language model gets (the projected ones at
-    layer 0), not of the tower's before the projector; several images have quotas of their own, in proportion to
-    their tokens.
+    Differs from the published code: cosines are those of the features that the language model gets (the projected ones
+    at layer 0); the published code uses the tower's features before the projector. Several images have quotas of their
+    own, in proportion to their tokens.
 
     Source: "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodel LLMs", arXiv 2510.24214.
 
     Attributes:
-        alpha: How much saliency counts; 0 is coverage alone.
+        alpha: Exponent of the attention; with 0 only coverage counts.
         layer: Layer of the tower whose attention is the saliency; negative from the end.
     """
 
@@ -46,5 +46,5 @@ class Scope(Pruner):
         )
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """The matrix of cosines; sums and comparisons are not counted, nor is the class token's attention."""
+        """The matrix of cosines. Sums, comparisons and the attention of the tower are not counted."""
         return 2 * visual**2 * shape.width

@@ -1,4 +1,4 @@
-"""Another pruner at every stage."""
+"""A different pruner at every stage."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tokenprune.pruners.base import Pruner, Selection
 class Stages(Pruner):
     """Combine methods: each stage of the layer selector has a pruner of its own.
 
-    A pruner sees at its stage what it would see alone, on the tokens that the earlier stages left; only what it needs
-    is observed before its layer.
+    A pruner reads at its stage what it would read alone, of the tokens that the earlier stages kept. Only the signals
+    that it needs are captured before its layer.
 
     Attributes:
         pruners: One pruner per stage, in the order of the layers.
@@ -25,14 +25,14 @@ class Stages(Pruner):
     pruners: tuple[Annotated[Pruner, FromRegistry("pruners")], ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _flat(self) -> Self:
+    def _refuse_nesting(self) -> Self:
         if any(isinstance(pruner, Stages) for pruner in self.pruners):
-            raise ValueError("stages within stages: list all pruners in one")
+            raise ValueError("stages contains another stages: list all pruners in one")
         return self
 
     @property
     def needs(self) -> frozenset[str]:
-        """What any of them needs; the engine asks each by :meth:`at`."""
+        """The signals of all pruners. For each stage the engine captures what its own pruner needs."""
         return frozenset().union(*(pruner.needs for pruner in self.pruners))
 
     def check(self, layers: tuple[int, ...]) -> None:
@@ -48,5 +48,5 @@ class Stages(Pruner):
         return self.pruners[stage]
 
     def select(self, ctx: PruneContext) -> Selection:
-        """Never called: the pruner of a stage, see :meth:`at`, selects."""
-        raise ConfigError("stages select by the pruner of each stage", "call select of at(stage)")
+        """Always an error: the engine calls the pruner of each stage, see :meth:`at`."""
+        raise ConfigError("stages does not select by itself", "call at(stage).select(ctx)")

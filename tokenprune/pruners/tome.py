@@ -1,4 +1,4 @@
-"""ToMe's merging: similar tokens become their mean, by bipartite soft matching of the vision tower's keys."""
+"""ToMe's merging: similar tokens are averaged, by bipartite soft matching of the vision tower's keys."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from tokenprune.reader import TowerLayerNumber
 
 
 class ToMe(Pruner):
-    """Merge the tokens whose keys in the vision tower are most alike, a few in every step.
+    """Merge the tokens whose keys in the vision tower are most similar, a few in every step.
 
-    In each step the tokens alternate between two sets. Every token of the first set has an edge to the one of the
-    second set that its key is most like (cosine; keys are means over heads), and the r strongest edges merge: the
-    token joins the other one, whose feature and key become means weighted by the number of tokens that each stands
-    for. The next step goes on with what is left of the first set, followed by the second. r is the number of tokens to
-    lose divided by ``steps``, rounded up; the last step merges what is left to merge, and where half of the tokens are
-    fewer than r, further steps follow. The second token begins the first set: a class token, which is never merged,
-    stands in front in the towers that the paper merges in. Ties: a token joins the earliest of equally like ones, and
-    of equal edges those of the earlier token merge. Earlier is meant in the step's list. Cosines that differ from 1 by
-    1e-6 at most are 1.
+    In each step the tokens of a list alternate between two sets. Every token of the first set has one edge, to the
+    token of the second set with the most similar key (cosine; keys are means over heads). The r strongest edges merge:
+    the token of the first set joins the one of the second set, whose feature and key become means, weighted by the
+    number of tokens that each stands for. The list of the next step is the rest of the first set, followed by the
+    second set. r is the number of tokens to lose divided by ``steps``, rounded up. The last step merges what is left to
+    merge; if half of the tokens are fewer than r, further steps follow. The first token of the list belongs to the
+    second set, and the second token to the first, as in the paper, where a class token that never merges precedes them.
+    Ties: a token joins the earliest of equally similar ones, and of equal edges the earlier token's merges; earlier
+    refers to the list of the step. Cosines that differ from 1 by at most 1e-6 count as 1.
 
-    What is kept of a cluster is the token that all others were merged into, at its own position in the sequence.
+    The kept token of a cluster is the one that all others were merged into, at its own position in the sequence.
 
-    Differs from the paper, which merges inside the vision tower, between attention and feed-forward of each layer: here
-    the tower runs unchanged on all tokens, and what is merged is what the language model gets from it (the projected
-    features at layer 0). No computation is saved in the tower, nothing there attends to clusters in proportion to their
-    size, and all steps compare keys of one layer, averaged with their tokens and not computed anew after a merge.
-    Several images have quotas of their own, in proportion to their tokens.
+    Differs from the paper: the paper merges inside the vision tower, between attention and feed-forward of each layer.
+    Here the tower runs unchanged on all tokens, and the merged features are those that the language model gets (the
+    projected ones at layer 0). The tower therefore saves no computation, its attention is not weighted by cluster
+    sizes, and all steps compare the keys of one layer, which are averaged with their tokens and not recomputed after a
+    merge. Several images have quotas of their own, in proportion to their tokens.
 
     Source: "Token Merging: Your ViT But Faster" (ToMe), arXiv 2210.09461.
 
     Attributes:
-        steps: Steps to share the merging out to; the paper takes one per layer, 24 in a ViT-L.
+        steps: Number of steps between which the merging is divided; the paper has one per layer, 24 in a ViT-L.
         layer: Layer of the tower whose keys are compared; negative from the end.
     """
 
@@ -49,10 +49,10 @@ class ToMe(Pruner):
         ctx.check_finite(ctx.hidden.abs().amax(-1) + keys.abs().amax(-1), type(self).__name__)
         images = ctx.per_image
         counts = [
-            pair
-            for sizes, kept in zip(images.host_sizes, images.host_quotas, strict=True)
-            for pair in zip(sizes, kept, strict=True)
-            if pair[1] > 0
+            (size, quota)
+            for sizes, quotas in zip(images.host_sizes, images.host_quotas, strict=True)
+            for size, quota in zip(sizes, quotas, strict=True)
+            if quota > 0
         ]
         rounds = rounds_needed(counts, lambda length, target: -(-(length - target) // self.steps))
         per_step = (images.sizes - images.quotas + self.steps - 1) // self.steps
@@ -63,5 +63,5 @@ class ToMe(Pruner):
         return Selection(keep=images.join(keep), hidden=images.join(hidden))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """The cosines of all steps at most: nothing merged on the way, the tower's heads as large as the model's."""
+        """An upper bound: the cosines of all steps if no token merged, with heads of the decoder's size."""
         return self.steps * 2 * (visual // 2) ** 2 * shape.head_dim

@@ -13,13 +13,17 @@ from tokenprune.scorers.base import Scorer
 
 
 class TopK(Pruner):
-    """Score once, keep each image's quota of highest scores; equal scores keep the earlier position."""
+    """Keep the tokens with the highest scores, as many of each image as its quota. Ties keep the earlier position.
+
+    Attributes:
+        scorer: Scores the tokens.
+    """
 
     scorer: Annotated[Scorer, FromRegistry("scorers")]
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the scorer needs."""
+        """The signals of the scorer."""
         return self.scorer.needs
 
     def select(self, ctx: PruneContext) -> Selection:
@@ -28,5 +32,5 @@ class TopK(Pruner):
         return Selection(keep=topk_by_group(scores, ctx.groups, ctx.quotas))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """What the scorer takes; sorting is not counted."""
+        """The FLOPs of the scorer. Sorting is not counted."""
         return self.scorer.flops(shape, visual, tokens)

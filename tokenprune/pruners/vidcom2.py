@@ -1,4 +1,4 @@
-"""VidCom2's selection: more tokens for frames unlike the others, in each the tokens unlike their surroundings."""
+"""VidCom2's selection: frames that differ from the video keep more tokens; the most unusual tokens are kept."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ from tokenprune.ops.frames import best_overall, mean_of_frames, rank_within
 from tokenprune.ops.gaussian import WIDTHS, kernel_sum, steady_channels
 from tokenprune.pruners.base import Pruner, Selection
 
-_ALWAYS = 1e9  # above every share and rank
-_STEPS = 1024
+_ALWAYS = 1e9  # more than any frame quota
+_STEPS = 1024  # frame quotas are rounded to 1/1024 of a token
 
 
 class VidCom2(Pruner):
-    """Frames that are unlike the video get a larger share; each keeps its tokens that are unlike frame and video.
+    """Give frames that differ from the video a larger share; keep the tokens that differ from frame and video.
 
-    Only the half of the channels with the least variance over the video counts. Likeness is a sum of Gaussian kernels
-    (:func:`tokenprune.ops.gaussian.kernel_sum`) of the normalised states around their mean over the video, or over the
-    frame. A frame's share is ``quota / tokens * (1 + p - mean(p))``, where p is the softmax over the frames of its mean
-    unlikeness to the video, divided by ``temperature``; no frame gets more tokens than it has.
+    Only the ``channels`` share of the channels with the least variance over the video is compared. Similarity is a sum
+    of Gaussian kernels (:func:`tokenprune.ops.gaussian.kernel_sum`) between a token's normalised state and the mean
+    state of the video, or of the frame. A frame keeps the share ``quota / tokens * (1 + p - mean(p))`` of its tokens.
+    Here p is the softmax over the frames of their mean dissimilarity to the video, divided by ``temperature``. No frame
+    keeps more tokens than it has.
 
-    Shares are made whole so that the budget is met exactly: rounded down, the remainder to the largest fractions, at
-    least one token each as long as there are enough. Ties (of shares: equal up to 1/1024 of a token) keep the earlier
-    position. Several images are frames of one
-    video. What has no place on the grid (row separators) is kept. Differs from the published code, which rounds each
-    frame's count to the nearest, so that the total is near the budget.
+    The numbers per frame are rounded so that the budget is met exactly: rounded down, and the remainder goes to the
+    largest fractions, with at least one token per frame as long as there are enough. Ties (numbers equal up to 1/1024
+    of a token) keep the earlier position. Several images are frames of one video. Tokens without a place on the grid
+    (row separators) are kept.
+
+    Differs from the published code: that code rounds the number of each frame to the nearest integer, so that the total
+    is only near the budget.
 
     Source: "Video Compression Commander: Plug-and-Play Inference Acceleration for Video Large Language Models",
     arXiv 2505.14454.
 
     Attributes:
-        temperature: Of the softmax over frames.
-        channels: Share of the channels that counts.
+        temperature: Temperature of the softmax over frames.
+        channels: Share of the channels that is compared.
     """
 
     across_images: ClassVar[bool] = True
@@ -48,30 +51,31 @@ class VidCom2(Pruner):
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         frames = ctx.frames
-        placed = frames >= 0
-        states = steady_channels(ctx.hidden.float(), placed, max(1, int(ctx.hidden.shape[-1] * self.channels)))
+        on_grid = frames >= 0
+        states = steady_channels(ctx.hidden.float(), on_grid, max(1, int(ctx.hidden.shape[-1] * self.channels)))
         states = normalize(states, dim=-1)
-        own = frames.clamp(min=0)
-        centres, sizes = mean_of_frames(states, frames)
-        middle = (states * placed[:, :, None]).sum(1, keepdim=True) / placed.sum(1).clamp(min=1)[:, None, None]
-        to_video = kernel_sum(states, middle)
-        to_frame = kernel_sum(states, centres.gather(1, own[:, :, None].expand_as(states)))
+        frame_index = frames.clamp(min=0)
+        frame_means, sizes = mean_of_frames(states, frames)
+        video_mean = (states * on_grid[:, :, None]).sum(1, keepdim=True) / on_grid.sum(1).clamp(min=1)[:, None, None]
+        to_video = kernel_sum(states, video_mean)
+        to_frame = kernel_sum(states, frame_means.gather(1, frame_index[:, :, None].expand_as(states)))
         ctx.check_finite(to_video + to_frame, type(self).__name__)
 
-        unlike = -mean_of_frames(to_video, frames)[0]
-        chance = (unlike / self.temperature).masked_fill(sizes == 0, float("-inf")).softmax(1)
+        dissimilarity = -mean_of_frames(to_video, frames)[0]
+        weights = (dissimilarity / self.temperature).masked_fill(sizes == 0, float("-inf")).softmax(1)
         total = ctx.quotas.sum(1)
-        rate = (total - (ctx.visual_mask & ~placed).sum(1)).clamp(min=0) / placed.sum(1).clamp(min=1)
-        count = (sizes > 0).sum(1).clamp(min=1)
-        shares = rate[:, None] * (1 + chance - 1 / count[:, None]) * sizes
-        shares = torch.round(shares * _STEPS) / _STEPS  # most frames differ in nothing but the softmax's last digits
-        # a frame's r-th best token is due as long as r is below the share: the most due ones fill the budget exactly
+        rate = (total - (ctx.visual_mask & ~on_grid).sum(1)).clamp(min=0) / on_grid.sum(1).clamp(min=1)
+        frame_count = (sizes > 0).sum(1).clamp(min=1)
+        frame_quotas = rate[:, None] * (1 + weights - 1 / frame_count[:, None]) * sizes
+        # most frame quotas differ only in the last digits of the softmax
+        frame_quotas = torch.round(frame_quotas * _STEPS) / _STEPS
+        # a token's claim is its frame's quota less its rank in the frame; the largest claims fill the budget exactly
         rank = rank_within(-(to_video + to_frame), frames)
-        due = torch.minimum(shares, sizes).gather(1, own) - rank
+        claims = torch.minimum(frame_quotas, sizes).gather(1, frame_index) - rank
         return Selection(
-            keep=best_overall(due.masked_fill(~placed, _ALWAYS), (rank == 0) | ~placed, ctx.visual_mask, total)
+            keep=best_overall(claims.masked_fill(~on_grid, _ALWAYS), (rank == 0) | ~on_grid, ctx.visual_mask, total)
         )
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """Variance, two centres and the distances to them, five kernels each."""
+        """The variances, the two means, and the distances to them with five kernels each."""
         return visual * (4 * shape.width + 2 * (3 * int(shape.width * self.channels) + 4 * len(WIDTHS)))

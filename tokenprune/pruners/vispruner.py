@@ -1,4 +1,4 @@
-"""VisPruner's selection: half by the vision tower's attention, half by dropping near-duplicates."""
+"""VisPruner's selection: half of the tokens by the vision tower's attention, half by removing near-duplicates."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from tokenprune.reader import TowerLayerNumber
 
 
 class VisPruner(Pruner):
-    """Keep what the vision tower attends to, and of the rest what is not like something else.
+    """Keep the tokens that the vision tower attends to; remove near-duplicates from the others, and keep the rest.
 
-    Of k tokens to keep of an image ``floor(k * important)`` are important: those with most attention from the class
-    token (without one: from all tokens on average; mean over heads). The others make a list by falling attention,
-    which is thinned out to ``k`` less the important ones: its entries alternate between two sets, every entry of the
-    first set has a score, its largest cosine to one of the second set, and the ``per_round`` entries with the highest
-    scores are dropped. What is left of the first set, by falling score, followed by the second set, is the list of the
-    next round. Ties: of equally attended tokens the earlier position is the more important; of equal scores the
-    earlier in the list is dropped. Cosines that differ from 1 by 1e-6 at most are 1.
+    Of k tokens to keep of an image, ``floor(k * important)`` are important: those with the most attention from the
+    class token (in a tower without one: from all tokens on average), mean over heads. The other tokens form a list in
+    descending order of attention, which is thinned out to the rest of the quota in rounds. In a round the entries of
+    the list alternate between two sets. The score of an entry of the first set is its largest cosine to an entry of the
+    second set; the ``per_round`` entries with the highest scores are dropped. The list of the next round is the rest of
+    the first set, in descending order of score, followed by the second set. Ties: of tokens with equal attention, the
+    earlier position is more important; of entries with equal scores, the earlier entry of the list is dropped. Cosines
+    that differ from 1 by at most 1e-6 count as 1.
 
-    Differs from the published code: cosines are of the features that the language model gets (the projected ones), not
-    of the tower's before the projector; a round drops no more than the first set has, and an odd list's last entry is
-    in the first set (the code fails on both). An image has one quota, where the code gives one to
-    every tile of LLaVA-NeXT; several images have quotas of their own, in proportion to their tokens.
+    Differs from the published code: cosines are those of the features that the language model gets (the projected
+    ones); the published code uses the tower's features before the projector. A round drops at most as many entries as
+    the first set has, and the last entry of a list of odd length is in the first set (the published code fails in both
+    cases). An image has one quota; the published code has one for every tile of LLaVA-NeXT. Several images have quotas
+    of their own, in proportion to their tokens.
 
     Source: "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs" (VisPruner),
     arXiv 2412.01818.
 
     Attributes:
-        important: Share of the kept tokens that attention chooses.
-        per_round: The most tokens that are dropped in a round.
-        layer: Layer of the tower whose attention it is; negative from the end.
+        important: Share of the kept tokens that is chosen by attention.
+        per_round: Number of tokens that a round drops, at most.
+        layer: Layer of the tower whose attention is read; negative from the end.
     """
 
     important: float = Field(default=0.5, ge=0, le=1)
@@ -48,21 +50,20 @@ class VisPruner(Pruner):
         attention = ctx.vision(self.layer).attention
         ctx.check_finite(ctx.hidden.abs().amax(-1) + attention, type(self).__name__)
         images = ctx.per_image
-        # for every quota on the host: what is rounded in double precision must not depend on the device
-        table = [self._important_count(quota) for quota in range(images.max_quota + 1)]
-        important = torch.tensor(table, device=ctx.quotas.device)[images.quotas]
+        # a table of all quotas on the host: rounding in double precision must not depend on the device
+        important_counts = [self._important_count(quota) for quota in range(images.max_quota + 1)]
+        important = torch.tensor(important_counts, device=ctx.quotas.device)[images.quotas]
         counts = [
             (size - self._important_count(quota), quota - self._important_count(quota))
-            for sizes, kept in zip(images.host_sizes, images.host_quotas, strict=True)
-            for size, quota in zip(sizes, kept, strict=True)
+            for sizes, quotas in zip(images.host_sizes, images.host_quotas, strict=True)
+            for size, quota in zip(sizes, quotas, strict=True)
         ]
         rounds = rounds_needed(counts, lambda length, target: self.per_round, odd_in_first=True)
 
-        falling = images.split(attention).masked_fill(~images.valid, -1.0)
-        falling = falling.argsort(dim=1, descending=True, stable=True)
-        place = torch.arange(images.max_size, device=falling.device)
-        keep = torch.zeros_like(images.valid).scatter(1, falling, place < important[:, None])
-        rest = falling.gather(1, (place + important[:, None]) % images.max_size)
+        order = images.split(attention).masked_fill(~images.valid, -1.0).argsort(dim=1, descending=True, stable=True)
+        rank = torch.arange(images.max_size, device=order.device)
+        keep = torch.zeros_like(images.valid).scatter(1, order, rank < important[:, None])
+        rest = order.gather(1, (rank + important[:, None]) % images.max_size)
         keep |= drop_duplicates(
             images.split(ctx.hidden),
             rest,
@@ -74,9 +75,9 @@ class VisPruner(Pruner):
         return Selection(keep=images.join(keep))
 
     def _important_count(self, quota: int) -> int:
-        """Important tokens of a quota; the tiny addend makes 0.07 * 100 seven, not six."""
+        """Number of important tokens of a quota; the tiny addend makes 0.07 * 100 seven, not six."""
         return math.floor(quota * self.important + 1e-9)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """The matrix of cosines; comparisons are not counted, nor is the class token's attention."""
+        """The matrix of cosines. Comparisons and the attention of the tower are not counted."""
         return 2 * visual**2 * shape.width

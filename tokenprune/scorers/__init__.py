@@ -1,1 +1,1 @@
-"""Scorers: how valuable is each visual token? One file per idea."""
+"""Scorers: they rate how valuable each visual token is. One file per idea."""

@@ -1,4 +1,4 @@
-"""Scores that the caller brings, e.g. the true foreground of a synthetic task: an upper bound, not a method."""
+"""Scores that the caller provides, e.g. the true foreground of a synthetic task: an upper bound, not a method."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from tokenprune.scorers.base import Scorer
 
 
 class Annotation(Scorer):
-    """The values given to ``run.annotate(<field>=[...])``; the "oracle" of every table is ``foreground``.
+    """Scores that were given to ``run.annotate(<field>=[...])``.
+
+    The method "oracle" of the result tables uses the annotation ``foreground``.
 
     Attributes:
         field: Name of the annotation.
@@ -19,7 +21,7 @@ class Annotation(Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Nothing of the model."""
+        """No signal of the model."""
         return frozenset()
 
     def score(self, ctx: PruneContext) -> Tensor:

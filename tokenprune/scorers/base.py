@@ -13,10 +13,10 @@ from tokenprune.reader import SignalReader
 
 
 class Scorer(SignalReader, ABC):
-    """Says how valuable each visual token is.
+    """Rates how valuable each visual token is.
 
-    A scorer is one small file: a docstring with the idea and the paper, its fields, and :meth:`score`.
-    It must not synchronise host and device (no ``.item()``, no ``.tolist()``, no ``if`` on a tensor).
+    A scorer is one small file: a docstring with the idea and the paper, its fields, and :meth:`score`. It must not
+    synchronise host and device (no ``.item()``, no ``.tolist()``, no ``if`` on a tensor).
     """
 
     @abstractmethod
@@ -24,17 +24,23 @@ class Scorer(SignalReader, ABC):
         """Score every visual token of every sample.
 
         Args:
-            ctx: What may be seen; see :class:`~tokenprune.context.PruneContext`.
+            ctx: The stage and its signals; see :class:`~tokenprune.context.PruneContext`.
 
         Returns:
-            Floating ``[batch, n_visual]``; higher = keep. Padded entries may hold anything.
+            Floating ``[batch, n_visual]``; tokens with higher scores are kept. Entries of padding are ignored.
         """
 
     def checked(self, ctx: PruneContext) -> Tensor:
-        """:meth:`score`, its shape and values checked: what pruners call.
+        """Call :meth:`score` and check the shape and the values of its result. Pruners call this method.
+
+        Args:
+            ctx: The stage and its signals.
+
+        Returns:
+            The scores, floating ``[batch, n_visual]``.
 
         Raises:
-            ScoreError: The shape is wrong; NaN and infinity are found when the forward is done.
+            ScoreError: The shape is wrong. NaN and infinite scores raise the same error at the end of the forward pass.
         """
         scores = self.score(ctx)
         if scores.shape != ctx.visual_mask.shape:
@@ -46,7 +52,7 @@ class Scorer(SignalReader, ABC):
         return scores
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """FLOPs of scoring one sample, for reports: matrix products and decompositions; 0 where there are none.
+        """FLOPs of scoring one sample, for reports. Only matrix products and decompositions have to be counted.
 
         Args:
             shape: The decoder's sizes.

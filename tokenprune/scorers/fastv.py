@@ -12,15 +12,15 @@ from tokenprune.scorers.base import Scorer
 class FastV(Scorer):
     """Attention that each visual token receives from the last prompt token at layer K-1, mean over heads.
 
-    Only that one query row is computed, from the layer's query and key states: it works under every attention
-    implementation, runs no layer twice and makes no attention map.
+    Only the attention row of that one query is computed, from the layer's query and key states. This works under every
+    attention implementation, runs no layer twice and materialises no attention map.
 
     Source: "An Image is Worth 1/2 Tokens After Layer 2", arXiv 2403.06764.
     """
 
     @property
     def needs(self) -> frozenset[str]:
-        """Single attention rows."""
+        """The attention of layer K-1."""
         return frozenset({"attention"})
 
     def score(self, ctx: PruneContext) -> Tensor:

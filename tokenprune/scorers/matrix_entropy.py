@@ -13,17 +13,17 @@ from tokenprune.scorers.base import Scorer
 
 
 class MatrixEntropy(Scorer):
-    """The more the heads of a token disagree, the more it says; needs no attention map.
+    """Matrix entropy of a token's states across heads: a token whose heads disagree has a high score. No attention map.
 
-    Rotary embedding turns all heads of a token by the same rotation, which leaves the head-by-head Gram matrix as it
-    is, so the states are read before it.
+    Rotary embedding rotates all heads of a token alike, which leaves the Gram matrix of the heads unchanged. The states
+    are therefore read before rotary embedding.
 
     Source: "EntropyPrune: Matrix Entropy Guided Visual Token Pruning", arXiv 2602.17196.
 
     Attributes:
-        source: States to score; ``hidden`` is split into as many parts as there are query heads.
-        normalization: ``trace`` is the paper's definition, ``none`` the authors' published code. They rank tokens
-            differently: two methods, not two spellings.
+        source: States to score; ``hidden`` is split into as many slices as there are query heads.
+        normalization: ``trace`` is the paper's definition, ``none`` the authors' published code. The two rank tokens
+            differently, so they are two different methods.
         backend: ``triton`` is a kernel that has never run on a GPU; see :func:`tokenprune.ops.entropy.matrix_entropy`.
     """
 
@@ -33,7 +33,7 @@ class MatrixEntropy(Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The source."""
+        """The states to score."""
         return frozenset({self.source})
 
     def score(self, ctx: PruneContext) -> Tensor:
@@ -44,7 +44,7 @@ class MatrixEntropy(Scorer):
         return matrix_entropy(states, self.normalization, backend=self.backend)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """The smaller Gram matrix, and its eigenvalues through a tridiagonal form (4/3 of the cube)."""
+        """The smaller Gram matrix, and its eigenvalues by tridiagonalisation (4/3 of the cube)."""
         heads, dim = shape.heads, shape.head_dim
         if self.source in ("key", "value"):
             heads = shape.kv_heads

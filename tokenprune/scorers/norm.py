@@ -1,4 +1,4 @@
-"""The null models of any score: how large is the vector?"""
+"""Null models of a score: the norm of a token's states."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Norm(Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The source."""
+        """The states to measure."""
         return frozenset({self.source})
 
     def score(self, ctx: PruneContext) -> Tensor:
@@ -34,6 +34,6 @@ class Norm(Scorer):
         return norm if self.keep == "large" else -norm
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """A square and a sum per value."""
+        """One multiplication and one addition per value."""
         size = {"query": shape.heads * shape.head_dim, "hidden": shape.width}
         return 2 * visual * size.get(self.source, shape.kv_heads * shape.head_dim)

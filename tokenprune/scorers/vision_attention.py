@@ -1,4 +1,4 @@
-"""The attention that the vision tower itself pays to its patches."""
+"""Attention in the vision tower."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tokenprune.scorers.base import Scorer
 class VisionAttention(Scorer):
     """Attention that each token's patch receives in a layer of the vision tower, mean over heads.
 
-    From the class token; in a tower without one, from all patches on average. It is known before the language model
-    has started, so it serves stages before layer 0.
+    The attention is the class token's; in a tower without a class token it is the mean over all patches. It is known
+    before the language model starts, so stages before layer 0 can use it.
 
     Source: the "dominant" tokens of "VisionZip: Longer is Better but Not Necessary in Vision Language Models"
-    (arXiv 2412.04467), which sums over heads: the same order.
+    (arXiv 2412.04467), which sums over heads: the order is the same.
 
     Attributes:
         layer: Layer of the tower; negative from the end.
@@ -26,7 +26,7 @@ class VisionAttention(Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Nothing of the language model."""
+        """No signal of the language model."""
         return frozenset()
 
     def score(self, ctx: PruneContext) -> Tensor:
