@@ -165,7 +165,7 @@ class PruneContext:
         self.check(
             self.visual_mask.any(1) & ~compared.any(1),
             lambda sample: ScoreError(
-                f"sample {sample} has no two frames with a grid position in common, so no token can be compared over time",
+                f"sample {sample} has no two frames with a grid position in common: no tokens can be compared",
                 "give a video or several images of one size, or use a method for single images",
             ),
         )

@@ -23,7 +23,8 @@ class SignalReader(Component):
     By default it reads hidden states, the tower layers that its fields name (:data:`TowerLayerNumber`), and what the
     components in its fields read. A component that reads anything else overrides :attr:`needs`.
 
-    Raises: ConfigError: ``needs`` contains an unknown signal.
+    Raises:
+        pydantic.ValidationError: A field is invalid, or ``needs`` contains an unknown signal.
     """
 
     def model_post_init(self, context: Any) -> None:

@@ -27,7 +27,7 @@ class Stages(Pruner):
     @model_validator(mode="after")
     def _refuse_nesting(self) -> Self:
         if any(isinstance(pruner, Stages) for pruner in self.pruners):
-            raise ValueError("stages contains another stages: list all pruners in one")
+            raise ValueError("stages within stages are not supported: list all pruners in one")
         return self
 
     @property
