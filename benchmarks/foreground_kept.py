@@ -12,10 +12,10 @@ import torch
 import tokenprune as tp
 from tokenprune import plugins
 from tokenprune.config import Method
-from tokenprune.models.embedded import Digits as Model
 from tokenprune.named import list_methods
 from tokenprune.tasks.base import foreground_tokens
-from tokenprune.tasks.digits import Digits as Task
+from tokenprune_embedded.models import Digits as Model
+from tokenprune_embedded.tasks.digits import Digits as Task
 
 PICTURES, BATCH, TOKENS = 48, 16, 16
 

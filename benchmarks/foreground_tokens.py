@@ -9,8 +9,8 @@ from __future__ import annotations
 from statistics import fmean
 
 from tokenprune.tasks.base import Task, foreground_tokens
-from tokenprune.tasks.digits import Digits
-from tokenprune.tasks.moving_digits import MovingDigits
+from tokenprune_embedded.tasks.digits import Digits
+from tokenprune_embedded.tasks.moving_digits import MovingDigits
 
 TASKS: dict[str, tuple[Task, int]] = {
     "pictures": (Digits(split="test", questions=1000), 12),

@@ -95,6 +95,65 @@ def test_hooks_are_touched_in_one_place() -> None:
     assert users == {"tokenprune/engine/hooks.py"}
 
 
+def test_the_core_names_no_plugin() -> None:
+    """What plugins register is found, never known: no model, task or package of theirs stands in the core."""
+    found = []
+    for path in sorted((ROOT / "tokenprune").rglob("*")):
+        if path.suffix in {".py", ".yaml", ".json", ".md"}:
+            text = path.read_text(encoding="utf-8")
+            found += [
+                f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]}"
+                for pattern in plugin_names()
+                for match in pattern.finditer(text)
+            ]
+    assert not found, "\n".join(found)
+
+
+def plugin_names() -> list[re.Pattern[str]]:
+    """What names a plugin of this repository: its package and modules, what it registers, what it is made of."""
+    patterns = ["embedded[ -]model", r"\[embedded", r"models[./]embedded\b", "easy.?vqa", "smollm", "handwritten"]
+    for file in (ROOT / "plugins").glob("*/pyproject.toml"):
+        project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+        patterns.append(project["name"].replace("-", "[-_.]"))
+        for name in [name for names in project["entry-points"].values() for name in names]:
+            # a word of everyday language only where it is used as a name
+            patterns.append(name.replace("-", "[-_ ]") if "-" in name else rf"""["'`]{name}["'`]|name: *{name}\b""")
+        patterns += [rf"\b(?:tasks|models)[./]{module.stem}\b" for module in file.parent.glob("src/*/*/[a-z]*.py")]
+    return [re.compile(pattern, re.I) for pattern in dict.fromkeys(patterns)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pip install 'tokenprune-mllm[embedded]'",
+        "the embedded model",
+        "import tokenprune_embedded",
+        "tasks/scenes.py",
+        "name: digits",
+    ],
+)
+def test_the_names_of_plugins_are_recognised(text: str) -> None:
+    """The test above can fail."""
+    assert any(pattern.search(text) for pattern in plugin_names())
+
+
+@pytest.mark.parametrize("text", ["the last digits", "it clips its states", "embeddings", "tokenprune.tasks.base"])
+def test_words_that_are_no_names_are_left_alone(text: str) -> None:
+    assert not any(pattern.search(text) for pattern in plugin_names())
+
+
+def test_the_core_distribution_stays_small() -> None:
+    """All files that setuptools packages, uncompressed: the wheel is smaller."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert table["packages"]["find"] == {"include": ["tokenprune*"]}
+    files = {file for package in ROOT.glob("tokenprune*/__init__.py") for file in package.parent.rglob("*.py")}
+    assert len(files) > 100
+    for package, patterns in table["package-data"].items():
+        files.update(file for pattern in patterns for file in (ROOT / package).glob(pattern))
+    assert not (ROOT / "MANIFEST.in").exists(), "it can add files that this test does not see"
+    assert sum(file.stat().st_size for file in files) < 1_000_000
+
+
 def test_supported_versions_are_stated_once() -> None:
     """README and metadata agree."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

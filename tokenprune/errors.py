@@ -34,7 +34,7 @@ class UnknownNameError(TokenPruneError, LookupError):
 
 
 class PluginError(TokenPruneError):
-    """A component is registered, but it cannot be loaded or is not of its group's kind."""
+    """A component is registered, but it cannot be loaded, is not of its group's kind, or is switched off."""
 
     code = "plugin"
 

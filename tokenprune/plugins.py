@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from importlib import metadata
 from typing import Any
 
+from tokenprune.errors import MissingDataError, PluginError
 from tokenprune.registry import Entry, Registry
 
 DISTRIBUTION = "tokenprune-mllm"
@@ -62,6 +63,28 @@ def plugins_disabled() -> bool:
 def discover_visible(group: str) -> list[Entry]:
     """The entries of one entry-point group; those of plugins only while plugins are switched on."""
     return discover(group, plugins_disabled())
+
+
+def require(distribution: str, how: str) -> None:
+    """Check that a distribution is installed and its components are visible.
+
+    Args:
+        distribution: Its name.
+        how: How to install it, for the error.
+
+    Raises:
+        MissingDataError: It is not installed.
+        PluginError: It is a plugin, and plugins are switched off.
+    """
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        raise MissingDataError(f"the distribution {distribution!r} is needed and not installed", how) from None
+    if plugins_disabled() and distribution != DISTRIBUTION:
+        raise PluginError(
+            f"the plugin {distribution!r} is needed, and plugins are switched off",
+            "leave out --no-plugins, and unset TOKENPRUNE_NO_PLUGINS",
+        )
 
 
 def refresh() -> None:

@@ -103,5 +103,5 @@ def suggest(name: str, names: Iterable[str]) -> str:
     """The hint of an "unknown name" message: similar names, if any, and all installed names."""
     names = sorted(names)
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
-    listing = ", ".join(names) or "none is installed"
+    listing = ", ".join(names) or "none"
     return f"did you mean {' or '.join(map(repr, near))}? (installed: {listing})" if near else f"installed: {listing}"

@@ -97,7 +97,10 @@ def test_yaml_examples_are_valid(block: Block) -> None:
     assert isinstance(data, dict)
     data = data.get("method", data)
     if "task" in data:
-        assert tp.ExperimentConfig.from_dict(data).model_dump(mode="json")
+        try:
+            assert tp.ExperimentConfig.from_dict(data).model_dump(mode="json")
+        except errors.MissingDataError as error:
+            pytest.skip(str(error))
     elif "pruner" in data:
         assert tp.Method.from_dict(data).model_dump(mode="json")
     else:

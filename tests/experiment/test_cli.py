@@ -12,11 +12,12 @@ import yaml
 
 from tests.support.tiny import CASES
 from tokenprune import cli
-from tokenprune.experiment import ExperimentConfig
+
+pytestmark = pytest.mark.usefixtures("toy_installed")
 
 GOOD = {
-    "model": {"name": "digits"},
-    "task": {"name": "digits", "split": "test", "questions": 10},
+    "model": {"name": "toy"},
+    "task": {"name": "toy", "split": "test", "questions": 10},
     "methods": ["random"],
     "budgets": [{"name": "keep_ratio", "ratio": 0.5}],
     "output": "results",
@@ -44,7 +45,11 @@ def write(folder: Path, **changes: object) -> str:
             {"methods": [{"name": "random", "pruner": {"name": "topk", "scorer": "matrix_entropie"}}]},
             ["methods[0].pruner.scorer", "unknown scorer 'matrix_entropie'", "did you mean 'matrix_entropy'"],
         ),
-        ({"task": {"name": "digits", "splitt": "test"}}, ["task.splitt", "unknown key"]),
+        ({"task": {"name": "toy", "splitt": "test"}}, ["task.splitt", "unknown key"]),
+        (
+            {"requires": {"no-such-plugin": "pip install no-such-plugin"}, "model": "no-such-model"},
+            ["'no-such-plugin' is needed and not installed; pip install no-such-plugin"],
+        ),
         ({"model": {"name": "hf", "checkpoint": "no/such-checkpoint"}}, ["'no/such-checkpoint' cannot be loaded"]),
     ],
 )
@@ -63,12 +68,24 @@ def test_mistakes_are_one_line(
         assert word in error
 
 
+def test_a_required_plugin_that_is_switched_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TOKENPRUNE_NO_PLUGINS", "1")
+    assert call(monkeypatch, "run", write(tmp_path, requires={"tokenprune-toy": "pip install tokenprune-toy"})) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "error: the plugin 'tokenprune-toy' is needed, and plugins are switched off; leave out --no-pl"
+    )
+    assert error.count("\n") == 1
+
+
 def test_files_that_cannot_be_read_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, "run", str(tmp_path / "none.yaml")) == 2
     assert "no such config file" in capsys.readouterr().err
-    (tmp_path / "broken.yaml").write_text("model: [digits\ntask: x")
+    (tmp_path / "broken.yaml").write_text("model: [toy\ntask: x")
     assert call(monkeypatch, "run", str(tmp_path / "broken.yaml")) == 2
     assert "not valid YAML" in capsys.readouterr().err
     (tmp_path / "list.yaml").write_text("- 1")
@@ -106,7 +123,7 @@ def test_no_traceback_from_a_real_process(tmp_path: Path) -> None:
 def test_list_shows_every_component(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "list") == 0
     out = capsys.readouterr().out
-    for name in ("matrix_entropy", "entropy_collapse", "topk", "layer_average", "llava", "digits", "entropyprune"):
+    for name in ("matrix_entropy", "entropy_collapse", "topk", "layer_average", "llava", "toy", "entropyprune"):
         assert name in out
     assert "tokenprune-mllm" in out
     assert "BROKEN" not in out
@@ -146,10 +163,3 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
     assert call(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"tokenprune {tp.__version__}\n"
-
-
-def test_the_examples_are_valid() -> None:
-    found = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
-    assert found
-    for path in found:
-        assert list(ExperimentConfig.from_yaml(path).series())

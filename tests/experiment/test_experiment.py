@@ -53,12 +53,15 @@ def test_one_line_per_method_budget_and_sample(tmp_path: Path) -> None:
     assert not (tmp_path / ".lock").exists()
 
 
+def test_a_component_that_is_not_registered_is_named_by_where_it_is(tmp_path: Path) -> None:
+    assert "tests.support.toy:ToyModel" in config(str(tmp_path)).to_yaml()
+
+
+@pytest.mark.usefixtures("toy_installed")
 def test_the_resolved_config_reads_back(tmp_path: Path) -> None:
-    text = config(str(tmp_path)).to_yaml()
-    assert "tests.support.toy:ToyModel" in text  # never registered: named by where it is
     plain = {
-        "model": "digits",
-        "task": "digits",
+        "model": "toy",
+        "task": "toy",
         "methods": ["fastv"],
         "budgets": [{"name": "keep_ratio", "ratio": 0.5}],
     }
@@ -124,6 +127,13 @@ def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         OutputError, match=r"another configuration \('max_new_tokens: 2' there, 'max_new_tokens: 3' now\)"
     ):
         run_experiment(config(str(tmp_path), max_new_tokens=3))
+
+
+def test_how_to_install_a_plugin_is_no_part_of_the_results(tmp_path: Path) -> None:
+    run_experiment(config(str(tmp_path)))
+    before = (tmp_path / "samples.jsonl").read_bytes()
+    run_experiment(config(str(tmp_path), requires={"tokenprune-mllm": "pip install tokenprune-mllm"}))
+    assert (tmp_path / "samples.jsonl").read_bytes() == before
 
 
 def test_a_selector_that_searches_gets_the_calibration_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from tokenprune import plugins
 from tokenprune.budgets.base import Budget
 from tokenprune.component import Component, FromRegistry
 from tokenprune.config import Config, Method
@@ -66,6 +67,8 @@ class ExperimentConfig(Config):
     """Every method with every budget on a task.
 
     Attributes:
+        requires: Distributions that the experiment's components come from, each with how to install it. Checked first,
+            so that an experiment says what is missing instead of which names are unknown.
         model: The model.
         task: The questions and the rule for correct answers.
         methods: The methods. The unpruned model is always measured, too.
@@ -78,6 +81,7 @@ class ExperimentConfig(Config):
         timing: Rounds of paired prefill timings; 0 measures no times.
     """
 
+    requires: dict[str, str] = Field(default_factory=dict)
     model: Annotated[ModelSpec, FromRegistry("models")]
     task: Annotated[Task, FromRegistry("tasks")]
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
@@ -88,6 +92,14 @@ class ExperimentConfig(Config):
     max_new_tokens: int = Field(default=4, ge=1)
     calibration: int = Field(default=8, ge=0)
     timing: int = Field(default=5, ge=0)
+
+    @field_validator("requires")
+    @classmethod
+    def _installed(cls, requires: dict[str, str]) -> dict[str, str]:
+        """Runs before the fields below are read: pydantic validates fields in order."""
+        for name, how in requires.items():
+            plugins.require(name, how)
+        return requires
 
     @field_validator("methods", mode="before")
     @classmethod

@@ -171,6 +171,6 @@ class Results:
 
 def _lines_that_must_match(config: str) -> list[str]:
     """The lines of a configuration that must be equal for its results to be comparable."""
-    free = ("methods", "budgets", "oracle", "output")
+    free = ("requires", "methods", "budgets", "oracle", "output")
     fields = {name: value for name, value in yaml.safe_load(config).items() if name not in free}
     return yaml.safe_dump(fields, sort_keys=False).splitlines()

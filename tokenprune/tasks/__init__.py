@@ -1,1 +1,1 @@
-"""Evaluation tasks."""
+"""What an evaluation task is; tasks themselves come from plugins."""

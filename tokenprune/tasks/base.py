@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tokenprune.component import Component
 
-if TYPE_CHECKING:  # PIL is optional
+if TYPE_CHECKING:  # Pillow is optional: only tasks that make pictures need it
     from PIL.Image import Image
 
 

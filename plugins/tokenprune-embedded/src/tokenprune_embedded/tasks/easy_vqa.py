@@ -5,18 +5,18 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field
 
 from tokenprune.errors import ConfigError, MissingDataError
 from tokenprune.tasks.base import Sample, Task, first_word
-from tokenprune.tasks.scenes import CANVAS, PATCH, background
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from tokenprune_embedded.tasks.scenes import CANVAS, PATCH, background
 
 SIZE = 56  # pixels of the pasted picture: 4 x 4 patches
 HELD_OUT = 400  # pictures of the package's train split that are kept for validation
@@ -41,14 +41,10 @@ def folder(split: str) -> Path:
     Raises:
         MissingDataError: easy-vqa is not installed.
     """
-    from importlib.util import find_spec
-
     spec = find_spec("easy_vqa")  # found, not imported
     path = Path(spec.origin).parent / "data" / split if spec and spec.origin else None
     if path is None or not path.is_dir():
-        raise MissingDataError(
-            "the easy-vqa task needs the package 'easy-vqa'", "pip install 'tokenprune-mllm[embedded]'"
-        )
+        raise MissingDataError("the easy-vqa task needs the package 'easy-vqa'", "pip install easy-vqa==1.0")
     return path
 
 
@@ -66,8 +62,6 @@ def questions(split: Split) -> dict[int, list[tuple[str, str]]]:
 
 def scene(split: Split, image: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A picture on its canvas at a random place of the patch grid, and the mask of its shape's pixels."""
-    from PIL import Image
-
     path = folder("test" if split == "test" else "train") / "images" / f"{image}.png"
     with Image.open(path) as opened:
         picture = np.asarray(opened.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR), dtype=np.float32)
@@ -105,8 +99,6 @@ class EasyVQA(Task):
 
 @functools.lru_cache(maxsize=4)
 def _samples(split: Split, count: int, seed: int) -> tuple[Sample, ...]:
-    from PIL import Image
-
     # a few pictures lack a type of question; leaving them out keeps every number of questions balanced
     pairs = {i: asked for i, asked in questions(split).items() if {kind_of(text) for text, _ in asked} == set(TYPES)}
     order = np.random.default_rng([seed, 1]).permutation(sorted(pairs))

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 from pydantic import Field
 
-from tokenprune.tasks import scenes
 from tokenprune.tasks.base import Sample, Task, first_word
+from tokenprune_embedded.tasks import scenes
 
 Split = Literal["train", "validation", "test"]
 Kind = Literal["recognise", "attribute", "exist", "count", "locate"]
@@ -61,8 +62,6 @@ def scene(split: Split, seed: int, number: int) -> tuple[scenes.Scene, np.random
 
 @functools.lru_cache(maxsize=4)
 def _samples(split: Split, count: int, seed: int, types: tuple[Kind, ...]) -> tuple[Sample, ...]:
-    from PIL import Image
-
     made: list[Sample] = []
     number = 0
     while len(made) < count:

@@ -22,12 +22,12 @@ import torch
 from torch import nn
 
 from tokenprune.models.base import LoadedModel
-from tokenprune.models.embedded import Clips as ClipsModel
-from tokenprune.models.embedded import Digits as DigitsModel
 from tokenprune.tasks.base import Sample, Task, first_word, foreground_tokens
-from tokenprune.tasks.digits import Digits, scene
-from tokenprune.tasks.easy_vqa import EasyVQA
-from tokenprune.tasks.moving_digits import MovingDigits, clip
+from tokenprune_embedded.models import Clips as ClipsModel
+from tokenprune_embedded.models import Digits as DigitsModel
+from tokenprune_embedded.tasks.digits import Digits, scene
+from tokenprune_embedded.tasks.easy_vqa import EasyVQA
+from tokenprune_embedded.tasks.moving_digits import MovingDigits, clip
 
 KEEP = 1 / 9  # of the visual tokens: 11 %
 

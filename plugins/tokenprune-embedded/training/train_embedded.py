@@ -23,8 +23,8 @@ import torch.nn.functional as functional
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tokenprune.models import embedded
-from tokenprune.tasks import easy_vqa, scenes
+from tokenprune_embedded import checkpoint
+from tokenprune_embedded.tasks import easy_vqa, scenes
 
 BFLOAT = torch.bfloat16
 STRETCH = 1.5
@@ -97,7 +97,7 @@ def digit_picture(rng: np.random.Generator, split: str, most: int, least: int = 
     """A scene of digits with (nearly) every question that can be asked about it."""
     scene = scenes.draw(rng, scenes.pool(split), int(rng.integers(least, most + 1)))
     asked: list[tuple[str, str, str]] = []
-    words: list[list[str]] = [[] for _ in range(embedded.DIGITS.tokens)]
+    words: list[list[str]] = [[] for _ in range(checkpoint.DIGITS.tokens)]
     for digit in scene.digits:
         asked.append(("recognise", f"what digit is {digit.colour}?", digit.word))
         asked.append(("attribute", f"what color is the {digit.word}?", digit.colour))
@@ -147,8 +147,8 @@ class Trainer:
 
     def __init__(self, rank: int, seed: int) -> None:
         torch.manual_seed(seed)
-        self.tokenizer = embedded.tokenizer()
-        model = embedded.skeleton(embedded.DIGITS)
+        self.tokenizer = checkpoint.tokenizer()
+        model = checkpoint.skeleton(checkpoint.DIGITS)
         model.requires_grad_(False)
         self.tower = model.model.vision_tower  # in fp32: fine strokes get lost otherwise
         self.language = model.model.language_model.to(BFLOAT)
@@ -156,7 +156,7 @@ class Trainer:
         self.projector.requires_grad_(True)
         self.adapter = add_adapter(model, rank)
         self.table = self.language.embed_tokens.weight
-        self.start = self.tokenizer(embedded.START).input_ids
+        self.start = self.tokenizer(checkpoint.START).input_ids
         self.rng = np.random.default_rng(seed)
 
     def word(self, text: str) -> torch.Tensor:
@@ -167,7 +167,7 @@ class Trainer:
     def features(self, pictures: list[Picture]) -> torch.Tensor:
         """The frozen tower's patch features ``[pictures, 144, 384]``."""
         pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures])).permute(0, 3, 1, 2).float() / 255
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (embedded.MEAN, embedded.STD))
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (checkpoint.MEAN, checkpoint.STD))
         states = self.tower((pixels - mean) / std, output_hidden_states=True).hidden_states[-1]
         return states[:, 1:]
 
@@ -240,7 +240,7 @@ class Trainer:
 
     def pack(self, pictures: list[Picture]) -> tuple[torch.Tensor, ...]:
         """Token ids, labels, positions and the block mask of pictures with all their questions."""
-        prefix = len(self.start) + embedded.DIGITS.tokens
+        prefix = len(self.start) + checkpoint.DIGITS.tokens
         rows = []
         for picture in pictures:
             ids, labels, positions, blocks = [], [], [], []

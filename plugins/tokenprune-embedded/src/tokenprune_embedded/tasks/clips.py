@@ -7,14 +7,11 @@ at a time of its own, and stay; one of them moves, straight and in steps of a pa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tokenprune.tasks.scenes import COLOURS, DIGIT, INK, PATCH, WORDS, Pool, Question, clouds, enlarge, noise
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from tokenprune_embedded.tasks.scenes import COLOURS, DIGIT, INK, PATCH, WORDS, Pool, Question, clouds, enlarge, noise
 
 CANVAS = 98  # pixels; 7 x 7 patches of 14
 FRAMES = 8

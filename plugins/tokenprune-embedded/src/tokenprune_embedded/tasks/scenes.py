@@ -10,14 +10,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-from tokenprune.errors import MissingDataError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
 
 CANVAS = 168  # pixels; 12 x 12 patches of 14
 PATCH = 14
@@ -76,17 +72,7 @@ class Pool:
 
 @functools.cache
 def pool(split: str) -> Pool:
-    """The digits of one split. No handwritten digit is in two splits.
-
-    Raises:
-        MissingDataError: scikit-learn, which carries the digits, is not installed.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingDataError(
-            "the digits task needs scikit-learn", "pip install 'tokenprune-mllm[embedded]'"
-        ) from error
+    """The digits of one split. No handwritten digit is in two splits."""
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))
     parts = {"train": order[:1297], "validation": order[1297:1497], "test": order[1497:]}

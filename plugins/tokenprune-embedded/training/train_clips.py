@@ -24,10 +24,10 @@ import torch.nn.functional as functional
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tokenprune.models import embedded, sources
-from tokenprune.tasks import clips, scenes
+from tokenprune_embedded import checkpoint, sources
+from tokenprune_embedded.tasks import clips, scenes
 
-BUILD = embedded.CLIPS
+BUILD = checkpoint.CLIPS
 SIDE = BUILD.side
 NAMES = list(scenes.COLOURS)
 ASKED = 8  # questions of a clip in a step
@@ -84,12 +84,12 @@ class Trainer:
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
         self.rng = np.random.default_rng(seed)
-        self.tokenizer = embedded.tokenizer()
-        model = embedded.skeleton(BUILD).train()
+        self.tokenizer = checkpoint.tokenizer()
+        model = checkpoint.skeleton(BUILD).train()
         self.tower = model.model.vision_tower.eval().requires_grad_(False)
         self.language, self.projector = model.model.language_model, model.model.multi_modal_projector
         self.language.embed_tokens = None  # the word embeddings are a projection of SmolLM2's
-        self.table = embedded.with_image_token(sources.language_state()["embed_tokens.weight"])
+        self.table = checkpoint.with_image_token(sources.language_state()["embed_tokens.weight"])
         width, hidden = self.table.shape[1], self.language.config.hidden_size
         for layer in (self.projector.linear_1, self.projector.linear_2):
             nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.in_features))
@@ -119,7 +119,7 @@ class Trainer:
         """A new clip."""
         clip = clips.draw(self.rng, scenes.pool(split), count)
         pixels = torch.from_numpy(clip.pixels).permute(0, 3, 1, 2).float() / 255
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (embedded.MEAN, embedded.STD))
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (checkpoint.MEAN, checkpoint.STD))
         states = self.tower((pixels - mean) / std, output_hidden_states=True).hidden_states[-1]
         return Example(states[:, 1:].flatten(0, 1), questions_of(clip), tokens_of(clip))
 

@@ -1,0 +1,1 @@
+"""Small multimodal models and tasks for tokenprune: experiments on any CPU, offline."""

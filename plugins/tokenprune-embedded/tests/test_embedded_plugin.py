@@ -1,0 +1,41 @@
+"""The models and tasks are found like those of any other plugin, and the repository's examples run on them."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import tokenprune as tp
+from tokenprune import plugins
+from tokenprune.errors import UnknownNameError
+
+DISTRIBUTION = Path(__file__).parents[1]
+EXAMPLES = sorted((DISTRIBUTION.parents[1] / "examples").glob("*.yaml"))
+PROJECT = tomllib.loads((DISTRIBUTION / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REGISTERED = [
+    (group.removeprefix("tokenprune."), name) for group, names in PROJECT["entry-points"].items() for name in names
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), REGISTERED)
+def test_every_name_is_found(kind: str, name: str) -> None:
+    registry = plugins.registry(kind)
+    assert [entry.distribution for entry in registry.entries(name)] == ["tokenprune-embedded"]
+    assert registry.name_of(registry.get(name)) == name
+    with plugins.builtin_only(), pytest.raises(UnknownNameError, match=name):
+        plugins.registry(kind).get(name)
+
+
+def test_there_are_examples() -> None:
+    assert "demo.yaml" in [path.name for path in EXAMPLES]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples_are_valid_and_say_what_they_need(path: Path) -> None:
+    config = tp.ExperimentConfig.from_yaml(path)
+    assert list(config.series())
+    used = {("models", type(config.model)), ("tasks", type(config.task))}
+    if {(kind, plugins.registry(kind).name_of(component)) for kind, component in used} & set(REGISTERED):
+        assert list(config.requires) == ["tokenprune-embedded"]
