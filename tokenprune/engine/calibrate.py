@@ -17,6 +17,7 @@ from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
 from tokenprune.engine import hooks
+from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import Engine
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.unwrap import unwrap
@@ -57,7 +58,7 @@ def _observe(adapter: Adapter, inputs: Mapping[str, Any], callback: Callable[[in
         hidden = calls[layer].hidden(args, kwargs)
         callback(layer, take(hidden, rows, 1, 0), rows.to(hidden.device) >= 0)
 
-    with hooks.eager(adapter.model), hooks.before_each(adapter.layers, show):
+    with eager(adapter.model), hooks.before_each(adapter.layers, show):
         adapter.model(**inputs)
 
 

@@ -24,10 +24,11 @@ from tokenprune.engine import hooks, refusals
 from tokenprune.engine.cache import CacheOwner, check_cache, pruned_layer
 from tokenprune.engine.calls import Call, ThreadState
 from tokenprune.engine.capture import Captures
+from tokenprune.engine.compiled import run_eagerly
 from tokenprune.engine.decode import DecodeStep
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.plan import Plan
-from tokenprune.engine.prefill import Prefill
+from tokenprune.engine.prefill import Applied, Prefill, PromptInputs
 from tokenprune.engine.quotas import Quotas
 from tokenprune.engine.samples import SampleCounter, given_ids
 from tokenprune.engine.tower import TowerRecorder
@@ -46,13 +47,13 @@ class Engine:
 
     def __init__(self, adapter: Adapter, run: Run) -> None:
         self.adapter, self.run = adapter, run
-        self.plan = Plan.of(run.method, run.choice.layers, adapter)
         self.thread = ThreadState()
         self.samples = SampleCounter()
-        self.owner = CacheOwner(self.thread)
-        self.layers = [LayerCalls(layer, adapter.layer_signature) for layer in adapter.layers]
-        self.tower = TowerRecorder(adapter, self.plan.tower_sites(adapter), lambda: self.thread.current)
-        captures = Captures(self.plan, adapter, self.layers, lambda: self.thread.current)
+        plan = self.plan = Plan.of(run.method, run.choice.layers, adapter)
+        layers = [LayerCalls(layer, adapter.layer_signature) for layer in adapter.layers]
+        self.applied = Applied(adapter, plan, layers, CacheOwner(self.thread))
+        self.tower = TowerRecorder(adapter, plan.tower_sites(adapter), lambda: self.thread.current)
+        captures = Captures(plan, adapter, layers, lambda: self.thread.current)
         self.layer_hooks = hooks.SharedHooks(self._hook_layers, stay=True)
         self.capture_hooks = hooks.SharedHooks(captures.register)
         self.output_hooks = hooks.SharedHooks(self._hook_outputs)
@@ -65,7 +66,7 @@ class Engine:
         """Put everything on the model that has to be there before a call."""
         model = self.adapter.model
         chain = list(dict.fromkeys([model, getattr(model, "base_model", model), self.adapter.decoder]))
-        self._attached += hooks.run_eagerly(model)
+        self._attached += run_eagerly(model)
         self._attached += refusals.register(model)
         self._attached += [
             hooks.PatchedMethod(model, "generate", self._generating),
@@ -79,7 +80,7 @@ class Engine:
 
     def detach(self) -> None:
         """Take everything off again; pruned caches cannot be used from now on."""
-        self.owner.end()
+        self.applied.owner.end()
         for shared in (self.layer_hooks, self.capture_hooks, self.output_hooks):
             shared.remove()
         for item in reversed(self._attached):
@@ -165,9 +166,9 @@ class Engine:
         cache = arguments.get("past_key_values")
         pruned = [layer for stage in self.plan.stages if (layer := pruned_layer(cache, stage.layer)) is not None]
         if pruned:
-            refusals.check_continuation(pruned[0].rows.owner is self.owner, arguments, self.adapter)
+            refusals.check_continuation(pruned[0].rows.owner is self.applied.owner, arguments, self.adapter)
             ragged = any(layer.rows.ragged for layer in pruned)
-            return DecodeStep(self.layers, self.layer_hooks, self.adapter, ragged)
+            return DecodeStep(self.applied.layers, self.layer_hooks, self.adapter, ragged)
         self.layer_hooks.drop()
         past = cache.get_seq_length() if cache is not None else 0
         ids = arguments.get("input_ids")
@@ -201,20 +202,14 @@ class Engine:
         self.adapter.check_prompt(self.plan.first, width)
         annotations = self.run.annotations
         replay = self.thread.replays.take(arguments, self.adapter)
+        sample_ids = self._sample_ids(annotations.sample_ids, batch, replay is not None)
         prefill = Prefill(
-            self.plan,
-            self.adapter,
-            self.layers,
-            arguments,
-            layout,
+            self.applied,
+            PromptInputs(arguments, layout, sample_ids, annotations.values, replay),
             Quotas(self.plan, sizes, partial(prefill_cost, self.adapter.config), text),
             record,
-            self._sample_ids(annotations.sample_ids, batch, replay is not None),
-            annotations.values,
             runs,
-            replay,
             self.thread.replays,
-            self.owner,
         )
         prefill.hooks = (self.layer_hooks,) if replay is not None else (self.layer_hooks, self.capture_hooks)
         return prefill

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -37,51 +37,68 @@ from tokenprune.signals import DeclaredSignals
 from tokenprune.visual_axis import VisualAxis
 
 
+@dataclass(frozen=True)
+class Applied:
+    """What is the same for all prefills of an applied method.
+
+    Attributes:
+        adapter: The model's adapter.
+        plan: The method's stages.
+        layers: How each decoder layer is called.
+        owner: The apply block, for the cache.
+    """
+
+    adapter: Adapter
+    plan: Plan
+    layers: Sequence[LayerCalls]
+    owner: CacheOwner
+
+
+@dataclass(frozen=True)
+class PromptInputs:
+    """What one prefill starts from.
+
+    Attributes:
+        arguments: The arguments of the model's forward, by name.
+        layout: Where the visual tokens are.
+        sample_ids: One stable integer per sample.
+        annotations: What the caller gave per visual token.
+        replay: Selections to use again, by stage, when this is the next step of a generation without a cache.
+    """
+
+    arguments: Mapping[str, Any]
+    layout: VisualLayout
+    sample_ids: tuple[int, ...]
+    annotations: Mapping[str, Sequence[Tensor]]
+    replay: Mapping[int, Selection] | None
+
+
 class Prefill(Call):
     """The state of one prefill, from the model's call to its output.
 
     Args:
-        plan: The method's stages.
-        adapter: The model's adapter.
-        layers: How each decoder layer is called.
-        arguments: The arguments of the model's forward, by name.
-        layout: Where the visual tokens are.
-        quotas: How many survive each stage.
+        applied: The applied method.
+        inputs: What the prefill starts from.
+        quotas: How many tokens survive each stage.
         record: What the run shows of the prefill; filled on the way.
-        sample_ids: One stable integer per sample.
-        annotations: What the caller gave per visual token.
         tower_runs: Runs of the vision tower that belong to this prefill.
-        replay: Selections to use again, by stage, when this is the next step of a generation without a cache.
-        replays: Where finished steps of such generations are remembered.
-        owner: The apply block, for the cache.
+        replays: Where finished steps of generations without a cache are remembered.
     """
 
     def __init__(
         self,
-        plan: Plan,
-        adapter: Adapter,
-        layers: Sequence[LayerCalls],
-        arguments: Mapping[str, Any],
-        layout: VisualLayout,
+        applied: Applied,
+        inputs: PromptInputs,
         quotas: Quotas,
         record: PrefillRecord,
-        sample_ids: tuple[int, ...],
-        annotations: Mapping[str, Sequence[Tensor]],
         tower_runs: list[TowerRun],
-        replay: Mapping[int, Selection] | None,
         replays: Replays,
-        owner: CacheOwner,
     ) -> None:
         super().__init__()
         self.tower_runs = tower_runs
         self.record = record
-        self._plan, self._adapter, self._layers = plan, adapter, layers
-        self._arguments, self._layout, self._quotas = arguments, layout, quotas
-        self._sample_ids, self._annotations = sample_ids, annotations
-        self._replay, self._replays, self._owner = replay, replays, owner
-        self._reader = TowerReader(adapter, arguments, layout, quotas.initial, tower_runs)
-        self._logits = KeptLogits(arguments.get("logits_to_keep"), layout)
-        self._width = layout.mask.shape[1]
+        self._applied, self._inputs, self._quotas, self._replays = applied, inputs, quotas, replays
+        self._reader = TowerReader(applied.adapter, inputs.arguments, inputs.layout, quotas.initial, tower_runs)
         self._prompt_map: PromptMap | None = None
         self._compact: CompactArguments | None = None  # of the latest stage that dropped something
         self._stage_rows: dict[int, CompactArguments] = {}  # by the stage's layer
@@ -95,30 +112,33 @@ class Prefill(Call):
 
     def observation(self, stage: int) -> Observation | None:
         """See :meth:`tokenprune.engine.calls.Call.observation`."""
-        if self._replay is not None or stage < len(self.record.stages) or not self._quotas.may_drop(stage):
+        if self._inputs.replay is not None or stage < len(self.record.stages) or not self._quotas.may_drop(stage):
             return None
         return self._observations.setdefault(stage, Observation())
 
     def see_input(self, hidden: Tensor) -> None:
         """See :meth:`tokenprune.engine.calls.Call.see_input`."""
-        if self._replay is None:
+        if self._inputs.replay is None:
             self._embeddings = hidden
 
     def enter_decoder(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """See :meth:`tokenprune.engine.calls.Call.enter_decoder`."""
-        arguments, self._deepstack = take_over(arguments, self._plan.first, self._adapter.num_layers)
+        arguments, self._deepstack = take_over(arguments, self._applied.plan.first, self._applied.adapter.num_layers)
         self.changes_outputs = self._deepstack is not None
         return arguments
 
     def leave_decoder(self, output: Any) -> Any:
         """See :meth:`tokenprune.engine.calls.Call.leave_decoder`."""
-        return output if self._compact is None else self._logits.spread(output, self._compact.rows, self._checks)
+        if self._compact is None:
+            return output
+        logits = KeptLogits(self._inputs.arguments.get("logits_to_keep"), self._inputs.layout)
+        return logits.spread(output, self._compact.rows, self._checks)
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See :meth:`tokenprune.engine.calls.Call.before_layer`."""
-        calls = self._layers[layer]
+        calls = self._applied.layers[layer]
         hidden = calls.hidden(args, kwargs)
-        stage = self._plan.stage_of(layer)
+        stage = self._applied.plan.stage_of(layer)
         if layer == stage.layer:
             hidden = self.prune(stage, hidden)
         if self._compact is None:
@@ -136,26 +156,27 @@ class Prefill(Call):
             UnsupportedModelError: A stage was never reached: the layers did not run as usual.
         """
         passed = len(self.record.stages)
-        if passed != len(self._plan.stages):
-            missed = ", ".join(str(stage.layer) for stage in self._plan.stages[passed:])
+        if passed != len(self._applied.plan.stages):
+            missed = ", ".join(str(stage.layer) for stage in self._applied.plan.stages[passed:])
+            model = type(self._applied.adapter.model).__name__
             raise UnsupportedModelError(
-                f"the prompt was not pruned: layer {missed} of {type(self._adapter.model).__name__} never ran as a"
-                " module of the model that apply was given",
+                f"the prompt was not pruned: layer {missed} of {model} never ran as a module of the model that apply was"
+                " given",
                 "apply the method to the model that really runs; something replaced or compiled its layers",
             )
         self._finish_cache(output)
         self.verify()
 
     def _finish_cache(self, output: Any) -> None:
-        cache = _cache_of(output, self._arguments)
+        cache = _cache_of(output, self._inputs.arguments)
         if cache is None:
-            self._replays.remember(self._arguments, self._selections)
+            self._replays.remember(self._inputs.arguments, self._selections)
             return
         layers = sorted(self._stage_rows)
-        for first, end in pairwise([*layers, self._adapter.num_layers]):
+        for first, end in pairwise([*layers, self._applied.adapter.num_layers]):
             rows = self._stage_rows[first]
             for layer in range(first, end):
-                mark(cache, layer, Rows(rows.rows, self._width, rows.ragged, self._owner))
+                mark(cache, layer, Rows(rows.rows, rows.width, rows.ragged, self._applied.owner))
         self.record.kv_bytes = cache_bytes(cache)
         self.record.kv_bytes_unpruned = cache_bytes(cache, unpruned=True)
 
@@ -178,8 +199,9 @@ class Prefill(Call):
     def prune(self, stage: Stage, hidden: Tensor) -> Tensor:
         """Score, select and compact before a stage's layer; returns the hidden states that go on."""
         if hidden.dim() != 3:
+            model = type(self._applied.adapter.model).__name__
             raise UnsupportedModelError(
-                f"layers of {type(self._adapter.model).__name__} pass hidden states of shape {tuple(hidden.shape)}",
+                f"layers of {model} pass hidden states of shape {tuple(hidden.shape)}",
                 "only [batch, tokens, dim] can be pruned",
             )
         before = self._quotas.totals
@@ -207,8 +229,8 @@ class Prefill(Call):
         return take(hidden, index, 1, 0)
 
     def _select(self, stage: Stage, context: PruneContext) -> Selection:
-        if self._replay is not None:
-            return self._replay[stage.number]
+        if self._inputs.replay is not None:
+            return self._inputs.replay[stage.number]
         selection = stage.pruner.select(context)
         check_selection(selection, context, stage.pruner)
         return selection
@@ -217,18 +239,17 @@ class Prefill(Call):
         self, stage: Stage, context: PruneContext, keep: Tensor, quotas: list[list[int]], hidden: Tensor
     ) -> Tensor:
         """Make the rows that go on the rows of the prefill; returns their index among the rows before."""
+        width = self._inputs.layout.mask.shape[1]
         # a row goes on when it is no visual token, or a kept one; padding of an earlier stage is dropped again
         dropped = rows_of(hidden.shape[1], context.visual_rows, context.visual_mask & ~keep)
-        widths = [
-            self._width - initial + sum(sizes) for initial, sizes in zip(self._quotas.initial, quotas, strict=True)
-        ]
+        widths = [width - initial + sum(sizes) for initial, sizes in zip(self._quotas.initial, quotas, strict=True)]
         rows = self._rows
         going = ~dropped if rows is None else ~dropped & (rows >= 0)
         index = keep_index(going, max(widths))
         self._compact = CompactArguments(
-            self._adapter,
+            self._applied.adapter,
             index if rows is None else compose(rows, index),
-            self._width,
+            width,
             ragged=len(set(widths)) > 1,
             dtype=hidden.dtype,
         )
@@ -242,21 +263,23 @@ class Prefill(Call):
         if self.record.stages:
             last = self.record.stages[-1]
             return replace(last, layer=layer, before=before, after=before, rows=None, reason=reason)
-        mask = self._layout.mask
+        mask = self._inputs.layout.mask
         positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
         return StageResult(layer, before, before, reason=reason, _positions=positions, _keep=mask)
 
     def _forget(self, stage: Stage) -> None:
         """Let go of what was observed: it is as large as a layer's activations."""
         self._observations.pop(stage.number, None)
-        if not any(later.reads_prompt for later in self._plan.stages[stage.number + 1 :]):
+        if not any(later.reads_prompt for later in self._applied.plan.stages[stage.number + 1 :]):
             self._embeddings = None
 
     def _context(self, stage: Stage, hidden: Tensor, quotas: list[list[int]]) -> PruneContext:
         """What scorers and pruners may see at a stage."""
         if self._prompt_map is None:
             images = max(map(len, self._quotas.sizes))
-            self._prompt_map = PromptMap(self._adapter, self._arguments, self._layout, images, hidden.device)
+            self._prompt_map = PromptMap(
+                self._applied.adapter, self._inputs.arguments, self._inputs.layout, images, hidden.device
+            )
         prompt, rows = self._prompt_map, self._rows
         device = hidden.device
         is_visual, image, tokens = (x.to(device) for x in (prompt.visual, prompt.image, prompt.tokens))
@@ -266,7 +289,7 @@ class Prefill(Call):
             is_visual, image, tokens = is_visual & ~absent, image.masked_fill(absent, -1), tokens & ~absent
         axis = VisualAxis.of(is_visual, image, max(self._quotas.totals), rows)
         signals = StageSignals(
-            self._adapter,
+            self._applied.adapter,
             stage.layer,
             prompt,
             self._observations.get(stage.number, Observation()),
@@ -276,12 +299,12 @@ class Prefill(Call):
             tokens,
             axis,
             self._quotas.initial,
-            self._annotations,
+            self._inputs.annotations,
         )
         return PruneContext(
             layer=stage.layer,
-            num_layers=self._adapter.num_layers,
-            num_heads=self._adapter.num_heads,
+            num_layers=self._applied.adapter.num_layers,
+            num_heads=self._applied.adapter.num_heads,
             visual_mask=axis.mask,
             visual_rows=axis.rows,
             positions=axis.positions,
@@ -289,7 +312,7 @@ class Prefill(Call):
             last_row=tokens.int().cumsum(1).argmax(1),
             row_mask=tokens,
             hidden_rows=hidden,
-            sample_ids=self._sample_ids,
+            sample_ids=self._inputs.sample_ids,
             signals=DeclaredSignals(signals, stage.pruner.needs, stage.pruner.vision_layers),
             target=self._quotas.targets,
             open_ended=self._quotas.pruner_decides(stage.number),
