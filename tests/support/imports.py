@@ -13,7 +13,7 @@ EVERYWHERE = {"errors", "version", "call_arguments", "__init__"}
 
 
 def module_of(path: Path) -> str:
-    """The dotted name of a file, ``tokenprune`` left out."""
+    """The dotted name of a file, without ``tokenprune``."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
@@ -47,7 +47,7 @@ def room(module: str) -> str:
 
 
 def diagram() -> str:
-    """The rooms' imports in Mermaid; an arrow is left out where a longer way says the same."""
+    """The rooms' imports in Mermaid; an arrow is left out if a longer path implies it."""
     edges: dict[str, set[str]] = {}
     for one, other in own_imports():
         if room(one) != room(other) and not {room(one), room(other)} & EVERYWHERE:

@@ -55,7 +55,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Judged:
-    """The worst difference from the oracle, and how large it may be."""
+    """The largest difference from the oracle, and the tolerance."""
 
     worst: float
     allowed: float
@@ -63,18 +63,18 @@ class Judged:
 
 @lru_cache(maxsize=3)
 def model_of(family: str, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The tiny model, shared between tests: the engine leaves no trace."""
+    """The tiny model. Tests share it, because the engine leaves no trace on it."""
     return CASES[family].build(attention, dtype=dtype)
 
 
 def layer_number(model: PreTrainedModel, layer: Layer) -> int:
-    """The number that a layer's name stands for."""
+    """The number of a layer, by its name."""
     count = len(decoder_layers(model))
     return {"0": 0, "1": 1, "middle": count // 2, "last": count - 1}[layer]
 
 
 def method(layers: list[int], budget: dict[str, Any]) -> Any:
-    """Prune before `layers` by a seeded random score."""
+    """A method that prunes before `layers` by a seeded random score."""
     return tp.Method(
         layers={"name": "fixed", "layers": layers},
         pruner={"name": "topk", "scorer": {"name": "random", "seed": 0}},
@@ -88,7 +88,7 @@ def budget_of(variant: Variant) -> dict[str, Any]:
 
 
 def stages_of(run: Any) -> list[Stage]:
-    """The oracle's view of what the engine says it kept."""
+    """The tokens that the engine reports as kept, as stages of the oracle."""
     return [(stage.layer, stage.kept.cpu()) for stage in run.stages]
 
 
@@ -188,14 +188,14 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 def allowed(cell: Cell, expected: Tensor) -> float:
-    """How far the engine may be from `expected`."""
+    """Tolerance of the difference from `expected`."""
     if cell.dtype == torch.bfloat16:
         return BF16 * max(1.0, float(expected.abs().max()))
     return CASES[cell.family].slack * tolerance(expected)
 
 
 def checked_stages(run: Any, inputs: Inputs, case: TinyCase) -> list[Stage]:
-    """The run's stages after a look at their form: ascending, padded with -1 at the end, counts as reported."""
+    """The run's stages, after checks of their form: ascending, padded with -1 at the end, counts as reported."""
     stages = stages_of(run)
     assert stages, "no stage reported"
     visual = torch.isin(inputs["input_ids"], torch.tensor(case.visual_ids))

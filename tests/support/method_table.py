@@ -35,10 +35,10 @@ OTHERWISE: dict[str, dict[str, Any]] = {
 }
 """Published numbers of layers that a tower of two layers and a decoder of four do not have."""
 MERGING = {"framefusion", "sparsevlm", "tome", "visionzip", "vscan"}
-"""Their kept tokens get other states: the oracle, which only hides tokens, cannot judge them."""
+"""Methods that change the states of kept tokens. The oracle only hides tokens, so it cannot judge them."""
 SAME = {f"norm-{states}-{end}" for states in ("hidden", "key", "query") for end in ("large", "small")}
 SHOWN = "norm-query-small"
-"""One null model stands for six."""
+"""One null model represents all six."""
 
 
 @lru_cache
@@ -63,7 +63,7 @@ def variants(family: str) -> tuple[Variant, ...]:
 
 @torch.no_grad()
 def outcome(name: str, family: str, variant: Variant) -> str:
-    """Empty where the method ran as it must, else the refusal.
+    """The refusal of the method; empty if it ran as expected.
 
     Raises:
         AssertionError: Something between: a wrong count, logits that are not the oracle's, a late or long refusal.
@@ -82,7 +82,7 @@ def outcome(name: str, family: str, variant: Variant) -> str:
         for hook in hooks:
             hook.remove()
     if refusal is not None:
-        # what depends on tensors is flagged and raised when the prefill ends: no transfer in the middle of it
+        # errors that depend on tensors are raised at the end of the prefill, without a transfer in between
         assert not ran or isinstance(refusal, ScoreError), f"refused only after a layer had run: {refusal}"
         assert "\n" not in str(refusal)
         return str(refusal)
@@ -97,7 +97,7 @@ def outcome(name: str, family: str, variant: Variant) -> str:
 
 
 def check_counts(method: tp.Method, run: Any, batch: Batch) -> None:
-    """The last stage leaves half of each sample; what decides by itself, or drops all, leaves less than everything."""
+    """The last stage keeps half of each sample; adaptive methods, and those that drop all, keep fewer than all."""
     before = [sum(groups) for groups in batch.groups]
     for total, after, row in zip(before, run.stages[-1].after, run.stages[-1].kept.tolist(), strict=True):
         assert sum(position >= 0 for position in row) == after

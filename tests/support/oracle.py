@@ -1,4 +1,4 @@
-"""The judge: what a pruned run must give, computed without the engine.
+"""The oracle: the expected results of a pruned run, computed without the engine.
 
 A pruned run and an unpruned run whose layers >= K hide the columns of the dropped tokens are the same function of
 the kept tokens. Here the second is computed: the full sequence goes through every layer, and hooks of this file
@@ -27,7 +27,7 @@ class CannotJudgeError(Exception):
 
 
 def tolerance(logits: Tensor) -> float:
-    """How far fp32 results may lie apart: 1e-5 per unit of the largest logit (they come from sums of that size)."""
+    """Tolerance of fp32 results: 1e-5 per unit of the largest logit, because logits are sums of that size."""
     return 1e-5 * max(1.0, float(logits.abs().max()))
 
 
@@ -40,12 +40,12 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def visual_positions(inputs: Inputs, visual_ids: Sequence[int]) -> Tensor:
-    """[batch, seq] bool: where visual tokens are."""
+    """Visual tokens, bool [batch, seq]."""
     return torch.isin(inputs["input_ids"], torch.tensor(visual_ids))
 
 
 def dropped(inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int], layer: int) -> Tensor:
-    """[batch, seq] bool: what layer `layer` must not see. Grows with every stage passed.
+    """Tokens that layer `layer` must not see, bool [batch, seq]. Every stage before the layer adds some.
 
     Where the stages have several rows per sample (beams), so has the result.
     """
@@ -67,7 +67,7 @@ def dropped(inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int], 
 def masked(
     model: PreTrainedModel, inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int]
 ) -> Iterator[PreTrainedModel]:
-    """While open, `model` on these inputs (without a KV cache) hides what the stages drop.
+    """Inside the block, `model` hides the tokens that the stages drop, on these inputs and without a KV cache.
 
     Works for longer sequences (tokens generated so far) and for batches expanded sample by sample (beams).
     """
@@ -100,13 +100,13 @@ class _Hide:
         return bound.args, bound.kwargs
 
     def _expanded(self, states: Tensor) -> Tensor:
-        """`hidden` for as many rows and columns as the states have; new columns are visible."""
+        """`hidden` extended to the batch and length of the states; new columns are visible."""
         batch, length = states.shape[:2]
         hidden = self.hidden.repeat_interleave(batch // len(self.hidden), 0)
         return torch.cat([hidden, hidden.new_zeros(batch, length - hidden.shape[1])], 1)
 
     def _full(self, layer: nn.Module, mask: Tensor | None, states: Tensor) -> Tensor:
-        """The mask that `mask` means, as [batch or 1, heads or 1, length, length]."""
+        """The explicit form of `mask`, which may be None, as [batch or 1, heads or 1, length, length]."""
         length = states.shape[1]
         attention = next((m for m in layer.modules() if hasattr(m, "is_causal")), None)
         if attention is None or (mask is not None and mask.ndim != 4):
@@ -136,7 +136,7 @@ def hide(mask: Tensor, hidden: Tensor) -> Tensor:
 
 @torch.no_grad()
 def oracle_logits(model: PreTrainedModel, inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int]) -> Tensor:
-    """Logits [batch, seq, vocab] of the full sequence; only rows of tokens kept by every stage mean anything."""
+    """Logits [batch, seq, vocab] of the full sequence; only rows of tokens that every stage keeps are meaningful."""
     with masked(model, inputs, stages, visual_ids):
         return model(**inputs, use_cache=False).logits
 

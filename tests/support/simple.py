@@ -1,4 +1,4 @@
-"""A method and a model for tests that are not about methods or models: FastV-like pruning of the tiny LLaVA."""
+"""A simple method and model, for tests in which neither matters: FastV-like pruning of the tiny LLaVA."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pair(batch: int = 2, padding: Any = "left", **more: Any) -> tuple[PreTrained
 
 @torch.no_grad()
 def pruned_logits(model: PreTrainedModel, inputs: dict[str, Tensor], method: tp.Method | None = None) -> Tensor:
-    """Logits of a pruned forward of the plain model."""
+    """Logits of a pruned forward pass."""
     with tp.apply(model, method or fastv()):
         logits: Tensor = model(**inputs).logits
     return logits

@@ -1,4 +1,4 @@
-"""A tiny model and task for experiments in tests: the model is random, so its answers are arbitrary but fixed.
+"""A tiny model and task for experiments in tests. The model is random, so its answers are arbitrary but fixed.
 
 ``python -m tests.support.toy FOLDER`` runs the experiment slowly, so that a test can kill it.
 """
@@ -21,7 +21,7 @@ from tokenprune.tasks.base import Sample, Task
 
 
 class Letters:
-    """A tokenizer of sorts: every id is a word."""
+    """A minimal tokenizer: every id is a word."""
 
     def batch_decode(self, ids: torch.Tensor, skip_special_tokens: bool = True) -> list[str]:
         return [" ".join(f"w{i}" for i in row.tolist()) for row in ids]
