@@ -160,7 +160,7 @@ class Prefill(Call):
             missed = ", ".join(str(stage.layer) for stage in self._applied.plan.stages[passed:])
             model = type(self._applied.adapter.model).__name__
             raise UnsupportedModelError(
-                f"the prompt was not pruned: layer {missed} of {model} never ran as a module of the model that apply got",
+                f"the prompt was not pruned: layer {missed} of {model} never ran as a module of this model",
                 "apply the method to the model that really runs; something replaced or compiled its layers",
             )
         self._finish_cache(output)
