@@ -49,5 +49,41 @@ def test_dropped_positions_are_an_error() -> None:
             model(**inputs, logits_to_keep=torch.tensor([gone, 0]))
         with pytest.raises(UnsupportedFeatureError, match="were dropped"):
             model(**inputs, logits_to_keep=inputs["input_ids"].shape[1] - 1)
-        with pytest.raises(UnsupportedFeatureError, match="use 0 to"):
-            model(**inputs, logits_to_keep=torch.tensor([999]))
+        for wrong in (torch.tensor([999]), [999], "last"):
+            with pytest.raises(UnsupportedFeatureError, match="does not index a prompt of"):
+                model(**inputs, logits_to_keep=wrong)
+
+
+@pytest.mark.parametrize(
+    "wanted", [[0, -1, 2], slice(0, 3), slice(-2, None), torch.tensor(-1), torch.tensor([1, 1]), "mask"], ids=str
+)
+@torch.no_grad()
+def test_every_index_that_the_model_takes(wanted: Any) -> None:
+    case = CASES["llava"]
+    model = case.build()
+    inputs = case.batch(model, 2, "left", variant="ragged").inputs
+    if wanted == "mask":
+        wanted = torch.zeros(inputs["input_ids"].shape[1], dtype=torch.bool)
+        wanted[[0, -1]] = True
+    with tp.apply(model, fastv(name="keep_ratio", ratio=0.3)) as run:
+        picked = model(**inputs, logits_to_keep=wanted).logits
+    expected = oracle_logits(model, inputs, stages_of(run), case.visual_ids)[:, wanted]
+    assert picked.shape == expected.shape
+    torch.testing.assert_close(picked, expected, atol=tolerance(expected), rtol=0)
+
+
+@torch.no_grad()
+def test_a_prompt_that_ends_with_a_dropped_token_is_an_error() -> None:
+    """Text would be generated from another position."""
+    case = CASES["llava"]
+    model = case.build()
+    inputs = case.batch(model, 1).inputs
+    end = int((inputs["input_ids"][0] == case.visual_ids[0]).nonzero()[-1]) + 1
+    inputs = {**inputs, **{name: inputs[name][:, :end] for name in ("input_ids", "attention_mask")}}
+    method = tp.Method(
+        layers={"name": "fixed", "layers": [1]},
+        pruner={"name": "topk", "scorer": "random"},
+        budget={"name": "drop_all"},
+    )
+    with tp.apply(model, method), pytest.raises(UnsupportedFeatureError, match="end the prompt with text"):
+        model.generate(**inputs, max_new_tokens=2)

@@ -23,14 +23,27 @@ def prompts() -> list[dict[str, Tensor]]:
     return [CASE.batch(model, 1 + n % 3, "left", seed=n, variant=plans[n % 4]).inputs for n in range(THREADS * 2)]
 
 
-@pytest.mark.parametrize("more", [{}, {"num_beams": 2}, {"use_cache": False}], ids=str)
+SCHEDULE = fastv([1, 2], name="keep_schedule", ratios=[0.6, 0.3])
+TOWER = tp.load_method("visionzip", ratio=0.3)  # generate runs the tower before the model
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        (SCHEDULE, {}),
+        (SCHEDULE, {"num_beams": 2}),
+        (SCHEDULE, {"use_cache": False}),
+        (TOWER, {}),
+        (TOWER, {"num_beams": 2}),
+    ],
+    ids=["plain", "beams", "no cache", "tower", "tower, beams"],
+)
 @torch.no_grad()
-def test_threads_do_not_meet(more: dict[str, Any]) -> None:
+def test_threads_do_not_meet(method: tp.Method, more: dict[str, Any]) -> None:
     """Every thread gets what one thread alone gets, token by token and logit by logit."""
     torch.set_num_threads(1)
     model, _ = pair()
     batches = prompts()
-    method = fastv([1, 2], name="keep_schedule", ratios=[0.6, 0.3])
 
     def answer(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         out = model.generate(**inputs, max_new_tokens=STEPS, return_dict_in_generate=True, output_logits=True, **more)

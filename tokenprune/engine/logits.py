@@ -16,8 +16,8 @@ class KeptLogits:
     """Brings the logits that a call asks for to the positions that it means.
 
     Args:
-        logits_to_keep: As the model gets it: None or 0 for all rows, a number of last positions, or a tensor of
-            positions.
+        logits_to_keep: As the model gets it: None or 0 for all rows, a number of last positions, or what indexes
+            positions (a tensor, a list, a slice).
         layout: Where the visual tokens are.
     """
 
@@ -39,30 +39,33 @@ class KeptLogits:
         Raises:
             UnsupportedFeatureError: A position is not in the prompt.
         """
-        if isinstance(self._wanted, Tensor):
-            positions = self._positions(self._wanted, rows.device)
-        elif self._wanted:
-            positions = torch.arange(max(self._width - int(self._wanted), 0), self._width, device=rows.device)
-        else:
+        if self._wanted is None or (isinstance(self._wanted, int) and self._wanted == 0):
             return output
+        positions = self._positions().to(rows.device)
         absent = ~(rows[:, :, None] == positions).any(1)
         checks.append((absent.any(1), lambda sample: self._dropped(positions[absent[sample]].tolist(), sample)))
-        return self._whole(output, rows) if isinstance(self._wanted, Tensor) else output
+        return output if isinstance(self._wanted, int) else self._whole(output, rows)
 
-    def _positions(self, wanted: Tensor, device: torch.device) -> Tensor:
-        """The positions as a vector of numbers that are not negative."""
-        if wanted.dtype == torch.bool:
-            positions = wanted.nonzero()[:, 0]
-        else:
-            positions = torch.where(wanted < 0, wanted + self._width, wanted).flatten()
-        if bool(((positions < 0) | (positions >= self._width)).any()):
+    def _positions(self) -> Tensor:
+        """The positions as a vector of numbers that are not negative, on the host or the device of the index."""
+        wanted = self._wanted
+        if isinstance(wanted, int):
+            return torch.arange(max(self._width - wanted, 0), self._width)
+        every = torch.arange(self._width, device=wanted.device if isinstance(wanted, Tensor) else None)
+        try:
+            return every[wanted].flatten()
+        except (IndexError, TypeError) as error:
             raise UnsupportedFeatureError(
-                f"logits_to_keep names positions {wanted.tolist()} of a prompt of {self._width} tokens",
-                f"use 0 to {self._width - 1}",
-            )
-        return positions.to(device)
+                f"logits_to_keep {wanted!r} does not index a prompt of {self._width} tokens ({error})",
+                f"use positions 0 to {self._width - 1}",
+            ) from None
 
     def _dropped(self, positions: list[int], sample: int) -> UnsupportedFeatureError:
+        if positions == [self._width - 1]:
+            return UnsupportedFeatureError(
+                f"the last token of sample {sample} is a visual token that was dropped, and its logits are asked for",
+                "end the prompt with text",
+            )
         shown = ", ".join(map(str, positions[:5])) + (" ..." if len(positions) > 5 else "")
         return UnsupportedFeatureError(
             f"logits_to_keep asks for positions of sample {sample} that were dropped: {shown}",
