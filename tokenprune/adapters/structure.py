@@ -183,19 +183,22 @@ def check_temperature(number: int, attention: nn.Module | None, width: int) -> N
         )
 
 
-def check_position_embeddings(attention: nn.Module, name: str) -> None:
-    """Refuse single attention rows of an attention module that is not given its cosines and sines.
+def check_position_embeddings(layer: nn.Module, name: str) -> None:
+    """Refuse single attention rows of a layer that is not given its cosines and sines.
+
+    The layer is asked and not its attention module, because the engine reads the layer's argument, and an adapter's
+    ``layer_signature`` names the arguments of layers only.
 
     Args:
-        attention: The attention module of a decoder layer.
+        layer: A decoder layer.
         name: Name of the argument that holds them.
 
     Raises:
-        UnsupportedModelError: The attention module computes its rotary embedding itself (Moshi).
+        UnsupportedModelError: The layer's attention computes its rotary embedding itself (Moshi).
     """
-    if name in named_parameters(attention.forward):
+    if name in named_parameters(layer.forward):
         return
     raise UnsupportedModelError(
-        f"{type(attention).__name__} is given no {name}: single attention rows cannot be computed",
+        f"{type(layer).__name__} is given no {name}: single attention rows cannot be computed",
         "use a method that needs no attention rows (scorers matrix_entropy, random, norm)",
     )
