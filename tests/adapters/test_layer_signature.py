@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
@@ -170,3 +171,30 @@ def test_without_the_adapter_the_error_names_what_to_override() -> None:
     model = renamed(CASE.build(), by_position=False)
     with pytest.raises(UnsupportedModelError, match=r"start with hidden_states .*'x', 'mask', 'rope'.*layer_signature"):
         tp.apply(model, method("random")).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "match"),
+    [
+        ("attention_mask", r"has no argument attention_mask .*'mask'.*layer_signature"),
+        ("position_embeddings", r"get 'rope' .*follow the \d+ tokens.*layer_signature"),
+        ("position_ids", r"get 'pos' .*follow the \d+ tokens.*layer_signature"),
+    ],
+)
+@pytest.mark.usefixtures("registered")
+@torch.no_grad()
+def test_a_forgotten_name_is_an_error(forgotten: str, match: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a layer that accepts arguments which it does not know: it would ignore the mask of a ragged batch."""
+
+    def forward(
+        layer: Any, x: Any, mask: Any = None, rope: Any = None, pos: Any = None, kv: Any = None, **_: Any
+    ) -> Any:
+        return LlamaDecoderLayer.forward(layer, x, mask, pos, kv, position_embeddings=rope)
+
+    monkeypatch.setattr(OtherNamesLayer, "forward", forward)
+    signature = replace(NAMES, **{forgotten: getattr(LayerSignature(), forgotten)})
+    monkeypatch.setattr(OtherNamesAdapter, "layer_signature", signature)
+    model = renamed(CASE.build(), by_position=False)
+    inputs = CASE.batch(model, 3, "none", variant="ragged").inputs
+    with pytest.raises(UnsupportedModelError, match=match), tp.apply(model, method("random")):
+        model(**inputs)
