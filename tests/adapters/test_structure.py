@@ -163,10 +163,9 @@ def test_a_gate_beside_the_query_cannot_be_read() -> None:
 @pytest.mark.parametrize("name", sorted(set(READABLE) - NO_ROWS))
 def test_attention_that_is_given_its_rotary_embedding(name: str) -> None:
     adapter = adapter_for(model_of(name))
-    for number in range(adapter.num_layers):
-        attention = adapter.attention(number)
-        if attention is not None:
-            check_position_embeddings(attention, adapter.layer_signature.position_embeddings)
+    for number, layer in enumerate(adapter.layers):
+        if adapter.attention(number) is not None:
+            check_position_embeddings(layer, adapter.layer_signature.position_embeddings)
 
 
 def keep_five(scorer: str) -> tp.Method:
@@ -187,7 +186,7 @@ def moshi() -> PreTrainedModel:
 
 def test_attention_that_computes_its_own_rotary_embedding() -> None:
     with (
-        pytest.raises(UnsupportedModelError, match=r"MoshiAttention.*position_embeddings.*needs no attention"),
+        pytest.raises(UnsupportedModelError, match=r"MoshiDecoderLayer.*position_embeddings.*needs no attention"),
         tp.apply(moshi(), keep_five("fastv")),
     ):
         pass

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache, DynamicLayer, PreTrainedModel
 
 import tokenprune as tp
+from tests.support import matrix
+from tests.support.oracle import masked, oracle_generate_logits, tolerance
 from tests.support.simple import fastv, pair
 from tests.support.tiny import CASES
-from tokenprune.engine.cache import PrunedCacheLayer, cache_bytes
+from tokenprune.engine.cache import PRUNED_CLASSES, PrunedCacheLayer, cache_bytes
 from tokenprune.errors import UnsupportedFeatureError
 
 TOKEN = torch.tensor([[5], [6]])
@@ -103,3 +106,95 @@ def test_bytes_that_were_saved(family: str) -> None:
         cache = model(**inputs).past_key_values
     assert run.report.kv_bytes_unpruned == whole
     assert run.report.kv_bytes == cache_bytes(cache) < whole
+
+
+# ---- another type of cache layer ---
+
+
+class DoublePrecisionLayer(DynamicLayer):
+    """Stores keys and values in float64, which changes no fp32 result, and counts its updates."""
+
+    updates = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states.double(), value_states.double())
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.updates += 1
+        keys, values = super().update(key_states.double(), value_states.double(), *args, **kwargs)
+        return keys.to(key_states.dtype), values.to(value_states.dtype)
+
+
+class PrunedDoublePrecisionLayer(PrunedCacheLayer, DoublePrecisionLayer):  # type: ignore[misc]
+    """A pruned layer in float64."""
+
+    plain = DoublePrecisionLayer
+
+
+def double_cache(model: PreTrainedModel) -> Any:
+    """A cache of such layers."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [DoublePrecisionLayer() for _ in cache.layers]
+    return cache
+
+
+@pytest.fixture
+def double_is_supported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRUNED_CLASSES, DoublePrecisionLayer, PrunedDoublePrecisionLayer)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("padding", ["none", "left"])
+@pytest.mark.usefixtures("double_is_supported")
+@torch.no_grad()
+def test_a_new_type_of_cache_layer(attention: str, padding: Any) -> None:
+    """Two stages of a ragged batch are exact, and the layers stay what they are."""
+    case = CASES["llava"]
+    model = case.build(attention)
+    inputs = case.batch(model, 3, padding, variant="ragged").inputs
+    cache = double_cache(model)
+    with tp.apply(model, matrix.method([1, 3], matrix.budget_of("ragged"))) as run:
+        output = matrix.generate(model, inputs, past_key_values=cache)
+    generated = output.sequences[:, -matrix.STEPS :]
+    expected = oracle_generate_logits(model, inputs, generated, matrix.stages_of(run), case.visual_ids)
+    assert matrix.difference(torch.stack(output.logits, 1), expected) <= tolerance(expected)
+    kinds = [DoublePrecisionLayer, *[PrunedDoublePrecisionLayer] * (len(cache.layers) - 1)]
+    assert [type(layer) for layer in cache.layers] == kinds
+    assert {layer.updates for layer in cache.layers} == {matrix.STEPS}
+    assert {layer.keys.dtype for layer in cache.layers} == {torch.float64}
+    with tp.apply(model, matrix.method([1, 3], matrix.budget_of("ragged"))) as plain:
+        model(**inputs)
+    assert run.report.kv_bytes == 2 * plain.report.kv_bytes
+    assert run.report.kv_bytes_unpruned == 2 * plain.report.kv_bytes_unpruned
+
+
+@pytest.mark.usefixtures("double_is_supported")
+@torch.no_grad()
+def test_beam_search_on_a_new_type_of_cache_layer() -> None:
+    """It gives the sequences of the masked model without a cache."""
+    case = CASES["llava"]
+    model = case.build()
+    inputs = case.batch(model, 3, "left", variant="ragged").inputs
+    beams = {"num_beams": 3, "output_scores": True}
+    with tp.apply(model, matrix.method([1, 3], matrix.budget_of("ragged"))) as run:
+        ours = matrix.generate(model, inputs, past_key_values=double_cache(model), **beams)
+    with masked(model, inputs, matrix.stages_of(run), case.visual_ids):
+        theirs = matrix.generate(model, inputs, use_cache=False, **beams)
+    assert torch.equal(ours.sequences, theirs.sequences)
+    assert matrix.difference(ours.sequences_scores, theirs.sequences_scores) <= tolerance(theirs.sequences_scores)
+
+
+@pytest.mark.parametrize("made", ["before", "during"])
+@torch.no_grad()
+def test_an_unknown_type_of_cache_layer_is_refused(made: str) -> None:
+    """Also where the cache makes its layers only while the model runs."""
+    model, inputs = pair()
+    cache = double_cache(model)
+    if made == "during":
+        cache = DynamicCache()
+        cache.layer_class_to_replicate = DoublePrecisionLayer
+    with (
+        pytest.raises(UnsupportedFeatureError, match="DoublePrecisionLayer is not supported; use the default"),
+        tp.apply(model, fastv()),
+    ):
+        model(**inputs, past_key_values=cache)

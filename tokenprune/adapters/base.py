@@ -245,11 +245,11 @@ class Adapter(ABC):
         """Refuse early where single attention rows cannot be computed.
 
         Raises:
-            UnsupportedModelError: See :meth:`rotary`; or the attention module computes its own rotary embedding.
+            UnsupportedModelError: See :meth:`rotary`; or the layer is not given its rotary embedding.
             UnsupportedFeatureError: The model uses flex attention.
         """
         self.rotary(layer)
-        structure.check_position_embeddings(self._required_attention(layer), self.layer_signature.position_embeddings)
+        structure.check_position_embeddings(self.layers[layer], self.layer_signature.position_embeddings)
         if self.attention_implementation == "flex_attention":
             raise UnsupportedFeatureError("flex_attention is not supported", "use sdpa, eager or flash_attention_2")
 

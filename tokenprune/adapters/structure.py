@@ -73,7 +73,8 @@ def find_layers(model: nn.Module, decoder: nn.Module, signature: LayerSignature)
         signature: What the layers call their arguments.
 
     Raises:
-        UnsupportedModelError: The layers take something else than hidden states first, or attend to images across.
+        UnsupportedModelError: The layers take something else than hidden states first, have no argument of the mask's
+            name, or attend to images across.
         UnsupportedFeatureError: A layer is wrapped in a module that hides its arguments.
     """
     modules: Any = decoder.layers
@@ -89,6 +90,12 @@ def find_layers(model: nn.Module, decoder: nn.Module, signature: LayerSignature)
     if names[0] != signature.hidden_states:
         raise UnsupportedModelError(
             f"{type(layers[0]).__name__}.forward does not start with {signature.hidden_states} (it has {names[:3]})",
+            "write an adapter that overrides layer_signature",
+        )
+    if not any(signature.attention_mask in named_parameters(layer.forward) for layer in layers):
+        # a layer with **kwargs would accept the mask of a ragged batch under a wrong name, and ignore it
+        raise UnsupportedModelError(
+            f"{type(layers[0]).__name__}.forward has no argument {signature.attention_mask} (it has {names})",
             "write an adapter that overrides layer_signature",
         )
     if any(hasattr(layer, "cross_attn") for layer in layers):
@@ -183,19 +190,22 @@ def check_temperature(number: int, attention: nn.Module | None, width: int) -> N
         )
 
 
-def check_position_embeddings(attention: nn.Module, name: str) -> None:
-    """Refuse single attention rows of an attention module that is not given its cosines and sines.
+def check_position_embeddings(layer: nn.Module, name: str) -> None:
+    """Refuse single attention rows of a layer that is not given its cosines and sines.
+
+    The layer is asked and not its attention module, because the engine reads the layer's argument, and an adapter's
+    ``layer_signature`` names the arguments of layers only.
 
     Args:
-        attention: The attention module of a decoder layer.
+        layer: A decoder layer.
         name: Name of the argument that holds them.
 
     Raises:
-        UnsupportedModelError: The attention module computes its rotary embedding itself (Moshi).
+        UnsupportedModelError: The layer's attention computes its rotary embedding itself (Moshi).
     """
-    if name in named_parameters(attention.forward):
+    if name in named_parameters(layer.forward):
         return
     raise UnsupportedModelError(
-        f"{type(attention).__name__} is given no {name}: single attention rows cannot be computed",
+        f"{type(layer).__name__} is given no {name}: single attention rows cannot be computed",
         "use a method that needs no attention rows (scorers matrix_entropy, random, norm)",
     )

@@ -52,6 +52,7 @@ class CompactArguments:
             elif name.startswith(names.position_embeddings):
                 cut[name] = self._once(name, value, take_nested, self.rows)
             elif not isinstance(value, Tensor):
+                self._check_unknown(name, value)
                 cut[name] = value
             elif name == names.position_ids:
                 # flash attention would take gaps in the positions for several packed sequences
@@ -60,17 +61,23 @@ class CompactArguments:
                 cut[name] = value[self.rows[0].clamp(min=0).to(value.device)]
             elif name in self.adapter.sequence_kwargs:
                 cut[name] = self._once(name, value, take, self.rows, self.adapter.sequence_kwargs[name], 0)
-            elif self.width > 1 and self.width in value.shape[:3]:
-                raise UnsupportedModelError(
-                    f"layers of {type(self.adapter.model).__name__} get {name!r} {tuple(value.shape)}, which seems to"
-                    f" follow the {self.width} tokens of the sequence",
-                    "name it in the sequence_kwargs of the family's adapter",
-                )
             else:
+                self._check_unknown(name, value)
                 cut[name] = value
         if names.attention_mask not in others:
             cut[names.attention_mask] = self._mask(None, layer, others)
         return cut
+
+    def _check_unknown(self, name: str, value: Any) -> None:
+        """Refuse an argument that seems to follow the sequence: a tensor, or a tuple of them like cosines and sines."""
+        for tensor in value if isinstance(value, tuple) else (value,):
+            if isinstance(tensor, Tensor) and self.width > 1 and self.width in tensor.shape[:3]:
+                raise UnsupportedModelError(
+                    f"layers of {type(self.adapter.model).__name__} get {name!r} {tuple(tensor.shape)}, which seems to"
+                    f" follow the {self.width} tokens of the sequence",
+                    "write an adapter that names it in layer_signature if it is the mask, the rotary embedding or the"
+                    " positions, otherwise in sequence_kwargs",
+                )
 
     @property
     def _flash(self) -> bool:

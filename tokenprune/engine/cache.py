@@ -215,13 +215,21 @@ class PrunedSlidingWindowLayer(PrunedCacheLayer, DynamicSlidingWindowLayer):  # 
     plain = DynamicSlidingWindowLayer
 
 
+_CACHE_FIX = "use the default DynamicCache"
+
 #: The cache layers that the engine can compact exactly, and what they become.
 PRUNED_CLASSES: dict[type, type] = {layer.plain: layer for layer in (PrunedDynamicLayer, PrunedSlidingWindowLayer)}
 
 
 def mark(cache: Cache, layer: int, rows: Rows) -> None:
-    """Tell the cache of a layer which rows of the prompt it holds."""
+    """Tell the cache of a layer which rows of the prompt it holds.
+
+    Raises:
+        UnsupportedFeatureError: The layer cannot be compacted exactly. :func:`check_cache` sees only layers that exist
+            before the model runs; a cache, or a model that makes its own, may add others.
+    """
     cache_layer: Any = cache.layers[layer]
+    _check_layer(cache_layer)
     cache_layer.hidden_length = rows.dropped
     if hasattr(cache_layer, "cumulative_length"):  # a sliding window counts by itself
         cache_layer.cumulative_length += rows.dropped
@@ -249,14 +257,18 @@ def check_cache(cache: Any, first: int) -> None:
     """
     if cache is None:
         return
-    fix = "use the default DynamicCache"
     if not isinstance(cache, DynamicCache):
-        raise UnsupportedFeatureError(f"a {type(cache).__name__} is not supported", fix)
+        raise UnsupportedFeatureError(f"a {type(cache).__name__} is not supported", _CACHE_FIX)
     if getattr(cache, "offloading", False):
-        raise UnsupportedFeatureError("an offloaded cache is not supported", fix)
+        raise UnsupportedFeatureError("an offloaded cache is not supported", _CACHE_FIX)
     for cache_layer in cache.layers[first:]:
-        if type(cache_layer) not in PRUNED_CLASSES and not hasattr(cache_layer, "rows"):
-            raise UnsupportedFeatureError(f"a cache with {type(cache_layer).__name__} is not supported", fix)
+        if not hasattr(cache_layer, "rows"):
+            _check_layer(cache_layer)
+
+
+def _check_layer(cache_layer: Any) -> None:
+    if type(cache_layer) not in PRUNED_CLASSES:
+        raise UnsupportedFeatureError(f"a cache with {type(cache_layer).__name__} is not supported", _CACHE_FIX)
 
 
 def cache_bytes(cache: Any, unpruned: bool = False) -> int:
