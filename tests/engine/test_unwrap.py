@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,6 @@ from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 
 @torch.no_grad()
 def test_a_peft_model_is_pruned() -> None:
-    peft = pytest.importorskip("peft")
     model, inputs = pair()
     wrapped = peft.get_peft_model(
         model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
