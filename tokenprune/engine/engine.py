@@ -205,7 +205,7 @@ class Engine:
         sample_ids = self._sample_ids(annotations.sample_ids, batch, replay is not None)
         prefill = Prefill(
             self.applied,
-            PromptInputs(arguments, layout, sample_ids, annotations.values, replay),
+            PromptInputs(arguments, layout, sample_ids, annotations.values, replay, bool(self.thread.copies)),
             Quotas(self.plan, sizes, partial(prefill_cost, self.adapter.config), text),
             record,
             runs,

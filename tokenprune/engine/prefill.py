@@ -64,6 +64,8 @@ class PromptInputs:
         sample_ids: One stable integer per sample.
         annotations: What the caller gave per visual token.
         replay: Choices to use again, by stage, when this is the next step of a generation without a cache.
+        generating: Whether ``generate`` runs: it reads the logits of the last position, also of models without
+            ``logits_to_keep``.
     """
 
     arguments: Mapping[str, Any]
@@ -71,6 +73,7 @@ class PromptInputs:
     sample_ids: tuple[int, ...]
     annotations: Mapping[str, Sequence[Tensor]]
     replay: Mapping[int, Choice] | None
+    generating: bool
 
 
 class Prefill(Call):
@@ -131,7 +134,9 @@ class Prefill(Call):
         """See :meth:`tokenprune.engine.calls.Call.leave_decoder`."""
         if self._compact is None:
             return output
-        logits = KeptLogits(self._inputs.arguments.get("logits_to_keep"), self._inputs.layout)
+        logits = KeptLogits(
+            self._inputs.arguments.get("logits_to_keep", int(self._inputs.generating)), self._inputs.layout
+        )
         return logits.spread(output, self._compact.rows, self._checks)
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
