@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.cache_utils import Cache
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.call_arguments import bound_arguments
 from tokenprune.engine import hooks, refusals
-from tokenprune.engine.cache import CacheOwner, check_cache, pruned_layer
+from tokenprune.engine.cache import CacheOwner, check_cache, check_lengths, pruned_layer
 from tokenprune.engine.calls import Call, ThreadState
 from tokenprune.engine.capture import Captures
 from tokenprune.engine.compiled import run_eagerly
@@ -164,6 +165,9 @@ class Engine:
     def _begin(self, arguments: Mapping[str, Any]) -> Call:
         """Look at the arguments of a call and say what it is."""
         cache = arguments.get("past_key_values")
+        if cache is not None and not isinstance(cache, Cache):
+            check_cache(cache, self.plan.first)
+        check_lengths(cache, [*(stage.layer for stage in self.plan.stages), self.adapter.num_layers - 1])
         pruned = [layer for stage in self.plan.stages if (layer := pruned_layer(cache, stage.layer)) is not None]
         if pruned:
             refusals.check_continuation(pruned[0].rows.owner is self.applied.owner, arguments, self.adapter)

@@ -1,0 +1,51 @@
+"""Calls, caches and blocks that are interrupted: refused afterwards by name, and no trace is left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+import tokenprune as tp
+from tests.support.simple import fastv, pair
+from tokenprune.errors import UnsupportedFeatureError
+
+
+@torch.no_grad()
+def test_a_refused_crop_leaves_a_cache_that_is_refused() -> None:
+    """``Cache.crop`` goes layer by layer: the unpruned layers are cropped before a pruned one refuses."""
+    model, inputs = pair(batch=1, padding="none")
+    with tp.apply(model, fastv([2])):
+        cache = model(**inputs).past_key_values
+        with pytest.raises(UnsupportedFeatureError, match="cannot be cropped"):
+            cache.crop(-2)
+        with pytest.raises(UnsupportedFeatureError, match=r"24 tokens in layer 0 and 26 in layer 2"):
+            model(input_ids=torch.tensor([[7]]), past_key_values=cache)
+
+
+@pytest.mark.parametrize(("first", "broken"), [(1, 3), (2, 0), (2, 1)])
+@torch.no_grad()
+def test_the_cache_of_an_interrupted_prefill_is_refused(first: int, broken: int) -> None:
+    model, inputs = pair(batch=1, padding="none")
+    cache = DynamicCache()
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = model.model.language_model.layers[broken].self_attn.o_proj.register_forward_pre_hook(interrupt)
+    with tp.apply(model, fastv([first])):
+        with pytest.raises(KeyboardInterrupt):
+            model(**inputs, past_key_values=cache)
+        handle.remove()
+        with pytest.raises(UnsupportedFeatureError, match="a forward was interrupted"):
+            model(input_ids=torch.tensor([[7]]), past_key_values=cache)
+        model(**inputs)
+
+
+@torch.no_grad()
+def test_a_cache_that_is_no_cache_is_refused_by_name() -> None:
+    model, inputs = pair()
+    with tp.apply(model, fastv()), pytest.raises(UnsupportedFeatureError, match="a tuple is not supported"):
+        model(**inputs, past_key_values=((torch.zeros(1), torch.zeros(1)),))
