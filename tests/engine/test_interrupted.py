@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -49,3 +50,61 @@ def test_a_cache_that_is_no_cache_is_refused_by_name() -> None:
     model, inputs = pair()
     with tp.apply(model, fastv()), pytest.raises(UnsupportedFeatureError, match="a tuple is not supported"):
         model(**inputs, past_key_values=((torch.zeros(1), torch.zeros(1)),))
+
+
+class Turnstile:
+    """The first to pass waits until the gate opens."""
+
+    def __init__(self) -> None:
+        self.reached, self.gate = threading.Event(), threading.Event()
+
+    def __call__(self, *args: Any) -> None:
+        if not self.reached.is_set():
+            self.reached.set()
+            self.gate.wait(30)
+
+
+def run_across_the_end(model: Any, inputs: dict[str, Any], turnstile: Turnstile, layer: int) -> BaseException:
+    """The error of a call that passes the turnstile on a thread, while the block ends."""
+    errors: list[BaseException] = []
+
+    @torch.no_grad()
+    def call() -> None:
+        try:
+            model(**inputs)
+        except BaseException as error:
+            errors.append(error)
+
+    with tp.apply(model, fastv([layer])):
+        thread = threading.Thread(target=call)
+        thread.start()
+        assert turnstile.reached.wait(30)
+    turnstile.gate.set()
+    thread.join()
+    return errors[0]
+
+
+def test_a_call_that_begins_while_the_block_ends_leaves_no_hook() -> None:
+    turnstile = Turnstile()
+
+    class SlowCache(DynamicCache):  # asked before the call has hooks
+        def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
+            turnstile()
+            return int(super().get_seq_length(*args, **kwargs))
+
+    model, inputs = pair()
+    error = run_across_the_end(model, {**inputs, "past_key_values": SlowCache()}, turnstile, 1)
+    assert isinstance(error, UnsupportedFeatureError)
+    assert "block ended while" in str(error)
+    assert not any(layer._forward_pre_hooks for layer in model.model.language_model.layers)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_call_that_runs_while_the_block_ends_says_so(place: int) -> None:
+    model, inputs = pair()
+    turnstile = Turnstile()
+    handle = model.model.language_model.layers[place].register_forward_hook(turnstile)
+    error = run_across_the_end(model, inputs, turnstile, 1)
+    handle.remove()
+    assert isinstance(error, tp.TokenPruneError)
+    assert "block ended while" in str(error) or "never ran" in str(error)

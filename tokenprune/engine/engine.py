@@ -83,7 +83,7 @@ class Engine:
         """Take everything off again; pruned caches cannot be used from now on."""
         self.applied.owner.end()
         for shared in (self.layer_hooks, self.capture_hooks, self.output_hooks):
-            shared.remove()
+            shared.close()
         for item in reversed(self._attached):
             item.remove()
         self._attached.clear()
@@ -129,7 +129,15 @@ class Engine:
             return own(*args, **kwargs)
         call = self._begin(bound_arguments(own, args, kwargs))
         call.awaited = list(awaited)
-        output = self.thread.run(call, own, args, kwargs)
+        try:
+            output = self.thread.run(call, own, args, kwargs)
+        except Exception as error:
+            if call.hooks and self.applied.owner.thread is None:
+                raise UnsupportedFeatureError(
+                    "the apply block ended while a call of the model was running on another thread",
+                    "wait for all threads before you leave the block",
+                ) from error
+            raise
         call.finish(output)
         self.finished_calls += 1
         return output
