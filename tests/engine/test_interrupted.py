@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import DynamicCache
 
 import tokenprune as tp
 from tests.support.simple import fastv, pair
-from tokenprune.errors import UnsupportedFeatureError
+from tokenprune.engine.calibrate import measure_entropy, observe
+from tokenprune.engine.reservation import reserved
+from tokenprune.errors import BusyModelError, UnsupportedFeatureError
 
 
 @torch.no_grad()
@@ -108,3 +113,44 @@ def test_a_call_that_runs_while_the_block_ends_says_so(place: int) -> None:
     handle.remove()
     assert isinstance(error, tp.TokenPruneError)
     assert "block ended while" in str(error) or "never ran" in str(error)
+
+
+def test_one_reservation_at_a_time() -> None:
+    """Looking for the mark and setting it are one step: the second thread looks before the first one sets it."""
+
+    class Slow(dict[str, Any]):
+        def get(self, *args: Any) -> Any:
+            seen = super().get(*args)
+            time.sleep(0.05 if threading.current_thread().name == "first" else 0.2)
+            return seen
+
+    decoder = nn.Linear(1, 1)
+    decoder.__dict__ = Slow(vars(decoder))
+    inside: list[str] = []
+
+    def work() -> None:
+        with contextlib.suppress(BusyModelError), reserved(decoder):
+            inside.append(threading.current_thread().name)
+            time.sleep(0.5)
+
+    threads = [threading.Thread(target=work, name=name) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(inside) == 1
+
+
+@torch.no_grad()
+def test_a_model_is_not_measured_while_it_prunes() -> None:
+    """The curves of a pruned model are not those of the model."""
+    model, inputs = pair(batch=1, padding="none")
+    with tp.apply(model, fastv()):
+        with pytest.raises(BusyModelError):
+            measure_entropy(model, [inputs], cache=False)
+        with pytest.raises(BusyModelError):
+            observe(model, inputs, lambda layer, hidden, mask: None)
+        with pytest.raises(BusyModelError):
+            tp.engine.choose_layers(model, tp.load_method("entropyprune"), [inputs])
+        model(**inputs)
+    measure_entropy(model, [inputs], cache=False)
