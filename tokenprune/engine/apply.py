@@ -12,6 +12,7 @@ from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
 from tokenprune.engine.calibrate import entropy_profile, last_logits
+from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import Engine
 from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.unwrap import unwrap
@@ -45,7 +46,7 @@ def apply(model: nn.Module, method: Method, calibration: Sequence[Mapping[str, A
     if not isinstance(method, Method):
         raise ConfigError(f"apply needs a Method, got {type(method).__name__}", "use tp.load_method(name) or tp.Method")
     adapter = adapter_for(unwrap(model))
-    with reserved(adapter.decoder):
+    with reserved(adapter.decoder), eager(model):  # a wrapper that was compiled runs eagerly, too
         choice = method.layers.select(_profile(adapter, method, calibration))
         run = Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
         engine = Engine(adapter, run)
