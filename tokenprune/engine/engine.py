@@ -106,6 +106,7 @@ class Engine:
             return own(*args, **kwargs)
         finally:
             self.thread.copies.pop()
+            self.tower.drop_pending()
 
     def _expanding(self, arguments: Mapping[str, Any]) -> None:
         if self.thread.copies and "expand_size" in arguments:
