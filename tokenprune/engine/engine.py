@@ -68,7 +68,7 @@ class Engine:
         model = self.adapter.model
         chain = list(dict.fromkeys([model, getattr(model, "base_model", model), self.adapter.decoder]))
         self._attached += run_eagerly(model)
-        self._attached += refusals.register(model)
+        self._attached += refusals.register(self.adapter)
         self._attached += [
             hooks.PatchedMethod(model, "generate", self._generating),
             hooks.observe_calls(model, "_expand_inputs_for_generation", self._expanding),
