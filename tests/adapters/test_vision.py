@@ -199,3 +199,24 @@ def test_features_that_the_tower_made_elsewhere_are_refused() -> None:
     how = tp.load_method("vision-attention")
     with torch.no_grad(), tp.apply(model, how), pytest.raises(ScoreError, match="give pixels, not features"):
         model(**inputs, mm_encoder_outputs={"image": features})
+
+
+@torch.no_grad()
+def test_the_tower_of_another_image_is_not_taken_for_the_prompts() -> None:
+    """Images encoded by the caller: the tower's latest run may be another image's."""
+    model = LLAVA.build()
+    inputs = LLAVA.batch(model, 2, "left").inputs
+    if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        pytest.skip("this version of Transformers takes pixels only")
+    pixels = inputs.pop("pixel_values")
+    with tp.apply(model, tp.load_method("vision-attention")) as run:
+        features, _ = (model.get_image_features(shown, return_dict=True) for shown in (pixels, pixels.flip(-1)))
+        encoded = {"mm_encoder_outputs": {"image": features}}
+        with pytest.raises(ScoreError, match="give pixels, not features"):
+            model.generate(**inputs, **encoded, max_new_tokens=2)
+        with pytest.raises(ScoreError, match="give pixels, not features"):
+            model(**inputs, **encoded)
+        model.generate(**inputs, pixel_values=pixels, max_new_tokens=2)
+        expected = run.stages[0].kept
+        model(**inputs, pixel_values=pixels)
+        assert torch.equal(run.stages[0].kept, expected)

@@ -129,3 +129,15 @@ def test_a_compiled_model_is_observed() -> None:
     measured = tp.engine.measure_entropy(model, [inputs], cache=False)
     for one, other in zip(measured.curves, plain.curves, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
+
+
+@torch.no_grad()
+def test_a_wrapper_compiled_as_one_graph_runs_eagerly() -> None:
+    """``fullgraph=True`` allows no part that runs without Dynamo: the wrapper itself is paused."""
+    model, inputs = pair()
+    expected = pruned_logits(model, inputs)
+    compiled: Any = torch.compile(model, backend=BACKEND, fullgraph=True)
+    with tp.apply(compiled, fastv()) as run:
+        logits = compiled(**inputs).logits
+    assert run.report.after == [KEPT, KEPT]
+    assert torch.equal(logits, expected)

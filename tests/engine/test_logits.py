@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -87,3 +88,53 @@ def test_a_prompt_that_ends_with_a_dropped_token_is_an_error() -> None:
     )
     with tp.apply(model, method), pytest.raises(UnsupportedFeatureError, match="end the prompt with text"):
         model.generate(**inputs, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("wanted", [(1,), np.int64(-2), np.array([0, 1]), -3, -30], ids=str)
+@torch.no_grad()
+def test_negative_numbers_tuples_and_numpy(wanted: Any) -> None:
+    """A negative number leaves out the first positions; the model reads NumPy's integers as one position."""
+    case = CASES["llava"]
+    model = case.build()
+    inputs = case.batch(model, 2, "left").inputs
+    with tp.apply(model, fastv()) as run:
+        if isinstance(wanted, int) and wanted == -3:
+            with pytest.raises(UnsupportedFeatureError, match="were dropped"):
+                model(**inputs, logits_to_keep=wanted)
+            return
+        picked = model(**inputs, logits_to_keep=wanted).logits
+    index = slice(-wanted, None) if isinstance(wanted, int) else list(wanted) if isinstance(wanted, tuple) else wanted
+    expected = oracle_logits(model, inputs, stages_of(run), case.visual_ids)[:, index]
+    assert picked.shape == expected.shape
+    torch.testing.assert_close(picked, expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_family_without_logits_to_keep_after_a_prompt_that_ends_in_an_image() -> None:
+    """``generate`` reads the last position, and VideoLLaMA 3 has no argument that would say so."""
+    case = CASES["video_llama_3"]
+    model = case.build()
+    inputs = case.batch(model, 1).inputs
+    ids = inputs["input_ids"]
+    end = int(torch.isin(ids[0], torch.tensor(case.visual_ids)).nonzero()[-1]) + 1
+    inputs = {name: value[:, :end] if value.shape == ids.shape else value for name, value in inputs.items()}
+    kept = refused = 0
+    for seed in range(8):
+        method = tp.Method(
+            layers={"name": "fixed", "layers": [1]},
+            pruner={"name": "topk", "scorer": {"name": "random", "seed": seed}},
+            budget={"name": "keep_ratio", "ratio": 0.5},
+        )
+        with tp.apply(model, method) as run:
+            model(**inputs)
+            is_kept = end - 1 in run.stages[0].kept
+            run.annotate(sample_ids=[0])
+            if is_kept:
+                kept += 1
+                model.generate(**inputs, max_new_tokens=2)
+                continue
+            refused += 1
+            with pytest.raises(UnsupportedFeatureError, match="end the prompt with text"):
+                model.generate(**inputs, max_new_tokens=2)
+    assert kept
+    assert refused

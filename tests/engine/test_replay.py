@@ -54,3 +54,18 @@ def test_two_generations_take_turns() -> None:
     for choices in kept.values():
         assert all(torch.equal(choices[0], choice) for choice in choices)
     assert not torch.equal(kept[0][0], kept[1][0])
+
+
+@pytest.mark.parametrize(("layers", "percent"), [([1], 20), ([1, 2], 20), ([1], 34)])
+@pytest.mark.parametrize("more", [{}, {"num_beams": 2}], ids=str)
+@torch.no_grad()
+def test_a_budget_in_flops_is_that_of_the_prompt(layers: list[int], percent: int, more: dict[str, Any]) -> None:
+    """Each step has one text token more, for which the budget would leave other counts, or none at all."""
+    model, inputs = pair(batch=1, padding="none")
+    method = fastv(layers, name="flops_reduction", percent=percent, scope="decoder")
+    how = {"max_new_tokens": 12, "return_dict_in_generate": True, "output_logits": True, **more}
+    with tp.apply(model, method):
+        cached = model.generate(**inputs, **how)
+        ours = model.generate(**inputs, **how, use_cache=False)
+    assert torch.equal(ours.sequences, cached.sequences)
+    torch.testing.assert_close(torch.stack(ours.logits), torch.stack(cached.logits), atol=1e-4, rtol=0)

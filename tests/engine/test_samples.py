@@ -77,3 +77,21 @@ def test_numbers() -> None:
     assert given_ids([7, 9], 4) == (7, 7, 9, 9)
     with pytest.raises(ScoreError, match="2 sample_ids for a batch of 3"):
         given_ids([7, 9], 3)
+
+
+@torch.no_grad()
+def test_no_ids_and_no_values_are_an_error() -> None:
+    model, inputs = pair()
+    marked = tp.Method(
+        layers={"name": "fixed", "layers": [1]},
+        pruner={"name": "topk", "scorer": {"name": "annotation", "field": "mark"}},
+        budget={"name": "keep_count", "tokens": 5},
+    )
+    with tp.apply(model, RANDOM) as run:
+        run.annotate(sample_ids=[])
+        with pytest.raises(ScoreError, match="0 sample_ids"):
+            model(**inputs)
+    with tp.apply(model, marked) as run:
+        run.annotate(mark=[])
+        with pytest.raises(ScoreError, match="has 0 vectors"):
+            model(**inputs)

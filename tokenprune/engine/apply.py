@@ -12,13 +12,13 @@ from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
 from tokenprune.engine.calibrate import entropy_profile, last_logits
+from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import Engine
+from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.unwrap import unwrap
-from tokenprune.errors import BusyModelError, ConfigError, UnsupportedFeatureError
+from tokenprune.errors import ConfigError, UnsupportedFeatureError
 from tokenprune.run import Run
 from tokenprune.selectors.base import LayerChoice, ModelProfile
-
-_MARK = "_tokenprune_applied"
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def apply(model: nn.Module, method: Method, calibration: Sequence[Mapping[str, A
     if not isinstance(method, Method):
         raise ConfigError(f"apply needs a Method, got {type(method).__name__}", "use tp.load_method(name) or tp.Method")
     adapter = adapter_for(unwrap(model))
-    with _reserved(adapter.decoder):
+    with reserved(adapter.decoder), eager(model):  # a wrapper that was compiled runs eagerly, too
         choice = method.layers.select(_profile(adapter, method, calibration))
         run = Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
         engine = Engine(adapter, run)
@@ -67,31 +67,10 @@ def choose_layers(
     model: nn.Module, method: Method, calibration: Sequence[Mapping[str, Any]] | None = None
 ) -> LayerChoice:
     """The layers at which a method would prune a model, and why these; arguments and errors as for :func:`apply`."""
-    return method.layers.select(_profile(adapter_for(unwrap(model)), method, calibration))
-
-
-class _Reservation:
-    """Marks a decoder while a method is applied. A copy of the model carries None in its place."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        return None
-
-    def __reduce__(self) -> Any:
-        return type(None), ()
-
-
-@contextmanager
-def _reserved(decoder: nn.Module) -> Iterator[None]:
-    """Two methods on one model would corrupt each other: the second is refused."""
-    attributes, mine = vars(decoder), _Reservation()
-    if attributes.get(_MARK) is None:
-        attributes.pop(_MARK, None)
-    if attributes.setdefault(_MARK, mine) is not mine:
-        raise BusyModelError("a method is already applied to this model", "leave the first apply block before another")
-    try:
-        yield
-    finally:
-        del attributes[_MARK]
+    adapter = adapter_for(unwrap(model))
+    if calibration is not None:
+        check_free(adapter.decoder)  # a model that prunes would be measured
+    return method.layers.select(_profile(adapter, method, calibration))
 
 
 def _profile(adapter: Adapter, method: Method, calibration: Sequence[Mapping[str, Any]] | None) -> ModelProfile:

@@ -10,6 +10,7 @@ explicit ``position_ids`` goes on at the right position. The rows travel with th
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -269,6 +270,36 @@ def check_cache(cache: Any, first: int) -> None:
 def _check_layer(cache_layer: Any) -> None:
     if type(cache_layer) not in PRUNED_CLASSES:
         raise UnsupportedFeatureError(f"a cache with {type(cache_layer).__name__} is not supported", _CACHE_FIX)
+
+
+def check_lengths(cache: Any, layers: Sequence[int]) -> None:
+    """Refuse a cache whose layers stand for sequences of different lengths.
+
+    A forward that was interrupted, a refused ``crop`` and a cache rebuilt from the tensors of a pruned one leave such
+    a cache behind.
+
+    Args:
+        cache: ``past_key_values`` of a call, may be None.
+        layers: Layers to compare with the first one.
+
+    Raises:
+        UnsupportedFeatureError: Names the lengths.
+    """
+    held = getattr(cache, "layers", ())
+    if not held or not isinstance(held[0], DynamicLayer):
+        return
+    length = held[0].get_seq_length()
+    for number in layers:
+        layer = held[number] if number < len(held) else None  # layers are added as they run
+        if layer is not None and not isinstance(layer, DynamicLayer):
+            continue
+        other = 0 if layer is None else layer.get_seq_length()
+        if other != length:
+            raise UnsupportedFeatureError(
+                f"the KV cache stands for {length} tokens in layer 0 and {other} in layer {number}: a forward was"
+                " interrupted, or the cache was cropped or rebuilt",
+                "prefill again with a new cache",
+            )
 
 
 def cache_bytes(cache: Any, unpruned: bool = False) -> int:

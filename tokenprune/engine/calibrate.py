@@ -20,6 +20,7 @@ from tokenprune.engine import hooks
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import Engine
 from tokenprune.engine.layer_call import LayerCalls
+from tokenprune.engine.reservation import check_free
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError, UnsupportedFeatureError
 from tokenprune.ops.entropy import state_entropy
@@ -40,8 +41,9 @@ def observe(model: nn.Module, inputs: Mapping[str, Any], callback: Callable[[int
 
     Raises:
         UnsupportedFeatureError: The inputs hold no visual tokens.
+        BusyModelError: A method is applied to the model, which would be observed while it prunes.
     """
-    _observe(adapter_for(unwrap(model)), inputs, callback)
+    _observe(_free(model), inputs, callback)
 
 
 @torch.no_grad()
@@ -72,8 +74,18 @@ def measure_entropy(
         calibration: Inputs as for ``model(**inputs)``; every sample of every batch gives one curve.
         cache: Keep the result in the user's cache folder (or the given one), keyed by configuration, weights and
             inputs, and read it from there next time.
+
+    Raises:
+        BusyModelError: A method is applied to the model, which would be measured while it prunes.
     """
-    return entropy_profile(adapter_for(unwrap(model)), calibration, cache)
+    return entropy_profile(_free(model), calibration, cache)
+
+
+def _free(model: nn.Module) -> Adapter:
+    """The adapter of a model to which no method is applied."""
+    adapter = adapter_for(unwrap(model))
+    check_free(adapter.decoder)
+    return adapter
 
 
 def entropy_profile(

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.cache_utils import Cache
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.call_arguments import bound_arguments
 from tokenprune.engine import hooks, refusals
-from tokenprune.engine.cache import CacheOwner, check_cache, pruned_layer
+from tokenprune.engine.cache import CacheOwner, check_cache, check_lengths, pruned_layer
 from tokenprune.engine.calls import Call, ThreadState
 from tokenprune.engine.capture import Captures
 from tokenprune.engine.compiled import run_eagerly
@@ -67,7 +68,7 @@ class Engine:
         model = self.adapter.model
         chain = list(dict.fromkeys([model, getattr(model, "base_model", model), self.adapter.decoder]))
         self._attached += run_eagerly(model)
-        self._attached += refusals.register(model)
+        self._attached += refusals.register(self.adapter)
         self._attached += [
             hooks.PatchedMethod(model, "generate", self._generating),
             hooks.observe_calls(model, "_expand_inputs_for_generation", self._expanding),
@@ -82,7 +83,7 @@ class Engine:
         """Take everything off again; pruned caches cannot be used from now on."""
         self.applied.owner.end()
         for shared in (self.layer_hooks, self.capture_hooks, self.output_hooks):
-            shared.remove()
+            shared.close()
         for item in reversed(self._attached):
             item.remove()
         self._attached.clear()
@@ -105,6 +106,7 @@ class Engine:
             return own(*args, **kwargs)
         finally:
             self.thread.copies.pop()
+            self.tower.drop_pending()
 
     def _expanding(self, arguments: Mapping[str, Any]) -> None:
         if self.thread.copies and "expand_size" in arguments:
@@ -128,7 +130,15 @@ class Engine:
             return own(*args, **kwargs)
         call = self._begin(bound_arguments(own, args, kwargs))
         call.awaited = list(awaited)
-        output = self.thread.run(call, own, args, kwargs)
+        try:
+            output = self.thread.run(call, own, args, kwargs)
+        except Exception as error:
+            if call.hooks and self.applied.owner.thread is None:
+                raise UnsupportedFeatureError(
+                    "the apply block ended while a call of the model was running on another thread",
+                    "wait for all threads before you leave the block",
+                ) from error
+            raise
         call.finish(output)
         self.finished_calls += 1
         return output
@@ -164,6 +174,9 @@ class Engine:
     def _begin(self, arguments: Mapping[str, Any]) -> Call:
         """Look at the arguments of a call and say what it is."""
         cache = arguments.get("past_key_values")
+        if cache is not None and not isinstance(cache, Cache):
+            check_cache(cache, self.plan.first)
+        check_lengths(cache, [*(stage.layer for stage in self.plan.stages), self.adapter.num_layers - 1])
         pruned = [layer for stage in self.plan.stages if (layer := pruned_layer(cache, stage.layer)) is not None]
         if pruned:
             refusals.check_continuation(pruned[0].rows.owner is self.applied.owner, arguments, self.adapter)
@@ -205,7 +218,7 @@ class Engine:
         sample_ids = self._sample_ids(annotations.sample_ids, batch, replay is not None)
         prefill = Prefill(
             self.applied,
-            PromptInputs(arguments, layout, sample_ids, annotations.values, replay),
+            PromptInputs(arguments, layout, sample_ids, annotations.values, replay, bool(self.thread.copies)),
             Quotas(self.plan, sizes, partial(prefill_cost, self.adapter.config), text),
             record,
             runs,

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from tokenprune.call_arguments import bound_arguments
+from tokenprune.errors import UnsupportedFeatureError
 
 #: ``around(own, args, kwargs)`` runs in place of a method; ``own`` is the method that was there.
 Around: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -221,10 +222,20 @@ class SharedHooks:
         self._lock = threading.Lock()
         self._handles: list[Removable] = []
         self._users = 0
+        self._closed = False
 
     def acquire(self) -> None:
-        """A call begins that needs the hooks."""
+        """A call begins that needs the hooks.
+
+        Raises:
+            UnsupportedFeatureError: The block has ended; the hooks would stay on the model for ever.
+        """
         with self._lock:
+            if self._closed:
+                raise UnsupportedFeatureError(
+                    "the apply block ended while a call of the model was starting on another thread",
+                    "wait for all threads before you leave the block",
+                )
             self._users += 1
             if not self._handles:
                 self._handles = self._register()
@@ -242,6 +253,12 @@ class SharedHooks:
             with self._lock:
                 if not self._users:
                     self.remove()
+
+    def close(self) -> None:
+        """Take the hooks off for good."""
+        with self._lock:
+            self._closed = True
+            self.remove()
 
     def remove(self) -> None:
         """Take the hooks off."""

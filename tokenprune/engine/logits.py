@@ -44,17 +44,18 @@ class KeptLogits:
         positions = self._positions().to(rows.device)
         absent = ~(rows[:, :, None] == positions).any(1)
         checks.append((absent.any(1), lambda sample: self._dropped(positions[absent[sample]].tolist(), sample)))
-        return output if isinstance(self._wanted, int) else self._whole(output, rows)
+        from_end = isinstance(self._wanted, int) and self._wanted > 0
+        return output if from_end else self._whole(output, rows)
 
     def _positions(self) -> Tensor:
         """The positions as a vector of numbers that are not negative, on the host or the device of the index."""
         wanted = self._wanted
         if isinstance(wanted, int):
-            return torch.arange(max(self._width - wanted, 0), self._width)
+            wanted = slice(-wanted, None)  # what models make of an int, a negative one included
         every = torch.arange(self._width, device=wanted.device if isinstance(wanted, Tensor) else None)
         try:
             return every[wanted].flatten()
-        except (IndexError, TypeError) as error:
+        except (IndexError, TypeError, ValueError) as error:
             raise UnsupportedFeatureError(
                 f"logits_to_keep {wanted!r} does not index a prompt of {self._width} tokens ({error})",
                 f"use positions 0 to {self._width - 1}",

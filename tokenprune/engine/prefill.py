@@ -24,7 +24,7 @@ from tokenprune.engine.logits import KeptLogits
 from tokenprune.engine.plan import Plan, Stage
 from tokenprune.engine.prompt import PromptMap
 from tokenprune.engine.quotas import Quotas
-from tokenprune.engine.replay import Replays
+from tokenprune.engine.replay import Choice, Replays
 from tokenprune.engine.selection import check_selection, count_kept, replace_rows, rows_of
 from tokenprune.engine.stage_signals import StageSignals
 from tokenprune.engine.tower import TowerReader
@@ -63,14 +63,17 @@ class PromptInputs:
         layout: Where the visual tokens are.
         sample_ids: One stable integer per sample.
         annotations: What the caller gave per visual token.
-        replay: Selections to use again, by stage, when this is the next step of a generation without a cache.
+        replay: Choices to use again, by stage, when this is the next step of a generation without a cache.
+        generating: Whether ``generate`` runs: it reads the logits of the last position, also of models without
+            ``logits_to_keep``.
     """
 
     arguments: Mapping[str, Any]
     layout: VisualLayout
     sample_ids: tuple[int, ...]
     annotations: Mapping[str, Sequence[Tensor]]
-    replay: Mapping[int, Selection] | None
+    replay: Mapping[int, Choice] | None
+    generating: bool
 
 
 class Prefill(Call):
@@ -105,7 +108,7 @@ class Prefill(Call):
         self._observations: dict[int, Observation] = {}  # by the stage's number
         self._embeddings: Tensor | None = None
         self._deepstack: Deepstack | None = None
-        self._selections: dict[int, Selection] = {}
+        self._choices: dict[int, Choice] = {}
         self._checks: list[tuple[Tensor, Callable[[int], Exception]]] = []
 
     # ---- what the engine tells ---
@@ -131,7 +134,9 @@ class Prefill(Call):
         """See :meth:`tokenprune.engine.calls.Call.leave_decoder`."""
         if self._compact is None:
             return output
-        logits = KeptLogits(self._inputs.arguments.get("logits_to_keep"), self._inputs.layout)
+        logits = KeptLogits(
+            self._inputs.arguments.get("logits_to_keep", int(self._inputs.generating)), self._inputs.layout
+        )
         return logits.spread(output, self._compact.rows, self._checks)
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -169,7 +174,7 @@ class Prefill(Call):
     def _finish_cache(self, output: Any) -> None:
         cache = _cache_of(output, self._inputs.arguments)
         if cache is None:
-            self._replays.remember(self._inputs.arguments, self._selections)
+            self._replays.remember(self._inputs.arguments, self._choices)
             return
         layers = sorted(self._stage_rows)
         for first, end in pairwise([*layers, self._applied.adapter.num_layers]):
@@ -204,17 +209,21 @@ class Prefill(Call):
                 "only [batch, tokens, dim] can be pruned",
             )
         before = self._quotas.totals
-        quotas = self._quotas.at(stage.number)
-        decides = self._quotas.pruner_decides(stage.number)
-        if [sum(sizes) for sizes in quotas] == before and not decides:
+        replay = self._inputs.replay
+        choice = None if replay is None else replay.get(stage.number)
+        if replay is None:
+            quotas, decides = self._quotas.at(stage.number), self._quotas.pruner_decides(stage.number)
+        else:
+            quotas, decides = self._quotas.sizes if choice is None else choice.counts, False
+        if choice is None and [sum(sizes) for sizes in quotas] == before and not decides:
             self.record.stages.append(self._skipped(stage.layer, before))
             return hidden
         start = Clock(hidden.device)
         context = self._context(stage, hidden, quotas)
-        selection = self._select(stage, context)
-        self._selections[stage.number] = selection
-        if decides or (stage.pruner.across_images and max(map(len, quotas)) > 1):
+        selection = self._select(stage, context) if choice is None else choice.selection
+        if choice is None and (decides or (stage.pruner.across_images and max(map(len, quotas)) > 1)):
             quotas = count_kept(selection, context)
+        self._choices[stage.number] = Choice(selection, quotas)
         self.record.clock.append((start, Clock(hidden.device)))
         self._forget(stage)
         keep = selection.keep & context.visual_mask
@@ -228,8 +237,6 @@ class Prefill(Call):
         return take(hidden, index, 1, 0)
 
     def _select(self, stage: Stage, context: PruneContext) -> Selection:
-        if self._inputs.replay is not None:
-            return self._inputs.replay[stage.number]
         selection = stage.pruner.select(context)
         check_selection(selection, context, stage.pruner)
         return selection
@@ -313,7 +320,7 @@ class Prefill(Call):
             hidden_rows=hidden,
             sample_ids=self._inputs.sample_ids,
             signals=DeclaredSignals(signals, stage.pruner.needs, stage.pruner.vision_layers),
-            target=self._quotas.targets,
+            target=self._quotas.targets if self._inputs.replay is None else (),  # a replay chooses nothing
             open_ended=self._quotas.pruner_decides(stage.number),
             checks=self._checks,
         )

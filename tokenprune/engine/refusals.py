@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.engine import hooks
@@ -16,15 +16,17 @@ from tokenprune.errors import UnsupportedFeatureError
 CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 
 
-def register(model: nn.Module) -> list[hooks.Removable]:
+def register(adapter: Adapter) -> list[hooks.Removable]:
     """Refuse ways to generate that a method cannot follow, when they are asked for.
 
     ``generate`` looks the decoding method up on the model's class, so that assisted decoding is recognised where the
     mode is validated (transformers 5.23) and where it runs (5.17).
     """
+    model = adapter.model
     refused: list[hooks.Removable] = [
         hooks.observe_calls(model, "_validate_generation_mode", _check_mode),
         hooks.PatchedMethod(model, "_assisted_decoding", _refuse_assisted),
+        hooks.observe_calls(model, "_prefill", partial(_check_chunks, adapter)),
     ]
     return refused + [hooks.PatchedMethod(model, name, _refuse_batching) for name in CONTINUOUS_BATCHING]
 
@@ -33,6 +35,20 @@ def _check_mode(arguments: Mapping[str, Any]) -> None:
     mode = arguments.get("generation_mode")
     if str(getattr(mode, "value", mode)) == "assisted_generation":
         _refuse_assisted()
+
+
+def _check_chunks(adapter: Adapter, arguments: Mapping[str, Any]) -> None:
+    size = getattr(arguments.get("generation_config"), "prefill_chunk_size", None)
+    ids, cache = arguments.get("input_ids"), arguments.get("model_kwargs", {}).get("past_key_values")
+    if size is None or ids is None or (cache is not None and cache.get_seq_length()):
+        return
+    # a chunk of one token would look like a decode step
+    visual = adapter.visual_mask({"input_ids": ids})
+    if visual is not None and bool(visual[:, size:].any()):
+        raise UnsupportedFeatureError(
+            f"prefill_chunk_size={size}: images lie behind the first chunk",
+            "leave prefill_chunk_size out, or make the first chunk hold all images",
+        )
 
 
 def _refuse_assisted(*args: Any) -> None:

@@ -17,6 +17,19 @@ from tokenprune.pruners.base import Selection
 REMEMBERED = 4
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What one stage chose at the first step.
+
+    Attributes:
+        selection: The tokens.
+        counts: Their number per sample and image. A budget stated in FLOPs would allow others at each longer step.
+    """
+
+    selection: Selection
+    counts: list[list[int]]
+
+
 @dataclass(frozen=True, eq=False)  # a step is itself only
 class FinishedStep:
     """One finished step of a generation without a cache.
@@ -25,12 +38,12 @@ class FinishedStep:
         ids: Its ``input_ids``.
         pixels: Its images and videos by name, or what ``generate`` encoded of them. The tensors themselves are kept:
             freed memory may hold another image by the next call.
-        selections: What each stage chose, by the stage's number; a stage that dropped nothing has none.
+        choices: What each stage chose, by the stage's number; a stage that dropped nothing has none.
     """
 
     ids: Tensor
     pixels: Mapping[str, Any]
-    selections: Mapping[int, Selection]
+    choices: Mapping[int, Choice]
 
 
 class Replays:
@@ -39,8 +52,8 @@ class Replays:
     def __init__(self) -> None:
         self._steps: deque[FinishedStep] = deque(maxlen=REMEMBERED)
 
-    def take(self, call: Mapping[str, Any], adapter: Adapter) -> Mapping[int, Selection] | None:
-        """The selections of the step that a call continues, or None.
+    def take(self, call: Mapping[str, Any], adapter: Adapter) -> Mapping[int, Choice] | None:
+        """The choices of the step that a call continues, or None.
 
         A call continues a step when its ids are one token longer, its images are the same tensors, and nothing before
         the last visual token differs; beams may have swapped the text behind it.
@@ -57,14 +70,14 @@ class Replays:
             one_longer = ids.shape == (step.ids.shape[0], step.ids.shape[1] + 1)
             if one_longer and _same_memory(step.pixels, pixels) and _continues(ids, step.ids, adapter):
                 self._steps.remove(step)
-                return step.selections
+                return step.choices
         return None
 
-    def remember(self, call: Mapping[str, Any], selections: Mapping[int, Selection]) -> None:
-        """Keep the selections of a finished step for the next one."""
+    def remember(self, call: Mapping[str, Any], choices: Mapping[int, Choice]) -> None:
+        """Keep the choices of a finished step for the next one."""
         ids = call.get("input_ids")
         if ids is not None:
-            self._steps.append(FinishedStep(ids, pixel_inputs(call), selections))
+            self._steps.append(FinishedStep(ids, pixel_inputs(call), choices))
 
 
 def pixel_inputs(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,6 @@ def given_ids(ids: Sequence[int], batch: int) -> tuple[int, ...]:
     Raises:
         ScoreError: The batch is no multiple of them.
     """
-    if batch % len(ids):
+    if not ids or batch % len(ids):
         raise ScoreError(f"{len(ids)} sample_ids for a batch of {batch}", "give one per sample")
     return tuple(i for i in ids for _ in range(batch // len(ids)))

@@ -136,7 +136,7 @@ class StageSignals:
             )
         items, visual = self.annotations[name], self.prompt_map.visual.cpu()
         batch = len(visual)
-        if batch % len(items):
+        if not items or batch % len(items):
             raise ScoreError(
                 f"annotation {name!r} has {len(items)} vectors for a batch of {batch}", "give one per sample"
             )

@@ -23,10 +23,17 @@ from tokenprune.ops.vision import TowerLayer, TowerRuns, on_visual_axis
 
 
 class _ThreadRuns(threading.local):
-    """Runs of the tower outside a call on one thread, and the arguments of the encoder that is running."""
+    """What happens outside a call on one thread.
+
+    Attributes:
+        pending: Runs of the tower that ``generate`` made for its prefill.
+        encoding: Whether ``generate`` is encoding its images. Runs that the caller makes belong to no prefill.
+        encoder: The arguments of the encoder that is running.
+    """
 
     def __init__(self) -> None:
         self.pending: list[TowerRun] = []
+        self.encoding = False
         self.encoder: dict[str, Any] = {}
 
 
@@ -55,6 +62,9 @@ class TowerRecorder:
         handles: list[hooks.Removable] = []
         for tower in dict.fromkeys(site.tower for _, site in self._sites):
             handles.append(hooks.before(tower, self._start))
+        if self._sites:
+            name = "_prepare_multimodal_encoder_kwargs_for_generation"
+            handles.append(hooks.PatchedMethod(self._adapter.model, name, self._encoding))
         model = getattr(self._adapter.model, "base_model", self._adapter.model)
         for name, wanted in self._adapter.encoders.items() if self._sites else ():
             handles.append(hooks.observe_calls(model, name, self._note_encoder(wanted)))
@@ -69,9 +79,23 @@ class TowerRecorder:
         pending, self._thread.pending = self._thread.pending, []
         return pending if encoded else []
 
+    def drop_pending(self) -> None:
+        """``generate`` has ended: runs that it made for a prefill that never came belong to no other."""
+        self._thread.pending = []
+
+    def _encoding(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """``generate`` encodes the images of its prefill."""
+        self._thread.pending, self._thread.encoding = [], True
+        try:
+            return own(*args, **kwargs)
+        finally:
+            self._thread.encoding = False
+
     def _runs(self) -> list[TowerRun]:
         call = self._current()
-        return self._thread.pending if call is None else call.tower_runs
+        if call is not None:
+            return call.tower_runs
+        return self._thread.pending if self._thread.encoding else []
 
     def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = bound_arguments(module.forward, args, kwargs)

@@ -1,0 +1,52 @@
+"""Marks a model while a method is applied to it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from tokenprune.errors import BusyModelError
+
+_MARK = "_tokenprune_applied"
+_LOCK = threading.Lock()  # looking for the mark and setting it are one step
+
+
+class _Reservation:
+    """Marks a decoder while a method is applied. A copy of the model carries None in its place."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
+@contextmanager
+def reserved(decoder: nn.Module) -> Iterator[None]:
+    """Two methods on one model would corrupt each other: the second is refused.
+
+    Raises:
+        BusyModelError: A method is already applied to the model.
+    """
+    with _LOCK:
+        check_free(decoder)
+        vars(decoder)[_MARK] = _Reservation()
+    try:
+        yield
+    finally:
+        with _LOCK:
+            del vars(decoder)[_MARK]
+
+
+def check_free(decoder: nn.Module) -> None:
+    """Refuse a model to which a method is applied.
+
+    Raises:
+        BusyModelError: A method is already applied to the model.
+    """
+    if vars(decoder).get(_MARK) is not None:
+        raise BusyModelError("a method is already applied to this model", "leave the first apply block before another")
