@@ -177,8 +177,8 @@ def test_without_the_adapter_the_error_names_what_to_override() -> None:
     ("forgotten", "match"),
     [
         ("attention_mask", r"has no argument attention_mask .*'mask'.*layer_signature"),
-        ("position_embeddings", r"get 'rope' .*follow the \d+ tokens.*layer_signature"),
-        ("position_ids", r"get 'pos' .*follow the \d+ tokens.*layer_signature"),
+        ("position_embeddings", r"get 'rope' .*follow the \d+ tokens.*layer_signature.*sequence_kwargs"),
+        ("position_ids", r"get 'pos' .*follow the \d+ tokens.*layer_signature.*sequence_kwargs"),
     ],
 )
 @pytest.mark.usefixtures("registered")

@@ -75,8 +75,8 @@ class CompactArguments:
                 raise UnsupportedModelError(
                     f"layers of {type(self.adapter.model).__name__} get {name!r} {tuple(tensor.shape)}, which seems to"
                     f" follow the {self.width} tokens of the sequence",
-                    "write an adapter that names it in layer_signature if it is the mask, the rotary embedding or the"
-                    " positions, otherwise in sequence_kwargs",
+                    "write an adapter that overrides layer_signature (mask, rotary embedding, positions) or"
+                    " sequence_kwargs (anything else)",
                 )
 
     @property
