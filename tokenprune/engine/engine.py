@@ -59,6 +59,7 @@ class Engine:
         self.capture_hooks = hooks.SharedHooks(captures.register)
         self.output_hooks = hooks.SharedHooks(self._hook_outputs)
         self.finished_calls = self.prompts = 0
+        self._compared = [*(stage.layer for stage in plan.stages), adapter.num_layers - 1]  # of a cache
         self._attached: list[hooks.Removable] = []
 
     # ---- putting it on the model, and taking it off ---
@@ -176,10 +177,11 @@ class Engine:
         cache = arguments.get("past_key_values")
         if cache is not None and not isinstance(cache, Cache):
             check_cache(cache, self.plan.first)
-        check_lengths(cache, [*(stage.layer for stage in self.plan.stages), self.adapter.num_layers - 1])
         pruned = [layer for stage in self.plan.stages if (layer := pruned_layer(cache, stage.layer)) is not None]
         if pruned:
             refusals.check_continuation(pruned[0].rows.owner is self.applied.owner, arguments, self.adapter)
+        check_lengths(cache, self._compared)
+        if pruned:
             ragged = any(layer.rows.ragged for layer in pruned)
             return DecodeStep(self.applied.layers, self.layer_hooks, self.adapter, ragged)
         self.layer_hooks.drop()
