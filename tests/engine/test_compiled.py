@@ -81,6 +81,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("warm", [True, False])
 @torch.no_grad()
