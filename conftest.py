@@ -16,6 +16,22 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.fast import fast
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`pytest --fast`."""
+    parser.addoption("--fast", action="store_true", help="the first case of every test that is not marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--fast`, deselect what :mod:`tests.support.fast` leaves out."""
+    if config.getoption("--fast"):
+        chosen = fast(items)
+        left_out = set(items) - set(chosen)
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = chosen
+
 
 def is_local(host: object) -> bool:
     """Whether an address is this machine's own."""

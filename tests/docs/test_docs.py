@@ -173,6 +173,7 @@ def test_all_public_names_are_in_the_reference() -> None:
         assert re.search(rf"^::: tokenprune\.(?:\w+\.)*{name}$", page, re.M), f"{name} is not on docs/api.md"
 
 
+@pytest.mark.slow
 def test_the_page_of_methods_is_what_is_registered() -> None:
     made = subprocess.run([sys.executable, "docs/snippets/methods.py"], cwd=ROOT, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr

@@ -76,6 +76,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @torch.no_grad()
 def test_compiled_models_are_pruned(way: Any) -> None:

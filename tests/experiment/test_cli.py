@@ -111,6 +111,7 @@ def test_an_unsupported_model_is_one_line(
     assert "cannot be loaded" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_no_traceback_from_a_real_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tokenprune.cli", "run", write(tmp_path, methods=["fastw"])]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -83,6 +83,7 @@ def test_a_second_run_only_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(result.rows) == SERIES * 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path, seed: int) -> None:
     """SIGKILL at random moments, again and again: the same lines as a run in one go, nothing twice."""
@@ -183,6 +184,7 @@ def test_one_name_for_two_definitions_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "samples.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
     job = subprocess.Popen(
         [sys.executable, "-m", "tests.support.toy", str(tmp_path)], stdout=subprocess.PIPE, text=True

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.components.test_scorers import best
+from tests.scorers.test_scorers import best
 from tests.support.tiny import CASES
 from tokenprune.budgets.base import Schedule
 from tokenprune.errors import BudgetError, LayerError

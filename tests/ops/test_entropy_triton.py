@@ -51,6 +51,7 @@ def tokens(heads: int, dim: int) -> torch.Tensor:
     return states
 
 
+@pytest.mark.slow
 def test_the_kernel_is_the_definition(tmp_path: Path) -> None:
     states = [tokens(9, 64), tokens(28, 128)[:2].bfloat16(), tokens(32, 128)[2:4], tokens(12, 80)[:2], tokens(2, 16)]
     torch.save(states, tmp_path / "states.pt")
@@ -70,6 +71,7 @@ def test_the_kernel_is_the_definition(tmp_path: Path) -> None:
             assert found[5] == 0
 
 
+@pytest.mark.slow
 def test_the_kernel_compiles_for_gpus(tmp_path: Path) -> None:
     """The interpreter knows no layouts; the compiler needs no GPU. Whether the code is right there, no test says."""
     process(COMPILE, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")

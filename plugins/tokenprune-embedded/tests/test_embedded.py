@@ -33,6 +33,7 @@ def task_of(loaded: LoadedModel, questions: int) -> Task:
     return kind(questions=questions, split="validation")
 
 
+@pytest.mark.slow
 def test_it_answers(loaded: LoadedModel) -> None:
     task = task_of(loaded, 40)
     right = []
@@ -45,6 +46,7 @@ def test_it_answers(loaded: LoadedModel) -> None:
     assert np.mean(right) >= 0.6  # chance is about 0.3; training/gates.py holds the real figures
 
 
+@pytest.mark.slow
 def test_a_batch_is_padded_on_the_left(loaded: LoadedModel) -> None:
     samples = task_of(loaded, 5).samples()
     batch = loaded.encode(samples)
@@ -110,6 +112,7 @@ def test_the_tower_equals_onnx_runtime(loaded: LoadedModel, tmp_path: Path) -> N
     np.testing.assert_allclose(given, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_language_model_still_speaks() -> None:
     try:
         state = sources.language_state()

@@ -26,6 +26,7 @@ def content(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_made_once(tmp_path: Path) -> None:
     try:
         folder = checkpoint_folder(CLIPS, tmp_path)

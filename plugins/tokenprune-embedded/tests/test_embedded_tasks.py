@@ -110,6 +110,7 @@ def shown(sample: Sample) -> list[list[tuple[str, int, int]]]:
     return seen
 
 
+@pytest.mark.slow
 def test_clips_show_what_their_answers_say() -> None:
     """Which colour moves, where, and which appears last, read from the pixels; ``Clip`` says what digit has it."""
     ways = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
@@ -138,6 +139,7 @@ def test_clips_show_what_their_answers_say() -> None:
             assert 2 <= np.abs(step[moved[0]]).sum() <= 4
 
 
+@pytest.mark.slow
 def test_clips_are_balanced() -> None:
     """No way and no digit is an answer much more often than the others; no place in time or number of digits hints."""
     counts: dict[str, Counter[str]] = {}
@@ -165,6 +167,7 @@ def test_types_of_easy_vqa() -> None:
     assert easy_vqa.kind_of("does the image not contain a circle?") == "absent"
 
 
+@pytest.mark.slow
 def test_more_questions_than_there_are() -> None:
     with pytest.raises(ConfigError, match="100000"):
         EasyVQA(questions=100_000).samples()

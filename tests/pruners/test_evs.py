@@ -1,4 +1,4 @@
-"""EVS, and frames as such, against literal choices, token by token, in float64."""
+"""EVS against literal choices, token by token, in float64."""
 
 from __future__ import annotations
 
@@ -10,42 +10,14 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.support.literal import Recording, cosine, exact_vectors, record
+from tests.support.literal import cosine, exact_vectors, record
 from tests.support.tiny import CASES
+from tests.support.video import VIDEOS, Place, assert_no_transfer, chosen, places_of
 from tokenprune.context import PruneContext
 from tokenprune.errors import BudgetError, ScoreError
-from tokenprune.ops.frames import (
-    best_of_each,
-    best_overall,
-    chains,
-    cosine_to,
-    earlier,
-    frame_sizes,
-    number_frames,
-)
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.pruners.evs import Evs
-from tokenprune.testing import make_context
-
-Place = tuple[int, int, int]
-
-#: (frame, row, column) of the tokens of one tiny video, in order; None is a separator.
-VIDEOS: dict[str, list[Place | None]] = {
-    "qwen2_5_vl": [],
-    "qwen3_vl": [],
-    "llava_next_video": [(f, r, c) for f in range(3) for r in range(2) for c in range(2)],
-    "llava_onevision": [*[(f, r, c) for f in range(3) for r in range(2) for c in range(2)], None],
-    "video_llava": [place for f in range(4) for place in (None, *[(f, r, c) for r in range(4) for c in range(4)])],
-}
-
-
-def places_of(name: str, recording: Recording) -> list[Place | None]:
-    """Where the tokens of a video lie; of Qwen by the grid that it is given."""
-    if VIDEOS[name]:
-        return VIDEOS[name]
-    frames, rows, columns = recording.inputs["video_grid_thw"][0].tolist()
-    return [(f, r, c) for f in range(frames) for r in range(rows // 2) for c in range(columns // 2)]
 
 
 def literal(
@@ -69,77 +41,9 @@ def method(pruner: str | dict[str, Any], budget: dict[str, Any]) -> dict[str, An
     return {"layers": {"name": "fixed", "layers": [0]}, "pruner": pruner, "budget": budget}
 
 
-# ---- frames ---
-
-
-def test_frames_are_counted_through_the_sample() -> None:
-    frame = torch.tensor([[0, 0, 1, -1, 0, 1, 2, -1], [0, 0, 0, 0, -1, -1, -1, -1]])
-    groups = torch.tensor([[0, 0, 0, 0, 1, 1, 2, -1], [0, 1, 2, 2, -1, -1, -1, -1]])
-    assert number_frames(frame, groups, 3).tolist() == [[0, 0, 1, -1, 2, 3, 6, -1], [0, 1, 2, 2, -1, -1, -1, -1]]
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_the_same_cell_earlier(seed: int) -> None:
-    """Frames of two sizes in any order, cells missing, each token with a lag of its own."""
-    noise = torch.Generator().manual_seed(seed)
-    rows = []
-    for frame in range(6):
-        side = (2, 3) if seed % 2 and frame in (2, 3) else (3, 3)
-        rows += [(frame, r, c) for r in range(side[0]) for c in range(side[1])]
-    rows += [(-1, -1, -1)] * 3
-    rows = [rows[i] for i in torch.randperm(len(rows), generator=noise).tolist()]
-    lag = torch.randint(0, 4, (len(rows),), generator=noise)
-    shape = {f: max((r, c) for frame, r, c in rows if frame == f) for f in range(6)}
-    expected = []
-    for (frame, r, c), back in zip(rows, lag.tolist(), strict=True):
-        same = frame >= back > 0 and shape[frame] == shape[frame - back]
-        expected.append(rows.index((frame - back, r, c)) if same else -1)
-    grid = torch.tensor(rows)[None]
-    sizes = frame_sizes(grid[..., 0], grid)
-    assert all(sizes[0, i].tolist() == [shape[f][0] + 1, shape[f][1] + 1] for i, (f, *_) in enumerate(rows) if f >= 0)
-    assert earlier(grid[..., 0], sizes, grid, lag[None]).tolist() == [expected]
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_chains_of_cells(seed: int) -> None:
-    """Some tokens are gone: the chain goes on with the next frame that has the cell and the size."""
-    noise = torch.Generator().manual_seed(seed)
-    rows = []
-    for frame in range(6):
-        side = (2, 3) if seed % 2 and frame in (2, 3) else (3, 3)
-        rows += [(frame, r, c, *side) for r in range(side[0]) for c in range(side[1])]
-    rows = [rows[i] for i in torch.randperm(len(rows), generator=noise).tolist()[:30]] + [(-1,) * 5] * 3
-    order, follows = chains(*(torch.tensor(rows)[None, :, part] for part in (0, slice(3, 5), slice(0, 3))))
-    assert sorted(order[0].tolist()) == list(range(33))
-    before = {}
-    for place, (token, after) in enumerate(zip(order[0].tolist(), follows[0].tolist(), strict=True)):
-        if after:
-            before[token] = int(order[0, place - 1])
-    for i, (frame, r, c, *side) in enumerate(rows):
-        same = [j for j, other in enumerate(rows) if list(other[1:]) == [r, c, *side] and -1 < other[0] < frame]
-        assert before.get(i) == (max(same, key=lambda j: rows[j][0]) if same else None)
-
-
-def test_best_overall_gives_every_image_one() -> None:
-    scores = torch.tensor([[9.0, 8.0, 7.0, 1.0, 1.0, 3.0, 50.0], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
-    groups = torch.tensor([[0, 0, 0, 1, 1, 2, -1], [0, 0, 0, 0, 1, 1, 1]])
-    first = best_of_each(scores, groups, 3)
-    assert first.int().tolist() == [[1, 0, 0, 1, 0, 1, 0], [1, 0, 0, 0, 1, 0, 0]]
-    kept = best_overall(scores, first, groups >= 0, torch.tensor([4, 3]))
-    assert kept.int().tolist() == [[1, 1, 0, 1, 0, 1, 0], [1, 1, 0, 0, 1, 0, 0]]
-
-
-def test_nothing_waits_for_the_device() -> None:
-    """The meta device has no values: whatever asks for one raises."""
-    grid = torch.empty(2, 12, 3, dtype=torch.long, device="meta")
-    states = torch.empty(2, 12, 5, device="meta")
-    groups = torch.empty(2, 12, dtype=torch.long, device="meta")
-    frames = number_frames(grid[..., 0], groups, 3)
-    before = earlier(frames, frame_sizes(frames, grid), grid, torch.ones_like(frames))
-    assert chains(frames, frame_sizes(frames, grid), grid)[0].shape == (2, 12)
-    scores = cosine_to(states, before)
-    first = best_of_each(scores, groups, 3)
-    assert best_overall(scores, first, groups >= 0, groups.sum(1)).shape == (2, 12)
+@pytest.mark.parametrize("open_ended", [True, False])
+def test_nothing_waits_for_the_device(open_ended: bool) -> None:
+    assert_no_transfer(Evs(), open_ended)
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next"])
@@ -231,20 +135,6 @@ def test_images_are_frames(name: str, budget: int | None) -> None:
         expected.append([where[i] for i in kept])
     count = {"name": "adaptive"} if budget is None else {"name": "keep_count", "tokens": budget}
     assert recording.kept(method("evs", count)) == expected
-
-
-def chosen(states: Tensor, frames: list[int], side: int, count: int | None, pruner: Pruner) -> list[list[int]]:
-    """A pruner on bare tensors: samples of one video each, with so many frames."""
-    width = states.shape[1]
-    sizes = [number * side * side for number in frames]
-    real = torch.arange(width) < torch.tensor(sizes)[:, None]
-    index = torch.arange(width)
-    grid = torch.stack([index // side**2, index // side % side, index % side], -1).expand(len(states), -1, -1)
-    fewest = 1 if count is None else count
-    ctx = make_context(states, real, keep=fewest, grid=grid, open_ended=count is None)
-    keep = pruner.select(ctx).keep
-    assert not any(bool(bad.any()) for bad, _ in ctx.checks)
-    return [row.nonzero()[:, 0].tolist() for row in keep]
 
 
 @pytest.mark.parametrize("count", [None, 4, 10, 17])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.methods.test_visionzip import pruned_states, tower_keys
+from tests.pruners.test_visionzip import pruned_states, tower_keys
 from tests.support.literal import cosine, exact_vectors, record
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.bipartite import mean_of_clusters, rounds_needed, soft_matching

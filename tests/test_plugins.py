@@ -235,6 +235,7 @@ def test_the_installed_method_is_loaded_by_name() -> None:
         tp.load_method("centroid")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("example")
 def test_the_command_line_lists_what_is_installed() -> None:
     def listed(kind: str, *options: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.methods.test_visionzip import pruned_states
+from tests.pruners.test_visionzip import pruned_states
 from tests.support.literal import Recording, cosine, exact_vectors, record
 from tests.support.tiny import CASES
 from tests.support.tower import attention

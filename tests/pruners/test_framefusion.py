@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tests.methods.test_evs import VIDEOS, Place, places_of
-from tests.methods.test_visionzip import pruned_states
+from tests.pruners.test_visionzip import pruned_states
 from tests.support.literal import cosine, exact_vectors, record
 from tests.support.tiny import CASES
+from tests.support.video import VIDEOS, Place, assert_no_transfer, places_of
 from tokenprune.errors import ScoreError
 from tokenprune.pruners.framefusion import FrameFusion
 from tokenprune.pruners.stages import Stages
@@ -190,3 +190,8 @@ def test_published_defaults() -> None:
     assert isinstance(made.pruner, Stages)
     assert made.pruner.pruners[0] == made.pruner.pruners[1] == FrameFusion() == FrameFusion(threshold=0.6)
     assert made.budget.ratio == 0.3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("open_ended", [True, False])
+def test_nothing_waits_for_the_device(open_ended: bool) -> None:
+    assert_no_transfer(FrameFusion(), open_ended)
