@@ -94,6 +94,7 @@ def test_compiled_models_are_pruned(way: Any) -> None:
     torch.testing.assert_close(after, unpruned, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_model_may_be_compiled_inside_the_block() -> None:
     """What is compiled while a method is applied runs the method, and without it after the block."""

@@ -37,7 +37,7 @@ def _values(item: pytest.Item) -> tuple[str, ...]:
         parameter, *attributes = name.split(".")
         if parameter not in params:
             raise pytest.UsageError(
-                f"{item.nodeid}: mark each({name!r}) names no parameter of the test; it has {', '.join(params) or 'none'}"
+                f"{item.nodeid}: each({name!r}) names no parameter of the test; it has {', '.join(params) or 'none'}"
             )
         value = params[parameter]
         for attribute in attributes:
