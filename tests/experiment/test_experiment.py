@@ -84,18 +84,17 @@ def test_a_second_run_only_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_killed_at_any_moment_it_goes_on(tmp_path: Path, seed: int) -> None:
+def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
     """SIGKILL at random moments, again and again: the same lines as a run in one go, nothing twice."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_experiment(config(str(whole)))
-    rng = random.Random(seed)
-    for _ in range(2):
+    rng = random.Random(0)
+    for _ in range(5):  # up to 7 of the 45 batches each time
         job = subprocess.Popen(
             [sys.executable, "-m", "tests.support.toy", str(killed)], stdout=subprocess.PIPE, text=True
         )
         assert job.stdout is not None
-        for _ in range(rng.randint(1, 12)):
+        for _ in range(rng.randint(1, 6)):
             job.stdout.readline()
         time.sleep(rng.random() * 0.05)
         job.send_signal(signal.SIGKILL)
