@@ -112,6 +112,7 @@ def lines_or_torn(folder: Path) -> int:
     return len((folder / "samples.jsonl").read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_an_unfinished_batch_is_done_again(tmp_path: Path) -> None:
     run_experiment(config(str(tmp_path)))
     whole = canonical(tmp_path)
@@ -255,12 +256,14 @@ def test_a_family_without_a_closed_form_leaves_its_columns_unknown(
     assert "nan" not in table
 
 
+@pytest.mark.slow
 def test_seeds_give_different_choices(tmp_path: Path) -> None:
     rows = run_experiment(config(str(tmp_path))).rows
     said = {seed: [r["prediction"] for r in rows if r["method"] == "random" and r["seed"] == seed] for seed in (0, 1)}
     assert said[0] != said[1]
 
 
+@pytest.mark.slow
 def test_random_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     first = {(r["series"], r["sample"]): r["prediction"] for r in run_experiment(config(str(tmp_path / "a"))).rows}
     second = run_experiment(config(str(tmp_path / "b"), batch_size=24)).rows
@@ -415,6 +418,7 @@ def test_the_oracle_keeps_the_foreground(tmp_path: Path) -> None:
     assert shares.reshape(4, 4).tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
+@pytest.mark.slow
 def test_the_tower_runs_once_per_batch_for_all_that_do_not_read_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
