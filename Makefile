@@ -23,7 +23,7 @@ RECIPE := Makefile pyproject.toml $(wildcard requirements/*.txt) $(EMBEDDED)/pyp
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-fast test-oldest check format docs methods eval train clean distclean
+.PHONY: help demo test test-fast coverage test-oldest check format docs methods eval train clean distclean
 
 help: ## List the targets
 	@echo "Usage: make TARGET"
@@ -38,6 +38,10 @@ test: $(VENV)/.test ## Install everything and run all tests, with ruff, mypy and
 
 test-fast: $(VENV)/.test ## Run the fast part of the tests: one case of every test that is not marked slow
 	@$(ONE_THREAD) $(PY) -m pytest -n $(JOBS) --fast $(PYTEST_ARGS) $(TEST_PATHS)
+
+coverage: $(VENV)/.test ## Report which statements of each file the fast part of the tests runs
+	@$(ONE_THREAD) $(PY) -m coverage run -m pytest --fast $(PYTEST_ARGS) $(TEST_PATHS)
+	@$(PY) -m coverage report
 
 test-oldest: ## Run the engine's tests with the oldest supported transformers, in a venv of its own
 	@$(MAKE) --no-print-directory VENV=$(OLDEST_VENV) $(OLDEST_VENV)/.oldest

@@ -58,6 +58,7 @@ def test_types() -> None:
     run("mypy")
 
 
+@pytest.mark.slow
 def test_docs_build_without_a_warning(tmp_path: Path) -> None:
     run("mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site"))
     assert (tmp_path / "site" / "index.html").is_file()

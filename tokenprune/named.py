@@ -69,7 +69,7 @@ def load_method(name: str, budget: str | None = None, **fields: Any) -> Method:
         PluginError: Two distributions ship the method, or its file is broken.
         ConfigError: The fields of the budget are wrong.
     """
-    installed = list(_discover())
+    installed = list(_discover(name))
     matches = [method for method in installed if method.name == name]
     if not matches:
         raise UnknownNameError(f"unknown method {name!r}", suggest(name, {method.name for method in installed}))
@@ -89,7 +89,8 @@ def load_method(name: str, budget: str | None = None, **fields: Any) -> Method:
     return Method.from_dict(data, f"method {name!r}")
 
 
-def _discover() -> Iterator[NamedMethod]:
+def _discover(wanted: str | None = None) -> Iterator[NamedMethod]:
+    """The installed methods. If ``wanted`` is given, only files of that name are read; the others have no data."""
     for entry in plugins.discover_visible("tokenprune.methods"):
         try:
             package = entry.load()
@@ -100,12 +101,16 @@ def _discover() -> Iterator[NamedMethod]:
             yield NamedMethod(entry.name, entry.distribution, {}, f"{entry.target}: {error}")
             continue
         for file in files:
-            if file.name.endswith(".yaml"):
-                yield _read(file, entry.distribution)
+            if not file.name.endswith(".yaml"):
+                continue
+            name = file.name.removesuffix(".yaml")
+            if wanted in (None, name):
+                yield _read(name, file, entry.distribution)
+            else:
+                yield NamedMethod(name, entry.distribution, {})
 
 
-def _read(file: Traversable, distribution: str) -> NamedMethod:
-    name = file.name.removesuffix(".yaml")
+def _read(name: str, file: Traversable, distribution: str) -> NamedMethod:
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -106,6 +106,7 @@ def test_a_model_may_be_compiled_inside_the_block() -> None:
     torch.testing.assert_close(compiled(**inputs).logits, unpruned, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_compiled_vision_tower_is_read() -> None:
     model, inputs = pair()

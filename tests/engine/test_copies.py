@@ -62,6 +62,7 @@ def test_a_copy_keeps_what_others_put_on_the_model() -> None:
     assert type(vars(model)["forward"]) is Counting
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_exports_and_traces_are_refused() -> None:
     model, inputs = pair()

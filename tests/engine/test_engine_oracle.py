@@ -32,6 +32,7 @@ def skip_refused(name: str, error: tp.TokenPruneError) -> None:
     pytest.skip(f"refused: {error}")
 
 
+@pytest.mark.each("cell.family", "cell.dtype")
 @pytest.mark.parametrize("cell", [*CELLS, *BF16], ids=str)
 def test_engine_is_the_oracle(cell: Cell) -> None:
     """The pruned run equals the masked unpruned one."""

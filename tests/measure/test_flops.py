@@ -210,6 +210,7 @@ def test_cache_bytes_are_what_the_cache_holds() -> None:
     assert kv_cache_bytes(model.config.text_config, [length] * 4, 4) == held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PRESETS))
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_closed_form_and_both_counters_agree(name: str, attention: str) -> None:
@@ -336,6 +337,7 @@ def test_the_papers_headline(text: int, reduction: float) -> None:
 BASE = ["flops", "--model", "llava-1.5-7b", "--method", "entropyprune", "--tokens", "128", "--text-tokens", "57"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

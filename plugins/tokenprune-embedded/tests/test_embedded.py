@@ -92,6 +92,7 @@ def test_our_weights_are_small() -> None:
     assert checkpoint.DIGITS.weights.stat().st_size + checkpoint.CLIPS.weights.stat().st_size <= 20e6
 
 
+@pytest.mark.slow
 def test_the_tower_equals_onnx_runtime(loaded: LoadedModel, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     from transformers import Dinov2Config, Dinov2Model
