@@ -210,7 +210,6 @@ def test_cache_bytes_are_what_the_cache_holds() -> None:
     assert kv_cache_bytes(model.config.text_config, [length] * 4, 4) == held
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PRESETS))
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_closed_form_and_both_counters_agree(name: str, attention: str) -> None:
