@@ -198,3 +198,33 @@ def test_an_unknown_type_of_cache_layer_is_refused(made: str) -> None:
         tp.apply(model, fastv()),
     ):
         model(**inputs, past_key_values=cache)
+
+
+@torch.no_grad()
+def test_a_cache_rebuilt_by_hand_is_refused() -> None:
+    """Pruned before layer 0, all its layers are equally short: only the mask knows how long the sequence is."""
+    model, inputs = pair()
+    method = tp.Method(
+        layers={"name": "fixed", "layers": [0]},
+        pruner={"name": "topk", "scorer": "random"},
+        budget={"name": "keep_count", "tokens": 5},
+    )
+    mask = torch.cat([inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
+    with tp.apply(model, method):
+        cache = model(**inputs).past_key_values
+        rebuilt = DynamicCache([(layer.keys, layer.values) for layer in cache.layers])
+        with pytest.raises(UnsupportedFeatureError, match=r"mask covers 28 tokens, and the KV cache .* hold 17"):
+            model(input_ids=TOKEN, attention_mask=mask, past_key_values=rebuilt)
+        model(input_ids=TOKEN, attention_mask=mask, past_key_values=cache)
+
+
+@torch.no_grad()
+def test_an_unpruned_conversation_keeps_its_mask() -> None:
+    """Text only, then a further token with the whole mask: nothing is refused."""
+    model, inputs = pair(variant="text")
+    mask = torch.cat([inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
+    with tp.apply(model, fastv()):
+        cache = model(**inputs).past_key_values
+        step = model(input_ids=TOKEN, attention_mask=mask, past_key_values=cache).logits
+    plain = model(**inputs).past_key_values
+    assert torch.equal(step, model(input_ids=TOKEN, attention_mask=mask, past_key_values=plain).logits)

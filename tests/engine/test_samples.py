@@ -95,3 +95,22 @@ def test_no_ids_and_no_values_are_an_error() -> None:
         run.annotate(mark=[])
         with pytest.raises(ScoreError, match="has 0 vectors"):
             model(**inputs)
+
+
+@torch.no_grad()
+def test_a_call_inside_a_generation_has_samples_of_its_own() -> None:
+    """A logits processor that runs the model on two pictures while two beams are generated: they are no beams."""
+    batch = one_question_over_pictures(2)
+    model, _ = pair()
+    inner: list[list[list[int]]] = []
+
+    def ask(ids: Tensor, scores: Tensor) -> Tensor:
+        if not inner:
+            inner.append([])
+            model(**batch)
+            inner[0] = run.stages[0].kept.tolist()
+        return scores
+
+    with tp.apply(model, RANDOM) as run:
+        model.generate(**part(batch, slice(0, 1)), max_new_tokens=2, num_beams=2, logits_processor=[ask])
+    assert inner[0][0] != inner[0][1]

@@ -172,3 +172,17 @@ def test_one_call_inside_another() -> None:
         handle.remove()
     assert torch.equal(logits, expected)
     assert torch.equal(nested[0], expected_other)
+
+
+@torch.no_grad()
+def test_a_layer_that_runs_twice_is_an_error() -> None:
+    model, inputs = pair()
+    layers = model.model.language_model.layers
+
+    def again(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        handle.remove()
+        module(*args, **kwargs)
+
+    handle = layers[1].register_forward_hook(again, with_kwargs=True)
+    with tp.apply(model, fastv()), pytest.raises(UnsupportedModelError, match="layer 1 ran twice"):
+        model(**inputs)

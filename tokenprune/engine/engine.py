@@ -187,6 +187,8 @@ class Engine:
         self.layer_hooks.drop()
         past = cache.get_seq_length() if cache is not None else 0
         ids = arguments.get("input_ids")
+        if past and ids is not None:
+            refusals.check_mask_width(arguments.get("attention_mask"), past + ids.shape[1])
         if past and ids is not None and ids.shape[1] == 1:
             return Call()  # a decode step after an unpruned prefill: nothing to do, nothing to look at
         check_cache(cache, self.plan.first)
@@ -234,7 +236,10 @@ class Engine:
             return given_ids(ids, batch)
         if replayed:  # these samples have their numbers
             return (0,) * batch
-        return self.samples.number(batch, self.thread.copies[-1] if self.thread.copies else 1)
+        copies, thread = 1, self.thread
+        if thread.copies:  # the generation's own prompt comes first; a call of somebody's inside it has other samples
+            copies, thread.copies[-1] = thread.copies[-1], 1
+        return self.samples.number(batch, copies)
 
 
 def count_images(layout: VisualLayout) -> list[list[int]]:

@@ -145,6 +145,11 @@ class Prefill(Call):
         hidden = calls.hidden(args, kwargs)
         stage = self._applied.plan.stage_of(layer)
         if layer == stage.layer:
+            if stage.number != len(self.record.stages):
+                raise UnsupportedModelError(
+                    f"layer {layer} ran twice in one prefill, or before an earlier stage",
+                    "tokens can be dropped only once before a layer: do not run layers by hand inside a forward",
+                )
             hidden = self.prune(stage, hidden)
         if self._compact is None:
             return None

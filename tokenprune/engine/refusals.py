@@ -116,6 +116,26 @@ def check_no_new_images(sizes: Sequence[Sequence[int]]) -> None:
         )
 
 
+def check_mask_width(mask: Any, width: int) -> None:
+    """Refuse a cache that holds fewer tokens than the attention mask covers.
+
+    A cache rebuilt by hand from the tensors of a pruned one does not know what was dropped.
+
+    Args:
+        mask: The call's attention mask, or None.
+        width: Tokens of the cache and of the call together.
+
+    Raises:
+        UnsupportedFeatureError: A two-dimensional mask covers more tokens.
+    """
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.shape[1] > width:
+        raise UnsupportedFeatureError(
+            f"the attention mask covers {mask.shape[1]} tokens, and the KV cache and the input hold {width}: the cache"
+            " was rebuilt from a pruned one",
+            "pass on the cache that the model returned",
+        )
+
+
 def check_no_labels(arguments: Mapping[str, Any]) -> None:
     """Refuse labels.
 

@@ -14,7 +14,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.pruners.base import Selection
 
 #: Generations that may take turns on one thread (contrastive decoding runs two); older ones are forgotten.
-REMEMBERED = 4
+REMEMBERED = 16
 
 
 @dataclass(frozen=True)
