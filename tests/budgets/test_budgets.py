@@ -146,3 +146,11 @@ def test_nothing_and_as_many_as_the_pruner_likes() -> None:
 
 def test_visual_tokens_per_layer() -> None:
     assert Schedule((1, 3), 5).per_layer(9, (4, 2)) == [9, 4, 4, 2, 2]
+
+
+def test_the_largest_count() -> None:
+    """Only budgets that state tokens have one."""
+    for budget in (KeepCount(tokens=9), LayerAverage(tokens=9), KeepSchedule(tokens=(9, 4))):
+        assert budget.largest_count == 9
+    for other in (KeepSchedule(ratios=(0.5, 0.2)), KeepRatio(ratio=0.5), DropAll()):
+        assert other.largest_count is None

@@ -52,6 +52,11 @@ class Budget(Component, ABC):
         """
         return False
 
+    @property
+    def largest_count(self) -> int | None:
+        """The largest number of tokens that the budget states, or None: more than a sample has is a mistake."""
+        return None
+
     def check(self, layers: tuple[int, ...]) -> None:
         """Check that the budget fits the stages. The engine calls it before any forward pass.
 

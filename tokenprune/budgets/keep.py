@@ -28,6 +28,11 @@ class KeepCount(Budget):
 
     tokens: int = Field(ge=1)
 
+    @property
+    def largest_count(self) -> int:
+        """See :attr:`tokenprune.budgets.base.Budget.largest_count`."""
+        return self.tokens
+
     def open_ended(self, stage: int, stages: int) -> bool:
         """See :meth:`tokenprune.budgets.base.Budget.open_ended`: only the last count is fixed."""
         return stage < stages - 1
@@ -75,6 +80,11 @@ class KeepSchedule(Budget):
         if list(counts) != sorted(counts, reverse=True):
             raise ValueError(f"no stage can keep more than the one before it, got {list(counts)}")
         return self
+
+    @property
+    def largest_count(self) -> int | None:
+        """See :attr:`tokenprune.budgets.base.Budget.largest_count`."""
+        return max(self.tokens, default=None)
 
     def check(self, layers: tuple[int, ...]) -> None:
         """See :meth:`tokenprune.budgets.base.Budget.check`."""

@@ -38,6 +38,11 @@ class LayerAverage(Budget):
         """The target average in tokens, for a sample of ``before`` visual tokens."""
         return float(self.tokens) if self.tokens is not None else float(self.ratio or 0) * before
 
+    @property
+    def largest_count(self) -> int | None:
+        """See :attr:`tokenprune.budgets.base.Budget.largest_count`."""
+        return self.tokens
+
     def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
         """See :meth:`tokenprune.budgets.base.Budget.keep`."""
         target = self.target(before)

@@ -154,8 +154,7 @@ class _SeriesRunner:
             choice = choose_layers(self.loaded.model, item.method, self.calibration)
             if self.loaded.visual_tokens is not None:
                 visual = self.loaded.visual_tokens * images
-                budget_tokens = getattr(item.method.budget, "tokens", None)
-                if budget_tokens is not None and budget_tokens > visual:
+                if (item.method.budget.largest_count or 0) > visual:
                     raise BudgetError(
                         f"budget '{item.budget}' asks for more than the {visual} visual tokens of a sample",
                         f"ask for 1 to {visual}",

@@ -55,10 +55,10 @@ def estimate(
         raise ConfigError(f"{visual_tokens} visual tokens", "give at least 1")
     if text_tokens < 0:
         raise ConfigError(f"{text_tokens} text tokens", "give 0 or more")
-    budget_tokens = getattr(method.budget, "tokens", None)
-    if isinstance(budget_tokens, int) and budget_tokens > visual_tokens:
+    count = method.budget.largest_count or 0
+    if count > visual_tokens:
         raise ConfigError(
-            f"a budget of {budget_tokens} tokens for {visual_tokens} visual tokens", f"ask for 1 to {visual_tokens}"
+            f"a budget of {count} tokens for {visual_tokens} visual tokens", f"ask for 1 to {visual_tokens}"
         )
     text_config = config.get_text_config(decoder=True)
     num_layers = int(text_config.num_hidden_layers)

@@ -39,3 +39,22 @@ def test_the_examples_are_valid_and_say_what_they_need(path: Path) -> None:
     used = {("models", type(config.model)), ("tasks", type(config.task))}
     if {(kind, plugins.registry(kind).name_of(component)) for kind, component in used} & set(REGISTERED):
         assert list(config.requires) == ["tokenprune-embedded"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples_run(path: Path, tmp_path: Path) -> None:
+    """Cut short: few questions, one budget, no timing; all methods."""
+    config = tp.ExperimentConfig.from_yaml(path)
+    short = config.model_copy(
+        update={
+            "task": config.task.model_copy(update={"questions": 2}),
+            "budgets": config.budgets[-1:],
+            "batch_size": 2,
+            "timing": 0,
+            "output": str(tmp_path),
+        }
+    )
+    tp.run_experiment(short)
+    rows = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 2 * len(list(short.series()))
