@@ -75,6 +75,12 @@ class MissingDataError(TokenPruneError, FileNotFoundError):
     code = "missing-data"
 
 
+class SampleError(TokenPruneError, ValueError):
+    """One sample of a task cannot be used: its image is missing or unreadable, its question is empty ..."""
+
+    code = "sample"
+
+
 class OutputError(TokenPruneError, OSError):
     """The output folder cannot be written, or holds the results of another experiment."""
 

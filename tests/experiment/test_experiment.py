@@ -284,7 +284,7 @@ def test_the_report_says_what_the_lines_say(tmp_path: Path) -> None:
     rows = lines(tmp_path)
     for (method, budget), line in table.items():
         mine = [row for row in rows if row["method"] == method and (row["budget"] or "") == budget]
-        assert line.accuracy.mean == pytest.approx(sum(bool(row["correct"]) for row in mine) / len(mine))
+        assert line.accuracy.mean == pytest.approx(sum(float(row["score"]) for row in mine) / len(mine))
         assert line.seeds == (2 if method == "random" else 1)
     whole = table["unpruned", ""].accuracy.mean
     assert table["oracle", "keep_count 2"].kept == pytest.approx(table["oracle", "keep_count 2"].accuracy.mean / whole)
@@ -313,7 +313,7 @@ def made_up(right: dict[tuple[str, str], list[float]], average: dict[str, float]
                         "group": str(sample),
                         "type": "any",
                         "answer": "yes",
-                        "correct": share > seed / 2,
+                        "score": float(share > seed / 2),
                         "visual_after": {"": 16, "half": 8, "few": 2}[budget],
                         "layer_average": average[method],
                         "flops": 1.0,

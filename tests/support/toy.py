@@ -17,7 +17,7 @@ from PIL import Image
 from tests.support.tiny import CASES
 from tokenprune.experiment import ExperimentConfig, run_experiment
 from tokenprune.models.base import LoadedModel, ModelSpec
-from tokenprune.tasks.base import Sample, Task
+from tokenprune.tasks.base import Sample, Task, different_images
 
 
 class Letters:
@@ -70,8 +70,11 @@ class ToyTask(Task):
             )
         return made
 
-    def correct(self, sample: Sample, text: str) -> bool:
-        return int(text.split()[0][1:]) % 2 == 0
+    def calibration(self, count: int) -> Sequence[Sample]:
+        return different_images(ToyTask(split="train", questions=10 * count).samples(), count)
+
+    def score(self, sample: Sample, text: str) -> float:
+        return float(int(text.split()[0][1:]) % 2 == 0)
 
 
 def config(output: str, delay: float = 0.0, **changes: Any) -> ExperimentConfig:

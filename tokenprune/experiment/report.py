@@ -124,7 +124,7 @@ def _accuracy_per_type(result: ExperimentResult, summaries: Sequence[SeriesSumma
     types = sorted({row["type"] for row in result.rows})
     correct: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for row in result.rows:
-        correct[row["method"], row["budget"] or "", row["type"]].append(float(row["correct"]))
+        correct[row["method"], row["budget"] or "", row["type"]].append(float(row["score"]))
     out = ["| method | budget | " + " | ".join(types) + " |", "|---|---|" + "---|" * len(types)]
     for item in summaries:
         per_type = [correct[item.method, item.budget, kind] for kind in types]

@@ -97,21 +97,15 @@ def profile_model(config: ExperimentConfig) -> EntropyProfile:
     loaded = config.model.load()
     inputs = calibration(config, loaded)
     if inputs is None:
-        raise ConfigError(
-            "this experiment has no calibration pictures", "set calibration to 1 or more and use a task with splits"
-        )
+        raise ConfigError("this experiment has no calibration pictures", "set calibration to 1 or more")
     return measure_entropy(loaded.model, inputs, cache=False)
 
 
 def calibration(config: ExperimentConfig, loaded: LoadedModel) -> list[Mapping[str, Tensor]] | None:
-    """Inputs of a few pictures of the training split, one question each; None if the task has no splits."""
-    count, task = config.calibration, config.task
-    if count == 0 or "split" not in type(task).model_fields:
+    """Inputs of a few samples of different images (see :meth:`Task.calibration`); None if none are asked for."""
+    if config.calibration == 0:
         return None
-    pictures: dict[str, Sample] = {}
-    for sample in task.model_copy(update={"split": "train", "questions": 10 * count}).samples():
-        pictures.setdefault(sample.group, sample)
-    return [loaded.encode([sample]) for sample in list(pictures.values())[:count]]
+    return [loaded.encode([sample]) for sample in config.task.calibration(config.calibration)]
 
 
 def environment() -> dict[str, Any]:
@@ -228,7 +222,7 @@ class _SeriesRunner:
                 "group": sample.group,
                 "answer": sample.answer,
                 "prediction": text,
-                "correct": bool(self.config.task.correct(sample, text)),
+                "score": float(self.config.task.score(sample, text)),
             }
             rows.append(row | self._cost(inputs, run, index, int(padding[index])))
         return rows

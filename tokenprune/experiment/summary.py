@@ -101,7 +101,7 @@ def accuracy_by_question(rows: Iterable[Row]) -> dict[str, float]:
     """Question id -> share of the method's seeds that answer it correctly."""
     answers: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        answers[row["sample"]].append(float(row["correct"]))
+        answers[row["sample"]].append(float(row["score"]))
     return {sample: sum(values) / len(values) for sample, values in answers.items()}
 
 
@@ -119,7 +119,7 @@ def difference(first: Mapping[str, float], second: Mapping[str, float], groups: 
 
 def accuracy(rows: Sequence[Row]) -> Estimate:
     """Accuracy with an interval clustered by image."""
-    return clustered([float(row["correct"]) for row in rows], [row["group"] for row in rows])
+    return clustered([float(row["score"]) for row in rows], [row["group"] for row in rows])
 
 
 def is_random(method: str) -> bool:

@@ -12,23 +12,40 @@ import torch
 from numpy.typing import NDArray
 
 from tokenprune.component import Component
+from tokenprune.errors import SampleError
 
 if TYPE_CHECKING:  # Pillow is optional: only tasks that make pictures need it
     from PIL.Image import Image
 
 
 @dataclass(frozen=True)
+class Video:
+    """The frames of a video.
+
+    Attributes:
+        frames: uint8 array ``[frames, height, width, 3]``, RGB.
+        fps: Frames per second of these frames (not of the file that they were sampled from).
+    """
+
+    frames: NDArray[np.uint8] = field(repr=False)
+    fps: float
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One question about one or more images.
+    """One question about one or more images or videos.
 
     Attributes:
         id: A name that is unique within the task and split, and never changes.
         images: The images, in the order in which the model gets them.
         question: The question, without the template of any model.
-        answer: The expected answer, one word.
+        answer: The expected answer; empty if it is unknown.
         type: The question type; results are reported per type.
         group: Id of the images. Questions about the same images are not independent, so intervals are clustered by it.
         foreground: Per image a bool mask ``[height, width]`` of the pixels that belong to objects; empty if unknown.
+        answers: All expected answers, e.g. those of ten annotators; by default ``(answer,)``.
+        choices: The answers that a multiple-choice question offers; empty for an open question.
+        videos: The videos, after the images.
     """
 
     id: str
@@ -37,19 +54,60 @@ class Sample:
     answer: str
     type: str
     group: str
-    foreground: tuple[NDArray[np.bool_], ...] = field(repr=False, compare=False)
+    foreground: tuple[NDArray[np.bool_], ...] = field(default=(), repr=False, compare=False)
+    answers: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    videos: tuple[Video, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All expected answers: ``answers``, or the only one."""
+        return self.answers or ((self.answer,) if self.answer else ())
 
 
 class Task(Component, ABC):
-    """A fixed set of samples and the rule for correct answers."""
+    """A fixed sequence of samples and the rule that scores an answer."""
+
+    @property
+    def label_free(self) -> bool:
+        """Whether the task has no answers. The unpruned model's answer to each sample then stands in for its answer."""
+        return False
 
     @abstractmethod
     def samples(self) -> Sequence[Sample]:
-        """The samples: the same ones in the same order on every call and machine."""
+        """The samples: the same ones in the same order on every call and machine.
+
+        The sequence may read a sample when it is asked for it, so that a large task needs little memory.
+        ``samples()[i]`` then raises :class:`~tokenprune.errors.SampleError` where a sample cannot be read.
+        """
 
     @abstractmethod
-    def correct(self, sample: Sample, text: str) -> bool:
-        """Whether a generated text is a correct answer to the sample's question."""
+    def score(self, sample: Sample, text: str) -> float:
+        """How good a generated text is as an answer to the sample's question, from 0 (wrong) to 1 (right)."""
+
+    def calibration(self, count: int) -> Sequence[Sample]:
+        """Samples of different images on which layer selectors measure a model. Their answers are not used.
+
+        By default they are the task's own first ones. A task with a training split takes them from there.
+
+        Args:
+            count: How many; fewer are returned if the task has not enough images.
+        """
+        return different_images(self.samples(), count)
+
+
+def different_images(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """The first ``count`` samples that are about different images. Samples that cannot be read are passed over."""
+    chosen: dict[str, Sample] = {}
+    for index in range(len(samples)):
+        if len(chosen) == count:
+            break
+        try:
+            sample = samples[index]
+        except SampleError:
+            continue
+        chosen.setdefault(sample.group, sample)
+    return list(chosen.values())
 
 
 def first_word(text: str) -> str:

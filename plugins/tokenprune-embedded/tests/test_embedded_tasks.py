@@ -46,9 +46,9 @@ def test_answers_are_one_word_and_judged(kind: Kind) -> None:
     task = kind(questions=40)
     for sample in task.samples():
         assert first_word(sample.answer) == sample.answer
-        assert task.correct(sample, f" {sample.answer.capitalize()}.")
-        assert not task.correct(sample, "")
-        assert not task.correct(sample, "maybe " + sample.answer)
+        assert task.score(sample, f" {sample.answer.capitalize()}.")
+        assert not task.score(sample, "")
+        assert not task.score(sample, "maybe " + sample.answer)
 
 
 def test_splits_and_seeds_differ(kind: Kind) -> None:
@@ -156,8 +156,8 @@ def test_clips_are_balanced() -> None:
 def test_figures_count_as_words() -> None:
     sample = next(s for s in Digits(questions=40).samples() if s.type == "recognise")
     figure = str(scenes.WORDS.index(sample.answer))
-    assert Digits().correct(sample, figure)
-    assert not Digits().correct(sample, "99")
+    assert Digits().score(sample, figure)
+    assert not Digits().score(sample, "99")
 
 
 def test_types_of_easy_vqa() -> None:

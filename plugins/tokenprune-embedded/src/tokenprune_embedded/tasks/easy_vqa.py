@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field
 
 from tokenprune.errors import ConfigError, MissingDataError
-from tokenprune.tasks.base import Sample, Task, first_word
+from tokenprune.tasks.base import Sample, Task, different_images, first_word
 from tokenprune_embedded.tasks.scenes import CANVAS, PATCH, background
 
 SIZE = 56  # pixels of the pasted picture: 4 x 4 patches
@@ -92,9 +92,14 @@ class EasyVQA(Task):
         """The samples, the same ones in the same order on every call and every machine."""
         return _samples(self.split, self.questions, self.seed)
 
-    def correct(self, sample: Sample, text: str) -> bool:
-        """Whether the first word of the text is the expected one."""
-        return first_word(text) == sample.answer
+    def score(self, sample: Sample, text: str) -> float:
+        """1 if the first word of the text is the expected one."""
+        return float(first_word(text) == sample.answer)
+
+    def calibration(self, count: int) -> Sequence[Sample]:
+        """Samples of different pictures of the training split."""
+        train = self.model_copy(update={"split": "train", "questions": 10 * count})
+        return different_images(train.samples(), count)
 
 
 @functools.lru_cache(maxsize=4)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from tokenprune.tasks.base import Sample, Task
+from tokenprune.tasks.base import Sample, Task, different_images
 from tokenprune_embedded.tasks import clips, scenes
 from tokenprune_embedded.tasks.digits import SPLITS, Split, says
 
@@ -39,9 +39,14 @@ class MovingDigits(Task):
         """The samples, the same ones in the same order on every call and every machine."""
         return _samples(self.split, self.questions, self.seed, self.types)
 
-    def correct(self, sample: Sample, text: str) -> bool:
-        """Whether the first word of the text is the expected one, as a word or as a figure."""
-        return says(text) == sample.answer
+    def score(self, sample: Sample, text: str) -> float:
+        """1 if the first word of the text is the expected one, as a word or as a figure."""
+        return float(says(text) == sample.answer)
+
+    def calibration(self, count: int) -> Sequence[Sample]:
+        """Samples of different pictures of the training split."""
+        train = self.model_copy(update={"split": "train", "questions": 10 * count})
+        return different_images(train.samples(), count)
 
 
 def clip(split: Split, seed: int, number: int) -> clips.Clip:
