@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from transformers.utils import logging
@@ -18,8 +19,11 @@ from tokenprune import plugins
 from tokenprune.config import read_yaml
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.experiment import ExperimentConfig, ExperimentResult, report, run_experiment, summarise, write_report
+from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.config import json_schema
-from tokenprune.experiment.runner import profile_model
+from tokenprune.experiment.merge import merge_shards
+from tokenprune.experiment.plan import Plan, plan_experiment
+from tokenprune.experiment.runner import Part, profile_model
 from tokenprune.measure import bench_table
 from tokenprune.measure.bench import BenchConfig, run_bench
 from tokenprune.measure.estimate import estimate
@@ -81,18 +85,47 @@ def options(
 def run(
     config: Annotated[Path, typer.Argument(help="An experiment file (YAML).")],
     output: Annotated[Path | None, typer.Option(help="Output folder; replaces the one in the file.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many samples.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run only this method; repeat for several.")] = None,
+    shard: Annotated[str | None, typer.Option(help="Run only one of n parts, i/n; `merge` puts them together.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run, and about how long it would take.")
+    ] = False,
 ) -> None:
     """Run an experiment, or continue one that was stopped."""
-    data = read_yaml(config)
-    if output is not None and isinstance(data, dict):
-        data["output"] = str(output)
-    experiment = ExperimentConfig.from_dict(data, str(config))
+    experiment = _experiment(config, output)
+    part = Part(limit, tuple(only or ()), Shard.parse(shard) if shard is not None else None)
+    if dry_run:
+        print_plan(plan_experiment(experiment, part))
+        return
     columns = (TextColumn("{task.description:<36.36}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("loading", total=None)
         result = run_experiment(
-            experiment, lambda name, done, total: bar.update(task, description=name, completed=done, total=total)
+            experiment, lambda name, done, total: bar.update(task, description=name, completed=done, total=total), part
         )
+    _report(result)
+
+
+@app.command()
+def merge(
+    config: Annotated[Path, typer.Argument(help="The experiment file that the shards ran.")],
+    output: Annotated[Path | None, typer.Option(help="Output folder; replaces the one in the file.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The --limit that the shards ran with.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="The --only that the shards ran with.")] = None,
+) -> None:
+    """Put the shards of an experiment together and write its tables."""
+    _report(merge_shards(_experiment(config, output), Part(limit, tuple(only or ()))))
+
+
+def _experiment(config: Path, output: Path | None) -> ExperimentConfig:
+    data = read_yaml(config)
+    if output is not None and isinstance(data, dict):
+        data["output"] = str(output)
+    return ExperimentConfig.from_dict(data, str(config))
+
+
+def _report(result: ExperimentResult) -> None:
     written = write_report(result)
     print_result(result)
     for path in written:
@@ -100,16 +133,46 @@ def run(
 
 
 def print_result(result: ExperimentResult) -> None:
-    """Print the main table of an experiment and its gates."""
+    """Print the main table of an experiment, and what to know about it."""
     summaries = summarise(result)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in report.COLUMNS:
-        table.add_column(name, justify="left" if name in report.COLUMNS[:2] else "right", no_wrap=True)
+    for index, name in enumerate(report.columns(result)):
+        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
     for item in summaries:
-        table.add_row(*report.format_row(item))
-    Console(width=max(console.width, 175)).print(table)
-    for sentence in report.gates(result, summaries):
-        console.print(sentence.replace("**", ""), highlight=False)
+        table.add_row(*map(escape, report.format_row(item)))
+    Console(width=max(console.width, 190)).print(table)
+    for sentence in [*report.notes(result), *report.gates(result, summaries)]:
+        console.print(escape(sentence.replace("**", "")), highlight=False)
+
+
+def print_plan(plan: Plan) -> None:
+    """Print what an experiment would run."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("series", "before layer"):
+        table.add_column(name, no_wrap=True)
+    for name in ("batches", "forwards", "about"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for item in plan.series:
+        layers = ", ".join(map(str, item.layers))
+        table.add_row(escape(item.key), layers, str(item.batches), f"<= {item.forwards}", duration(item.seconds))
+    Console(width=max(console.width, 120)).print(table)
+    console.print(
+        f"{plan.questions} questions; the times are those of the first batch ({plan.batch_size} questions), times the"
+        f" batches. Prefill timings: about {duration(plan.timing_seconds)}. In all about {duration(plan.seconds)}."
+        " Nothing was written.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time in words, e.g. ``3 min 20 s``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 @app.command("list")

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from tests.support.toy import ToyModel, config
 from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError, UnsupportedModelError
-from tokenprune.experiment import ExperimentConfig, markdown, plot, run_experiment, runner, summarise, write_report
+from tokenprune.experiment import ExperimentConfig, cost, markdown, plot, run_experiment, summarise, write_report
+from tokenprune.experiment.answering import Answering
+from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.features import SharedFeatures
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult
@@ -159,9 +161,9 @@ def test_methods_and_budgets_can_be_added_and_removed(tmp_path: Path, monkeypatc
     run_experiment(config(str(tmp_path), **few))
     before = lines(tmp_path)
     ran: list[str] = []
-    answer = runner._SeriesRunner._answer
+    answer = Answering.answer
     monkeypatch.setattr(
-        runner._SeriesRunner, "_answer", lambda self, item, *rest: (ran.append(item.key), answer(self, item, *rest))[1]
+        Answering, "answer", lambda self, item, *rest: (ran.append(item.key), answer(self, item, *rest))[1]
     )
     more = {"methods": ["norm-hidden-large", "norm-hidden-small"], "budgets": [{"name": "keep_count", "tokens": 2}]}
     assert len(run_experiment(config(str(tmp_path), **more)).rows) == 4 * 24
@@ -249,8 +251,8 @@ def test_a_family_without_a_closed_form_leaves_its_columns_unknown(
     def unknown(*_: object) -> int:
         raise UnsupportedModelError("FLOPs of 'toy' are unknown")
 
-    monkeypatch.setattr(runner, "prefill_flops", unknown)
-    monkeypatch.setattr(runner, "kv_cache_bytes", unknown)
+    monkeypatch.setattr(cost, "prefill_flops", unknown)
+    monkeypatch.setattr(cost, "kv_cache_bytes", unknown)
     table = markdown(run_experiment(config(str(tmp_path))))
     assert "| unknown | unknown |" in table
     assert "nan" not in table
@@ -289,8 +291,8 @@ def test_the_report_says_what_the_lines_say(tmp_path: Path) -> None:
     whole = table["unpruned", ""].accuracy.mean
     assert table["oracle", "keep_count 2"].kept == pytest.approx(table["oracle", "keep_count 2"].accuracy.mean / whole)
     text = markdown(result)
-    assert "This model cannot separate methods yet" in text
-    assert "The gates need 2000 questions; this run has 24." in text
+    assert "24 questions are too few to say whether this model can tell methods apart" in text
+    assert "Noticed on these: unpruned accuracy" in text
     assert "fixed by the config" in text
     names = {path.name for path in write_report(result)}
     assert {"report.md", "summary.json", "accuracy.png"} == names
@@ -310,6 +312,8 @@ def made_up(right: dict[tuple[str, str], list[float]], average: dict[str, float]
                         "budget": budget or None,
                         "seed": seed,
                         "sample": str(sample),
+                        "position": sample,
+                        "prediction": "yes",
                         "group": str(sample),
                         "type": "any",
                         "answer": "yes",
@@ -319,9 +323,10 @@ def made_up(right: dict[tuple[str, str], list[float]], average: dict[str, float]
                         "flops": 1.0,
                         "flops_unpruned": 2.0,
                         "kv_bytes": 1,
+                        "kv_bytes_unpruned": 1,
                     }
                 )
-    return ExperimentResult("nowhere", rows, {}, {})
+    return ExperimentResult("nowhere", Answers.read(rows))
 
 
 def test_every_method_is_compared_with_the_random_choice_of_its_cost() -> None:
@@ -335,7 +340,7 @@ def test_every_method_is_compared_with_the_random_choice_of_its_cost() -> None:
         ("random", "few"): [1.0, 1.0, 1.0, 1.0],
         ("bad", "few"): [0.0, 0.0, 0.5, 0.0],
     }
-    average = {"unpruned": 16, "random": 9, "random-early": 5, "good": 12, "early": 4, "bad": 8}
+    average = {"unpruned": 16, "random": 9, "random-early": 5, "good": 12, "early": 4.9, "bad": 8.7}
     text = markdown(made_up(right, average))
     table = text[text.index("Points above random") :].splitlines()[2:7]
 
@@ -354,8 +359,9 @@ def test_every_method_is_compared_with_the_random_choice_of_its_cost() -> None:
         "|---|---|---|---|",
         f"| bad | {bad[0]} | {bad[1]} | random |",
         f"| early | {gap(right['early', 'half'], right['random-early', 'half'])} |  | random-early |",
-        f"| good | {gap(right['good', 'half'], right['random', 'half'])} |  | random |",
+        f"| good | {gap(right['good', 'half'], right['random', 'half'])} († 12 : 9) |  | random |",
     ]
+    assert "† Not the same cost" in text
     assert "Points above random" not in markdown(
         made_up({key: value for key, value in right.items() if "random" not in key[0]}, average)
     )
@@ -434,11 +440,12 @@ def test_the_tower_runs_once_per_batch_for_all_that_do_not_read_it(
     monkeypatch.setattr(ToyModel, "load", counted)
     methods = ["norm-hidden-large", {"name": "random", "seeds": [0, 1]}, "vision-attention"]
     run_experiment(config(str(tmp_path / "shared"), methods=methods))
-    assert len(runs) == 5 * (1 + 2)  # five batches; once for all, and once for each budget of vision-attention
+    # tried out on one sample, then five batches: once for all, and once for each budget of vision-attention
+    assert len(runs) == (1 + 5) * (1 + 2)
     runs.clear()
     monkeypatch.setattr(SharedFeatures, "enabled", lambda self: nullcontext())
     run_experiment(config(str(tmp_path / "alone"), methods=methods))
-    assert len(runs) == 5 * (1 + 2 * (1 + 2 + 1 + 1))
+    assert len(runs) == (1 + 5) * (1 + 2 * (1 + 2 + 1 + 1))
     assert lines(tmp_path / "shared") == lines(tmp_path / "alone")
 
 

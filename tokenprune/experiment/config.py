@@ -79,6 +79,9 @@ class ExperimentConfig(Config):
         max_new_tokens: Tokens generated per answer.
         calibration: Number of pictures of the task's training split that layer selectors calibrate with.
         timing: Rounds of paired prefill timings; 0 measures no times.
+        divergence: Also measure the mean divergence from the unpruned model over the tokens of its own answers. It
+            needs no labels, and about doubles the time.
+        strict: Make a sample that cannot be used an error. By default it is reported and left out.
     """
 
     requires: dict[str, str] = Field(default_factory=dict)
@@ -92,6 +95,8 @@ class ExperimentConfig(Config):
     max_new_tokens: int = Field(default=4, ge=1)
     calibration: int = Field(default=8, ge=0)
     timing: int = Field(default=5, ge=0)
+    divergence: bool = False
+    strict: bool = False
 
     @field_validator("requires")
     @classmethod

@@ -2,56 +2,60 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from tokenprune.experiment.answers import Answers, difference
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import ExperimentResult
-from tokenprune.experiment.summary import (
-    Row,
-    SeriesSummary,
-    accuracy,
-    accuracy_by_question,
-    by_budget,
-    difference,
-    is_random,
-    summarise,
-)
+from tokenprune.experiment.runner import UNPRUNED, ExperimentResult
+from tokenprune.experiment.summary import SeriesSummary, by_budget, is_random, summarise
 
 #: Questions that an experiment needs before its gates say anything about a model.
 GATE_QUESTIONS = 2000
+#: Layer averages that differ by more than this share are not the same cost.
+SAME_COST = 0.05
+#: Samples that could not be used and are named in the report.
+MOST_NAMED = 5
 
-COLUMNS = (
-    "method",
-    "budget",
-    "accuracy %",
-    "% of unpruned",
-    "minus unpruned",
-    "visual tokens",
-    "layer average",
-    "FLOPs",
-    "KV cache",
-    "prefill time",
-)
+
+def columns(result: ExperimentResult) -> list[str]:
+    """The columns of the main table."""
+    names = [
+        "method",
+        "budget",
+        "agreement %" if result.label_free else "accuracy %",
+        "% of unpruned",
+        "minus unpruned",
+        "same answer %",
+        "visual tokens",
+        "layer average",
+        "FLOPs",
+        "KV cache",
+        "prefill time",
+    ]
+    if any(item.divergences for item in result.answers.series.values()):
+        names.insert(names.index("same answer %") + 1, "KL, nats")
+    return names
 
 
 def format_row(summary: SeriesSummary) -> list[str]:
-    """One row of the table as text, in the order of :data:`COLUMNS`."""
-    unpruned = summary.method == "unpruned"
+    """One row of the table as text, in the order of :func:`columns`."""
+    unpruned = summary.method == UNPRUNED
     name = summary.method + (f" ({summary.seeds} seeds)" if summary.seeds > 1 else "")
     saved = "unknown" if math.isnan(summary.flops_reduction) else f"-{100 * summary.flops_reduction:.1f} %"
     low, high = summary.time_spread
     spread = "" if math.isnan(low) else f" ({low:.2f}-{high:.2f})"
+    divergence = summary.divergence
     return [
         name,
         summary.budget,
         str(summary.accuracy),
-        f"{100 * summary.kept:.1f}",
+        "unknown" if math.isnan(summary.kept) else f"{100 * summary.kept:.1f}",
         "" if unpruned else f"{100 * summary.gain.mean:+.1f} ± {100 * summary.gain.half:.1f}",
+        "" if unpruned else f"{100 * summary.agreement.mean:.1f}",
+        *([] if divergence is None else ["" if unpruned else f"{divergence.mean:.4f} ± {divergence.half:.4f}"]),
         f"{summary.visual:.1f}",
         f"{summary.average:.1f}",
         "" if unpruned else saved,
@@ -66,35 +70,51 @@ def markdown(result: ExperimentResult) -> str:
 
 
 def _markdown(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> str:
+    names = columns(result)
+    sentences = [*notes(result), *gates(result, summaries)]
     out = [
         "# Results",
         "",
-        *gates(result, summaries),
-        "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|" + "---|" * len(COLUMNS),
+        *sentences,
+        *([""] if sentences else []),
+        "| " + " | ".join(names) + " |",
+        "|" + "---|" * len(names),
     ]
     out += ["| " + " | ".join(format_row(item)) + " |" for item in summaries]
-    questions = len({row["sample"] for row in result.rows})
-    pictures = len({row["group"] for row in result.rows})
-    out += ["", f"{questions} questions on {pictures} pictures; intervals are 95 %, clustered by picture."]
-    out += _against_random(result, summaries)
+    questions = result.answers.questions
+    pictures = len(set(questions.groups.values()))
+    out += ["", f"{len(questions.groups)} questions on {pictures} pictures; intervals are 95 %, clustered by picture."]
+    out += _against_random(result.answers, summaries)
     reasons = {choice["reason"]: choice["layers"] for choice in result.choices.values()}
     out += ["", "Layers:", *(f"- before layer {', '.join(map(str, layers))}: {why}" for why, layers in reasons.items())]
-    out += ["", "Accuracy per question type, %:", "", *_accuracy_per_type(result, summaries)]
+    if len(set(questions.types.values())) > 1:
+        out += ["", "Accuracy per question type, %:", "", *_accuracy_per_type(result.answers, summaries)]
     return "\n".join(out) + "\n"
 
 
-def _against_random(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> list[str]:
+def notes(result: ExperimentResult) -> list[str]:
+    """What a reader must know before the table: samples that could not be used, methods that were left out."""
+    out = []
+    if result.label_free:
+        out.append("The task has no answers: scores are the agreement with the unpruned model's own answers.")
+    if result.skipped:
+        named = [f"{result.skipped[position]}" for position in sorted(result.skipped)[:MOST_NAMED]]
+        more = len(result.skipped) - len(named)
+        rest = f"; and {more} more, see skipped.jsonl" if more else ""
+        out.append(
+            f"**{len(result.skipped)} samples could not be used and are in no figure:** {'; '.join(named)}{rest}."
+        )
+    out += [f"The method `{title}` was left out: {why}." for title, why in result.left_out.items()]
+    return out
+
+
+def _against_random(answers: Answers, summaries: Sequence[SeriesSummary]) -> list[str]:
     """Every method minus the random method with the nearest layer average, paired by question."""
     table = by_budget(summaries)
     if not any(is_random(method) for methods in table.values() for method in methods):
         return []
-    groups = {row["sample"]: row["group"] for row in result.rows}
-    rows: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in result.rows:
-        rows[row["method"], row["budget"] or ""].append(row)
     out = ["| method | " + " | ".join(table) + " | compared with |", "|---|" + "---|" * (len(table) + 1)]
+    other_cost = False
     for method in sorted({item.method for item in summaries if item.budget and not is_random(item.method)}):
         gains, rivals = [], []
         for budget, methods in table.items():
@@ -103,14 +123,26 @@ def _against_random(result: ExperimentResult, summaries: Sequence[SeriesSummary]
                 gains.append("")
                 continue
             average = methods[method].average
-            rival = min(random_methods, key=lambda item: (abs(item.average - average), item.method)).method
+            rival = min(random_methods, key=lambda item: (abs(item.average - average), item.method))
             gain = difference(
-                accuracy_by_question(rows[method, budget]), accuracy_by_question(rows[rival, budget]), groups
+                answers.of(method, budget).by_question(),
+                answers.of(rival.method, budget).by_question(),
+                answers.questions.groups,
             )
             text = f"{100 * gain.mean:+.1f} ± {100 * gain.half:.1f}"
-            gains.append(f"**{text}**" if gain.mean + gain.half < 0 else text)
-            rivals.append(rival)
+            text = f"**{text}**" if gain.mean + gain.half < 0 else text
+            if abs(rival.average - average) > SAME_COST * max(rival.average, average):
+                text += f" († {average:.0f} : {rival.average:.0f})"
+                other_cost = True
+            gains.append(text)
+            rivals.append(rival.method)
         out.append(f"| {method} | " + " | ".join(gains) + f" | {', '.join(dict.fromkeys(rivals))} |")
+    if other_cost:
+        out += [
+            "",
+            "† Not the same cost: the layer averages of the method and of random differ by more than"
+            f" {100 * SAME_COST:.0f} %. A random choice at the method's own layers would be comparable.",
+        ]
     return [
         "",
         "Points above random pruning on the same questions; **bold where random wins** beyond the interval. Compared is"
@@ -120,16 +152,13 @@ def _against_random(result: ExperimentResult, summaries: Sequence[SeriesSummary]
     ]
 
 
-def _accuracy_per_type(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> list[str]:
-    types = sorted({row["type"] for row in result.rows})
-    correct: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for row in result.rows:
-        correct[row["method"], row["budget"] or "", row["type"]].append(float(row["score"]))
+def _accuracy_per_type(answers: Answers, summaries: Sequence[SeriesSummary]) -> list[str]:
+    types = sorted(set(answers.questions.types.values()))
     out = ["| method | budget | " + " | ".join(types) + " |", "|---|---|" + "---|" * len(types)]
     for item in summaries:
-        per_type = [correct[item.method, item.budget, kind] for kind in types]
-        columns = " | ".join(f"{100 * sum(values) / len(values):.1f}" if values else "" for values in per_type)
-        out.append(f"| {item.method} | {item.budget} | {columns} |")
+        per_type = [answers.of(item.method, item.budget).accuracy_of_type(kind) for kind in types]
+        shown = " | ".join("" if math.isnan(value) else f"{100 * value:.1f}" for value in per_type)
+        out.append(f"| {item.method} | {item.budget} | {shown} |")
     return out
 
 
@@ -138,7 +167,7 @@ def gates(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> list[
 
     The unpruned model must reach 85 %, and on every question type 20 points more than the most frequent answer would.
     With the true foreground alone, at about 11 % of the tokens, the model must reach 95 % of its unpruned accuracy and
-    beat random pruning by three half-widths of the interval.
+    beat random pruning by three half-widths of the interval. An experiment without the foreground has no gates.
 
     Args:
         result: The experiment.
@@ -147,38 +176,39 @@ def gates(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> list[
     Returns:
         Sentences: the verdict with the checks that failed, and a note where the experiment has too few questions.
     """
-    unpruned = [row for row in result.rows if row["method"] == "unpruned"]
-    if not unpruned:
-        return ["No unpruned run yet."]
+    unpruned = result.answers.unpruned
+    if not len(unpruned) or result.label_free or all(item.method != "oracle" for item in summaries):
+        return []
     failures = []
-    reached = accuracy(unpruned)
+    reached = unpruned.accuracy()
     if reached.mean < 0.85:
         failures.append(f"unpruned accuracy {reached} % is below 85 %")
-    for kind in sorted({row["type"] for row in unpruned}):
-        rows = [row for row in unpruned if row["type"] == kind]
-        majority = Counter(row["answer"] for row in rows).most_common(1)[0][1] / len(rows)
-        reached_here = accuracy(rows).mean
+    for kind, expected in sorted(result.answers.questions.answers.items()):
+        majority = expected.most_common(1)[0][1] / expected.total()
+        reached_here = unpruned.accuracy_of_type(kind)
         if reached_here < majority + 0.2:
             failures.append(f"type {kind}: {100 * reached_here:.1f} %, most frequent answer {100 * majority:.1f} %")
     failures += _oracle_failures(summaries)
     enough = len(unpruned) >= GATE_QUESTIONS
-    verdict = (
-        ["**This model cannot separate methods yet:** " + "; ".join(failures) + "."]
-        if failures
-        else [
+    if not failures:
+        verdict = (
             f"Gates {'passed' if enough else 'met on this sample'}: unpruned {reached} %, every type 20 points above"
             " its most frequent answer, and the foreground at about 11 % holds 95 % of it and beats random by three"
             " half-widths."
-        ]
-    )
+        )
+        few = f"The gates need {GATE_QUESTIONS} questions; this run has {len(unpruned)}."
+        return [verdict] if enough else [verdict, few]
     if not enough:
-        verdict.append(f"The gates need {GATE_QUESTIONS} questions; this run has {len(unpruned)}.")
-    return verdict
+        return [
+            f"{len(unpruned)} questions are too few to say whether this model can tell methods apart (the gates need"
+            f" {GATE_QUESTIONS}). Noticed on these: {'; '.join(failures)}."
+        ]
+    return ["**This model cannot separate methods yet:** " + "; ".join(failures) + "."]
 
 
 def _oracle_failures(summaries: Sequence[SeriesSummary]) -> list[str]:
     """What is wrong with the oracle, compared with random pruning, at the budget nearest to 11 % of the tokens."""
-    unpruned = next((item for item in summaries if item.method == "unpruned"), None)
+    unpruned = next((item for item in summaries if item.method == UNPRUNED), None)
     oracles = {item.budget: item for item in summaries if item.method == "oracle"}
     randoms = {item.budget: item for item in summaries if item.method == "random"}
     budgets = set(oracles) & set(randoms)
@@ -212,7 +242,7 @@ def write_report(result: ExperimentResult) -> list[Path]:
     results, summaries = Results(result.folder), summarise(result)
     written = [
         results.write("report.md", _markdown(result, summaries)),
-        results.write("summary.json", json.dumps([asdict(item) for item in summaries], indent=1)),
+        results.write_json("summary.json", [asdict(item) for item in summaries]),
     ]
     try:
         from tokenprune.experiment.plot import accuracy_plot

@@ -5,67 +5,69 @@ A process that is killed at any moment loses at most the batch it was working on
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
 from tokenprune.errors import OutputError
 
+Row = dict[str, Any]
+
 
 class Results:
-    """The files of one experiment.
+    """The files of one experiment. The folder is created when it is locked.
 
     Args:
-        folder: The folder of the files; created if it does not exist.
-
-    Raises:
-        OutputError: The folder cannot be written.
+        folder: The folder of the files.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.samples = self.folder / "samples.jsonl"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / ".probe"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise OutputError(
-                f"output folder {self.folder} cannot be written ({error.strerror})", "choose another"
-            ) from None
+        self.skipped = self.folder / "skipped.jsonl"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder inside the block. The lock of a process that no longer runs is ignored.
 
+        A folder that is still empty at the end is removed.
+
         Raises:
-            OutputError: Another process writes to the folder.
+            OutputError: The folder cannot be written, or another process writes to it.
         """
         path = self.folder / ".lock"
-        while True:
-            try:
-                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-                break
-            except FileExistsError:
-                owner = self._owner(path)
-                if owner is not None:
-                    raise OutputError(
-                        f"{self.folder} is being written by process {owner}",
-                        "wait for it, or choose another output folder",
-                    ) from None
-                path.unlink(missing_ok=True)
+        if "\0" in str(self.folder):
+            raise OutputError(f"output folder {str(self.folder)!r} has a NUL character", "choose another")
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            while True:
+                try:
+                    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+                    break
+                except FileExistsError:
+                    owner = self._owner(path)
+                    if owner is not None:
+                        raise OutputError(
+                            f"{self.folder} is being written by process {owner}",
+                            "wait for it, or choose another output folder",
+                        ) from None
+                    path.unlink(missing_ok=True)
         try:
-            os.write(handle, str(os.getpid()).encode())
-            os.close(handle)
+            with self._writing():
+                os.write(handle, str(os.getpid()).encode())
+                os.close(handle)
             yield
         finally:
             path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.folder.rmdir()
 
     @staticmethod
     def _owner(path: Path) -> int | None:
@@ -77,8 +79,22 @@ class Results:
             return None
         return None if owner == os.getpid() else owner
 
-    def claim(self, config: str, series: Mapping[str, Any]) -> None:
-        """Reserve the folder for a configuration. A configuration that only adds or removes series may continue it.
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OutputError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                what = f"the disk that holds {self.folder} is full"
+                raise OutputError(what, "free some space and run the same command again: it continues") from None
+            raise OutputError(
+                f"output folder {self.folder} cannot be written ({error.strerror})", "choose another"
+            ) from None
+
+    def check(self, config: str, series: Mapping[str, Any]) -> None:
+        """Check that a configuration may write to the folder. One that only adds or removes series may continue it.
 
         Args:
             config: The resolved configuration as YAML.
@@ -90,7 +106,13 @@ class Results:
         """
         path = self.folder / "config.yaml"
         if path.is_file():
-            stored = _lines_that_must_match(path.read_text(encoding="utf-8"))
+            try:
+                stored = _lines_that_must_match(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, AttributeError, yaml.YAMLError):
+                raise OutputError(
+                    f"{path} is damaged, so it is unknown what the results in its folder belong to",
+                    "repair the file, choose another output folder, or delete that one",
+                ) from None
             current = _lines_that_must_match(config)
             pairs = zip([*stored, ""], [*current, ""], strict=False)
             difference = next(((old, new) for old, new in pairs if old != new), None)
@@ -107,16 +129,43 @@ class Results:
                     f"{self.folder} holds results of {key!r} with another definition",
                     "give the method another label, choose another output folder, or delete that one",
                 )
-        self.write("series.json", json.dumps({**stored_series, **series}, indent=1))
+
+    def claim(self, config: str, series: Mapping[str, Any]) -> None:
+        """Reserve the folder for a configuration that :meth:`check` accepted."""
+        stored_series = self.read_json("series.json") or {}
+        self.write_json("series.json", {**stored_series, **series})
         self.write("config.yaml", config)
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file atomically: a reader sees the old text or the new one."""
+        """Write a file atomically: a reader sees the old text or the new one.
+
+        Raises:
+            OutputError: The disk is full, or the folder cannot be written.
+        """
         path = self.folder / name
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        with self.replacing(path) as file:
+            file.write(text)
         return path
+
+    @contextmanager
+    def replacing(self, path: Path) -> Iterator[TextIO]:
+        """Open a file of the folder for writing. It takes the place of the old one when the block ends without error.
+
+        Raises:
+            OutputError: The disk is full, or the folder cannot be written.
+        """
+        partial = path.with_name(path.name + ".partial")
+        with self._writing():
+            try:
+                with partial.open("w", encoding="utf-8", newline="\n") as file:
+                    yield file
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a value as JSON. Numbers that JSON does not have (NaN, infinity) become null."""
+        return self.write(name, json.dumps(json_ready(value), indent=1, allow_nan=False))
 
     def read_json(self, name: str) -> Any:
         """The content of a JSON file, or None if the file is missing or broken."""
@@ -125,52 +174,158 @@ class Results:
         except (OSError, ValueError):
             return None
 
-    def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Append the lines of a batch in one write and flush them to the disk."""
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        with self.samples.open("a", encoding="utf-8") as file:
+    def append(self, rows: Sequence[Row]) -> None:
+        """Append the lines of a batch in one write and flush them to the disk.
+
+        Raises:
+            OutputError: The disk is full, or the folder cannot be written. What was complete stays complete.
+        """
+        self._append(self.samples, rows)
+
+    def skip(self, rows: Sequence[Row]) -> None:
+        """Append samples that cannot be used: ``position`` and ``error``."""
+        self._append(self.skipped, rows)
+
+    def _append(self, path: Path, rows: Sequence[Row]) -> None:
+        text = "".join(map(line, rows))
+        with self._writing(), path.open("a", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All complete rows."""
-        if not self.samples.is_file():
-            return []
-        rows = []
-        for line in self.samples.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue  # the incomplete last line of a killed run
-            if isinstance(row, dict) and "series" in row:
-                rows.append(row)
-        return rows
+    def rows(self) -> Iterator[Row]:
+        """All complete rows, one after the other."""
+        return (row for text in _lines(self.samples) if (row := parse(text)) is not None)
 
-    def recover(self, batches: Sequence[Sequence[str]]) -> set[tuple[str, int]]:
+    def skipped_samples(self) -> dict[int, str]:
+        """Position of every sample that cannot be used -> why."""
+        return {row["position"]: row["error"] for row in _read(self.skipped) if "position" in row and "error" in row}
+
+    def forget_skipped(self, positions: Container[int]) -> None:
+        """Remove the record of samples that can be used after all."""
+        stored = self.skipped_samples()
+        kept = [{"position": at, "error": error} for at, error in stored.items() if at not in positions]
+        if len(kept) < len(stored):
+            self.write(self.skipped.name, "".join(map(line, kept)))
+
+    def recover(self, count: int, batch_size: int, redo: Container[int] = ()) -> set[tuple[str, int]]:
         """Remove incomplete lines and incomplete batches from the file.
 
         Args:
-            batches: Sample ids per batch.
+            count: Samples of the experiment, from position 0. Rows of later samples, from a run without a limit, stay.
+            batch_size: Samples per batch.
+            redo: Numbers of batches that count as incomplete.
 
         Returns:
             (series key, batch number) of every complete batch.
         """
-        batch_of = {sample: number for number, batch in enumerate(batches) for sample in batch}
-        stored: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}  # (series, batch) -> sample -> row
-        for row in self.rows():
-            if row["sample"] in batch_of:
-                stored.setdefault((row["series"], batch_of[row["sample"]]), {}).setdefault(row["sample"], row)
-        done = {key for key, by_sample in stored.items() if len(by_sample) == len(batches[key[1]])}
-        complete = [row for key, by_sample in stored.items() if key in done for row in by_sample.values()]
-        text = "".join(json.dumps(row) + "\n" for row in complete)
-        if self.samples.is_file() and self.samples.read_text(encoding="utf-8", errors="replace") != text:
-            self.write(self.samples.name, text)
+        done, broken = self.complete(count, batch_size, redo)
+        if broken:
+            last = math.ceil(count / batch_size)
+            self._rewrite(lambda key, number: number >= last or (key, number) in done, batch_size)
         return done
+
+    def complete(self, count: int, batch_size: int, redo: Container[int] = ()) -> tuple[set[tuple[str, int]], bool]:
+        """What :meth:`recover` returns, and whether there is something that it would remove. Nothing is changed."""
+        seen: dict[str, _Flags] = {}
+        broken = _has_broken_lines(self.samples)
+        for row in self.rows():
+            broken |= not seen.setdefault(row["series"], _Flags()).set(row["position"])
+        skipped = set(self.skipped_samples())
+        done: set[tuple[str, int]] = set()
+        for number in range(math.ceil(count / batch_size)):
+            start, end = number * batch_size, (number + 1) * batch_size
+            wanted = [position for position in range(start, min(end, count)) if position not in skipped]
+            for key, flags in seen.items():
+                if wanted and number not in redo and flags.all(wanted):
+                    done.add((key, number))
+                else:
+                    broken |= flags.any(start, end)
+        return done, broken
+
+    def _rewrite(self, keep: Callable[[str, int], bool], batch_size: int) -> None:
+        """Write the rows of the batches to keep again, each row once."""
+        written: dict[str, _Flags] = {}
+        with self.replacing(self.samples) as file:
+            for row in self.rows():
+                new = written.setdefault(row["series"], _Flags()).set(row["position"])
+                if new and keep(row["series"], row["position"] // batch_size):
+                    file.write(line(row))
+
+
+class _Flags:
+    """Which positions were seen: one byte each."""
+
+    def __init__(self) -> None:
+        self.flags = bytearray()
+
+    def set(self, position: int) -> bool:
+        """Whether the position is new."""
+        if position >= len(self.flags):
+            self.flags.extend(bytes(position + 1 - len(self.flags)))
+        new = not self.flags[position]
+        self.flags[position] = 1
+        return new
+
+    def all(self, positions: Iterable[int]) -> bool:
+        """Whether all of the positions were seen."""
+        return all(position < len(self.flags) and self.flags[position] for position in positions)
+
+    def any(self, start: int, end: int) -> bool:
+        """Whether a position from ``start`` to ``end - 1`` was seen."""
+        return any(self.flags[start:end])
+
+
+def line(row: Row) -> str:
+    """A row as a line of JSON; NaN and infinity become null."""
+    return json.dumps(json_ready(row), allow_nan=False) + "\n"
+
+
+def json_ready(value: Any) -> Any:
+    """The value with None in place of every number that JSON does not have."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: json_ready(item) for key, item in value.items()}
+        case list() | tuple():
+            return [json_ready(item) for item in value]
+        case _:
+            return value
+
+
+def _lines(path: Path) -> Iterator[str]:
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            yield from file
+
+
+def _read(path: Path) -> Iterator[Row]:
+    for text in _lines(path):
+        try:
+            row = json.loads(text)
+        except ValueError:
+            continue  # the incomplete last line of a killed run
+        if isinstance(row, dict):
+            yield row
+
+
+def parse(text: str) -> Row | None:
+    """A line of ``samples.jsonl``; None if it is incomplete, as the last line of a killed run may be."""
+    try:
+        row = json.loads(text)
+    except ValueError:
+        return None
+    complete = text.endswith("\n") and isinstance(row, dict) and "series" in row and "position" in row
+    return row if complete else None
+
+
+def _has_broken_lines(path: Path) -> bool:
+    return any(parse(text) is None for text in _lines(path))
 
 
 def _lines_that_must_match(config: str) -> list[str]:
     """The lines of a configuration that must be equal for its results to be comparable."""
-    free = ("requires", "methods", "budgets", "oracle", "output")
+    free = ("requires", "methods", "budgets", "oracle", "output", "strict")
     fields = {name: value for name, value in yaml.safe_load(config).items() if name not in free}
     return yaml.safe_dump(fields, sort_keys=False).splitlines()

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import math
 import platform
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
 
-from tokenprune.adapters import adapter_for
-from tokenprune.budgets.base import Schedule
-from tokenprune.engine import apply, choose_layers, measure_entropy
-from tokenprune.errors import BudgetError, ConfigError, UnsupportedModelError
+from tokenprune.engine import measure_entropy
+from tokenprune.errors import ConfigError, OutputError
+from tokenprune.experiment.answering import Answering, BatchInWork, Choices, calibration, knows_foreground
+from tokenprune.experiment.answers import Answers
+from tokenprune.experiment.batches import Batches, Shard
 from tokenprune.experiment.config import ExperimentConfig
-from tokenprune.experiment.features import SharedFeatures
-from tokenprune.experiment.results import Results
+from tokenprune.experiment.results import Results, Row
 from tokenprune.experiment.series import Series
-from tokenprune.flops import kv_cache_bytes, prefill_cost, prefill_flops
-from tokenprune.models.base import LoadedModel
-from tokenprune.run import Run
+from tokenprune.registry import suggest
 from tokenprune.selectors.entropy_profile import EntropyProfile
-from tokenprune.selectors.fixed import Fixed
-from tokenprune.tasks.base import Sample, foreground_tokens
 from tokenprune.version import __version__
 
 #: Called after every batch with (series key, batches done, batches in total).
 Progress = Callable[[str, int, int], None]
+
+UNPRUNED = "unpruned"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of an experiment to run.
+
+    Attributes:
+        limit: Only the first so many samples.
+        only: Only the methods with these names in tables, and the unpruned model.
+        shard: Only the batches of this shard, into a folder of its own.
+    """
+
+    limit: int | None = None
+    only: tuple[str, ...] = ()
+    shard: Shard | None = None
 
 
 @dataclass(frozen=True)
@@ -42,50 +50,216 @@ class ExperimentResult:
 
     Attributes:
         folder: Folder of its files.
-        rows: One dictionary per series and sample.
+        answers: What the tables need of all rows.
         timing: Series key -> prefill time divided by that of the unpruned model, one number per round.
         choices: Series key -> the layers, and the reason for the choice.
+        skipped: Position of every sample that could not be used -> why.
+        left_out: Name of every method that the experiment would have added, and did not -> why.
+        label_free: Whether scores are agreement with the unpruned model, because the task has no answers.
     """
 
     folder: str
-    rows: list[dict[str, Any]]
-    timing: dict[str, list[float]]
-    choices: dict[str, dict[str, Any]]
+    answers: Answers
+    timing: dict[str, list[float]] = field(default_factory=dict)
+    choices: Choices = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    label_free: bool = False
+
+    @property
+    def rows(self) -> list[Row]:
+        """One dictionary per series and sample, read from the folder."""
+        keys = self.answers.keys
+        return [row for row in Results(self.folder).rows() if row["series"] in keys]
 
 
-def run_experiment(config: ExperimentConfig, progress: Progress | None = None) -> ExperimentResult:
+def run_experiment(
+    config: ExperimentConfig, progress: Progress | None = None, part: Part | None = None
+) -> ExperimentResult:
     """Run an experiment, or continue the one in its output folder.
+
+    Before the first answer, every method runs once on one sample. Only then is the folder reserved for the experiment.
 
     Args:
         config: The experiment.
         progress: Called after every batch.
+        part: The part of it to run; all by default.
 
     Raises:
-        TokenPruneError: The configuration is wrong. It is checked before anything runs.
+        TokenPruneError: The configuration is wrong, or a method cannot run.
     """
-    results = Results(config.output)
+    part = part or Part()
+    results = Results(output_folder(config, part))
     with results.locked():
-        series = list(config.series())
-        results.claim(config.to_yaml(), {item.key: item.definition for item in series})
-        samples = config.task.samples()
-        batches = [list(samples[i : i + config.batch_size]) for i in range(0, len(samples), config.batch_size)]
-        done = results.recover([[sample.id for sample in batch] for batch in batches])
-        keys = {item.key for item in series}
-        choices = results.read_json("choices.json") or {}
-        timing = results.read_json("timing.json") or {}
-        answered = all((item.key, number) in done for item in series for number in range(len(batches)))
-        timed = config.timing == 0 or all(len(timing.get(item.key, ())) == config.timing for item in series[1:])
-        if not (answered and timed and keys - {"unpruned"} <= choices.keys()):
-            series_runner = _SeriesRunner(config, config.model.load(), results)
-            choices = series_runner.choose_layers(series)
-            results.write("choices.json", json.dumps(choices, indent=1))
-            results.write("environment.json", json.dumps(environment(), indent=1))
-            series_runner.answer(series, batches, done, progress)
-            timing = series_runner.time(series, batches[0], progress) if config.timing else {}
-        rows = [
-            row for row in results.rows() if row["series"] in keys
-        ]  # the folder may hold series of an earlier configuration
-        return ExperimentResult(str(results.folder), rows, timing, choices)
+        return _Experiment(config, part, results, progress).run()
+
+
+def output_folder(config: ExperimentConfig, part: Part) -> Path:
+    """Where the results of an experiment, or of a shard of it, are written."""
+    return Path(config.output) / (part.shard.folder if part.shard is not None else "")
+
+
+def chosen_series(config: ExperimentConfig, part: Part) -> list[Series]:
+    """The series to run, the unpruned model first.
+
+    Raises:
+        ConfigError: ``only`` names a method that the experiment does not have.
+    """
+    series = list(config.series())
+    titles = {item.title for item in series}
+    for title in part.only:
+        if title not in titles:
+            raise ConfigError(f"the experiment has no method {title!r}", suggest(title, titles - {UNPRUNED}))
+    return [item for item in series if not part.only or item.method is None or item.title in part.only]
+
+
+def select_batches(config: ExperimentConfig, part: Part) -> Batches:
+    """The batches of a part of an experiment.
+
+    Raises:
+        ConfigError: The task has no samples, or the shard has no batch.
+    """
+    samples = config.task.samples()
+    if not len(samples):
+        raise ConfigError("the task has no samples", "check its settings")
+    count = min(len(samples), part.limit or len(samples))
+    batches = Batches(samples, count, config.batch_size, config.strict, part.shard)
+    if not batches.numbers:
+        raise ConfigError(
+            f"there are more shards than batches of {config.batch_size} of the {count} samples", "use fewer shards"
+        )
+    return batches
+
+
+def finished(config: ExperimentConfig, part: Part) -> bool:
+    """Whether a part of an experiment has all its answers."""
+    results = Results(output_folder(config, part))
+    if not results.folder.is_dir():
+        return False
+    with results.locked():
+        return _Experiment(config, part, results, None).is_finished()
+
+
+class _Experiment:
+    """One run of an experiment, inside the lock of its folder."""
+
+    def __init__(self, config: ExperimentConfig, part: Part, results: Results, progress: Progress | None) -> None:
+        self.config, self.part, self.results = config, part, results
+        self.progress: Progress = progress or (lambda name, done, total: None)
+        self.series = chosen_series(config, part)
+        # the upper bound is measured where it can be; one that the user asked for must be
+        self.asked_for_oracle = "oracle" in {*(entry.title for entry in config.methods), *part.only}
+
+    def run(self) -> ExperimentResult:
+        """Answer what is missing and return all answers."""
+        results = self.results
+        left_out, batches, done = self._resume()
+        choices: Choices = results.read_json("choices.json") or {}
+        timing: dict[str, list[float]] = results.read_json("timing.json") or {}
+        if not self._finished(batches, done, choices, timing):
+            answering = Answering(self.config, self.config.model.load())
+            first = batches.first(answering.loaded)
+            reason = knows_foreground(first.samples[0], answering.loaded)
+            if reason is not None and not self.asked_for_oracle and self.config.oracle:
+                left_out = {"oracle": reason}
+                self._leave_out(left_out)
+            choices = choices | answering.choose_layers(self.series, len(first.samples[0].images))
+            answering.try_out(self.series, first)
+            results.claim(self.config.to_yaml(), self._definitions())
+            results.write_json("choices.json", choices)
+            results.write_json("environment.json", environment())
+            results.write_json("left_out.json", left_out)
+            self._answer(answering, batches, done)
+            if self.config.timing and self.part.shard is None:
+                timing = timing | self._time(answering, batches)
+        keys = {item.key for item in self.series}
+        return ExperimentResult(
+            str(results.folder),
+            Answers.read((row for row in results.rows() if row["position"] < batches.count), keys),
+            {key: ratios for key, ratios in timing.items() if key in keys},
+            {key: choice for key, choice in choices.items() if key in keys},
+            batches.skipped,
+            left_out,
+            self.config.task.label_free,
+        )
+
+    def is_finished(self) -> bool:
+        """Whether everything has been answered and timed."""
+        _, batches, done = self._resume()
+        choices = self.results.read_json("choices.json") or {}
+        return self._finished(batches, done, choices, self.results.read_json("timing.json") or {})
+
+    def _resume(self) -> tuple[dict[str, str], Batches, set[tuple[str, int]]]:
+        """Take up what the folder holds: methods left out, the samples, and what has been answered."""
+        self.results.check(self.config.to_yaml(), self._definitions())
+        left_out: dict[str, str] = {} if self.asked_for_oracle else self.results.read_json("left_out.json") or {}
+        self._leave_out(left_out)
+        batches = select_batches(self.config, self.part)
+        claimed = self.results.folder.joinpath("config.yaml").is_file()
+        return left_out, batches, batches.resume(self.results) if claimed else set()
+
+    def _definitions(self) -> dict[str, Any]:
+        return {item.key: item.definition for item in self.series}
+
+    def _leave_out(self, titles: dict[str, str]) -> None:
+        self.series = [item for item in self.series if item.title not in titles]
+
+    def _finished(
+        self, batches: Batches, done: set[tuple[str, int]], choices: Choices, timing: dict[str, list[float]]
+    ) -> bool:
+        answered = all((item.key, number) in done for item in self.series for number in self._used(batches))
+        untimed = self.config.timing == 0 or self.part.shard is not None
+        pruned = self.series[1:]
+        timed = untimed or all(len(timing.get(item.key, ())) == self.config.timing for item in pruned)
+        return answered and timed and {item.key for item in pruned} <= choices.keys()
+
+    @staticmethod
+    def _used(batches: Batches) -> Iterator[int]:
+        """Numbers of the batches that have a sample that can be used."""
+        for number in batches.numbers:
+            start, end = number * batches.size, min((number + 1) * batches.size, batches.count)
+            if any(position not in batches.skipped for position in range(start, end)):
+                yield number
+
+    def _answer(self, answering: Answering, batches: Batches, done: set[tuple[str, int]]) -> None:
+        """Answer all batches that are not done.
+
+        The loop goes batch by batch over all series, so that the series of a stopped run cover the same samples.
+        """
+        total = len(self.series) * len(batches.numbers)
+        finished = sum((item.key, number) in done for item in self.series for number in batches.numbers)
+        unpruned = self._earlier_answers() if self.config.task.label_free else {}
+        for number in batches.numbers:
+            missing = [item for item in self.series if (item.key, number) not in done]
+            if not missing:
+                continue
+            batch = batches.read(number, answering.loaded, self.results)
+            if batch is None:
+                finished += len(missing)
+                continue
+            work = BatchInWork(batch, {at: unpruned[at] for at in batch.positions if at in unpruned})
+            if missing[0].method is not None:
+                answering.refer(work)
+            for item in missing:
+                self.results.append(answering.answer(item, work))
+                finished += 1
+                self.progress(item.key, finished, total)
+
+    def _earlier_answers(self) -> dict[int, str]:
+        """The unpruned model's answers that are in the folder, by position."""
+        return {row["position"]: row["prediction"] for row in self.results.rows() if row["series"] == UNPRUNED}
+
+    def _time(self, answering: Answering, batches: Batches) -> dict[str, list[float]]:
+        for number in batches.numbers:
+            batch = batches.read(number, answering.loaded, self.results)
+            if batch is not None:
+                ratios = answering.time(self.series, batch, self._show_rounds)
+                self.results.write_json("timing.json", (self.results.read_json("timing.json") or {}) | ratios)
+                return ratios
+        raise OutputError("no sample could be used", "see skipped.jsonl")
+
+    def _show_rounds(self, done: int) -> None:
+        self.progress("timing", done, self.config.timing + 1)
 
 
 def profile_model(config: ExperimentConfig) -> EntropyProfile:
@@ -96,16 +270,9 @@ def profile_model(config: ExperimentConfig) -> EntropyProfile:
     """
     loaded = config.model.load()
     inputs = calibration(config, loaded)
-    if inputs is None:
+    if not inputs:
         raise ConfigError("this experiment has no calibration pictures", "set calibration to 1 or more")
     return measure_entropy(loaded.model, inputs, cache=False)
-
-
-def calibration(config: ExperimentConfig, loaded: LoadedModel) -> list[Mapping[str, Tensor]] | None:
-    """Inputs of a few samples of different images (see :meth:`Task.calibration`); None if none are asked for."""
-    if config.calibration == 0:
-        return None
-    return [loaded.encode([sample]) for sample in config.task.calibration(config.calibration)]
 
 
 def environment() -> dict[str, Any]:
@@ -119,189 +286,3 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
-
-
-class _SeriesRunner:
-    """Runs the series of one experiment on its loaded model."""
-
-    def __init__(self, config: ExperimentConfig, loaded: LoadedModel, results: Results) -> None:
-        self.config, self.loaded, self.results = config, loaded, results
-        self.adapter = adapter_for(loaded.model)
-        self.calibration = calibration(config, loaded)
-        self.layers: dict[str, tuple[int, ...]] = {}  # by series key; a selector that searches runs once per series
-
-    def choose_layers(self, series: Sequence[Series]) -> dict[str, dict[str, Any]]:
-        """Choose the layers of every series and check that its budget can be met, before any sample is answered.
-
-        Returns:
-            Series key -> the layers, and the reason for the choice.
-
-        Raises:
-            TokenPruneError: A method or budget does not fit the model.
-        """
-        samples = self.config.task.samples()
-        images = min(len(sample.images) for sample in samples)
-        choices = {}
-        for item in series:
-            if item.method is None:
-                continue
-            choice = choose_layers(self.loaded.model, item.method, self.calibration)
-            if self.loaded.visual_tokens is not None:
-                visual = self.loaded.visual_tokens * images
-                if (item.method.budget.largest_count or 0) > visual:
-                    raise BudgetError(
-                        f"budget '{item.budget}' asks for more than the {visual} visual tokens of a sample",
-                        f"ask for 1 to {visual}",
-                    )
-                cost = prefill_cost(self.adapter.config, 0)  # text lowers the reduction: without it, it is the largest
-                item.method.budget.keep(visual, Schedule(choice.layers, self.adapter.num_layers, cost))
-            choices[item.key] = {"layers": list(choice.layers), "reason": choice.reason}
-            self.layers[item.key] = choice.layers
-        return choices
-
-    def answer(
-        self,
-        series: Sequence[Series],
-        batches: Sequence[Sequence[Sample]],
-        done: set[tuple[str, int]],
-        progress: Progress | None,
-    ) -> None:
-        """Answer all batches that are not done.
-
-        The loop goes batch by batch over all series, so that the series of a stopped run cover the same samples.
-        """
-        total = len(series) * len(batches)
-        finished = sum((item.key, number) in done for item in series for number in range(len(batches)))
-        features = SharedFeatures(self.loaded.model)
-        offset = 0
-        for number, batch in enumerate(batches):
-            missing = [item for item in series if (item.key, number) not in done]
-            inputs = self.loaded.encode(batch) if missing else {}
-            for item in missing:
-                # a pruner that reads the tower's layers needs the tower to run
-                reads_tower = item.method is not None and bool(item.method.pruner.vision_layers)
-                with self._applied(item) as run, nullcontext() if reads_tower else features.enabled():
-                    self.results.append(self._answer(item, run, batch, inputs, offset))
-                finished += 1
-                if progress is not None:
-                    progress(item.key, finished, total)
-            offset += len(batch)
-
-    def _applied(self, item: Series) -> Any:
-        if item.method is None:
-            return nullcontext()
-        layers = Fixed(layers=self.layers[item.key])
-        return apply(self.loaded.model, item.method.model_copy(update={"layers": layers}))
-
-    def _annotate(self, run: Run, batch: Sequence[Sample], offset: int) -> None:
-        values = {}
-        visual = self.loaded.visual_tokens
-        if visual is not None and all(sample.foreground for sample in batch):
-            side = math.isqrt(visual)
-            values["foreground"] = [foreground_tokens(sample, side, side) for sample in batch]
-        run.annotate(sample_ids=range(offset, offset + len(batch)), **values)
-
-    @torch.no_grad()
-    def _answer(
-        self, item: Series, run: Run | None, batch: Sequence[Sample], inputs: Mapping[str, Tensor], offset: int
-    ) -> list[dict[str, Any]]:
-        if run is not None:
-            self._annotate(run, batch, offset)
-        ids = self.loaded.model.generate(**inputs, max_new_tokens=self.config.max_new_tokens, do_sample=False)
-        texts = self.loaded.decode(ids[:, inputs["input_ids"].shape[1] :])
-        padding = (inputs["attention_mask"] == 0).sum(1).tolist() if "attention_mask" in inputs else [0] * len(batch)
-        rows = []
-        for index, (sample, text) in enumerate(zip(batch, texts, strict=True)):
-            row = {
-                "series": item.key,
-                "method": item.title,
-                "budget": item.budget,
-                "seed": item.seed,
-                "sample": sample.id,
-                "type": sample.type,
-                "group": sample.group,
-                "answer": sample.answer,
-                "prediction": text,
-                "score": float(self.config.task.score(sample, text)),
-            }
-            rows.append(row | self._cost(inputs, run, index, int(padding[index])))
-        return rows
-
-    def _cost(self, inputs: Mapping[str, Tensor], run: Run | None, index: int, padding: int) -> dict[str, Any]:
-        """Tokens, FLOPs and cache bytes of one sample's prefill, without its padding.
-
-        FLOPs and bytes are NaN for a family without a closed form.
-        """
-        config = self.adapter.text_config
-        layers = self.adapter.num_layers
-        length = inputs["input_ids"].shape[1] - padding
-        if run is None:
-            mask = self.adapter.visual_mask({"input_ids": inputs["input_ids"][index : index + 1]})
-            before = after = int(mask.sum()) if mask is not None else 0
-            average = float(before)
-            tokens_pruned = [length] * layers
-        else:
-            report = run.report
-            before, after, average = report.before[index], report.after[index], report.layer_average(index)
-            tokens_pruned = [tokens - padding for tokens in report.tokens_per_layer(index)]
-        tokens_unpruned = [length] * layers
-        text = length - before
-        size = self.loaded.model.dtype.itemsize
-        return {
-            "visual_before": before,
-            "visual_after": after,
-            "layer_average": average,
-            "flops": _nan_if_unknown(lambda: prefill_flops(config, tokens_pruned, [n - text for n in tokens_pruned])),
-            "flops_unpruned": _nan_if_unknown(lambda: prefill_flops(config, tokens_unpruned, [before] * layers)),
-            "kv_bytes": _nan_if_unknown(lambda: kv_cache_bytes(config, tokens_pruned, size)),
-            "kv_bytes_unpruned": _nan_if_unknown(lambda: kv_cache_bytes(config, tokens_unpruned, size)),
-        }
-
-    @torch.no_grad()
-    def time(
-        self, series: Sequence[Series], batch: Sequence[Sample], progress: Progress | None
-    ) -> dict[str, list[float]]:
-        """Prefill times divided by that of the unpruned model in the same round, so that drift cancels out.
-
-        Returns:
-            Series key -> one ratio per round.
-        """
-        inputs = self.loaded.encode(batch)
-        ratios: dict[str, list[float]] = {item.key: [] for item in series[1:]}
-        for number in range(-1, self.config.timing):  # round -1 warms up
-            unpruned = self._prefill(None, inputs, batch)
-            for item in series[1:]:
-                ratio = self._prefill(item, inputs, batch) / unpruned
-                if number >= 0:
-                    ratios[item.key].append(ratio)
-            if progress is not None:
-                progress("timing", number + 2, self.config.timing + 1)
-        self.results.write("timing.json", json.dumps(ratios, indent=1))
-        return ratios
-
-    def _prefill(self, item: Series | None, inputs: Mapping[str, Tensor], batch: Sequence[Sample]) -> float:
-        with self._applied(item) if item is not None else nullcontext() as run:
-            if run is not None:
-                self._annotate(run, batch, 0)
-            self._wait()
-            start = time.perf_counter()
-            self.loaded.model(**inputs, use_cache=True, logits_to_keep=1)
-            self._wait()
-            return time.perf_counter() - start
-
-    def _wait(self) -> None:
-        if self.loaded.model.device.type == "cuda":
-            torch.cuda.synchronize()
-
-
-def _nan_if_unknown(closed_form: Callable[[], int]) -> float:
-    """The value of a closed form; NaN for a family without one."""
-    try:
-        return closed_form()
-    except UnsupportedModelError:
-        return math.nan
-
-
-def median(values: Sequence[float]) -> float:
-    """The median; NaN without values."""
-    return statistics.median(values) if values else float("nan")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -46,12 +47,15 @@ def clustered(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate
     count = len(values)
     if count == 0:
         return Estimate(float("nan"), float("inf"))
-    mean = sum(values) / count
-    residuals: dict[Hashable, float] = defaultdict(float)
+    # fsum rounds once, so the result does not depend on the order of the values
+    mean = math.fsum(values) / count
+    residuals: dict[Hashable, list[float]] = defaultdict(list)
     for value, cluster in zip(values, clusters, strict=True):
-        residuals[cluster] += value - mean
+        residuals[cluster].append(value - mean)
     num_clusters = len(residuals)
     if num_clusters < 2:
         return Estimate(mean, float("inf"))
-    variance = num_clusters / (num_clusters - 1) * sum(total**2 for total in residuals.values()) / count**2
+    variance = (
+        num_clusters / (num_clusters - 1) * math.fsum(math.fsum(parts) ** 2 for parts in residuals.values()) / count**2
+    )
     return Estimate(mean, Z95 * variance**0.5)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from tokenprune.experiment.runner import ExperimentResult, median
-from tokenprune.experiment.stats import Estimate, clustered
-
-Row = dict[str, Any]
+from tokenprune.experiment.answers import MethodAnswers, difference
+from tokenprune.experiment.runner import UNPRUNED, ExperimentResult
+from tokenprune.experiment.stats import Estimate
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,12 @@ class SeriesSummary:
     Attributes:
         method: The method's name in tables.
         budget: The budget in a few words; empty for the unpruned model.
-        accuracy: Accuracy, from 0 to 1.
+        accuracy: Mean score, from 0 to 1.
         kept: Accuracy as a share of the unpruned model's.
         gain: Accuracy minus that of the unpruned model, paired by question.
+        agreement: Share of the answers that are the unpruned model's, word for word.
+        divergence: Mean divergence from the unpruned model over the tokens of its answers, in nats; None if it was not
+            measured.
         visual: Visual tokens per sample after the last stage, mean.
         average: Visual tokens per sample and decoder layer, mean.
         flops_reduction: Saved share of the decoder's prefill FLOPs; NaN where the FLOPs are unknown.
@@ -37,6 +40,8 @@ class SeriesSummary:
     accuracy: Estimate
     kept: float
     gain: Estimate
+    agreement: Estimate
+    divergence: Estimate | None
     visual: float
     average: float
     flops_reduction: float
@@ -48,14 +53,10 @@ class SeriesSummary:
 
 def summarise(result: ExperimentResult) -> list[SeriesSummary]:
     """The rows of the table: the unpruned model first, then the largest budget; the best method of a budget first."""
-    rows_by_series: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
-    for row in result.rows:
-        rows_by_series[row["method"], row["budget"]].append(row)
-    unpruned = rows_by_series.get(("unpruned", None), [])
-    base, reference = accuracy_by_question(unpruned), accuracy(unpruned)
+    unpruned = result.answers.unpruned
     summaries = [
-        _summarise_series(result, method, budget, rows, base, reference)
-        for (method, budget), rows in rows_by_series.items()
+        _summarise_method(result, method, budget, result.answers.of(method, budget), unpruned)
+        for method, budget in result.answers.methods()
     ]
     most_tokens: dict[str, float] = defaultdict(float)  # of any method, by budget
     for item in summaries:
@@ -65,61 +66,35 @@ def summarise(result: ExperimentResult) -> list[SeriesSummary]:
     )
 
 
-def _summarise_series(
-    result: ExperimentResult,
-    method: str,
-    budget: str | None,
-    rows: list[Row],
-    base: Mapping[str, float],
-    reference: Estimate,
+def _summarise_method(
+    result: ExperimentResult, method: str, budget: str, answers: MethodAnswers, unpruned: MethodAnswers
 ) -> SeriesSummary:
-    groups = {row["sample"]: row["group"] for row in rows}
-    accuracies = accuracy_by_question(rows)
-    estimate = clustered(list(accuracies.values()), [groups[sample] for sample in accuracies])
-    ratios = [ratio for key in {row["series"] for row in rows} for ratio in result.timing.get(key, ())]
-
-    def mean(name: str) -> float:
-        return sum(float(row[name]) for row in rows) / len(rows)
-
+    scores = answers.by_question()
+    accuracy, reference = answers.estimate(scores), unpruned.accuracy()
+    divergences = answers.divergence_by_question()
+    keys = [key for key, item in result.answers.series.items() if item.method == method and item.budget == budget]
+    ratios = [ratio for key in keys for ratio in result.timing.get(key, ())]
     return SeriesSummary(
         method=method,
-        budget=budget or "",
-        accuracy=estimate,
-        kept=estimate.mean / reference.mean if reference.mean else float("nan"),
-        gain=difference(accuracies, base, groups),
-        visual=mean("visual_after"),
-        average=mean("layer_average"),
-        flops_reduction=1 - mean("flops") / mean("flops_unpruned"),
-        kv_bytes=mean("kv_bytes"),
-        time_ratio=1.0 if method == "unpruned" else median(ratios),
-        time_spread=(min(ratios), max(ratios)) if ratios else (float("nan"), float("nan")),
-        seeds=len({row["seed"] for row in rows}),
+        budget=budget,
+        accuracy=accuracy,
+        kept=accuracy.mean / reference.mean if reference.mean else math.nan,
+        gain=difference(scores, unpruned.by_question(), result.answers.questions.groups),
+        agreement=answers.estimate(answers.agreement_by_question()),
+        divergence=answers.estimate(divergences) if divergences else None,
+        visual=answers.mean("visual_after"),
+        average=answers.layer_average(),
+        flops_reduction=1 - answers.mean("flops") / answers.mean("flops_unpruned"),
+        kv_bytes=answers.mean("kv_bytes"),
+        time_ratio=1.0 if method == UNPRUNED else median(ratios),
+        time_spread=(min(ratios), max(ratios)) if ratios else (math.nan, math.nan),
+        seeds=len(answers.seeds),
     )
 
 
-def accuracy_by_question(rows: Iterable[Row]) -> dict[str, float]:
-    """Question id -> share of the method's seeds that answer it correctly."""
-    answers: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        answers[row["sample"]].append(float(row["score"]))
-    return {sample: sum(values) / len(values) for sample, values in answers.items()}
-
-
-def difference(first: Mapping[str, float], second: Mapping[str, float], groups: Mapping[str, str]) -> Estimate:
-    """Accuracy of the first method minus that of the second, on the questions that both answered.
-
-    Args:
-        first: Question id -> accuracy.
-        second: Question id -> accuracy.
-        groups: Question id -> the image that intervals are clustered by.
-    """
-    both = [sample for sample in first if sample in second]
-    return clustered([first[sample] - second[sample] for sample in both], [groups[sample] for sample in both])
-
-
-def accuracy(rows: Sequence[Row]) -> Estimate:
-    """Accuracy with an interval clustered by image."""
-    return clustered([float(row["score"]) for row in rows], [row["group"] for row in rows])
+def median(values: Sequence[float]) -> float:
+    """The median; NaN without values."""
+    return statistics.median(values) if values else math.nan
 
 
 def is_random(method: str) -> bool:
@@ -127,7 +102,7 @@ def is_random(method: str) -> bool:
     return method == "random" or method.startswith("random-")
 
 
-def by_budget(summaries: Sequence[SeriesSummary]) -> dict[str, dict[str, SeriesSummary]]:
+def by_budget(summaries: Iterable[SeriesSummary]) -> dict[str, dict[str, SeriesSummary]]:
     """Budget -> method -> summary, in the order of the table, without the unpruned model."""
     table: dict[str, dict[str, SeriesSummary]] = defaultdict(dict)
     for item in summaries:

@@ -1,0 +1,195 @@
+"""The samples of an experiment, batch by batch. One that cannot be used is reported once and left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tokenprune.errors import ConfigError, SampleError, TokenPruneError
+from tokenprune.experiment.results import Results
+from tokenprune.models.base import LoadedModel
+from tokenprune.tasks.base import Sample
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several processes that share an experiment: it takes every ``of``-th batch.
+
+    Attributes:
+        number: Which one, from 1.
+        of: How many there are.
+    """
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read ``i/n``.
+
+        Raises:
+            ConfigError: It is something else.
+        """
+        number, slash, of = text.partition("/")
+        if slash and number.isascii() and number.isdecimal() and of.isascii() and of.isdecimal():
+            shard = cls(int(number), int(of))
+            if 1 <= shard.number <= shard.of:
+                return shard
+        raise ConfigError(f"shard {text!r} is not understood", "write i/n with i from 1 to n, e.g. 1/4")
+
+    @property
+    def folder(self) -> str:
+        """Where its results are, below the experiment's output folder."""
+        return f"shards/{self.number}-of-{self.of}"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that are answered together.
+
+    Attributes:
+        number: Number of the batch.
+        positions: The place of each sample in the task.
+        samples: The samples.
+        inputs: The model's inputs.
+    """
+
+    number: int
+    positions: tuple[int, ...]
+    samples: tuple[Sample, ...]
+    inputs: Mapping[str, Tensor]
+
+
+class Batches:
+    """Reads the samples of a task batch by batch. Only the batch in work is in memory.
+
+    Args:
+        samples: The task's samples.
+        count: How many of them are used, from the first.
+        size: Samples per batch.
+        strict: Whether a sample that cannot be used is an error; else it is recorded and left out.
+        shard: Which batches are read; all by default.
+
+    Attributes:
+        skipped: Position of every sample that cannot be used -> why.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], count: int, size: int, strict: bool = False, shard: Shard | None = None
+    ) -> None:
+        self.samples, self.count, self.size, self.strict = samples, count, size, strict
+        self.skipped: dict[int, str] = {}
+        total = math.ceil(count / size)
+        self.numbers = range(total) if shard is None else range(shard.number - 1, total, shard.of)
+
+    def resume(self, results: Results) -> set[tuple[str, int]]:
+        """Take up what earlier runs left: see :meth:`Results.recover`. Samples that were repaired are used again."""
+        stored = results.skipped_samples()
+        repaired = {position for position in stored if self.readable(position)}
+        results.forget_skipped(repaired)
+        self.skipped = {position: error for position, error in stored.items() if position not in repaired}
+        return results.recover(self.count, self.size, {position // self.size for position in repaired})
+
+    def readable(self, position: int) -> bool:
+        """Whether the sample at a position can be read."""
+        try:
+            self.samples[position]
+        except SampleError:
+            return False
+        return True
+
+    def first(self, loaded: LoadedModel) -> Batch:
+        """The first sample that can be used, as a batch of its own.
+
+        Raises:
+            SampleError: There is none among the first 100.
+        """
+        reason: SampleError | None = None
+        for position in range(min(self.count, 100)):
+            try:
+                sample = self.samples[position]
+                inputs, _ = encode(loaded, {position: sample}, strict=True)
+            except SampleError as error:
+                reason = reason or error
+            else:
+                return Batch(position // self.size, (position,), (sample,), inputs)
+        if reason is not None and self.count == 1:
+            raise reason
+        raise SampleError(f"none of the first {min(self.count, 100)} samples can be used; the first: {reason}")
+
+    def read(self, number: int, loaded: LoadedModel, results: Results | None) -> Batch | None:
+        """Read and encode a batch. What cannot be used is recorded in the results and left out.
+
+        Args:
+            number: Number of the batch.
+            loaded: The model that encodes it.
+            results: Where samples that cannot be used are recorded; None records nothing.
+
+        Returns:
+            The batch, or None if none of its samples can be used.
+
+        Raises:
+            SampleError: A sample cannot be used, and the batches are strict.
+        """
+        good: dict[int, Sample] = {}
+        new: dict[int, str] = {}
+        for position in range(number * self.size, min((number + 1) * self.size, self.count)):
+            if position in self.skipped:
+                continue
+            try:
+                good[position] = self.samples[position]
+            except SampleError as error:
+                if self.strict:
+                    raise
+                new[position] = str(error)
+        inputs, refused = encode(loaded, good, self.strict)
+        new |= refused
+        if new:
+            self.skipped |= new
+            if results is not None:
+                results.skip([{"position": position, "error": new[position]} for position in sorted(new)])
+        positions = tuple(position for position in good if position not in refused)
+        if not positions:
+            return None
+        return Batch(number, positions, tuple(good[position] for position in positions), inputs)
+
+
+def encode(
+    loaded: LoadedModel, samples: Mapping[int, Sample], strict: bool
+) -> tuple[Mapping[str, Tensor], dict[int, str]]:
+    """The inputs of the samples that the model can encode, and position -> why for the others.
+
+    A processor refuses a whole batch for one odd picture, so after an error each sample is tried alone.
+    """
+    if not samples:
+        return {}, {}
+    try:
+        return loaded.encode(list(samples.values())), {}
+    except Exception as error:
+        if len(samples) == 1 or strict:
+            (name, *_) = [f"{sample.id!r}" for sample in samples.values()]
+            refused = unusable(error, name if len(samples) == 1 else f"a sample of {name}'s batch")
+            if strict:
+                raise refused from error
+            return {}, dict.fromkeys(samples, str(refused))
+    reasons: dict[int, str] = {}
+    for position, sample in samples.items():
+        reasons |= encode(loaded, {position: sample}, strict)[1]
+    rest = {position: sample for position, sample in samples.items() if position not in reasons}
+    if len(rest) == len(samples):
+        names = ", ".join(repr(sample.id) for sample in samples.values())
+        what = f"samples {names} cannot be encoded together, but each alone can"
+        raise SampleError(what, "set batch_size to 1")
+    inputs, more = encode(loaded, rest, strict)
+    return inputs, reasons | more
+
+
+def unusable(error: Exception, name: str) -> SampleError:
+    """What a model's processor has against a sample, as one line."""
+    if isinstance(error, SampleError):
+        return error
+    text = str(error) if isinstance(error, TokenPruneError) else f"{type(error).__name__}: {error}"
+    return SampleError(f"sample {name} cannot be encoded ({' '.join(text.split())})")

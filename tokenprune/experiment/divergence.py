@@ -1,0 +1,76 @@
+"""How far a method moves the model's output, without labels: teacher-forced on the unpruned model's own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from transformers import GenerationMixin, LogitsProcessorList
+
+
+class _Forced:
+    """Records the log-probabilities of every step, and makes ``generate`` write the given ids.
+
+    Args:
+        ids: int64 ``[batch, tokens]``.
+    """
+
+    def __init__(self, ids: Tensor) -> None:
+        self.ids = ids
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores ``[batch, vocabulary]`` of which only that of the given id is finite."""
+        self.steps.append(scores.float().log_softmax(-1))
+        token = self.ids[:, len(self.steps) - 1, None]
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+
+@torch.no_grad()
+def forced_log_probabilities(model: GenerationMixin, inputs: Mapping[str, Tensor], ids: Tensor) -> Tensor:
+    """The log-probabilities of every next token while the model is made to give an answer.
+
+    Args:
+        model: The model, pruned or not.
+        inputs: A left-padded batch of prompts.
+        ids: The answers, int64 ``[batch, tokens]``.
+
+    Returns:
+        float32 ``[batch, tokens, vocabulary]``.
+    """
+    forced = _Forced(ids)
+    processors = LogitsProcessorList([forced])
+    model.generate(**inputs, max_new_tokens=ids.shape[1], do_sample=False, logits_processor=processors)
+    return torch.stack(forced.steps, dim=1)
+
+
+def answer_mask(ids: Tensor, end: int | list[int] | None) -> Tensor:
+    """Which of the ids belong to the answer: all up to and including the first that ends it.
+
+    Args:
+        ids: int64 ``[batch, tokens]``.
+        end: The ids that end an answer.
+    """
+    if end is None:
+        return torch.ones_like(ids, dtype=torch.bool)
+    is_end = torch.isin(ids, torch.as_tensor(end, device=ids.device).reshape(-1))
+    return is_end.cumsum(1) - is_end.long() == 0
+
+
+def mean_divergence(unpruned: Tensor, pruned: Tensor, mask: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence ``KL(unpruned || pruned)`` over the tokens of each answer, in nats.
+
+    Args:
+        unpruned: Log-probabilities, float32 ``[batch, tokens, vocabulary]``.
+        pruned: The same of the pruned model.
+        mask: bool ``[batch, tokens]``: which tokens belong to the answer.
+
+    Returns:
+        float32 ``[batch]``.
+    """
+    probabilities = unpruned.exp()
+    # a probability of zero adds nothing, also where the log-probability is minus infinity
+    terms = torch.where(probabilities > 0, probabilities * (unpruned - pruned), 0.0)
+    per_token = terms.sum(-1).masked_fill(~mask, 0.0)
+    return per_token.sum(1) / mask.sum(1)

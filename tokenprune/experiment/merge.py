@@ -1,0 +1,121 @@
+"""Putting the shards of an experiment together: the files are those of an experiment that ran in one go."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from tokenprune.errors import OutputError
+from tokenprune.experiment.batches import Shard
+from tokenprune.experiment.config import ExperimentConfig
+from tokenprune.experiment.results import Results, Row, line, parse
+from tokenprune.experiment.runner import ExperimentResult, Part, chosen_series, finished, run_experiment
+
+
+def merge_shards(config: ExperimentConfig, part: Part | None = None) -> ExperimentResult:
+    """Put the results of all shards into the experiment's output folder.
+
+    The rows are written in the order of an experiment that ran in one go. Times are not merged: shards measure none.
+
+    Args:
+        config: The experiment that the shards ran.
+        part: ``limit`` and ``only`` that the shards ran with.
+
+    Raises:
+        OutputError: There are no shards, one is missing or has not finished, or their settings differ.
+    """
+    part = part or Part()
+    shards = _shards(Path(config.output))
+    parts = [Part(part.limit, part.only, shard) for shard in shards]
+    for shard in parts:
+        if not finished(config, shard):
+            assert shard.shard is not None
+            raise OutputError(
+                f"shard {shard.shard.number}/{shard.shard.of} of {config.output} has not finished",
+                f"run it again with --shard {shard.shard.number}/{shard.shard.of}",
+            )
+    sources = [Results(Path(config.output) / shard.folder) for shard in shards]
+    target = Results(config.output)
+    keys = [item.key for item in chosen_series(config, part)]
+    with target.locked():
+        target.check(config.to_yaml(), {item.key: item.definition for item in chosen_series(config, part)})
+        _check_equal(sources, "choices.json")
+        _check_equal(sources, "left_out.json")
+        _check_equal(sources, "series.json")
+        for name in ("choices.json", "left_out.json", "environment.json", "series.json"):
+            target.write_json(name, sources[0].read_json(name))
+        _write_rows(target, sources, keys, config.batch_size)
+        skipped = {position: error for source in sources for position, error in source.skipped_samples().items()}
+        if skipped:
+            text = "".join(line({"position": at, "error": skipped[at]}) for at in sorted(skipped))
+            target.write(target.skipped.name, text)
+        target.write("config.yaml", config.to_yaml())
+    untimed = config.model_copy(update={"timing": 0})
+    return run_experiment(untimed, part=part)  # everything is there: it only reads
+
+
+def _shards(folder: Path) -> list[Shard]:
+    found = []
+    for path in sorted(folder.glob("shards/*-of-*")):
+        number, _, of = path.name.partition("-of-")
+        found.append(Shard.parse(f"{number}/{of}"))
+    if not found:
+        raise OutputError(f"{folder} has no shards", "run the experiment with --shard 1/2, then with --shard 2/2")
+    counts = {shard.of for shard in found}
+    if len(counts) > 1:
+        raise OutputError(
+            f"{folder}/shards holds shards of different numbers ({', '.join(map(str, sorted(counts)))})",
+            "delete those of the number that is not wanted",
+        )
+    (count,) = counts
+    missing = sorted(set(range(1, count + 1)) - {shard.number for shard in found})
+    if missing:
+        raise OutputError(
+            f"{folder} lacks shard {', '.join(f'{number}/{count}' for number in missing)}",
+            f"run the experiment with --shard {missing[0]}/{count}",
+        )
+    return sorted(found, key=lambda shard: shard.number)
+
+
+def _check_equal(sources: list[Results], name: str) -> None:
+    first = sources[0].read_json(name)
+    for source in sources[1:]:
+        if source.read_json(name) != first:
+            raise OutputError(
+                f"{source.folder / name} differs from that of {sources[0].folder}",
+                "run both shards with the same versions and methods, into a new folder",
+            )
+
+
+def _write_rows(target: Results, sources: list[Results], keys: list[str], batch_size: int) -> None:
+    """Batch by batch, series by series. A row is 24 bytes of memory: its place in this order, its file, its offset."""
+    order = {key: number for number, key in enumerate(keys)}
+    places, owners, offsets = array("q"), array("q"), array("q")
+    for owner, source in enumerate(sources):
+        for offset, row in _located(source):
+            if row["series"] in order:
+                batch, within = divmod(row["position"], batch_size)
+                places.append((batch * len(keys) + order[row["series"]]) * batch_size + within)
+                owners.append(owner)
+                offsets.append(offset)
+    with ExitStack() as stack:
+        files = [stack.enter_context(source.samples.open("rb")) for source in sources]
+        out = stack.enter_context(target.replacing(target.samples))
+        for index in np.argsort(np.frombuffer(places, dtype=np.int64), kind="stable"):
+            file = files[owners[index]]
+            file.seek(offsets[index])
+            out.write(file.readline().decode())
+
+
+def _located(source: Results) -> Iterator[tuple[int, Row]]:
+    offset = 0
+    with source.samples.open("rb") as file:
+        for text in file:
+            row = parse(text.decode(errors="replace"))
+            if row is not None:
+                yield offset, row
+            offset += len(text)

@@ -1,0 +1,96 @@
+"""What an experiment would run, and about how long it would take: its first batch is answered and thrown away."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from tokenprune.errors import ConfigError
+from tokenprune.experiment.answering import Answering, BatchInWork, knows_foreground
+from tokenprune.experiment.batches import Batch, Batches
+from tokenprune.experiment.config import ExperimentConfig
+from tokenprune.experiment.results import Results
+from tokenprune.experiment.runner import Part, chosen_series, output_folder, select_batches
+
+
+@dataclass(frozen=True)
+class PlannedSeries:
+    """What one series would run.
+
+    Attributes:
+        key: The series.
+        layers: The layers before which it drops tokens; empty for the unpruned model.
+        batches: Batches that have not been answered.
+        forwards: Forwards of these at most: a prefill and the following tokens of each batch.
+        seconds: About how long they take.
+    """
+
+    key: str
+    layers: tuple[int, ...]
+    batches: int
+    forwards: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment would run.
+
+    Attributes:
+        questions: Questions that are asked.
+        batch_size: Questions in the batch that was timed.
+        series: Every series, the unpruned model first.
+        timing_seconds: About how long the prefill timings take.
+    """
+
+    questions: int
+    batch_size: int
+    series: tuple[PlannedSeries, ...]
+    timing_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """About how long everything takes, without loading the model."""
+        return sum(item.seconds for item in self.series) + self.timing_seconds
+
+
+def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
+    """What :func:`run_experiment` would run with the same arguments. Nothing is written.
+
+    Raises:
+        TokenPruneError: The configuration is wrong, or a method cannot run.
+    """
+    part = part or Part()
+    series = chosen_series(config, part)
+    results = Results(output_folder(config, part))
+    batches = select_batches(config, part)
+    results.check(config.to_yaml(), {item.key: item.definition for item in series})
+    done = results.complete(batches.count, batches.size)[0]
+    answering = Answering(config, config.model.load())
+    first = batches.first(answering.loaded)
+    if knows_foreground(first.samples[0], answering.loaded) is not None:
+        asked = {*(entry.title for entry in config.methods), *part.only}
+        series = [item for item in series if item.title != "oracle" or "oracle" in asked]
+    choices = answering.choose_layers(series, len(first.samples[0].images))
+    answering.try_out(series, first)
+    work = BatchInWork(_first_batch(batches, answering))
+    planned, prefills = [], 0.0
+    for item in series:
+        start = time.perf_counter()
+        answering.answer(item, work)
+        seconds = time.perf_counter() - start
+        missing = sum((item.key, number) not in done for number in batches.numbers)
+        steps = config.max_new_tokens * (2 if config.divergence else 1)
+        layers = tuple(choices[item.key]["layers"]) if item.method is not None else ()
+        planned.append(PlannedSeries(item.key, layers, missing, missing * steps, missing * seconds))
+        prefills += answering.prefill_seconds(item, work.batch)
+    rounds = config.timing + 1 if config.timing and part.shard is None else 0
+    return Plan(batches.count, len(work.batch.samples), tuple(planned), rounds * prefills)
+
+
+def _first_batch(batches: Batches, answering: Answering) -> Batch:
+    for number in batches.numbers:
+        batch = batches.read(number, answering.loaded, None)
+        if batch is not None:
+            return batch
+    raise ConfigError("no sample of this part can be used", "see the samples, or raise --limit")
