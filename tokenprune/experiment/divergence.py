@@ -10,20 +10,19 @@ from transformers import GenerationMixin, LogitsProcessorList
 
 
 class _Forced:
-    """Records the log-probabilities of every step, and makes ``generate`` write the given ids.
+    """Makes ``generate`` write the given ids.
 
     Args:
         ids: int64 ``[batch, tokens]``.
+        start: Tokens of the prompt.
     """
 
-    def __init__(self, ids: Tensor) -> None:
-        self.ids = ids
-        self.steps: list[Tensor] = []
+    def __init__(self, ids: Tensor, start: int) -> None:
+        self.ids, self.start = ids, start
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores ``[batch, vocabulary]`` of which only that of the given id is finite."""
-        self.steps.append(scores.float().log_softmax(-1))
-        token = self.ids[:, len(self.steps) - 1, None]
+        token = self.ids[:, input_ids.shape[1] - self.start, None]
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
@@ -34,15 +33,21 @@ def forced_log_probabilities(model: GenerationMixin, inputs: Mapping[str, Tensor
     Args:
         model: The model, pruned or not.
         inputs: A left-padded batch of prompts.
-        ids: The answers, int64 ``[batch, tokens]``.
+        ids: The answers, int64 ``[batch, tokens]``, as ``generate`` returned them.
 
     Returns:
         float32 ``[batch, tokens, vocabulary]``.
     """
-    forced = _Forced(ids)
-    processors = LogitsProcessorList([forced])
-    model.generate(**inputs, max_new_tokens=ids.shape[1], do_sample=False, logits_processor=processors)
-    return torch.stack(forced.steps, dim=1)
+    forced = _Forced(ids, inputs["input_ids"].shape[1])
+    out = model.generate(
+        **inputs,
+        max_new_tokens=ids.shape[1],
+        do_sample=False,
+        logits_processor=LogitsProcessorList([forced]),
+        output_logits=True,  # before any processor
+        return_dict_in_generate=True,
+    )
+    return torch.stack([step.float().log_softmax(-1) for step in out.logits], dim=1)
 
 
 def answer_mask(ids: Tensor, end: int | list[int] | None) -> Tensor:

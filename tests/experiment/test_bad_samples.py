@@ -1,0 +1,221 @@
+"""Samples that cannot be used: reported once, counted, in no figure. One bad line ends no run."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from torch import Tensor
+
+from tests.support.toy import ToyModel, ToyTask, config
+from tokenprune.errors import SampleError
+from tokenprune.experiment import markdown, run_experiment
+from tokenprune.experiment.results import Results
+from tokenprune.experiment.runner import Part
+from tokenprune.models.base import LoadedModel
+from tokenprune.tasks.base import Sample
+
+BAD: set[int] = set()
+
+
+class Lines(Sequence[Sample]):
+    """Samples that are read when they are asked for; those in BAD cannot be."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index in BAD:
+            raise SampleError(f"data.jsonl, line {index + 1}: image 'a{index}.png' does not exist", "check the path")
+        return self.samples[index]
+
+
+class LinesTask(ToyTask):
+    """The toy task, lazily."""
+
+    def samples(self) -> Sequence[Sample]:
+        return Lines(super().samples())
+
+
+@pytest.fixture
+def bad() -> Any:
+    BAD.clear()
+    yield BAD.update
+    BAD.clear()
+
+
+def test_bad_samples_are_left_out_and_named(tmp_path: Path, bad: Callable[..., None]) -> None:
+    bad({0, 3, *range(10, 15)})  # the first one, one more, and a whole batch
+    result = run_experiment(config(str(tmp_path), task=LinesTask()))
+    assert {row["position"] for row in result.rows} == set(range(24)) - BAD
+    assert sorted(result.skipped) == sorted(BAD)
+    text = markdown(result)
+    assert "7 samples could not be used and are in no figure:** data.jsonl, line 1: image 'a0.png' does not" in text
+    assert "; and 2 more, see skipped.jsonl" in text
+    assert "17 questions" in text
+    assert Results(tmp_path).skipped_samples().keys() == BAD
+    before = (tmp_path / "samples.jsonl").read_bytes()
+    again = run_experiment(config(str(tmp_path), task=LinesTask()))  # finished: it only reads
+    assert (tmp_path / "samples.jsonl").read_bytes() == before
+    assert markdown(again) == text
+
+
+def test_a_repaired_sample_is_used(tmp_path: Path, bad: Callable[..., None]) -> None:
+    run_experiment(config(str(tmp_path / "whole"), task=LinesTask()))
+    bad({3, 7})
+    run_experiment(config(str(tmp_path / "out"), task=LinesTask()))
+    BAD.clear()
+    result = run_experiment(config(str(tmp_path / "out"), task=LinesTask()))
+    assert not result.skipped
+    rows = {(row["series"], row["position"]): row for row in result.rows}
+    assert rows == {(row["series"], row["position"]): row for row in Results(tmp_path / "whole").rows()}
+
+
+def test_strict_makes_it_an_error(tmp_path: Path, bad: Callable[..., None]) -> None:
+    bad({7})
+    with pytest.raises(SampleError, match=r"data\.jsonl, line 8: .* check the path"):
+        run_experiment(config(str(tmp_path), task=LinesTask(), strict=True))
+    assert {row["position"] for row in Results(tmp_path).rows()} == set(range(5))  # what was answered stays
+
+
+def test_no_sample_at_all_is_an_error(tmp_path: Path, bad: Callable[..., None]) -> None:
+    bad(set(range(24)))
+    with pytest.raises(SampleError, match=r"none of the first 24 samples can be used; the first: data.jsonl, line 1"):
+        run_experiment(config(str(tmp_path / "out"), task=LinesTask()))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_that_the_processor_refuses_is_a_bad_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = ToyModel.load
+
+    def picky(self: ToyModel) -> LoadedModel:
+        loaded = load(self)
+        encoder = loaded.encoder
+
+        def encode(samples: Sequence[Sample]) -> dict[str, Tensor]:
+            if any(sample.id == "s8" for sample in samples):
+                raise ValueError("absolute aspect ratio must be smaller than 200")
+            return encoder(samples)
+
+        return replace(loaded, encoder=encode)
+
+    monkeypatch.setattr(ToyModel, "load", picky)
+    result = run_experiment(config(str(tmp_path)))
+    assert list(result.skipped) == [8]
+    assert "sample 's8' cannot be encoded (ValueError: absolute aspect" in result.skipped[8]
+    assert len({row["position"] for row in result.rows}) == 23
+
+
+class Counting(Lines):
+    """Counts which samples were read."""
+
+    read: ClassVar[list[int]] = []
+
+    def __getitem__(self, index: Any) -> Any:
+        self.read.append(index)
+        return super().__getitem__(index)
+
+
+def test_samples_are_read_batch_by_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LinesTask, "samples", lambda self: Counting(ToyTask.samples(self)))
+    Counting.read.clear()
+    read_at: list[int] = []
+    run_experiment(
+        config(str(tmp_path), task=LinesTask()),
+        lambda name, done, total: read_at.append(max(Counting.read)),
+        Part(limit=10),
+    )
+    assert read_at == [4] * 9 + [9] * 9  # nothing ahead of the batch in work
+    assert sorted(Counting.read) == sorted([0, *range(10)])  # the first one is tried out
+
+
+class Unlabelled(ToyTask):
+    """The toy's pictures without answers."""
+
+    @property
+    def label_free(self) -> bool:
+        return True
+
+    def samples(self) -> Sequence[Sample]:
+        return [replace(sample, answer="", foreground=()) for sample in super().samples()]
+
+    def score(self, sample: Sample, text: str) -> float:
+        return float(text in sample.references)
+
+
+def test_without_labels_the_unpruned_answers_are_the_reference(tmp_path: Path) -> None:
+    result = run_experiment(config(str(tmp_path), task=Unlabelled()))
+    rows = result.rows
+    unpruned = {row["position"]: row["prediction"] for row in rows if row["method"] == "unpruned"}
+    for row in rows:
+        assert row["score"] == (row["prediction"] == unpruned[row["position"]])
+    assert {row["score"] for row in rows} == {0.0, 1.0}  # the toy's answers change when it is pruned
+    text = markdown(result)
+    assert "agreement %" in text
+    assert "accuracy %" not in text
+    assert "The task has no answers" in text
+    assert "The method `oracle` was left out: the task does not say which pixels show the objects." in text
+    assert "tell methods apart" not in text
+    more = run_experiment(config(str(tmp_path), task=Unlabelled(), methods=["norm-hidden-small"])).rows
+    for row in more:  # the unpruned answers come from the folder now
+        assert row["score"] == (row["prediction"] == unpruned[row["position"]])
+
+
+def test_agreement_is_counted_for_every_task(tmp_path: Path) -> None:
+    result = run_experiment(config(str(tmp_path)))
+    rows = result.rows
+    unpruned = {row["position"]: row["prediction"] for row in rows if row["method"] == "unpruned"}
+    for method, budget in result.answers.methods():
+        mine = [row for row in rows if (row["method"], row["budget"] or "") == (method, budget)]
+        shares = result.answers.of(method, budget).agreement_by_question()
+        expected = sum(row["prediction"] == unpruned[row["position"]] for row in mine) / len(mine)
+        assert sum(shares.values()) / len(shares) == pytest.approx(expected)
+
+
+def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
+    """Some hundred bytes per question remain, for five series; a toy picture alone has 3,072."""
+
+    def used(count: int) -> int:
+        """Bytes in use after the last answer."""
+        sizes = []
+
+        def progress(name: str, done: int, total: int) -> None:
+            if done == total:
+                gc.collect()
+                sizes.append(tracemalloc.get_traced_memory()[0])
+
+        whole = config(str(tmp_path / str(count)), task=Endless(questions=count), methods=["norm-hidden-large"])
+        tracemalloc.start()
+        result = run_experiment(whole, progress)
+        gc.collect()
+        sizes.append(tracemalloc.get_traced_memory()[0])  # with the answers that the tables are made from
+        tracemalloc.stop()
+        assert len(result.answers.series) == 5
+        return max(sizes)
+
+    used(10)  # imports
+    assert (used(220) - used(20)) / 200 < 1000
+
+
+class Endless(ToyTask):
+    """A sample is made when it is asked for."""
+
+    def samples(self) -> Sequence[Sample]:
+        class Made(Lines):
+            def __len__(self) -> int:
+                return count
+
+            def __getitem__(self, index: Any) -> Any:
+                sample = ToyTask(questions=2).samples()[index % 2]
+                return replace(sample, id=f"s{index}", group=f"g{index}")
+
+        count = self.questions
+        return Made([])
