@@ -85,7 +85,7 @@ def options(
 def run(
     config: Annotated[Path, typer.Argument(help="An experiment file (YAML).")],
     output: Annotated[Path | None, typer.Option(help="Output folder; replaces the one in the file.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many samples.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run only this method; repeat for several.")] = None,
     shard: Annotated[str | None, typer.Option(help="Run only one of n parts, i/n; `merge` puts them together.")] = None,
     dry_run: Annotated[
@@ -111,7 +111,7 @@ def run(
 def merge(
     config: Annotated[Path, typer.Argument(help="The experiment file that the shards ran.")],
     output: Annotated[Path | None, typer.Option(help="Output folder; replaces the one in the file.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The --limit that the shards ran with.")] = None,
+    limit: Annotated[int | None, typer.Option(help="The --limit that the shards ran with.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="The --only that the shards ran with.")] = None,
 ) -> None:
     """Put the shards of an experiment together and write its tables."""

@@ -52,7 +52,7 @@ def test_one_line_per_method_budget_and_sample(tmp_path: Path) -> None:
         assert (row["flops"] == row["flops_unpruned"]) == (expected == 16)
         assert row["kv_bytes"] <= row["kv_bytes_unpruned"]  # type: ignore[operator]
     assert {"config.yaml", "environment.json", "choices.json", "samples.jsonl"} <= {p.name for p in tmp_path.iterdir()}
-    assert not (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".owner").exists()
 
 
 def test_a_component_that_is_not_registered_is_named_by_where_it_is(tmp_path: Path) -> None:

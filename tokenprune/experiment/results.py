@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
+from filelock import FileLock, Timeout
 
 from tokenprune.errors import OutputError
 
@@ -26,58 +27,47 @@ class Results:
 
     Args:
         folder: The folder of the files.
+
+    Raises:
+        OutputError: It is no path.
     """
 
     def __init__(self, folder: str | Path) -> None:
+        if "\0" in str(folder):
+            raise OutputError(f"output folder {str(folder)!r} has a NUL character", "choose another")
         self.folder = Path(folder)
         self.samples = self.folder / "samples.jsonl"
         self.skipped = self.folder / "skipped.jsonl"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folder inside the block. The lock of a process that no longer runs is ignored.
+        """Lock the folder inside the block. The system drops the lock of a process that dies.
 
-        A folder that is still empty at the end is removed.
+        A folder that holds nothing at the end is removed.
 
         Raises:
             OutputError: The folder cannot be written, or another process writes to it.
         """
-        path = self.folder / ".lock"
-        if "\0" in str(self.folder):
-            raise OutputError(f"output folder {str(self.folder)!r} has a NUL character", "choose another")
+        lock, owner = FileLock(self.folder / ".lock", timeout=0), self.folder / ".owner"
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            while True:
-                try:
-                    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-                    break
-                except FileExistsError:
-                    owner = self._owner(path)
-                    if owner is not None:
-                        raise OutputError(
-                            f"{self.folder} is being written by process {owner}",
-                            "wait for it, or choose another output folder",
-                        ) from None
-                    path.unlink(missing_ok=True)
+            try:
+                lock.acquire()
+            except Timeout:
+                pid = owner.read_text() if owner.is_file() else "unknown"
+                raise OutputError(
+                    f"{self.folder} is being written by process {pid}", "wait for it, or choose another output folder"
+                ) from None
+            owner.write_text(str(os.getpid()))
         try:
-            with self._writing():
-                os.write(handle, str(os.getpid()).encode())
-                os.close(handle)
             yield
         finally:
-            path.unlink(missing_ok=True)
+            owner.unlink(missing_ok=True)
+            if {path.name for path in self.folder.iterdir()} <= {".lock"}:
+                Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
             with suppress(OSError):
                 self.folder.rmdir()
-
-    @staticmethod
-    def _owner(path: Path) -> int | None:
-        """Id of another, running process that holds the lock."""
-        try:
-            owner = int(path.read_text())
-            os.kill(owner, 0)
-        except (OSError, ValueError):
-            return None
-        return None if owner == os.getpid() else owner
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -37,11 +37,18 @@ class Part:
         limit: Only the first so many samples.
         only: Only the methods with these names in tables, and the unpruned model.
         shard: Only the batches of this shard, into a folder of its own.
+
+    Raises:
+        ConfigError: The limit is below 1.
     """
 
     limit: int | None = None
     only: tuple[str, ...] = ()
     shard: Shard | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit {self.limit} uses no sample", "give 1 or more")
 
 
 @dataclass(frozen=True)

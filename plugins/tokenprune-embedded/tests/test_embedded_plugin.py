@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import tokenprune as tp
-from tokenprune import plugins
+from tokenprune import cli, plugins
 from tokenprune.errors import UnknownNameError
+from tokenprune.experiment.runner import Part
 
 DISTRIBUTION = Path(__file__).parents[1]
 EXAMPLES = sorted((DISTRIBUTION.parents[1] / "examples").glob("*.yaml"))
@@ -44,17 +46,31 @@ def test_the_examples_are_valid_and_say_what_they_need(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_the_examples_run(path: Path, tmp_path: Path) -> None:
-    """Cut short: few questions, one budget, no timing; all methods."""
+    """All methods, cut short as by ``--limit 2``, with the last budget, in float32, which any CPU computes fast."""
     config = tp.ExperimentConfig.from_yaml(path)
     short = config.model_copy(
         update={
-            "task": config.task.model_copy(update={"questions": 2}),
+            "model": config.model.model_copy(update={"dtype": "float32"}),
             "budgets": config.budgets[-1:],
             "batch_size": 2,
+            "calibration": 1,
             "timing": 0,
             "output": str(tmp_path),
         }
     )
-    tp.run_experiment(short)
-    rows = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = tp.run_experiment(short, part=Part(limit=2)).rows
     assert len(rows) == 2 * len(list(short.series()))
+
+
+@pytest.mark.slow
+def test_the_demo_runs_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a user types it, with ``--limit``."""
+    demo = next(path for path in EXAMPLES if path.name == "demo.yaml")
+    monkeypatch.setattr(sys, "argv", ["tokenprune", "run", str(demo), "--limit", "3", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert "same answer %" in capsys.readouterr().out
+    assert "3 questions" in (tmp_path / "report.md").read_text(encoding="utf-8")
