@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from tokenprune.budgets.base import Budget
-from tokenprune.component import Component, FromRegistry
+from tokenprune.component import Component, FromRegistry, explain, shorten
 from tokenprune.errors import ConfigError, MissingDataError
 from tokenprune.pruners.base import Pruner
 from tokenprune.selectors.base import LayerSelector
@@ -95,23 +95,3 @@ def read_yaml(path: str | Path) -> Any:
         place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
         raise ConfigError(f"{path}:{place} is not valid YAML ({problem})", "check indentation and brackets") from None
-
-
-def explain(error: ValidationError, where: str) -> str:
-    """All problems of a pydantic error on one line, each with its path and the value that was given."""
-    problems = []
-    for item in error.errors():
-        path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in item["loc"]).lstrip(".")
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "unknown key; remove it or check its spelling"
-        elif item["type"] not in ("component_name", "component_form", "missing"):
-            message = f"{message}, got {shorten(item['input'])}"
-        problems.append(f"{path}: {message}" if path else message)
-    return f"{where}: " + "; ".join(problems)
-
-
-def shorten(value: object, width: int = 60) -> str:
-    """The repr of a value, cut to ``width`` characters."""
-    text = repr(value)
-    return text if len(text) <= width else text[: width - 3] + "..."
