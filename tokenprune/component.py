@@ -36,6 +36,8 @@ def explain(error: ValidationError, where: str) -> str:
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key; remove it or check its spelling"
+        elif item["type"] == "value_error" and isinstance(item["input"], Mapping):
+            pass  # a rule between fields: the message names them
         elif item["type"] not in ("component_name", "component_form", "component_text", "missing"):
             message = f"{message.replace('valid tuple', 'list').replace('Tuple', 'List')}, got {shorten(item['input'])}"
             if item["type"] in ("int_type", "float_type") and _reads_as_number(item["input"]):
@@ -144,6 +146,7 @@ class FromRegistry:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         components: list[JsonSchemaValue] = []
+        alone: list[str] = []  # names that stand for a whole component: it has no required fields
         registry = plugins.registry(self.kind)
         for name in registry.names():
             try:
@@ -151,8 +154,9 @@ class FromRegistry:
             except TokenPruneError:
                 continue  # a broken plugin must not prevent the schema; `tokenprune list` reports it
             components.append(component_schema(name, cls))
-        names = [{"enum": registry.names(), "type": "string"}]
-        return {"anyOf": [*names, *components]}
+            if not any(field.is_required() for field in cls.model_fields.values()):
+                alone.append(name)
+        return {"anyOf": [*([{"enum": alone, "type": "string"}] if alone else []), *components]}
 
     def build(self, value: Any) -> Any:
         """Turn an instance, a name or a mapping into a component instance."""
