@@ -195,6 +195,8 @@ def component_schema(name: str, cls: type[BaseModel]) -> JsonSchemaValue:
     finally:
         _open_schemas.reset(token)
     schema.pop("title", None)
+    if "$defs" in schema:
+        schema["$id"] = f"urn:tokenprune:{cls.__module__}:{cls.__qualname__}"  # what its references start from
     properties = {"name": {"const": name}, **schema.pop("properties", {})}
     required = ["name", *schema.pop("required", [])]
     return {**schema, "title": name, "type": "object", "properties": properties, "required": required}

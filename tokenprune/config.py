@@ -31,8 +31,10 @@ class Config(Component):
             ConfigError: The mapping is not valid; the message is one line that names the path of every wrong key.
         """
         if not isinstance(data, Mapping):
-            got = "nothing" if data is None else type(data).__name__
-            raise ConfigError(f"{where or cls.__name__}: expected a mapping, got {got}", "write `key: value` lines")
+            raise ConfigError(
+                f"{where or cls.__name__}: expected a mapping, got {'nothing' if data is None else type(data).__name__}",
+                "write lines of the form key: value",
+            )
         try:
             return cls.model_validate(dict(data))
         except ValidationError as error:

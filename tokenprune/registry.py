@@ -105,7 +105,7 @@ class Registry(Generic[T]):
                 f"derive it from {self.base.__module__}.{self.base.__name__}",
             )
         if inspect.isabstract(loaded):
-            missing = ", ".join(sorted(loaded.__abstractmethods__))
+            missing = ", ".join(sorted(vars(loaded)["__abstractmethods__"]))
             raise PluginError(
                 f"{self.kind} {name!r} of {entry.distribution} ({entry.target}) lacks {missing}",
                 f"write what {self.base.__module__}.{self.base.__name__} declares",

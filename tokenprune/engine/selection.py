@@ -31,10 +31,9 @@ def select(pruner: Pruner, context: PruneContext) -> Selection:
             f"{described} failed at layer {context.layer} ({type(error).__name__}: {error})",
             "repair its select(); the traceback above this error shows where",
         ) from error
-    if not (isinstance(selection, Selection) and isinstance(selection.keep, Tensor)):
-        got = (
-            f"keep of {type(selection.keep).__name__}" if isinstance(selection, Selection) else type(selection).__name__
-        )
+    keep = getattr(selection, "keep", None)
+    if not isinstance(keep, Tensor):
+        got = type(selection).__name__ if keep is None else f"keep of {type(keep).__name__}"
         raise ScoreError(f"{described} returned {got} at layer {context.layer}", "return Selection(keep=<bool tensor>)")
     check_selection(selection, context, pruner)
     return selection
