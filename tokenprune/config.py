@@ -32,7 +32,8 @@ class Config(Component):
         """
         if not isinstance(data, Mapping):
             raise ConfigError(
-                f"{where or cls.__name__}: expected a mapping, got {'nothing' if data is None else type(data).__name__}",
+                f"{where or cls.__name__}: expected a mapping,"
+                f" got {'nothing' if data is None else type(data).__name__}",
                 "write lines of the form key: value",
             )
         try:
