@@ -282,8 +282,8 @@ def test_two_images_take_twice_one() -> None:
 
 def dinov2_llava(swiglu: bool = False) -> LlavaConfig:
     """A LLaVA whose tower takes pictures of any size: trained at 70 pixels, used at 56."""
-    tower = {"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    tower |= {"image_size": 70, "patch_size": 14, "mlp_ratio": 3, "use_swiglu_ffn": swiglu}
+    tower = {"model_type": "dinov2", "hidden_size": 28, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tower |= {"image_size": 70, "patch_size": 14, "mlp_ratio": 4, "use_swiglu_ffn": swiglu}
     text = {"model_type": "llama", "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 4}
     text |= {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 200}
     return LlavaConfig(
@@ -299,7 +299,7 @@ def dinov2_llava(swiglu: bool = False) -> LlavaConfig:
 @pytest.mark.parametrize("swiglu", [False, True])
 def test_a_tower_for_any_size_is_counted_at_the_size_that_the_config_states(swiglu: bool) -> None:
     config = dinov2_llava(swiglu)
-    model = LlavaForConditionalGeneration(config).eval()
+    model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
     pixels = torch.rand(2, 3, 56, 56)
     counted = count_flops(lambda: model.get_image_features(pixel_values=pixels))
     assert sum(vision_flops(config, 32)) == pytest.approx(counted, rel=0.01)
