@@ -24,6 +24,10 @@ from tokenprune.errors import ConfigError, TokenPruneError
 _open_schemas: ContextVar[tuple[type[BaseModel], ...]] = ContextVar("open_schemas", default=())
 
 
+#: Words of pydantic that a file's author does not know, and what to say instead.
+_WORDS = (("a valid tuple", "a list"), ("Tuple", "List"), ("a valid dictionary", "a mapping"))
+
+
 def explain(error: ValidationError, where: str) -> str:
     """All problems of a pydantic error on one line, each with its path and the value that was given."""
     problems = []
@@ -34,12 +38,17 @@ def explain(error: ValidationError, where: str) -> str:
             continue  # a list whose items are wrong is also reported as empty
         path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in item["loc"]).lstrip(".")
         message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "model_type":  # a mapping, a made component, or (methods) a name
+            message = "Input should be a mapping"
         if item["type"] == "extra_forbidden":
             message = "unknown key; remove it or check its spelling"
         elif item["type"] == "value_error" and isinstance(item["input"], Mapping):
             pass  # a rule between fields: the message names them
         elif item["type"] not in ("component_name", "component_form", "component_text", "missing"):
-            message = f"{message.replace('valid tuple', 'list').replace('Tuple', 'List')}, got {shorten(item['input'])}"
+            for old, new in _WORDS:
+                message = message.replace(old, new)
+            if ", got " not in message:
+                message = f"{message}, got {shorten(item['input'])}"
             if item["type"] in ("int_type", "float_type") and _reads_as_number(item["input"]):
                 message += " (a text: write the number without quotes, and 1e-3 as 1.0e-3)"
         problems.append(f"{path}: {message}" if path else message)

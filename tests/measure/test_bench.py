@@ -149,7 +149,7 @@ def test_peak_bytes_follows_what_lives_together() -> None:
 
 def test_no_such_device() -> None:
     assert resolve_device("cpu") == CPU
-    for name in ("cuda:97", "tpu-9"):
+    for name in ("cuda:97", "tpu-9", "meta", ""):
         with pytest.raises(ConfigError, match=f"no such device: '{name}'; use one of cpu"):
             resolve_device(name)
 

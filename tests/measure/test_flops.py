@@ -401,6 +401,7 @@ def test_the_command_prints_a_table_and_json(
     ("arguments", "words"),
     [
         (["--model", "llava"], "unknown preset 'llava'; did you mean"),
+        (["--model", ""], "unknown preset ''; "),
         (["--method", "entrpyprune"], "unknown method 'entrpyprune'; did you mean 'entropyprune'"),
         (["--tokens", "0"], "budget.tokens"),
         (["--tokens", "600"], "a budget of 600 tokens for 576 visual tokens; ask for 1 to 576"),
