@@ -106,6 +106,9 @@ class Component(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False, allow_inf_nan=False)
 
     def __init__(self, /, **data: Any) -> None:
+        cls = type(self)
+        if not cls.__pydantic_complete__:  # pydantic would look for missing names in this frame, not in the caller's
+            cls.model_rebuild(raise_errors=False, _parent_namespace_depth=3)
         try:
             super().__init__(**data)
         except ValidationError as error:

@@ -68,6 +68,8 @@ def load_method(name: str, budget: str | None = None, **fields: Any) -> Method:
         PluginError: Two distributions ship the method, or its file is broken.
         ConfigError: The fields of the budget are wrong.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"a method's name is a text, got {type(name).__name__}", "see tp.list_methods()")
     installed = list(_discover(name))
     matches = [method for method in installed if method.name == name]
     if not matches:
@@ -89,7 +91,7 @@ def is_file_name(text: str) -> bool:
     return text.endswith((".yaml", ".yml"))
 
 
-def find_method(name: str, budget: str | None = None, **fields: Any) -> Method:
+def find_method(name: str | Path, budget: str | None = None, **fields: Any) -> Method:
     """A named method, or the method in a YAML file.
 
     A file holds the fields of a :class:`~tokenprune.Method`, or the form in which named methods are shipped:
@@ -106,7 +108,9 @@ def find_method(name: str, budget: str | None = None, **fields: Any) -> Method:
         UnknownNameError: No method of that name is installed.
         PluginError: See :func:`load_method`.
     """
-    if not is_file_name(name):
+    if isinstance(name, Path):
+        name = str(name)
+    elif not isinstance(name, str) or not is_file_name(name):
         return load_method(name, budget, **fields)
     data = read_yaml(name)
     if isinstance(data, dict) and isinstance(data.get("method"), dict):

@@ -180,7 +180,13 @@ def test_calibration_takes_a_single_input_for_a_list_of_one() -> None:
 
 @pytest.mark.parametrize(
     ("calibration", "words"),
-    [("abc", "calibration is str"), (8, "calibration is int"), ([1], "a list with int"), (torch.zeros(2), "is Tensor")],
+    [
+        ("abc", "calibration is str"),
+        ([], "calibration is an empty list"),
+        (8, "calibration is int"),
+        ([1], "a list with int"),
+        (torch.zeros(2), "is Tensor"),
+    ],
 )
 def test_calibration_of_another_kind_is_an_error(calibration: Any, words: str) -> None:
     model, method = CASES["llava"].build(), tp.load_method("entropyprune")
@@ -190,3 +196,10 @@ def test_calibration_of_another_kind_is_an_error(calibration: Any, words: str) -
         pass
     with pytest.raises(ConfigError, match=words):
         measure_entropy(model, calibration, cache=False)
+
+
+def test_what_is_no_profile(tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match="is a folder"):
+        EntropyProfile.load(tmp_path)
+    with pytest.raises(ConfigError, match="is not an entropy profile"):
+        EntropyProfile.load("a\0b")

@@ -45,9 +45,9 @@ def as_batches(calibration: Calibration) -> list[Mapping[str, Any]]:
     if isinstance(calibration, Iterable) and not isinstance(calibration, str | bytes | Tensor):
         batches = list(calibration)
         wrong = next((item for item in batches if not isinstance(item, Mapping)), None)
-        if all(isinstance(item, Mapping) for item in batches):
+        if batches and wrong is None and all(isinstance(item, Mapping) for item in batches):
             return batches
-        got = f"a list with {type(wrong).__name__}"
+        got = "an empty list" if not batches else f"a list with {type(wrong).__name__}"
     raise ConfigError(
         f"calibration is {got}", "give a list of inputs as for model(**inputs), e.g. [processor(...), processor(...)]"
     )
@@ -71,6 +71,8 @@ def observe(model: nn.Module, inputs: Mapping[str, Any], callback: Callable[[int
 
 @torch.no_grad()
 def _observe(adapter: Adapter, inputs: Mapping[str, Any], callback: Callable[[int, Tensor, Tensor], None]) -> None:
+    if not isinstance(inputs, Mapping):
+        raise ConfigError(f"the inputs are {type(inputs).__name__}", "give the arguments of model(**inputs) by name")
     layout = adapter.locate(inputs)
     if layout is None or not bool(layout.mask.any()):
         raise UnsupportedFeatureError("the inputs hold no visual tokens", "give calibration samples with images")
