@@ -23,7 +23,7 @@ RECIPE := Makefile pyproject.toml $(wildcard requirements/*.txt) $(EMBEDDED)/pyp
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-fast coverage test-oldest check format docs methods eval train clean distclean
+.PHONY: help demo test test-fast coverage test-oldest check format docs methods schema eval train clean distclean
 
 help: ## List the targets
 	@echo "Usage: make TARGET"
@@ -62,6 +62,9 @@ docs: $(VENV)/.test ## Build the documentation into site/
 
 methods: $(VENV)/.test ## Write docs/methods.md again from what is registered
 	@$(PY) docs/snippets/methods.py > docs/methods.md.new && mv docs/methods.md.new docs/methods.md
+
+schema: $(VENV)/.test ## Write examples/experiment.schema.json again, which editors check the examples with
+	@$(PY) docs/snippets/schema.py > examples/experiment.schema.json.new && mv examples/experiment.schema.json.new examples/experiment.schema.json
 
 eval: $(VENV)/.test ## Run the full evaluation (examples/digits.yaml; resumes where it stopped)
 	@$(VENV)/bin/tokenprune run examples/digits.yaml

@@ -32,7 +32,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("measure",),
     ("experiment",),
-    ("__init__",),
+    ("__init__", "cli_progress"),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -11,15 +11,18 @@ from importlib import metadata
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import tokenprune as tp
+from tests.experiment.test_cli import call
 from tests.support.tiny import CASES
 from tokenprune import plugins
 from tokenprune.context import PruneContext
-from tokenprune.errors import PluginError, UnknownNameError
+from tokenprune.errors import PluginError, ScoreError, UnknownNameError
+from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
 
 REAL = metadata.entry_points
@@ -42,13 +45,54 @@ class NoScorer:
     """Something else under a scorer's name."""
 
 
+class Unfinished(Scorer):
+    """A scorer without its method."""
+
+
+class Wrong(Scorer):
+    """Returns what no scorer should."""
+
+    how: str
+
+    def score(self, ctx: PruneContext) -> Any:
+        shape = ctx.visual_mask.shape
+        results = {
+            "none": lambda: None,
+            "numpy": lambda: np.zeros(shape),
+            "list": lambda: [1.0],
+            "complex": lambda: torch.zeros(shape, dtype=torch.complex64),
+            "bool": lambda: torch.zeros(3, dtype=torch.bool),
+            "int": lambda: torch.zeros(shape, dtype=torch.int64),
+            "shape": lambda: torch.zeros(1, 2, 3),
+            "raises": lambda: {}["nothing"],
+        }
+        return results[self.how]()
+
+
+class WrongPruner(Pruner):
+    """Returns what no pruner should."""
+
+    how: str
+
+    def select(self, ctx: PruneContext) -> Any:
+        results = {
+            "none": lambda: None,
+            "numpy": lambda: Selection(keep=np.ones(ctx.visual_mask.shape, dtype=bool)),  # type: ignore[arg-type]
+            "raises": lambda: {}["nothing"],
+        }
+        return results[self.how]()
+
+
+PARTS = (Constant, NoScorer, Unfinished, Wrong, WrongPruner)
+
+
 class Fake:
     """Entry points added to the real ones."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.points: list[EntryPoint] = []
         module = types.ModuleType("fake_plugin")
-        module.__dict__.update(Constant=Constant, NoScorer=NoScorer)
+        module.__dict__.update({cls.__name__: cls for cls in PARTS})
         monkeypatch.setitem(sys.modules, "fake_plugin", module)
         monkeypatch.setattr(metadata, "entry_points", self.entry_points)
 
@@ -109,6 +153,7 @@ def test_a_plugins_class_is_found_and_configured(fake: Fake) -> None:
         ("fake_plugin:Missing", ["AttributeError", "Missing"]),
         ("fake_plugin:NoScorer", ["is not a Scorer", "tokenprune.scorers.base"]),
         ("fake_plugin:__name__", ["is not a Scorer"]),
+        ("fake_plugin:Unfinished", ["lacks score", "tokenprune.scorers.base"]),
     ],
 )
 def test_a_broken_plugin_is_named_and_hurts_nobody_else(fake: Fake, value: str, says: list[str]) -> None:
@@ -123,6 +168,54 @@ def test_a_broken_plugin_is_named_and_hurts_nobody_else(fake: Fake, value: str, 
         method("broken")
     assert prune(method("random")).stages[0].after == [4, 4]
     assert plugins.registry("scorers").name_of(Constant) not in str(tp.Method.model_json_schema())  # it still builds
+
+
+def test_an_unfinished_scorer_is_listed_as_broken(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.add("unfinished", "fake_plugin:Unfinished", "half-dist")
+    assert call(monkeypatch, "list", "scorers") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "unfinished half-dist BROKEN: scorer 'unfinished' of half-dist (fake_plugin:Unfinished) lacks score" in shown
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("none", "returned NoneType at layer 2"),
+        ("numpy", "returned ndarray at layer 2"),
+        ("list", "returned list at layer 2"),
+        ("complex", "returned torch.complex64 at layer 2"),
+        ("bool", "returned shape (3,) at layer 2"),
+        ("int", "returned torch.int64 at layer 2"),
+        ("shape", "returned shape (1, 2, 3) at layer 2"),
+        ("raises", "failed at layer 2 (KeyError: 'nothing')"),
+    ],
+)
+def test_a_scorer_that_goes_wrong_is_named_with_its_distribution(fake: Fake, how: str, words: str) -> None:
+    fake.add("wrong", "fake_plugin:Wrong", "wrong-dist")
+    with pytest.raises(ScoreError) as caught:
+        prune(method({"name": "wrong", "how": how}))
+    assert str(caught.value).startswith(f"scorer 'wrong' of wrong-dist {words}; ")
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, KeyError) == (how == "raises")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("none", "returned NoneType at layer 2"),
+        ("numpy", "returned keep of ndarray at layer 2"),
+        ("raises", "failed at layer 2 (KeyError: 'nothing')"),
+    ],
+)
+def test_a_pruner_that_goes_wrong_is_named_with_its_distribution(fake: Fake, how: str, words: str) -> None:
+    fake.add("wrong", "fake_plugin:WrongPruner", "wrong-dist", "pruners")
+    data = method("random").model_dump() | {"pruner": {"name": "wrong", "how": how}}
+    with pytest.raises(ScoreError) as caught:
+        prune(tp.Method.from_dict(data))
+    assert str(caught.value).startswith(f"pruner 'wrong' of wrong-dist {words}; ")
+    assert isinstance(caught.value.__cause__, KeyError) == (how == "raises")
 
 
 def test_nothing_is_imported_before_it_is_asked_for(fake: Fake) -> None:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 import tokenprune as tp
@@ -69,7 +68,7 @@ def method(pruner: Pruner) -> tp.Method:
 
 
 def test_unknown_signals_are_refused_when_the_component_is_made() -> None:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(tp.errors.ConfigError) as caught:
         Misspelt()
     message = str(caught.value)
     assert "Misspelt declares the signals 'keys' in needs, which do not exist" in message

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,8 +18,9 @@ from rich.table import Table
 from transformers.utils import logging
 
 from tokenprune import plugins
+from tokenprune.cli_progress import progress_bar
 from tokenprune.config import read_yaml
-from tokenprune.errors import ConfigError, TokenPruneError
+from tokenprune.errors import ConfigError, OutputError, TokenPruneError
 from tokenprune.experiment import ExperimentConfig, ExperimentResult, report, run_experiment, summarise, write_report
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.config import json_schema
@@ -27,7 +30,7 @@ from tokenprune.experiment.runner import Part, profile_model
 from tokenprune.measure import bench_table
 from tokenprune.measure.bench import BenchConfig, run_bench
 from tokenprune.measure.estimate import estimate
-from tokenprune.named import list_methods, load_method
+from tokenprune.named import find_method, list_methods
 from tokenprune.selectors.entropy_profile import detect_collapse
 from tokenprune.version import __version__
 
@@ -47,13 +50,58 @@ def main() -> None:
         sys.argv.remove("--no-plugins")
         os.environ["TOKENPRUNE_NO_PLUGINS"] = "1"
     try:
+        if any("\0" in argument for argument in sys.argv):
+            raise ConfigError("an argument holds a NUL character, which no name or path can hold", "remove it")
         app()
     except TokenPruneError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:
+        _pipe_is_closed()
     except KeyboardInterrupt:
         print("stopped; run the same command to continue", file=sys.stderr)
         raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            what = f" while writing {error.filename}" if error.filename else ""
+            print(f"error: disk full{what}; make room and run the same command again", file=sys.stderr)
+            raise SystemExit(2) from None
+        _bug()
+    except Exception:
+        _bug()
+
+
+def _pipe_is_closed() -> NoReturn:
+    """Exit quietly: who reads our output, like ``head``, has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+    raise SystemExit(141) from None
+
+
+def _bug() -> NoReturn:
+    """Print the traceback of the running exception and what to do with it."""
+    traceback.print_exc()
+    print(
+        "this is a bug in tokenprune or in a plugin: please report the lines above, the command and"
+        f" the version (tokenprune {__version__}); `--no-plugins` shows whether a plugin is the cause",
+        file=sys.stderr,
+    )
+    raise SystemExit(1) from None
+
+
+def check_writable(path: Path) -> None:
+    """Find out before any work whether a file can be written; its folder is made.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        path.open("a").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror})", "choose another file") from None
 
 
 def quiet() -> None:
@@ -214,9 +262,9 @@ def _methods() -> list[tuple[str, str, str]]:
 
 
 @app.command()
-def show(method: Annotated[str, typer.Argument(help="A named method.")]) -> None:
-    """Print a named method as YAML, with all fields."""
-    print(load_method(method).to_yaml(), end="")
+def show(method: Annotated[str, typer.Argument(help="A named method, or a YAML file with one.")]) -> None:
+    """Print a method as YAML, with all fields."""
+    print(find_method(method).to_yaml(), end="")
 
 
 @app.command()
@@ -224,14 +272,11 @@ def schema(
     output: Annotated[Path | None, typer.Option(help="Write the schema to this file instead of the screen.")] = None,
 ) -> None:
     """Print the JSON schema of experiment files, for editors."""
-    text = json_schema()
     if output is None:
-        print(text)
+        print(json_schema())
         return
-    try:
-        output.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {output} ({error.strerror})", "choose another file") from None
+    check_writable(output)
+    output.write_text(json_schema() + "\n", encoding="utf-8")
     console.print(f"written: {output}", highlight=False)
 
 
@@ -243,7 +288,9 @@ def profile(
     output: Annotated[Path, typer.Option(help="File to write the profile to.")] = Path("profile.json"),
 ) -> None:
     """Measure the entropy curve of a model and find the layer where it collapses."""
-    measured = profile_model(ExperimentConfig.from_yaml(config))
+    experiment = ExperimentConfig.from_yaml(config)
+    check_writable(output)
+    measured = profile_model(experiment)
     measured.save(output)
     mean = measured.mean
     low, high = min(mean), max(mean)
@@ -257,7 +304,7 @@ def profile(
 @app.command()
 def flops(
     model: Annotated[str, typer.Option(help="A preset, or a folder with a config.json.")] = "llava-1.5-7b",
-    method: Annotated[str, typer.Option(help="A named method.")] = "entropyprune",
+    method: Annotated[str, typer.Option(help="A named method, or a YAML file with one.")] = "entropyprune",
     tokens: Annotated[int | None, typer.Option(help="Budget: visual tokens averaged over all layers.")] = None,
     keep: Annotated[int | None, typer.Option(help="Budget: visual tokens kept after the last stage.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Budget: share of the visual tokens kept.")] = None,
@@ -283,7 +330,7 @@ def flops(
     if len(budgets) > 1:
         raise ConfigError("several budgets", "give one of --tokens, --keep, --ratio, --reduction")
     budget, fields = budgets[0] if budgets else (None, {})
-    result = estimate(model, load_method(method, budget, **fields), text_tokens, visual_tokens, counted)
+    result = estimate(model, find_method(method, budget, **fields), text_tokens, visual_tokens, counted)
     if as_json:
         print(json.dumps(result, indent=1))
     else:
@@ -323,7 +370,9 @@ def print_estimate(result: dict[str, Any]) -> None:
 @app.command()
 def bench(
     model: Annotated[str, typer.Option(help="A preset, or a checkpoint's folder or hub name.")] = "llava-0.5b",
-    method: Annotated[list[str] | None, typer.Option(help="A named method, or all; repeat for several.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="A named method, a YAML file with one, or all; repeat for several.")
+    ] = None,
     tokens: Annotated[
         list[int] | None, typer.Option(help="Budget: visual tokens averaged over all layers; repeat for several.")
     ] = None,
@@ -362,12 +411,11 @@ def bench(
         },
         "bench",
     )
-    columns = (TextColumn("{task.description:<20.20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("loading", total=None)
-        result = run_bench(
-            config, lambda name, done, total: bar.update(task, description=name, completed=done, total=total)
-        )
+    if output is not None:
+        check_writable(output)
+        check_writable(output.with_suffix(".md"))
+    with progress_bar(Console(stderr=True), width=20, transient=True) as show_progress:
+        result = run_bench(config, show_progress)
     print_bench(result)
     if output is not None:
         bench_table.save(result, output)
@@ -382,7 +430,7 @@ def print_bench(result: dict[str, Any]) -> None:
         for name in columns:
             table.add_column(name, justify="left" if name == columns[0] else "right", no_wrap=True)
         for row in batch_result["rows"]:
-            table.add_row(*bench_table.format_row(row))
+            table.add_row(*bench_table.format_row(row, result["config"]["rounds"]))
         Console(width=max(console.width, 200)).print(table)
     for sentence in bench_table.sentences(result):
         console.print(sentence, highlight=False, soft_wrap=True)

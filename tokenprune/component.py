@@ -6,21 +6,137 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from tokenprune import plugins
-from tokenprune.errors import TokenPruneError
+from tokenprune.errors import ConfigError, TokenPruneError
 
 #: Components whose schema is being written. A component inside itself is described by its name alone.
 _open_schemas: ContextVar[tuple[type[BaseModel], ...]] = ContextVar("open_schemas", default=())
 
 
-class Component(BaseModel):
-    """A frozen, typed part of a configuration. Its fields are all of its settings; unknown keys are errors."""
+#: Words of pydantic that a file's author does not know, and what to say instead.
+_WORDS = (("a valid tuple", "a list"), ("Tuple", "List"), ("a valid dictionary", "a mapping"))
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+def explain(error: ValidationError, where: str) -> str:
+    """All problems of a pydantic error on one line, each with its path and the value that was given."""
+    problems = []
+    items = error.errors()
+    for item in items:
+        deeper = [other for other in items if other["loc"][: len(item["loc"])] == item["loc"] and other is not item]
+        if item["type"] == "too_short" and deeper:
+            continue  # a list whose items are wrong is also reported as empty
+        path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in item["loc"]).lstrip(".")
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "model_type":  # a mapping, a made component, or (methods) a name
+            message = "Input should be a mapping"
+        if item["type"] == "extra_forbidden":
+            message = "unknown key; remove it or check its spelling"
+        elif item["type"] == "value_error" and isinstance(item["input"], Mapping):
+            pass  # a rule between fields: the message names them
+        elif item["type"] not in ("component_name", "component_form", "component_text", "missing"):
+            for old, new in _WORDS:
+                message = message.replace(old, new)
+            if ", got " not in message:
+                message = f"{message}, got {shorten(item['input'])}"
+            if item["type"] in ("int_type", "float_type") and _reads_as_number(item["input"]):
+                message += " (a text: write the number without quotes, and 1e-3 as 1.0e-3)"
+        problems.append(f"{path}: {message}" if path else message)
+    return " ".join(f"{where}: {'; '.join(problems)}".split())
+
+
+def shorten(value: object, width: int = 60) -> str:
+    """The repr of a value, cut to ``width`` characters."""
+    text = repr(value)
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _reads_as_number(value: object) -> bool:
+    """Whether a value is a text that Python reads as a number."""
+    try:
+        return isinstance(value, str) and isinstance(float(value), float)
+    except ValueError:
+        return False
+
+
+def _make_strict(schema: Any) -> None:
+    """Let the numbers and booleans of a core schema accept no other types. Schemas of other components are left."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("int", "float", "bool"):
+            schema["strict"] = True
+        for key, value in schema.items():
+            if key not in ("metadata", "serialization", "default"):
+                _make_strict(value)
+    elif isinstance(schema, list | tuple):
+        for item in schema:
+            _make_strict(item)
+
+
+def _unstorable(value: Any, path: str = "") -> str | None:
+    """The path of the first text that UTF-8 files or paths cannot hold, or None."""
+    if isinstance(value, str):
+        return path if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value) else None
+    items: Any = ()
+    if isinstance(value, Mapping):
+        items = [(f"{path}.{key}", item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(f"{path}[{number}]", item) for number, item in enumerate(value)]
+    return next((found for name, item in items if (found := _unstorable(item, name)) is not None), None)
+
+
+class Component(BaseModel):
+    """A frozen, typed part of a configuration. Its fields are all of its settings; unknown keys are errors.
+
+    Numbers and booleans are strict: ``True`` is no number, and neither is ``"1"``. An int is a valid float.
+
+    Raises:
+        ConfigError: A field is invalid; the message is one line that names the path of every wrong key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False, allow_inf_nan=False)
+
+    def __init__(self, /, **data: Any) -> None:
+        cls = type(self)
+        if not cls.__pydantic_complete__:  # pydantic would look for missing names in this frame, not in the caller's
+            cls.model_rebuild(raise_errors=False, _parent_namespace_depth=3)
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise ConfigError(explain(error, type(self).__name__)) from error
+
+    # pydantic calls a custom __init__ also for nested models, whose errors would lose their path; this mark keeps it
+    # to direct construction
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The schema of pydantic, with strict numbers."""
+        schema = handler(source)
+        _make_strict(handler.resolve_ref_schema(schema))
+        return schema
+
+    @model_validator(mode="before")
+    @classmethod
+    def _texts_can_be_stored(cls, data: Any) -> Any:
+        """Refuse texts that no file and no path can hold; the whole tree is checked at once."""
+        path = _unstorable(data)
+        if path is not None:
+            raise PydanticCustomError(
+                "component_text",
+                "{path}: the text holds a NUL or another character that no file can hold; remove it",
+                {"path": path.lstrip(".") or "the value"},
+            )
+        return data
 
 
 class FromRegistry:
@@ -42,6 +158,7 @@ class FromRegistry:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         components: list[JsonSchemaValue] = []
+        alone: list[str] = []  # names that stand for a whole component: it has no required fields
         registry = plugins.registry(self.kind)
         for name in registry.names():
             try:
@@ -49,8 +166,9 @@ class FromRegistry:
             except TokenPruneError:
                 continue  # a broken plugin must not prevent the schema; `tokenprune list` reports it
             components.append(component_schema(name, cls))
-        names = [{"enum": registry.names(), "type": "string"}]
-        return {"anyOf": [*names, *components]}
+            if not any(field.is_required() for field in cls.model_fields.values()):
+                alone.append(name)
+        return {"anyOf": [*([{"enum": alone, "type": "string"}] if alone else []), *components]}
 
     def build(self, value: Any) -> Any:
         """Turn an instance, a name or a mapping into a component instance."""
@@ -89,6 +207,8 @@ def component_schema(name: str, cls: type[BaseModel]) -> JsonSchemaValue:
     finally:
         _open_schemas.reset(token)
     schema.pop("title", None)
+    if "$defs" in schema:
+        schema["$id"] = f"urn:tokenprune:{cls.__module__}:{cls.__qualname__}"  # what its references start from
     properties = {"name": {"const": name}, **schema.pop("properties", {})}
     required = ["name", *schema.pop("required", [])]
     return {**schema, "title": name, "type": "object", "properties": properties, "required": required}

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import AfterValidator, ValidationError, model_validator
 
 from tokenprune.budgets.base import Budget
-from tokenprune.component import Component, FromRegistry
+from tokenprune.component import Component, FromRegistry, explain
 from tokenprune.errors import ConfigError, MissingDataError
 from tokenprune.pruners.base import Pruner
 from tokenprune.selectors.base import LayerSelector
@@ -31,7 +31,11 @@ class Config(Component):
             ConfigError: The mapping is not valid; the message is one line that names the path of every wrong key.
         """
         if not isinstance(data, Mapping):
-            raise ConfigError(f"{where or cls.__name__}: expected a mapping, got {type(data).__name__}")
+            raise ConfigError(
+                f"{where or cls.__name__}: expected a mapping,"
+                f" got {'nothing' if data is None else type(data).__name__}",
+                "write lines of the form key: value",
+            )
         try:
             return cls.model_validate(dict(data))
         except ValidationError as error:
@@ -52,6 +56,23 @@ class Config(Component):
         return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
 
 
+def check_label(label: str) -> str:
+    """Refuse a label that tables cannot show.
+
+    Raises:
+        ValueError: It is empty, has spaces around it, or holds a line break, a tab or a ``|``.
+    """
+    if not label.strip():
+        raise ValueError("a label needs at least one letter; leave the key out to use the method's name")
+    if label != label.strip() or "|" in label or not label.isprintable():
+        raise ValueError("a label is one line of a table: no '|', no line break, no spaces around it")
+    return label
+
+
+#: A name for tables.
+Label = Annotated[str, AfterValidator(check_label)]
+
+
 class Method(Config):
     """A pruning method: before which layers to prune, which tokens to keep, and how many.
 
@@ -65,7 +86,7 @@ class Method(Config):
     layers: Annotated[LayerSelector, FromRegistry("selectors")]
     pruner: Annotated[Pruner, FromRegistry("pruners")]
     budget: Annotated[Budget, FromRegistry("budgets")]
-    label: str | None = None
+    label: Label | None = None
 
     @model_validator(mode="after")
     def _count_is_stated(self) -> Self:
@@ -77,6 +98,61 @@ class Method(Config):
         return self
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key may stand once per mapping."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The node of a mapping.
+
+        Raises:
+            yaml.YAMLError: A key stands twice; without this check the last one would win in silence.
+        """
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return node
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML text.
+
+    Args:
+        text: The text.
+        where: Its source, for messages.
+
+    Raises:
+        ConfigError: The text is not YAML, or a key stands twice in one mapping.
+    """
+    try:
+        data = yaml.load(text, _Loader)
+        _check_finite(data)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or " ".join(str(error).split()) or "not YAML"
+        raise ConfigError(
+            f"{where}:{place} is not valid YAML ({problem})", "check indentation, brackets and keys"
+        ) from None
+    except RecursionError:
+        raise ConfigError(f"{where} contains itself, or is nested too deeply", "write it without anchors") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # a date, or a tag, with a wrong value
+        raise ConfigError(f"{where} is not valid YAML ({error})", "check its dates and tags, or quote them") from None
+    return data
+
+
+def _check_finite(data: Any) -> None:
+    """Raise RecursionError for a structure that contains itself."""
+    items = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
+    for item in items:
+        _check_finite(item)
+
+
 def read_yaml(path: str | Path) -> Any:
     """Parse a YAML file; it raises the errors of :meth:`Config.from_yaml`."""
     path = Path(path)
@@ -84,34 +160,12 @@ def read_yaml(path: str | Path) -> Any:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise MissingDataError(f"no such config file: {path}", "check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except IsADirectoryError:
+        raise MissingDataError(f"{path} is a folder, not a config file", "give a YAML file") from None
+    except UnicodeDecodeError:
+        raise MissingDataError(f"{path} is not a text file in UTF-8", "give a YAML file") from None
+    except (OSError, ValueError) as error:
         raise MissingDataError(
-            f"cannot read config file {path} ({error})", "check that it is a readable file"
+            f"cannot read config file {str(path)!r} ({error})", "check that it is a readable file"
         ) from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError(f"{path}:{place} is not valid YAML ({problem})", "check indentation and brackets") from None
-
-
-def explain(error: ValidationError, where: str) -> str:
-    """All problems of a pydantic error on one line, each with its path and the value that was given."""
-    problems = []
-    for item in error.errors():
-        path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in item["loc"]).lstrip(".")
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "unknown key; remove it or check its spelling"
-        elif item["type"] not in ("component_name", "component_form", "missing"):
-            message = f"{message}, got {shorten(item['input'])}"
-        problems.append(f"{path}: {message}" if path else message)
-    return f"{where}: " + "; ".join(problems)
-
-
-def shorten(value: object, width: int = 60) -> str:
-    """The repr of a value, cut to ``width`` characters."""
-    text = repr(value)
-    return text if len(text) <= width else text[: width - 3] + "..."
+    return parse_yaml(text, str(path))

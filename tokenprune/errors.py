@@ -22,7 +22,7 @@ class TokenPruneError(Exception):
 
 
 class ConfigError(TokenPruneError, ValueError):
-    """A configuration is not valid: unknown key, wrong type, broken YAML."""
+    """A configuration is not valid: unknown key, wrong type, broken YAML, a key that stands twice."""
 
     code = "config"
 
@@ -34,7 +34,7 @@ class UnknownNameError(TokenPruneError, LookupError):
 
 
 class PluginError(TokenPruneError):
-    """A component is registered, but it cannot be loaded, is not of its group's kind, or is switched off."""
+    """A component is registered, but it cannot be loaded, is not of its kind, lacks methods, or is switched off."""
 
     code = "plugin"
 
@@ -64,7 +64,7 @@ class BudgetError(TokenPruneError, ValueError):
 
 
 class ScoreError(TokenPruneError, ValueError):
-    """A scorer or pruner returned an invalid result: NaN, a wrong shape or a wrong count."""
+    """A scorer or pruner failed or returned an invalid result: NaN, a wrong type or shape, a wrong count."""
 
     code = "score"
 
@@ -82,7 +82,7 @@ class SampleError(TokenPruneError, ValueError):
 
 
 class OutputError(TokenPruneError, OSError):
-    """The output folder cannot be written, or holds the results of another experiment."""
+    """An output file or folder cannot be written, or the folder holds the results of another experiment."""
 
     code = "output"
 

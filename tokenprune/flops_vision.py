@@ -31,31 +31,53 @@ def vision_flops(config: Any, visual_tokens: int) -> tuple[int, int]:
     if config.model_type not in _VISION:
         raise UnsupportedModelError(
             f"no closed form for the vision tower of {config.model_type!r} (there is one for {', '.join(_VISION)})",
-            "count the decoder alone, or use tokenprune.measure.counted",
+            "count the decoder alone (a budget's `scope: decoder`), or use tokenprune.measure.counted",
         )
     return _VISION[config.model_type](config, visual_tokens)
 
 
-def _vit(config: Any) -> int:
-    """One square image through CLIP or SigLIP. All layers run, whichever layer the features are read from."""
-    side = int(config.image_size) // int(config.patch_size)
-    patches, width = side * side, int(config.hidden_size)
-    tokens = patches + (1 if config.model_type == "clip_vision_model" else 0)  # the class token
+def _vit(config: Any, patches: int) -> int:
+    """One image through CLIP, SigLIP or DINOv2. All layers run, whichever layer the features are read from."""
+    width = int(config.hidden_size)
+    tokens = patches + (0 if config.model_type == "siglip_vision_model" else 1)  # the class token
     embedding = 2 * patches * int(config.num_channels) * int(config.patch_size) ** 2 * width
-    layer = 8 * tokens * width**2 + 4 * tokens**2 * width + 4 * tokens * width * int(config.intermediate_size)
+    if config.model_type == "dinov2":
+        hidden, matrices = int(width * config.mlp_ratio), 2
+        if config.use_swiglu_ffn:  # rounded up to a multiple of 8, as transformers does
+            hidden, matrices = (int(hidden * 2 / 3) + 7) // 8 * 8, 3
+    else:
+        hidden, matrices = int(config.intermediate_size), 2
+    layer = 8 * tokens * width**2 + 4 * tokens**2 * width + 2 * matrices * tokens * width * hidden
     return embedding + int(config.num_hidden_layers) * layer
 
 
+#: Towers that :func:`_vit` describes.
+_VITS = ("clip_vision_model", "siglip_vision_model", "dinov2")
+
+
 def _llava(config: Any, visual_tokens: int) -> tuple[int, int]:
-    """Images of the tower's input size; each patch becomes a visual token."""
+    """Images of one size each; every patch becomes a visual token.
+
+    The size is the tower's input size. DINOv2 takes images of any size; there the config states the tokens per image.
+    """
     vision, width = config.vision_config, int(config.text_config.hidden_size)
+    if vision.model_type not in _VITS:
+        raise UnsupportedModelError(
+            f"no closed form for the vision tower {vision.model_type!r} (there is one for {', '.join(_VITS)})",
+            "count the decoder alone (a budget's `scope: decoder`), or use tokenprune.measure.counted",
+        )
     patches = (int(vision.image_size) // int(vision.patch_size)) ** 2
+    if vision.model_type == "dinov2":
+        patches = int(getattr(config, "image_seq_length", None) or patches)
     if config.model_type == "llava" and visual_tokens % patches:
-        raise ConfigError(f"{visual_tokens} visual tokens: every image makes {patches}", f"use a multiple of {patches}")
+        raise ConfigError(
+            f"{visual_tokens} visual tokens: every image makes {patches}",
+            f"use a multiple of {patches}, or count the decoder alone (a budget's `scope: decoder`)",
+        )
     tiles = max(1, round(visual_tokens / patches))  # LLaVA-NeXT adds newline tokens and cuts off padding
     layers = config.vision_feature_layer
     features = int(vision.hidden_size) * (len(layers) if isinstance(layers, list | tuple) else 1)
-    return tiles * _vit(vision), 2 * tiles * patches * width * (features + width)
+    return tiles * _vit(vision, patches), 2 * tiles * patches * width * (features + width)
 
 
 def _qwen_vl(config: Any, visual_tokens: int) -> tuple[int, int]:

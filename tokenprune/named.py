@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
-
 from tokenprune import plugins
-from tokenprune.config import Method
+from tokenprune.config import Method, parse_yaml, read_yaml
 from tokenprune.errors import ConfigError, PluginError, UnknownNameError
 from tokenprune.registry import suggest
 
@@ -69,6 +68,8 @@ def load_method(name: str, budget: str | None = None, **fields: Any) -> Method:
         PluginError: Two distributions ship the method, or its file is broken.
         ConfigError: The fields of the budget are wrong.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"a method's name is a text, got {type(name).__name__}", "see tp.list_methods()")
     installed = list(_discover(name))
     matches = [method for method in installed if method.name == name]
     if not matches:
@@ -82,11 +83,57 @@ def load_method(name: str, budget: str | None = None, **fields: Any) -> Method:
             f"method {name!r} of {method.distribution} cannot be read ({method.problem})",
             f"repair or uninstall {method.distribution}",
         )
-    data = {"label": name, **method.data["method"]}
+    return _method({"label": name, **method.data["method"]}, f"method {name!r}", budget, fields)
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text names a method's file and not a named method: it ends with ``.yaml`` or ``.yml``."""
+    return text.endswith((".yaml", ".yml"))
+
+
+def find_method(name: str | Path, budget: str | None = None, **fields: Any) -> Method:
+    """A named method, or the method in a YAML file.
+
+    A file holds the fields of a :class:`~tokenprune.Method`, or the form in which named methods are shipped:
+    ``description``, ``paper`` and ``method``. A method without a label is labelled with the name of its file.
+
+    Args:
+        name: The name, or the path of a file that ends with ``.yaml`` or ``.yml``.
+        budget: Name of another budget; see :func:`load_method`.
+        fields: The fields of the budget.
+
+    Raises:
+        MissingDataError: The file does not exist or cannot be read.
+        ConfigError: The file holds no method, or the fields of the budget are wrong.
+        UnknownNameError: No method of that name is installed.
+        PluginError: See :func:`load_method`.
+    """
+    if isinstance(name, Path):
+        name = str(name)
+    elif not isinstance(name, str) or not is_file_name(name):
+        return load_method(name, budget, **fields)
+    data = read_yaml(name)
+    if isinstance(data, dict) and isinstance(data.get("method"), dict):
+        unknown = sorted(map(str, data.keys() - {"description", "paper", "method"}))
+        if unknown:
+            raise ConfigError(f"{name}: unknown key {unknown[0]!r}", "use description, paper and method")
+        data = data["method"]
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{name} holds no method", "write layers, pruner and budget; `tokenprune show` prints examples"
+        )
+    if "task" in data or "methods" in data:
+        raise ConfigError(f"{name} is an experiment, not a method", f"use `tokenprune run {name}`")
+    return _method({"label": Path(name).stem, **data}, name, budget, fields)
+
+
+def _method(data: dict[str, Any], where: str, budget: str | None, fields: dict[str, Any]) -> Method:
+    """The method of a mapping, with another budget or other fields of its own budget if they are given."""
     if budget is not None or fields:
-        file_budget = data["budget"] if isinstance(data.get("budget"), dict) else {"name": data.get("budget")}
-        data["budget"] = {"name": budget or file_budget["name"], **fields}
-    return Method.from_dict(data, f"method {name!r}")
+        own = data.get("budget")
+        name = budget or (own.get("name") if isinstance(own, dict) else own)
+        data = {**data, "budget": {"name": name, **fields}}
+    return Method.from_dict(data, where)
 
 
 def _discover(wanted: str | None = None) -> Iterator[NamedMethod]:
@@ -112,8 +159,8 @@ def _discover(wanted: str | None = None) -> Iterator[NamedMethod]:
 
 def _read(name: str, file: Traversable, distribution: str) -> NamedMethod:
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        data = parse_yaml(file.read_text(encoding="utf-8"), file.name)
+    except (OSError, ValueError) as error:  # a ConfigError is a ValueError
         return NamedMethod(name, distribution, {}, " ".join(str(error).split()))
     if not isinstance(data, dict) or not isinstance(data.get("method"), dict):
         return NamedMethod(name, distribution, {}, f"{file.name} has no mapping 'method'")

@@ -24,7 +24,7 @@ class SignalReader(Component):
     components in its fields read. A component that reads anything else overrides :attr:`needs`.
 
     Raises:
-        pydantic.ValidationError: A field is invalid, or ``needs`` contains an unknown signal.
+        ConfigError: A field is invalid, or ``needs`` contains an unknown signal.
     """
 
     def model_post_init(self, context: Any) -> None:

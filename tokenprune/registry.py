@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -61,7 +62,8 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: No such name; the message suggests near ones.
-            PluginError: Two distributions registered the name, the class cannot be imported, or it is of another kind.
+            PluginError: Two distributions registered the name, the class cannot be imported, is of another kind,
+                or lacks methods.
         """
         if name not in self._loaded:
             self._loaded[name] = self._load(name)
@@ -74,6 +76,12 @@ class Registry(Generic[T]):
             if self._loaded.get(name) is cls or any(entry.target == target for entry in entries):
                 return name
         return target
+
+    def describe(self, cls: type) -> str:
+        """A class in words for messages: its kind, its name and the distribution that registered it."""
+        name = self.name_of(cls)
+        owners = [entry.distribution for entry in self.entries(name)]
+        return f"{self.kind} {name!r} of {owners[0]}" if owners else f"{self.kind} {name} (not registered)"
 
     def _load(self, name: str) -> type[T]:
         entries = self._entries.get(name)
@@ -95,6 +103,12 @@ class Registry(Generic[T]):
             raise PluginError(
                 f"{self.kind} {name!r} of {entry.distribution} ({entry.target}) is not a {self.base.__name__}",
                 f"derive it from {self.base.__module__}.{self.base.__name__}",
+            )
+        if inspect.isabstract(loaded):
+            missing = ", ".join(sorted(vars(loaded)["__abstractmethods__"]))
+            raise PluginError(
+                f"{self.kind} {name!r} of {entry.distribution} ({entry.target}) lacks {missing}",
+                f"write what {self.base.__module__}.{self.base.__name__} declares",
             )
         return loaded
 

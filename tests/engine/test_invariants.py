@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
+from pydantic import AllowInfNan
 from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -35,7 +36,7 @@ LLAVA = CASES["llava"]
 class Constant(Scorer):
     """Fills every score with one value: NaN, infinity, or ties."""
 
-    value: float
+    value: Annotated[float, AllowInfNan(True)]
 
     @property
     def needs(self) -> frozenset[str]:

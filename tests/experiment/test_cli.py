@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import subprocess
 import sys
@@ -9,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from tests.support.tiny import CASES
 from tokenprune import cli
+from tokenprune.cli_progress import Callback, progress_bar
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
@@ -164,3 +168,155 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
     assert call(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"tokenprune {tp.__version__}\n"
+
+
+# ---- nothing but one line ------------------------------------------------------------------------------------------
+
+
+def test_an_adaptive_budget_with_a_pruner_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "run", write(tmp_path, budgets=["adaptive"])) == 2
+    assert "leaves the count to the pruner" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["profile", "FILE", "--output"], ["schema", "--output"], ["bench", "--model", "llava-0.5b", "--output"]],
+    ids=lambda arguments: arguments[0],
+)
+@pytest.mark.parametrize("output", ["folder", "file/x.json"])
+def test_an_output_that_cannot_be_written_is_found_before_the_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    output: str,
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    for name in ("profile_model", "run_bench", "json_schema"):
+        monkeypatch.setattr(cli, name, lambda *_: pytest.fail("worked first"))
+    arguments = [write(tmp_path) if word == "FILE" else word for word in arguments]
+    assert call(monkeypatch, *arguments, str(tmp_path / output)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: cannot write")
+    assert error.count("\n") == 1
+
+
+def test_the_probe_of_an_output_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("kept")
+    cli.check_writable(tmp_path / "old")
+    cli.check_writable(tmp_path / "new" / "file")
+    assert (tmp_path / "old").read_text() == "kept"
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["run", "a\0b"], ["flops", "--model", "a\0"], ["schema", "--output", "\0"]])
+def test_a_nul_in_an_argument(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert call(monkeypatch, *arguments) == 2
+    assert capsys.readouterr().err == (
+        "error: an argument holds a NUL character, which no name or path can hold; remove it\n"
+    )
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "some/file")
+
+    monkeypatch.setattr(cli, "json_schema", full)
+    assert call(monkeypatch, "schema") == 2
+    assert capsys.readouterr().err.startswith("error: disk full while writing some/file; ")
+
+
+def test_a_bug_keeps_its_traceback_and_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "json_schema", lambda: 1 // 0)
+    assert call(monkeypatch, "schema") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-2].startswith("ZeroDivisionError")
+    assert lines[-1].startswith("this is a bug in tokenprune or in a plugin: please report")
+
+
+@pytest.mark.slow
+def test_a_reader_that_stops_reading_gets_no_complaint() -> None:
+    """As in `tokenprune schema | head -1`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tokenprune.cli", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.wait()
+
+
+def test_the_progress_bar_waits_for_something_to_show() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=100)
+    with pytest.raises(ZeroDivisionError), progress_bar(console):
+        raise ZeroDivisionError
+    assert stream.getvalue() == ""
+
+    def work(show: Callback) -> None:
+        show("fastv [x] / keep_ratio 0.5", 1, 4)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), progress_bar(console) as callback:
+        work(callback)
+    assert "fastv [x] / keep_ratio 0.5" in stream.getvalue()
+    assert "1/4" in stream.getvalue()
+    assert stream.getvalue().endswith("\x1b[?25h")  # the cursor is back: the bar has stopped
+
+
+@pytest.mark.parametrize("command", ["flops", "show"])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_a_methods_file_stands_for_a_named_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, wrap: bool
+) -> None:
+    method = {"layers": {"name": "fixed", "layers": [3]}, "pruner": {"name": "topk", "scorer": "random"}}
+    method["budget"] = {"name": "keep_count", "tokens": 99}
+    data = {"description": "mine", "paper": "none", "method": method} if wrap else {"label": "other", **method}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(data))
+    name = "mine" if wrap else "other"
+    arguments = ["show", str(path)] if command == "show" else ["flops", "--method", str(path), "--json"]
+    assert call(monkeypatch, *arguments) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["label" if command == "show" else "method"] == name
+    if command == "flops":
+        assert shown["kept"] == [99]
+        assert call(monkeypatch, *arguments, "--keep", "7") == 0
+        assert json.loads(capsys.readouterr().out)["kept"] == [7]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no such config file"),
+        ("- 1", "holds no method"),
+        ("", "holds no method"),
+        ("description: x\nmethod: {}\nauthor: me", "unknown key 'author'; use description, paper and method"),
+        ("description: x\nmethod: {}", "layers: Field required"),
+        (yaml.safe_dump(GOOD), "is an experiment, not a method; use `tokenprune run"),
+    ],
+)
+def test_a_wrong_methods_file_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: str | None,
+    words: str,
+) -> None:
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_text(content)
+    for arguments in (["flops", "--method", str(path)], ["bench", "--method", str(path)], ["show", str(path)]):
+        assert call(monkeypatch, *arguments) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import tokenprune as tp
 from tests.experiment.test_cli import call
 from tokenprune.errors import ConfigError
 from tokenprune.measure import bench, bench_table
@@ -148,7 +149,7 @@ def test_peak_bytes_follows_what_lives_together() -> None:
 
 def test_no_such_device() -> None:
     assert resolve_device("cpu") == CPU
-    for name in ("cuda:97", "tpu-9"):
+    for name in ("cuda:97", "tpu-9", "meta", ""):
         with pytest.raises(ConfigError, match=f"no such device: '{name}'; use one of cpu"):
             resolve_device(name)
 
@@ -192,3 +193,36 @@ def test_the_command_prints_a_table_and_writes_json(
     table = path.with_suffix(".md").read_text()
     assert table == bench_table.markdown(result)
     assert "| entropyprune 20 | 4 |" in table
+
+
+def test_one_round_has_no_spread(tiny: str) -> None:
+    result = bench.run_bench(config(rounds=1, warmup=0))
+    text = bench_table.markdown(result)
+    assert "(" not in text.split("tiny (")[0]
+    assert "1 round" in text
+    assert "quartiles" not in text
+    assert "(1.000-1.000)" in bench_table.format_row(result["batches"][0]["rows"][0], 3)[3]
+
+
+def test_a_methods_file_is_timed_under_its_label(tiny: str, tmp_path: Path) -> None:
+    data = tp.load_method("random").model_dump(mode="json", exclude={"label"})
+    (tmp_path / "mine.yaml").write_text(json.dumps(data))
+    (tmp_path / "named.yaml").write_text(json.dumps(data | {"label": "other"}))
+    files = [str(tmp_path / "mine.yaml"), str(tmp_path / "named.yaml")]
+    rows = bench.run_bench(config(methods=files, rounds=1, warmup=0, decode=0))["batches"][0]["rows"]
+    assert [row["name"] for row in rows] == ["unpruned", "keep-all", "mine", "other"]
+    assert rows[2]["kept"] == rows[3]["kept"] == [7]
+
+
+@pytest.mark.parametrize("label", ["unpruned", "keep-all", "fastv"])
+def test_two_rows_of_one_name_are_refused(tiny: str, tmp_path: Path, label: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps(tp.load_method("random").model_dump(mode="json") | {"label": label}))
+    with pytest.raises(ConfigError, match=f"two rows of the table are named '{label}'"):
+        bench.run_bench(config(methods=["fastv", str(path)]))
+
+
+@pytest.mark.parametrize("values", [{"averages": [0.5, 0.5]}, {"tokens": [9, 9]}, {"batches": [1, 1]}])
+def test_a_value_that_stands_twice_is_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="give each value once"):
+        config(**values)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedModel
+from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
 
 import tokenprune as tp
 from tests.experiment.test_cli import call
@@ -280,6 +280,49 @@ def test_two_images_take_twice_one() -> None:
     assert vision_flops(config, 1152) == tuple(2 * flops for flops in vision_flops(config, 576))
 
 
+def dinov2_llava(swiglu: bool = False) -> LlavaConfig:
+    """A LLaVA whose tower takes pictures of any size: trained at 70 pixels, used at 56."""
+    tower = {"model_type": "dinov2", "hidden_size": 28, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tower |= {"image_size": 70, "patch_size": 14, "mlp_ratio": 4, "use_swiglu_ffn": swiglu}
+    text = {"model_type": "llama", "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 4}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 200}
+    return LlavaConfig(
+        vision_config=tower,
+        text_config=text,
+        image_token_index=150,
+        image_seq_length=16,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+    )
+
+
+@pytest.mark.parametrize("swiglu", [False, True])
+def test_a_tower_for_any_size_is_counted_at_the_size_that_the_config_states(swiglu: bool) -> None:
+    config = dinov2_llava(swiglu)
+    model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
+    pixels = torch.rand(2, 3, 56, 56)
+    counted = count_flops(lambda: model.get_image_features(pixel_values=pixels))
+    assert sum(vision_flops(config, 32)) == pytest.approx(counted, rel=0.01)
+    with pytest.raises(ConfigError, match=r"17 visual tokens: every image makes 16; .*scope: decoder"):
+        vision_flops(config, 17)
+
+
+def test_the_default_scope_of_a_flops_budget_runs_on_such_a_model() -> None:
+    model = LlavaForConditionalGeneration(dinov2_llava()).eval()
+    inputs = {"input_ids": torch.tensor([[1, *[150] * 16, *range(2, 30)]]), "pixel_values": torch.rand(1, 3, 56, 56)}
+    method = tp.load_method("random", budget="flops_reduction", percent=5)
+    with torch.no_grad(), tp.apply(model, method) as run:
+        model(**inputs)
+    assert 0 < run.report.after[0] < 16
+
+
+def test_a_tower_without_a_closed_form_names_the_way_out() -> None:
+    config = preset("llava-1.5-7b").config()
+    config.vision_config.model_type = "pixtral"
+    with pytest.raises(UnsupportedModelError, match=r"no closed form for the vision tower 'pixtral' .*scope: decoder"):
+        vision_flops(config, 576)
+
+
 @pytest.mark.parametrize(("scope", "percent"), [("model", 30.0), ("decoder", 40.0), ("model", 45.0)])
 def test_a_flops_budget_keeps_the_most_that_meets_it(scope: str, percent: float) -> None:
     """Solved by trying every count with the formula written out; one token more would miss the target."""
@@ -358,6 +401,7 @@ def test_the_command_prints_a_table_and_json(
     ("arguments", "words"),
     [
         (["--model", "llava"], "unknown preset 'llava'; did you mean"),
+        (["--model", ""], "unknown preset ''; "),
         (["--method", "entrpyprune"], "unknown method 'entrpyprune'; did you mean 'entropyprune'"),
         (["--tokens", "0"], "budget.tokens"),
         (["--tokens", "600"], "a budget of 600 tokens for 576 visual tokens; ask for 1 to 576"),

@@ -10,6 +10,7 @@ import tokenprune as tp
 from tokenprune.budgets.base import Budget
 from tokenprune.budgets.keep import KeepCount, KeepRatio
 from tokenprune.errors import ConfigError, MissingDataError, PluginError, UnknownNameError
+from tokenprune.named import find_method
 from tokenprune.registry import Entry, Registry
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.random import Random
@@ -128,3 +129,14 @@ def test_registries_are_lazy_and_loud() -> None:
     with pytest.raises(UnknownNameError, match="unknown budget 'god'; did you mean 'good'"):
         registry.get("god")
     assert registry.get("good") is KeepCount
+
+
+def test_a_name_of_another_type_is_our_error() -> None:
+    for name in (None, 5, ["fastv"]):
+        with pytest.raises(tp.errors.ConfigError, match="a method's name is a text"):
+            tp.load_method(name)  # type: ignore[arg-type]
+
+
+def test_a_path_is_a_methods_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text(tp.load_method("fastv").to_yaml())
+    assert find_method(tmp_path / "mine.txt") == tp.load_method("fastv")

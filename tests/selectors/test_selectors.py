@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import tokenprune as tp
 from tests.support.tiny import CASES
-from tokenprune.engine import measure_entropy
+from tokenprune.engine import choose_layers, measure_entropy
 from tokenprune.errors import ConfigError, LayerError, MissingDataError
 from tokenprune.selectors.base import ModelProfile
 from tokenprune.selectors.entropy_collapse import EntropyCollapse
@@ -160,3 +161,45 @@ def test_relative_depths() -> None:
     for depths in ((0.5, 0.25), (0.5, 0.51), (0.99,)):
         with pytest.raises(LayerError, match="depths"):
             Relative(depths=depths).select(ModelProfile("any", 4))
+
+
+def test_calibration_takes_a_single_input_for_a_list_of_one() -> None:
+    case = CASES["llava"]
+    model = case.build()
+    inputs = case.inputs(model)
+    profile = measure_entropy(model, inputs, cache=False)
+    assert (
+        profile == measure_entropy(model, [inputs], cache=False) == measure_entropy(model, iter([inputs]), cache=False)
+    )
+    method = tp.load_method("entropyprune", budget="keep_count", tokens=5)
+    assert choose_layers(model, method, calibration=inputs) == choose_layers(model, method, calibration=[inputs])
+    with torch.no_grad(), tp.apply(model, method, calibration=inputs) as run:
+        model(**inputs)
+    assert run.stages
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        ("abc", "calibration is str"),
+        ([], "calibration is an empty list"),
+        (8, "calibration is int"),
+        ([1], "a list with int"),
+        (torch.zeros(2), "is Tensor"),
+    ],
+)
+def test_calibration_of_another_kind_is_an_error(calibration: Any, words: str) -> None:
+    model, method = CASES["llava"].build(), tp.load_method("entropyprune")
+    with pytest.raises(ConfigError, match=words):
+        choose_layers(model, method, calibration=calibration)
+    with pytest.raises(ConfigError, match=words), tp.apply(model, method, calibration=calibration):
+        pass
+    with pytest.raises(ConfigError, match=words):
+        measure_entropy(model, calibration, cache=False)
+
+
+def test_what_is_no_profile(tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match="is a folder"):
+        EntropyProfile.load(tmp_path)
+    with pytest.raises(ConfigError, match="is not an entropy profile"):
+        EntropyProfile.load("a\0b")

@@ -78,7 +78,8 @@ class KeepSchedule(Budget):
             raise ValueError("give exactly one of 'ratios' and 'tokens'")
         counts: tuple[float, ...] = self.ratios or self.tokens
         if list(counts) != sorted(counts, reverse=True):
-            raise ValueError(f"no stage can keep more than the one before it, got {list(counts)}")
+            name = "ratios" if self.ratios else "tokens"
+            raise ValueError(f"'{name}': no stage can keep more than the one before it, got {list(counts)}")
         return self
 
     @property

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import nn
 
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
-from tokenprune.engine.calibrate import entropy_profile, last_logits
+from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile, last_logits
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import Engine
 from tokenprune.engine.reservation import check_free, reserved
@@ -22,7 +21,7 @@ from tokenprune.selectors.base import LayerChoice, ModelProfile
 
 
 @contextmanager
-def apply(model: nn.Module, method: Method, calibration: Sequence[Mapping[str, Any]] | None = None) -> Iterator[Run]:
+def apply(model: nn.Module, method: Method, calibration: Calibration | None = None) -> Iterator[Run]:
     """Prune a model's visual tokens inside the block; ``forward`` and ``generate`` work as before.
 
     Wrappers are looked through: a PEFT model, ``torch.compile(model)``, ``DistributedDataParallel``. What was compiled
@@ -31,7 +30,8 @@ def apply(model: nn.Module, method: Method, calibration: Sequence[Mapping[str, A
     Args:
         model: Any supported transformers model; it is not changed, and nothing is left on it afterwards.
         method: What to do; see :class:`tokenprune.Method`.
-        calibration: A few inputs (as for ``model(**inputs)``), for layer selectors that measure the model.
+        calibration: A few inputs (as for ``model(**inputs)``), or a single one, for layer selectors that measure the
+            model.
 
     Yields:
         The run: ``run.stages`` and ``run.report`` tell what the last prefill did.
@@ -43,8 +43,7 @@ def apply(model: nn.Module, method: Method, calibration: Sequence[Mapping[str, A
         LayerError: A layer is out of range, or the method needs signals that do not exist before it.
         BusyModelError: A method is already applied to the model.
     """
-    if not isinstance(method, Method):
-        raise ConfigError(f"apply needs a Method, got {type(method).__name__}", "use tp.load_method(name) or tp.Method")
+    _check_method(method, "apply")
     adapter = adapter_for(unwrap(model))
     with reserved(adapter.decoder), eager(model):  # a wrapper that was compiled runs eagerly, too
         choice = method.layers.select(_profile(adapter, method, calibration))
@@ -63,22 +62,29 @@ def apply(model: nn.Module, method: Method, calibration: Sequence[Mapping[str, A
         )
 
 
-def choose_layers(
-    model: nn.Module, method: Method, calibration: Sequence[Mapping[str, Any]] | None = None
-) -> LayerChoice:
+def _check_method(method: object, function: str) -> None:
+    if not isinstance(method, Method):
+        raise ConfigError(
+            f"{function} needs a Method, got {type(method).__name__}", "use tp.load_method(name) or tp.Method"
+        )
+
+
+def choose_layers(model: nn.Module, method: Method, calibration: Calibration | None = None) -> LayerChoice:
     """The layers at which a method would prune a model, and why these; arguments and errors as for :func:`apply`."""
+    _check_method(method, "choose_layers")
     adapter = adapter_for(unwrap(model))
     if calibration is not None:
         check_free(adapter.decoder)  # a model that prunes would be measured
     return method.layers.select(_profile(adapter, method, calibration))
 
 
-def _profile(adapter: Adapter, method: Method, calibration: Sequence[Mapping[str, Any]] | None) -> ModelProfile:
+def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) -> ModelProfile:
     if calibration is None:
         return ModelProfile(adapter.name, adapter.num_layers)
+    batches = as_batches(calibration)
     return ModelProfile(
         adapter.name,
         adapter.num_layers,
-        lambda: entropy_profile(adapter, calibration),
-        lambda layer: last_logits(adapter, method, calibration, layer),
+        lambda: entropy_profile(adapter, batches),
+        lambda layer: last_logits(adapter, method, batches, layer),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,29 @@ from tokenprune.run import Run
 from tokenprune.selectors.base import LayerChoice
 from tokenprune.selectors.entropy_profile import EntropyProfile
 
+#: Calibration inputs: a few samples or batches as for ``model(**inputs)``, or a single one.
+Calibration = Mapping[str, Any] | Iterable[Mapping[str, Any]]
+
+
+def as_batches(calibration: Calibration) -> list[Mapping[str, Any]]:
+    """Calibration inputs as a list; a single mapping is a list of one.
+
+    Raises:
+        ConfigError: They are neither.
+    """
+    if isinstance(calibration, Mapping):
+        return [calibration]
+    got = type(calibration).__name__
+    if isinstance(calibration, Iterable) and not isinstance(calibration, str | bytes | Tensor):
+        batches = list(calibration)
+        wrong = next((item for item in batches if not isinstance(item, Mapping)), None)
+        if batches and wrong is None and all(isinstance(item, Mapping) for item in batches):
+            return batches
+        got = "an empty list" if not batches else f"a list with {type(wrong).__name__}"
+    raise ConfigError(
+        f"calibration is {got}", "give a list of inputs as for model(**inputs), e.g. [processor(...), processor(...)]"
+    )
+
 
 def observe(model: nn.Module, inputs: Mapping[str, Any], callback: Callable[[int, Tensor, Tensor], None]) -> None:
     """Run one unpruned forward and show the visual tokens at the input of every decoder layer.
@@ -48,6 +71,8 @@ def observe(model: nn.Module, inputs: Mapping[str, Any], callback: Callable[[int
 
 @torch.no_grad()
 def _observe(adapter: Adapter, inputs: Mapping[str, Any], callback: Callable[[int, Tensor, Tensor], None]) -> None:
+    if not isinstance(inputs, Mapping):
+        raise ConfigError(f"the inputs are {type(inputs).__name__}", "give the arguments of model(**inputs) by name")
     layout = adapter.locate(inputs)
     if layout is None or not bool(layout.mask.any()):
         raise UnsupportedFeatureError("the inputs hold no visual tokens", "give calibration samples with images")
@@ -64,21 +89,20 @@ def _observe(adapter: Adapter, inputs: Mapping[str, Any], callback: Callable[[in
         adapter.model(**inputs)
 
 
-def measure_entropy(
-    model: nn.Module, calibration: Sequence[Mapping[str, Any]], cache: bool | Path = True
-) -> EntropyProfile:
+def measure_entropy(model: nn.Module, calibration: Calibration, cache: bool | Path = True) -> EntropyProfile:
     """Run calibration inputs through the unpruned model and record its entropy curves.
 
     Args:
         model: A supported transformers model.
-        calibration: Inputs as for ``model(**inputs)``; every sample of every batch gives one curve.
+        calibration: A list of inputs as for ``model(**inputs)``, or a single one; every sample of every batch gives
+            one curve.
         cache: Keep the result in the user's cache folder (or the given one), keyed by configuration, weights and
             inputs, and read it from there next time.
 
     Raises:
         BusyModelError: A method is applied to the model, which would be measured while it prunes.
     """
-    return entropy_profile(_free(model), calibration, cache)
+    return entropy_profile(_free(model), as_batches(calibration), cache)
 
 
 def _free(model: nn.Module) -> Adapter:

@@ -25,13 +25,12 @@ from tokenprune.engine.plan import Plan, Stage
 from tokenprune.engine.prompt import PromptMap
 from tokenprune.engine.quotas import Quotas
 from tokenprune.engine.replay import Choice, Replays
-from tokenprune.engine.selection import check_selection, count_kept, replace_rows, rows_of
+from tokenprune.engine.selection import count_kept, replace_rows, rows_of, select
 from tokenprune.engine.stage_signals import StageSignals
 from tokenprune.engine.tower import TowerReader
 from tokenprune.errors import UnsupportedModelError
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.rows import compose, keep_index, take
-from tokenprune.pruners.base import Selection
 from tokenprune.run import Clock, PrefillRecord, StageResult
 from tokenprune.signals import DeclaredSignals
 from tokenprune.visual_axis import VisualAxis
@@ -225,7 +224,7 @@ class Prefill(Call):
             return hidden
         start = Clock(hidden.device)
         context = self._context(stage, hidden, quotas)
-        selection = self._select(stage, context) if choice is None else choice.selection
+        selection = select(stage.pruner, context) if choice is None else choice.selection
         if choice is None and (decides or (stage.pruner.across_images and max(map(len, quotas)) > 1)):
             quotas = count_kept(selection, context)
         self._choices[stage.number] = Choice(selection, quotas)
@@ -240,11 +239,6 @@ class Prefill(Call):
         result = StageResult(stage.layer, before, after, rows=self._rows, _positions=context.positions, _keep=keep)
         self.record.stages.append(result)
         return take(hidden, index, 1, 0)
-
-    def _select(self, stage: Stage, context: PruneContext) -> Selection:
-        selection = stage.pruner.select(context)
-        check_selection(selection, context, stage.pruner)
-        return selection
 
     def _drop(
         self, stage: Stage, context: PruneContext, keep: Tensor, quotas: list[list[int]], hidden: Tensor

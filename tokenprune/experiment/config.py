@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from tokenprune import plugins
 from tokenprune.budgets.base import Budget
 from tokenprune.component import Component, FromRegistry
-from tokenprune.config import Config, Method
+from tokenprune.config import Config, Label, Method
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.experiment.series import Series, slug
 from tokenprune.models.base import ModelSpec
@@ -21,23 +23,55 @@ from tokenprune.registry import suggest
 from tokenprune.selectors.base import LayerSelector
 from tokenprune.tasks.base import Task
 
+#: The title of the series without a method.
+UNPRUNED = "unpruned"
+
+
+class MethodName:
+    """Annotation for what may be, or is, the name of an installed method; only the JSON schema reads it.
+
+    Args:
+        alone: Whether the name can stand in place of the annotated object.
+    """
+
+    def __init__(self, alone: bool = False) -> None:
+        self.alone = alone
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        names: JsonSchemaValue = {"enum": [method.name for method in list_methods()], "type": "string"}
+        return {"anyOf": [names, handler(schema)]} if self.alone else names
+
 
 class MethodEntry(Component):
     """One entry of ``methods``: a named method, or a method defined by ``layers`` and ``pruner``.
 
     Attributes:
         name: Name of a named method.
-        seeds: Run the method once per seed; only for methods that use random numbers.
+        seeds: Run the method once per seed; only for methods that use random numbers. None runs it once.
         layers: Layer selector; replaces the named method's.
         pruner: Pruner; replaces the named method's.
         label: Name in tables; by default the method's name.
     """
 
-    name: str | None = None
-    seeds: tuple[int, ...] = ()
+    name: Annotated[str, MethodName()] | None = None
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     layers: Annotated[LayerSelector, FromRegistry("selectors")] | None = None
     pruner: Annotated[Pruner, FromRegistry("pruners")] | None = None
-    label: str | None = None
+    label: Label | None = None
+
+    @field_validator("label")
+    @classmethod
+    def _not_reserved(cls, label: str | None) -> str | None:
+        if label is not None and label.lower() == UNPRUNED:
+            raise ValueError("the label of the unpruned model, which is always measured, is taken: choose another")
+        return label
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_seed_once(cls, seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if seeds is not None and len(set(seeds)) < len(seeds):
+            raise ValueError("every seed runs once: remove the repeated ones")
+        return seeds
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -87,9 +121,9 @@ class ExperimentConfig(Config):
     requires: dict[str, str] = Field(default_factory=dict)
     model: Annotated[ModelSpec, FromRegistry("models")]
     task: Annotated[Task, FromRegistry("tasks")]
-    methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    methods: tuple[Annotated[MethodEntry, MethodName(alone=True)], ...] = Field(min_length=1)
     budgets: tuple[Annotated[Budget, FromRegistry("budgets")], ...] = Field(min_length=1)
-    output: str
+    output: str = Field(min_length=1)
     oracle: bool = True
     batch_size: int = Field(default=8, ge=1)
     max_new_tokens: int = Field(default=4, ge=1)
@@ -113,6 +147,22 @@ class ExperimentConfig(Config):
             return methods
         return [{"name": item} if isinstance(item, str) else item for item in methods]
 
+    @field_validator("output")
+    @classmethod
+    def _is_a_path(cls, output: str) -> str:
+        if not output.strip():
+            raise ValueError("name a folder for the results")
+        return output
+
+    @field_validator("budgets")
+    @classmethod
+    def _each_budget_once(cls, budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
+        names = [slug(budget) for budget in budgets]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"the budget '{repeated[0]}' stands twice, and tables could not tell the two apart")
+        return budgets
+
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         titles = [entry.title for entry in self.methods]
@@ -123,7 +173,7 @@ class ExperimentConfig(Config):
 
     def series(self) -> Iterator[Series]:
         """All series of the experiment, the unpruned model first."""
-        yield Series("unpruned", None, None, None)
+        yield Series(UNPRUNED, None, None, None)
         entries = list(self.methods)
         if self.oracle and "oracle" not in [entry.title for entry in entries]:
             entries.append(MethodEntry(name="oracle"))
@@ -139,8 +189,9 @@ class ExperimentConfig(Config):
 
 
 def json_schema() -> str:
-    """The JSON schema of experiment files, for editors."""
-    return json.dumps(ExperimentConfig.model_json_schema(), indent=2)
+    """The JSON schema of experiment files, for editors. It knows the names of what is installed, and no others."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **ExperimentConfig.model_json_schema()}
+    return json.dumps(schema, indent=2)
 
 
 def reseed(method: Method, seed: int) -> Method:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from tokenprune.config import Config, Method
@@ -25,7 +25,7 @@ from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios, r
 from tokenprune.measure.memory import peak_bytes
 from tokenprune.models.hf import HuggingFace
 from tokenprune.models.presets import PRESETS, Request
-from tokenprune.named import list_methods, load_method
+from tokenprune.named import find_method, is_file_name, list_methods
 from tokenprune.registry import suggest
 from tokenprune.run import Run
 from tokenprune.tasks.base import Sample
@@ -39,7 +39,7 @@ class BenchConfig(Config):
 
     Attributes:
         model: A preset (with random weights, which do not affect times), or a checkpoint by folder or hub name.
-        methods: Named methods; ``("all",)`` for every installed one.
+        methods: Named methods, or YAML files with a method; ``("all",)`` for every installed one.
         averages: Budgets: visual tokens averaged over all layers, as a share of the prompt's visual tokens.
         tokens: The same in tokens; if given, they replace ``averages``.
         batches: Batch sizes.
@@ -68,6 +68,13 @@ class BenchConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     image_size: int = Field(default=448, ge=28)
+
+    @field_validator("averages", "tokens", "batches")
+    @classmethod
+    def _once(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("give each value once")
+        return values
 
 
 @dataclass
@@ -143,13 +150,15 @@ def run_bench(config: BenchConfig, progress: Callable[[str, int, int], None] | N
     budgets: list[dict[str, float]] = [{"tokens": tokens} for tokens in config.tokens]
     budgets = budgets or [{"ratio": ratio} for ratio in config.averages]
     methods = [
-        (name, load_method(name, budget="layer_average", **budget), budget) for name in names for budget in budgets
+        (names[name], find_method(name, budget="layer_average", **budget), budget)
+        for name in names
+        for budget in budgets
     ]
     loaded = _load_model(config, device)
     batches = []
     for batch in config.batches:
         inputs = loaded.inputs(requests(batch, config))
-        keep_all = load_method(names[0], budget="keep_ratio", ratio=1.0)
+        keep_all = find_method(next(iter(names)), budget="keep_ratio", ratio=1.0)
         series = [TimedSeries(UNPRUNED), TimedSeries(KEEP_ALL, keep_all)]
         series += [TimedSeries(name, method, budget) for name, method, budget in methods]
         _time(loaded.model, inputs, series, config, device, progress)
@@ -175,17 +184,24 @@ def requests(batch: int, config: BenchConfig) -> list[Request]:
     ]
 
 
-def _names(methods: Sequence[str]) -> list[str]:
-    """The names of the methods to time, checked against the installed ones."""
+def _names(methods: Sequence[str]) -> dict[str, str]:
+    """The methods to time, each with its name in the table, checked against the installed ones."""
     installed = [method.name for method in list_methods()]
     if list(methods) == ["all"]:
-        return installed
+        return {name: name for name in installed}
+    names: dict[str, str] = {}
     for name in methods:
-        if name not in installed:
-            raise ConfigError(f"unknown method {name!r}", suggest(name, [*installed, "all"]))
-    if not methods:
+        title = name
+        if is_file_name(name):
+            title = find_method(name, budget="keep_ratio", ratio=1.0).label or name
+        elif name not in installed:
+            raise ConfigError(f"unknown method {name!r}", f"{suggest(name, [*installed, 'all'])}; or give a YAML file")
+        if title in (UNPRUNED, KEEP_ALL) or title in names.values():
+            raise ConfigError(f"two rows of the table are named {title!r}", "give each method once, with its own label")
+        names[name] = title
+    if not names:
         raise ConfigError("no method to time", "name at least one")
-    return list(methods)
+    return names
 
 
 def _load_model(config: BenchConfig, device: torch.device) -> BenchModel:

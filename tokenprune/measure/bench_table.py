@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenprune.errors import MissingDataError
+from tokenprune.errors import OutputError
 
 COLUMNS = (
     "method",
@@ -28,15 +28,22 @@ COLUMNS = (
 )
 
 
-def format_row(row: Mapping[str, Any]) -> list[str]:
-    """One row of a table as text, in the order of :data:`COLUMNS`."""
+def format_row(row: Mapping[str, Any], rounds: int = 2) -> list[str]:
+    """One row of a table as text, in the order of :data:`COLUMNS`.
+
+    Args:
+        row: The row.
+        rounds: Timed rounds; one round has no spread.
+    """
     budget = f" {row['tokens']}" if "tokens" in row else f" {row['ratio']:.3g}" if "ratio" in row else ""
     if "problem" in row:
         return [row["name"] + budget, *["-"] * (len(COLUMNS) - 1)]
     kept = sorted(set(row["kept"]))
 
     def spread(value: Mapping[str, float] | None) -> str:
-        return "-" if value is None else f"{value['median']:.3f} ({value['low']:.3f}-{value['high']:.3f})"
+        if value is None or rounds == 1:
+            return number(value, ".3f")
+        return f"{value['median']:.3f} ({value['low']:.3f}-{value['high']:.3f})"
 
     def number(value: float | Mapping[str, float] | None, form: str) -> str:
         if isinstance(value, Mapping):
@@ -72,7 +79,11 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         f"{model['name']} ({model['parameters'] / 1e9:.2f} B parameters, {model['dtype']}, {config['attention']}),"
         f" {config['text_tokens']} text tokens{', ragged' if config['ragged'] else ''},"
         f" {config['decode']} decode steps,"
-        f" {config['rounds']} rounds; median (quartiles), ratios taken within rounds",
+        + (
+            " 1 round"
+            if config["rounds"] == 1
+            else f" {config['rounds']} rounds; median (quartiles), ratios taken within rounds"
+        ),
         f"{machine['device']} ({machine['device_type']}, {machine['threads']} threads), torch {machine['torch']},"
         f" transformers {machine['transformers']}, tokenprune {machine['tokenprune']}",
     ]
@@ -87,7 +98,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             "| " + " | ".join(COLUMNS) + " |",
             "|---|" + "---:|" * (len(COLUMNS) - 1),
         ]
-        lines += ["| " + " | ".join(format_row(row)) + " |" for row in table["rows"]]
+        lines += ["| " + " | ".join(format_row(row, result["config"]["rounds"])) + " |" for row in table["rows"]]
         tables.append("\n".join(lines))
     return "\n\n".join([*tables, "  \n".join(sentences(result))]) + "\n"
 
@@ -96,11 +107,11 @@ def save(result: Mapping[str, Any], path: Path) -> None:
     """Write a result as JSON, and its tables as Markdown next to it.
 
     Raises:
-        MissingDataError: A file cannot be written.
+        OutputError: A file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         path.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
     except OSError as error:
-        raise MissingDataError(f"cannot write {path} ({error.strerror})", "choose another file") from None
+        raise OutputError(f"cannot write {path} ({error.strerror})", "choose another file") from None

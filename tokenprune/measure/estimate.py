@@ -108,7 +108,7 @@ def estimate(
 def _config(model: str) -> Any:
     if model in PRESETS:
         return PRESETS[model].config()
-    if not Path(model).exists():
+    if not model or not Path(model).exists():
         raise ConfigError(
             f"unknown preset {model!r}", f"{suggest(model, PRESETS)}; or give a folder with a config.json"
         )

@@ -87,7 +87,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).tolist()  # the device "meta" holds no data
     except (RuntimeError, AssertionError, NotImplementedError):
         available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         raise ConfigError(f"no such device: {name!r}", f"use one of {', '.join(available)}") from None

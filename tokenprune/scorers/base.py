@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NoReturn
 
+import torch
 from torch import Tensor
 
+from tokenprune import plugins
 from tokenprune.context import PruneContext
-from tokenprune.errors import ScoreError
+from tokenprune.errors import ScoreError, TokenPruneError
 from tokenprune.flops import Shape
 from tokenprune.reader import SignalReader
 
@@ -31,7 +34,7 @@ class Scorer(SignalReader, ABC):
         """
 
     def checked(self, ctx: PruneContext) -> Tensor:
-        """Call :meth:`score` and check the shape and the values of its result. Pruners call this method.
+        """Call :meth:`score` and check the type, shape and values of its result. Pruners call this method.
 
         Args:
             ctx: The stage and its signals.
@@ -40,16 +43,36 @@ class Scorer(SignalReader, ABC):
             The scores, floating ``[batch, n_visual]``.
 
         Raises:
-            ScoreError: The shape is wrong. NaN and infinite scores raise the same error at the end of the forward pass.
+            ScoreError: The result is no floating tensor of this shape, or :meth:`score` raised an exception. NaN and
+                infinite scores raise the same error at the end of the forward pass.
         """
-        scores = self.score(ctx)
-        if scores.shape != ctx.visual_mask.shape:
+        try:
+            scores = self.score(ctx)
+        except (TokenPruneError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
             raise ScoreError(
-                f"scorer {type(self).__name__} returned shape {tuple(scores.shape)} at layer {ctx.layer}",
-                f"return [batch, n_visual] = {tuple(ctx.visual_mask.shape)}",
-            )
+                f"{self._described} failed at layer {ctx.layer} ({type(error).__name__}: {error})",
+                "repair its score(); the traceback above this error shows where",
+            ) from error
+        if not isinstance(scores, Tensor):
+            self._refuse(ctx, f"returned {type(scores).__name__}")
+        if scores.shape != ctx.visual_mask.shape:
+            self._refuse(ctx, f"returned shape {tuple(scores.shape)}")
+        if not scores.is_floating_point():
+            self._refuse(ctx, f"returned {scores.dtype}")
         ctx.check_finite(scores, type(self).__name__)
         return scores
+
+    @property
+    def _described(self) -> str:
+        return plugins.registry("scorers").describe(type(self))
+
+    def _refuse(self, ctx: PruneContext, what: str) -> NoReturn:
+        raise ScoreError(
+            f"{self._described} {what} at layer {ctx.layer}",
+            f"return a floating tensor [batch, n_visual] = {tuple(ctx.visual_mask.shape)}",
+        )
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """FLOPs of scoring one sample, for reports. Only matrix products and decompositions have to be counted.

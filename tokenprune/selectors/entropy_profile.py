@@ -61,7 +61,9 @@ class EntropyProfile(BaseModel):
             return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise MissingDataError(f"no entropy profile at {path}", "make one with `tokenprune profile`") from None
-        except (ValidationError, UnicodeDecodeError) as error:
+        except IsADirectoryError:
+            raise MissingDataError(f"{path} is a folder, not an entropy profile", "name the file") from None
+        except (ValidationError, ValueError) as error:
             lines = str(error).splitlines()
             problem = "; ".join(lines[1:3]).strip() or lines[0]
             raise ConfigError(
