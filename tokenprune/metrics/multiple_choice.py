@@ -12,6 +12,8 @@ from tokenprune.metrics.normalise import normalise
 LETTERS = string.ascii_uppercase
 #: A letter alone, in brackets, or with a mark after it: "B", "(b)", "B. a cat", "**C**: a dog".
 LEADING = re.compile(r"[\s*_\"'(\[]*([A-Za-z])(?:[)\].:,]|[*_\"']|\s*\n|\s*$)")
+#: Several letters: "A, B", "(A) or (B)". They name no option.
+SEVERAL = re.compile(r"[\s*_\"'(\[]*[A-Z][)\].*_\"']*\s*(?:,|/|&|\bor\b|\band\b)\s*[*_\"'(\[]*[A-Z](?![\w'])")
 #: A letter that the text announces: "the answer is B", "Option (C)". An "a" in lower case is the article.
 ANNOUNCED = re.compile(r"\b(?i:answer|option|choice)(?i:\s+is)?[\s:*\"'(\[]*([A-Z])(?![\w'])")
 BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]")
@@ -45,6 +47,8 @@ def expected(answer: str, choices: Sequence[str]) -> int | None:
 def choice(text: str, choices: Sequence[str]) -> int | None:
     """The index of the option that a generated text chooses; None if it names none, or several."""
     known = LETTERS[: len(choices)]
+    if SEVERAL.match(text):
+        return None
     leading = LEADING.match(text)
     if leading and leading[1].upper() in known:
         return known.index(leading[1].upper())
@@ -59,12 +63,18 @@ def choice(text: str, choices: Sequence[str]) -> int | None:
 
 
 def _whole(text: str, choices: Sequence[str]) -> int | None:
-    """The option that the text is, also with its letter before it."""
-    said = normalise(text)
-    for index, option in enumerate(choices):
-        if said in (normalise(option), normalise(f"{LETTERS[index]} {option}")):
-            return index
+    """The option that the text is, also with its letter before it; letter for letter, or else normalised."""
+    for form in (plain, normalise):
+        said = form(text)
+        for letter, option in zip(LETTERS, choices, strict=False):
+            if said in (form(option), form(f"{letter} {option}")):
+                return LETTERS.index(letter)
     return None
+
+
+def plain(text: str) -> str:
+    """The text in lower case, without spaces and a period at its ends."""
+    return text.strip().removesuffix(".").lower()
 
 
 def _only_one_inside(text: str, choices: Sequence[str]) -> int | None:
