@@ -33,6 +33,7 @@ COMPONENT_KINDS: dict[str, tuple[str, str]] = {
     "pruners": ("pruner", "tokenprune.pruners.base:Pruner"),
     "budgets": ("budget", "tokenprune.budgets.base:Budget"),
     "adapters": ("adapter", "tokenprune.adapters.base:Adapter"),
+    "metrics": ("metric", "tokenprune.metrics.base:Metric"),
     "tasks": ("task", "tokenprune.tasks.base:Task"),
     "models": ("model", "tokenprune.models.base:ModelSpec"),
 }

@@ -1,0 +1,30 @@
+"""The contract of a metric."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from tokenprune.component import Component
+
+
+class Metric(Component, ABC):
+    """Compares a generated text with the expected answers.
+
+    Attributes:
+        fewest: How many expected answers a question needs. 0: the task needs no answers at all, and those of the
+            unpruned model are the expected ones.
+    """
+
+    fewest: ClassVar[int] = 1
+
+    @abstractmethod
+    def score(self, text: str, answers: Sequence[str], choices: Sequence[str] = ()) -> float:
+        """How good a text is, from 0 (wrong) to 1 (right).
+
+        Args:
+            text: The generated text.
+            answers: The expected answers, at least one.
+            choices: The options of a multiple-choice question, in their order; empty for an open question.
+        """

@@ -1,0 +1,89 @@
+"""Multiple choice: which option a text chooses."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+
+from tokenprune.metrics.base import Metric
+from tokenprune.metrics.normalise import normalise
+
+LETTERS = string.ascii_uppercase
+#: A letter alone, in brackets, or with a mark after it: "B", "(b)", "B. a cat", "**C**: a dog".
+LEADING = re.compile(r"[\s*_\"'(\[]*([A-Za-z])(?:[)\].:,]|[*_\"']|\s*\n|\s*$)")
+#: Several letters: "A, B", "(A) or (B)". They name no option.
+SEVERAL = re.compile(r"[\s*_\"'(\[]*[A-Z][)\].*_\"']*\s*(?:,|/|&|\bor\b|\band\b)\s*[*_\"'(\[]*[A-Z](?![\w'])")
+#: A letter that the text announces: "the answer is B", "Option (C)". An "a" in lower case is the article.
+ANNOUNCED = re.compile(r"\b(?i:answer|option|choice)(?i:\s+is)?[\s:*\"'(\[]*([A-Z])(?![\w'])")
+BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]")
+
+
+class MultipleChoice(Metric):
+    """1 if the text chooses the expected option, by its letter or by its text, else 0.
+
+    The first of these rules that names an option decides: the text begins with a letter that stands alone; it is an
+    option; it announces a letter ("the answer is B"); one letter is in brackets; one option occurs in it, word by word.
+    An option that is part of another one that occurs does not count. A text that names none, or several, is wrong.
+    Without choices the metric is exact match.
+    """
+
+    def score(self, text: str, answers: Sequence[str], choices: Sequence[str] = ()) -> float:
+        """1 if the text chooses what one of the answers chooses."""
+        if not choices:
+            return float(normalise(text) in map(normalise, answers))
+        chosen = choice(text, choices)
+        return float(chosen is not None and chosen in {expected(answer, choices) for answer in answers})
+
+
+def expected(answer: str, choices: Sequence[str]) -> int | None:
+    """The index of the option that an expected answer names, by its letter or its whole text; None if by neither."""
+    letter = answer.strip().strip("().").upper()
+    if len(letter) == 1 and letter in LETTERS[: len(choices)]:
+        return LETTERS.index(letter)
+    return _whole(answer, choices)
+
+
+def choice(text: str, choices: Sequence[str]) -> int | None:
+    """The index of the option that a generated text chooses; None if it names none, or several."""
+    known = LETTERS[: len(choices)]
+    if SEVERAL.match(text):
+        return None
+    leading = LEADING.match(text)
+    if leading and leading[1].upper() in known:
+        return known.index(leading[1].upper())
+    whole = _whole(text, choices)
+    if whole is not None:
+        return whole
+    for pattern in (ANNOUNCED, BRACKETED):
+        letters = {letter for letter in pattern.findall(text) if letter in known}
+        if len(letters) == 1:
+            return known.index(letters.pop())
+    return _only_one_inside(text, choices)
+
+
+def _whole(text: str, choices: Sequence[str]) -> int | None:
+    """The option that the text is, also with its letter before it; letter for letter, or else normalised."""
+    for form in (plain, normalise):
+        said = form(text)
+        for letter, option in zip(LETTERS, choices, strict=False):
+            if said in (form(option), form(f"{letter} {option}")):
+                return LETTERS.index(letter)
+    return None
+
+
+def plain(text: str) -> str:
+    """The text in lower case, without spaces and a period at its ends."""
+    return text.strip().removesuffix(".").lower()
+
+
+def _only_one_inside(text: str, choices: Sequence[str]) -> int | None:
+    said = f" {normalise(text)} "
+    options = {index: f" {words} " for index, option in enumerate(choices) if (words := normalise(option))}
+    inside = {index: words for index, words in options.items() if words in said}
+    longest = [
+        index
+        for index, words in inside.items()
+        if not any(words in other and words != other for other in inside.values())
+    ]
+    return longest[0] if len(longest) == 1 else None

@@ -1,0 +1,1 @@
+"""Rows of questions in files and datasets, read one at a time, and the pictures and videos that they name."""

@@ -1,0 +1,55 @@
+"""The contract of a table: rows that are read when they are asked for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+
+class Table(ABC):
+    """Rows of named values. A table knows where its rows are and holds at most one block of them.
+
+    Attributes:
+        name: How messages call it: the path or name that the user gave.
+        columns: The names of all columns.
+        folder: Where relative paths in its rows start.
+        unit: What messages call a row: ``line`` or ``row``.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    folder: Path
+    unit: str = "row"
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows."""
+
+    @abstractmethod
+    def row(self, index: int) -> Mapping[str, object]:
+        """The values of a row by column; a column that the row lacks is left out or None.
+
+        Raises:
+            SampleError: The row cannot be read.
+        """
+
+    @abstractmethod
+    def values(self, column: str) -> Iterator[object]:
+        """One column's values of all rows, in order; None for a row that cannot be read."""
+
+    def number(self, index: int) -> int:
+        """The number of a row as an editor counts it, from 1."""
+        return index + 1
+
+    def where(self, index: int) -> str:
+        """Where a row is, for messages."""
+        return f"{self.name}, {self.unit} {self.number(index)}"
+
+    def row_id(self, index: int) -> str:
+        """The id of a row that names none."""
+        return f"{self.unit}-{self.number(index)}"
+
+    def items(self, value: object) -> Sequence[object]:
+        """The entries of a value that may be a list."""
+        return value if isinstance(value, (list, tuple)) else [value]

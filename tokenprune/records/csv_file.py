@@ -1,0 +1,121 @@
+"""CSV and TSV, also with line breaks inside quotes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tokenprune.errors import ConfigError, SampleError
+from tokenprune.records.base import Table
+from tokenprune.records.lines import LineIndex, lines
+
+SEPARATOR = "|"  # between the entries of a cell that is a list
+
+
+class CsvFile(Table):
+    """A file whose first line names the columns, in UTF-8, separated by commas, semicolons or tabs.
+
+    A cell of ``images``, ``answers`` or ``choices`` is a JSON list, or its entries are separated by ``|``.
+
+    Raises:
+        ConfigError: A quote is not closed, a column is named twice, or the file is no CSV in another way.
+    """
+
+    unit = "line"
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.folder = path.parent
+        self._path = path
+        self._index = LineIndex()
+        self._delimiter = delimiter(path)
+        self.columns = ()
+        for number, start, cells in self._scan():
+            if not self.columns:
+                self.columns = tuple(self._decode(cell.strip(), f"{self.name}, line {number}") for cell in cells)
+            elif cells:
+                self._index.add(start, number)
+        twice = {column for column in self.columns if self.columns.count(column) > 1}
+        if twice:
+            raise ConfigError(f"{self.name} names the column {min(twice)!r} twice", "rename one of them")
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def row(self, index: int) -> Mapping[str, object]:
+        """The cells of one row."""
+        with self._path.open("rb") as file:
+            file.seek(self._index.starts[index])
+            cells = next(self._reader(line.decode("latin-1") for line in file))
+        where = self.where(index)
+        if len(cells) != len(self.columns):
+            what = f"{where}: {len(cells)} cells, but {len(self.columns)} columns"
+            raise SampleError(what, 'put a cell that holds a separator between quotes: "a, b"')
+        return {column: self._decode(cell, where) for column, cell in zip(self.columns, cells, strict=True)}
+
+    def values(self, column: str) -> Iterator[object]:
+        """One column's cells of all rows."""
+        place = self.columns.index(column)
+        rows = (cells for number, _, cells in self._scan() if cells)
+        next(rows)  # the names
+        for cells in rows:
+            yield cells[place].encode("latin-1").decode("utf-8", "replace") if place < len(cells) else None
+
+    def number(self, index: int) -> int:
+        """The number of the row's first line."""
+        return self._index.numbers[index]
+
+    def items(self, value: object) -> Sequence[object]:
+        """The entries of a cell."""
+        cell = str(value or "").strip()
+        if cell.startswith("["):
+            try:
+                return list(json.loads(cell))
+            except ValueError:
+                pass  # a text in brackets
+        return [entry.strip() for entry in cell.split(SEPARATOR) if entry.strip()]
+
+    def _reader(self, texts: Iterator[str]) -> Iterator[list[str]]:
+        return csv.reader(texts, delimiter=self._delimiter, strict=True)
+
+    def _scan(self) -> Iterator[tuple[int, int, list[str]]]:
+        """(number of the first line, byte offset, cells) of every row.
+
+        Cells are decoded as Latin-1, which no byte can break: separators and quotes are the same in UTF-8, and a row
+        that is not UTF-8 is that row's error.
+        """
+        following = [1, 0]  # number and offset of the line that the reader takes next
+
+        def texts() -> Iterator[str]:
+            for number, start, line in lines(self._path):
+                following[:] = number + 1, start + len(line)
+                yield line.decode("latin-1")
+
+        number, start = 1, next((start for _, start, _ in lines(self._path)), 0)
+        reader = self._reader(texts())
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                what = f"{self.name}, line {number}: the row that begins here is no CSV ({error})"
+                raise ConfigError(what, 'close the quote, and double a quote inside quotes: "say ""hi"""') from error
+            yield number, start, cells
+            number, start = following
+
+    def _decode(self, cell: str, where: str) -> str:
+        try:
+            return cell.encode("latin-1").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise SampleError(f"{where}: not UTF-8 ({error.reason})", "save the file as UTF-8") from error
+
+
+def delimiter(path: Path) -> str:
+    """The character between cells: a tab in TSV; otherwise a comma, or a semicolon if the first line has no comma."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    names = next((line for _, _, line in lines(path)), b"")
+    return ";" if b";" in names and b"," not in names else ","

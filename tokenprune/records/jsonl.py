@@ -1,0 +1,78 @@
+"""JSON Lines: one JSON object per line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenprune.errors import SampleError
+from tokenprune.records.base import Table
+from tokenprune.records.lines import LineIndex, lines
+
+
+class JsonLines(Table):
+    """A file with one JSON object per line, in UTF-8. Empty lines are passed over.
+
+    The file is read once to find the lines and all column names. A broken line is an error when it is asked for.
+    """
+
+    unit = "line"
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.folder = path.parent
+        self._path = path
+        self._index = LineIndex()
+        columns: dict[str, None] = {}
+        for number, start, line in lines(path):
+            if line.strip():
+                self._index.add(start, number)
+                columns.update(dict.fromkeys(lenient(line)))
+        self.columns = tuple(columns)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def row(self, index: int) -> Mapping[str, object]:
+        """The object of one line."""
+        with self._path.open("rb") as file:
+            file.seek(self._index.starts[index])
+            line = file.readline()
+        try:
+            return parse(line)
+        except ValueError as error:
+            fix = "write one JSON object per line, in UTF-8"
+            raise SampleError(f"{self.where(index)}: broken JSON ({error})", fix) from error
+
+    def values(self, column: str) -> Iterator[object]:
+        """One field's values of all lines."""
+        return (lenient(line).get(column) for _, _, line in lines(self._path) if line.strip())
+
+    def number(self, index: int) -> int:
+        """The number of the line."""
+        return self._index.numbers[index]
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """The object of a line.
+
+    Raises:
+        ValueError: The line is not UTF-8, no JSON, or no object.
+    """
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def lenient(line: bytes) -> dict[str, Any]:
+    """The object of a line; empty if the line is broken."""
+    try:
+        return parse(line)
+    except ValueError:
+        return {}

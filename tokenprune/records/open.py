@@ -1,0 +1,54 @@
+"""Which table a path or name stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tokenprune.errors import ConfigError, MissingDataError
+from tokenprune.records.base import Table
+from tokenprune.records.csv_file import CsvFile
+from tokenprune.records.dataset import SAVED, Dataset
+from tokenprune.records.folder import ImageFolder, pictures
+from tokenprune.records.jsonl import JsonLines
+from tokenprune.records.parquet import Parquet
+
+FILES: dict[str, Callable[[Path], Table]] = {
+    ".jsonl": JsonLines,
+    ".ndjson": JsonLines,
+    ".csv": CsvFile,
+    ".tsv": CsvFile,
+    ".parquet": Parquet,
+}
+ALLOWED = f"use a file ({', '.join(FILES)}), a folder of pictures, or a Hugging Face dataset"
+
+
+def open_table(data: str, split: str | None = None, config: str | None = None) -> Table:
+    """The table of a file, a folder of pictures, or a dataset of Hugging Face (a name, or a local folder).
+
+    Raises:
+        ConfigError: The file has an unknown suffix, is empty, or cannot be read as what its suffix says.
+        MissingDataError: There is no such file, folder or dataset, or a package that reads it is not installed.
+    """
+    table = _table(data, split, config)
+    if len(table) == 0:
+        raise ConfigError(f"data: {data} has no questions", "it needs at least one row below the column names")
+    return table
+
+
+def _table(data: str, split: str | None, config: str | None) -> Table:
+    path = Path(data).expanduser()
+    suffix = path.suffix.lower()
+    if path.is_file():
+        if suffix not in FILES:
+            raise ConfigError(f"data: {data} has the unknown suffix {suffix!r}", ALLOWED)
+        if split is not None or config is not None:
+            raise ConfigError(f"split, config: {data} is a file and has neither", "omit them")
+        return FILES[suffix](path)
+    if path.is_dir() and not any((path / name).is_file() for name in SAVED) and pictures(path) and split is None:
+        return ImageFolder(path)
+    if path.is_dir():
+        return Dataset(str(path), split, config)
+    if suffix in FILES or path.is_absolute() or data.startswith((".", "~")):
+        raise MissingDataError(f"data: there is no file or folder {data!r}", ALLOWED)
+    return Dataset(data, split, config)

@@ -1,0 +1,133 @@
+"""The task ``vqa``: questions about pictures and videos in a file, a folder or a dataset of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from tokenprune.component import FromRegistry
+from tokenprune.errors import ConfigError
+from tokenprune.metrics.agreement import Agreement
+from tokenprune.metrics.base import Metric
+from tokenprune.metrics.exact_match import ExactMatch
+from tokenprune.metrics.multiple_choice import MultipleChoice
+from tokenprune.records.base import Table
+from tokenprune.records.columns import ANSWERS, Role, find_columns, misspelt, near
+from tokenprune.records.ids import check_unique
+from tokenprune.records.open import open_table
+from tokenprune.tasks.base import Sample, Task
+from tokenprune.tasks.vqa_samples import Reading, VqaSamples
+
+
+class Vqa(Task):
+    """Questions of your own: JSONL, CSV, TSV or Parquet, a folder of pictures, or a dataset of Hugging Face.
+
+    Rows are read when they are asked for, so memory does not grow with the data apart from 16 bytes a line.
+
+    Attributes:
+        data: The file, the folder, or the dataset's name or local folder.
+        columns: Which column holds what, where a column is not called as its role: ``image``, ``images``, ``video``,
+            ``question``, ``answer``, ``answers``, ``choices``, ``id``, ``type``. null: the role has no column.
+        split: The split of a dataset.
+        config: The configuration of a dataset.
+        images: The folder in which relative paths start; by default the file's own.
+        question: The question of rows without one, e.g. in a folder of pictures alone.
+        instruction: What follows every question on a line of its own, e.g. "Answer with a single word."
+        metric: How answers are scored. By default agreement with the unpruned model if there are no answers, multiple
+            choice if there are choices, and exact match otherwise.
+        frames: How many frames are taken from a video, at even distances.
+    """
+
+    data: str = Field(min_length=1)
+    columns: dict[Role, str | None] = Field(default_factory=dict)
+    split: str | None = None
+    config: str | None = None
+    images: str | None = None
+    question: str = ""
+    instruction: str = ""
+    metric: Annotated[Metric, FromRegistry("metrics")] | None = None
+    frames: int = Field(default=8, ge=1)
+
+    @property
+    def label_free(self) -> bool:
+        """Whether the metric needs no answers."""
+        return not self._opened.fewest
+
+    def samples(self) -> Sequence[Sample]:
+        """The samples, in the order of the data.
+
+        Raises:
+            ConfigError: The data cannot be read, a column is missing, or the metric does not fit the data.
+            MissingDataError: The data, or a package that reads them, is missing.
+        """
+        return self._opened.samples
+
+    def score(self, sample: Sample, text: str) -> float:
+        """The metric of the text as an answer to the sample."""
+        return self._opened.metric.score(text, sample.references, sample.choices) if sample.references else 0.0
+
+    @cached_property
+    def _opened(self) -> Opened:
+        return Opened(self)
+
+    def __copy__(self) -> Self:
+        """A copy opens its data itself: ``model_copy(update=...)`` may have named others."""
+        copied = super().__copy__()
+        copied.__dict__.pop("_opened", None)
+        return copied
+
+
+class Opened:
+    """The data of a task, opened and checked.
+
+    Attributes:
+        metric: The metric that is used.
+        fewest: How many answers it needs.
+        samples: The samples.
+    """
+
+    def __init__(self, task: Vqa) -> None:
+        table = open_table(task.data, task.split, task.config)
+        columns = find_columns(table, task.columns)
+        if "question" not in columns and not task.question:
+            what = f"columns: {table.name} has no column 'question'"
+            raise ConfigError(
+                what, f"write columns: {{question: NAME}}, or one `question` for all; {near('question', table)}"
+            )
+        self.metric = choose_metric(task.metric, table, columns)
+        self.fewest = type(self.metric).fewest
+        if "id" in columns:
+            check_unique(table, columns["id"])
+        folder = table.folder if task.images is None else Path(task.images).expanduser()
+        if not folder.is_dir():
+            raise ConfigError(f"images: there is no folder {str(folder)!r}", "relative paths of images start there")
+        reading = Reading(columns, folder, task.question.strip(), task.instruction.strip(), task.frames, self.fewest)
+        self.samples = VqaSamples(table, reading)
+
+
+def choose_metric(metric: Metric | None, table: Table, columns: dict[Role, str]) -> Metric:
+    """The metric, or the default one for these columns.
+
+    Raises:
+        ConfigError: The metric needs answers or choices that the table lacks, or a column may be a misspelt ``answer``.
+    """
+    answered = any(role in columns for role in ANSWERS)
+    if metric is None and not answered:
+        wrong = misspelt("answer", table) or misspelt("answers", table)
+        if wrong is not None:
+            what = f"columns: {table.name} has no column 'answer', but {wrong!r}"
+            raise ConfigError(what, f"write columns: {{answer: {wrong}}}, or metric: agreement to go without answers")
+        return Agreement()
+    if metric is None:
+        return MultipleChoice() if "choices" in columns else ExactMatch()
+    if type(metric).fewest and not answered:
+        what = f"metric: it compares with answers, and {table.name} has no column 'answer' or 'answers'"
+        raise ConfigError(what, f"write columns: {{answer: NAME}}, or use metric: agreement; {near('answer', table)}")
+    if metric == MultipleChoice() and "choices" not in columns:
+        what = f"metric: multiple_choice needs choices, and {table.name} has no column 'choices'"
+        raise ConfigError(what, f"write columns: {{choices: NAME}}; {near('choices', table)}")
+    return metric
