@@ -13,7 +13,6 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from transformers.utils import logging
 
@@ -146,12 +145,8 @@ def run(
     if dry_run:
         print_plan(plan_experiment(experiment, part))
         return
-    columns = (TextColumn("{task.description:<36.36}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("loading", total=None)
-        result = run_experiment(
-            experiment, lambda name, done, total: bar.update(task, description=name, completed=done, total=total), part
-        )
+    with progress_bar(console) as show_progress:
+        result = run_experiment(experiment, show_progress, part)
     _report(result)
 
 
