@@ -184,9 +184,9 @@ def test_a_full_disk_is_one_error_and_nothing_is_lost(tmp_path: Path, monkeypatc
     assert not list(folder.glob("*.partial"))
 
 
-def test_a_nul_in_the_output_is_one_error() -> None:
+def test_a_nul_in_the_folder_is_one_error() -> None:
     with pytest.raises(OutputError, match=r"'a\\x00b' has a NUL character; choose another"):
-        run_experiment(config("a\0b"))
+        Results("a\0b")
 
 
 @pytest.mark.parametrize("content", ["", "model: [", "- 1\n", "\x00", "just text"])

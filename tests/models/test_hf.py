@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
+import tokenprune as tp
 from tests.support.tiny import CASES
 from tokenprune.errors import MissingDataError, TokenPruneError, UnsupportedModelError
+from tokenprune.experiment import markdown
 from tokenprune.models.hf import HuggingFace
 from tokenprune.tasks.base import Sample
 
@@ -76,3 +79,31 @@ def test_a_damaged_checkpoint_is_one_line(checkpoint: Path, name: str, content: 
         HuggingFace(checkpoint=str(checkpoint)).load()
     assert isinstance(caught.value, TokenPruneError)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_from_a_checkpoint_and_ten_questions_to_a_table(checkpoint: Path, tmp_path: Path) -> None:
+    """Own pictures, own questions, a checkpoint from a folder; one line is bad."""
+    for number in range(5):
+        Image.new("RGB", (30 + number, 40), (40 * number, 90, 200)).save(tmp_path / f"{number}.png")
+    rows = [{"image": f"{number // 2}.png", "question": "what is this", "answer": "Answer"} for number in range(10)]
+    rows[3]["image"] = "missing.png"
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    experiment = tp.ExperimentConfig.from_dict(
+        {
+            "model": {"name": "hf", "checkpoint": str(checkpoint), "device": "cpu", "dtype": "float32"},
+            "task": {"name": "vqa", "data": str(tmp_path / "q.jsonl")},
+            "methods": ["fastv", "random", "divprune"],
+            "budgets": [{"name": "keep_ratio", "ratio": 0.25}],
+            "output": str(tmp_path / "out"),
+            "timing": 0,
+        }
+    )
+    result = tp.run_experiment(experiment)
+    text = markdown(result)
+    assert "9 questions on 5 pictures" in text
+    assert "1 samples could not be used" in text
+    assert "q.jsonl, line 4" in text
+    assert "missing.png" in text
+    assert {row["visual_after"] for row in result.rows if row["method"] != "unpruned"} == {4}
+    assert len(result.rows) == 4 * 9

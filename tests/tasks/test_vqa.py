@@ -82,7 +82,8 @@ def test_every_format_gives_the_same_samples(folder: Path, suffix: str) -> None:
     assert [image.size for image in first.images] == [(20, 10)]
     assert (last.id, last.question, last.answers, last.type) == ("y", "日本?", ("c",), "all")
     assert ids(samples[::-1]) == ["y", "x"]
-    assert samples[-1] is last, "the last sample is kept"
+    again = samples[-1]
+    assert samples[-1] is again, "the last sample is kept"
     assert ids(task.calibration(5)) == ["x", "y"]
     with pytest.raises(IndexError):
         samples[2]
