@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from tokenprune import plugins
+from tokenprune.blame import blamed
 from tokenprune.context import PruneContext
-from tokenprune.errors import ScoreError, TokenPruneError
+from tokenprune.errors import ScoreError
 from tokenprune.pruners.base import Pruner, Selection
 
 
@@ -21,18 +22,11 @@ def select(pruner: Pruner, context: PruneContext) -> Selection:
     Raises:
         ScoreError: The pruner raised an exception, or returned something else than a selection of the right shape.
     """
-    described = plugins.registry("pruners").describe(type(pruner))
-    try:
+    with blamed("pruners", pruner, "select", context.layer):
         selection = pruner.select(context)
-    except (TokenPruneError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise ScoreError(
-            f"{described} failed at layer {context.layer} ({type(error).__name__}: {error})",
-            "repair its select(); the traceback above this error shows where",
-        ) from error
     keep = getattr(selection, "keep", None)
     if not isinstance(keep, Tensor):
+        described = plugins.registry("pruners").describe(type(pruner))
         got = type(selection).__name__ if keep is None else f"keep of {type(keep).__name__}"
         raise ScoreError(f"{described} returned {got} at layer {context.layer}", "return Selection(keep=<bool tensor>)")
     check_selection(selection, context, pruner)

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tokenprune.errors import ConfigError, SampleError
-from tokenprune.records.base import Table
-from tokenprune.records.lines import LineIndex, lines
+from tokenprune.records.lines import TextTable, lines
 
 SEPARATOR = "|"  # between the entries of a cell that is a list
 
 
-class CsvFile(Table):
+class CsvFile(TextTable):
     """A file whose first line names the columns, in UTF-8, separated by commas, semicolons or tabs.
 
     A cell of ``images``, ``answers`` or ``choices`` is a JSON list, or its entries are separated by ``|``.
@@ -23,31 +22,23 @@ class CsvFile(Table):
         ConfigError: A quote is not closed, a column is named twice, or the file is no CSV in another way.
     """
 
-    unit = "line"
-
     def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self.folder = path.parent
-        self._path = path
-        self._index = LineIndex()
+        super().__init__(path)
         self._delimiter = delimiter(path)
         self.columns = ()
         for number, start, cells in self._scan():
             if not self.columns:
                 self.columns = tuple(self._decode(cell.strip(), f"{self.name}, line {number}") for cell in cells)
             elif cells:
-                self._index.add(start, number)
+                self.index.add(start, number)
         twice = {column for column in self.columns if self.columns.count(column) > 1}
         if twice:
             raise ConfigError(f"{self.name} names the column {min(twice)!r} twice", "rename one of them")
 
-    def __len__(self) -> int:
-        return len(self._index)
-
     def row(self, index: int) -> Mapping[str, object]:
         """The cells of one row."""
-        with self._path.open("rb") as file:
-            file.seek(self._index.starts[index])
+        with self.path.open("rb") as file:
+            file.seek(self.index.starts[index])
             cells = next(self._reader(line.decode("latin-1") for line in file))
         where = self.where(index)
         if len(cells) != len(self.columns):
@@ -62,10 +53,6 @@ class CsvFile(Table):
         next(rows)  # the names
         for cells in rows:
             yield cells[place].encode("latin-1").decode("utf-8", "replace") if place < len(cells) else None
-
-    def number(self, index: int) -> int:
-        """The number of the row's first line."""
-        return self._index.numbers[index]
 
     def items(self, value: object) -> Sequence[object]:
         """The entries of a cell."""
@@ -89,11 +76,11 @@ class CsvFile(Table):
         following = [1, 0]  # number and offset of the line that the reader takes next
 
         def texts() -> Iterator[str]:
-            for number, start, line in lines(self._path):
+            for number, start, line in lines(self.path):
                 following[:] = number + 1, start + len(line)
                 yield line.decode("latin-1")
 
-        number, start = 1, next((start for _, start, _ in lines(self._path)), 0)
+        number, start = 1, next((start for _, start, _ in lines(self.path)), 0)
         reader = self._reader(texts())
         while True:
             try:

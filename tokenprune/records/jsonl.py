@@ -8,37 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.errors import SampleError
-from tokenprune.records.base import Table
-from tokenprune.records.lines import LineIndex, lines
+from tokenprune.records.lines import TextTable, lines
 
 
-class JsonLines(Table):
+class JsonLines(TextTable):
     """A file with one JSON object per line, in UTF-8. Empty lines are passed over.
 
     The file is read once to find the lines and all column names. A broken line is an error when it is asked for.
     """
 
-    unit = "line"
-
     def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self.folder = path.parent
-        self._path = path
-        self._index = LineIndex()
+        super().__init__(path)
         columns: dict[str, None] = {}
         for number, start, line in lines(path):
             if line.strip():
-                self._index.add(start, number)
+                self.index.add(start, number)
                 columns.update(dict.fromkeys(lenient(line)))
         self.columns = tuple(columns)
 
-    def __len__(self) -> int:
-        return len(self._index)
-
     def row(self, index: int) -> Mapping[str, object]:
         """The object of one line."""
-        with self._path.open("rb") as file:
-            file.seek(self._index.starts[index])
+        with self.path.open("rb") as file:
+            file.seek(self.index.starts[index])
             line = file.readline()
         try:
             return parse(line)
@@ -48,11 +39,7 @@ class JsonLines(Table):
 
     def values(self, column: str) -> Iterator[object]:
         """One field's values of all lines."""
-        return (lenient(line).get(column) for _, _, line in lines(self._path) if line.strip())
-
-    def number(self, index: int) -> int:
-        """The number of the line."""
-        return self._index.numbers[index]
+        return (lenient(line).get(column) for _, _, line in lines(self.path) if line.strip())
 
 
 def parse(line: bytes) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tokenprune.records.base import Table
+
 BOM = b"\xef\xbb\xbf"
 
 
@@ -29,6 +31,29 @@ class LineIndex:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+
+class TextTable(Table):
+    """A table in a text file. Its makers add the rows to the index.
+
+    Args:
+        path: The file.
+    """
+
+    unit = "line"
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.folder = path.parent
+        self.path = path
+        self.index = LineIndex()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def number(self, index: int) -> int:
+        """The number of the row's first line."""
+        return self.index.numbers[index]
 
 
 def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:

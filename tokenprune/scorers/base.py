@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NoReturn
 
-import torch
 from torch import Tensor
 
 from tokenprune import plugins
+from tokenprune.blame import blamed
 from tokenprune.context import PruneContext
-from tokenprune.errors import ScoreError, TokenPruneError
+from tokenprune.errors import ScoreError
 from tokenprune.flops import Shape
 from tokenprune.reader import SignalReader
 
@@ -46,15 +46,8 @@ class Scorer(SignalReader, ABC):
             ScoreError: The result is no floating tensor of this shape, or :meth:`score` raised an exception. NaN and
                 infinite scores raise the same error at the end of the forward pass.
         """
-        try:
+        with blamed("scorers", self, "score", ctx.layer):
             scores = self.score(ctx)
-        except (TokenPruneError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            raise ScoreError(
-                f"{self._described} failed at layer {ctx.layer} ({type(error).__name__}: {error})",
-                "repair its score(); the traceback above this error shows where",
-            ) from error
         if not isinstance(scores, Tensor):
             self._refuse(ctx, f"returned {type(scores).__name__}")
         if scores.shape != ctx.visual_mask.shape:
@@ -64,13 +57,10 @@ class Scorer(SignalReader, ABC):
         ctx.check_finite(scores, type(self).__name__)
         return scores
 
-    @property
-    def _described(self) -> str:
-        return plugins.registry("scorers").describe(type(self))
-
     def _refuse(self, ctx: PruneContext, what: str) -> NoReturn:
+        described = plugins.registry("scorers").describe(type(self))
         raise ScoreError(
-            f"{self._described} {what} at layer {ctx.layer}",
+            f"{described} {what} at layer {ctx.layer}",
             f"return a floating tensor [batch, n_visual] = {tuple(ctx.visual_mask.shape)}",
         )
 
