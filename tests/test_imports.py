@@ -15,7 +15,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("ops", "optional"),
     ("registry",),
     ("plugins",),
-    ("component",),
+    ("blame", "component"),
     ("flops_vision",),
     ("flops",),
     ("signals", "visual_axis"),
@@ -33,7 +33,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("measure",),
     ("experiment",),
-    ("__init__", "cli_progress"),
+    ("__init__",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

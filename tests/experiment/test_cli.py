@@ -15,7 +15,9 @@ from rich.console import Console
 
 from tests.support.tiny import CASES
 from tokenprune import cli
-from tokenprune.cli_progress import Callback, progress_bar
+from tokenprune.cli import commands
+from tokenprune.cli.failures import check_writable
+from tokenprune.cli.progress import Callback, progress_bar
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
@@ -196,7 +198,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     for name in ("profile_model", "run_bench", "json_schema"):
-        monkeypatch.setattr(cli, name, lambda *_: pytest.fail("worked first"))
+        monkeypatch.setattr(commands, name, lambda *_: pytest.fail("worked first"))
     arguments = [write(tmp_path) if word == "FILE" else word for word in arguments]
     assert call(monkeypatch, *arguments, str(tmp_path / output)) == 2
     error = capsys.readouterr().err
@@ -206,8 +208,8 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(
 
 def test_the_probe_of_an_output_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("kept")
-    cli.check_writable(tmp_path / "old")
-    cli.check_writable(tmp_path / "new" / "file")
+    check_writable(tmp_path / "old")
+    check_writable(tmp_path / "new" / "file")
     assert (tmp_path / "old").read_text() == "kept"
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -226,7 +228,7 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     def full() -> str:
         raise OSError(errno.ENOSPC, "No space left on device", "some/file")
 
-    monkeypatch.setattr(cli, "json_schema", full)
+    monkeypatch.setattr(commands, "json_schema", full)
     assert call(monkeypatch, "schema") == 2
     assert capsys.readouterr().err.startswith("error: disk full while writing some/file; ")
 
@@ -234,7 +236,7 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_a_bug_keeps_its_traceback_and_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "json_schema", lambda: 1 // 0)
+    monkeypatch.setattr(commands, "json_schema", lambda: 1 // 0)
     assert call(monkeypatch, "schema") == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("Traceback")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.toy import ToyModel, ToyTask, config
 from tokenprune.errors import ConfigError, OutputError
-from tokenprune.experiment import markdown, results, run_experiment, write_report
+from tokenprune.experiment import markdown, results, rows, run_experiment, write_report
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Shard
@@ -46,7 +46,7 @@ def test_a_limited_run_is_a_prefix_that_the_whole_run_continues(
     for name in ("report.md", "summary.json"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     answered.clear()
-    assert len(run_experiment(config(str(tmp_path / "parts")), part=Part(limit=12)).rows) == 24 * SERIES
+    assert len(run_experiment(config(str(tmp_path / "parts")), part=Part(limit=12)).rows) == 12 * SERIES
     assert not answered
     assert "12 questions" in markdown(run_experiment(config(str(tmp_path / "parts")), part=Part(limit=12)))
 
@@ -211,7 +211,7 @@ def test_result_files_are_json(tmp_path: Path) -> None:
 
 
 def test_numbers_that_json_does_not_have() -> None:
-    assert results.json_ready({"a": [float("nan"), 1.5, (float("inf"), "x")], "b": 2}) == {
+    assert rows.json_ready({"a": [float("nan"), 1.5, (float("inf"), "x")], "b": 2}) == {
         "a": [None, 1.5, [None, "x"]],
         "b": 2,
     }

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from transformers.utils import logging
 
 from tokenprune import plugins
-from tokenprune.cli_progress import progress_bar
+from tokenprune.cli.failures import check_writable, reported
+from tokenprune.cli.progress import progress_bar
+from tokenprune.cli.tables import console, print_bench, print_estimate, print_plan, print_result
 from tokenprune.config import read_yaml
-from tokenprune.errors import ConfigError, OutputError, TokenPruneError
-from tokenprune.experiment import ExperimentConfig, ExperimentResult, report, run_experiment, summarise, write_report
+from tokenprune.errors import ConfigError, TokenPruneError
+from tokenprune.experiment import ExperimentConfig, ExperimentResult, run_experiment, write_report
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.config import json_schema
 from tokenprune.experiment.merge import merge_shards
-from tokenprune.experiment.plan import Plan, plan_experiment
+from tokenprune.experiment.plan import plan_experiment
 from tokenprune.experiment.runner import Part, profile_model
 from tokenprune.measure import bench_table
 from tokenprune.measure.bench import BenchConfig, run_bench
@@ -39,74 +38,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Training-free visual token pruning of multimodal LLMs.",
 )
-console = Console()
 
 
 def main() -> None:
-    """Entry point. A mistake of the user prints one line on stderr and exits with status 2, without a traceback."""
-    quiet()
+    """Entry point of the command ``tokenprune``."""
+    logging.set_verbosity_error()  # transformers' own warnings and progress bars
+    logging.disable_progress_bar()
     if "--no-plugins" in sys.argv:
         sys.argv.remove("--no-plugins")
         os.environ["TOKENPRUNE_NO_PLUGINS"] = "1"
-    try:
-        if any("\0" in argument for argument in sys.argv):
-            raise ConfigError("an argument holds a NUL character, which no name or path can hold", "remove it")
+    with reported():
         app()
-    except TokenPruneError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except BrokenPipeError:
-        _pipe_is_closed()
-    except KeyboardInterrupt:
-        print("stopped; run the same command to continue", file=sys.stderr)
-        raise SystemExit(130) from None
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            what = f" while writing {error.filename}" if error.filename else ""
-            print(f"error: disk full{what}; make room and run the same command again", file=sys.stderr)
-            raise SystemExit(2) from None
-        _bug()
-    except Exception:
-        _bug()
-
-
-def _pipe_is_closed() -> NoReturn:
-    """Exit quietly: who reads our output, like ``head``, has seen enough."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
-    raise SystemExit(141) from None
-
-
-def _bug() -> NoReturn:
-    """Print the traceback of the running exception and what to do with it."""
-    traceback.print_exc()
-    print(
-        "this is a bug in tokenprune or in a plugin: please report the lines above, the command and"
-        f" the version (tokenprune {__version__}); `--no-plugins` shows whether a plugin is the cause",
-        file=sys.stderr,
-    )
-    raise SystemExit(1) from None
-
-
-def check_writable(path: Path) -> None:
-    """Find out before any work whether a file can be written; its folder is made.
-
-    Raises:
-        OutputError: It cannot.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        path.open("a").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise OutputError(f"cannot write {path} ({error.strerror})", "choose another file") from None
-
-
-def quiet() -> None:
-    """Switch off the progress bars and warnings of transformers."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def version(show: bool) -> None:
@@ -173,49 +115,6 @@ def _report(result: ExperimentResult) -> None:
     print_result(result)
     for path in written:
         console.print(f"written: {path}", highlight=False)
-
-
-def print_result(result: ExperimentResult) -> None:
-    """Print the main table of an experiment, and what to know about it."""
-    summaries = summarise(result)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for index, name in enumerate(report.columns(result)):
-        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
-    for item in summaries:
-        table.add_row(*map(escape, report.format_row(item)))
-    Console(width=max(console.width, 190)).print(table)
-    for sentence in [*report.notes(result), *report.gates(result, summaries)]:
-        console.print(escape(sentence.replace("**", "")), highlight=False)
-
-
-def print_plan(plan: Plan) -> None:
-    """Print what an experiment would run."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("series", "before layer"):
-        table.add_column(name, no_wrap=True)
-    for name in ("batches", "forwards", "about"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for item in plan.series:
-        layers = ", ".join(map(str, item.layers))
-        table.add_row(escape(item.key), layers, str(item.batches), f"<= {item.forwards}", duration(item.seconds))
-    Console(width=max(console.width, 120)).print(table)
-    console.print(
-        f"{plan.questions} questions; the times are those of the first batch ({plan.batch_size} questions), times the"
-        f" batches. Prefill timings: about {duration(plan.timing_seconds)}. In all about {duration(plan.seconds)}."
-        " Nothing was written.",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def duration(seconds: float) -> str:
-    """A time in words, e.g. ``3 min 20 s``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 @app.command("list")
@@ -332,36 +231,6 @@ def flops(
         print_estimate(result)
 
 
-def print_estimate(result: dict[str, Any]) -> None:
-    """Print the table of :func:`tokenprune.measure.estimate.estimate`."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("")
-    for name in ("unpruned", "pruned", "reduction"):
-        table.add_column(name, justify="right")
-    rows = {**result["parts"], "total": result["total"], "decode step": result["decode_step"]}
-    rows["output head (not in the total)"] = rows.pop("head")
-    for name, row in result.get("counted", {}).items():
-        rows[f"counted: {name.replace('_', ' ')}"] = row
-    for name, row in rows.items():
-        pruned = (
-            [f"{row['flops_pruned'] / 1e12:.5f}", f"{row['reduction_percent']:.2f} %"] if "flops_pruned" in row else []
-        )
-        style = "bold" if name == "total" else None
-        table.add_row(name, f"{row['flops_unpruned'] / 1e12:.5f}", *pruned, style=style)
-    cache = result["kv_cache_bytes"]
-    saved = f"{100 * (1 - cache['pruned'] / cache['unpruned']):.2f} %"
-    sizes = [f"{cache[name] / 2**20:.1f} MiB" for name in ("unpruned", "pruned")]
-    table.add_row("KV cache (16 bit)", *sizes, saved)
-    kept = " -> ".join(map(str, [result["visual_tokens"], *result["kept"]]))
-    console.print(
-        f"{result['model']}, {result['method']}: visual tokens {kept} before layer"
-        f" {', '.join(map(str, result['layers']))}, {result['text_tokens']} text tokens; TFLOPs of one prompt",
-        highlight=False,
-        soft_wrap=True,
-    )
-    Console(width=max(console.width, 90)).print(table)
-
-
 @app.command()
 def bench(
     model: Annotated[str, typer.Option(help="A preset, or a checkpoint's folder or hub name.")] = "llava-0.5b",
@@ -415,21 +284,3 @@ def bench(
     if output is not None:
         bench_table.save(result, output)
         console.print(f"written: {output}", highlight=False)
-
-
-def print_bench(result: dict[str, Any]) -> None:
-    """Print the tables of a bench, one per batch size."""
-    columns = bench_table.COLUMNS
-    for batch_result in result["batches"]:
-        table = Table(box=None, header_style="bold", pad_edge=False, title=f"batch {batch_result['batch']}")
-        for name in columns:
-            table.add_column(name, justify="left" if name == columns[0] else "right", no_wrap=True)
-        for row in batch_result["rows"]:
-            table.add_row(*bench_table.format_row(row, result["config"]["rounds"]))
-        Console(width=max(console.width, 200)).print(table)
-    for sentence in bench_table.sentences(result):
-        console.print(sentence, highlight=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -21,7 +21,7 @@ from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.cost import sample_cost
 from tokenprune.experiment.divergence import answer_mask, forced_log_probabilities, mean_divergence
 from tokenprune.experiment.features import SharedFeatures
-from tokenprune.experiment.results import Row
+from tokenprune.experiment.rows import Row
 from tokenprune.experiment.series import Series
 from tokenprune.flops import prefill_cost
 from tokenprune.models.base import LoadedModel
@@ -88,7 +88,7 @@ class Answering:
                 continue
             with named(item):
                 choice = choose_layers(self.loaded.model, item.method, inputs)
-                if self.loaded.visual_tokens is not None:
+                if self.loaded.visual_tokens is not None and images:
                     visual = self.loaded.visual_tokens * images
                     if (item.method.budget.largest_count or 0) > visual:
                         raise BudgetError(

@@ -12,11 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
 
+from tokenprune.experiment.rows import Row
 from tokenprune.experiment.stats import Estimate, clustered
-
-Row = dict[str, Any]
 
 #: Numbers of a row that are averaged. A missing one makes the average unknown (NaN).
 AVERAGED = ("visual_after", "flops", "flops_unpruned", "kv_bytes")

@@ -12,7 +12,8 @@ import numpy as np
 from tokenprune.errors import OutputError
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.config import ExperimentConfig
-from tokenprune.experiment.results import Results, Row, line, parse
+from tokenprune.experiment.results import Results
+from tokenprune.experiment.rows import Row, line, parse
 from tokenprune.experiment.runner import ExperimentResult, Part, chosen_series, finished, run_experiment
 
 
@@ -40,15 +41,15 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
             )
     sources = [Results(Path(config.output) / shard.folder) for shard in shards]
     target = Results(config.output)
-    keys = [item.key for item in chosen_series(config, part)]
+    definitions = {item.key: item.definition for item in chosen_series(config, part)}
     with target.locked():
-        target.check(config.to_yaml(), {item.key: item.definition for item in chosen_series(config, part)})
+        target.check(config.to_yaml(), definitions)
         _check_equal(sources, "choices.json")
         _check_equal(sources, "left_out.json")
         _check_equal(sources, "series.json")
         for name in ("choices.json", "left_out.json", "environment.json", "series.json"):
             target.write_json(name, sources[0].read_json(name))
-        _write_rows(target, sources, keys, config.batch_size)
+        _write_rows(target, sources, list(definitions), config.batch_size)
         skipped = {position: error for source in sources for position, error in source.skipped_samples().items()}
         if skipped:
             text = "".join(line({"position": at, "error": skipped[at]}) for at in sorted(skipped))
@@ -115,7 +116,7 @@ def _located(source: Results) -> Iterator[tuple[int, Row]]:
     offset = 0
     with source.samples.open("rb") as file:
         for text in file:
-            row = parse(text.decode(errors="replace"))
+            row = parse(text.decode(errors="replace"), "series", "position")
             if row is not None:
                 yield offset, row
             offset += len(text)

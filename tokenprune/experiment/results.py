@@ -9,7 +9,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,8 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from tokenprune.errors import OutputError
-
-Row = dict[str, Any]
+from tokenprune.experiment.rows import Flags, Row, json_ready, line, lines, parse
 
 
 class Results:
@@ -185,11 +184,16 @@ class Results:
 
     def rows(self) -> Iterator[Row]:
         """All complete rows, one after the other."""
-        return (row for text in _lines(self.samples) if (row := parse(text)) is not None)
+        return (row for row in self._lines() if row is not None)
+
+    def _lines(self) -> Iterator[Row | None]:
+        """A row for every line; None for an incomplete one."""
+        return (parse(text, "series", "position") for text in lines(self.samples))
 
     def skipped_samples(self) -> dict[int, str]:
         """Position of every sample that cannot be used -> why."""
-        return {row["position"]: row["error"] for row in _read(self.skipped) if "position" in row and "error" in row}
+        rows = (parse(text, "position", "error") for text in lines(self.skipped))
+        return {row["position"]: row["error"] for row in rows if row is not None}
 
     def forget_skipped(self, positions: Container[int]) -> None:
         """Remove the record of samples that can be used after all."""
@@ -217,10 +221,13 @@ class Results:
 
     def complete(self, count: int, batch_size: int, redo: Container[int] = ()) -> tuple[set[tuple[str, int]], bool]:
         """What :meth:`recover` returns, and whether there is something that it would remove. Nothing is changed."""
-        seen: dict[str, _Flags] = {}
-        broken = _has_broken_lines(self.samples)
-        for row in self.rows():
-            broken |= not seen.setdefault(row["series"], _Flags()).set(row["position"])
+        seen: dict[str, Flags] = {}
+        broken = False
+        for row in self._lines():
+            if row is None:
+                broken = True
+            else:
+                broken |= not seen.setdefault(row["series"], Flags()).set(row["position"])
         skipped = set(self.skipped_samples())
         done: set[tuple[str, int]] = set()
         for number in range(math.ceil(count / batch_size)):
@@ -235,83 +242,12 @@ class Results:
 
     def _rewrite(self, keep: Callable[[str, int], bool], batch_size: int) -> None:
         """Write the rows of the batches to keep again, each row once."""
-        written: dict[str, _Flags] = {}
+        written: dict[str, Flags] = {}
         with self.replacing(self.samples) as file:
             for row in self.rows():
-                new = written.setdefault(row["series"], _Flags()).set(row["position"])
+                new = written.setdefault(row["series"], Flags()).set(row["position"])
                 if new and keep(row["series"], row["position"] // batch_size):
                     file.write(line(row))
-
-
-class _Flags:
-    """Which positions were seen: one byte each."""
-
-    def __init__(self) -> None:
-        self.flags = bytearray()
-
-    def set(self, position: int) -> bool:
-        """Whether the position is new."""
-        if position >= len(self.flags):
-            self.flags.extend(bytes(position + 1 - len(self.flags)))
-        new = not self.flags[position]
-        self.flags[position] = 1
-        return new
-
-    def all(self, positions: Iterable[int]) -> bool:
-        """Whether all of the positions were seen."""
-        return all(position < len(self.flags) and self.flags[position] for position in positions)
-
-    def any(self, start: int, end: int) -> bool:
-        """Whether a position from ``start`` to ``end - 1`` was seen."""
-        return any(self.flags[start:end])
-
-
-def line(row: Row) -> str:
-    """A row as a line of JSON; NaN and infinity become null."""
-    return json.dumps(json_ready(row), allow_nan=False) + "\n"
-
-
-def json_ready(value: Any) -> Any:
-    """The value with None in place of every number that JSON does not have."""
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {key: json_ready(item) for key, item in value.items()}
-        case list() | tuple():
-            return [json_ready(item) for item in value]
-        case _:
-            return value
-
-
-def _lines(path: Path) -> Iterator[str]:
-    if path.is_file():
-        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-            yield from file
-
-
-def _read(path: Path) -> Iterator[Row]:
-    for text in _lines(path):
-        try:
-            row = json.loads(text)
-        except ValueError:
-            continue  # the incomplete last line of a killed run
-        if isinstance(row, dict):
-            yield row
-
-
-def parse(text: str) -> Row | None:
-    """A line of ``samples.jsonl``; None if it is incomplete, as the last line of a killed run may be."""
-    try:
-        row = json.loads(text)
-    except ValueError:
-        return None
-    complete = text.endswith("\n") and isinstance(row, dict) and "series" in row and "position" in row
-    return row if complete else None
-
-
-def _has_broken_lines(path: Path) -> bool:
-    return any(parse(text) is None for text in _lines(path))
 
 
 def _lines_that_must_match(config: str) -> list[str]:

@@ -17,7 +17,8 @@ from tokenprune.experiment.answering import Answering, BatchInWork, Choices, cal
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batches, Shard
 from tokenprune.experiment.config import ExperimentConfig
-from tokenprune.experiment.results import Results, Row
+from tokenprune.experiment.results import Results
+from tokenprune.experiment.rows import Row
 from tokenprune.experiment.series import Series
 from tokenprune.registry import suggest
 from tokenprune.selectors.entropy_profile import EntropyProfile
@@ -75,9 +76,9 @@ class ExperimentResult:
 
     @property
     def rows(self) -> list[Row]:
-        """One dictionary per series and sample, read from the folder."""
-        keys = self.answers.keys
-        return [row for row in Results(self.folder).rows() if row["series"] in keys]
+        """One dictionary per series and sample of this result, read from the folder."""
+        keys, positions = self.answers.keys, self.answers.questions.groups
+        return [row for row in Results(self.folder).rows() if row["series"] in keys and row["position"] in positions]
 
 
 def run_experiment(
@@ -174,7 +175,7 @@ class _Experiment:
             answering.try_out(self.series, first)
             results.claim(self.config.to_yaml(), self._definitions())
             results.write_json("choices.json", choices)
-            results.write_json("environment.json", environment())
+            results.write_json("environment.json", environment(answering.loaded.model.device))
             results.write_json("left_out.json", left_out)
             self._answer(answering, batches, done)
             if self.config.timing and self.part.shard is None:
@@ -282,8 +283,12 @@ def profile_model(config: ExperimentConfig) -> EntropyProfile:
     return measure_entropy(loaded.model, inputs, cache=False)
 
 
-def environment() -> dict[str, Any]:
-    """Versions and machine, stored with the results."""
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and machine, stored with the results.
+
+    Args:
+        device: Where the model runs.
+    """
     return {
         "tokenprune": __version__,
         "torch": torch.__version__,
@@ -291,5 +296,5 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }

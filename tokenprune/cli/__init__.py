@@ -1,0 +1,7 @@
+"""The command line: a thin layer over the library."""
+
+from __future__ import annotations
+
+from tokenprune.cli.commands import app, main
+
+__all__ = ["app", "main"]

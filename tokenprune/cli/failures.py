@@ -1,0 +1,73 @@
+"""How the command line ends: one line for a mistake of the user, and what to do after a bug."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from tokenprune.errors import ConfigError, OutputError, TokenPruneError
+from tokenprune.version import __version__
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """A mistake of the user inside the block prints one line on stderr and exits with status 2, without a traceback."""
+    try:
+        if any("\0" in argument for argument in sys.argv):
+            raise ConfigError("an argument holds a NUL character, which no name or path can hold", "remove it")
+        yield
+    except TokenPruneError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        _pipe_is_closed()
+    except KeyboardInterrupt:
+        print("stopped; run the same command to continue", file=sys.stderr)
+        raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            what = f" while writing {error.filename}" if error.filename else ""
+            print(f"error: disk full{what}; make room and run the same command again", file=sys.stderr)
+            raise SystemExit(2) from None
+        _bug()
+    except Exception:
+        _bug()
+
+
+def _pipe_is_closed() -> NoReturn:
+    """Exit quietly: who reads our output, like ``head``, has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+    raise SystemExit(141) from None
+
+
+def _bug() -> NoReturn:
+    """Print the traceback of the running exception and what to do with it."""
+    traceback.print_exc()
+    print(
+        "this is a bug in tokenprune or in a plugin: please report the lines above, the command and"
+        f" the version (tokenprune {__version__}); `--no-plugins` shows whether a plugin is the cause",
+        file=sys.stderr,
+    )
+    raise SystemExit(1) from None
+
+
+def check_writable(path: Path) -> None:
+    """Find out before any work whether a file can be written; its folder is made.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        path.open("a").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror})", "choose another file") from None

@@ -1,0 +1,102 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tokenprune.experiment import ExperimentResult, report, summarise
+from tokenprune.experiment.plan import Plan
+from tokenprune.measure import bench_table
+
+console = Console()
+
+
+def print_result(result: ExperimentResult) -> None:
+    """Print the main table of an experiment, and what to know about it."""
+    summaries = summarise(result)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, name in enumerate(report.columns(result)):
+        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
+    for item in summaries:
+        table.add_row(*map(escape, report.format_row(item)))
+    Console(width=max(console.width, 190)).print(table)
+    for sentence in [*report.notes(result), *report.gates(result, summaries)]:
+        console.print(escape(sentence.replace("**", "")), highlight=False)
+
+
+def print_plan(plan: Plan) -> None:
+    """Print what an experiment would run."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("series", "before layer"):
+        table.add_column(name, no_wrap=True)
+    for name in ("batches", "forwards", "about"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for item in plan.series:
+        layers = ", ".join(map(str, item.layers))
+        table.add_row(escape(item.key), layers, str(item.batches), f"<= {item.forwards}", duration(item.seconds))
+    Console(width=max(console.width, 120)).print(table)
+    console.print(
+        f"{plan.questions} questions; the times are those of the first batch ({plan.batch_size} questions), times the"
+        f" batches. Prefill timings: about {duration(plan.timing_seconds)}. In all about {duration(plan.seconds)}."
+        " Nothing was written.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time in words, e.g. ``3 min 20 s``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def print_estimate(result: dict[str, Any]) -> None:
+    """Print the table of :func:`tokenprune.measure.estimate.estimate`."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for name in ("unpruned", "pruned", "reduction"):
+        table.add_column(name, justify="right")
+    rows = {**result["parts"], "total": result["total"], "decode step": result["decode_step"]}
+    rows["output head (not in the total)"] = rows.pop("head")
+    for name, row in result.get("counted", {}).items():
+        rows[f"counted: {name.replace('_', ' ')}"] = row
+    for name, row in rows.items():
+        pruned = (
+            [f"{row['flops_pruned'] / 1e12:.5f}", f"{row['reduction_percent']:.2f} %"] if "flops_pruned" in row else []
+        )
+        style = "bold" if name == "total" else None
+        table.add_row(name, f"{row['flops_unpruned'] / 1e12:.5f}", *pruned, style=style)
+    cache = result["kv_cache_bytes"]
+    saved = f"{100 * (1 - cache['pruned'] / cache['unpruned']):.2f} %"
+    sizes = [f"{cache[name] / 2**20:.1f} MiB" for name in ("unpruned", "pruned")]
+    table.add_row("KV cache (16 bit)", *sizes, saved)
+    kept = " -> ".join(map(str, [result["visual_tokens"], *result["kept"]]))
+    console.print(
+        f"{result['model']}, {result['method']}: visual tokens {kept} before layer"
+        f" {', '.join(map(str, result['layers']))}, {result['text_tokens']} text tokens; TFLOPs of one prompt",
+        highlight=False,
+        soft_wrap=True,
+    )
+    Console(width=max(console.width, 90)).print(table)
+
+
+def print_bench(result: dict[str, Any]) -> None:
+    """Print the tables of a bench, one per batch size."""
+    columns = bench_table.COLUMNS
+    for batch_result in result["batches"]:
+        table = Table(box=None, header_style="bold", pad_edge=False, title=f"batch {batch_result['batch']}")
+        for name in columns:
+            table.add_column(name, justify="left" if name == columns[0] else "right", no_wrap=True)
+        for row in batch_result["rows"]:
+            table.add_row(*bench_table.format_row(row, result["config"]["rounds"]))
+        Console(width=max(console.width, 200)).print(table)
+    for sentence in bench_table.sentences(result):
+        console.print(sentence, highlight=False, soft_wrap=True)
