@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tokenprune.experiment.answers import Answers, difference
+from tokenprune.experiment.config import UNPRUNED
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import UNPRUNED, ExperimentResult
+from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary, by_budget, is_random, summarise
 
 #: Questions that an experiment needs before its gates say anything about a model.

@@ -16,7 +16,7 @@ from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment.answering import Answering, BatchInWork, Choices, calibration, knows_foreground
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batches, Shard
-from tokenprune.experiment.config import ExperimentConfig
+from tokenprune.experiment.config import UNPRUNED, ExperimentConfig
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.rows import Row
 from tokenprune.experiment.series import Series
@@ -26,8 +26,6 @@ from tokenprune.version import __version__
 
 #: Called after every batch with (series key, batches done, batches in total).
 Progress = Callable[[str, int, int], None]
-
-UNPRUNED = "unpruned"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tokenprune.experiment.answers import MethodAnswers, difference
-from tokenprune.experiment.runner import UNPRUNED, ExperimentResult
+from tokenprune.experiment.config import UNPRUNED
+from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.stats import Estimate
 
 
