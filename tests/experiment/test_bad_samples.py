@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from PIL import Image
 from torch import Tensor
 
 from tests.support.toy import ToyModel, ToyTask, config
-from tokenprune.errors import SampleError
-from tokenprune.experiment import markdown, run_experiment
+from tokenprune.component import FromRegistry
+from tokenprune.errors import OutputError, SampleError
+from tokenprune.experiment import ExperimentResult, markdown, run_experiment
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import Part
 from tokenprune.models.base import LoadedModel
@@ -112,6 +115,40 @@ def test_a_picture_that_the_processor_refuses_is_a_bad_sample(tmp_path: Path, mo
     assert list(result.skipped) == [8]
     assert "sample 's8' cannot be encoded (ValueError: absolute aspect" in result.skipped[8]
     assert len({row["position"] for row in result.rows}) == 23
+    monkeypatch.setattr(ToyModel, "load", lambda self: pytest.fail("the run is finished"))
+    assert run_experiment(config(str(tmp_path))).skipped == result.skipped  # the model refuses it again: not tried
+
+
+@pytest.mark.parametrize("change", ["edit", "insert", "append", "repair"])
+def test_data_that_change_between_two_runs(tmp_path: Path, change: str) -> None:
+    """Answers to other questions are never taken for answers to these."""
+    for number in range(4):
+        Image.new("RGB", (32, 32), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    rows = [{"image": f"{number}.png", "question": "abc", "answer": "w2"} for number in range(4)]
+    rows[1]["image"] = "missing.png"
+    data, out = tmp_path / "q.jsonl", str(tmp_path / "out")
+
+    def run() -> ExperimentResult:
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        task = FromRegistry("tasks").build({"name": "vqa", "data": str(data)})
+        return run_experiment(config(out, task=task, batch_size=2))
+
+    assert list(run().skipped) == [1]
+    match change:
+        case "edit":
+            rows[2]["question"] = "abd"
+        case "insert":
+            rows.insert(0, dict(rows[3]))
+        case "append":
+            rows.append(dict(rows[3]))
+        case "repair":
+            rows[1]["image"] = "1.png"
+    if change in ("edit", "insert"):
+        with pytest.raises(OutputError, match=r"sample [13] of the data is another one than when .*out was written"):
+            run()
+    else:
+        result = run()
+        assert {row["position"] for row in result.rows} == ({0, 2, 3, 4} if change == "append" else {0, 1, 2, 3})
 
 
 class Counting(Lines):

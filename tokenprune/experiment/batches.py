@@ -86,15 +86,21 @@ class Batches:
         self.numbers = range(total) if shard is None else range(shard.number - 1, total, shard.of)
 
     def resume(self, results: Results) -> set[tuple[str, int]]:
-        """Take up what earlier runs left: see :meth:`Results.recover`. Samples that were repaired are used again."""
-        stored = results.skipped_samples()
-        repaired = {position for position in stored if self.readable(position)}
+        """Take up what earlier runs left: see :meth:`Results.recover`. Samples that were repaired are used again.
+
+        A sample that could be read, but not encoded, stays left out: the model is the same.
+        """
+        rows = results.skipped_rows()
+        stored = {row["position"]: row["error"] for row in rows}
+        repaired = {row["position"] for row in rows if not row["readable"] and self.readable(row["position"])}
         results.forget_skipped(repaired)
         self.skipped = {position: error for position, error in stored.items() if position not in repaired}
         return results.recover(self.count, self.size, {position // self.size for position in repaired})
 
     def readable(self, position: int) -> bool:
         """Whether the sample at a position can be read."""
+        if position >= len(self.samples):
+            return False
         try:
             self.samples[position]
         except SampleError:
@@ -150,7 +156,8 @@ class Batches:
         if new:
             self.skipped |= new
             if results is not None:
-                results.skip([{"position": position, "error": new[position]} for position in sorted(new)])
+                rows = [{"position": at, "error": new[at], "readable": at in good} for at in sorted(new)]
+                results.skip(rows)
         positions = tuple(position for position in good if position not in refused)
         if not positions:
             return None

@@ -47,13 +47,13 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
         _check_equal(sources, "choices.json")
         _check_equal(sources, "left_out.json")
         _check_equal(sources, "series.json")
-        for name in ("choices.json", "left_out.json", "environment.json", "series.json"):
+        _check_equal(sources, "fingerprints.json")
+        for name in ("choices.json", "left_out.json", "environment.json", "series.json", "fingerprints.json"):
             target.write_json(name, sources[0].read_json(name))
         _write_rows(target, sources, list(definitions), config.batch_size)
-        skipped = {position: error for source in sources for position, error in source.skipped_samples().items()}
+        skipped = sorted((row for source in sources for row in source.skipped_rows()), key=lambda row: row["position"])
         if skipped:
-            text = "".join(line({"position": at, "error": skipped[at]}) for at in sorted(skipped))
-            target.write(target.skipped.name, text)
+            target.write(target.skipped.name, "".join(map(line, skipped)))
         target.write("config.yaml", config.to_yaml())
     untimed = config.model_copy(update={"timing": 0})
     return run_experiment(untimed, part=part)  # everything is there: it only reads

@@ -119,6 +119,24 @@ class Results:
                     "give the method another label, choose another output folder, or delete that one",
                 )
 
+    def check_samples(self, fingerprints: Sequence[str] | None) -> None:
+        """Check that the samples that were answered are still the same. More may have been added at the end.
+
+        Args:
+            fingerprints: One text per sample, which changes with the sample; None if the task has none.
+
+        Raises:
+            OutputError: A sample changed. Samples that could not be used may have been repaired.
+        """
+        stored = self.read_json("fingerprints.json") or []
+        free = self.skipped_samples()
+        for position, (old, new) in enumerate(zip(stored, fingerprints or (), strict=False)):
+            if old != new and position not in free:
+                raise OutputError(
+                    f"sample {position + 1} of the data is another one than when {self.folder} was written",
+                    "choose another output folder, or delete that one",
+                )
+
     def claim(self, config: str, series: Mapping[str, Any]) -> None:
         """Reserve the folder for a configuration that :meth:`check` accepted."""
         stored_series = self.read_json("series.json") or {}
@@ -172,7 +190,7 @@ class Results:
         self._append(self.samples, rows)
 
     def skip(self, rows: Sequence[Row]) -> None:
-        """Append samples that cannot be used: ``position`` and ``error``."""
+        """Append samples that cannot be used: ``position``, ``error``, and ``readable`` if only the model refuses it."""
         self._append(self.skipped, rows)
 
     def _append(self, path: Path, rows: Sequence[Row]) -> None:
@@ -190,15 +208,19 @@ class Results:
         """A row for every line; None for an incomplete one."""
         return (parse(text, "series", "position") for text in lines(self.samples))
 
+    def skipped_rows(self) -> list[Row]:
+        """What :meth:`skip` wrote, by position."""
+        rows = (parse(text, "position", "error", "readable") for text in lines(self.skipped))
+        return sorted((row for row in rows if row is not None), key=lambda row: row["position"])
+
     def skipped_samples(self) -> dict[int, str]:
         """Position of every sample that cannot be used -> why."""
-        rows = (parse(text, "position", "error") for text in lines(self.skipped))
-        return {row["position"]: row["error"] for row in rows if row is not None}
+        return {row["position"]: row["error"] for row in self.skipped_rows()}
 
     def forget_skipped(self, positions: Container[int]) -> None:
         """Remove the record of samples that can be used after all."""
-        stored = self.skipped_samples()
-        kept = [{"position": at, "error": error} for at, error in stored.items() if at not in positions]
+        stored = self.skipped_rows()
+        kept = [row for row in stored if row["position"] not in positions]
         if len(kept) < len(stored):
             self.write(self.skipped.name, "".join(map(line, kept)))
 

@@ -173,6 +173,7 @@ class _Experiment:
             answering.try_out(self.series, first)
             results.claim(self.config.to_yaml(), self._definitions())
             results.write_json("choices.json", choices)
+            results.write_json("fingerprints.json", self.config.task.fingerprints())
             results.write_json("environment.json", environment(answering.loaded.model.device))
             results.write_json("left_out.json", left_out)
             self._answer(answering, batches, done)
@@ -201,6 +202,7 @@ class _Experiment:
         left_out: dict[str, str] = {} if self.asked_for_oracle else self.results.read_json("left_out.json") or {}
         self._leave_out(left_out)
         batches = select_batches(self.config, self.part)
+        self.results.check_samples(self.config.task.fingerprints())
         claimed = self.results.folder.joinpath("config.yaml").is_file()
         return left_out, batches, batches.resume(self.results) if claimed else set()
 

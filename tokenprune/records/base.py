@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 
 class Table(ABC):
@@ -15,12 +16,14 @@ class Table(ABC):
         columns: The names of all columns.
         folder: Where relative paths in its rows start.
         unit: What messages call a row: ``line`` or ``row``.
+        names_files: Whether its rows name picture files, and never hold the pictures themselves.
     """
 
     name: str
     columns: tuple[str, ...]
     folder: Path
     unit: str = "row"
+    names_files: ClassVar[bool] = False
 
     @abstractmethod
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ class ImageFolder(Table):
     """The pictures of a folder and of those inside it, sorted by path. The only column is ``image``."""
 
     columns = ("image",)
+    names_files = True
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)

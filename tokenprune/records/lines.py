@@ -41,6 +41,7 @@ class TextTable(Table):
     """
 
     unit = "line"
+    names_files = True
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)

@@ -81,6 +81,13 @@ class Task(Component, ABC):
         ``samples()[i]`` then raises :class:`~tokenprune.errors.SampleError` where a sample cannot be read.
         """
 
+    def fingerprints(self) -> Sequence[str] | None:
+        """One short text per sample that changes when the sample does, made without decoding pictures.
+
+        None, the default, says that the task's settings alone determine its samples.
+        """
+        return None
+
     @abstractmethod
     def score(self, sample: Sample, text: str) -> float:
         """How good a generated text is as an answer to the sample's question, from 0 (wrong) to 1 (right)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -16,7 +17,7 @@ from tokenprune.metrics.base import Metric
 from tokenprune.metrics.exact_match import ExactMatch
 from tokenprune.metrics.multiple_choice import MultipleChoice
 from tokenprune.records.base import Table
-from tokenprune.records.columns import ANSWERS, Role, find_columns, misspelt, near
+from tokenprune.records.columns import ANSWERS, PICTURES, Role, find_columns, misspelt, near
 from tokenprune.records.ids import check_unique
 from tokenprune.records.open import open_table
 from tokenprune.tasks.base import Sample, Task
@@ -66,6 +67,10 @@ class Vqa(Task):
         """
         return self._opened.samples
 
+    def fingerprints(self) -> Sequence[str]:
+        """A hash of what every row says. Pictures count by their names; those inside Parquet and datasets do not."""
+        return self._opened.fingerprints()
+
     def score(self, sample: Sample, text: str) -> float:
         """The metric of the text as an answer to the sample."""
         return self._opened.metric.score(text, sample.references, sample.choices) if sample.references else 0.0
@@ -105,8 +110,17 @@ class Opened:
         folder = table.folder if task.images is None else Path(task.images).expanduser()
         if not folder.is_dir():
             raise ConfigError(f"images: there is no folder {str(folder)!r}", "relative paths of images start there")
+        self._table, self._columns = table, columns
         reading = Reading(columns, folder, task.question.strip(), task.instruction.strip(), task.frames, self.fewest)
         self.samples = VqaSamples(table, reading)
+
+    def fingerprints(self) -> list[str]:
+        """16 hexadecimal digits per row."""
+        roles = [role for role in self._columns if self._table.names_files or role not in PICTURES]
+        columns = [self._table.values(self._columns[role]) for role in roles]
+        if not columns:
+            return [""] * len(self._table)
+        return [blake2b(repr(row).encode(), digest_size=8).hexdigest() for row in zip(*columns, strict=True)]
 
 
 def choose_metric(metric: Metric | None, table: Table, columns: dict[Role, str]) -> Metric:
