@@ -190,7 +190,7 @@ class Results:
         self._append(self.samples, rows)
 
     def skip(self, rows: Sequence[Row]) -> None:
-        """Append samples that cannot be used: position, error, and whether it is ``readable`` (only the model refuses)."""
+        """Append samples that cannot be used: ``position``, ``error``, ``readable`` (only the model refuses it)."""
         self._append(self.skipped, rows)
 
     def _append(self, path: Path, rows: Sequence[Row]) -> None:
