@@ -73,6 +73,7 @@ class HuggingFace(ModelSpec):
                 return_tensors="pt",
                 processor_kwargs={"padding": True},
             ).to(model.device)
+            batch.pop("labels", None)  # of PaliGemma: a prefill would compute a loss
             return {
                 key: value.to(model.dtype) if torch.is_floating_point(value) else value for key, value in batch.items()
             }

@@ -1,0 +1,173 @@
+"""From folders with real processors to reports, for every family: pictures, several pictures, videos, all methods.
+
+The processors of some families need torchvision, which changes those of the others. Their tests run in a process of
+their own: the last test here runs this file again in a process with torchvision.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tokenprune as tp
+from tests.support.checkpoints import FAMILIES, pictures
+from tests.support.method_table import OTHERWISE
+from tests.support.tiny.core import IMAGE
+from tokenprune.budgets.keep import KeepRatio
+from tokenprune.errors import TokenPruneError
+from tokenprune.experiment.config import MethodEntry
+from tokenprune.experiment.report import write_report
+from tokenprune.models.base import LoadedModel
+from tokenprune.models.hf import HuggingFace
+from tokenprune.tasks.base import Sample
+
+ROOT = Path(__file__).parents[2]
+WITH_TORCHVISION = "tests.support.torchvision_stub" in sys.modules
+NAMES = [name for name, family in FAMILIES.items() if family.torchvision == WITH_TORCHVISION]
+REFUSED = {"dycoke", "evs", "framefusion"}
+"""The methods that refuse one picture, for every family: they compare frames. All others serve every family."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: FAMILIES[name].save(tmp_path_factory.mktemp("checkpoints") / name) for name in NAMES}
+
+
+def load(folder: Path, **options: Any) -> LoadedModel:
+    return HuggingFace(checkpoint=str(folder), device="cpu", dtype="float32", **options).load()
+
+
+def sample(name: str, *images: Any) -> Sample:
+    return Sample(name, images, "what is this", "", "", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_unequal_pictures(name: str, folders: dict[str, Path]) -> None:
+    """A left-padded batch gives each sample the visual tokens, and the answer, that it has alone."""
+    loaded = load(folders[name])
+    samples = [sample(str(number), picture) for number, picture in enumerate(pictures())]
+    batch = loaded.encode(samples)
+    assert tuple((batch["input_ids"] == IMAGE).sum(1).tolist()) == FAMILIES[name].counts
+    answers = generate(loaded, batch)
+    assert answers.shape == (2, 3)
+    for index, one in enumerate(samples):
+        alone = loaded.processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image", "image": one.images[0]}, {"type": "text", "text": TEXT}]}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+        alone.pop("labels", None)
+        with torch.no_grad():
+            direct = loaded.model.generate(**alone, max_new_tokens=3, do_sample=False)
+        assert answers[index].equal(direct[0, alone["input_ids"].shape[1] :])
+        assert loaded.decode(answers[index : index + 1]) == [
+            loaded.processor.tokenizer.decode(direct[0, alone["input_ids"].shape[1] :], skip_special_tokens=True)
+        ]
+
+
+TEXT = "what is this Answer with one word."
+
+
+def generate(loaded: LoadedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        ids: torch.Tensor = loaded.model.generate(**batch, max_new_tokens=3, do_sample=False)
+    return ids[:, batch["input_ids"].shape[1] :]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_two_pictures_in_a_sample(name: str, folders: dict[str, Path]) -> None:
+    """Beside a sample with one; half of all visual tokens are kept."""
+    loaded = load(folders[name])
+    first, second = pictures()
+    batch = loaded.encode([sample("two", first, second), sample("one", first)])
+    counts = (batch["input_ids"] == IMAGE).sum(1)
+    assert counts.tolist() == [FAMILIES[name].pair, FAMILIES[name].counts[0]]
+    method = tp.Method.from_dict(
+        {
+            "layers": {"name": "fixed", "layers": [1]},
+            "pruner": {"name": "topk", "scorer": {"name": "fastv"}},
+            "budget": {"name": "keep_ratio", "ratio": 0.5},
+        }
+    )
+    with tp.apply(loaded.model, method) as run:
+        assert generate(loaded, batch).shape == (2, 3)
+    assert run.stages[0].after == (counts // 2).tolist()
+
+
+def entry(method: str) -> dict[str, Any]:
+    """An entry of an experiment's methods; layers that tiny models lack are replaced."""
+    return {"name": method, **OTHERWISE.get(method, {})}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_an_experiment_with_every_method(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Each keeps a quarter of the tokens of each picture, answers, and is in the report."""
+    for number, picture in enumerate(pictures()):
+        picture.save(tmp_path / f"{number}.png")
+    rows = [{"image": f"{number}.png", "question": "what is this", "answer": "Answer"} for number in range(2)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    served = [named.name for named in tp.list_methods() if named.name not in REFUSED | {"oracle"}]
+    assert len(served) >= 26
+    experiment = tp.ExperimentConfig.from_dict(
+        {
+            "model": {"name": "hf", "checkpoint": str(folders[name]), "device": "cpu", "dtype": "float32"},
+            "task": {"name": "vqa", "data": str(tmp_path / "q.jsonl")},
+            "methods": [entry(method) for method in served],
+            "budgets": [{"name": "keep_ratio", "ratio": 0.25}],
+            "output": str(tmp_path / "out"),
+            "max_new_tokens": 2,
+            "calibration": 1,
+            "timing": 0,
+        }
+    )
+    result = tp.run_experiment(experiment)
+    report = write_report(result)[0].read_text(encoding="utf-8")
+    assert len(result.rows) == 2 * (1 + len(served))
+    for row in result.rows:
+        count = FAMILIES[name].counts[row["position"]]
+        assert row["visual_after"] == (count if row["method"] == "unpruned" else count // 4), row
+        assert len(row["prediction"].split()) == 2
+        assert f"| {row['method']} " in report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_methods_for_frames_refuse_a_picture(name: str, folders: dict[str, Path]) -> None:
+    loaded = load(folders[name])
+    batch = loaded.encode([sample("one", pictures()[0])])
+    for refused in REFUSED:
+        method = MethodEntry.model_validate(entry(refused)).method(KeepRatio(ratio=0.25))
+        with tp.apply(loaded.model, method), pytest.raises(TokenPruneError, match="no two frames"):
+            loaded.model(**batch)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(WITH_TORCHVISION, reason="is this process")
+def test_the_families_that_need_torchvision() -> None:
+    code = "import tests.support.torchvision_stub, pytest; raise SystemExit(pytest.main())"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "-q",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        str(Path(__file__)),
+    ]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
