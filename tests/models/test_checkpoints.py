@@ -17,9 +17,9 @@ import pytest
 import torch
 
 import tokenprune as tp
-from tests.support.checkpoints import FAMILIES, pictures
+from tests.support.checkpoints import FAMILIES, clip, pictures
 from tests.support.method_table import OTHERWISE
-from tests.support.tiny.core import IMAGE
+from tests.support.tiny.core import IMAGE, VIDEO
 from tokenprune.budgets.keep import KeepRatio
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment.config import MethodEntry
@@ -151,6 +151,33 @@ def test_methods_for_frames_refuse_a_picture(name: str, folders: dict[str, Path]
         method = MethodEntry.model_validate(entry(refused)).method(KeepRatio(ratio=0.25))
         with tp.apply(loaded.model, method), pytest.raises(TokenPruneError, match="no two frames"):
             loaded.model(**batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if FAMILIES[name].clip])
+def test_a_video(name: str, folders: dict[str, Path]) -> None:
+    """All of its frames are used, and methods for frames keep half of it."""
+    loaded = load(folders[name])
+    batch = loaded.encode([Sample("clip", (), "what is this", "", "", "", videos=(clip(),))])
+    assert int(((batch["input_ids"] == IMAGE) | (batch["input_ids"] == VIDEO)).sum()) == FAMILIES[name].clip
+    served = []
+    for method in sorted(REFUSED):
+        with tp.apply(loaded.model, MethodEntry.model_validate(entry(method)).method(KeepRatio(ratio=0.5))) as run:
+            assert generate(loaded, batch).shape == (1, 3)
+        assert run.stages[-1].after == [FAMILIES[name].clip // 2]
+        served.append(method)
+    assert served == ["dycoke", "evs", "framefusion"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WITH_TORCHVISION, reason="needs torchvision; the last test here runs it")
+def test_the_speed_of_a_video_reaches_the_processor(folders: dict[str, Path]) -> None:
+    """Four frames a second: two frames are half a second."""
+    question = Sample("clip", (), "what is this", "", "", "", videos=(clip(),))
+    assert load(folders["qwen2.5-vl"]).encode([question])["second_per_grid_ts"].tolist() == [0.5]
+    loaded = load(folders["qwen3-vl"])
+    prompt = loaded.processor.tokenizer.decode(loaded.encode([question])["input_ids"][0])
+    assert [word for word in prompt.split() if word.startswith("<") and "." in word] == ["<0.1", "<0.6", "<1.1"]
 
 
 @pytest.mark.slow

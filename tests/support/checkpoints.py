@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tests.support.tiny import CASES
 from tests.support.tiny.core import END, IMAGE, START, VIDEO, VOCAB
 from tests.support.tiny.llava import PINPOINTS
+from tokenprune.tasks.base import Video
 
 WORDS = (
     "<pad>",
@@ -31,6 +32,10 @@ WORDS = (
     "with",
     "one",
     "word.",
+    "<0.1",
+    "<0.6",
+    "<1.1",
+    "seconds>",
 )
 SIDE = {"height": 32, "width": 32}
 
@@ -53,6 +58,7 @@ class Family:
         torchvision: Whether the processor needs torchvision.
         counts: Visual tokens of each of the pictures of :func:`pictures`.
         together: Visual tokens of both in one sample; None is the sum.
+        clip: Visual tokens of :func:`clip`; 0 where the family takes no videos.
     """
 
     case: str
@@ -65,6 +71,7 @@ class Family:
     extra: Mapping[str, str] = field(default_factory=dict)
     torchvision: bool = False
     together: int | None = None
+    clip: int = 0
 
     @property
     def pair(self) -> int:
@@ -127,6 +134,12 @@ def pictures() -> tuple[Image.Image, Image.Image]:
     sizes = ((64, 64), (32, 64))  # height, width
     red, blue = (torch.randint(0, 256, (*size, 3), generator=noise, dtype=torch.uint8).numpy() for size in sizes)
     return Image.fromarray(red), Image.fromarray(blue)
+
+
+def clip() -> Video:
+    """Six frames of random pixels, four a second."""
+    noise = torch.Generator().manual_seed(4)
+    return Video(torch.randint(0, 256, (6, 32, 32, 3), generator=noise, dtype=torch.uint8).numpy(), fps=4.0)
 
 
 def _llava(tokenizer: Any, template: str) -> Any:
@@ -205,7 +218,7 @@ def _qwen(name: str) -> MakeProcessor:
         return getattr(tf, f"{name}Processor")(
             tf.Qwen2VLImageProcessor(size=size, **patches),
             tokenizer,
-            video(size={**size, "longest_edge": 4 * 32 * 32}, **patches),
+            video(size={**size, "longest_edge": 16 * 32 * 32}, **patches),
             chat_template=template,
         )
 
@@ -255,6 +268,7 @@ FAMILIES: dict[str, Family] = {
             "video_token": "<video>",
         },
         torchvision=True,
+        clip=6 * 16,
     ),
     "llava-onevision": Family(
         "llava_onevision",
@@ -264,17 +278,35 @@ FAMILIES: dict[str, Family] = {
         (88, 52),
         video="<video>",
         torchvision=True,
+        clip=6 * 4 + 1,
         together=34,  # several pictures are not cut into patches
     ),
     "smolvlm": Family(
-        "smolvlm", _smolvlm, TILED | {"<video>": 157}, "<image>", (80, 48), video="<video>", torchvision=True
+        "smolvlm",
+        _smolvlm,
+        TILED | {"<video>": 157},
+        "<image>",
+        (80, 48),
+        video="<video>",
+        torchvision=True,
+        clip=6 * 16,
     ),
-    "qwen2-vl": Family("qwen2_vl", _qwen("Qwen2VL"), QWEN_TOKENS, QWEN_IMAGE, (16, 10), QWEN_VIDEO, torchvision=True),
+    "qwen2-vl": Family(
+        "qwen2_vl", _qwen("Qwen2VL"), QWEN_TOKENS, QWEN_IMAGE, (16, 10), QWEN_VIDEO, torchvision=True, clip=48
+    ),
     "qwen2.5-vl": Family(
-        "qwen2_5_vl", _qwen("Qwen2_5_VL"), QWEN_TOKENS, QWEN_IMAGE, (16, 10), QWEN_VIDEO, torchvision=True
+        "qwen2_5_vl", _qwen("Qwen2_5_VL"), QWEN_TOKENS, QWEN_IMAGE, (16, 10), QWEN_VIDEO, torchvision=True, clip=48
     ),
     "qwen3-vl": Family(
-        "qwen3_vl", _qwen("Qwen3VL"), QWEN_TOKENS, QWEN_IMAGE, (16, 10), QWEN_VIDEO, extra=QWEN_EXTRA, torchvision=True
+        "qwen3_vl",
+        _qwen("Qwen3VL"),
+        QWEN_TOKENS,
+        QWEN_IMAGE,
+        (16, 10),
+        QWEN_VIDEO,
+        extra=QWEN_EXTRA,
+        torchvision=True,
+        clip=48,
     ),
 }
 """By the name that its example has in ``examples/models``."""

@@ -170,9 +170,12 @@ class Answering:
 
     @torch.no_grad()
     def _generate(self, batch: Batch) -> Tensor:
-        """The ids of the answers, int64 ``[batch, tokens]``."""
-        options = {"max_new_tokens": self.config.max_new_tokens, "do_sample": False}
-        ids: Tensor = self.loaded.model.generate(**batch.inputs, **options)
+        """The ids of the answers, int64 ``[batch, tokens]``. Sampling has a seed: the number of the batch."""
+        options = {"do_sample": False, **self.loaded.generation, "max_new_tokens": self.config.max_new_tokens}
+        with torch.random.fork_rng(enabled=bool(options["do_sample"])):
+            if options["do_sample"]:
+                torch.manual_seed(batch.number)
+            ids: Tensor = self.loaded.model.generate(**batch.inputs, **options)
         return ids[:, batch.inputs["input_ids"].shape[1] :]
 
     def _costs(self, batch: Batch, run: Run | None) -> list[Row]:
