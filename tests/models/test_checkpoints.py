@@ -21,7 +21,7 @@ from tests.support.checkpoints import FAMILIES, clip, pictures
 from tests.support.method_table import OTHERWISE
 from tests.support.tiny.core import IMAGE, VIDEO
 from tokenprune.budgets.keep import KeepRatio
-from tokenprune.errors import TokenPruneError
+from tokenprune.errors import TokenPruneError, UnsupportedModelError
 from tokenprune.experiment.config import MethodEntry
 from tokenprune.experiment.report import write_report
 from tokenprune.models.base import LoadedModel
@@ -178,6 +178,20 @@ def test_the_speed_of_a_video_reaches_the_processor(folders: dict[str, Path]) ->
     loaded = load(folders["qwen3-vl"])
     prompt = loaded.processor.tokenizer.decode(loaded.encode([question])["input_ids"][0])
     assert [word for word in prompt.split() if word.startswith("<") and "." in word] == ["<0.1", "<0.6", "<1.1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("qwen")])
+def test_numbers_of_pixels(name: str, folders: dict[str, Path]) -> None:
+    """A token of these tiny models is 8 x 8 pixels; a picture has 64 x 64."""
+    question = [sample("one", pictures()[0])]
+    for options, tokens in [({"max_pixels": 16 * 16}, 4), ({"min_pixels": 48 * 48, "max_pixels": 48 * 48}, 36)]:
+        loaded = load(folders[name], **options)
+        batch = loaded.encode(question)
+        assert int((batch["input_ids"] == IMAGE).sum()) == tokens
+        assert generate(loaded, batch).shape == (1, 3)
+    with pytest.raises(UnsupportedModelError, match="at least 2304 and at most 1024 pixels; give both"):
+        load(folders[name], min_pixels=48 * 48)
 
 
 @pytest.mark.slow

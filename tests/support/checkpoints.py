@@ -21,7 +21,7 @@ WORDS = (
     "<pad>",
     "<s>",
     "</s>",
-    "<unk>",
+    "w3",
     "USER",
     "SYSTEM",
     "what",

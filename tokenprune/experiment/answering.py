@@ -15,8 +15,8 @@ from torch import Tensor
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Schedule
 from tokenprune.engine import apply, choose_layers
-from tokenprune.errors import BudgetError, ConfigError, PluginError, TokenPruneError
-from tokenprune.experiment.batches import Batch
+from tokenprune.errors import BudgetError, ConfigError, PluginError, SampleError, TokenPruneError
+from tokenprune.experiment.batches import Batch, encode
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.cost import sample_cost
 from tokenprune.experiment.divergence import answer_mask, forced_log_probabilities, mean_divergence
@@ -34,10 +34,17 @@ Choices = dict[str, dict[str, Any]]
 
 
 def calibration(config: ExperimentConfig, loaded: LoadedModel) -> list[Mapping[str, Tensor]] | None:
-    """Inputs of a few samples of different images (see :meth:`Task.calibration`); None if none are asked for."""
+    """Inputs of a few samples of different images (see :meth:`Task.calibration`); None if none are asked for.
+
+    Samples that the model cannot encode are passed over, unless there are no others.
+    """
     if config.calibration == 0:
         return None
-    return [loaded.encode([sample]) for sample in config.task.calibration(config.calibration)]
+    batches = [encode(loaded, {0: sample}, config.strict) for sample in config.task.calibration(config.calibration)]
+    good = [inputs for inputs, refused in batches if not refused]
+    if batches and not good:
+        raise SampleError(f"no picture can be used for the calibration; the first: {batches[0][1][0]}")
+    return good
 
 
 @dataclass
