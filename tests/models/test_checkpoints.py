@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import tokenprune as tp
 from tests.support.checkpoints import FAMILIES, clip, pictures
@@ -24,11 +25,14 @@ from tokenprune.budgets.keep import KeepRatio
 from tokenprune.errors import TokenPruneError, UnsupportedModelError
 from tokenprune.experiment.config import MethodEntry
 from tokenprune.experiment.report import write_report
+from tokenprune.experiment.runner import Part
+from tokenprune.experiment.series import slug
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.hf import HuggingFace
 from tokenprune.tasks.base import Sample
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples" / "models"
 WITH_TORCHVISION = "tests.support.torchvision_stub" in sys.modules
 NAMES = [name for name, family in FAMILIES.items() if family.torchvision == WITH_TORCHVISION]
 REFUSED = {"dycoke", "evs", "framefusion"}
@@ -192,6 +196,31 @@ def test_numbers_of_pixels(name: str, folders: dict[str, Path]) -> None:
         assert generate(loaded, batch).shape == (1, 3)
     with pytest.raises(UnsupportedModelError, match="at least 2304 and at most 1024 pixels; give both"):
         load(folders[name], min_pixels=48 * 48)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if (EXAMPLES / f"{name}.yaml").is_file()])
+def test_the_example_runs(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """With the tiny checkpoint in place of the one on the hub, and two questions."""
+    data = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert "/" in data["model"]["checkpoint"]
+    data["model"] |= {"checkpoint": str(folders[name]), "device": "cpu", "dtype": "float32"}
+    data["model"].pop("device_map", None)  # needs accelerate
+    for limit in {"min_pixels", "max_pixels"} & set(data["model"]):
+        data["model"][limit] = {"min_pixels": 16 * 16, "max_pixels": 32 * 32}[limit]
+    experiment = tp.ExperimentConfig.from_dict({**data, "output": str(tmp_path), "timing": 0, "calibration": 1})
+    result = tp.run_experiment(experiment, part=Part(limit=2))
+    assert list(result.left_out) == ["oracle"]  # it needs a fixed grid
+    assert len(result.rows) == 2 * (1 + 2 * len(data["methods"]))
+    before = {row["position"]: row["visual_after"] for row in result.rows if row["method"] == "unpruned"}
+    for budget in experiment.budgets:
+        after = [row for row in result.rows if row["budget"] == slug(budget)]
+        assert all(row["visual_after"] == int(budget.ratio * before[row["position"]]) for row in after), after
+
+
+def test_every_example_has_its_family() -> None:
+    names = {path.stem for path in EXAMPLES.glob("*.yaml")}
+    assert names == set(FAMILIES) - {"qwen2-vl"}  # as qwen2.5-vl
 
 
 @pytest.mark.slow
