@@ -16,17 +16,21 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 import tokenprune as tp
 from tests.support.checkpoints import FAMILIES, clip, pictures
 from tests.support.method_table import OTHERWISE
+from tests.support.tiny import CASES
 from tests.support.tiny.core import IMAGE, VIDEO
+from tokenprune import cli
 from tokenprune.budgets.keep import KeepRatio
-from tokenprune.errors import TokenPruneError, UnsupportedModelError
+from tokenprune.errors import MissingDataError, TokenPruneError, UnsupportedModelError
 from tokenprune.experiment.config import MethodEntry
 from tokenprune.experiment.report import write_report
 from tokenprune.experiment.runner import Part
 from tokenprune.experiment.series import slug
+from tokenprune.measure.bench import step_positions
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.hf import HuggingFace
 from tokenprune.tasks.base import Sample
@@ -221,6 +225,72 @@ def test_the_example_runs(name: str, folders: dict[str, Path], tmp_path: Path) -
 def test_every_example_has_its_family() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.yaml")}
     assert names == set(FAMILIES) - {"qwen2-vl"}  # as qwen2.5-vl
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_bench(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Pictures of 64 x 64 pixels, in prompts of one and of two, with decode steps."""
+    written = tmp_path / "bench.json"
+    options = ["--method", "fastv", "--average", "0.75", "--batch", "2", "--ragged", "--rounds", "1", "--decode", "2"]
+    options += ["--dtype", "float32", "--device", "cpu", "--image-size", "64", "--output", str(written)]
+    done = CliRunner().invoke(cli.app, ["bench", "--model", str(folders[name]), *options])
+    assert done.exit_code == 0, done.output
+    (batch,) = json.loads(written.read_text(encoding="utf-8"))["batches"]
+    unpruned, keep_all, fastv = batch["rows"]
+    assert (unpruned["name"], keep_all["name"], fastv["name"]) == ("unpruned", "keep-all", "fastv")
+    one = FAMILIES[name].counts[0]
+    assert keep_all["kept"] == [one, FAMILIES[name].together or 2 * one]
+    layers = CASES[FAMILIES[name].case].build().config.get_text_config().num_hidden_layers
+    for kept, before in zip(fastv["kept"], keep_all["kept"], strict=True):
+        assert (2 * before + (layers - 2) * kept) / layers == pytest.approx(0.75 * before, abs=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_decode_step_of_the_bench_is_one_of_generate(name: str, folders: dict[str, Path]) -> None:
+    """Also where positions go on from those of images in rows and columns, in a batch with padding."""
+    loaded = load(folders[name])
+    batch = loaded.encode([sample(str(number), picture) for number, picture in enumerate(pictures())])
+    settings = {"output_logits": True, "return_dict_in_generate": True}
+    with torch.no_grad():
+        expected = loaded.model.generate(**batch, max_new_tokens=2, do_sample=False, **settings)
+        past = loaded.model(**batch, use_cache=True).past_key_values
+        mask = torch.cat([batch["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
+        step = {"input_ids": expected.sequences[:, -2:-1], "attention_mask": mask, "past_key_values": past}
+        given = loaded.model(**step, **step_positions(loaded.model, mask))
+    torch.testing.assert_close(given.logits[:, -1].float(), expected.logits[1].float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_flops(name: str, folders: dict[str, Path]) -> None:
+    """From the config in the folder; a family whose tower has no closed form says so."""
+    options = ["--visual-tokens", "16", "--method", "fastv", "--ratio", "0.25", "--json"]
+    done = CliRunner().invoke(cli.app, ["flops", "--model", str(folders[name]), *options])
+    if name in {"llava", "llava-next", "qwen2.5-vl"}:
+        result = json.loads(done.output)
+        assert (result["visual_tokens"], result["kept"], result["layers"]) == (16, [4], [2])
+        assert 0 < result["total"]["flops_pruned"] < result["total"]["flops_unpruned"]
+    else:
+        assert "no closed form for the vision tower" in str(done.exception)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(WITH_TORCHVISION, reason="the other process runs it")
+def test_a_folder_without_a_processor(folders: dict[str, Path], tmp_path: Path) -> None:
+    """It is enough for `flops`; `bench` says what is missing."""
+    bare = FAMILIES["llava"].save(tmp_path / "bare", processor=False)
+    options = ["--visual-tokens", "16", "--method", "fastv", "--ratio", "0.25", "--json"]
+    given, whole = (
+        json.loads(CliRunner().invoke(cli.app, ["flops", "--model", str(folder), *options]).output)
+        for folder in (bare, folders["llava"])
+    )
+    assert given["total"] == whole["total"]
+    error = CliRunner().invoke(cli.app, ["bench", "--model", str(bare)]).exception
+    assert isinstance(error, MissingDataError)
+    assert "bare' has no processor" in str(error)
+    assert "\n" not in str(error)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -98,6 +99,7 @@ class HuggingFace(ModelSpec):
         """
         options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
         placement = self._placement()
+        self._check_folder()
         with self._explained():
             processor = AutoProcessor.from_pretrained(self.checkpoint, **options)
         if not hasattr(processor, "tokenizer"):
@@ -116,6 +118,20 @@ class HuggingFace(ModelSpec):
         name = self.checkpoint.rstrip("/").rsplit("/", 1)[-1]
         encoder = ChatEncoder(processor, model, name, self.system, self.instruction, self.chat_template)
         return LoadedModel(model, processor, name, encoder, generation=dict(self.generation))
+
+    def _check_folder(self) -> None:
+        """Whether a local folder has a processor.
+
+        Raises:
+            MissingDataError: It has a model, but no processor.
+        """
+        folder = Path(self.checkpoint)
+        files = ("processor_config.json", "preprocessor_config.json")
+        if (folder / "config.json").is_file() and not any((folder / name).is_file() for name in files):
+            raise MissingDataError(
+                f"checkpoint {self.checkpoint!r} has no processor: neither {' nor '.join(files)}",
+                "copy it and the tokenizer's files into the folder, or save the processor there",
+            )
 
     def _placement(self) -> dict[str, Any]:
         """Options of ``from_pretrained``: where the weights go, and how they are quantized."""
