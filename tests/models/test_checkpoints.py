@@ -1,15 +1,12 @@
 """From folders with real processors to reports, for every family: pictures, several pictures, videos, all methods.
 
 The processors of some families need torchvision, which changes those of the others. Their tests run in a process of
-their own: the last test here runs this file again in a process with torchvision.
+their own: `test_torchvision.py` runs this file again in a process with torchvision.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +16,13 @@ import yaml
 from typer.testing import CliRunner
 
 import tokenprune as tp
-from tests.support.checkpoints import FAMILIES, clip, pictures
+from tests.support.checkpoints import FAMILIES, pictures, usable
 from tests.support.method_table import OTHERWISE
 from tests.support.tiny import CASES
-from tests.support.tiny.core import IMAGE, VIDEO
+from tests.support.tiny.core import IMAGE
 from tokenprune import cli
 from tokenprune.budgets.keep import KeepRatio
-from tokenprune.errors import MissingDataError, TokenPruneError, UnsupportedModelError
+from tokenprune.errors import TokenPruneError
 from tokenprune.experiment.config import MethodEntry
 from tokenprune.experiment.report import write_report
 from tokenprune.experiment.runner import Part
@@ -37,15 +34,9 @@ from tokenprune.tasks.base import Sample
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "models"
-WITH_TORCHVISION = "tests.support.torchvision_stub" in sys.modules
-NAMES = [name for name, family in FAMILIES.items() if family.torchvision == WITH_TORCHVISION]
+NAMES = usable()
 REFUSED = {"dycoke", "evs", "framefusion"}
 """The methods that refuse one picture, for every family: they compare frames. All others serve every family."""
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: FAMILIES[name].save(tmp_path_factory.mktemp("checkpoints") / name) for name in NAMES}
 
 
 def load(folder: Path, **options: Any) -> LoadedModel:
@@ -162,47 +153,6 @@ def test_methods_for_frames_refuse_a_picture(name: str, folders: dict[str, Path]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if FAMILIES[name].clip])
-def test_a_video(name: str, folders: dict[str, Path]) -> None:
-    """All of its frames are used, and methods for frames keep half of it."""
-    loaded = load(folders[name])
-    batch = loaded.encode([Sample("clip", (), "what is this", "", "", "", videos=(clip(),))])
-    assert int(((batch["input_ids"] == IMAGE) | (batch["input_ids"] == VIDEO)).sum()) == FAMILIES[name].clip
-    served = []
-    for method in sorted(REFUSED):
-        with tp.apply(loaded.model, MethodEntry.model_validate(entry(method)).method(KeepRatio(ratio=0.5))) as run:
-            assert generate(loaded, batch).shape == (1, 3)
-        assert run.stages[-1].after == [FAMILIES[name].clip // 2]
-        served.append(method)
-    assert served == ["dycoke", "evs", "framefusion"]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not WITH_TORCHVISION, reason="needs torchvision; the last test here runs it")
-def test_the_speed_of_a_video_reaches_the_processor(folders: dict[str, Path]) -> None:
-    """Four frames a second: two frames are half a second."""
-    question = Sample("clip", (), "what is this", "", "", "", videos=(clip(),))
-    assert load(folders["qwen2.5-vl"]).encode([question])["second_per_grid_ts"].tolist() == [0.5]
-    loaded = load(folders["qwen3-vl"])
-    prompt = loaded.processor.tokenizer.decode(loaded.encode([question])["input_ids"][0])
-    assert [word for word in prompt.split() if word.startswith("<") and "." in word] == ["<0.1", "<0.6", "<1.1"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("qwen")])
-def test_numbers_of_pixels(name: str, folders: dict[str, Path]) -> None:
-    """A token of these tiny models is 8 x 8 pixels; a picture has 64 x 64."""
-    question = [sample("one", pictures()[0])]
-    for options, tokens in [({"max_pixels": 16 * 16}, 4), ({"min_pixels": 48 * 48, "max_pixels": 48 * 48}, 36)]:
-        loaded = load(folders[name], **options)
-        batch = loaded.encode(question)
-        assert int((batch["input_ids"] == IMAGE).sum()) == tokens
-        assert generate(loaded, batch).shape == (1, 3)
-    with pytest.raises(UnsupportedModelError, match="at least 2304 and at most 1024 pixels; give both"):
-        load(folders[name], min_pixels=48 * 48)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if (EXAMPLES / f"{name}.yaml").is_file()])
 def test_the_example_runs(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     """With the tiny checkpoint in place of the one on the hub, and two questions."""
@@ -220,11 +170,6 @@ def test_the_example_runs(name: str, folders: dict[str, Path], tmp_path: Path) -
     for budget in experiment.budgets:
         after = [row for row in result.rows if row["budget"] == slug(budget)]
         assert all(row["visual_after"] == int(budget.ratio * before[row["position"]]) for row in after), after
-
-
-def test_every_example_has_its_family() -> None:
-    names = {path.stem for path in EXAMPLES.glob("*.yaml")}
-    assert names == set(FAMILIES) - {"qwen2-vl"}  # as qwen2.5-vl
 
 
 @pytest.mark.slow
@@ -274,40 +219,3 @@ def test_flops(name: str, folders: dict[str, Path]) -> None:
         assert 0 < result["total"]["flops_pruned"] < result["total"]["flops_unpruned"]
     else:
         assert "no closed form for the vision tower" in str(done.exception)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(WITH_TORCHVISION, reason="the other process runs it")
-def test_a_folder_without_a_processor(folders: dict[str, Path], tmp_path: Path) -> None:
-    """It is enough for `flops`; `bench` says what is missing."""
-    bare = FAMILIES["llava"].save(tmp_path / "bare", processor=False)
-    options = ["--visual-tokens", "16", "--method", "fastv", "--ratio", "0.25", "--json"]
-    given, whole = (
-        json.loads(CliRunner().invoke(cli.app, ["flops", "--model", str(folder), *options]).output)
-        for folder in (bare, folders["llava"])
-    )
-    assert given["total"] == whole["total"]
-    error = CliRunner().invoke(cli.app, ["bench", "--model", str(bare)]).exception
-    assert isinstance(error, MissingDataError)
-    assert "bare' has no processor" in str(error)
-    assert "\n" not in str(error)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(WITH_TORCHVISION, reason="is this process")
-def test_the_families_that_need_torchvision() -> None:
-    code = "import tests.support.torchvision_stub, pytest; raise SystemExit(pytest.main())"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "-q",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        str(Path(__file__)),
-    ]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr

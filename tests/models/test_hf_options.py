@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from typer.testing import CliRunner
 
 import tokenprune as tp
 from tests.support.checkpoints import FAMILIES, clip, pictures
+from tokenprune import cli
 from tokenprune.errors import ConfigError, MissingDataError, SampleError, UnsupportedModelError
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.hf import HuggingFace
@@ -183,3 +185,23 @@ def test_divergence_is_forced_whatever_generation_is(
     assert len(forced) == len(answers) == 2
     assert all(options["do_sample"] is False and "num_beams" not in options for options in forced)
     assert all(options["num_beams"] == 3 for options in answers)
+
+
+def test_a_folder_without_a_processor(llava: Path, tmp_path: Path) -> None:
+    """It is enough for `flops`; `bench` says what is missing."""
+    bare = FAMILIES["llava"].save(tmp_path / "bare", processor=False)
+    options = ["--visual-tokens", "16", "--method", "fastv", "--ratio", "0.25", "--json"]
+    given, whole = (
+        json.loads(CliRunner().invoke(cli.app, ["flops", "--model", str(folder), *options]).output)
+        for folder in (bare, llava)
+    )
+    assert given["total"] == whole["total"]
+    error = CliRunner().invoke(cli.app, ["bench", "--model", str(bare)]).exception
+    assert isinstance(error, MissingDataError)
+    assert "bare' has no processor" in str(error)
+    assert "\n" not in str(error)
+
+
+def test_every_example_has_its_family() -> None:
+    names = {path.stem for path in (Path(__file__).parents[2] / "examples" / "models").glob("*.yaml")}
+    assert names == set(FAMILIES) - {"qwen2-vl"}  # as qwen2.5-vl

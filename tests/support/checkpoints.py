@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -310,3 +311,9 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 """By the name that its example has in ``examples/models``."""
+
+
+def usable() -> list[str]:
+    """The families for this process: those whose processors need torchvision where it was imported, else the others."""
+    with_torchvision = "tests.support.torchvision_stub" in sys.modules
+    return [name for name, family in FAMILIES.items() if family.torchvision == with_torchvision]
