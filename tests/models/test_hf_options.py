@@ -198,7 +198,7 @@ def test_a_folder_without_a_processor(llava: Path, tmp_path: Path) -> None:
     assert given["total"] == whole["total"]
     error = CliRunner().invoke(cli.app, ["bench", "--model", str(bare)]).exception
     assert isinstance(error, MissingDataError)
-    assert "bare' has no processor" in str(error)
+    assert "bare' cannot be loaded: it has no processor" in str(error)
     assert "\n" not in str(error)
 
 

@@ -129,7 +129,7 @@ class HuggingFace(ModelSpec):
         files = ("processor_config.json", "preprocessor_config.json")
         if (folder / "config.json").is_file() and not any((folder / name).is_file() for name in files):
             raise MissingDataError(
-                f"checkpoint {self.checkpoint!r} has no processor: neither {' nor '.join(files)}",
+                f"checkpoint {self.checkpoint!r} cannot be loaded: it has no processor (neither {' nor '.join(files)})",
                 "copy it and the tokenizer's files into the folder, or save the processor there",
             )
 
