@@ -205,3 +205,16 @@ def test_a_folder_without_a_processor(llava: Path, tmp_path: Path) -> None:
 def test_every_example_has_its_family() -> None:
     names = {path.stem for path in (Path(__file__).parents[2] / "examples" / "models").glob("*.yaml")}
     assert names == set(FAMILIES) - {"qwen2-vl"}  # as qwen2.5-vl
+
+
+def test_a_processor_that_needs_torchvision_says_how_to_install_it(tmp_path: Path) -> None:
+    """The environment of the tests has none."""
+    FAMILIES["qwen2.5-vl"].save(tmp_path / "qwen", processor=False)
+    FAMILIES["qwen2.5-vl"].tokenizer().save_pretrained(tmp_path / "qwen")
+    (tmp_path / "qwen" / "processor_config.json").write_text('{"processor_class": "Qwen2_5_VLProcessor"}')
+    settings = {"image_processor_type": "Qwen2VLImageProcessor", "video_processor_type": "Qwen2VLVideoProcessor"}
+    (tmp_path / "qwen" / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(
+        MissingDataError, match=r"the Torchvision library.*; install it.*pip install 'tokenprune-mllm\[qwen\]'$"
+    ):
+        load(tmp_path / "qwen")
