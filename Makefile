@@ -106,7 +106,12 @@ $(VENV)/.demo: $(RECIPE) | $(VENV)/.torch
 	@$(INSTALL) -c requirements/torch.txt -e '.[plot]' -e $(EMBEDDED)
 	@touch $@
 
-$(VENV)/.test: $(RECIPE) $(EXAMPLE)/pyproject.toml | $(VENV)/.demo
+$(VENV)/.torchvision: requirements/torchvision.txt | $(VENV)/.torch
+	@echo "==> installing torchvision into a folder of its own, for the tests of processors"
+	@$(INSTALL) --no-deps --upgrade --target $(VENV)/torchvision -r requirements/torchvision.txt
+	@touch $@
+
+$(VENV)/.test: $(RECIPE) $(EXAMPLE)/pyproject.toml | $(VENV)/.demo $(VENV)/.torchvision
 	@echo "==> installing test, docs and development tools"
 	@$(INSTALL) -c requirements/torch.txt -e '.[plot,flops,test,dev,docs]' -e '$(EMBEDDED)[test]'
 	@echo "==> installing the example plugin"

@@ -24,3 +24,17 @@ def test_grids_and_sizes_still_reach_the_model(family: str) -> None:
         assert inspect.signature(model.base_model.get_image_features) == own
         for _ in range(2):
             assert model.generate(**inputs, max_new_tokens=3, do_sample=False).equal(expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_beam_search_leaves_the_shared_features_alone(family: str) -> None:
+    """It repeats the features that it gets, in place."""
+    case = CASES[family]
+    model = case.build()
+    inputs = case.inputs(model)
+    greedy = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    beams = model.generate(**inputs, max_new_tokens=3, do_sample=False, num_beams=3)
+    with SharedFeatures(model).enabled():
+        for _ in range(2):
+            assert model.generate(**inputs, max_new_tokens=3, do_sample=False, num_beams=3).equal(beams)
+            assert model.generate(**inputs, max_new_tokens=3, do_sample=False).equal(greedy)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import tokenprune as tp
+from tokenprune import named
 from tokenprune.budgets.base import Budget
 from tokenprune.budgets.keep import KeepCount, KeepRatio
 from tokenprune.errors import ConfigError, MissingDataError, PluginError, UnknownNameError
@@ -25,10 +26,17 @@ PLAIN = {
 def test_every_named_method_loads_and_reads_back() -> None:
     builtin = {method.name: method for method in tp.list_methods() if method.distribution == "tokenprune-mllm"}
     assert {"entropyprune", "entropyprune-reference", "fastv", "random", "oracle", "norm-key-small"} <= set(builtin)
-    for name, named in builtin.items():
-        assert named.description.endswith(".")
+    for name, shipped in builtin.items():
+        assert shipped.description.endswith(".")
         method = tp.load_method(name)
         assert tp.Method.from_dict(method.model_dump(mode="json")) == method
+
+
+def test_names_are_listed_without_reading_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An experiment checks the name of every one of its methods."""
+    expected = sorted({method.name for method in tp.list_methods()})
+    monkeypatch.setattr(named, "_read", None)
+    assert named.method_names() == expected
 
 
 def test_the_two_entropyprunes_differ_in_their_normalisation_only() -> None:

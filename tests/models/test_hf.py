@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
 import tokenprune as tp
-from tests.support.tiny import CASES
+from tests.support.checkpoints import FAMILIES
 from tokenprune.errors import MissingDataError, TokenPruneError, UnsupportedModelError
 from tokenprune.experiment import markdown
 from tokenprune.models.hf import HuggingFace
@@ -27,26 +25,7 @@ def test_a_missing_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A tiny LLaVA with its real processor, as ``save_pretrained`` writes them."""
-    words = ["<pad>", "<s>", "</s>", "<unk>", "USER", "SYSTEM", "what", "is", "this", "brief", "Answer"]
-    vocabulary = {word: index for index, word in enumerate(words)} | {"<image>": 150}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    fast.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    template = (
-        "{% for turn in messages %}{{ turn.role.upper() }} {% for part in turn.content %}"
-        "{% if part.type == 'image' %}<image> {% else %}{{ part.text }} {% endif %}{% endfor %}{% endfor %}"
-    )
-    pixels = CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
-    processor = LlavaProcessor(
-        pixels, fast, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=template, image_token="<image>",
-    )  # fmt: skip
-    CASES["llava"].build().save_pretrained(tmp_path / "llava")
-    processor.save_pretrained(tmp_path / "llava")
-    return tmp_path / "llava"
+    return FAMILIES["llava"].save(tmp_path / "llava")
 
 
 def test_a_checkpoint_answers(checkpoint: Path) -> None:

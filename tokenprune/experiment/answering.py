@@ -15,8 +15,8 @@ from torch import Tensor
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Schedule
 from tokenprune.engine import apply, choose_layers
-from tokenprune.errors import BudgetError, ConfigError, PluginError, TokenPruneError
-from tokenprune.experiment.batches import Batch
+from tokenprune.errors import BudgetError, ConfigError, PluginError, SampleError, TokenPruneError
+from tokenprune.experiment.batches import Batch, encode
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.cost import sample_cost
 from tokenprune.experiment.divergence import answer_mask, forced_log_probabilities, mean_divergence
@@ -34,10 +34,17 @@ Choices = dict[str, dict[str, Any]]
 
 
 def calibration(config: ExperimentConfig, loaded: LoadedModel) -> list[Mapping[str, Tensor]] | None:
-    """Inputs of a few samples of different images (see :meth:`Task.calibration`); None if none are asked for."""
+    """Inputs of a few samples of different images (see :meth:`Task.calibration`); None if none are asked for.
+
+    Samples that the model cannot encode are passed over, unless there are no others.
+    """
     if config.calibration == 0:
         return None
-    return [loaded.encode([sample]) for sample in config.task.calibration(config.calibration)]
+    batches = [encode(loaded, {0: sample}, config.strict) for sample in config.task.calibration(config.calibration)]
+    good = [inputs for inputs, refused in batches if not refused]
+    if batches and not good:
+        raise SampleError(f"no picture can be used for the calibration; the first: {batches[0][1][0]}")
+    return good
 
 
 @dataclass
@@ -170,9 +177,12 @@ class Answering:
 
     @torch.no_grad()
     def _generate(self, batch: Batch) -> Tensor:
-        """The ids of the answers, int64 ``[batch, tokens]``."""
-        options = {"max_new_tokens": self.config.max_new_tokens, "do_sample": False}
-        ids: Tensor = self.loaded.model.generate(**batch.inputs, **options)
+        """The ids of the answers, int64 ``[batch, tokens]``. Sampling has a seed: the number of the batch."""
+        options = {"do_sample": False, **self.loaded.generation, "max_new_tokens": self.config.max_new_tokens}
+        with torch.random.fork_rng(enabled=bool(options["do_sample"])):
+            if options["do_sample"]:
+                torch.manual_seed(batch.number)
+            ids: Tensor = self.loaded.model.generate(**batch.inputs, **options)
         return ids[:, batch.inputs["input_ids"].shape[1] :]
 
     def _costs(self, batch: Batch, run: Run | None) -> list[Row]:

@@ -17,7 +17,7 @@ from tokenprune.config import Config, Label, Method
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.experiment.series import Series, slug
 from tokenprune.models.base import ModelSpec
-from tokenprune.named import list_methods, load_method
+from tokenprune.named import load_method, method_names
 from tokenprune.pruners.base import Pruner
 from tokenprune.registry import suggest
 from tokenprune.selectors.base import LayerSelector
@@ -38,7 +38,7 @@ class MethodName:
         self.alone = alone
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        names: JsonSchemaValue = {"enum": [method.name for method in list_methods()], "type": "string"}
+        names: JsonSchemaValue = {"enum": method_names(), "type": "string"}
         return {"anyOf": [names, handler(schema)]} if self.alone else names
 
 
@@ -77,7 +77,7 @@ class MethodEntry(Component):
     def _complete(self) -> Self:
         if self.name is None and (self.layers is None or self.pruner is None or self.label is None):
             raise ValueError("a method needs a name, or layers, pruner and label")
-        installed = [method.name for method in list_methods()]
+        installed = method_names()
         if self.name is not None and self.name not in installed:
             raise ValueError(f"unknown method {self.name!r}; {suggest(self.name, installed)}")
         return self

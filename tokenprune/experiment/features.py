@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from tokenprune.call_arguments import bound_arguments
 from tokenprune.engine.hooks import PatchedMethod
@@ -42,7 +43,16 @@ class SharedFeatures:
         if pixels is None or any(isinstance(value, Tensor) for value in arguments.values()):
             return own(*args, **kwargs)  # grids and sizes change the features, too
         if self._last is not None and self._last[1] == arguments and torch.equal(self._last[0], pixels):
-            return self._last[2]
+            return fresh(self._last[2])
         features = own(*args, **kwargs)
-        self._last = (pixels, arguments, features)
+        self._last = (pixels, arguments, fresh(features))
         return features
+
+
+def fresh(features: Any) -> Any:
+    """The same tensors in new containers: a beam search puts the features of its beams into the ones that it gets."""
+    if isinstance(features, ModelOutput):
+        return type(features)(**{key: fresh(value) for key, value in features.items()})
+    if type(features) in (list, tuple):
+        return type(features)(fresh(value) for value in features)
+    return features

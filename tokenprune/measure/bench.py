@@ -222,8 +222,9 @@ def _checkpoint(config: BenchConfig, device: torch.device) -> BenchModel:
     """A checkpoint with its own processor; the images are noise."""
     from PIL import Image  # optional: presets need no images
 
-    loaded = HuggingFace(checkpoint=config.model, dtype=config.dtype, attention=config.attention).load()
-    loaded.model.to(device)
+    loaded = HuggingFace(
+        checkpoint=config.model, dtype=config.dtype, device=str(device), attention=config.attention
+    ).load()
     side = config.image_size
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
 
@@ -316,10 +317,23 @@ def _time_pass(model: Any, inputs: Inputs, decode: int, watch: Stopwatch) -> _Pa
             "input_ids": output.logits[:, -1:].argmax(-1),
             "attention_mask": mask[:, : ids.shape[1] + step + 1],
             "past_key_values": output.past_key_values,
+            **step_positions(model, mask[:, : ids.shape[1] + step + 1]),
         }
         output, milliseconds = watch.time(partial(model, **step_inputs, use_cache=True))
         steps.append(milliseconds)
     return _PassTimes(prefill, steps, kv_bytes)
+
+
+def step_positions(model: Any, mask: Tensor) -> Inputs:
+    """The positions of a decode step, where they go on from those of images in rows and columns (Qwen-VL).
+
+    ``generate`` gives them; the model alone would give as many positions as the mask has tokens.
+    """
+    deltas = getattr(getattr(model, "base_model", model), "rope_deltas", None)
+    if deltas is None:
+        return {}
+    positions = mask.sum(1, keepdim=True) - 1 + deltas.to(mask.device)
+    return {"position_ids": positions.expand(3, *positions.shape)}
 
 
 def _flops_bound(config: Any, run: Run) -> float | None:

@@ -26,6 +26,7 @@ class LoadedModel:
         name: The name for reports.
         encoder: Makes a left-padded batch from samples.
         visual_tokens: Visual tokens per image if all images have equally many, else None.
+        generation: Settings of ``generate`` that answers use; without them they are greedy.
     """
 
     model: PreTrainedModel
@@ -33,6 +34,7 @@ class LoadedModel:
     name: str
     encoder: Encoder = field(repr=False)
     visual_tokens: int | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
 
     def encode(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """A left-padded batch on the model's device, ready for ``model.generate(**batch)``."""

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from pydantic import Field, PositiveInt, field_validator, model_validator
+from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, GenerationConfig
 
 from tokenprune.errors import MissingDataError, UnsupportedModelError
 from tokenprune.models.base import LoadedModel, ModelSpec
-from tokenprune.tasks.base import Sample
+from tokenprune.models.chat import ChatEncoder, limit_pixels
+from tokenprune.optional import optional
+from tokenprune.registry import suggest
+
+#: Settings of ``generate`` that the experiment decides.
+RESERVED = ("max_new_tokens", "max_length", "num_return_sequences", "return_dict_in_generate")
 
 
 class HuggingFace(ModelSpec):
@@ -24,9 +32,15 @@ class HuggingFace(ModelSpec):
         device: Where the model runs; ``auto`` is the first CUDA device if there is one, else the CPU.
         device_map: Passed to ``from_pretrained`` in place of ``device``; needs accelerate.
         attention: The attention implementation.
+        quantization: Settings of transformers' ``BitsAndBytesConfig``, e.g. ``{load_in_4bit: true}``; needs
+            bitsandbytes.
         trust_remote_code: Run code that the checkpoint brings along.
         system: A system prompt.
         instruction: Appended to every question, so that answers are short.
+        chat_template: A Jinja template that replaces the checkpoint's own.
+        min_pixels: The fewest pixels of a resized image, for families that resize to a number of pixels.
+        max_pixels: The most pixels of a resized image, for the same families.
+        generation: Settings passed to ``generate``, e.g. ``{num_beams: 3}``. Without them answers are greedy.
     """
 
     checkpoint: str
@@ -35,49 +49,98 @@ class HuggingFace(ModelSpec):
     device: str = "auto"
     device_map: str | None = None
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    quantization: dict[str, Any] | None = None
     trust_remote_code: bool = False
     system: str = ""
     instruction: str = "Answer with one word."
+    chat_template: str | None = None
+    min_pixels: PositiveInt | None = None
+    max_pixels: PositiveInt | None = None
+    generation: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("quantization")
+    @classmethod
+    def _known_quantization(cls, settings: dict[str, Any] | None) -> dict[str, Any] | None:
+        if settings is not None:
+            known(settings, [name for name in inspect.signature(BitsAndBytesConfig).parameters if name != "kwargs"])
+            try:
+                BitsAndBytesConfig(**settings)
+            except (TypeError, ValueError, AttributeError) as error:
+                raise ValueError(f"transformers refuses it: {one_line(error)}") from error
+            if not (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
+                raise ValueError("nothing is quantized: set load_in_4bit or load_in_8bit to true")
+        return settings
+
+    @field_validator("generation")
+    @classmethod
+    def _known_generation(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        for name in settings:
+            if name in RESERVED or name.startswith("output_"):
+                raise ValueError(
+                    f"{name!r} is decided by the experiment: remove it (its max_new_tokens sets the length)"
+                )
+        known(settings, [name for name in GenerationConfig().to_dict() if not name.startswith(("_", "transformers"))])
+        return settings
+
+    @model_validator(mode="after")
+    def _ordered(self) -> HuggingFace:
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}: lower it")
+        return self
 
     def load(self) -> LoadedModel:
         """Load model and processor.
 
         Raises:
-            MissingDataError: The checkpoint is neither on this machine nor can it be downloaded, or a package that its
-                processor needs is missing.
-            UnsupportedModelError: The checkpoint is damaged, or it is no model for images and text.
+            MissingDataError: The checkpoint is neither on this machine nor can it be downloaded, or a package that it
+                needs is missing.
+            UnsupportedModelError: The checkpoint is damaged, it is no model for images and text, or it does not have
+                what an option changes.
         """
-        dtype = self.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
         options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
-        placement = {} if self.device_map is None else {"device_map": self.device_map}
+        placement = self._placement()
+        self._check_folder()
         with self._explained():
             processor = AutoProcessor.from_pretrained(self.checkpoint, **options)
-            model = AutoModelForImageTextToText.from_pretrained(
-                self.checkpoint, dtype=dtype, attn_implementation=self.attention, **options, **placement
-            ).eval()
-            if self.device_map is None:
-                model = model.to(self.place())
         if not hasattr(processor, "tokenizer"):
             raise UnsupportedModelError(
                 f"checkpoint {self.checkpoint!r} has no processor for images and text", "use a multimodal checkpoint"
             )
+        limit_pixels(processor, self.checkpoint, self.min_pixels, self.max_pixels)
+        dtype = self.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
+        with self._explained():
+            model = AutoModelForImageTextToText.from_pretrained(
+                self.checkpoint, dtype=dtype, attn_implementation=self.attention, **options, **placement
+            ).eval()
+            if "device_map" not in placement:
+                model = model.to(self.place())
         processor.tokenizer.padding_side = "left"
         name = self.checkpoint.rstrip("/").rsplit("/", 1)[-1]
+        encoder = ChatEncoder(processor, model, name, self.system, self.instruction, self.chat_template)
+        return LoadedModel(model, processor, name, encoder, generation=dict(self.generation))
 
-        def encode(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-            batch = processor.apply_chat_template(
-                [self.chat(sample) for sample in samples],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                processor_kwargs={"padding": True},
-            ).to(model.device)
-            return {
-                key: value.to(model.dtype) if torch.is_floating_point(value) else value for key, value in batch.items()
-            }
+    def _check_folder(self) -> None:
+        """Whether a local folder has a processor.
 
-        return LoadedModel(model, processor, name, encode)
+        Raises:
+            MissingDataError: It has a model, but no processor.
+        """
+        folder = Path(self.checkpoint)
+        files = ("processor_config.json", "preprocessor_config.json")
+        if (folder / "config.json").is_file() and not any((folder / name).is_file() for name in files):
+            raise MissingDataError(
+                f"checkpoint {self.checkpoint!r} cannot be loaded: it has no processor (neither {' nor '.join(files)})",
+                "copy it and the tokenizer's files into the folder, or save the processor there",
+            )
+
+    def _placement(self) -> dict[str, Any]:
+        """Options of ``from_pretrained``: where the weights go, and how they are quantized."""
+        placement: dict[str, Any] = {} if self.device_map is None else {"device_map": self.device_map}
+        if self.quantization is not None:
+            optional("bitsandbytes", "quantization", "quantization")
+            placement.setdefault("device_map", {"": self.place()})  # quantized weights do not move
+            placement["quantization_config"] = BitsAndBytesConfig(**self.quantization)
+        return placement
 
     def place(self) -> torch.device:
         """The device that ``device`` names."""
@@ -93,7 +156,7 @@ class HuggingFace(ModelSpec):
         except ImportError as error:
             raise MissingDataError(
                 f"checkpoint {self.checkpoint!r} needs a package that is not installed ({one_line(error)})",
-                "install it; the processors of Qwen-VL need torchvision",
+                "install it; processors like those of Qwen-VL need torchvision: pip install 'tokenprune-mllm[qwen]'",
             ) from error
         except OSError as error:  # a missing folder, a missing repository, a missing network
             raise MissingDataError(
@@ -106,13 +169,16 @@ class HuggingFace(ModelSpec):
                 "check that it is complete, multimodal, and made for this version of transformers",
             ) from error
 
-    def chat(self, sample: Sample) -> list[dict[str, Any]]:
-        """A sample as a conversation with one turn: its images and videos, then its question and the instruction."""
-        content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in sample.images]
-        content += [{"type": "video", "video": video.frames} for video in sample.videos]
-        content.append({"type": "text", "text": f"{sample.question} {self.instruction}".strip()})
-        system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
-        return [*system, {"role": "user", "content": content}]
+
+def known(settings: Mapping[str, Any], names: list[str]) -> None:
+    """Check the keys of a mapping.
+
+    Raises:
+        ValueError: One of them is not among the names.
+    """
+    for name in settings:
+        if name not in names:
+            raise ValueError(f"unknown key {name!r}; {suggest(name, names).replace('installed', 'allowed')}")
 
 
 def one_line(error: Exception, width: int = 200) -> str:

@@ -1,0 +1,55 @@
+"""What only families do whose processors need torchvision; `test_torchvision.py` runs this in a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tokenprune as tp
+from tests.models.test_checkpoints import NAMES, REFUSED, entry, generate, load, sample
+from tests.support.checkpoints import FAMILIES, clip, pictures
+from tests.support.tiny.core import IMAGE, VIDEO
+from tokenprune.budgets.keep import KeepRatio
+from tokenprune.errors import UnsupportedModelError
+from tokenprune.experiment.config import MethodEntry
+from tokenprune.tasks.base import Sample
+
+VIDEO_FAMILIES = [name for name in NAMES if FAMILIES[name].clip]
+
+
+@pytest.mark.parametrize("name", VIDEO_FAMILIES)
+def test_a_video(name: str, folders: dict[str, Path]) -> None:
+    """All of its frames are used, and methods for frames keep half of it."""
+    loaded = load(folders[name])
+    batch = loaded.encode([Sample("clip", (), "what is this", "", "", "", videos=(clip(),))])
+    assert int(((batch["input_ids"] == IMAGE) | (batch["input_ids"] == VIDEO)).sum()) == FAMILIES[name].clip
+    served = []
+    for method in sorted(REFUSED):
+        with tp.apply(loaded.model, MethodEntry.model_validate(entry(method)).method(KeepRatio(ratio=0.5))) as run:
+            assert generate(loaded, batch).shape == (1, 3)
+        assert run.stages[-1].after == [FAMILIES[name].clip // 2]
+        served.append(method)
+    assert served == ["dycoke", "evs", "framefusion"]
+
+
+def test_the_speed_of_a_video_reaches_the_processor(folders: dict[str, Path]) -> None:
+    """Four frames a second: two frames are half a second."""
+    question = Sample("clip", (), "what is this", "", "", "", videos=(clip(),))
+    assert load(folders["qwen2.5-vl"]).encode([question])["second_per_grid_ts"].tolist() == [0.5]
+    loaded = load(folders["qwen3-vl"])
+    prompt = loaded.processor.tokenizer.decode(loaded.encode([question])["input_ids"][0])
+    assert [word for word in prompt.split() if word.startswith("<") and "." in word] == ["<0.1", "<0.6", "<1.1"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("qwen")])
+def test_numbers_of_pixels(name: str, folders: dict[str, Path]) -> None:
+    """A token of these tiny models is 8 x 8 pixels; a picture has 64 x 64."""
+    question = [sample("one", pictures()[0])]
+    for options, tokens in [({"max_pixels": 16 * 16}, 4), ({"min_pixels": 48 * 48, "max_pixels": 48 * 48}, 36)]:
+        loaded = load(folders[name], **options)
+        batch = loaded.encode(question)
+        assert int((batch["input_ids"] == IMAGE).sum()) == tokens
+        assert generate(loaded, batch).shape == (1, 3)
+    with pytest.raises(UnsupportedModelError, match="at least 2304 and at most 1024 pixels; give both"):
+        load(folders[name], min_pixels=48 * 48)

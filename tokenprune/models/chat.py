@@ -1,0 +1,162 @@
+"""Samples as conversations, and conversations as a model's inputs, by the processor of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from tokenprune.errors import SampleError, UnsupportedModelError
+from tokenprune.tasks.base import Sample
+
+
+class ChatEncoder:
+    """Makes batches with a processor's chat template.
+
+    Args:
+        processor: The processor of images and text, and of videos if the model takes them.
+        model: The model: the batches are on its device and in its precision.
+        name: The model's name, for errors.
+        system: A system prompt; empty for none.
+        instruction: Appended to every question.
+        template: Replaces the processor's chat template.
+
+    Raises:
+        UnsupportedModelError: There is no chat template.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        model: Any,
+        name: str,
+        system: str = "",
+        instruction: str = "",
+        template: str | None = None,
+    ) -> None:
+        if template is None and not has_template(processor):
+            raise UnsupportedModelError(
+                f"checkpoint {name!r} has no chat template",
+                "give one as chat_template, or put a chat_template.jinja into its folder",
+            )
+        self.processor, self.model, self.name = processor, model, name
+        self.system, self.instruction, self.template = system, instruction, template
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """A left-padded batch.
+
+        Raises:
+            SampleError: The model cannot take a sample's images or videos.
+        """
+        chats = [self.chat(sample) for sample in samples]
+        for sample, chat in zip(samples, chats, strict=True):
+            self.check(sample, chat)
+        batch = self.processor.apply_chat_template(
+            chats,
+            chat_template=self.template,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, **video_options(samples)},
+        ).to(self.model.device)
+        batch.pop("labels", None)  # of PaliGemma: a prefill would compute a loss
+        # times in seconds stay exact
+        return {
+            key: value.to(self.model.dtype) if key.startswith("pixel_values") else value for key, value in batch.items()
+        }
+
+    def chat(self, sample: Sample) -> list[dict[str, Any]]:
+        """A sample as a conversation with one turn: its images and videos, then its question and the instruction."""
+        content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in sample.images]
+        content += [{"type": "video", "video": video.frames} for video in sample.videos]
+        content.append({"type": "text", "text": f"{sample.question} {self.instruction}".strip()})
+        system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
+        return [*system, {"role": "user", "content": content}]
+
+    def check(self, sample: Sample, chat: list[dict[str, Any]]) -> None:
+        """Whether the prompt of a sample shows all of its images and videos, and nothing else in their place.
+
+        Raises:
+            SampleError: It does not.
+        """
+        if sample.videos and getattr(self.processor, "video_processor", None) is None:
+            raise SampleError(
+                f"sample {sample.id!r} has a video, but {self.name} takes none", "use a model that takes videos"
+            )
+        token = getattr(self.processor, "image_token", None)
+        if not isinstance(token, str) or sample.videos:  # some write a video as images
+            return
+        prompt = self.processor.apply_chat_template(
+            chat, chat_template=self.template, add_generation_prompt=True, tokenize=False
+        )
+        shown, count = prompt.count(token), len(sample.images)
+        if shown < count:
+            raise SampleError(
+                f"sample {sample.id!r} has {count} images, but a prompt of {self.name} shows {shown}",
+                "use a model, or a chat_template, for several images",
+            )
+        if shown > count:
+            raise SampleError(
+                f"sample {sample.id!r} has {count} images, but its prompt has {shown} placeholders",
+                f"remove {token!r} from its question",
+            )
+
+
+def has_template(processor: Any) -> bool:
+    """Whether a processor, or its tokenizer, has a chat template."""
+    owners = (processor, getattr(processor, "tokenizer", None))
+    return any(getattr(owner, "chat_template", None) for owner in owners)
+
+
+def video_options(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What a processor is told about the videos: all frames are used, and how fast they follow each other."""
+    videos = [video for sample in samples for video in sample.videos]
+    if not videos:
+        return {}
+    metadata = [
+        {
+            "total_num_frames": len(video.frames),
+            "fps": video.fps,
+            "duration": len(video.frames) / video.fps,
+            "frames_indices": list(range(len(video.frames))),
+            "height": video.frames.shape[1],
+            "width": video.frames.shape[2],
+        }
+        for video in videos
+    ]
+    return {"video_metadata": metadata, "do_sample_frames": False}
+
+
+def limit_pixels(processor: Any, name: str, smallest: int | None, largest: int | None) -> None:
+    """Set how many pixels an image has after it is resized.
+
+    Args:
+        processor: The processor; it is changed.
+        name: The checkpoint, for the error.
+        smallest: The fewest pixels; None leaves the processor's own.
+        largest: The most pixels; None leaves the processor's own.
+
+    Raises:
+        UnsupportedModelError: The processor does not resize to a number of pixels.
+    """
+    given = {"shortest_edge": smallest, "longest_edge": largest}  # so the processors call these numbers of pixels
+    given = {key: value for key, value in given.items() if value is not None}
+    if not given:
+        return
+    images = getattr(processor, "image_processor", None)
+    known = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
+    if images is None or not {"min_pixels", "max_pixels"} <= set(known):
+        raise UnsupportedModelError(
+            f"checkpoint {name!r} does not resize images to a number of pixels",
+            "remove min_pixels and max_pixels; the Qwen-VL families have them",
+        )
+    size = {**dict(images.size), **given}
+    if size["shortest_edge"] > size["longest_edge"]:
+        raise UnsupportedModelError(
+            f"checkpoint {name!r} would resize images to at least {size['shortest_edge']} and at most"
+            f" {size['longest_edge']} pixels",
+            "give both min_pixels and max_pixels",
+        )
+    images.size = type(images.size)(**size)
