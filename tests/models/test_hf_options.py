@@ -124,6 +124,13 @@ def test_samples_that_a_checkpoint_does_not_take(llava: Path) -> None:
         load(llava, chat_template=one).encode([sample(*pictures())])
 
 
+def test_a_processor_may_put_its_placeholders_itself(tmp_path: Path) -> None:
+    """PaliGemma's does, where the prompt has none."""
+    folder = FAMILIES["paligemma"].save(tmp_path / "paligemma", template=False)
+    loaded = load(folder, chat_template="{{ messages[0].content[-1].text }}")
+    assert int((loaded.encode([sample(pictures()[0])])["input_ids"] == 150).sum()) == 16
+
+
 @pytest.mark.slow
 def test_such_a_sample_is_left_out_of_an_experiment(llava: Path, tmp_path: Path) -> None:
     experiment = config(llava, tmp_path, {})
