@@ -231,3 +231,5 @@ def test_recovery_removes_what_is_incomplete_and_nothing_else(tmp_path: Path) ->
     assert rewritten(tmp_path, lambda lines: [*lines, '{"series": "unpruned", "pos']) == rows  # torn
     assert rewritten(tmp_path, lambda lines: ["[1]\n", "null\n", *lines]) == rows
     assert rewritten(tmp_path, lambda lines: lines[1:]) == rows[5:]  # the first batch lacks a row
+    # the last batch, of four rows, lacks its line end: another row would be written behind it
+    assert rewritten(tmp_path, lambda lines: [*lines[:-1], lines[-1].rstrip("\n")]) == rows[5:-4]
