@@ -82,6 +82,16 @@ def test_a_repaired_sample_is_used(tmp_path: Path, bad: Callable[..., None]) -> 
     assert rows == {(row["series"], row["position"]): row for row in Results(tmp_path / "whole").rows()}
 
 
+def test_a_sample_that_is_lost_later_is_in_no_figure(tmp_path: Path, bad: Callable[..., None]) -> None:
+    """Every method of a table answered the same questions."""
+    run_experiment(config(str(tmp_path), task=LinesTask(), methods=["norm-hidden-large"]))
+    bad({3})
+    both = ["norm-hidden-large", "norm-hidden-small"]
+    result = run_experiment(config(str(tmp_path), task=LinesTask(), methods=both))
+    for answers in result.answers.series.values():
+        assert sorted(answers.positions) == sorted(set(range(24)) - {3})
+
+
 def test_strict_makes_it_an_error(tmp_path: Path, bad: Callable[..., None]) -> None:
     bad({7})
     with pytest.raises(SampleError, match=r"data\.jsonl, line 8: .* check the path"):

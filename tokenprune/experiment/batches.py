@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tokenprune.errors import ConfigError, SampleError, TokenPruneError
 from tokenprune.experiment.results import Results
+from tokenprune.experiment.rows import Row
 from tokenprune.models.base import LoadedModel
 from tokenprune.tasks.base import Sample
 
@@ -96,6 +97,10 @@ class Batches:
         results.forget_skipped(repaired)
         self.skipped = {position: error for position, error in stored.items() if position not in repaired}
         return results.recover(self.count, self.size, {position // self.size for position in repaired})
+
+    def uses(self, row: Row) -> bool:
+        """Whether the sample of a row is one of these, and can still be used."""
+        return row["position"] < self.count and row["position"] not in self.skipped
 
     def readable(self, position: int) -> bool:
         """Whether the sample at a position can be read."""

@@ -182,7 +182,7 @@ class _Experiment:
         keys = {item.key for item in self.series}
         return ExperimentResult(
             str(results.folder),
-            Answers.read((row for row in results.rows() if row["position"] < batches.count), keys),
+            Answers.read(filter(batches.uses, results.rows()), keys),
             {key: ratios for key, ratios in timing.items() if key in keys},
             {key: choice for key, choice in choices.items() if key in keys},
             batches.skipped,
