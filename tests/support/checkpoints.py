@@ -177,6 +177,30 @@ def _llava_onevision(tokenizer: Any, template: str) -> Any:
     )
 
 
+def _llava_next_video(tokenizer: Any, template: str) -> Any:
+    return tf.LlavaNextVideoProcessor(
+        tf.LlavaNextVideoVideoProcessor(size=SIDE, crop_size=SIDE),
+        tf.LlavaNextImageProcessor(size={"shortest_edge": 32}, crop_size=SIDE, image_grid_pinpoints=PINPOINTS),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template,
+    )
+
+
+def _video_llava(tokenizer: Any, template: str) -> Any:
+    return tf.VideoLlavaProcessor(
+        tf.VideoLlavaImageProcessor(size={"shortest_edge": 32}, crop_size=SIDE),
+        tf.VideoLlavaVideoProcessor(size={"shortest_edge": 32}, crop_size=SIDE),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template,
+    )
+
+
 def _internvl(tokenizer: Any, template: str) -> Any:
     pixels = tf.GotOcr2ImageProcessor(size=SIDE, crop_to_patches=True, max_patches=3)
     video = tf.InternVLVideoProcessor(size=SIDE)
@@ -281,6 +305,26 @@ FAMILIES: dict[str, Family] = {
         torchvision=True,
         clip=6 * 4 + 1,
         together=34,  # several pictures are not cut into patches
+    ),
+    "llava-next-video": Family(
+        "llava_next_video",
+        _llava_next_video,
+        {"<image>": IMAGE, "<video>": VIDEO},
+        "<image>",
+        (88, 52),
+        video="<video>",
+        torchvision=True,
+        clip=6 * 4,
+    ),
+    "video-llava": Family(
+        "video_llava",
+        _video_llava,
+        {"<image>": IMAGE, "<video>": VIDEO},
+        "<image>",
+        (16, 16),
+        video="<video>",
+        torchvision=True,
+        clip=6 * 17,
     ),
     "smolvlm": Family(
         "smolvlm",

@@ -66,7 +66,6 @@ class VqaSamples(Sequence[Sample]):
         if not 0 <= place < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         if self._last is None or self._last[0] != place:
-            self._last = None  # its pictures need not be held while the next ones are decoded
             self._last = place, self._read(place)
         return self._last[1]
 
