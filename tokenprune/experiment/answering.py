@@ -269,7 +269,7 @@ class Answering:
         run.annotate(sample_ids=batch.positions, **values)
 
 
-def knows_foreground(sample: Sample, loaded: LoadedModel) -> str | None:
+def why_no_foreground(sample: Sample, loaded: LoadedModel) -> str | None:
     """Why the tokens of the foreground are unknown; None if they are known."""
     if not sample.foreground:
         return "the task does not say which pixels show the objects"

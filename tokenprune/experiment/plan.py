@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass
 
 from tokenprune.errors import ConfigError
-from tokenprune.experiment.answering import Answering, BatchInWork, knows_foreground
+from tokenprune.experiment.answering import Answering, BatchInWork, why_no_foreground
 from tokenprune.experiment.batches import Batch, Batches
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import Part, chosen_series, output_folder, select_batches
+from tokenprune.experiment.runner import Part, asks_for_oracle, chosen_series, output_folder, select_batches
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,8 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     done = results.complete(batches.count, batches.size)[0]
     answering = Answering(config, config.model.load())
     first = batches.first(answering.loaded)
-    if knows_foreground(first.samples[0], answering.loaded) is not None:
-        asked = {*(entry.title for entry in config.methods), *part.only}
-        series = [item for item in series if item.title != "oracle" or "oracle" in asked]
+    if why_no_foreground(first.samples[0], answering.loaded) is not None and not asks_for_oracle(config, part):
+        series = [item for item in series if item.title != "oracle"]
     choices = answering.choose_layers(series, len(first.samples[0].images))
     answering.try_out(series, first)
     work = BatchInWork(_first_batch(batches, answering))

@@ -13,7 +13,7 @@ import transformers
 
 from tokenprune.engine import measure_entropy
 from tokenprune.errors import ConfigError, OutputError
-from tokenprune.experiment.answering import Answering, BatchInWork, Choices, calibration, knows_foreground
+from tokenprune.experiment.answering import Answering, BatchInWork, Choices, calibration, why_no_foreground
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batches, Shard
 from tokenprune.experiment.config import UNPRUNED, ExperimentConfig
@@ -119,6 +119,11 @@ def chosen_series(config: ExperimentConfig, part: Part) -> list[Series]:
     return [item for item in series if not part.only or item.method is None or item.title in part.only]
 
 
+def asks_for_oracle(config: ExperimentConfig, part: Part) -> bool:
+    """Whether the user named the upper bound: then it must run. One that the experiment added runs where it can."""
+    return "oracle" in {*(entry.title for entry in config.methods), *part.only}
+
+
 def select_batches(config: ExperimentConfig, part: Part) -> Batches:
     """The batches of a part of an experiment.
 
@@ -153,8 +158,7 @@ class _Experiment:
         self.config, self.part, self.results = config, part, results
         self.progress: Progress = progress or (lambda name, done, total: None)
         self.series = chosen_series(config, part)
-        # the upper bound is measured where it can be; one that the user asked for must be
-        self.asked_for_oracle = "oracle" in {*(entry.title for entry in config.methods), *part.only}
+        self.asked_for_oracle = asks_for_oracle(config, part)
 
     def run(self) -> ExperimentResult:
         """Answer what is missing and return all answers."""
@@ -165,7 +169,7 @@ class _Experiment:
         if not self._finished(batches, done, choices, timing):
             answering = Answering(self.config, self.config.model.load())
             first = batches.first(answering.loaded)
-            reason = knows_foreground(first.samples[0], answering.loaded)
+            reason = why_no_foreground(first.samples[0], answering.loaded)
             if reason is not None and not self.asked_for_oracle and self.config.oracle:
                 left_out = {"oracle": reason}
                 self._leave_out(left_out)
