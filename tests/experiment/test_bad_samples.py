@@ -61,7 +61,7 @@ def test_bad_samples_are_left_out_and_named(tmp_path: Path, bad: Callable[..., N
     assert {row["position"] for row in result.rows} == set(range(24)) - BAD
     assert sorted(result.skipped) == sorted(BAD)
     text = markdown(result)
-    assert "7 samples could not be used and are in no figure:** data.jsonl, line 1: image 'a0.png' does not" in text
+    assert "7 samples could not be used; no figure counts them:** data.jsonl, line 1: image 'a0.png' does not" in text
     assert "; and 2 more, see skipped.jsonl" in text
     assert "17 questions" in text
     assert Results(tmp_path).skipped_samples().keys() == BAD
@@ -227,6 +227,7 @@ def test_agreement_is_counted_for_every_task(tmp_path: Path) -> None:
         assert sum(shares.values()) / len(shares) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
     """Some hundred bytes per question remain, for five series; a toy picture alone has 3,072."""
 

@@ -258,6 +258,14 @@ def test_a_family_without_a_closed_form_leaves_its_columns_unknown(
     assert "nan" not in table
 
 
+def test_a_budget_that_drops_nothing_is_said(tmp_path: Path) -> None:
+    """The toy's pictures have 16 tokens each; a row that looks pruned must not be one that is not."""
+    result = run_experiment(config(str(tmp_path), budgets=[{"name": "keep_count", "tokens": 16}]))
+    assert "`norm-hidden-large` with `keep_count 16` dropped nothing of 24 of 24 samples" in markdown(result)
+    assert "`random` with `keep_count 16` dropped nothing of 48 of 48 samples" in markdown(result)
+    assert "dropped nothing" not in markdown(run_experiment(config(str(tmp_path / "other"))))
+
+
 @pytest.mark.slow
 def test_seeds_give_different_choices(tmp_path: Path) -> None:
     rows = run_experiment(config(str(tmp_path))).rows
@@ -318,6 +326,7 @@ def made_up(right: dict[tuple[str, str], list[float]], average: dict[str, float]
                         "type": "any",
                         "answer": "yes",
                         "score": float(share > seed / 2),
+                        "visual_before": 16,
                         "visual_after": {"": 16, "half": 8, "few": 2}[budget],
                         "layer_average": average[method],
                         "flops": 1.0,

@@ -13,8 +13,9 @@ import tokenprune as tp
 from tests.experiment.test_cli import call
 from tokenprune.errors import ConfigError
 from tokenprune.measure import bench, bench_table
-from tokenprune.measure.latency import Spread, Stopwatch, ratios, resolve_device
+from tokenprune.measure.latency import Spread, Stopwatch, ratios
 from tokenprune.measure.memory import peak_bytes
+from tokenprune.models.device import resolve_device
 from tokenprune.models.presets import PRESETS, Request, preset
 
 CPU = torch.device("cpu")

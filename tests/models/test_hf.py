@@ -81,7 +81,7 @@ def test_from_a_checkpoint_and_ten_questions_to_a_table(checkpoint: Path, tmp_pa
     result = tp.run_experiment(experiment)
     text = markdown(result)
     assert "9 questions on 5 pictures" in text
-    assert "1 samples could not be used" in text
+    assert "**1 sample could not be used;" in text
     assert "q.jsonl, line 4" in text
     assert "missing.png" in text
     assert {row["visual_after"] for row in result.rows if row["method"] != "unpruned"} == {4}

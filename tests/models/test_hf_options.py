@@ -211,7 +211,7 @@ def test_a_folder_without_a_processor(llava: Path, tmp_path: Path) -> None:
 
 def test_every_example_has_its_family() -> None:
     names = {path.stem for path in (Path(__file__).parents[2] / "examples" / "models").glob("*.yaml")}
-    assert names == set(FAMILIES) - {"qwen2-vl"}  # as qwen2.5-vl
+    assert names == set(FAMILIES)
 
 
 def test_a_processor_that_needs_torchvision_says_how_to_install_it(tmp_path: Path) -> None:
@@ -225,3 +225,9 @@ def test_a_processor_that_needs_torchvision_says_how_to_install_it(tmp_path: Pat
         MissingDataError, match=r"the Torchvision library.*; install it.*pip install 'tokenprune-mllm\[qwen\]'$"
     ):
         load(tmp_path / "qwen")
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there(llava: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"no such device: '{name}'; use one of cpu"):
+        HuggingFace(checkpoint=str(llava), device=name).load()

@@ -51,6 +51,17 @@ def test_the_camera_was_turned(tmp_path: Path) -> None:
     assert read_image(source("a.jpg", tmp_path, ""), "").size == (20, 40)
 
 
+def test_sixteen_bits_are_not_cut_off(tmp_path: Path) -> None:
+    """Pillow alone would show every value above 255 as white."""
+    grey = np.array([[0, 255, 256], [32768, 65280, 65535]], dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    shown = np.asarray(read_image(source("deep.png", tmp_path, ""), ""))
+    assert shown.tolist() == [[[value >> 8] * 3 for value in row] for row in grey.tolist()]
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "deep.tiff")
+    with pytest.raises(SampleError, match=r"'deep.tiff' cannot be read \(a grey picture of 32 bits \(mode F\)\)"):
+        read_image(source("deep.tiff", tmp_path, "q, line 1"), "q, line 1")
+
+
 @pytest.mark.parametrize(
     ("value", "what"),
     [

@@ -56,6 +56,7 @@ class SeriesAnswers:
         divergences: The divergence of each answer; empty if it was not measured.
         said: A digest of each answer.
         sums: Sum of every number in :data:`AVERAGED`.
+        whole: How many samples kept all of their visual tokens.
     """
 
     method: str
@@ -67,6 +68,7 @@ class SeriesAnswers:
     divergences: array[float] = field(default_factory=lambda: array("d"))
     said: array[int] = field(default_factory=lambda: array("Q"))
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(AVERAGED, 0))
+    whole: int = 0
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -76,6 +78,7 @@ class SeriesAnswers:
         self.positions.append(row["position"])
         self.scores.append(row["score"])
         self.averages.append(row["layer_average"])
+        self.whole += row["visual_after"] == row["visual_before"]
         self.said.append(digest(row["prediction"]))
         if "divergence" in row:
             self.divergences.append(math.nan if row["divergence"] is None else row["divergence"])
@@ -152,6 +155,11 @@ class MethodAnswers:
 
     def __len__(self) -> int:
         return sum(map(len, self.seeds))
+
+    @property
+    def whole(self) -> int:
+        """How many samples kept all of their visual tokens."""
+        return sum(item.whole for item in self.seeds)
 
     def by_question(self) -> dict[int, float]:
         """Position -> mean score over the seeds."""

@@ -102,9 +102,15 @@ def notes(result: ExperimentResult) -> list[str]:
         named = [f"{result.skipped[position]}" for position in sorted(result.skipped)[:MOST_NAMED]]
         more = len(result.skipped) - len(named)
         rest = f"; and {more} more, see skipped.jsonl" if more else ""
-        out.append(
-            f"**{len(result.skipped)} samples could not be used and are in no figure:** {'; '.join(named)}{rest}."
-        )
+        count = "1 sample" if len(result.skipped) == 1 else f"{len(result.skipped)} samples"
+        out.append(f"**{count} could not be used; no figure counts them:** {'; '.join(named)}{rest}.")
+    for method, budget in result.answers.methods():
+        answers = result.answers.of(method, budget)
+        if method != UNPRUNED and answers.whole:
+            out.append(
+                f"`{method}` with `{budget}` dropped nothing of {answers.whole} of {len(answers)} samples: they have no"
+                " more visual tokens than the budget keeps."
+            )
     out += [f"The method `{title}` was left out: {why}." for title, why in result.left_out.items()]
     return out
 

@@ -21,8 +21,9 @@ from tokenprune.engine import apply
 from tokenprune.engine.cache import cache_bytes
 from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedModelError
 from tokenprune.flops_vision import vision_flops
-from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios, resolve_device
+from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios
 from tokenprune.measure.memory import peak_bytes
+from tokenprune.models.device import resolve_device
 from tokenprune.models.hf import HuggingFace
 from tokenprune.models.presets import PRESETS, Request
 from tokenprune.named import find_method, is_file_name, list_methods

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndByte
 from tokenprune.errors import MissingDataError, UnsupportedModelError
 from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.models.chat import ChatEncoder, limit_pixels
+from tokenprune.models.device import resolve_device
 from tokenprune.optional import optional
 from tokenprune.registry import suggest
 
@@ -92,13 +93,15 @@ class HuggingFace(ModelSpec):
         """Load model and processor.
 
         Raises:
+            ConfigError: There is no such device.
             MissingDataError: The checkpoint is neither on this machine nor can it be downloaded, or a package that it
                 needs is missing.
             UnsupportedModelError: The checkpoint is damaged, it is no model for images and text, or it does not have
                 what an option changes.
         """
         options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
-        placement = self._placement()
+        device = resolve_device(self.device)
+        placement = self._placement(device)
         self._check_folder()
         with self._explained():
             processor = AutoProcessor.from_pretrained(self.checkpoint, **options)
@@ -113,7 +116,7 @@ class HuggingFace(ModelSpec):
                 self.checkpoint, dtype=dtype, attn_implementation=self.attention, **options, **placement
             ).eval()
             if "device_map" not in placement:
-                model = model.to(self.place())
+                model = model.to(device)
         processor.tokenizer.padding_side = "left"
         name = self.checkpoint.rstrip("/").rsplit("/", 1)[-1]
         encoder = ChatEncoder(processor, model, name, self.system, self.instruction, self.chat_template)
@@ -133,20 +136,14 @@ class HuggingFace(ModelSpec):
                 "copy it and the tokenizer's files into the folder, or save the processor there",
             )
 
-    def _placement(self) -> dict[str, Any]:
+    def _placement(self, device: torch.device) -> dict[str, Any]:
         """Options of ``from_pretrained``: where the weights go, and how they are quantized."""
         placement: dict[str, Any] = {} if self.device_map is None else {"device_map": self.device_map}
         if self.quantization is not None:
             optional("bitsandbytes", "quantization", "quantization")
-            placement.setdefault("device_map", {"": self.place()})  # quantized weights do not move
+            placement.setdefault("device_map", {"": device})  # quantized weights do not move
             placement["quantization_config"] = BitsAndBytesConfig(**self.quantization)
         return placement
-
-    def place(self) -> torch.device:
-        """The device that ``device`` names."""
-        if self.device != "auto":
-            return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -11,6 +11,8 @@ from functools import singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tokenprune.errors import SampleError
 from tokenprune.optional import optional
 from tokenprune.records.values import short
@@ -92,9 +94,24 @@ def read_image(item: Source, where: str) -> Image:
     image_module, operations = optional("PIL.Image", "an image"), optional("PIL.ImageOps", "an image")
     try:
         with image_module.open(item.open()) as opened:
-            picture: Image = operations.exif_transpose(opened).convert("RGB")
+            picture: Image = eight_bits(operations.exif_transpose(opened)).convert("RGB")
     except Exception as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error ...
         reason = " ".join(str(error).split()) or type(error).__name__
         what = f"{where}: the image {item.key!r} cannot be read ({reason})"
         raise SampleError(what, "replace the file, or remove the line") from error
+    return picture
+
+
+def eight_bits(picture: Image) -> Image:
+    """A grey picture of 16 bits as one of 8, which Pillow would cut off at 255; other pictures as they are.
+
+    Raises:
+        ValueError: The picture has 32 bits per pixel, of which nobody knows which value is white.
+    """
+    if picture.mode.startswith("I;16"):
+        image_module = optional("PIL.Image", "an image")
+        made: Image = image_module.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        return made
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"a grey picture of 32 bits (mode {picture.mode})")
     return picture
