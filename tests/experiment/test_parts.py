@@ -51,6 +51,11 @@ def test_a_limited_run_is_a_prefix_that_the_whole_run_continues(
     assert "12 questions" in markdown(run_experiment(config(str(tmp_path / "parts")), part=Part(limit=12)))
 
 
+def test_a_path_is_no_experiment() -> None:
+    with pytest.raises(ConfigError, match=r"needs an ExperimentConfig, got str; use tp.ExperimentConfig.from_yaml"):
+        run_experiment("examples/demo.yaml")  # type: ignore[arg-type]
+
+
 def test_only_some_methods(tmp_path: Path) -> None:
     result = run_experiment(config(str(tmp_path)), part=Part(only=("norm-hidden-large",)))
     assert {row["method"] for row in result.rows} == {"unpruned", "norm-hidden-large"}

@@ -53,9 +53,10 @@ class Results:
             try:
                 lock.acquire()
             except Timeout:
-                pid = owner.read_text() if owner.is_file() else "unknown"
+                pid = owner.read_text() if owner.is_file() else ""  # it is written after the lock is taken
+                who = f"process {pid}" if pid else "another process"
                 raise OutputError(
-                    f"{self.folder} is being written by process {pid}", "wait for it, or choose another output folder"
+                    f"{self.folder} is being written by {who}", "wait for it, or choose another output folder"
                 ) from None
             owner.write_text(str(os.getpid()))
         try:

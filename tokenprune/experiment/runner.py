@@ -94,6 +94,11 @@ def run_experiment(
     Raises:
         TokenPruneError: The configuration is wrong, or a method cannot run.
     """
+    if not isinstance(config, ExperimentConfig):
+        raise ConfigError(
+            f"run_experiment needs an ExperimentConfig, got {type(config).__name__}",
+            "use tp.ExperimentConfig.from_yaml(path)",
+        )
     part = part or Part()
     results = Results(output_folder(config, part))
     with results.locked():
