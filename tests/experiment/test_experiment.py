@@ -286,6 +286,8 @@ def test_timing_is_paired_and_written(tmp_path: Path) -> None:
     assert len(result.timing) == SERIES - 1
     assert all(len(ratios) == 2 and min(ratios) > 0 for ratios in result.timing.values())
     assert json.loads((tmp_path / "timing.json").read_text()) == result.timing
+    assert "MiB | 1 |" in markdown(result)
+    assert "MiB |  |" in markdown(run_experiment(config(str(tmp_path / "untimed"))))  # nothing was timed
 
 
 def test_the_report_says_what_the_lines_say(tmp_path: Path) -> None:

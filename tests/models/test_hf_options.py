@@ -231,3 +231,10 @@ def test_a_processor_that_needs_torchvision_says_how_to_install_it(tmp_path: Pat
 def test_a_device_that_is_not_there(llava: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=f"no such device: '{name}'; use one of cpu"):
         HuggingFace(checkpoint=str(llava), device=name).load()
+
+
+def test_a_mistyped_folder_is_not_asked_for_on_the_hub(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda *_, **__: pytest.fail("the hub was asked"))
+    message = "there is no such folder; check the path; did you mean 'llava'?"
+    with pytest.raises(MissingDataError, match=re.escape(message)):
+        HuggingFace(checkpoint=str(llava.parent / "lava")).load()

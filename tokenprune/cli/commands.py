@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from huggingface_hub.utils import logging as hub_logging
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
@@ -44,6 +45,7 @@ def main() -> None:
     """Entry point of the command ``tokenprune``."""
     logging.set_verbosity_error()  # transformers' own warnings and progress bars
     logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()  # a line for each try to reach the hub
     if "--no-plugins" in sys.argv:
         sys.argv.remove("--no-plugins")
         os.environ["TOKENPRUNE_NO_PLUGINS"] = "1"

@@ -61,7 +61,7 @@ def format_row(summary: SeriesSummary) -> list[str]:
         f"{summary.average:.1f}",
         "" if unpruned else saved,
         "unknown" if math.isnan(summary.kv_bytes) else f"{summary.kv_bytes / 2**20:.2f} MiB",
-        "1" if unpruned else "" if math.isnan(summary.time_ratio) else f"x {summary.time_ratio:.2f}{spread}",
+        "" if math.isnan(summary.time_ratio) else "1" if unpruned else f"x {summary.time_ratio:.2f}{spread}",
     ]
 
 

@@ -87,7 +87,7 @@ def _summarise_method(
         average=answers.layer_average(),
         flops_reduction=1 - answers.mean("flops") / answers.mean("flops_unpruned"),
         kv_bytes=answers.mean("kv_bytes"),
-        time_ratio=1.0 if method == UNPRUNED else median(ratios),
+        time_ratio=median(ratios) if method != UNPRUNED else 1.0 if result.timing else math.nan,
         time_spread=(min(ratios), max(ratios)) if ratios else (math.nan, math.nan),
         seeds=len(answers.seeds),
     )

@@ -123,12 +123,19 @@ class HuggingFace(ModelSpec):
         return LoadedModel(model, processor, name, encoder, generation=dict(self.generation))
 
     def _check_folder(self) -> None:
-        """Whether a local folder has a processor.
+        """Whether what can only be a local folder is there, and whether a local folder has a processor.
 
         Raises:
-            MissingDataError: It has a model, but no processor.
+            MissingDataError: There is no such folder, or it has a model, but no processor.
         """
         folder = Path(self.checkpoint)
+        is_path = folder.is_absolute() or self.checkpoint.startswith((".", "~")) or self.checkpoint.count("/") > 1
+        if is_path and not folder.is_dir():  # the hub is not asked, which may take minutes
+            there = sorted(path.name for path in folder.parent.glob("*/")) if folder.parent.is_dir() else []
+            hint = f"; {suggest(folder.name, there).replace('installed', 'there is')}" if there else ""
+            raise MissingDataError(
+                f"checkpoint {self.checkpoint!r} cannot be loaded: there is no such folder", f"check the path{hint}"
+            )
         files = ("processor_config.json", "preprocessor_config.json")
         if (folder / "config.json").is_file() and not any((folder / name).is_file() for name in files):
             raise MissingDataError(
