@@ -112,6 +112,10 @@ class Adapter(ABC):
         """``full_attention``, ``sliding_attention``, ``linear_attention`` ... of a layer."""
         return structure.layer_type(self.text_config, layer)
 
+    def window(self, layer: int) -> int | None:
+        """Tokens that a layer with a sliding or chunked window sees at most; None where it sees everything."""
+        return structure.window(self.text_config, layer)
+
     def attention(self, layer: int) -> nn.Module | None:
         """The attention module of a layer, or None where it has none."""
         return structure.find_attention(self.layers[layer])

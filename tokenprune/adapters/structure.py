@@ -136,6 +136,14 @@ def layer_type(text_config: Any, layer: int) -> str:
     return "sliding_attention" if getattr(text_config, "sliding_window", None) else "full_attention"
 
 
+def window(text_config: Any, layer: int) -> int | None:
+    """Tokens that a layer with a sliding or chunked window sees at most; None where it sees everything."""
+    kind = layer_type(text_config, layer)
+    name = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}.get(kind)
+    size = None if name is None else getattr(text_config, name, None)
+    return None if size is None else int(size)
+
+
 def check_settings(model: nn.Module, text_config: Any) -> None:
     """Refuse decoders that share states between layers or keep several streams of hidden states.
 

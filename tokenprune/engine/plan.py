@@ -54,12 +54,14 @@ class Plan:
         budget: How many tokens survive each.
         schedule: The layers, as budgets read them.
         tower_layers: Layers of the vision tower that are read.
+        renumbered: Whether the tokens that are left get new positions, without gaps.
     """
 
     stages: tuple[Stage, ...]
     budget: Budget
     schedule: Schedule
     tower_layers: tuple[int, ...]
+    renumbered: bool
 
     @classmethod
     def of(cls, method: Method, layers: Sequence[int], adapter: Adapter) -> Plan:
@@ -74,7 +76,13 @@ class Plan:
         method.pruner.check(layers)
         stages = tuple(Stage(number, layer, method.pruner.at(number)) for number, layer in enumerate(layers))
         schedule = Schedule(layers, adapter.num_layers)
-        plan = cls(stages, method.budget, schedule, tuple(sorted(method.pruner.vision_layers)))
+        plan = cls(
+            stages,
+            method.budget,
+            schedule,
+            tuple(sorted(method.pruner.vision_layers)),
+            method.positions == "renumbered",
+        )
         plan._check(adapter)
         return plan
 

@@ -24,6 +24,7 @@ from tokenprune.engine.logits import KeptLogits
 from tokenprune.engine.plan import Plan, Stage
 from tokenprune.engine.prompt import PromptMap
 from tokenprune.engine.quotas import Quotas
+from tokenprune.engine.renumber import Renumbering, RotaryCalls
 from tokenprune.engine.replay import Choice, Replays
 from tokenprune.engine.selection import count_kept, replace_rows, rows_of, select
 from tokenprune.engine.stage_signals import StageSignals
@@ -97,6 +98,7 @@ class Prefill(Call):
         replays: Replays,
     ) -> None:
         super().__init__()
+        self._rotary = RotaryCalls()
         self.tower_runs = tower_runs
         self.record = record
         self._applied, self._inputs, self._quotas, self._replays = applied, inputs, quotas, replays
@@ -122,6 +124,10 @@ class Prefill(Call):
         """See :meth:`tokenprune.engine.calls.Call.see_input`."""
         if self._inputs.replay is None:
             self._embeddings = hidden
+
+    def see_rotary(self, own: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
+        """See :meth:`tokenprune.engine.calls.Call.see_rotary`."""
+        self._rotary.record(own, arguments, value)
 
     def enter_decoder(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """See :meth:`tokenprune.engine.calls.Call.enter_decoder`."""
@@ -183,8 +189,10 @@ class Prefill(Call):
         layers = sorted(self._stage_rows)
         for first, end in pairwise([*layers, self._applied.adapter.num_layers]):
             rows = self._stage_rows[first]
+            shift = None if rows.renumbering is None else rows.renumbering.shift()
+            held = Rows(rows.rows, rows.width, rows.ragged, self._applied.owner, shift)
             for layer in range(first, end):
-                mark(cache, layer, Rows(rows.rows, rows.width, rows.ragged, self._applied.owner))
+                mark(cache, layer, held)
         self.record.kv_bytes = cache_bytes(cache)
         self.record.kv_bytes_unpruned = cache_bytes(cache, unpruned=True)
 
@@ -251,16 +259,22 @@ class Prefill(Call):
         rows = self._rows
         going = ~dropped if rows is None else ~dropped & (rows >= 0)
         index = keep_index(going, max(widths))
+        left = index if rows is None else compose(rows, index)
         self._compact = CompactArguments(
             self._applied.adapter,
-            index if rows is None else compose(rows, index),
+            left,
             width,
             ragged=len(set(widths)) > 1,
             dtype=hidden.dtype,
+            renumbering=self._renumbering(left) if self._applied.plan.renumbered else None,
         )
         self._stage_rows[stage.layer] = self._compact
         self._quotas.sizes = quotas
         return index
+
+    def _renumbering(self, rows: Tensor) -> Renumbering:
+        assert self._prompt_map is not None
+        return Renumbering(self._rotary, rows, self._prompt_map.tokens.to(rows.device))
 
     def _skipped(self, layer: int, before: list[int]) -> StageResult:
         """A stage that drops nothing: what was there before it is kept."""
