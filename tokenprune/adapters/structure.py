@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.call_arguments import named_parameters
@@ -126,6 +127,38 @@ def find_attention(layer: nn.Module) -> nn.Module | None:
     """The attention module of a decoder layer, or None where it has none."""
     modules = (getattr(layer, name, None) for name in ATTENTION_NAMES)
     return next((module for module in modules if isinstance(module, nn.Module)), None)
+
+
+def entering_norm(layer: Any) -> Callable[[Tensor], Tensor]:
+    """The norm that a decoder layer applies before its attention; none where the attention comes first.
+
+    It is found by the names that the layer's forward uses, in their order.
+
+    Raises:
+        UnsupportedModelError: The layer does something else to its states first.
+    """
+    forward: Any = inspect.unwrap(type(layer).forward)
+    names = list(forward.__code__.co_names)
+    attention = next((name for name in ATTENTION_NAMES if name in names), None)
+    before = names[: names.index(attention)] if attention else names
+    norms = [getattr(layer, name, None) for name in before]
+    # self.attention(self.norm(x)) names the attention first: without a norm before it, all norms have to come after
+    later = [name for name in names if "norm" in name and not name.startswith("post_")]
+    known = len(norms) == 1 and isinstance(norms[0], nn.Module) if norms else not later
+    if attention is None or not known:
+        raise UnsupportedModelError(
+            f"{type(layer).__name__}.forward does more than normalise its states before the attention"
+            f" ({', '.join(before or later)})",
+            "use a scorer that reads the layer before (at: previous), or write an adapter that overrides"
+            " entering_norm()",
+        )
+    found: Any = norms[0] if norms else _unchanged
+    norm: Callable[[Tensor], Tensor] = found
+    return norm
+
+
+def _unchanged(states: Tensor) -> Tensor:
+    return states
 
 
 def layer_type(text_config: Any, layer: int) -> str:

@@ -40,6 +40,11 @@ class Stage:
         return "attention" in self.pruner.needs
 
     @property
+    def reads_entering(self) -> bool:
+        """Whether single attention rows of layer K itself are read, before it runs."""
+        return "entering" in self.pruner.needs
+
+    @property
     def reads_prompt(self) -> bool:
         """Whether what entered layer 0 is read."""
         return "embeddings" in self.pruner.needs
@@ -126,6 +131,10 @@ class Plan:
                 adapter.projections(stage.layer - 1, stage.layer_states)
             if stage.reads_attention:
                 adapter.check_attention_rows(stage.layer - 1)
+            if stage.reads_entering:
+                adapter.projections(stage.layer, frozenset({"query", "key"}))
+                adapter.check_attention_rows(stage.layer)
+                adapter.entering_norm(stage.layer)
 
     def _check_tower(self, adapter: Adapter) -> None:
         """Refuse towers that do not show what the method reads."""

@@ -155,7 +155,7 @@ class Prefill(Call):
                     f"layer {layer} ran twice in one prefill, or before an earlier stage",
                     "tokens can be dropped only once before a layer: do not run layers by hand inside a forward",
                 )
-            hidden = self.prune(stage, hidden)
+            hidden = self.prune(stage, hidden, calls.others(args, kwargs))
         if self._compact is None:
             return None
         return (hidden,), self._compact.cut(layer, calls.others(args, kwargs))
@@ -212,8 +212,17 @@ class Prefill(Call):
     def _rows(self) -> Tensor | None:
         return None if self._compact is None else self._compact.rows
 
-    def prune(self, stage: Stage, hidden: Tensor) -> Tensor:
-        """Score, select and compact before a stage's layer; returns the hidden states that go on."""
+    def prune(self, stage: Stage, hidden: Tensor, others: Mapping[str, Any]) -> Tensor:
+        """Score, select and compact before a stage's layer.
+
+        Args:
+            stage: The stage.
+            hidden: Hidden states that enter its layer, ``[batch, rows, dim]``.
+            others: The other arguments of the layer by name, as the model gave them.
+
+        Returns:
+            The hidden states that go on.
+        """
         if hidden.dim() != 3:
             model = type(self._applied.adapter.model).__name__
             raise UnsupportedModelError(
@@ -231,7 +240,7 @@ class Prefill(Call):
             self.record.stages.append(self._skipped(stage.layer, before))
             return hidden
         start = Clock(hidden.device)
-        context = self._context(stage, hidden, quotas)
+        context = self._context(stage, hidden, others, quotas)
         selection = select(stage.pruner, context) if choice is None else choice.selection
         if choice is None and (decides or (stage.pruner.across_images and max(map(len, quotas)) > 1)):
             quotas = count_kept(selection, context)
@@ -292,7 +301,9 @@ class Prefill(Call):
         if not any(later.reads_prompt for later in self._applied.plan.stages[stage.number + 1 :]):
             self._embeddings = None
 
-    def _context(self, stage: Stage, hidden: Tensor, quotas: list[list[int]]) -> PruneContext:
+    def _context(
+        self, stage: Stage, hidden: Tensor, others: Mapping[str, Any], quotas: list[list[int]]
+    ) -> PruneContext:
         """What scorers and pruners may see at a stage."""
         if self._prompt_map is None:
             images = max(map(len, self._quotas.sizes))
@@ -312,6 +323,8 @@ class Prefill(Call):
             stage.layer,
             prompt,
             self._observations.get(stage.number, Observation()),
+            hidden,
+            self._compact.cut(stage.layer, others) if self._compact and stage.reads_entering else others,
             self._embeddings,
             self._reader,
             rows,
