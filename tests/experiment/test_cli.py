@@ -302,7 +302,10 @@ def test_a_methods_file_stands_for_a_named_method(
         (None, "no such config file"),
         ("- 1", "holds no method"),
         ("", "holds no method"),
-        ("description: x\nmethod: {}\nauthor: me", "unknown key 'author'; use description, paper and method"),
+        (
+            "description: x\nmethod: {}\nauthor: me",
+            "unknown key 'author'; use description, paper, differs, method and published",
+        ),
         ("description: x\nmethod: {}", "layers: Field required"),
         (yaml.safe_dump(GOOD), "is an experiment, not a method; use `tokenprune run"),
     ],
