@@ -27,7 +27,7 @@ def method_text(shipped: NamedMethod, settings: Published | None) -> str:
         after = ["published settings, printed in place by --model NAME:"]
         for entry in shipped.published:
             after.append(f"- {entry.model} ({entry.condition}): {flow(entry.settings)[1:-1]}")
-            after.append(f"  {entry.source}{'; ' if entry.note else ''}{entry.note}")
+            after += [f"  {line}" for line in (entry.source, entry.note) if line]
     method = shipped.method(model=None if settings is None else settings.model)
     return "".join([*(f"# {line}\n" for line in lines if line), method.to_yaml(), *(f"# {line}\n" for line in after)])
 
