@@ -161,7 +161,7 @@ def test_contextual_tokens_by_hand() -> None:
     attention = torch.tensor([[0.1, 0.9, 0.2, 0.3, 0.8, 0.4]])
     keys = torch.tensor([[[1.0, 0], [0, 0], [0.9, 0.1], [0, 1], [0, 0], [0.2, 0.7]]])
     hidden = torch.tensor([[[1.0, 2], [3, 4], [5, 6], [7, 8], [9, 10], [11, 12]]])
-    tower = {-2: TowerTensors(attention=attention, received=attention, key=keys)}
+    tower = {-2: TowerTensors(attention=attention, received=attention, key=keys, features=keys)}
     selection = VisionZip(contextual=0.5).select(make_context(hidden, keep=4, tower=tower))
     assert selection.hidden is not None
     assert selection.keep.tolist() == [[True, True, False, True, True, False]]
@@ -172,7 +172,7 @@ def test_a_contextual_token_gains_the_mean_of_many() -> None:
     """Three tokens go to the same target: it becomes its own 1 plus their mean 5, not the mean 4 of all."""
     hidden = torch.tensor([[[1.0], [2.0], [4.0], [9.0], [100.0]]])
     attention = torch.tensor([[0.1, 0.1, 0.1, 0.1, 0.9]])
-    tower = {-2: TowerTensors(attention=attention, received=attention, key=torch.ones(1, 5, 2))}
+    tower = {-2: TowerTensors(attention=attention, received=attention, key=torch.ones(1, 5, 2), features=hidden)}
     selection = VisionZip(contextual=0.5).select(make_context(hidden, keep=2, tower=tower))
     assert selection.hidden is not None
     assert selection.hidden[selection.keep].tolist() == [[6.0], [100.0]]

@@ -269,7 +269,7 @@ def test_the_local_scan_goes_first() -> None:
     deep = torch.tensor([[9.0, 1, 2, 8]])
     grid = torch.tensor([[[0, 0, column] for column in range(4)]])
     tower = {
-        number: TowerTensors(attention=values, received=values, key=torch.ones(1, 4, 1))
+        number: TowerTensors(attention=values, received=values, key=torch.ones(1, 4, 1), features=torch.ones(1, 4, 1))
         for number, values in ((0, shallow), (1, deep))
     }
     context = make_context(torch.eye(4)[None], keep=2, tower=tower, grid=grid)
