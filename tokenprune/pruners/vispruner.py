@@ -30,8 +30,9 @@ class VisPruner(Pruner):
 
     Every round splits the list by the ranking of the round before, so one swap of two nearly equal scores changes what
     is kept from there on. Cosines are computed in float32 here. The published code computes them in the model's half
-    precision, where rounding decides most rankings: on random features its sets in half and in double precision have a
-    Jaccard index of about 0.4, and so have its sets and ours.
+    precision, where rounding decides the rankings: on random features, its own sets in half and in double precision
+    have a Jaccard index of 0.4 (64 of 576 tokens kept) or 0.5 (192 kept). Single precision and double precision agree
+    to 0.9 to 1.0.
 
     Differs from the published code: a round drops at most as many entries as the first set has, and the last entry of a
     list of odd length is in the first set (the published code fails in both cases). An image has one quota; the
