@@ -134,7 +134,7 @@ def test_selections_are_those_of_a_prefill(pruner: Pruner, layer: int, variant: 
         recording,
         layer,
         needs=pruner.needs,
-        tower={-2: TowerTensors(attention=received, received=received, key=received[:, :, None])},
+        tower={-2: TowerTensors(received, received, received[:, :, None], received[:, :, None])},
     )
     method = {"layers": {"name": "fixed", "layers": [layer]}, "budget": {"name": "keep_count", "tokens": TOKENS}}
     assert kept_positions(ctx, pruner) == recording.kept({**method, "pruner": pruner})
@@ -232,7 +232,7 @@ def test_undeclared_signals_are_refused(name: str) -> None:
 
 
 def test_undeclared_tower_layers_are_refused() -> None:
-    tower = {-2: TowerTensors(attention=HIDDEN[..., 0], received=HIDDEN[..., 1], key=HIDDEN)}
+    tower = {-2: TowerTensors(HIDDEN[..., 0], HIDDEN[..., 1], key=HIDDEN, features=-HIDDEN)}
     ctx = make_context(HIDDEN, tower=tower)
     assert torch.equal(ctx.vision(-2).key, HIDDEN)
     with pytest.raises(ScoreError, match=r"layer 6 of the vision tower.*add 6 to its vision_layers"):

@@ -122,8 +122,8 @@ class TowerSignals(Protocol):
     """Signals of one layer of the vision tower, per visual token.
 
     If the projector merges several patches into one token (Qwen-VL, Gemma 3, Idefics 3, InternVL, Mistral 3), the
-    token's attention and key are means over its patches. In a layer with windows (Qwen2.5-VL), patches receive no
-    attention from the other windows of their frame.
+    token's attention, key and features are means over its patches. In a layer with windows (Qwen2.5-VL), patches
+    receive no attention from the other windows of their frame.
     """
 
     @property
@@ -142,6 +142,13 @@ class TowerSignals(Protocol):
     @property
     def key(self) -> Tensor:
         """Keys before rotary embedding, mean over heads, float32 ``[batch, n_visual, head_dim]``."""
+
+    @property
+    def features(self) -> Tensor:
+        """States that leave the layer, before any norm and projector, float32 ``[batch, n_visual, width]``.
+
+        For the layer from which a model takes its features (LLaVA: -2), these are the input of the projector.
+        """
 
 
 class Signals(Protocol):

@@ -30,11 +30,13 @@ class TowerTensors:
         attention: Attention of the class token, ``[batch, rows]``.
         received: Attention of all tokens of the tower, ``[batch, rows]``.
         key: Keys, mean over heads, ``[batch, rows, head_dim]``.
+        features: States that leave the layer, ``[batch, rows, width]``.
     """
 
     attention: Tensor
     received: Tensor
     key: Tensor
+    features: Tensor
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class TensorSignals:
                 f"this context has no tower layer {layer}", f"pass make_context(..., tower={{{layer}: ...}})"
             )
         rows = self.tower_layers[layer]
-        return TowerTensors(*(self.axis.gather(values) for values in (rows.attention, rows.received, rows.key)))
+        signals = (rows.attention, rows.received, rows.key, rows.features)
+        return TowerTensors(*(self.axis.gather(values) for values in signals))
 
     def annotation(self, name: str) -> Tensor:
         """See :meth:`tokenprune.signals.Signals.annotation`."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from tokenprune import plugins
 from tokenprune.cli.methods import flow
 from tokenprune.component import Component
 from tokenprune.config import Method
 from tokenprune.named import NamedMethod, list_methods, load_method
+
+TRANSCRIPTS = Path(__file__).parents[2] / "tests" / "published" / "transcripts"
 
 HEAD = """\
 # Methods
@@ -23,6 +27,10 @@ Each method declares the signals that it *needs*, and the engine captures only t
 pruned one, K-1 (`query`, `key`, `value`), single attention rows of that layer (`attention`), the prompt's input
 embeddings (`embeddings`), or layers of the vision tower. Hidden states are always available. If two scores are equal,
 the token at the earlier position is kept, unless the method states another rule.
+
+*Checked against* names the code that the method's authors published. It was run on seeded tensors, and a test compares
+ours with what it gave: the same tokens, and the same values where a method merges them
+(`tests/published/README.md`). *Paper only*: no such code could be had, so the tests follow the paper.
 """
 
 FAMILIES = """\
@@ -79,6 +87,23 @@ def overview(methods: Sequence[NamedMethod]) -> str:
     return "\n".join(["| Method | Acts | Idea |", "|---|---|---|", *rows, ""])
 
 
+def checked(named: NamedMethod) -> str:
+    """What our selection was compared with: the authors' published code, only the paper, or nothing."""
+    if not named.paper:
+        return "own baseline, nothing to compare with"
+    file = TRANSCRIPTS / f"{named.name}.json"
+    if not file.is_file():
+        return "paper only"
+    recorded = json.loads(file.read_text(encoding="utf-8"))
+    cases = [entry["case"] for entry in recorded["cases"]]
+    different = list(dict.fromkeys(case["differs"] for case in cases if "differs" in case))
+    agreeing = sum("differs" not in case for case in cases)
+    link = f"https://github.com/{recorded['repository']}/blob/{recorded['commit']}/{recorded['file']}"
+    words = f"[{recorded['repository']}]({link}), commit `{recorded['commit'][:7]}`, `{Path(recorded['file']).name}`"
+    words += f" (lines {recorded['lines']}): {agreeing} of {len(cases)} cases equal"
+    return "; ".join([words, *(f"different: {reason}" for reason in different)])
+
+
 def section(named: NamedMethod) -> str:
     """The section of one method."""
     method = load_method(named.name)
@@ -86,6 +111,7 @@ def section(named: NamedMethod) -> str:
         "Acts": acts(method),
         "Needs": needs(method),
         "Source": named.paper,
+        "Checked against": checked(named),
         "Differs": str(named.data.get("differs", "")),
     }
     lines = [f"## {named.name}", "", named.description, ""]

@@ -94,6 +94,33 @@ def test_tokens_get_what_their_patches_get(variant: str, number: int, stage: int
     assert key.shape[:2] == attention.shape
 
 
+@pytest.mark.parametrize("variant", ["image", "multi"])
+def test_features_are_what_the_projector_gets(variant: str) -> None:
+    """Of the layer from which LLaVA takes its features, to the bit."""
+    model = LLAVA.build("sdpa")
+    inputs = LLAVA.batch(model, 2, "left", variant=variant).inputs  # type: ignore[arg-type]
+    seen: list[PruneContext] = []
+    projected: list[Tensor] = []
+
+    class Looks(TopK):
+        def select(self, ctx: PruneContext) -> Selection:
+            seen.append(ctx)
+            return super().select(ctx)
+
+    layer = model.config.vision_feature_layer
+    how = tp.Method(
+        layers={"name": "fixed", "layers": [0]},
+        pruner=Looks(scorer=VisionAttention(layer=layer)),
+        budget={"name": "keep_ratio", "ratio": 0.4},
+    )
+    hook = model.model.multi_modal_projector.register_forward_pre_hook(lambda module, args: projected.append(args[0]))
+    with torch.no_grad(), tp.apply(model, how):
+        model(**inputs)
+        found = seen[0].vision(layer).features
+    hook.remove()
+    assert torch.equal(found[seen[0].visual_mask], projected[0].flatten(0, 1))
+
+
 def test_a_second_stage_sees_the_right_patches() -> None:
     """Tokens dropped earlier are skipped, not shifted."""
     model = LLAVA.build("eager")

@@ -30,20 +30,22 @@ from tokenprune.ops.vision import bilinear_patches
 ANYRES = ["llava_next", "llava_onevision", "llava_next_video"]
 
 
-def shown(model: Any, inputs: dict[str, Tensor], layer: int, tower: Any, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention, attention from all, and mean keys of every patch of every tile, ``[tiles, patches, ...]``."""
-    module = getattr(tower, "vision_model", tower).encoder.layers[layer].self_attn  # 5.17 has one more level
+def shown(model: Any, inputs: dict[str, Tensor], layer: int, tower: Any, classes: int) -> list[Tensor]:
+    """Attention, attention from all, mean keys and output of every patch of every tile, ``[tiles, patches, ...]``."""
+    block = getattr(tower, "vision_model", tower).encoder.layers[layer]  # 5.17 has one more level
+    module = block.self_attn
     (maps,) = eager_maps(model, module, inputs)
     heads = maps.mean(1)
     key = output_of(model, module.k_proj, inputs).unflatten(-1, (module.num_heads, -1)).mean(2)
     row = heads[:, 0] if classes else heads.mean(1)
-    return row[:, classes:, None], heads.mean(1)[:, classes:, None], key[:, classes:]
+    output = output_of(model, block, inputs)
+    return [row[:, classes:, None], heads.mean(1)[:, classes:, None], key[:, classes:], output[:, classes:]]
 
 
 def expect(values: list[Tensor]) -> Expected:
-    """Attention, attention from all, and mean keys by feature, ``[features, ...]``."""
-    attention, received, key = values
-    return Expected(attention[:, 0].tolist(), received[:, 0].tolist(), list(key))
+    """Attention, attention from all, mean keys and output by feature, ``[features, ...]``."""
+    attention, received, key, output = values
+    return Expected(attention[:, 0].tolist(), received[:, 0].tolist(), list(key), list(output))
 
 
 def tiles_of(model: Any, inputs: dict[str, Tensor]) -> list[int]:

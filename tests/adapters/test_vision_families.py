@@ -37,14 +37,16 @@ class Expected:
     attention: list[float]
     received: list[float]
     key: list[Tensor]
+    features: list[Tensor]
 
 
-def merged(patches: list[list[int]], attention: Tensor, received: Tensor, key: Tensor) -> Expected:
+def merged(patches: list[list[int]], attention: Tensor, received: Tensor, key: Tensor, features: Tensor) -> Expected:
     """Means over the patches of each token."""
     return Expected(
         [sum(float(attention[p]) for p in cell) / len(cell) for cell in patches],
         [sum(float(received[p]) for p in cell) / len(cell) for cell in patches],
         [torch.stack([key[p] for p in cell]).mean(0) for cell in patches],
+        [torch.stack([features[p] for p in cell]).mean(0) for cell in patches],
     )
 
 
@@ -74,7 +76,7 @@ def qwen(model: Any, inputs: dict[str, Tensor], layer: int) -> Expected:
     order = window_index(tower, grid) if hasattr(tower, "fullatt_block_indexes") else range(len(shares) // 4)
     place = {cell: where for where, cell in enumerate(order)}
     patches = [[4 * place[cell] + i for i in range(4)] for cell in range(len(shares) // 4)]
-    return merged(patches, column, column, key)
+    return merged(patches, column, column, key, output_of(model, tower.blocks[layer], inputs))
 
 
 def squares(model: Any, inputs: dict[str, Tensor], layer: int, tokens: int = 4) -> Expected:
@@ -85,19 +87,21 @@ def squares(model: Any, inputs: dict[str, Tensor], layer: int, tokens: int = 4) 
     (maps,) = eager_maps(model, module, inputs)
     source = output_of(model, getattr(module, "k_norm", module.k_proj), inputs)
     keys = source.unflatten(-1, (module.num_heads, -1)).mean(2)
+    outputs = output_of(model, layers[layer], inputs)
     classes = maps.shape[-1] % 2  # grids are even
     side = int((maps.shape[-1] - classes) ** 0.5)
     step = side // tokens
-    whole = Expected([], [], [])
-    for image, key in zip(maps.mean(1), keys, strict=True):
+    whole = Expected([], [], [], [])
+    for image, key, output in zip(maps.mean(1), keys, outputs, strict=True):
         patches = [
             [classes + (step * row + i) * side + step * column + j for i in range(step) for j in range(step)]
             for row, column in itertools.product(range(tokens), repeat=2)
         ]
-        part = merged(patches, image[0] if classes else image.mean(0), image.mean(0), key)
+        part = merged(patches, image[0] if classes else image.mean(0), image.mean(0), key, output)
         whole.attention += part.attention
         whole.received += part.received
         whole.key += part.key
+        whole.features += part.features
     return whole
 
 
@@ -115,7 +119,7 @@ def pixtral(model: Any, inputs: dict[str, Tensor], layer: int) -> Expected:
         shares += [1 / (height * width)] * (height * width)
         before += height * width
     column = maps[0].mean(0).sum(0) * torch.tensor(shares)
-    return merged(patches, column, column, key)
+    return merged(patches, column, column, key, output_of(model, tower.transformer.layers[layer], inputs)[0])
 
 
 LITERAL = {
@@ -138,7 +142,7 @@ class Looks(TopK):
 
     def select(self, ctx: PruneContext) -> Selection:
         found = ctx.vision(self.scorer.layer)  # type: ignore[attr-defined]
-        type(self).seen = (found.attention, found.received, found.key)
+        type(self).seen = (found.attention, found.received, found.key, found.features)
         return super().select(ctx)
 
 
@@ -154,7 +158,7 @@ def compare(model: Any, groups: list[list[int]], inputs: dict[str, Tensor], laye
     """Values at every token, and what a budget keeps of every sample."""
     with torch.no_grad(), tp.apply(model, method(layer)) as run:
         model(**inputs)
-    attention, received, key = Looks.seen
+    attention, received, key, features = Looks.seen
     done = 0
     for sample, row in enumerate(inputs["input_ids"]):
         visual = torch.isin(row, torch.tensor([IMAGE, VIDEO])).nonzero()[:, 0].tolist()
@@ -166,6 +170,7 @@ def compare(model: Any, groups: list[list[int]], inputs: dict[str, Tensor], laye
         wanted = [value / scale for value in expected.received[mine]]
         assert (received[sample, : len(visual)] / scale).tolist() == pytest.approx(wanted, abs=2e-6)
         assert torch.allclose(key[sample, : len(visual)].double(), torch.stack(expected.key[mine]), atol=1e-5)
+        assert torch.allclose(features[sample, : len(visual)].double(), torch.stack(expected.features[mine]), atol=1e-5)
         assert not attention[sample, len(visual) :].any()
         kept = [int(p) for p in run.stages[0].kept[sample] if p >= 0]
         assert len(kept) == run.stages[0].after[sample] < run.stages[0].before[sample] == len(visual)

@@ -73,7 +73,7 @@ def literal(
 def chosen(states: Tensor, saliency: Tensor, sizes: list[int], quotas: list[int], **fields: Any) -> list[list[int]]:
     """The pruner on bare tensors: every sample is one image."""
     real = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
-    tower = {-2: TowerTensors(attention=saliency, received=saliency, key=states)}
+    tower = {-2: TowerTensors(attention=saliency, received=saliency, key=states, features=states)}
     ctx = make_context(states, real, keep=[[quota] for quota in quotas], tower=tower)
     keep = HoloV(**fields).select(ctx).keep
     return [row.nonzero()[:, 0].tolist() for row in keep]

@@ -27,8 +27,8 @@ class TowerRun:
     Attributes:
         arguments: The tower's arguments without pixels, and those of its encoder that
             :attr:`tokenprune.adapters.base.Adapter.encoders` names.
-        states: (layer, ``query`` or ``key``) -> the output of that module; (layer, ``rotary``) -> the cosines and sines
-            that the attention was given, or None.
+        states: (layer, ``query`` or ``key``) -> the output of that module; (layer, ``output``) -> the states that left
+            the layer; (layer, ``rotary``) -> the cosines and sines that the attention was given, or None.
     """
 
     arguments: Arguments
@@ -41,6 +41,7 @@ class TowerSite:
 
     Attributes:
         tower: The tower; it runs once for all images, and once for all videos.
+        block: The layer; its output is observed.
         attention: The layer's attention module; its argument ``position_embeddings`` is observed.
         query: The module in it that makes the queries; its output is observed.
         key: The module that makes the keys; it may be the same.
@@ -50,6 +51,7 @@ class TowerSite:
     """
 
     tower: nn.Module
+    block: nn.Module
     attention: nn.Module
     query: nn.Module
     key: nn.Module
@@ -76,8 +78,8 @@ def find_tower(model: Any, *names: str) -> nn.Module | None:
     return next((tower for name in names if isinstance(tower := getattr(inner, name, None), nn.Module)), None)
 
 
-def find_tower_attention(tower: Any, layer: int) -> Any:
-    """The attention module of a layer of a tower; None where the tower is not built in a known way.
+def find_tower_layer(tower: Any, layer: int) -> tuple[Any, Any]:
+    """A layer of a tower and its attention module; (None, None) where the tower is not built in a known way.
 
     Raises:
         LayerError: The tower has no such layer.
@@ -88,12 +90,12 @@ def find_tower_attention(tower: Any, layer: int) -> Any:
     layers: Any = next((modules for modules in lists if modules), ())
     name = next((name for name in ("self_attn", "attention", "attn") if layers and hasattr(layers[0], name)), None)
     if name is None:
-        return None
+        return None, None
     if not -len(layers) <= layer < len(layers):
         raise LayerError(
             f"layer {layer} of a vision tower of {len(layers)} layers", f"use {-len(layers)} to {len(layers) - 1}"
         )
-    return getattr(layers[layer], name)
+    return layers[layer], getattr(layers[layer], name)
 
 
 def image_batch_site(
@@ -116,7 +118,7 @@ def image_batch_site(
     Returns:
         None where the tower is not built in that way.
     """
-    attention = find_tower_attention(tower, layer)
+    block, attention = find_tower_layer(tower, layer)
     if tower is None or not hasattr(attention, "q_proj"):
         return None
     scaling = float(getattr(attention, "scaling", None) or attention.scale)
@@ -135,7 +137,7 @@ def image_batch_site(
 
     # InternVL normalises queries and keys; without weights for it, the module is there, too, and does nothing
     query, key = (getattr(attention, f"{name}_norm", None) or getattr(attention, f"{name}_proj") for name in "qk")
-    return TowerSite(tower, attention, query, key, read, class_tokens > 0 and has_class_token(tower))
+    return TowerSite(tower, block, attention, query, key, read, class_tokens > 0 and has_class_token(tower))
 
 
 def has_class_token(tower: nn.Module) -> bool:
@@ -155,7 +157,7 @@ def packed_site(tower: nn.Module | None, layer: int, pack: Callable[[Arguments],
     Returns:
         None where the tower is not built in that way.
     """
-    attention = find_tower_attention(tower, layer)
+    block, attention = find_tower_layer(tower, layer)
     fused = getattr(attention, "qkv", None)
     if tower is None or (fused is None and not hasattr(attention, "q_proj")):
         return None
@@ -182,7 +184,7 @@ def packed_site(tower: nn.Module | None, layer: int, pack: Callable[[Arguments],
         )
 
     query, key = (fused, fused) if fused is not None else (attention.q_proj, attention.k_proj)
-    return TowerSite(tower, attention, query, key, read)
+    return TowerSite(tower, block, attention, query, key, read)
 
 
 def pixtral_site(tower: Any, layer: int, side: int) -> TowerSite | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -70,7 +70,7 @@ class TowerRecorder:
             handles.append(hooks.observe_calls(model, name, self._note_encoder(wanted)))
         for layer, site in self._sites:
             handles.append(hooks.before(site.attention, self._keep_rotary(layer)))
-            for name, module in (("query", site.query), ("key", site.key)):
+            for name, module in (("query", site.query), ("key", site.key), ("output", site.block)):
                 handles.append(hooks.after(module, self._keep_states(layer, name)))
         return handles
 
@@ -117,9 +117,9 @@ class TowerRecorder:
         return hook
 
     def _keep_states(self, layer: int, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
             if runs := self._runs():
-                runs[-1].states[layer, name] = output
+                runs[-1].states[layer, name] = output[0] if isinstance(output, tuple) else output
 
         return hook
 
@@ -181,7 +181,9 @@ class TowerReader:
             video = modality == "video"
             site = self._adapter.video_tower_site(layer) if video else self._adapter.tower_site(layer)
             query, key, rotary = (run.states[layer, name] for name in ("query", "key", "rotary"))
-            read.append(site.read(query, key, rotary, run.arguments))
+            output = run.states[layer, "output"]
+            packed = output if output.dim() == 3 else output[None]  # Qwen-VL's towers have one row of patches
+            read.append(replace(site.read(query, key, rotary, run.arguments), output=packed))
         states = read[0] if len(read) == 1 else TowerRuns(read)
         if self._arguments.get("mm_encoder_outputs"):  # ``generate`` ran the tower before it repeated samples as beams
             self._repeats = max(1, sum(self._counts) // states.features)
@@ -245,6 +247,11 @@ class TowerView:
     def key(self) -> Tensor:
         """See :attr:`tokenprune.signals.TowerSignals.key`."""
         return on_visual_axis(self.layer.mean_key, self.order, self.visual_mask)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """See :attr:`tokenprune.signals.TowerSignals.features`."""
+        return on_visual_axis(self.layer.mean_output, self.order, self.visual_mask)
 
 
 def _count_up_to(chosen: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ class TowerLayer:
         plain_key: Keys before the rotary embedding, as ``key``; None where the tower has no rotary embedding.
         patch_weights: Weight of each patch in its feature, ``[features, merged]``, where it is not the mean. Newline
             features have weight zero everywhere.
+        output: States that leave the layer, ``[images, tokens, width]``; None where they are not read.
     """
 
     query: Tensor
@@ -44,6 +45,7 @@ class TowerLayer:
     feature_patches: Tensor | None = None
     plain_key: Tensor | None = None
     patch_weights: Tensor | None = None
+    output: Tensor | None = None
 
     @property
     def features(self) -> int:
@@ -73,6 +75,17 @@ class TowerLayer:
         """Keys before rotary embedding, mean over heads, float32 ``[images, patches, head_dim]`` (or by feature)."""
         key = self.key if self.plain_key is None else self.plain_key
         return self._by_feature(key[:, self.class_tokens :].float().mean(2))
+
+    @cached_property
+    def mean_output(self) -> Tensor:
+        """States that leave the layer, float32 ``[images, patches, width]`` (or by feature).
+
+        Raises:
+            ValueError: They were not recorded.
+        """
+        if self.output is None:
+            raise ValueError("the states that leave this layer were not recorded")
+        return self._by_feature(self.output[:, self.class_tokens :].float())
 
     def _by_feature(self, values: Tensor) -> Tensor:
         """Values of patches ``[images, patches, ...]`` as values of features."""
@@ -146,6 +159,11 @@ class TowerRuns:
     def mean_key(self) -> Tensor:
         """See :class:`TowerLayer`."""
         return torch.cat([run.mean_key.flatten(0, 1) for run in self.runs])[None]
+
+    @cached_property
+    def mean_output(self) -> Tensor:
+        """See :class:`TowerLayer`."""
+        return torch.cat([run.mean_output.flatten(0, 1) for run in self.runs])[None]
 
 
 def cell_patches(rows: int, columns: int, side: int) -> Tensor:

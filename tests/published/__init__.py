@@ -1,0 +1,1 @@
+"""What the authors' published code computed, recorded once, and compared with ours; README.md says how to record."""
