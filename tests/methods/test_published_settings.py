@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 import tokenprune as tp
 from tests.support.tiny import CASES
-from tokenprune import plugins
+from tokenprune import named, plugins
 from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.keep import KeepCount, KeepRatio
 from tokenprune.budgets.layer_average import LayerAverage
@@ -24,6 +24,7 @@ from tokenprune.named import NamedMethod, find_method, shipped_method
 from tokenprune.ops.recycle import cluster_count
 from tokenprune.published import Architecture, Published, choose, read_published
 from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.entropy_collapse import PUBLISHED
 
 SHIPPED = [method for method in tp.list_methods() if method.distribution == "tokenprune-mllm" and method.published]
 ENTRIES = [
@@ -156,6 +157,26 @@ def test_the_budgets_of_entropyprune(name: str, preset: str, layer: int, visual:
     assert tuple(kept) == counts
 
 
+def test_the_layers_of_entropyprune_are_those_of_its_selector() -> None:
+    layers = {
+        settings.family: settings.method["layers"]["layers"] for settings in shipped_method("entropyprune").published
+    }
+    assert layers == {family: [layer] for family, layer in PUBLISHED.items()}
+
+
+def test_vscan_on_qwen() -> None:
+    """Windows of 4 x 4 tokens, the first block with attention to the whole image, the last block, the middle layer."""
+    config = PRESETS["qwen2.5-vl-7b"].config()
+    method = tp.load_method("vscan", model=config)
+    first = method.pruner.at(0).model_dump()
+    assert first["window_size"] == 4
+    assert first["local_layer"] == config.vision_config.fullatt_block_indexes[0]
+    assert first["layer"] % config.vision_config.depth == config.vision_config.depth - 1
+    assert method.layers.select(ModelProfile("qwen2_5_vl", 28)).layers == (0, 14)
+    kept = int(0.167 * 1000)
+    assert method.budget.keep(1000, Schedule((0, 14), 28)) == (kept, int(0.333 * kept))
+
+
 def test_the_names_of_entropyprune_say_which_one_reproduces_the_code() -> None:
     paper, code = shipped_method("entropyprune"), shipped_method("entropyprune-reference")
     assert "entropyprune-reference reproduces the figures of the published code" in paper.description
@@ -270,6 +291,17 @@ def test_a_wrong_entry_is_one_line(data: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(words)) as caught:
         read_published(data, "x.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_a_shipped_file_with_a_wrong_entry_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump({"method": {}, "published": [{**ENTRY, "dept": 3}]}))
+    read = named._read("x", path, "theirs")
+    assert read.problem == "x.yaml: published[0]: dept: unknown key; remove it or check its spelling"
+    path.write_text(yaml.safe_dump({"method": {}, "published": [ENTRY]}))
+    read = named._read("x", path, "theirs")
+    assert read.problem is None
+    assert read.published == (entry(),)
 
 
 def test_a_file_of_ones_own_can_have_entries(tmp_path: Path) -> None:
