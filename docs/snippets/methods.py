@@ -101,7 +101,7 @@ def checked(named: NamedMethod) -> str:
     link = f"https://github.com/{recorded['repository']}/blob/{recorded['commit']}/{recorded['file']}"
     words = f"[{recorded['repository']}]({link}), commit `{recorded['commit'][:7]}`, `{Path(recorded['file']).name}`"
     words += f" (lines {recorded['lines']}): {agreeing} of {len(cases)} cases equal"
-    return "; ".join([words, *(f"different: {reason}" for reason in different)])
+    return words + "".join(f"; not equal, and expected so: {reason}" for reason in different)
 
 
 def section(named: NamedMethod) -> str:

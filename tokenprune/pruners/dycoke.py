@@ -31,8 +31,11 @@ class DyCoke(Pruner):
 
     The paper calls this merging, but the published code drops the similar tokens and changes no others. So does this
     pruner. Differs from the published code: that code keeps the third frame of the last group whole (its loop ends one
-    group early) and loses the last frame of an odd number of frames; here both are treated like all others. DyCoke's
-    second stage, which selects visible keys at every decoding step, is left out: it does not shorten the prefill.
+    group early) and loses the last frame of an odd number of frames; here both are treated like all others. It emits
+    the kept tokens of a frame in the order of their similarity, the least similar first, and gives all tokens new
+    positions; here they stay in their order and keep their positions. A count that rounding leaves just below a whole
+    number is rounded down there. DyCoke's second stage, which selects visible keys at every decoding step, is left
+    out: it does not shorten the prefill.
 
     Source: "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models", arXiv 2411.15024.
 

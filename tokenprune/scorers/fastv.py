@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from tokenprune.context import PruneContext
@@ -16,7 +18,13 @@ class FastV(Scorer):
     attention implementation, runs no layer twice and materialises no attention map.
 
     Source: "An Image is Worth 1/2 Tokens After Layer 2", arXiv 2403.06764.
+
+    Attributes:
+        queries: Number of prompt tokens, counted from the last one, whose attention is averaged. FastV reads one;
+            FrameFusion's published code reads four on Qwen2-VL. A shorter prompt has fewer.
     """
+
+    queries: PositiveInt = 1
 
     @property
     def needs(self) -> frozenset[str]:
@@ -25,9 +33,14 @@ class FastV(Scorer):
 
     def score(self, ctx: PruneContext) -> Tensor:
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""
-        row = ctx.probe.rows(ctx.last_row[:, None]).mean(1)[:, 0]
+        order = torch.arange(ctx.row_mask.shape[1], device=ctx.row_mask.device)
+        last = torch.where(ctx.row_mask, order, -1).topk(min(self.queries, len(order)), dim=1).values
+        exists = last >= 0
+        # a prompt with fewer tokens repeats its last one, because the attention row of padding is empty
+        rows = ctx.probe.rows(torch.where(exists, last, ctx.last_row[:, None])).mean(1)
+        row = (rows * exists[:, :, None]).sum(1) / exists.sum(1, keepdim=True)
         return row.gather(1, ctx.visual_rows)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """One query row against all keys."""
-        return 2 * tokens * shape.heads * shape.head_dim
+        """The query rows against all keys."""
+        return 2 * self.queries * tokens * shape.heads * shape.head_dim
