@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenprune import plugins
+from tokenprune.cli.methods import flow
 from tokenprune.component import Component
 from tokenprune.config import Method
 from tokenprune.named import NamedMethod, list_methods, load_method
@@ -121,10 +122,23 @@ def section(named: NamedMethod) -> str:
     }
     lines = [f"## {named.name}", "", named.description, ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items() if text), ""]
+    lines += published(named)
     texts = {type(component).__name__: paragraphs(component) for component in components(method.pruner)}
     lines += [f"*{name}*: {text}\n" for name, text in texts.items()]
     text = method.to_yaml().replace(f"label: {named.name}\n", "")
     return "\n".join([*lines, "```yaml", text.rstrip(), "```", ""])
+
+
+def published(named: NamedMethod) -> list[str]:
+    """The lines of the table of settings that were published for single models."""
+    if not named.published:
+        return []
+    rows = []
+    for entry in named.published:
+        source = f"`{entry.source}` {entry.note}".strip()
+        rows.append(f"| {entry.model} | {entry.condition} | `{flow(entry.settings)[1:-1]}` | {source} |")
+    intro = f'Published settings, used by `load_method("{named.name}", model=model)` and `published: true`:'
+    return [intro, "", "| Model | Fits | Settings | Source |", "|---|---|---|---|", *rows, ""]
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.support.literal import cosine, exact_vectors, record
-from tests.support.tower import attention
+from tests.support.tower import attention, features
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.coverage import greedy_coverage
@@ -123,21 +123,22 @@ def test_nothing_waits_for_the_device() -> None:
     ("name", "variant"),
     [("llava", "image"), ("llava", "multi"), ("llava", "ragged"), ("vipllava", "multi"), ("llava_qwen3", "ragged")],
 )
-@pytest.mark.parametrize("layer", [-2, -1])
-def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, layer: int) -> None:
+@pytest.mark.parametrize(("layer", "compare"), [(-2, "tower"), (-1, "tower"), (-2, "projected")])
+def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, layer: int, compare: str) -> None:
     """Ragged batches, padded on the left, of prompts with several images."""
     recording = record(name, variant, batch=3)
-    saliency = attention(recording, name, layer)
+    saliency, tower = attention(recording, name, layer), features(recording, name, layer)
     expected = []
     for sample, images in enumerate(recording.image_positions):
         kept: list[int] = []
-        for image, count, weight in zip(images, recording.quotas(sample, 7), saliency[sample], strict=True):
-            states = [recording.layer_inputs[0][sample, position] for position in image]
-            kept += [image[i] for i in literal(states, weight, count)]
+        for number, (image, count) in enumerate(zip(images, recording.quotas(sample, 7), strict=True)):
+            projected = [recording.layer_inputs[0][sample, position] for position in image]
+            states = tower[sample][number] if compare == "tower" else projected
+            kept += [image[i] for i in literal(states, saliency[sample][number], count)]
         expected.append(sorted(kept))
     method = {
         "layers": {"name": "fixed", "layers": [0]},
-        "pruner": {"name": "scope", "layer": layer},
+        "pruner": {"name": "scope", "layer": layer, "compare": compare},
         "budget": {"name": "keep_count", "tokens": 7},
     }
     assert recording.kept(method) == expected
@@ -156,6 +157,6 @@ def test_a_family_whose_tower_nobody_reads_is_refused() -> None:
 def test_published_defaults() -> None:
     """64 of LLaVA-1.5's 576 tokens, before the language model."""
     made = tp.load_method("scope")
-    assert made.pruner == Scope() == Scope(alpha=1.0, layer=-2)
+    assert made.pruner == Scope() == Scope(alpha=1.0, layer=-2, compare="tower")
     assert made.layers.layers == (0,)  # type: ignore[attr-defined]
     assert made.budget.keep(576, Schedule((0,), 32)) == (64,)

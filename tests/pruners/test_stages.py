@@ -205,4 +205,4 @@ def test_round_trip_and_seeds() -> None:
     with pytest.raises(ConfigError, match="uses no random numbers"):
         reseed(method([1, 2], stages(FASTV, FASTV), [9, 4]), 5)
     assert made.pruner.needs == {"attention"}
-    assert tp.load_method("vscan").pruner.vision_layers == {6, -2}
+    assert tp.load_method("vscan").pruner.vision_layers == {5, -2}

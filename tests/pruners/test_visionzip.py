@@ -1,4 +1,4 @@
-"""VisionZip against a literal choice and averaging, token by token, in float64."""
+"""VisionZip against a literal choice and merging, token by token, in float64."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from tests.support.literal import Recording, cosine, exact_vectors, record
 from tests.support.tiny import CASES
 from tests.support.tower import attention
 from tokenprune.budgets.base import Schedule
-from tokenprune.ops.merging import every_nth, merge_into
+from tokenprune.ops.merging import add_mean_into, average_into, every_nth
 from tokenprune.pruners.visionzip import VisionZip
+from tokenprune.testing import TowerTensors, make_context
 
 Kept = dict[int, list[float]]
 
 
-def mean(rows: list[list[float]]) -> list[float]:
-    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+def plus_mean(own: list[float], others: list[list[float]]) -> list[float]:
+    """A vector plus the mean of others, entry by entry; the vector itself if there are none."""
+    return [value + sum(row[i] for row in others) / len(others) if others else value for i, value in enumerate(own)]
 
 
 def literal(saliency: list[float], keys: list[Tensor], states: list[list[float]], count: int, share: Fraction) -> Kept:
@@ -31,11 +33,12 @@ def literal(saliency: list[float], keys: list[Tensor], states: list[list[float]]
     rest = [i for i in range(len(saliency)) if i not in dominant]
     stride = max(1, len(rest) // contextual) if contextual else 1
     targets = rest[::stride][:contextual]
-    groups = {target: [target] for target in targets}
+    groups: dict[int, list[int]] = {target: [] for target in targets}
     for token in rest if targets else []:
         if token not in targets:
             groups[max(targets, key=lambda t: (cosine(keys[token], keys[t]), -t))].append(token)
-    return {i: states[i] for i in dominant} | {i: mean([states[j] for j in group]) for i, group in groups.items()}
+    merged = {i: plus_mean(states[i], [states[j] for j in group]) for i, group in groups.items()}
+    return {i: states[i] for i in dominant} | merged
 
 
 def tower_keys(recording: Recording, name: str, layer: int) -> list[list[list[Tensor]]]:
@@ -81,7 +84,7 @@ def method(tokens: int, **fields: Any) -> dict[str, Any]:
     [("llava", "image"), ("llava", "multi"), ("llava", "ragged"), ("vipllava", "multi"), ("llava_qwen3", "ragged")],
 )
 @pytest.mark.parametrize(("tokens", "share"), [(14, 10 / 64), (9, 0.5), (24, 0.9)])
-def test_the_engine_keeps_and_averages_what_the_definition_says(
+def test_the_engine_keeps_and_merges_what_the_definition_says(
     name: str, variant: Any, tokens: int, share: float
 ) -> None:
     """Ragged batches, padded on the left, of prompts with several images of 16 tokens."""
@@ -105,19 +108,23 @@ def test_the_engine_keeps_and_averages_what_the_definition_says(
         assert set(expected) <= set(recording.text_positions[sample]), "a kept token is not among the rows"
 
 
-def literal_merge(keys: Tensor, states: Tensor, targets: list[int], others: list[int]) -> Tensor:
+def literal_merge(keys: Tensor, states: Tensor, targets: list[int], others: list[int], equal: bool) -> Tensor:
+    """States after merging: equal weights for all, or the target plus the mean of the others."""
     merged = states.double()
-    groups = {target: [target] for target in targets}
+    groups: dict[int, list[int]] = {target: [] for target in targets}
     for token in others if targets else []:
         groups[max(targets, key=lambda t: (cosine(keys[token], keys[t]), -t))].append(token)
     for target, group in groups.items():
-        merged[target] = torch.tensor(mean(states[group].tolist()))
+        own, rows = states[target].tolist(), states[group].tolist()
+        means = [sum(column) / len(column) for column in zip(own, *rows, strict=True)]
+        merged[target] = torch.tensor(means if equal else plus_mean(own, rows))
     return merged
 
 
+@pytest.mark.parametrize("equal", [False, True])
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_merging(seed: int, exact: bool) -> None:
+def test_merging(seed: int, exact: bool, equal: bool) -> None:
     """Problems of different sizes; exact vectors are duplicates of each other and equally like several targets."""
     noise = torch.Generator().manual_seed(seed)
     sizes, counts = [30, 12, 5, 1], [4, 12, 0, 1]
@@ -127,23 +134,48 @@ def test_merging(seed: int, exact: bool) -> None:
     order = torch.rand(4, 30, generator=noise).masked_fill(~valid, 2.0).argsort(1)
     targets = torch.zeros_like(valid).scatter(1, order, torch.arange(30) < torch.tensor(counts)[:, None])
     others = valid & ~targets & (torch.rand(4, 30, generator=noise) < 0.8)
-    merged = merge_into(states, keys, targets, others, max(counts))
+    merged = (average_into if equal else add_mean_into)(states, keys, targets, others, max(counts))
     for row in range(4):
         marked = [mask[row].nonzero()[:, 0].tolist() for mask in (targets, others)]
-        assert torch.allclose(merged[row].double(), literal_merge(keys[row], states[row], *marked), atol=1e-5)
+        assert torch.allclose(merged[row].double(), literal_merge(keys[row], states[row], *marked, equal), atol=1e-5)
 
 
 def test_no_targets_at_all() -> None:
     states, none = torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool)
-    assert torch.equal(merge_into(states, states, none, ~none, 0), states)
+    assert torch.equal(add_mean_into(states, states, none, ~none, 0), states)
 
 
 def test_equally_like_targets_the_earlier_one() -> None:
     keys = torch.tensor([[[1.0, 0], [0, 1], [2, 0], [1, 1]]])
     targets = torch.tensor([[True, True, True, False]])
-    merged = merge_into(torch.eye(4)[None], keys, targets, ~targets, 3)
-    assert merged[0, 0].tolist() == [0.5, 0, 0, 0.5]
+    merged = add_mean_into(torch.eye(4)[None], keys, targets, ~targets, 3)
+    assert merged[0, 0].tolist() == [1, 0, 0, 1]
     assert torch.equal(merged[0, 1:], torch.eye(4)[1:])
+
+
+def test_contextual_tokens_by_hand() -> None:
+    """Two of six tokens are dominant; of the others, the first and third are contextual, with one token each.
+
+    The numbers are written down, not computed: a target gains the mean of what is merged into it, undivided itself.
+    """
+    attention = torch.tensor([[0.1, 0.9, 0.2, 0.3, 0.8, 0.4]])
+    keys = torch.tensor([[[1.0, 0], [0, 0], [0.9, 0.1], [0, 1], [0, 0], [0.2, 0.7]]])
+    hidden = torch.tensor([[[1.0, 2], [3, 4], [5, 6], [7, 8], [9, 10], [11, 12]]])
+    tower = {-2: TowerTensors(attention=attention, received=attention, key=keys, features=keys)}
+    selection = VisionZip(contextual=0.5).select(make_context(hidden, keep=4, tower=tower))
+    assert selection.hidden is not None
+    assert selection.keep.tolist() == [[True, True, False, True, True, False]]
+    assert selection.hidden[selection.keep].tolist() == [[6, 8], [3, 4], [18, 20], [9, 10]]
+
+
+def test_a_contextual_token_gains_the_mean_of_many() -> None:
+    """Three tokens go to the same target: it becomes its own 1 plus their mean 5, not the mean 4 of all."""
+    hidden = torch.tensor([[[1.0], [2.0], [4.0], [9.0], [100.0]]])
+    attention = torch.tensor([[0.1, 0.1, 0.1, 0.1, 0.9]])
+    tower = {-2: TowerTensors(attention=attention, received=attention, key=torch.ones(1, 5, 2), features=hidden)}
+    selection = VisionZip(contextual=0.5).select(make_context(hidden, keep=2, tower=tower))
+    assert selection.hidden is not None
+    assert selection.hidden[selection.keep].tolist() == [[6.0], [100.0]]
 
 
 def test_every_nth() -> None:
@@ -161,7 +193,7 @@ def test_nothing_waits_for_the_device() -> None:
     """The meta device has no values: whatever asks for one raises."""
     states, tokens = torch.empty(2, 9, 4, device="meta"), torch.empty(2, 9, dtype=torch.bool, device="meta")
     targets = every_nth(tokens, torch.empty(2, dtype=torch.long, device="meta"))
-    assert merge_into(states, states, targets, tokens & ~targets, 3).shape == (2, 9, 4)
+    assert add_mean_into(states, states, targets, tokens & ~targets, 3).shape == (2, 9, 4)
 
 
 @pytest.mark.parametrize(("count", "contextual"), [(192, 30), (128, 20), (64, 10)])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.support.literal import cosine, exact_vectors, record
-from tests.support.tower import attention
+from tests.support.tower import attention, features
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.bipartite import drop_duplicates, rounds_needed
 from tokenprune.pruners.vispruner import VisPruner
@@ -131,27 +131,36 @@ def method(tokens: int, **fields: Any) -> dict[str, Any]:
     [("llava", "image"), ("llava", "multi"), ("llava", "ragged"), ("vipllava", "multi"), ("llava_qwen3", "ragged")],
 )
 @pytest.mark.parametrize(
-    ("tokens", "important", "most", "layer"), [(7, 0.5, 8, -2), (9, 0.0, 2, -1), (11, 0.7, 1, -2), (5, 1.0, 8, -1)]
+    ("tokens", "important", "most", "layer", "compare"),
+    [
+        (7, 0.5, 8, -2, "tower"),
+        (9, 0.0, 2, -1, "tower"),
+        (11, 0.7, 1, -2, "tower"),
+        (11, 0.7, 1, -2, "projected"),
+        (5, 1.0, 8, -1, "tower"),
+    ],
 )
 def test_the_engine_keeps_what_the_definition_says(
-    name: str, variant: Any, tokens: int, important: float, most: int, layer: int
+    name: str, variant: Any, tokens: int, important: float, most: int, layer: int, compare: str
 ) -> None:
     """Ragged batches, padded on the left, of prompts with several images."""
     recording = record(name, variant, batch=3)
-    weights = attention(recording, name, layer)
+    weights, tower = attention(recording, name, layer), features(recording, name, layer)
     expected = []
     for sample, images in enumerate(recording.image_positions):
         kept: list[int] = []
-        for image, count, weight in zip(images, recording.quotas(sample, tokens), weights[sample], strict=True):
-            states = [recording.layer_inputs[0][sample, position] for position in image]
-            kept += [image[i] for i in literal(states, weight, count, important, most)]
+        for number, (image, count) in enumerate(zip(images, recording.quotas(sample, tokens), strict=True)):
+            projected = [recording.layer_inputs[0][sample, position] for position in image]
+            states = tower[sample][number] if compare == "tower" else projected
+            kept += [image[i] for i in literal(states, weights[sample][number], count, important, most)]
         expected.append(sorted(kept))
-    assert recording.kept(method(tokens, important=important, per_round=most, layer=layer)) == expected
+    made = method(tokens, important=important, per_round=most, layer=layer, compare=compare)
+    assert recording.kept(made) == expected
 
 
 def test_published_defaults() -> None:
     """64 of LLaVA-1.5's 576 tokens before the language model, half of them important."""
     made = tp.load_method("vispruner")
-    assert made.pruner == VisPruner() == VisPruner(important=0.5, per_round=8, layer=-2)
+    assert made.pruner == VisPruner() == VisPruner(important=0.5, per_round=8, layer=-2, compare="tower")
     assert made.layers.layers == (0,)  # type: ignore[attr-defined]
     assert made.budget.keep(576, Schedule((0,), 32)) == (64,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,24 +16,32 @@ from tests.support.tiny import CASES
 from tests.support.tower import attention
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.topk import apportion
-from tokenprune.ops.windows import best_of_windows, grid_windows
+from tokenprune.ops.windows import best_of_windows, grid_windows, sized_windows
 from tokenprune.pruners.stages import Stages
 from tokenprune.pruners.topk import TopK
 from tokenprune.pruners.vscan import VScan
 from tokenprune.scorers.fastv import FastV
 from tokenprune.selectors.base import ModelProfile
+from tokenprune.testing import TowerTensors, make_context
 
 Place = tuple[int, int, int]
 
 
-def best_local(scores: list[float], windows: dict[Place, list[int]], count: int) -> list[int]:
-    """Equally many of each window, in turns; a turn that is not whole takes the highest scores."""
-    left = {key: sorted(tokens, key=lambda i: (-scores[i], i)) for key, tokens in windows.items()}
+def best_local(scores: list[float], windows: dict[Place, list[int]], count: int, spare: list[int]) -> list[int]:
+    """One token after the other in descending order of score, unless its window has given its part.
+
+    Tokens of full windows, then ``spare`` tokens (in no window), make up what is missing.
+    """
+    limit = -(-count // max(1, len(windows)))
+    place_of = {token: place for place, tokens in windows.items() for token in tokens}
+    given = dict.fromkeys(windows, 0)
     chosen: list[int] = []
-    while len(chosen) < count:
-        turn = [tokens.pop(0) for tokens in left.values() if tokens]
-        chosen += sorted(turn, key=lambda i: (-scores[i], i))[: count - len(chosen)]
-    return chosen
+    skipped: list[int] = []
+    for token in sorted(place_of, key=lambda i: (-scores[i], i)):
+        full = given[place_of[token]] == limit
+        (skipped if full else chosen).append(token)
+        given[place_of[token]] += not full
+    return [*chosen, *skipped, *sorted(spare, key=lambda i: (-scores[i], i))][:count]
 
 
 def window_of(place: Place, height: int, width: int, side: int) -> Place:
@@ -40,16 +49,22 @@ def window_of(place: Place, height: int, width: int, side: int) -> Place:
     return frame, row * side // height, column * side // width
 
 
+def window_of_size(place: Place, height: int, width: int, size: int) -> Place:
+    """Whole windows from the first row and column on; the rest goes to the last of them."""
+    frame, row, column = place
+    last_row, last_column = max(0, height // size - 1), max(0, width // size - 1)
+    return frame, min(row // size, last_row), min(column // size, last_column)
+
+
 def literal_keep(shallow: list[float], deep: list[float], width: int, count: int, local: float, side: int) -> list[int]:
     """Numbers of the kept tokens of an image with rows of ``width`` tokens."""
-    few = int(count * local)
-    chosen = sorted(range(len(deep)), key=lambda i: (-deep[i], i))[: count - few]
     windows: dict[Place, list[int]] = {}
-    for token in range(len(deep)):
-        if token not in chosen:
-            place = window_of((0, *divmod(token, width)), len(deep) // width, width, side)
-            windows.setdefault(place, []).append(token)
-    return sorted([*chosen, *best_local(shallow, windows, few)])
+    for token in range(len(shallow)):
+        place = window_of((0, *divmod(token, width)), len(shallow) // width, width, side)
+        windows.setdefault(place, []).append(token)
+    chosen = best_local(shallow, windows, int(count * local), [])
+    rest = [token for token in range(len(deep)) if token not in chosen]
+    return sorted([*chosen, *sorted(rest, key=lambda i: (-deep[i], i))[: count - len(chosen)]])
 
 
 def literal_merge(states: Tensor, kept: list[int]) -> dict[int, Tensor]:
@@ -147,38 +162,71 @@ def test_merged_values(name: str, variant: Any) -> None:
         assert all(torch.allclose(actual[row], expected[row], atol=1e-5) for row in expected)
 
 
-@pytest.mark.parametrize("side", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("shape", [(1, 6, 6), (1, 5, 3), (2, 4, 8), (1, 1, 9)])
-def test_windows(shape: Place, side: int) -> None:
-    """Every token lies in one window, windows are rectangles of one size as far as the grid allows."""
+SHAPES = pytest.mark.parametrize("shape", [(1, 6, 6), (1, 5, 3), (2, 4, 8), (1, 1, 9), (1, 11, 9), (3, 10, 17)])
+
+
+def whole_grid(shape: Place) -> tuple[list[Place], Tensor, Tensor]:
+    """Places of a grid; the same as a tensor with a separator and an entry that is padding behind; which are tokens."""
     frames, height, width = shape
-    coordinates = [(f, r, c) for f in range(frames) for r in range(height) for c in range(width)]
-    grid = torch.tensor([[*coordinates, (-1, -1, -1), (0, 0, 0)]])
-    valid = torch.tensor([[True] * (len(coordinates) + 1) + [False]])
+    places = [(f, r, c) for f in range(frames) for r in range(height) for c in range(width)]
+    grid = torch.tensor([[*places, (-1, -1, -1), (90, 90, 90)]])
+    return places, grid, torch.tensor([[True] * (len(places) + 1) + [False]])
+
+
+def same_partition(actual: list[int], expected: list[Place]) -> bool:
+    """Whether two lists divide the tokens in the same way, whatever the windows are called."""
+    pairs = set(zip(actual, expected, strict=True))
+    return len(pairs) == len(set(actual)) == len(set(expected))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 7])
+@SHAPES
+def test_windows_by_number(shape: Place, side: int) -> None:
+    """Every token lies in one window, windows are rectangles of one size as far as the grid allows."""
+    places, grid, valid = whole_grid(shape)
     actual = grid_windows(grid, valid, side)[0].tolist()
-    expected = [
-        (f * side + r) * side + c for f, r, c in (window_of(place, height, width, side) for place in coordinates)
-    ]
-    assert actual == [*expected, -1, -1]
+    expected = [window_of(place, *shape[1:], side) for place in places]
+    assert same_partition(actual[:-2], expected)
+    assert actual[-2:] == [-1, -1]
     sizes = [expected.count(window) for window in set(expected)]
-    assert max(sizes) <= -(-height // side) * -(-width // side)
+    assert max(sizes) <= -(-shape[1] // side) * -(-shape[2] // side)
 
 
-def test_lengths_of_windows_are_those_of_each_image() -> None:
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+@SHAPES
+def test_windows_by_size(shape: Place, size: int) -> None:
+    places, grid, valid = whole_grid(shape)
+    actual = sized_windows(grid, valid, size)[0].tolist()
+    expected = [window_of_size(place, *shape[1:], size) for place in places]
+    assert same_partition(actual[:-2], expected)
+    assert actual[-2:] == [-1, -1]
+    assert len(set(expected)) == shape[0] * max(1, shape[1] // size) * max(1, shape[2] // size)
+
+
+def test_six_by_six_tokens_are_four_by_four_windows_of_llava() -> None:
+    """The published size for 24 x 24 tokens; 4 x 4 tokens of 10 x 11 are 2 x 2 windows, the last ones larger."""
+    _, grid, valid = whole_grid((1, 24, 24))
+    assert torch.equal(sized_windows(grid, valid, 6), grid_windows(grid, valid, 4))
+    _, grid, valid = whole_grid((1, 10, 11))
+    assert sized_windows(grid, valid, 4)[0, :-2].bincount().tolist() == [16, 28, 24, 42]
+
+
+@pytest.mark.parametrize("divide", [grid_windows, sized_windows])
+def test_lengths_of_windows_are_those_of_each_image(divide: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     """An image of 4 x 4 and one of 2 x 2 in one batch, the second padded."""
     large = [[0, r, c] for r in range(4) for c in range(4)]
     small = [[0, r, c] for r in range(2) for c in range(2)]
     grid = torch.tensor([large, [*small, *[[0, 0, 0]] * 12]])
     valid = torch.arange(16) < torch.tensor([[16], [4]])
-    actual = grid_windows(grid, valid, 2).tolist()
+    actual = divide(grid, valid, 2).tolist()
     assert actual[0] == [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]
-    assert actual[1][:4] == [0, 1, 2, 3]
+    assert actual[1][:4] == ([0, 1, 2, 3] if divide is grid_windows else [0, 0, 0, 0])
 
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(6))
 def test_best_of_windows(seed: int, ties: bool) -> None:
-    """Windows of all sizes, some exhausted before the others, some tokens not to be chosen."""
+    """Windows of all sizes, some exhausted before the others, tokens in no window, tokens not to be chosen."""
     noise = torch.Generator().manual_seed(seed)
     windows = torch.randint(-1, 6, (3, 40), generator=noise)
     scores = exact_vectors(120, 3, seed, 1).view(3, 40) if ties else torch.rand(3, 40, generator=noise)
@@ -189,7 +237,8 @@ def test_best_of_windows(seed: int, ties: bool) -> None:
             groups: dict[Place, list[int]] = {}
             for token in tokens[row].nonzero()[:, 0].tolist():
                 groups.setdefault((0, 0, int(windows[row, token])), []).append(token)
-            expected = sorted(best_local(scores[row].double().tolist(), groups, count))
+            spare = groups.pop((0, 0, -1), [])
+            expected = sorted(best_local(scores[row].double().tolist(), groups, count, spare))
             assert actual[row].nonzero()[:, 0].tolist() == expected
 
 
@@ -203,18 +252,60 @@ def test_windows_get_equally_many() -> None:
     assert windows[actual].bincount().tolist() == [3] * 16
 
 
-def test_nothing_waits_for_the_device() -> None:
+def test_a_remainder_is_taken_from_the_windows_with_low_scores() -> None:
+    """5 of 3 windows: at most two each, and the window with the lowest scores gives one."""
+    windows = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2, 2]])
+    scores = torch.tensor([[9.0, 8, 7, 1, 2, 3, 6, 5, 4]])
+    actual = best_of_windows(scores, windows, torch.ones_like(windows).bool(), torch.tensor([5]))
+    assert actual[0].nonzero()[:, 0].tolist() == [0, 1, 5, 6, 7]
+
+
+def test_the_local_scan_goes_first() -> None:
+    """Token 0 is best in both layers: it is local, and the global scan takes the next best of the deep layer.
+
+    The other way round token 0 would be global and the local scan would take token 1 of the same window.
+    """
+    shallow = torch.tensor([[9.0, 8, 1, 2]])
+    deep = torch.tensor([[9.0, 1, 2, 8]])
+    grid = torch.tensor([[[0, 0, column] for column in range(4)]])
+    tower = {
+        number: TowerTensors(attention=values, received=values, key=torch.ones(1, 4, 1), features=torch.ones(1, 4, 1))
+        for number, values in ((0, shallow), (1, deep))
+    }
+    context = make_context(torch.eye(4)[None], keep=2, tower=tower, grid=grid)
+    for fields in ({"windows": 1}, {"window_size": 4}):
+        selection = VScan(local_layer=0, layer=1, **fields).select(context)
+        assert selection.keep.tolist() == [[True, False, False, True]]
+
+
+@pytest.mark.parametrize("divide", [grid_windows, sized_windows])
+def test_nothing_waits_for_the_device(divide: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     """The meta device has no values: whatever asks for one raises."""
     grid, valid = torch.empty(2, 9, 3, dtype=torch.long, device="meta"), torch.ones(2, 9, device="meta").bool()
-    windows = grid_windows(grid, valid, 4)
+    windows = divide(grid, valid, 4)
     counts = torch.ones(2, dtype=torch.long, device="meta")
     assert best_of_windows(torch.empty(2, 9, device="meta"), windows, valid, counts).shape == (2, 9)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_windows_of_a_size_in_the_engine(size: int) -> None:
+    """4 x 4 tokens: 2 x 2 windows of 2 x 2 tokens, and one window of all where 3 x 3 fit only once."""
+    recording = record("llava", "multi", batch=2)
+    how = {**method([8], [0]), "pruner": {"name": "vscan", "local_layer": 0, "layer": -1, "window_size": size}}
+    shallow, deep = (attention(recording, "llava", number) for number in (0, -1))
+    kept = recording.kept(how)
+    for sample, images in enumerate(recording.image_positions):
+        expected: list[int] = []
+        for number, (image, count) in enumerate(zip(images, recording.quotas(sample, 8), strict=True)):
+            own = literal_keep(shallow[sample][number], deep[sample][number], 4, count, 0.5, 4 // size)
+            expected += [image[i] for i in own]
+        assert kept[sample] == sorted(expected)
 
 
 def test_towers_that_cannot_serve_are_refused() -> None:
     made = tp.load_method("vscan")
     with (
-        pytest.raises(tp.errors.LayerError, match="layer 6 of a vision tower of 2 layers"),
+        pytest.raises(tp.errors.LayerError, match="layer 5 of a vision tower of 2 layers"),
         tp.apply(record("llava").model, made),
     ):
         pass
@@ -228,7 +319,7 @@ def test_towers_that_cannot_serve_are_refused() -> None:
 def test_published_defaults() -> None:
     """96 of LLaVA-1.5's 576 tokens before the language model, 32 from its middle on: 64 on average."""
     made = tp.load_method("vscan")
-    scan = VScan(local=0.5, windows=4, local_layer=6, layer=-2)
+    scan = VScan(local=0.5, windows=4, window_size=None, local_layer=5, layer=-2)
     assert made.pruner == Stages(pruners=(VScan(), TopK(scorer=FastV())))
     assert VScan() == scan
     for count, middle in ((32, 16), (28, 14), (40, 20)):

@@ -30,6 +30,29 @@ def attention(recording: Recording, name: str, layer: int, everyone: bool = Fals
     return [[next(rows) for _ in images] for images in recording.image_positions]
 
 
+def features(recording: Recording, name: str, layer: int) -> list[list[list[Tensor]]]:
+    """States that leave a layer of the tower, for each token's patch, by sample and image, in float64.
+
+    Args:
+        recording: The prompts.
+        name: Name of the tiny model; its tower has a class token.
+        layer: Layer of the tower.
+    """
+    model: Any = CASES[name].build("eager")
+    tower = model.model.vision_tower
+    outputs: list[Tensor] = []
+
+    def keep_output(module: Any, args: Any, output: Any) -> None:
+        outputs.append((output[0] if isinstance(output, tuple) else output).double())
+
+    hook = getattr(tower, "vision_model", tower).encoder.layers[layer].register_forward_hook(keep_output)
+    with torch.no_grad():
+        tower(recording.inputs["pixel_values"])
+    hook.remove()
+    rows = iter(outputs[0][:, 1:])
+    return [[list(next(rows)) for _ in images] for images in recording.image_positions]
+
+
 def eager_maps(model: Any, attention: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
     """Attention maps of one attention module in a forward pass, ``[images, heads, n, n]`` each, float64.
 

@@ -1,4 +1,4 @@
-"""Merging tokens into other tokens by averaging."""
+"""Merging tokens into other tokens: equal-weight means, or a token plus the mean of those merged into it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from tokenprune.ops.cosine import cosine_similarity
 
 
-def merge_into(states: Tensor, keys: Tensor, targets: Tensor, merged: Tensor, max_targets: int) -> Tensor:
+def average_into(states: Tensor, keys: Tensor, targets: Tensor, merged: Tensor, max_targets: int) -> Tensor:
     """Average every token of ``merged`` into its most similar target.
 
     A target becomes the mean of itself and of all tokens merged into it, with equal weights. Of equally similar
@@ -24,6 +24,31 @@ def merge_into(states: Tensor, keys: Tensor, targets: Tensor, merged: Tensor, ma
     Returns:
         Float32 ``[images, n, dim]``: means at the targets, unchanged states elsewhere.
     """
+    return _merge(states, keys, targets, merged, max_targets, own_in_mean=True)
+
+
+def add_mean_into(states: Tensor, keys: Tensor, targets: Tensor, merged: Tensor, max_targets: int) -> Tensor:
+    """Add to every target the mean of the tokens of ``merged`` that are most similar to it.
+
+    A target that no token is merged into is unchanged. Otherwise like :func:`average_into`.
+
+    Args:
+        states: States to merge, floating ``[images, n, dim]``.
+        keys: Keys to compare by cosine similarity, floating ``[images, n, key_dim]``.
+        targets: Tokens that others are merged into, bool ``[images, n]``. An image without targets is unchanged.
+        merged: Tokens to merge, none of them a target, bool ``[images, n]``.
+        max_targets: Largest number of targets of an image, as a host integer.
+
+    Returns:
+        Float32 ``[images, n, dim]``: sums of two terms at the targets, unchanged states elsewhere.
+    """
+    return _merge(states, keys, targets, merged, max_targets, own_in_mean=False)
+
+
+def _merge(
+    states: Tensor, keys: Tensor, targets: Tensor, merged: Tensor, max_targets: int, *, own_in_mean: bool
+) -> Tensor:
+    """Merge; ``own_in_mean`` tells whether a target is one member of the mean, or the mean is added to it."""
     states = states.float()
     if max_targets == 0:
         return states
@@ -33,9 +58,9 @@ def merge_into(states: Tensor, keys: Tensor, targets: Tensor, merged: Tensor, ma
     # A matrix product instead of a scattered sum: on a GPU the order of scattered additions is not deterministic.
     number = torch.arange(max_targets, device=place.device)
     member = (similarity.argmax(-1)[:, None, :] == number[:, None]) & merged[:, None, :] & is_target[:, :, None]
-    own = _rows_at(states, place)
-    means = (own + member.float() @ states) / (1 + member.sum(-1, keepdim=True))
-    return states.scatter(1, place[:, :, None].expand_as(own), torch.where(is_target[:, :, None], means, own))
+    own, total, count = _rows_at(states, place), member.float() @ states, member.sum(-1, keepdim=True)
+    become = (own + total) / (1 + count) if own_in_mean else own + total / count.clamp(min=1)
+    return states.scatter(1, place[:, :, None].expand_as(own), torch.where(is_target[:, :, None], become, own))
 
 
 def every_nth(tokens: Tensor, counts: Tensor) -> Tensor:

@@ -28,8 +28,10 @@ class Dpp(Pruner):
     Face LLaVA does not contain, and uses it as ``w`` without ``theta``. **That variant is not included.** Any scorer
     can be the ``relevance``, so it takes one more file, a scorer that loads the text tower, and ``theta: null``.
 
-    Differs from the authors' code: that code has a quota for each crop of an image and keeps the row separators in
-    addition. Here the whole image has one quota, which is met exactly.
+    Differs from the authors' code: the relevance, see above. What follows it (scaling, kernel, greedy choice) was
+    compared with that code, given its relevance. On LLaVA-NeXT that code has a quota for each tile of an image, scales
+    the relevance over all tiles, and drops the row separators. Here the whole image has one quota, which is met
+    exactly, and row separators are ordinary tokens.
 
     Source: "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs",
     arXiv 2506.10967.

@@ -20,9 +20,13 @@ class HiPrune(Pruner):
     average, class token included, mean over heads. Ties keep the earlier position, and halves round to even. If anchors
     and buffers exceed the quota, the buffers with the least attention in the object layer are dropped.
 
-    Differs from the published code: neighbours are those on the grid. The published code adds and subtracts 1 and 24,
-    so the right neighbour of the last token of a row is the first token of the next row. Several images have quotas in
-    proportion to their tokens. A tower without the object layer is refused; name one of its middle layers instead.
+    Differs from the published code: neighbours are those on the grid, and an anchor at the edge has fewer. That code
+    adds and subtracts 1 and the width of a row (24), and moves what lies outside to the nearest token of the image. So
+    the neighbour to the right of a row's last token is the first token of the next row, and an anchor in the first or
+    last row also keeps the image's first or last token (0 or 575). With anchors inside the image, both keep the same
+    tokens. The tiles of an image (LLaVA-NeXT) have one quota together; that code gives each the same. If anchors and
+    buffers exceed the quota, that code fails. Several images have quotas in proportion to their tokens. A tower without
+    the object layer is refused; name one of its middle layers instead.
 
     Source: "HiPrune: Training-Free Visual Token Pruning via Hierarchical Attention in Vision-Language Models",
     arXiv 2508.00553.
@@ -30,8 +34,9 @@ class HiPrune(Pruner):
     Attributes:
         alpha: Share of the quota for anchors and buffers.
         object_layer: Middle layer of the tower, counted from 0; 8 is the ninth of CLIP-L's 24, as published for LLaVA.
+            Published for Qwen2.5-VL is the sixteenth of 32: 15.
         deep_layer: Deep layer of the tower, negative from the end; the published code uses the layer from which LLaVA
-            takes its features.
+            takes its features, and the last (-1) for Qwen2.5-VL.
     """
 
     alpha: float = Field(default=0.1, ge=0, le=1)

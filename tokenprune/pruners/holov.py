@@ -29,9 +29,11 @@ class HoloV(Pruner):
     the means of attention and variance. Unless ``v`` is tiny, this is the mean attention times a constant. The same is
     true of the published code.
 
-    Differs from the published code: that code fills what a crop cannot hold with zero vectors. A crop of one token has
-    its attention as weight, in the same unit as the other crops. Several images are cut one by one. Only the selection
-    is implemented; the paper's refetching of dropped context is not.
+    Differs from the published code: that code passes the tokens of a crop on in descending order of attention, unless
+    it keeps the whole crop; here all tokens stay in their order and at their positions. That code fills what a crop
+    cannot hold with zero vectors. A crop of one token has its attention as weight, in the same unit as the other crops.
+    Several images are cut one by one. Only the selection is implemented; the paper's refetching of dropped context is
+    not.
 
     Source: "Don't Just Chase 'Highlighted Tokens' in MLLMs: Revisiting Visual Holistic Context Retention",
     arXiv 2510.02912.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from tokenprune.context import PruneContext
@@ -16,35 +18,44 @@ class Scope(Pruner):
     """Greedy coverage of an image by its kept tokens; every gain is weighted with the attention in the vision tower.
 
     The gain of token i is ``sum_j max(0, cos(i, j) - best_j) * attention_i^alpha``; ``best_j`` is the cosine of token j
-    to the most similar kept token, at least 0. Images are covered one by one. Ties (gains equal up to 1e-5 of the
-    largest) keep the earlier position. A token counts as covered if its ``best_j`` would grow by at most 1e-6. When all
-    tokens are covered, the earliest tokens fill the quota.
+    to the most similar kept token, at least 0. Attention is the class token's (in a tower without one: the mean over
+    all tokens), mean over heads. Cosines are those of the states that leave the same layer of the tower, before the
+    projector, as in the published code. Images are covered one by one. Ties (gains equal up to 1e-5 of the largest)
+    keep the earlier position. A token counts as covered if its ``best_j`` would grow by at most 1e-6. When all tokens
+    are covered, the earliest tokens fill the quota.
 
-    Differs from the published code: cosines are those of the features that the language model gets (the projected ones
-    at layer 0); the published code uses the tower's features before the projector. Several images have quotas of their
-    own, in proportion to their tokens.
+    Differs from the published code: that code has no tolerance, so between tokens that would cover only each other
+    rounding decides there. The tiles of an image (LLaVA-NeXT) are covered together; the published code covers every
+    tile on its own, with equal quotas. Several images have quotas of their own, in proportion to their tokens.
 
     Source: "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodel LLMs", arXiv 2510.24214.
 
     Attributes:
         alpha: Exponent of the attention; with 0 only coverage counts.
-        layer: Layer of the tower whose attention is the saliency; negative from the end.
+        layer: Layer of the tower whose attention is the saliency and whose features are compared; negative from the
+            end.
+        compare: ``tower`` compares the tower's features, ``projected`` the states that enter the language model.
     """
 
     alpha: float = Field(default=1.0, ge=0)
     layer: TowerLayerNumber = -2
+    compare: Literal["tower", "projected"] = "tower"
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        saliency = ctx.vision(self.layer).attention
-        ctx.check_finite(ctx.hidden.abs().amax(-1) + saliency, type(self).__name__)
+        tower = ctx.vision(self.layer)
+        features = tower.features if self.compare == "tower" else ctx.hidden
+        ctx.check_finite(features.abs().amax(-1) + tower.attention, type(self).__name__)
         images = ctx.per_image
-        similarity = self_similarity(images.split(ctx.hidden))
-        weight = images.split(saliency) ** self.alpha
+        similarity = self_similarity(images.split(features))
+        weight = images.split(tower.attention) ** self.alpha
         return Selection(
             keep=images.join(greedy_coverage(similarity, weight, images.valid, images.quotas, images.max_quota))
         )
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """The matrix of cosines. Sums, comparisons and the attention of the tower are not counted."""
+        """The matrix of cosines, counted at the decoder's width: an upper bound, as towers are narrower.
+
+        Sums, comparisons and the attention of the tower are not counted.
+        """
         return 2 * visual**2 * shape.width

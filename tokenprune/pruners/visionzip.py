@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from tokenprune.context import PruneContext
-from tokenprune.ops.merging import every_nth, merge_into
+from tokenprune.ops.merging import add_mean_into, every_nth
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
@@ -21,14 +21,17 @@ class VisionZip(Pruner):
     those with the most attention from the class token (in a tower without one: from all tokens on average), mean over
     heads; ties keep the earlier position. Of the tokens that are left, in order, every n-th is contextual, beginning
     with the first; n is the number of tokens left divided by the number of contextual tokens, rounded down. Each of the
-    others is averaged into the contextual token with the most similar key (cosine; keys of the same layer, mean over
-    heads; ties: the earlier one). With the default share, 192, 128 and 64 tokens are the published 162 + 30, 108 + 20
-    and 54 + 10.
+    others is merged into the contextual token with the most similar key (cosine; keys of the same layer before rotary
+    embedding, mean over heads; ties: the earlier one). A contextual token becomes its own state plus the mean of the
+    states merged into it, as in the published code, so its norm is up to twice that of the others. With the default
+    share, 192, 128 and 64 tokens are the published 162 + 30, 108 + 20 and 54 + 10.
 
-    Differs from the published code: the averaged states are those that enter the language model, after the projector;
-    that code averages before the projector, which is not linear. That code counts the class token as a dominant token
-    and passes it to the language model; here all kept tokens are patches, at their original positions. Several images
-    have quotas of their own, in proportion to their tokens.
+    Differs from the published code: the merged states are those that enter the language model, after the projector;
+    that code merges the tower's features (which leave the same layer) before the projector, which is not linear. That
+    code counts the class token as a dominant token and passes it to the language model, so its 54 + 10 are 53 patches,
+    the class token and 10 merged ones; here all kept tokens are patches. That code puts the contextual tokens behind
+    the dominant ones; here every token keeps its place. Several images have quotas of their own, in proportion to
+    their tokens.
 
     Source: "VisionZip: Longer is Better but Not Necessary in Vision Language Models", arXiv 2412.04467.
 
@@ -54,7 +57,7 @@ class VisionZip(Pruner):
         dominant = topk_by_group(images.split(tower.attention), one_group, (images.quotas - target_counts)[:, None])
         rest = images.valid & ~dominant
         targets = every_nth(rest, target_counts)
-        states = merge_into(
+        states = add_mean_into(
             images.split(ctx.hidden), images.split(tower.key), targets, rest & ~targets, contextual_counts[-1]
         )
         return Selection(keep=images.join(dominant | targets), hidden=images.join(states))

@@ -1,4 +1,4 @@
-"""VScan's selection before the language model: a global scan, a local scan, and merging."""
+"""VScan's selection before the language model: a local scan, a global scan, and merging."""
 
 from __future__ import annotations
 
@@ -6,48 +6,57 @@ import math
 
 import torch
 from pydantic import Field, PositiveInt
+from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
-from tokenprune.ops.merging import merge_into
+from tokenprune.ops.merging import average_into
 from tokenprune.ops.topk import topk_by_group
-from tokenprune.ops.windows import best_of_windows, grid_windows
+from tokenprune.ops.windows import best_of_windows, grid_windows, sized_windows
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
 
 
 class VScan(Pruner):
-    """Keep tokens by a global scan (deep layer of the vision tower) and a local scan (shallow layer); merge the others.
+    """Keep tokens by a local scan (shallow layer of the vision tower) and a global scan (deep layer); merge the others.
 
-    Of k tokens to keep of an image, ``floor(k * local)`` are local, the others global. Global tokens are those with the
-    most attention in the deep layer: from the class token (in a tower without one: from all tokens on average), mean
-    over heads. Local tokens are the tokens of each window with the most attention in the shallow layer that are not
-    global, equally many in each window. Every other token is averaged into the kept token that is most similar to it by
-    cosine; all members of a mean have equal weight. Ties keep the earlier position, and merge into the earlier token.
+    Of k tokens to keep of an image, ``floor(k * local)`` are local, the others global. The local scan goes first: it
+    takes the tokens with the most attention in the shallow layer, but at most ``ceil(local count / windows)`` of each
+    window. The global scan takes the tokens with the most attention in the deep layer among those that are not local.
+    Attention is the class token's (in a tower without one: the mean over all tokens), mean over heads. Every other
+    token is averaged into the kept token that is most similar to it by cosine; all members of a mean have equal weight.
+    Compared and averaged are the states that enter the language model, after the projector, as in the published code.
+    Ties keep the earlier position, and merge into the earlier token.
 
     This is the first of the method's two stages. The second stage prunes by the last prompt token's attention in the
     middle of the language model (named method ``vscan``).
 
-    The paper's text leaves some details open. Here a token that both scans would choose is global, and the local scan
-    skips it, so that the count is exact; there are 4 x 4 windows; if the windows do not divide the count, the remainder
-    goes to the windows whose next token has the most attention; layer 6 is counted from 0.
+    The defaults are those of the published code for LLaVA-1.5: 4 x 4 windows (of 6 x 6 tokens), layer 5 counted from 0
+    and the last but one. For Qwen2.5-VL it uses windows of 4 x 4 tokens, the first layer with attention to the whole
+    image (7) and the last: ``window_size: 4, local_layer: 7, layer: -1``.
 
-    Differs from the paper: compared and averaged are the states that enter the language model, after the projector.
-    Several images have quotas of their own, in proportion to their tokens. A tower without the shallow layer is
-    refused; name one of its layers instead.
+    Differs from the published code: if the windows do not divide the local count, the code for LLaVA takes the same
+    number of each, rounded down, and so keeps fewer tokens than asked for; here the count is exact, by the rule of the
+    code for Qwen2.5-VL, which is the one above. That code fails on an image smaller than a window, which is one window
+    here, and where the tokens of a window do not suffice, which others fill up here. Tokens that are no patch of the
+    image are in no window. Several images have quotas of their own, in proportion to their tokens. A tower without the
+    shallow layer is refused; name one of its layers instead.
 
     Source: "VScan: Rethinking Visual Token Reduction for Efficient Large Vision-Language Models", arXiv 2505.22654.
 
     Attributes:
         local: Share of the kept tokens that is local.
         windows: Number of windows in each direction of the image.
+        window_size: Tokens of a window in each direction; takes the place of ``windows``. The last windows also get the
+            rows and columns that are left.
         local_layer: Shallow layer of the tower, counted from 0.
         layer: Deep layer of the tower; negative from the end.
     """
 
     local: float = Field(default=0.5, ge=0, le=1)
     windows: PositiveInt = 4
-    local_layer: TowerLayerNumber = 6
+    window_size: PositiveInt | None = None
+    local_layer: TowerLayerNumber = 5
     layer: TowerLayerNumber = -2
 
     def select(self, ctx: PruneContext) -> Selection:
@@ -60,13 +69,19 @@ class VScan(Pruner):
         # a table of all quotas on the host: rounding in double precision must not depend on the device;
         # the tiny addend makes 0.07 * 100 seven, not six
         local_counts = [math.floor(quota * self.local + 1e-9) for quota in range(images.max_quota + 1)]
-        local = torch.tensor(local_counts, device=ctx.quotas.device)[images.quotas]
-        global_tokens = topk_by_group(deep, torch.where(valid, 0, -1), (images.quotas - local)[:, None])
-        windows = grid_windows(images.split(ctx.grid), valid, self.windows)
-        keep = global_tokens | best_of_windows(shallow, windows, valid & ~global_tokens, local)
+        counts = torch.tensor(local_counts, device=ctx.quotas.device)[images.quotas]
+        local = best_of_windows(shallow, self._windows(images.split(ctx.grid), valid), valid, counts)
+        rest = torch.where(valid & ~local, 0, -1)
+        keep = local | topk_by_group(deep, rest, (images.quotas - counts)[:, None])
         hidden = images.split(ctx.hidden)
-        merged = merge_into(hidden, hidden, keep, valid & ~keep, images.max_quota)
+        merged = average_into(hidden, hidden, keep, valid & ~keep, images.max_quota)
         return Selection(keep=images.join(keep), hidden=images.join(merged))
+
+    def _windows(self, grid: Tensor, valid: Tensor) -> Tensor:
+        """Window of each token, long ``[images, n]``; -1 for tokens in none."""
+        if self.window_size is None:
+            return grid_windows(grid, valid, self.windows)
+        return sized_windows(grid, valid, self.window_size)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """An upper bound: the cosines of kept to other tokens if half are kept; sums are not counted."""
