@@ -27,8 +27,8 @@ class HiPrune(Pruner):
     tokens. For Qwen2.5-VL that code can take a token twice and so keep fewer than asked for: to take anchors and
     buffers out of the deep layer's ranking, it subtracts 1 from sums of attention that can exceed 1. If anchors and
     buffers exceed the quota, that code fails. The tiles of an image (LLaVA-NeXT) have one quota together; that code
-    gives each the same. Several images have quotas in proportion to their tokens. A tower without the object layer is
-    refused; name one of its middle layers instead.
+    gives each the same, and drops the row separators. Several images have quotas in proportion to their tokens. A tower
+    without the object layer is refused; name one of its middle layers instead.
 
     Source: "HiPrune: Training-Free Visual Token Pruning via Hierarchical Attention in Vision-Language Models",
     arXiv 2508.00553.

@@ -36,9 +36,9 @@ class VisPruner(Pruner):
     to 0.9 to 1.0.
 
     Differs from the published code: a round drops at most as many entries as the first set has, and the last entry of a
-    list of odd length is in the first set (the published code fails in both cases). An image has one quota; the
-    published code has one for every tile of LLaVA-NeXT. Several images have quotas of their own, in proportion to their
-    tokens.
+    list of odd length is in the first set (the published code fails in both cases). An image has one quota; that code
+    has the same for every tile of LLaVA-NeXT, and drops the row separators. Several images have quotas of their own, in
+    proportion to their tokens.
 
     Source: "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs" (VisPruner),
     arXiv 2412.01818.
