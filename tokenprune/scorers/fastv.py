@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from tokenprune.context import PruneContext
@@ -10,24 +12,35 @@ from tokenprune.scorers.base import Scorer
 
 
 class FastV(Scorer):
-    """Attention that each visual token receives from the last prompt token at layer K-1, mean over heads.
+    """Attention that each visual token receives from the last prompt token, mean over heads.
 
-    Only the attention row of that one query is computed, from the layer's query and key states. This works under every
-    attention implementation, runs no layer twice and materialises no attention map.
+    Only the attention row of that one query is computed, from query and key states. This works under every attention
+    implementation, runs no layer twice and materialises no attention map.
 
-    Source: "An Image is Worth 1/2 Tokens After Layer 2", arXiv 2403.06764.
+    Source: "An Image is Worth 1/2 Tokens After Layer 2", arXiv 2403.06764 (``previous``). PyramidDrop and VScan rank
+    tokens ``entering`` a layer.
+
+    Attributes:
+        at: ``previous`` reads the attention of layer K-1, as it ran. ``entering`` computes that of layer K on the
+            states that enter it: the layer's own norm, keys of all rows, the query of the last row, and its rotary
+            embedding.
     """
+
+    at: Literal["previous", "entering"] = "previous"
 
     @property
     def needs(self) -> frozenset[str]:
-        """The attention of layer K-1."""
-        return frozenset({"attention"})
+        """The attention of layer K-1, or of layer K."""
+        return frozenset({"attention" if self.at == "previous" else "entering"})
 
     def score(self, ctx: PruneContext) -> Tensor:
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""
-        row = ctx.probe.rows(ctx.last_row[:, None]).mean(1)[:, 0]
+        probe = ctx.probe if self.at == "previous" else ctx.entering_probe
+        row = probe.rows(ctx.last_row[:, None]).mean(1)[:, 0]
         return row.gather(1, ctx.visual_rows)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """One query row against all keys."""
-        return 2 * tokens * shape.heads * shape.head_dim
+        """One query row against all keys; entering, also the keys' projection."""
+        row = 2 * tokens * shape.heads * shape.head_dim
+        keys = 2 * tokens * shape.width * shape.kv_heads * shape.head_dim
+        return row if self.at == "previous" else row + keys
