@@ -14,6 +14,7 @@ from tests.support.tower import attention, features
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.bipartite import drop_duplicates, rounds_needed
 from tokenprune.pruners.vispruner import VisPruner
+from tokenprune.testing import TowerTensors, make_context
 
 
 def thinned(states: list[Tensor], listed: list[int], target: int, most: int) -> list[int]:
@@ -109,6 +110,19 @@ def test_rounding_decides_nothing_between_duplicates(seed: int) -> None:
     weights = torch.arange(40, 0, -1).float()
     expected = [i for i in range(40) if i % 2 or i >= 16]
     assert chosen(states[None], weights[None], [40], [32], 8) == [expected]
+
+
+def test_separators_are_duplicates_of_each_other() -> None:
+    """A LLaVA-NeXT's row separators have neither attention nor features; as zero vectors they would all be distinct."""
+    noise = torch.Generator().manual_seed(0)
+    features, weights = torch.randn(1, 24, 8, generator=noise), torch.rand(1, 24, generator=noise)
+    separators = torch.arange(24) % 3 == 2
+    features[:, separators], weights[:, separators] = 0, 0
+    tower = {-2: TowerTensors(weights, weights, features, features)}
+    kept = VisPruner(per_round=2).select(make_context(torch.ones(1, 24, 2), keep=16, tower=tower)).keep[0]
+    assert int((kept & separators).sum()) <= 2
+    stand_ins = features.masked_fill(separators[:, None], 1.0)
+    assert kept.nonzero()[:, 0].tolist() == literal(list(stand_ins[0]), weights[0].tolist(), 16, most=2)
 
 
 def test_nothing_waits_for_the_device() -> None:

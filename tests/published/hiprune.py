@@ -4,6 +4,10 @@ Replaced are the settings, which the code reads from the environment, and the mo
 neighbours in the list of tokens: an anchor in the first or last column has one in another row, and one outside the
 image is moved to token 0 or to the last. Ours are neighbours on the grid. So the anchors of the compared cases lie
 inside the image; the attention of its edge is too small for an anchor. Cases with `edge` document the difference.
+
+Anchors and buffers are taken out of the deep layer's ranking by subtracting 1 there. The code for Qwen2.5-VL ranks sums
+of attention over all queries, which are 1 on average: what has more stays in the ranking, and is kept only once. So the
+sums of the compared cases are below 1; the case with `large` documents the difference.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ HEADS = 2
 ROWS, COLUMNS = 20, 31
 """Tokens of the image for Qwen2.5-VL."""
 WRAP = "a neighbour of an anchor at the edge is in another row, token 0 or the last token"
+TWICE = "on Qwen2.5-VL, a token whose summed attention exceeds 1 is chosen twice, and fewer tokens are kept"
 CASES: list[Case] = [
     *(
         {"model": "llava", "seed": seed, "keep": keep, "alpha": alpha}
@@ -47,6 +52,7 @@ CASES: list[Case] = [
     ),
     {"model": "llava", "seed": 0, "keep": 192, "alpha": 0.1, "edge": True, "differs": WRAP},
     {"model": "qwen2_5_vl", "seed": 0, "keep": 207, "alpha": 0.1, "edge": True, "differs": WRAP},
+    {"model": "qwen2_5_vl", "seed": 0, "keep": 207, "alpha": 0.1, "large": True, "differs": TWICE},
 ]
 
 
@@ -63,7 +69,8 @@ def inputs(case: Case) -> dict[str, Tensor]:
 
     For LLaVA maps over all tokens, the class token first, ``[1, heads, rows, rows]``; for Qwen2.5-VL, whose tower has
     no class token, what every token receives, ``[tokens]``. Inside the image the middle layer has more attention than
-    at the edge, unless the case says `edge`: then its first column has most.
+    at the edge, unless the case says `edge`: then its first column has most. With `large`, the deep
+    layer has 1 on average.
     """
     noise = torch.Generator().manual_seed(case["seed"])
     llava = case["model"] == "llava"
@@ -78,6 +85,8 @@ def inputs(case: Case) -> dict[str, Tensor]:
         inside[:, 0] = 1
     weight = (inside + 0.01).flatten()
     middle[..., llava:] *= weight
+    if case.get("large"):
+        deep = -deep.log()  # 1 on average, like sums over all queries
     return {"middle": middle, "deep": deep}
 
 

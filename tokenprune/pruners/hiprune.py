@@ -24,9 +24,11 @@ class HiPrune(Pruner):
     adds and subtracts 1 and the width of a row (24), and moves what lies outside to the nearest token of the image. So
     the neighbour to the right of a row's last token is the first token of the next row, and an anchor in the first or
     last row also keeps the image's first or last token (0 or 575). With anchors inside the image, both keep the same
-    tokens. The tiles of an image (LLaVA-NeXT) have one quota together; that code gives each the same. If anchors and
-    buffers exceed the quota, that code fails. Several images have quotas in proportion to their tokens. A tower without
-    the object layer is refused; name one of its middle layers instead.
+    tokens. For Qwen2.5-VL that code can take a token twice and so keep fewer than asked for: to take anchors and
+    buffers out of the deep layer's ranking, it subtracts 1 from sums of attention that can exceed 1. If anchors and
+    buffers exceed the quota, that code fails. The tiles of an image (LLaVA-NeXT) have one quota together; that code
+    gives each the same, and drops the row separators. Several images have quotas in proportion to their tokens. A tower
+    without the object layer is refused; name one of its middle layers instead.
 
     Source: "HiPrune: Training-Free Visual Token Pruning via Hierarchical Attention in Vision-Language Models",
     arXiv 2508.00553.

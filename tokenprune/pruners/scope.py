@@ -25,8 +25,9 @@ class Scope(Pruner):
     are covered, the earliest tokens fill the quota.
 
     Differs from the published code: that code has no tolerance, so between tokens that would cover only each other
-    rounding decides there. The tiles of an image (LLaVA-NeXT) are covered together; the published code covers every
-    tile on its own, with equal quotas. Several images have quotas of their own, in proportion to their tokens.
+    rounding decides there. The tiles of an image (LLaVA-NeXT) are covered together; that code covers every tile on its
+    own, with equal quotas, and drops the row separators. Several images have quotas of their own, in proportion to
+    their tokens.
 
     Source: "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodel LLMs", arXiv 2510.24214.
 

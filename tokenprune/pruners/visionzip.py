@@ -30,7 +30,8 @@ class VisionZip(Pruner):
     that code merges the tower's features (which leave the same layer) before the projector, which is not linear. That
     code counts the class token as a dominant token and passes it to the language model, so its 54 + 10 are 53 patches,
     the class token and 10 merged ones; here all kept tokens are patches. That code puts the contextual tokens behind
-    the dominant ones; here every token keeps its place. Several images have quotas of their own, in proportion to
+    the dominant ones; here every token keeps its place. On LLaVA-NeXT that code keeps the same numbers of every tile
+    and drops the row separators; here an image has one quota. Several images have quotas of their own, in proportion to
     their tokens.
 
     Source: "VisionZip: Longer is Better but Not Necessary in Vision Language Models", arXiv 2412.04467.

@@ -26,7 +26,8 @@ class VisPruner(Pruner):
     the first set, in descending order of score, followed by the second set. Cosines are those of the states that leave
     the same layer of the tower, before the projector, as in the published code. Ties: of tokens with equal attention,
     the earlier position is more important; of entries with equal scores, the earlier entry of the list is dropped.
-    Cosines that differ from 1 by at most 1e-6 count as 1.
+    Cosines that differ from 1 by at most 1e-6 count as 1. Row separators, which are no patches of the tower, have no
+    attention and count as duplicates of each other.
 
     Every round splits the list by the ranking of the round before, so one swap of two nearly equal scores changes what
     is kept from there on. Cosines are computed in float32 here. The published code computes them in the model's half
@@ -35,9 +36,9 @@ class VisPruner(Pruner):
     to 0.9 to 1.0.
 
     Differs from the published code: a round drops at most as many entries as the first set has, and the last entry of a
-    list of odd length is in the first set (the published code fails in both cases). An image has one quota; the
-    published code has one for every tile of LLaVA-NeXT. Several images have quotas of their own, in proportion to their
-    tokens.
+    list of odd length is in the first set (the published code fails in both cases). An image has one quota; that code
+    has the same for every tile of LLaVA-NeXT, and drops the row separators. Several images have quotas of their own, in
+    proportion to their tokens.
 
     Source: "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs" (VisPruner),
     arXiv 2412.01818.
@@ -57,7 +58,9 @@ class VisPruner(Pruner):
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         tower = ctx.vision(self.layer)
-        features = tower.features if self.compare == "tower" else ctx.hidden
+        features = ctx.hidden
+        if self.compare == "tower":  # separators are no patches: their features are 0, and like nothing
+            features = tower.features.masked_fill((tower.features == 0).all(-1, keepdim=True), 1.0)
         ctx.check_finite(features.abs().amax(-1) + tower.attention, type(self).__name__)
         images = ctx.per_image
         # a table of all quotas on the host: rounding in double precision must not depend on the device

@@ -38,9 +38,10 @@ class VScan(Pruner):
     Differs from the published code: if the windows do not divide the local count, the code for LLaVA takes the same
     number of each, rounded down, and so keeps fewer tokens than asked for; here the count is exact, by the rule of the
     code for Qwen2.5-VL, which is the one above. That code fails on an image smaller than a window, which is one window
-    here, and where the tokens of a window do not suffice, which others fill up here. Tokens that are no patch of the
-    image are in no window. Several images have quotas of their own, in proportion to their tokens. A tower without the
-    shallow layer is refused; name one of its layers instead.
+    here, and where the tokens of a window do not suffice, which others fill up here. On LLaVA-NeXT that code gives each
+    tile the same quota and windows of its own, and keeps the row separators in addition; here an image has one quota,
+    and row separators are in no window. Several images have quotas of their own, in proportion to their tokens. A tower
+    without the shallow layer is refused; name one of its layers instead.
 
     Source: "VScan: Rethinking Visual Token Reduction for Efficient Large Vision-Language Models", arXiv 2505.22654.
 
