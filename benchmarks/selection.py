@@ -31,7 +31,7 @@ from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios
-from tokenprune.ops.bipartite import rounds_needed, soft_matching
+from tokenprune.ops.bipartite import plan_rounds, soft_matching
 from tokenprune.pruners.base import Pruner
 from tokenprune.pruners.dpp import Dpp
 from tokenprune.pruners.dycoke import DyCoke
@@ -143,7 +143,7 @@ CASES = {
 def matching(inputs: Inputs, keep: int) -> Tensor:
     """ToMe's matching alone, as our pruner calls it: no features are merged."""
     tokens, steps = len(inputs.keys), 24
-    rounds = rounds_needed([(tokens, keep)], lambda length, target: -(-(length - target) // steps))
+    rounds = plan_rounds([(tokens, keep)], lambda length, target: -(-(length - target) // steps))
     counts, targets = (torch.tensor([count], device=inputs.keys.device) for count in (tokens, keep))
     representative = soft_matching(inputs.keys[None], counts, targets, (counts - targets + steps - 1) // steps, rounds)
     return representative == torch.arange(tokens, device=representative.device)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from tokenprune.ops.gather import rows_at
+
 
 class Crops:
     """The tokens of many images, each image cut into the same number of crops of successive tokens.
@@ -33,8 +35,7 @@ class Crops:
 
     def split(self, states: Tensor) -> Tensor:
         """``[images, n, ...]`` as ``[images, crops, length, ...]``; padding holds arbitrary values."""
-        index = self._index.flatten(1).view(len(states), -1, *[1] * (states.dim() - 2))
-        return states.gather(1, index.expand(-1, -1, *states.shape[2:])).view(*self._index.shape, *states.shape[2:])
+        return rows_at(states, self._index.flatten(1)).view(*self._index.shape, *states.shape[2:])
 
     def join(self, mask: Tensor) -> Tensor:
         """Bool ``[images, crops, length]`` back as ``[images, n]``."""
@@ -65,7 +66,7 @@ def similarity_variance(similarity: Tensor, valid: Tensor) -> Tensor:
     return squares.sum(-1) / others
 
 
-def allocate(total: Tensor, weights: Tensor, capacity: Tensor) -> Tensor:
+def allocate(total: Tensor, weights: Tensor, capacity: Tensor, rounds: int | None = None) -> Tensor:
     """Divide a number of tokens between crops in proportion to weights, within each crop's capacity.
 
     Quotas are rounded down; the remainder goes one each to the largest weights (ties: the earlier crop). Tokens above
@@ -75,13 +76,14 @@ def allocate(total: Tensor, weights: Tensor, capacity: Tensor) -> Tensor:
         total: Tokens to divide for each image, long ``[images]``, at most the sum of its capacities.
         weights: Not negative, floating ``[images, crops]``.
         capacity: Tokens that each crop has, long ``[images, crops]``.
+        rounds: Rounds that suffice, as a host integer: one more than the crops that can be filled. None: one per crop.
 
     Returns:
         Quota of each crop, long ``[images, crops]``; rows sum to ``total``.
     """
     weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)
     quotas = torch.zeros_like(capacity)
-    for _ in range(capacity.shape[1]):  # every round that leaves a remainder fills at least one crop
+    for _ in range(capacity.shape[1] if rounds is None else rounds):  # every round that leaves a remainder fills at least one crop
         remaining = total - quotas.sum(1)
         open_weights = weights.masked_fill(quotas >= capacity, 0.0)
         weight_sum = open_weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)

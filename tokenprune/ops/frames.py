@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from tokenprune.ops.gather import rows_at
 from tokenprune.ops.topk import topk_by_group
 
 
@@ -103,8 +103,10 @@ def cosine_to(states: Tensor, other: Tensor) -> Tensor:
         states: Floating ``[batch, n, dim]``.
         other: Index of the other token, long ``[batch, n]``; -1 where there is none.
     """
-    unit = normalize(states.float(), dim=-1)
-    return (unit * unit.gather(1, other.clamp(min=0)[:, :, None].expand_as(unit))).sum(-1)
+    states, other = states.float(), other.clamp(min=0)
+    # no unit vectors: on a CPU another copy of all states would take longer than the arithmetic
+    norm = torch.linalg.vector_norm(states, dim=-1).clamp(min=1e-12)
+    return rows_at(states, other).mul_(states).sum(-1) / (norm * norm.gather(1, other))
 
 
 def best_of_each(scores: Tensor, groups: Tensor, count: int) -> Tensor:

@@ -51,7 +51,7 @@ class HoloV(Pruner):
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         tower_attention = ctx.vision(self.layer).attention
-        ctx.check_finite(ctx.hidden.abs().amax(-1) + tower_attention, type(self).__name__)
+        ctx.check_finite(ctx.hidden.sum(-1, dtype=torch.float32) + tower_attention, type(self).__name__)
         images = ctx.per_image
         crops = Crops(images.sizes, images.max_size, self.crops)
         attention = crops.split(images.split(tower_attention)).masked_fill(~crops.valid, 0.0)
@@ -60,7 +60,12 @@ class HoloV(Pruner):
         count = crops.sizes.clamp(min=1)
         attention_mean, variance_mean = attention.sum(-1) / count, variance.sum(-1) / count
         weight = (attention_mean * (1 + self.beta * variance_mean / (variance_mean + _EPSILON))) ** self.power
-        crop_quotas = allocate(images.quotas, weight, crops.sizes)
+        fillable = max(
+            quota // max(1, size // self.crops)
+            for sizes, quotas in zip(images.host_sizes, images.host_quotas, strict=True)
+            for size, quota in zip(sizes, quotas, strict=True)
+        )
+        crop_quotas = allocate(images.quotas, weight, crops.sizes, min(fillable + 1, self.crops))
         order = attention.masked_fill(~crops.valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         within_quota = torch.arange(order.shape[-1], device=order.device) < crop_quotas[..., None]
         keep = torch.zeros_like(within_quota).scatter(-1, order, within_quota)
