@@ -190,19 +190,19 @@ def measure(name: str, tokens: int, args: argparse.Namespace) -> dict[str, Any]:
     """One row: all ways run in every round, in an order of the round's own."""
     device = torch.device(args.device)
     inputs = Inputs.of(tokens, device, getattr(torch, args.dtype))
-    case = CASES[name.split(",")[0]]
+    case = CASES[name.removesuffix("-matching")]
     keep = int(tokens * case.keep)
     watch = Stopwatch(device)
 
     def ours() -> tuple[Tensor, float]:
-        if name == "tome, matching":
+        if name == "tome-matching":
             return watch.time(lambda: matching(inputs, keep))
         context = inputs.context(1 if case.video else keep, case.video, open_ended=case.video)
         selection, milliseconds = watch.time(lambda: case.ours.select(context))
         return selection.keep, milliseconds
 
     def authors() -> tuple[Tensor, float]:
-        if name == "tome, matching":
+        if name == "tome-matching":
             return watch.time(lambda: literal.tome(inputs.keys, None, keep, 24))
         return watch.time(lambda: case.authors(inputs, keep))
 
@@ -234,7 +234,7 @@ def as_text(spread: dict[str, float], digits: int = 1) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [*CASES, "tome, matching"]
+    names = [*CASES, "tome-matching"]
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="float32")
     parser.add_argument("--methods", help="names, separated by commas; default: all")
@@ -258,7 +258,7 @@ def main() -> None:
     rows = {}
     for tokens in args.tokens or VIDEOS:
         for name in args.methods.split(",") if args.methods else names:
-            if tokens > CASES[name.split(",")[0]].largest:
+            if tokens > CASES[name.removesuffix("-matching")].largest:
                 continue
             row = rows[f"{name}, {tokens}"] = measure(name, tokens, args)
             ms, ratio = row["ms"], row["ratio"]

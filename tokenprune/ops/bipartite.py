@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tokenprune.ops.cosine import cosine_similarity
+from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.gather import rows_at, with_rows
 
 #: Cosines above this value count as 1, so that rounding does not rank exact duplicates.
@@ -76,7 +76,7 @@ def drop_duplicates(
     Returns:
         Which entries are kept, bool ``[images, n]``.
     """
-    similarity = _round_duplicates(cosine_similarity(states, states))
+    similarity = _round_duplicates(self_similarity(states))
     place = torch.arange(order.shape[1], device=order.device)
     counts = counts.clone()
     for _ in range(rounds):

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from tokenprune.ops.gather import rows_at
+from tokenprune.ops.cosine import self_similarity
+from tokenprune.ops.gather import CHUNK, rows_at
 
 
 class Crops:
@@ -35,7 +36,20 @@ class Crops:
 
     def split(self, states: Tensor) -> Tensor:
         """``[images, n, ...]`` as ``[images, crops, length, ...]``; padding holds arbitrary values."""
-        return rows_at(states, self._index.flatten(1)).view(*self._index.shape, *states.shape[2:])
+        return self._split(states, self._index)
+
+    def self_similarity(self, states: Tensor) -> Tensor:
+        """Cosines of the tokens of each crop to each other, float32 ``[images, crops, length, length]``.
+
+        Args:
+            states: Floating ``[images, n, dim]``.
+        """
+        crops = max(1, CHUNK // (len(states) * self._index.shape[2] * states.shape[2]))
+        parts = [self_similarity(self._split(states, index)) for index in self._index.split(crops, dim=1)]
+        return torch.cat(parts, dim=1)
+
+    def _split(self, states: Tensor, index: Tensor) -> Tensor:
+        return rows_at(states, index.flatten(1)).view(*index.shape, *states.shape[2:])
 
     def join(self, mask: Tensor) -> Tensor:
         """Bool ``[images, crops, length]`` back as ``[images, n]``."""

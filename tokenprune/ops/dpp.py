@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenprune.ops.gather import rows_at
 from tokenprune.ops.greedy import mark_picks
 
 #: Gains up to this fraction of the kernel's largest diagonal entry are rounding and count as 0.
@@ -58,6 +57,7 @@ def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int) ->
     floor = NEGLIGIBLE * gains.amax(1, keepdim=True)
     factor = kernel.new_zeros(len(kernel), max_quota, valid.shape[1])  # one row of the Cholesky factor per step
     blocked = torch.zeros_like(gains).masked_fill_(~valid, -torch.inf)
+    flat, first = kernel.flatten(0, 1), torch.arange(len(kernel), device=kernel.device) * kernel.shape[1]
     picks = []
     for step in range(max_quota):
         score = torch.where(gains > floor, gains, 0.0).add_(blocked)
@@ -67,7 +67,7 @@ def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int) ->
         gain = score.gather(1, pick)
         previous = factor[:, :step]
         at_pick = previous.gather(2, pick[:, None].expand(-1, step, 1))
-        residual = rows_at(kernel, pick)[:, 0] - (at_pick.mT @ previous)[:, 0]
+        residual = flat.index_select(0, pick[:, 0] + first) - (at_pick.mT @ previous)[:, 0]
         row = factor[:, step]
         torch.mul(residual, torch.where(gain > 0, gain.clamp(min=1e-30).rsqrt(), 0.0), out=row)
         gains = gains.addcmul(row, row, value=-1)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: Elements to copy at a time where no more is needed: such a copy stays in a CPU's cache, and its memory is used again.
+CHUNK = 2**20
+
 
 def rows_at(states: Tensor, index: Tensor) -> Tensor:
     """The entries of ``states`` at ``index``, sample by sample. No host-device synchronisation.

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from tokenprune.ops.gather import rows_at
 from tokenprune.ops.greedy import mark_picks
 
 #: Distances up to this value are rounding: such tokens are duplicates.
@@ -34,11 +33,12 @@ def max_min(distance: Tensor, candidates: Tensor, quotas: Tensor, max_quota: int
     distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
     distance.masked_fill_(~candidates[:, None, :], torch.inf)
     # distance to the nearest chosen token: infinite before the first choice; -inf for what cannot be taken (any more)
+    flat, first = distance.flatten(0, 1), torch.arange(len(distance), device=distance.device) * distance.shape[1]
     nearest = distance.new_full(candidates.shape, torch.inf).masked_fill_(~candidates, -torch.inf)
     score = torch.minimum(nearest, distance.amin(2))
     picks = []
     for _ in range(max_quota):
         pick = score.argmax(1, keepdim=True)
         picks.append(pick)
-        score = nearest = torch.minimum(nearest.scatter_(1, pick, -torch.inf), rows_at(distance, pick)[:, 0])
+        score = nearest = torch.minimum(nearest.scatter_(1, pick, -torch.inf), flat.index_select(0, pick[:, 0] + first))
     return mark_picks(picks, quotas, candidates.shape[1])

@@ -53,7 +53,7 @@ class DyCoke(Pruner):
         previous_group = ctx.earlier(torch.full_like(frames, GROUP), required=False)
         compared = reference >= 0
         dissimilarity = 1 - cosine_to(ctx.hidden, torch.where(compared, reference, previous_group))
-        ctx.check_finite(dissimilarity + ctx.hidden.sum(-1, dtype=torch.float32), type(self).__name__)
+        ctx.check_finite(dissimilarity, type(self).__name__)
         compared_frames = torch.where(compared, frames, -1)
         rank = rank_within(dissimilarity, compared_frames)
         novelty = (1 + dissimilarity).masked_fill(previous_group < 0, _UNCOMPARED)

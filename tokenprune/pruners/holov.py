@@ -7,7 +7,6 @@ from pydantic import Field, PositiveInt
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
-from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.crops import Crops, allocate, similarity_variance
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
@@ -55,8 +54,7 @@ class HoloV(Pruner):
         images = ctx.per_image
         crops = Crops(images.sizes, images.max_size, self.crops)
         attention = crops.split(images.split(tower_attention)).masked_fill(~crops.valid, 0.0)
-        similarity = self_similarity(crops.split(images.split(ctx.hidden)))
-        variance = similarity_variance(similarity, crops.valid)
+        variance = similarity_variance(crops.self_similarity(images.split(ctx.hidden)), crops.valid)
         count = crops.sizes.clamp(min=1)
         attention_mean, variance_mean = attention.sum(-1) / count, variance.sum(-1) / count
         weight = (attention_mean * (1 + self.beta * variance_mean / (variance_mean + _EPSILON))) ** self.power
