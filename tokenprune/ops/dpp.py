@@ -67,8 +67,9 @@ def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int) ->
         gain = score.gather(1, pick)
         previous = factor[:, :step]
         at_pick = previous.gather(2, pick[:, None].expand(-1, step, 1))
-        residual = flat.index_select(0, pick[:, 0] + first) - (at_pick.mT @ previous)[:, 0]
-        row = factor[:, step]
-        torch.mul(residual, torch.where(gain > 0, gain.clamp(min=1e-30).rsqrt(), 0.0), out=row)
+        at_kernel = flat.index_select(0, pick[:, 0] + first)
+        residual = torch.baddbmm(at_kernel[:, None], at_pick.mT, previous, alpha=-1)[:, 0]
+        row = residual.mul_(torch.where(gain > 0, gain.rsqrt(), 0.0))
+        factor[:, step] = row
         gains = gains.addcmul(row, row, value=-1)
     return mark_picks(picks, quotas, valid.shape[1])
