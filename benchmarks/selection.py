@@ -158,8 +158,7 @@ def matching(inputs: Inputs, keep: int) -> Tensor:
     """ToMe's matching alone, as our pruner calls it: no features are merged."""
     tokens, steps = len(inputs.keys), 24
     rounds = plan_rounds([(tokens, keep)], lambda length, target: -(-(length - target) // steps))
-    counts, targets = (torch.tensor([count], device=inputs.keys.device) for count in (tokens, keep))
-    representative = soft_matching(inputs.keys[None], counts, targets, (counts - targets + steps - 1) // steps, rounds)
+    representative = soft_matching(inputs.keys[None], rounds)
     return representative == torch.arange(tokens, device=representative.device)
 
 

@@ -17,7 +17,7 @@ _DUPLICATE = 1 - 1e-6
 
 def plan_rounds(
     counts: Iterable[tuple[int, int]], max_removed: Callable[[int, int], int], odd_in_first: bool = False
-) -> list[tuple[int, int]]:
+) -> list[list[tuple[int, int]]]:
     """Plan the rounds that reduce every list to its target length.
 
     Args:
@@ -28,7 +28,8 @@ def plan_rounds(
             other set has it.
 
     Returns:
-        For each round the longest list that it starts from, and the most entries that it removes from a list.
+        For each round and each list: its length before the round, and how many entries the round removes. A list that
+        is short enough waits for the others.
     """
     lists = []
     for length, target in counts:
@@ -38,10 +39,8 @@ def plan_rounds(
             steps.append((length, removed))
             length -= removed
         lists.append((steps, length))
-    # a list that is short enough waits for the others
     rounds = range(max((len(steps) for steps, _ in lists), default=0))
-    each = [[steps[number] if number < len(steps) else (rest, 0) for steps, rest in lists] for number in rounds]
-    return [(max(length for length, _ in now), max(removed for _, removed in now)) for now in each]
+    return [[steps[number] if number < len(steps) else (rest, 0) for steps, rest in lists] for number in rounds]
 
 
 def rounds_needed(
@@ -92,63 +91,62 @@ def drop_duplicates(
     return torch.zeros_like(order, dtype=torch.bool).scatter(1, order, place < targets[:, None])
 
 
-def soft_matching(
-    keys: Tensor, counts: Tensor, targets: Tensor, max_merged: Tensor, rounds: Sequence[tuple[int, int]]
-) -> Tensor:
+def soft_matching(keys: Tensor, rounds: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
     """Merge tokens into clusters by ToMe's bipartite soft matching, round by round.
 
     In every round the entries of the list alternate between set B and set A, starting with B: in the towers of the
     paper a class token precedes the list, which would be the first entry of A. Every entry of A has an edge to the
-    entry of B with the most similar key (the earliest of several). The ``max_merged`` edges with the highest
-    similarity merge; of equal edges those of the earlier entries merge first. A merged entry leaves the list, and its
-    cluster joins the cluster of the entry of B. The key of a cluster is the mean of its tokens' keys. The list of the
-    next round is the rest of A, followed by B, both in order. Cosines above ``1 - 1e-6`` are equal. No host-device
-    synchronisation.
+    entry of B with the most similar key (the earliest of several). The edges with the highest similarity merge, as many
+    as the round removes entries; of equal edges those of the earlier entries merge first. A merged entry leaves the
+    list, and its cluster joins the cluster of the entry of B. The key of a cluster is the mean of its tokens' keys. The
+    list of the next round is the rest of A, followed by B, both in order. Cosines above ``1 - 1e-6`` are equal. No
+    host-device synchronisation.
 
     Args:
         keys: Keys to compare by cosine similarity, floating ``[images, n, dim]``.
-        counts: Number of tokens: only the first ``counts`` entries are tokens, long ``[images]``.
-        targets: Number of clusters to end with, long ``[images]``, at most ``counts``, and at least 1 where there are
-            tokens.
-        max_merged: Most tokens that one round merges, long ``[images]``.
-        rounds: The rounds, from :func:`plan_rounds`.
+        rounds: The rounds, from :func:`plan_rounds`: one list per image, the first entries of ``keys``.
 
     Returns:
         For each token the token that represents its cluster, long ``[images, n]``; padding represents itself.
     """
-    place = torch.arange(keys.shape[1], device=keys.device)
+    images, size = keys.shape[:2]
+    image = torch.arange(images, device=keys.device)[:, None]
+    place = torch.arange(size, device=keys.device)
+    token = place.expand(images, size)  # the token at each place of the list
     # The cosine of a sum equals that of the mean. Sums can be added, so larger clusters weigh more.
-    key_sum = keys.float().masked_fill(~(place < counts[:, None])[:, :, None], 0.0)
-    token = place.expand(keys.shape[:2])  # the token at each place of the list
-    representative = token
-    for length, most in rounds:
+    key_sum = keys.to(torch.float32, copy=True)
+    in_b = 1 - place % 2
+    counts = torch.tensor(rounds, device=keys.device)
+    sources, targets = [token[:, :0]], [token[:, :0]]
+    for number, plan in enumerate(rounds):
+        length, most = (max(values) for values in zip(*plan, strict=True))
         key_sum, token = key_sum[:, :length], token[:, :length]
-        a, b = place[1:length:2], place[0:length:2]
+        outside = place[:length] >= counts[number, :, :1]
         unit = normalize(key_sum, dim=-1)
-        similarity = (unit[:, 1::2] @ unit[:, 0::2].mT).clamp_(max=_DUPLICATE)
-        similarity.masked_fill_((b >= counts[:, None])[:, None, :], -2.0)
-        nearest = similarity.argmax(-1)
-        best = similarity.gather(-1, nearest[:, :, None])[:, :, 0].masked_fill(a >= counts[:, None], -3.0)
-        merge_count = torch.minimum(counts // 2, counts - targets).minimum(max_merged)
-        # at most the first of these merge: places in A, and in B
-        source = best.argsort(dim=1, descending=True, stable=True)[:, :most]
-        target = nearest.gather(1, source)
-        merges = place[:most] < merge_count[:, None]
+        bound = torch.where(outside[:, None, 0::2], -2.0, _DUPLICATE)
+        best, nearest = (unit[:, 1::2] @ unit[:, 0::2].mT).clamp_(max=bound).max(-1)
+        # the strongest edges of each image, as places in the list; as many as its plan says merge
+        strongest = best.masked_fill_(outside[:, 1::2], -3.0).argsort(dim=1, descending=True, stable=True)[:, :most]
+        source, target = 2 * strongest + 1, nearest.gather(1, strongest)
+        merges = place[:most] < counts[number, :, 1:]
 
         # A matrix product instead of a scattered sum: on a GPU the order of scattered additions is not deterministic.
-        member = ((target[:, None, :] == place[: len(b), None]) & merges[:, None, :]).float()
-        key_sum[:, 0::2] += member @ rows_at(key_sum, 2 * source + 1)
-        source_token, target_token = token.gather(1, 2 * source + 1), token.gather(1, 2 * target)
-        joined = place.expand(keys.shape[:2]).scatter(1, source_token, torch.where(merges, target_token, source_token))
-        representative = joined.gather(1, representative)
+        member = (target[:, None, :] == place[: bound.shape[2], None]) & merges[:, None, :]
+        key_sum[:, 0::2] += member.float() @ key_sum[image, source]
+        sources.append(token.gather(1, source).masked_fill_(~merges, size))
+        targets.append(token.gather(1, 2 * target))
 
         # the rest of A, then B, then entries that have left the list
-        tier = (place[:length] % 2 == 0).long().masked_fill(place[:length] >= counts[:, None], 2)
-        tier = tier.scatter_add(1, 2 * source + 1, 2 * merges.long())
+        tier = in_b[:length].masked_fill(outside, 2).scatter_add_(1, source, 2 * merges)
         order = tier.argsort(dim=1, stable=True)
-        token, key_sum = token.gather(1, order), rows_at(key_sum, order)
-        counts = counts - merge_count
-    return representative
+        token, key_sum = token.gather(1, order), key_sum[image, order]
+    # the token that each token has merged into, or itself; one extra column takes the edges that do not merge
+    joined = torch.arange(size + 1, device=keys.device).repeat(images, 1)
+    joined = joined.scatter_(1, torch.cat(sources, dim=1), torch.cat(targets, dim=1))[:, :size]
+    # follow the chains of merges, at most one per round; every pass doubles the steps
+    for _ in range(len(rounds).bit_length()):
+        joined = joined.gather(1, joined)
+    return joined
 
 
 def mean_of_clusters(states: Tensor, representative: Tensor, keep: Tensor, valid: Tensor, max_clusters: int) -> Tensor:

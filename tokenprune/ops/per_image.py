@@ -42,14 +42,20 @@ class PerImage:
         self.max_quota: int = max((max(row, default=0) for row in quotas), default=0)
         self.whole: bool = self.host_sizes == [[groups.shape[1]]] * len(self.host_sizes)
 
-    def _padded(self, rows: list[list[int]]) -> Tensor:
-        """Long ``[batch, most]`` on the device."""
-        return torch.tensor([row + [0] * (self.most - len(row)) for row in rows], device=self.groups.device)
+    def _padded(self, rows: list[list[int]]) -> list[list[int]]:
+        """``most`` numbers per sample."""
+        return [row + [0] * (self.most - len(row)) for row in rows]
+
+    @property
+    def host_counts(self) -> list[tuple[int, int]]:
+        """Tokens and quota of each image, host integers, in the order of ``sizes`` and ``quotas``."""
+        rows = zip(self._padded(self.host_sizes), self._padded(self.host_quotas), strict=True)
+        return [pair for sizes, quotas in rows for pair in zip(sizes, quotas, strict=True)]
 
     @cached_property
     def quotas_by_sample(self) -> Tensor:
         """Tokens to keep per sample and image, long ``[batch, most]``; missing images have 0."""
-        return self._padded(self.host_quotas)
+        return torch.tensor(self._padded(self.host_quotas), device=self.groups.device)
 
     @cached_property
     def quotas(self) -> Tensor:
@@ -59,7 +65,7 @@ class PerImage:
     @cached_property
     def sizes(self) -> Tensor:
         """Tokens of each image, long ``[images]``."""
-        return self._padded(self.host_sizes).flatten()
+        return torch.tensor(self._padded(self.host_sizes), device=self.groups.device).flatten()
 
     @cached_property
     def valid(self) -> Tensor:

@@ -58,11 +58,7 @@ class HoloV(Pruner):
         count = crops.sizes.clamp(min=1)
         attention_mean, variance_mean = attention.sum(-1) / count, variance.sum(-1) / count
         weight = (attention_mean * (1 + self.beta * variance_mean / (variance_mean + _EPSILON))) ** self.power
-        fillable = max(
-            quota // max(1, size // self.crops)
-            for sizes, quotas in zip(images.host_sizes, images.host_quotas, strict=True)
-            for size, quota in zip(sizes, quotas, strict=True)
-        )
+        fillable = max(quota // max(1, size // self.crops) for size, quota in images.host_counts)
         crop_quotas = allocate(images.quotas, weight, crops.sizes, min(fillable + 1, self.crops))
         order = attention.masked_fill(~crops.valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         within_quota = torch.arange(order.shape[-1], device=order.device) < crop_quotas[..., None]

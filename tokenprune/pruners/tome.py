@@ -48,15 +48,10 @@ class ToMe(Pruner):
         keys = ctx.vision(self.layer).key
         ctx.check_finite(ctx.hidden.sum(-1, dtype=torch.float32) + keys.sum(-1), type(self).__name__)
         images = ctx.per_image
-        counts = [
-            (size, quota)
-            for sizes, quotas in zip(images.host_sizes, images.host_quotas, strict=True)
-            for size, quota in zip(sizes, quotas, strict=True)
-            if quota > 0
-        ]
+        # an image without a quota keeps nothing, so that nothing has to merge
+        counts = [(size, quota or size) for size, quota in images.host_counts]
         rounds = plan_rounds(counts, lambda length, target: -(-(length - target) // self.steps))
-        per_step = (images.sizes - images.quotas + self.steps - 1) // self.steps
-        representative = soft_matching(images.split(keys), images.sizes, images.quotas, per_step, rounds)
+        representative = soft_matching(images.split(keys), rounds)
         keep = (representative == torch.arange(images.max_size, device=representative.device)) & images.valid
         keep &= (images.quotas > 0)[:, None]
         hidden = mean_of_clusters(images.split(ctx.hidden), representative, keep, images.valid, images.max_quota)
