@@ -6,8 +6,8 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.gather import CHUNK, rows_at
 
 
@@ -41,21 +41,27 @@ class Crops:
     def self_similarity(self, states: Tensor) -> Tensor:
         """Cosines of the tokens of each crop to each other, float32 ``[images, crops, length, length]``.
 
+        On the diagonal 1 up to rounding; NaN for a token with an entry that is NaN or infinite.
+
         Args:
             states: Floating ``[images, n, dim]``.
         """
         crops = max(1, CHUNK // (len(states) * self._index.shape[2] * states.shape[2]))
-        parts = [self_similarity(self._split(states, index)) for index in self._index.split(crops, dim=1)]
+        parts = []
+        for index in self._index.split(crops, dim=1):
+            unit = self._split(states, index).float()
+            normalize(unit, dim=-1, out=unit)
+            parts.append(unit @ unit.mT)
         return torch.cat(parts, dim=1)
 
     def _split(self, states: Tensor, index: Tensor) -> Tensor:
         return rows_at(states, index.flatten(1)).view(*index.shape, *states.shape[2:])
 
-    def join(self, mask: Tensor) -> Tensor:
-        """Bool ``[images, crops, length]`` back as ``[images, n]``."""
+    def join(self, values: Tensor) -> Tensor:
+        """``[images, crops, length]`` back as ``[images, n]``; 0 (False) where no crop has a token."""
         index = self._index.masked_fill(~self.valid, self._max_size).flatten(1)  # one extra column takes the padding
-        flat = mask.new_zeros(len(mask), self._max_size + 1)
-        return flat.scatter(1, index, mask.flatten(1))[:, : self._max_size]
+        flat = values.new_zeros(len(values), self._max_size + 1)
+        return flat.scatter(1, index, values.flatten(1))[:, : self._max_size]
 
 
 def similarity_variance(similarity: Tensor, valid: Tensor) -> Tensor:
@@ -71,12 +77,12 @@ def similarity_variance(similarity: Tensor, valid: Tensor) -> Tensor:
     Returns:
         Floating ``[..., length]``; 0 for padding and for a token that is alone.
     """
-    both = valid[..., :, None] & valid[..., None, :]
-    diagonal = torch.eye(similarity.shape[-1], dtype=torch.bool, device=valid.device)
-    similarity = similarity.masked_fill(~both | diagonal, 0.0)
+    padding = ~(valid[..., :, None] & valid[..., None, :])
+    similarity = similarity.masked_fill(padding, 0.0)
+    similarity.diagonal(dim1=-2, dim2=-1).fill_(0.0)
     others = (valid.sum(-1, keepdim=True) - 1).clamp(min=1)
     mean = similarity.sum(-1) / others
-    squares = (similarity - mean[..., None]).square().masked_fill(~both, 0.0)
+    squares = similarity.sub_(mean[..., None]).square_().masked_fill_(padding, 0.0)
     return squares.sum(-1) / others
 
 

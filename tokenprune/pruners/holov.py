@@ -50,11 +50,13 @@ class HoloV(Pruner):
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         tower_attention = ctx.vision(self.layer).attention
-        ctx.check_finite(ctx.hidden.sum(-1, dtype=torch.float32) + tower_attention, type(self).__name__)
         images = ctx.per_image
         crops = Crops(images.sizes, images.max_size, self.crops)
         attention = crops.split(images.split(tower_attention)).masked_fill(~crops.valid, 0.0)
-        variance = similarity_variance(crops.self_similarity(images.split(ctx.hidden)), crops.valid)
+        similarity = crops.self_similarity(images.split(ctx.hidden))
+        own = images.join(crops.join(similarity.diagonal(dim1=-2, dim2=-1)))
+        ctx.check_finite(own + tower_attention, type(self).__name__)
+        variance = similarity_variance(similarity, crops.valid)
         count = crops.sizes.clamp(min=1)
         attention_mean, variance_mean = attention.sum(-1) / count, variance.sum(-1) / count
         weight = (attention_mean * (1 + self.beta * variance_mean / (variance_mean + _EPSILON))) ** self.power
