@@ -53,14 +53,13 @@ class DyCoke(Pruner):
         frames = ctx.frames
         lags = torch.tensor(_LAGS, device=frames.device)[frames.clamp(min=0) % GROUP]
         reference = ctx.earlier(lags)
-        dissimilarity = 1 - cosine_to(ctx.hidden, reference)
-        ctx.check_finite(dissimilarity + ctx.hidden.float().square().sum(-1), type(self).__name__)
+        previous_group = ctx.earlier(torch.full_like(frames, GROUP), required=False)
         compared = reference >= 0
+        dissimilarity = 1 - cosine_to(ctx.hidden, torch.where(compared, reference, previous_group))
+        ctx.check_finite(dissimilarity, type(self).__name__)
         compared_frames = torch.where(compared, frames, -1)
         rank = rank_within(dissimilarity, compared_frames)
-        previous_group = ctx.earlier(torch.full_like(frames, GROUP), required=False)
-        novelty = 1 + (1 - cosine_to(ctx.hidden, previous_group))
-        novelty = novelty.masked_fill(previous_group < 0, _UNCOMPARED)
+        novelty = (1 + dissimilarity).masked_fill(previous_group < 0, _UNCOMPARED)
         scores = torch.where(compared, -rank.float(), novelty)
         best_of_images = best_of_each(scores, ctx.groups, ctx.quotas.shape[1])
         if ctx.open_ended:

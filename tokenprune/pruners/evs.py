@@ -47,8 +47,9 @@ class Evs(Pruner):
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         previous = ctx.earlier(torch.ones_like(ctx.positions))
-        scores = (1 - cosine_to(ctx.hidden, previous)).masked_fill(previous < 0, _NEW)
-        ctx.check_finite(scores + ctx.hidden.abs().amax(-1), type(self).__name__)
+        dissimilarity = 1 - cosine_to(ctx.hidden, previous)
+        ctx.check_finite(dissimilarity, type(self).__name__)
+        scores = dissimilarity.masked_fill(previous < 0, _NEW)
         best_of_images = best_of_each(scores, ctx.groups, ctx.quotas.shape[1])
         total = ctx.quotas.sum(1)
         if ctx.open_ended:
