@@ -129,9 +129,7 @@ def tome(keys: Tensor, states: Tensor | None, keep: int, steps: int) -> Tensor:
         rest, source = order[:, r:].sort(dim=1).values, order[:, :r]
         target = nearest[..., None].gather(1, source)
 
-        def merge(
-            values: Tensor, rest: Tensor = rest, source: Tensor = source, target: Tensor = target
-        ) -> Tensor:
+        def merge(values: Tensor, rest: Tensor = rest, source: Tensor = source, target: Tensor = target) -> Tensor:
             first, second = values[:, ::2], values[:, 1::2]
             width = values.shape[-1]
             added = first.gather(1, source.expand(-1, -1, width))

@@ -35,3 +35,19 @@ def test_images_need_not_lie_together() -> None:
     images = PerImage(groups, [[2, 2]], [[1, 1]])
     assert images.split(torch.tensor([[10, 20, 30, 40]])).tolist() == [[20, 40], [10, 30]]
     assert images.join(images.split(torch.tensor([[10, 20, 30, 40]]))).tolist() == [[10, 20, 30, 40]]
+
+
+def test_one_image_per_sample_is_not_copied() -> None:
+    values = torch.randn(2, 3, 4)
+    images = PerImage(torch.zeros(2, 3, dtype=torch.long), [[3], [3]], [[1], [2]])
+    assert images.split(values) is values
+    assert images.join(values) is values
+    padded = PerImage(torch.tensor([[0, 0, 0], [0, 0, -1]]), [[3], [2]], [[1], [2]])
+    assert padded.split(values)[1, 2].tolist() == values[1, 0].tolist()
+    assert padded.join(values)[1, 2].tolist() == [0.0] * 4
+
+
+def test_host_counts() -> None:
+    images = PerImage(torch.tensor([[0, 0, 1], [0, 0, -1]]), [[2, 1], [2]], [[1, 1], [2]])
+    assert images.host_counts == [(2, 1), (1, 1), (2, 2), (0, 0)]
+    assert images.host_counts == list(zip(images.sizes.tolist(), images.quotas.tolist(), strict=True))

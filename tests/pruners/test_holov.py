@@ -133,6 +133,17 @@ def test_shares(seed: int) -> None:
         assert quotas[row].tolist() == shared(int(total[row]), weights[row].double().tolist(), room[row].tolist())
 
 
+@pytest.mark.parametrize("size", [5, 37, 576])
+def test_one_round_more_than_crops_can_be_filled(size: int) -> None:
+    """With all weight in few crops, which is the worst case, these rounds divide the count as all rounds do."""
+    room = Crops(torch.full((16,), size), size, 16).sizes
+    weights = torch.rand(16, 16, generator=torch.Generator().manual_seed(size)) ** torch.arange(16)[:, None] ** 2
+    for total in range(1, size + 1, max(1, size // 20)):
+        rounds = min(total // max(1, size // 16) + 1, 16)
+        whole = torch.full((16,), total)
+        assert torch.equal(allocate(whole, weights, room, rounds), allocate(whole, weights, room))
+
+
 def test_crops_come_back() -> None:
     sizes = torch.tensor([37, 16, 5, 0])
     crops = Crops(sizes, 37, 16)

@@ -103,7 +103,8 @@ def allocate(total: Tensor, weights: Tensor, capacity: Tensor, rounds: int | Non
     """
     weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)
     quotas = torch.zeros_like(capacity)
-    for _ in range(capacity.shape[1] if rounds is None else rounds):  # every round that leaves a remainder fills at least one crop
+    # every round that leaves a remainder fills at least one crop
+    for _ in range(capacity.shape[1] if rounds is None else rounds):
         remaining = total - quotas.sum(1)
         open_weights = weights.masked_fill(quotas >= capacity, 0.0)
         weight_sum = open_weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
