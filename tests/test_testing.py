@@ -222,10 +222,10 @@ def test_a_missing_grid_is_no_support_for_grids() -> None:
         _ = make_context(HIDDEN).frames
 
 
-@pytest.mark.parametrize("name", ["query", "key", "value", "attention", "embeddings"])
+@pytest.mark.parametrize("name", ["query", "key", "value", "attention", "entering", "embeddings"])
 def test_undeclared_signals_are_refused(name: str) -> None:
     ctx = make_context(HIDDEN, query=STATES, key=STATES, value=STATES, embeddings=HIDDEN, needs={"hidden"})
-    read = {"attention": "probe", "embeddings": "prompt"}.get(name, name)
+    read = {"attention": "probe", "entering": "entering_probe", "embeddings": "prompt"}.get(name, name)
     with pytest.raises(ScoreError, match=f"'{name}', which it does not declare.*add '{name}' to its needs"):
         getattr(ctx, read)
     assert torch.equal(ctx.hidden, HIDDEN)

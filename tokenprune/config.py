@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, ValidationError, model_validator
@@ -73,6 +73,10 @@ def check_label(label: str) -> str:
 Label = Annotated[str, AfterValidator(check_label)]
 
 
+#: What happens to the positions of the tokens that are left.
+Positions = Literal["original", "renumbered"]
+
+
 class Method(Config):
     """A pruning method: before which layers to prune, which tokens to keep, and how many.
 
@@ -80,12 +84,16 @@ class Method(Config):
         layers: Selects the decoder layers before which tokens are dropped.
         pruner: Selects the tokens that survive.
         budget: States how many tokens survive.
+        positions: Whether the tokens that are left keep their ``original`` positions, or are ``renumbered`` without
+            gaps, as most of the published code does. Pruned before layer 0 with renumbered positions, the model
+            computes what it computes of the shortened prompt.
         label: A name for tables; it does not affect the method.
     """
 
     layers: Annotated[LayerSelector, FromRegistry("selectors")]
     pruner: Annotated[Pruner, FromRegistry("pruners")]
     budget: Annotated[Budget, FromRegistry("budgets")]
+    positions: Positions = "original"
     label: Label | None = None
 
     @model_validator(mode="after")

@@ -113,6 +113,15 @@ class PruneContext:
         return self.signals.attention()
 
     @cached_property
+    def entering_probe(self) -> AttentionProbe:
+        """Single rows of the attention of ``layer`` itself, on the states that enter it; needs ``entering``.
+
+        The layer's norm and its query and key projections are applied once more for it: to all rows for the keys, and
+        to the asked rows for the queries.
+        """
+        return self.signals.entering()
+
+    @cached_property
     def prompt(self) -> Prompt:
         """The full prompt as it entered layer 0, the same at every stage; needs ``embeddings``."""
         return self.signals.prompt()

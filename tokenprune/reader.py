@@ -33,11 +33,12 @@ class SignalReader(Component):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Signals that the component reads: ``hidden``, ``query``, ``key``, ``value``, ``attention``, ``embeddings``.
+        """Signals that the component reads; any of :data:`tokenprune.signals.SIGNALS`.
 
-        ``query``, ``key``, ``value`` and ``attention`` are captured at layer K-1. ``embeddings`` stands for the full
-        prompt as it entered layer 0, :attr:`tokenprune.context.PruneContext.prompt`. Hidden states can be read even if
-        they are not declared.
+        ``query``, ``key``, ``value`` and ``attention`` are captured at layer K-1. ``entering`` is the attention of
+        layer K itself on the states that enter it, :attr:`tokenprune.context.PruneContext.entering_probe`.
+        ``embeddings`` stands for the full prompt as it entered layer 0,
+        :attr:`tokenprune.context.PruneContext.prompt`. Hidden states can be read even if they are not declared.
         """
         return frozenset({"hidden"}).union(*(reader.needs for reader in self.inner_readers()))
 

@@ -15,7 +15,7 @@ from tokenprune.errors import ConfigError, ScoreError
 LAYER_STATES = frozenset({"query", "key", "value"})
 
 #: Signals that a stage before layer 0 can also read, because no layer has to run for them.
-INPUT_SIGNALS = frozenset({"hidden", "embeddings"})
+INPUT_SIGNALS = frozenset({"hidden", "embeddings", "entering"})
 
 #: All signals that a component can name in ``needs``. The engine captures only the signals that are named.
 SIGNALS = LAYER_STATES | INPUT_SIGNALS | {"attention"}
@@ -44,10 +44,11 @@ class AttentionProbe:
     """Computes single rows of one layer's attention map, without the whole map.
 
     Attributes:
-        query: Query states before rotary embedding, ``[batch, rows, heads, head_dim]``.
+        queries: ``queries(index [batch, picked])``: query states of some rows before rotary embedding,
+            ``[batch, picked, heads, head_dim]``.
         key: Key states before rotary embedding, ``[batch, rows, kv_heads, head_dim]``.
         rotate: ``rotate(query, key, index)`` applies the model's rotary embedding to states
-            ``[batch, heads, rows, head_dim]``. The rows of ``query`` are those of ``index``, long ``[batch, picked]``.
+            ``[batch, heads, rows, head_dim]``. The rows of the queries are those of ``index``.
         visible: ``visible(index [batch, picked]) -> bool [batch, picked, rows]``: which rows the rows of ``index``
             attend to.
         scaling: Factor of the dot products.
@@ -56,7 +57,7 @@ class AttentionProbe:
             sample's first token had position 0. None where the layer has no rotary embedding.
     """
 
-    query: Tensor
+    queries: Callable[[Tensor], Tensor]
     key: Tensor
     rotate: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     visible: Callable[[Tensor], Tensor]
@@ -73,9 +74,7 @@ class AttentionProbe:
         Returns:
             Float32 ``[batch, heads, picked, rows]``; every row sums to 1.
         """
-        picked = index[:, :, None, None].expand(-1, -1, *self.query.shape[2:])
-        query = self.query.gather(1, picked).transpose(1, 2)
-        query, key = self.rotate(query, self.key.transpose(1, 2), index)
+        query, key = self.rotate(self.queries(index).transpose(1, 2), self.key.transpose(1, 2), index)
         groups = query.shape[1] // key.shape[1]
         grouped = query.unflatten(1, (key.shape[1], groups)).float()
         logits = torch.einsum("bgrpd,bgsd->bgrps", grouped, key.float()).flatten(1, 2) * self.scaling
@@ -94,6 +93,16 @@ class AttentionProbe:
         """
         keys = self.key.transpose(1, 2)
         return keys if self.rotate_from_first is None else self.rotate_from_first(keys)
+
+
+def picked_from(states: Tensor) -> Callable[[Tensor], Tensor]:
+    """What picks some rows of states ``[batch, rows, ...]``, by an index ``[batch, picked]``."""
+
+    def pick(index: Tensor) -> Tensor:
+        where = index.reshape(*index.shape, *[1] * (states.dim() - 2))
+        return states.gather(1, where.expand(-1, -1, *states.shape[2:]))
+
+    return pick
 
 
 @dataclass(frozen=True)
@@ -160,6 +169,9 @@ class Signals(Protocol):
     def attention(self) -> AttentionProbe:
         """Single rows of the attention of layer K-1."""
 
+    def entering(self) -> AttentionProbe:
+        """Single rows of the attention of layer K itself, over the rows that enter it."""
+
     def prompt(self) -> Prompt:
         """The full prompt as it entered layer 0; every stage gets the same."""
 
@@ -199,6 +211,11 @@ class DeclaredSignals:
         """See :meth:`Signals.attention`."""
         self._require("attention")
         return self.source.attention()
+
+    def entering(self) -> AttentionProbe:
+        """See :meth:`Signals.entering`."""
+        self._require("entering")
+        return self.source.entering()
 
     def prompt(self) -> Prompt:
         """See :meth:`Signals.prompt`."""

@@ -18,7 +18,7 @@ from tokenprune.context import PruneContext
 from tokenprune.errors import ConfigError, ScoreError, UnsupportedModelError
 from tokenprune.ops.frames import frame_sizes, number_frames
 from tokenprune.ops.per_image import PerImage
-from tokenprune.signals import SIGNALS, AttentionProbe, DeclaredSignals, Prompt, TowerSignals, check_needs
+from tokenprune.signals import SIGNALS, AttentionProbe, DeclaredSignals, Prompt, TowerSignals, check_needs, picked_from
 from tokenprune.visual_axis import VisualAxis
 
 
@@ -81,7 +81,11 @@ class TensorSignals:
             order = torch.arange(query.shape[1], device=query.device)
             return (order <= index[:, :, None]) & self.row_mask[:, None]
 
-        return AttentionProbe(query, key, lambda q, k, index: (q, k), visible, query.shape[-1] ** -0.5)
+        return AttentionProbe(picked_from(query), key, lambda q, k, index: (q, k), visible, query.shape[-1] ** -0.5)
+
+    def entering(self) -> AttentionProbe:
+        """The same attention: there is only one layer here; see :meth:`tokenprune.signals.Signals.entering`."""
+        return self.attention()
 
     def prompt(self) -> Prompt:
         """See :meth:`tokenprune.signals.Signals.prompt`."""

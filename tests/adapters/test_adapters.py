@@ -22,7 +22,7 @@ from tokenprune.adapters.generic import GenericAdapter
 from tokenprune.adapters.items import assign_items
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.structure import EXACT_TYPES
-from tokenprune.signals import AttentionProbe
+from tokenprune.signals import AttentionProbe, picked_from
 
 HYBRID = {name for name, case in CASES.items() if case.hybrid}
 UNREADABLE = {"llava_gpt_neox", "llava_deepseek_v3"}
@@ -412,7 +412,7 @@ class Observed:
             return found if found.dtype == torch.bool else found > -1e30
 
         return AttentionProbe(
-            self.states[layer, "query"],
+            picked_from(self.states[layer, "query"]),
             self.states[layer, "key"],
             rotated,
             visible,

@@ -1,8 +1,8 @@
 """PyramidDrop: three stages, each against the full eager attention map of a model in which the dropped are masked.
 
-Not like the published code, on purpose: that ranks by the projections of layer K on what enters it, here (as for every
-method) the attention of layer K-1 is read, the last one of the stage; and it gives the kept tokens new positions
-0, 1, 2 ..., here they keep their own.
+As in the published code, tokens are ranked by layer K's own attention on what enters it: the map of layer K where only
+the tokens of earlier stages are masked. Not like it, on purpose: that gives the kept tokens new positions 0, 1, 2 ...,
+here they keep their own unless the method is renumbered.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def test_every_stage_keeps_what_the_last_token_attends_to(name: str, variant: An
     expected: list[list[list[int]]] = []
     for depth_share, share in ((0.25, 0.5), (0.5, 0.25), (0.75, 0.125)):
         layer = int(depth_share * depth)
-        maps = masked_attention(model, batch.inputs, dropped)[layer - 1]
+        maps = masked_attention(model, batch.inputs, dropped)[layer]
         gone: list[list[int]] = []
         for sample in range(2):
             row = maps[sample, :, -1].double().mean(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -111,6 +111,10 @@ class Adapter(ABC):
     def layer_type(self, layer: int) -> str:
         """``full_attention``, ``sliding_attention``, ``linear_attention`` ... of a layer."""
         return structure.layer_type(self.text_config, layer)
+
+    def window(self, layer: int) -> int | None:
+        """Tokens that a layer with a sliding or chunked window sees at most; None where it sees everything."""
+        return structure.window(self.text_config, layer)
 
     def attention(self, layer: int) -> nn.Module | None:
         """The attention module of a layer, or None where it has none."""
@@ -229,6 +233,18 @@ class Adapter(ABC):
             key_heads = int(getattr(self.text_config, "num_key_value_heads", None) or heads)
         head_dim = int(getattr(attention, "head_dim", None) or self.text_config.hidden_size // heads)
         return {name: projection(attention, name, heads, key_heads, head_dim) for name in sorted(names)}
+
+    def entering_norm(self, layer: int) -> Callable[[Tensor], Tensor]:
+        """What a layer does to the hidden states that enter it, before its attention projects them.
+
+        Returns:
+            ``norm(hidden [batch, rows, dim])``, of the same shape.
+
+        Raises:
+            UnsupportedModelError: The layer is not built in a known way.
+        """
+        self._required_attention(layer)
+        return structure.entering_norm(self.layers[layer])
 
     def rotary(self, layer: int) -> Rotate:
         """The family's own rotary embedding for one tensor.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.call_arguments import named_parameters
@@ -128,12 +129,52 @@ def find_attention(layer: nn.Module) -> nn.Module | None:
     return next((module for module in modules if isinstance(module, nn.Module)), None)
 
 
+def entering_norm(layer: Any) -> Callable[[Tensor], Tensor]:
+    """The norm that a decoder layer applies before its attention; none where the attention comes first.
+
+    It is found by the names that the layer's forward uses, in their order.
+
+    Raises:
+        UnsupportedModelError: The layer does something else to its states first.
+    """
+    forward: Any = inspect.unwrap(type(layer).forward)
+    names = list(forward.__code__.co_names)
+    attention = next((name for name in ATTENTION_NAMES if name in names), None)
+    before = names[: names.index(attention)] if attention else names
+    norms = [getattr(layer, name, None) for name in before]
+    # self.attention(self.norm(x)) names the attention first: without a norm before it, all norms have to come after
+    later = [name for name in names if "norm" in name and not name.startswith("post_")]
+    known = len(norms) == 1 and isinstance(norms[0], nn.Module) if norms else not later
+    if attention is None or not known:
+        raise UnsupportedModelError(
+            f"{type(layer).__name__}.forward does more than normalise its states before the attention"
+            f" ({', '.join(before or later)})",
+            "use a scorer that reads the layer before (at: previous), or write an adapter that overrides"
+            " entering_norm()",
+        )
+    found: Any = norms[0] if norms else _unchanged
+    norm: Callable[[Tensor], Tensor] = found
+    return norm
+
+
+def _unchanged(states: Tensor) -> Tensor:
+    return states
+
+
 def layer_type(text_config: Any, layer: int) -> str:
     """``full_attention``, ``sliding_attention``, ``linear_attention`` ... of a layer, from the config."""
     types = getattr(text_config, "layer_types", None)
     if types is not None:
         return str(types[layer])
     return "sliding_attention" if getattr(text_config, "sliding_window", None) else "full_attention"
+
+
+def window(text_config: Any, layer: int) -> int | None:
+    """Tokens that a layer with a sliding or chunked window sees at most; None where it sees everything."""
+    kind = layer_type(text_config, layer)
+    name = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}.get(kind)
+    size = None if name is None else getattr(text_config, name, None)
+    return None if size is None else int(size)
 
 
 def check_settings(model: nn.Module, text_config: Any) -> None:

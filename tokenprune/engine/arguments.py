@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
+from tokenprune.engine.renumber import Renumbering
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.ops.rows import causal_mask, prefill_mask, take, take_nested
 
@@ -24,6 +25,7 @@ class CompactArguments:
         width: Length of the unpruned sequence.
         ragged: Whether any row is padding (known on the host).
         dtype: Of the hidden states: masks for eager attention are additive.
+        renumbering: Gives the rows new positions; None where they keep theirs.
     """
 
     adapter: Adapter
@@ -31,6 +33,7 @@ class CompactArguments:
     width: int
     ragged: bool
     dtype: torch.dtype
+    renumbering: Renumbering | None = None
     _made: dict[tuple[str, int], tuple[Any, Any]] = field(default_factory=dict)
 
     def cut(self, layer: int, others: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,13 +53,13 @@ class CompactArguments:
             if name == names.attention_mask:
                 cut[name] = self._once(name, value, self._mask, layer, others)
             elif name.startswith(names.position_embeddings):
-                cut[name] = self._once(name, value, take_nested, self.rows)
+                cut[name] = self._once(name, value, self._embeddings)
             elif not isinstance(value, Tensor):
                 self._check_unknown(name, value)
                 cut[name] = value
             elif name == names.position_ids:
                 # flash attention would take gaps in the positions for several packed sequences
-                cut[name] = None if self._flash else self._once(name, value, take, self.rows, -1, -2)
+                cut[name] = None if self._flash else self._once(name, value, self._positions)
             elif name == "cache_position":
                 cut[name] = value[self.rows[0].clamp(min=0).to(value.device)]
             elif name in self.adapter.sequence_kwargs:
@@ -64,9 +67,20 @@ class CompactArguments:
             else:
                 self._check_unknown(name, value)
                 cut[name] = value
+        if self.renumbering is not None and not any(name.startswith(names.position_embeddings) for name in others):
+            raise UnsupportedModelError(
+                f"layers of {type(self.adapter.model).__name__} are given no {names.position_embeddings}",
+                "use positions: original: these layers cannot be renumbered",
+            )
         if names.attention_mask not in others:
             cut[names.attention_mask] = self._mask(None, layer, others)
         return cut
+
+    def _embeddings(self, value: Any) -> Any:
+        return take_nested(value, self.rows) if self.renumbering is None else self.renumbering.embeddings(value)
+
+    def _positions(self, value: Tensor) -> Tensor:
+        return take(value, self.rows, -1, -2) if self.renumbering is None else self.renumbering.ids(value)
 
     def _check_unknown(self, name: str, value: Any) -> None:
         """Refuse an argument that seems to follow the sequence: a tensor, or a tuple of them like cosines and sines."""

@@ -10,7 +10,7 @@ explicit ``position_ids`` goes on at the right position. The rows travel with th
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -82,12 +82,15 @@ class Rows:
         length: Unpruned length of the prompt.
         ragged: Whether any row is padding (known on the host).
         owner: The block that pruned it.
+        shift: By how much the positions after the prompt are smaller than the model counts, long ``[batch]``; None
+            where tokens keep their positions.
     """
 
     positions: Tensor
     length: int
     ragged: bool
     owner: CacheOwner
+    shift: Tensor | None = None
 
     @property
     def dropped(self) -> int:
@@ -98,6 +101,11 @@ class Rows:
     def padding(self) -> Tensor:
         """Which rows are padding, bool ``[batch, kept]``."""
         return self.positions < 0
+
+    def of_samples(self, change: Callable[[Tensor], Tensor]) -> Rows:
+        """The rows of other samples; ``change`` picks or repeats along the batch axis."""
+        shift = None if self.shift is None else change(self.shift)
+        return replace(self, positions=change(self.positions), shift=shift)
 
     def cut(self, mask: Tensor) -> Tensor:
         """The columns of the kept rows and of all that followed the prompt, of a mask that covers the whole sequence.
@@ -185,7 +193,7 @@ class PrunedCacheLayer(ABC):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every sample."""
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        self.rows = replace(self.rows, positions=self.rows.positions.repeat_interleave(repeats, dim=0))
+        self.rows = self.rows.of_samples(lambda values: values.repeat_interleave(repeats, dim=0))
 
     def crop(self, *args: Any, **kwargs: Any) -> None:
         """Refused: a crop would roll the cache back past dropped rows."""
@@ -200,8 +208,7 @@ class PrunedCacheLayer(ABC):
         self.reset()
 
     def _pick(self, index: Tensor) -> None:
-        positions = self.rows.positions
-        self.rows = replace(self.rows, positions=positions[index.to(positions.device)])
+        self.rows = self.rows.of_samples(lambda values: values[index.to(values.device)])
 
 
 class PrunedDynamicLayer(PrunedCacheLayer, DynamicLayer):  # type: ignore[misc]

@@ -31,6 +31,7 @@ from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.plan import Plan
 from tokenprune.engine.prefill import Applied, Prefill, PromptInputs
 from tokenprune.engine.quotas import Quotas
+from tokenprune.engine.renumber import RenumberedStep, check_window, rotary_modules, smallest_window
 from tokenprune.engine.samples import SampleCounter, given_ids
 from tokenprune.engine.tower import TowerRecorder
 from tokenprune.errors import UnsupportedFeatureError
@@ -60,6 +61,7 @@ class Engine:
         self.output_hooks = hooks.SharedHooks(self._hook_outputs)
         self.finished_calls = self.prompts = 0
         self._compared = [*(stage.layer for stage in plan.stages), adapter.num_layers - 1]  # of a cache
+        self._window = smallest_window(adapter, plan.first) if plan.renumbered else None
         self._attached: list[hooks.Removable] = []
 
     # ---- putting it on the model, and taking it off ---
@@ -79,6 +81,9 @@ class Engine:
             self._attached.append(hooks.PatchedMethod(module, "forward", enter, eager=True))
         self._attached.append(hooks.PatchedMethod(chain[-1], "forward", self._enter_decoder, eager=True))
         self._attached += self.tower.register()
+        if self.plan.renumbered:
+            modules = rotary_modules(self.adapter.decoder)
+            self._attached += [hooks.PatchedMethod(module, "forward", self._rotate) for module in modules]
 
     def detach(self) -> None:
         """Take everything off again; pruned caches cannot be used from now on."""
@@ -160,6 +165,13 @@ class Engine:
         with hooks.in_use(self.output_hooks):
             return call.leave_decoder(own(**arguments))
 
+    def _rotate(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A rotary module of the decoder runs: what it was given is needed again for other positions."""
+        value, call = own(*args, **kwargs), self.thread.current
+        if call is not None:
+            call.see_rotary(own, bound_arguments(own, args, kwargs), value)
+        return value
+
     def _after_layer(self, layer: int, module: nn.Module, args: Any, output: Any) -> Any:
         call = self.thread.current
         if call is None:
@@ -183,6 +195,8 @@ class Engine:
         check_lengths(cache, self._compared)
         if pruned:
             ragged = any(layer.rows.ragged for layer in pruned)
+            if self.plan.renumbered:
+                return RenumberedStep(self.applied.layers, self.layer_hooks, self.adapter, ragged, self._window)
             return DecodeStep(self.applied.layers, self.layer_hooks, self.adapter, ragged)
         self.layer_hooks.drop()
         past = cache.get_seq_length() if cache is not None else 0
@@ -217,6 +231,8 @@ class Engine:
             record.stages += [StageResult(stage.layer, none, none, reason=reason) for stage in self.plan.stages]
             return Call()
         self.adapter.check_prompt(self.plan.first, width)
+        if self.plan.renumbered and self._window is not None:
+            check_window(self._window, width)
         annotations = self.run.annotations
         replay = self.thread.replays.take(arguments, self.adapter)
         sample_ids = self._sample_ids(annotations.sample_ids, batch, replay is not None)

@@ -40,6 +40,11 @@ class Stage:
         return "attention" in self.pruner.needs
 
     @property
+    def reads_entering(self) -> bool:
+        """Whether single attention rows of layer K itself are read, before it runs."""
+        return "entering" in self.pruner.needs
+
+    @property
     def reads_prompt(self) -> bool:
         """Whether what entered layer 0 is read."""
         return "embeddings" in self.pruner.needs
@@ -54,12 +59,14 @@ class Plan:
         budget: How many tokens survive each.
         schedule: The layers, as budgets read them.
         tower_layers: Layers of the vision tower that are read.
+        renumbered: Whether the tokens that are left get new positions, without gaps.
     """
 
     stages: tuple[Stage, ...]
     budget: Budget
     schedule: Schedule
     tower_layers: tuple[int, ...]
+    renumbered: bool
 
     @classmethod
     def of(cls, method: Method, layers: Sequence[int], adapter: Adapter) -> Plan:
@@ -74,7 +81,13 @@ class Plan:
         method.pruner.check(layers)
         stages = tuple(Stage(number, layer, method.pruner.at(number)) for number, layer in enumerate(layers))
         schedule = Schedule(layers, adapter.num_layers)
-        plan = cls(stages, method.budget, schedule, tuple(sorted(method.pruner.vision_layers)))
+        plan = cls(
+            stages,
+            method.budget,
+            schedule,
+            tuple(sorted(method.pruner.vision_layers)),
+            method.positions == "renumbered",
+        )
         plan._check(adapter)
         return plan
 
@@ -118,6 +131,10 @@ class Plan:
                 adapter.projections(stage.layer - 1, stage.layer_states)
             if stage.reads_attention:
                 adapter.check_attention_rows(stage.layer - 1)
+            if stage.reads_entering:
+                adapter.projections(stage.layer, frozenset({"query", "key"}))
+                adapter.check_attention_rows(stage.layer)
+                adapter.entering_norm(stage.layer)
 
     def _check_tower(self, adapter: Adapter) -> None:
         """Refuse towers that do not show what the method reads."""

@@ -24,6 +24,7 @@ from tokenprune.engine.logits import KeptLogits
 from tokenprune.engine.plan import Plan, Stage
 from tokenprune.engine.prompt import PromptMap
 from tokenprune.engine.quotas import Quotas
+from tokenprune.engine.renumber import Renumbering, RotaryCalls
 from tokenprune.engine.replay import Choice, Replays
 from tokenprune.engine.selection import count_kept, replace_rows, rows_of, select
 from tokenprune.engine.stage_signals import StageSignals
@@ -97,6 +98,7 @@ class Prefill(Call):
         replays: Replays,
     ) -> None:
         super().__init__()
+        self._rotary = RotaryCalls()
         self.tower_runs = tower_runs
         self.record = record
         self._applied, self._inputs, self._quotas, self._replays = applied, inputs, quotas, replays
@@ -122,6 +124,10 @@ class Prefill(Call):
         """See :meth:`tokenprune.engine.calls.Call.see_input`."""
         if self._inputs.replay is None:
             self._embeddings = hidden
+
+    def see_rotary(self, own: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
+        """See :meth:`tokenprune.engine.calls.Call.see_rotary`."""
+        self._rotary.record(own, arguments, value)
 
     def enter_decoder(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """See :meth:`tokenprune.engine.calls.Call.enter_decoder`."""
@@ -149,7 +155,7 @@ class Prefill(Call):
                     f"layer {layer} ran twice in one prefill, or before an earlier stage",
                     "tokens can be dropped only once before a layer: do not run layers by hand inside a forward",
                 )
-            hidden = self.prune(stage, hidden)
+            hidden = self.prune(stage, hidden, calls.others(args, kwargs))
         if self._compact is None:
             return None
         return (hidden,), self._compact.cut(layer, calls.others(args, kwargs))
@@ -183,8 +189,10 @@ class Prefill(Call):
         layers = sorted(self._stage_rows)
         for first, end in pairwise([*layers, self._applied.adapter.num_layers]):
             rows = self._stage_rows[first]
+            shift = None if rows.renumbering is None else rows.renumbering.shift()
+            held = Rows(rows.rows, rows.width, rows.ragged, self._applied.owner, shift)
             for layer in range(first, end):
-                mark(cache, layer, Rows(rows.rows, rows.width, rows.ragged, self._applied.owner))
+                mark(cache, layer, held)
         self.record.kv_bytes = cache_bytes(cache)
         self.record.kv_bytes_unpruned = cache_bytes(cache, unpruned=True)
 
@@ -204,8 +212,17 @@ class Prefill(Call):
     def _rows(self) -> Tensor | None:
         return None if self._compact is None else self._compact.rows
 
-    def prune(self, stage: Stage, hidden: Tensor) -> Tensor:
-        """Score, select and compact before a stage's layer; returns the hidden states that go on."""
+    def prune(self, stage: Stage, hidden: Tensor, others: Mapping[str, Any]) -> Tensor:
+        """Score, select and compact before a stage's layer.
+
+        Args:
+            stage: The stage.
+            hidden: Hidden states that enter its layer, ``[batch, rows, dim]``.
+            others: The other arguments of the layer by name, as the model gave them.
+
+        Returns:
+            The hidden states that go on.
+        """
         if hidden.dim() != 3:
             model = type(self._applied.adapter.model).__name__
             raise UnsupportedModelError(
@@ -223,7 +240,7 @@ class Prefill(Call):
             self.record.stages.append(self._skipped(stage.layer, before))
             return hidden
         start = Clock(hidden.device)
-        context = self._context(stage, hidden, quotas)
+        context = self._context(stage, hidden, others, quotas)
         selection = select(stage.pruner, context) if choice is None else choice.selection
         if choice is None and (decides or (stage.pruner.across_images and max(map(len, quotas)) > 1)):
             quotas = count_kept(selection, context)
@@ -251,16 +268,22 @@ class Prefill(Call):
         rows = self._rows
         going = ~dropped if rows is None else ~dropped & (rows >= 0)
         index = keep_index(going, max(widths))
+        left = index if rows is None else compose(rows, index)
         self._compact = CompactArguments(
             self._applied.adapter,
-            index if rows is None else compose(rows, index),
+            left,
             width,
             ragged=len(set(widths)) > 1,
             dtype=hidden.dtype,
+            renumbering=self._renumbering(left) if self._applied.plan.renumbered else None,
         )
         self._stage_rows[stage.layer] = self._compact
         self._quotas.sizes = quotas
         return index
+
+    def _renumbering(self, rows: Tensor) -> Renumbering:
+        assert self._prompt_map is not None
+        return Renumbering(self._rotary, rows, self._prompt_map.tokens.to(rows.device))
 
     def _skipped(self, layer: int, before: list[int]) -> StageResult:
         """A stage that drops nothing: what was there before it is kept."""
@@ -278,7 +301,9 @@ class Prefill(Call):
         if not any(later.reads_prompt for later in self._applied.plan.stages[stage.number + 1 :]):
             self._embeddings = None
 
-    def _context(self, stage: Stage, hidden: Tensor, quotas: list[list[int]]) -> PruneContext:
+    def _context(
+        self, stage: Stage, hidden: Tensor, others: Mapping[str, Any], quotas: list[list[int]]
+    ) -> PruneContext:
         """What scorers and pruners may see at a stage."""
         if self._prompt_map is None:
             images = max(map(len, self._quotas.sizes))
@@ -298,6 +323,8 @@ class Prefill(Call):
             stage.layer,
             prompt,
             self._observations.get(stage.number, Observation()),
+            hidden,
+            self._compact.cut(stage.layer, others) if self._compact and stage.reads_entering else others,
             self._embeddings,
             self._reader,
             rows,

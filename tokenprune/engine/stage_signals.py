@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from tokenprune.engine.tower import TowerReader, TowerView
 from tokenprune.errors import ScoreError, UnsupportedModelError
 from tokenprune.ops.rotary import turn_back
 from tokenprune.ops.rows import take
-from tokenprune.signals import AttentionProbe, Prompt, TowerSignals
+from tokenprune.signals import AttentionProbe, Prompt, TowerSignals, picked_from
 from tokenprune.visual_axis import VisualAxis
 
 
@@ -30,6 +30,8 @@ class StageSignals:
         layer: Tokens are dropped before this layer.
         prompt_map: The prompt before any stage.
         observation: What layer ``layer - 1`` showed.
+        hidden: Hidden states that enter ``layer``, ``[batch, rows, dim]``.
+        arguments: The other arguments of ``layer`` by name, for these rows.
         embeddings: What entered layer 0, ``[batch, seq, dim]``, where that is read.
         reader: The vision tower.
         rows: Position of each row in the unpruned sequence; None while it is whole.
@@ -43,6 +45,8 @@ class StageSignals:
     layer: int
     prompt_map: PromptMap
     observation: Observation
+    hidden: Tensor
+    arguments: Mapping[str, Any]
     embeddings: Tensor | None
     reader: TowerReader
     rows: Tensor | None
@@ -69,10 +73,34 @@ class StageSignals:
                 "if the layer was compiled, apply the method to the model before it is compiled",
             )
         layer = self.layer - 1
+        return self._probe(layer, arguments, picked_from(self.states("query")), self.states("key"))
+
+    def entering(self) -> AttentionProbe:
+        """See :meth:`tokenprune.signals.Signals.entering`."""
+        projections = self.adapter.projections(self.layer, frozenset({"query", "key"}))
+        query, key = projections["query"], projections["key"]
+        entered = self.adapter.entering_norm(self.layer)(self.hidden)
+        pick = picked_from(entered)
+
+        def queries(index: Tensor) -> Tensor:
+            return query.read(query.module(pick(index)))
+
+        return self._probe(self.layer, self.arguments, queries, key.read(key.module(entered)))
+
+    def _probe(
+        self, layer: int, arguments: Mapping[str, Any], queries: Callable[[Tensor], Tensor], key: Tensor
+    ) -> AttentionProbe:
+        """Attention rows of a layer.
+
+        Args:
+            layer: The layer.
+            arguments: Its arguments by name.
+            queries: See :class:`tokenprune.signals.AttentionProbe`.
+            key: Keys of all rows.
+        """
         attention = self.adapter.attention(layer)
         rotate = self.adapter.rotary(layer)
         cos, sin = arguments[self.adapter.layer_signature.position_embeddings]
-        query, key = self.states("query"), self.states("key")
 
         def rotated(states: Tensor, keys: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
             return rotate(states, take(cos, index, -2, -3), take(sin, index, -2, -3)), rotate(keys, cos, sin)
@@ -81,17 +109,17 @@ class StageSignals:
             first = self.row_mask.int().argmax(1, keepdim=True)
             return rotate(keys, *turn_back(cos, sin, take(cos, first, -2, -3), take(sin, first, -2, -3)))
 
-        scaling = getattr(attention, "scaling", None) or query.shape[-1] ** -0.5
+        scaling = getattr(attention, "scaling", None) or key.shape[-1] ** -0.5
         softcap = getattr(attention, "attn_logit_softcapping", None)
-        visible = self._visible(arguments, query)
-        return AttentionProbe(query, key, rotated, visible, float(scaling), softcap, rotated_from_first)
+        visible = self._visible(layer, arguments, key)
+        return AttentionProbe(queries, key, rotated, visible, float(scaling), softcap, rotated_from_first)
 
-    def _visible(self, arguments: Mapping[str, Any], query: Tensor) -> Any:
+    def _visible(self, layer: int, arguments: Mapping[str, Any], key: Tensor) -> Callable[[Tensor], Tensor]:
         mask = arguments.get(self.adapter.layer_signature.attention_mask)
-        causal = is_causal(self.adapter, self.layer - 1, arguments)
+        causal = is_causal(self.adapter, layer, arguments)
 
         def visible(index: Tensor) -> Tensor:
-            order = torch.arange(query.shape[1], device=query.device)
+            order = torch.arange(key.shape[1], device=key.device)
             earlier = order <= index[:, :, None] if causal else torch.ones_like(order <= index[:, :, None])
             if mask is None:
                 return earlier

@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema
 from tokenprune import plugins
 from tokenprune.budgets.base import Budget
 from tokenprune.component import Component, FromRegistry
-from tokenprune.config import Config, Label, Method
+from tokenprune.config import Config, Label, Method, Positions
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.experiment.series import Series, slug
 from tokenprune.models.base import ModelSpec
@@ -55,6 +55,7 @@ class MethodEntry(Component):
         seeds: Run the method once per seed; only for methods that use random numbers. None runs it once.
         layers: Layer selector; replaces the named method's.
         pruner: Pruner; replaces the named method's.
+        positions: ``original`` or ``renumbered``, see :class:`tokenprune.Method`; replaces the named method's.
         label: Name in tables; by default the method's name.
     """
 
@@ -63,6 +64,7 @@ class MethodEntry(Component):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     layers: Annotated[LayerSelector, FromRegistry("selectors")] | None = None
     pruner: Annotated[Pruner, FromRegistry("pruners")] | None = None
+    positions: Positions | None = None
     label: Label | None = None
 
     @field_validator("label")
@@ -117,7 +119,8 @@ class MethodEntry(Component):
         pruner = self.pruner or (named.pruner if named else None)
         assert layers is not None
         assert pruner is not None
-        return Method(layers=layers, pruner=pruner, budget=budget, label=self.title)
+        positions = self.positions or (named.positions if named else "original")
+        return Method(layers=layers, pruner=pruner, budget=budget, positions=positions, label=self.title)
 
 
 class ExperimentConfig(Config):

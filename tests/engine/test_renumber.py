@@ -1,0 +1,264 @@
+"""Renumbered positions: the tokens that are left are numbered without gaps.
+
+Two computations that do not use the engine say what is right: the unpruned model on all tokens, with the dropped ones
+hidden and the new numbers as ``position_ids``; and the decoder on the shortened prompt itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import tokenprune as tp
+from tests.support import matrix
+from tests.support.matrix import generate, model_of
+from tests.support.oracle import (
+    Inputs,
+    Stage,
+    decoder_layers,
+    dropped,
+    extended,
+    kept_rows,
+    masked,
+    positions_of_generate,
+    tolerance,
+)
+from tests.support.tiny import CASES
+from tests.support.tiny.core import Padding, Variant
+from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
+
+SLIDING = {"gemma3"}
+FAMILIES = [name for name, case in CASES.items() if case.core and name not in SLIDING]
+BOTH_DIRECTIONS = {"paligemma"}
+"""Their prompts see both directions, which a decoder called by itself is not told."""
+
+
+def renumbered(layers: list[int], budget: dict[str, Any]) -> tp.Method:
+    return matrix.method(layers, budget).model_copy(update={"positions": "renumbered"})
+
+
+def numbers(inputs: Inputs, stages: list[Stage], visual_ids: tuple[int, ...], layer: int, axes: int) -> Tensor:
+    """Each token's number among those that a layer sees, long ``[batch, seq]`` (or ``[axes, batch, seq]``)."""
+    gone = dropped(inputs, stages, visual_ids, layer)
+    real = inputs["attention_mask"].bool() & ~gone
+    counted = (real.long().cumsum(1) - 1).clamp(min=0)
+    return counted.expand(axes, -1, -1) if axes else counted
+
+
+@torch.no_grad()
+def expected_logits(
+    model: PreTrainedModel, name: str, inputs: Inputs, generated: Tensor, stages: list[Stage]
+) -> Tensor:
+    """Logits from which each generated token must have been taken, where pruning is before layer 0."""
+    case = CASES[name]
+    sequence = extended(inputs, generated, case.appended)
+    given = positions_of_generate(model, sequence)
+    axes = given.shape[0] if given.dim() == 3 else 0
+    ids = numbers(sequence, stages, case.visual_ids, 0, axes)
+    with masked(model, sequence, stages, case.visual_ids):
+        logits: Tensor = model(**sequence, position_ids=ids, use_cache=False).logits
+    return logits[:, -generated.shape[1] - 1 : -1]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(("padding", "variant"), [("none", "image"), ("left", "ragged"), ("left", "multi")])
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_every_step_is_that_of_renumbered_positions(
+    name: str, padding: Padding, variant: Variant, attention: str
+) -> None:
+    case = CASES[name]
+    if variant not in case.variants:
+        pytest.skip("not a variant of this family")
+    model = model_of(name, attention)
+    inputs = case.batch(model, 3, padding, seed=1, variant=variant).inputs
+    with tp.apply(model, renumbered([0], matrix.budget_of(variant))) as run:
+        ours = generate(model, inputs)
+    generated = ours.sequences[:, -matrix.STEPS :]
+    expected = expected_logits(model, name, inputs, generated, matrix.stages_of(run))
+    assert matrix.difference(torch.stack(ours.logits, 1), expected) <= tolerance(expected)
+    with tp.apply(model, matrix.method([0], matrix.budget_of(variant))):
+        original = model(**inputs).logits[:, -1]
+    assert matrix.difference(original, expected[:, 0]) > 0.1  # the numbers matter to these weights
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in BOTH_DIRECTIONS])
+@torch.no_grad()
+def test_the_model_computes_what_it_computes_of_the_shortened_prompt(name: str) -> None:
+    """The decoder by itself, on the embeddings that are left, with the positions that it gives them itself."""
+    case = CASES[name]
+    model: Any = model_of(name, "sdpa")
+    inputs = case.batch(model, 1, "none", seed=2, variant="image").inputs
+    entered: list[Tensor] = []
+    seen = decoder_layers(model)[0].register_forward_pre_hook(
+        lambda module, args, kwargs: entered.append((args or (kwargs["hidden_states"],))[0]), with_kwargs=True
+    )
+    model(**inputs)
+    seen.remove()
+    with tp.apply(model, renumbered([0], {"name": "keep_count", "tokens": 5})) as run:
+        ours = model(**inputs).logits
+    (rows,) = kept_rows(inputs, matrix.stages_of(run), case.visual_ids)
+    decoder = model.get_decoder()
+    features = {}
+    if "deepstack_visual_embeds" in inspect.signature(decoder.forward).parameters:  # Qwen3-VL adds features later
+        kept = [int(p) for p in run.stages[0].kept[0]]
+        visual = torch.isin(inputs["input_ids"], torch.tensor(case.visual_ids))
+        order = visual[0].long().cumsum(0) - 1
+        made = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True)
+        features = {
+            "deepstack_visual_embeds": [
+                torch.cat([*states])[order[torch.tensor(kept)]] for states in made.deepstack_features
+            ],
+            "visual_pos_masks": torch.isin(rows, torch.tensor(kept))[None],
+        }
+    states = decoder(inputs_embeds=entered[0][:, rows], use_cache=False, **features).last_hidden_state
+    expected = model.get_output_embeddings()(states)
+    assert matrix.difference(ours, expected) <= tolerance(expected)
+
+
+@contextmanager
+def numbered_by_layer(model: Any, inputs: Inputs, stages: list[Stage], visual_ids: tuple[int, ...]) -> Iterator[None]:
+    """Every layer gets the numbers that its tokens have there; layers before the first stage keep what they get."""
+    decoder = model.get_decoder()
+    handles = []
+    for index, layer in enumerate(decoder_layers(model)):
+        if index < stages[0][0]:
+            continue
+        axes = 3 if "mrope" in str(model.config.get_text_config().rope_parameters) else 0
+        ids = numbers(inputs, stages, visual_ids, index, axes)
+
+        def change(module: Any, args: Any, kwargs: dict[str, Any], ids: Tensor = ids) -> Any:
+            states = args[0] if args else kwargs["hidden_states"]
+            return args, {**kwargs, "position_embeddings": decoder.rotary_emb(states, ids)}
+
+        handles.append(layer.register_forward_pre_hook(change, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("padding", ["none", "left"])
+@pytest.mark.parametrize("name", ["llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+@torch.no_grad()
+def test_stages_inside_the_model_number_their_own_tokens(name: str, padding: Padding) -> None:
+    """Two stages; a decode step goes on at another number in every layer group."""
+    case = CASES[name]
+    model = model_of(name, "sdpa")
+    inputs = case.batch(model, 3, padding, seed=1, variant="ragged").inputs
+    last = len(decoder_layers(model)) - 1
+    budget = {"name": "keep_schedule", "ratios": [0.6, 0.3]}
+    with tp.apply(model, renumbered([1, last], budget)) as run:
+        ours = generate(model, inputs)
+    stages = matrix.stages_of(run)
+    generated = ours.sequences[:, -matrix.STEPS :]
+    sequence = extended(inputs, generated, case.appended)
+    given = positions_of_generate(model, sequence)
+    with (
+        numbered_by_layer(model, sequence, stages, case.visual_ids),
+        masked(model, sequence, stages, case.visual_ids),
+    ):
+        logits = model(**sequence, position_ids=given, use_cache=False).logits
+    expected = logits[:, -matrix.STEPS - 1 : -1]
+    assert matrix.difference(torch.stack(ours.logits, 1), expected) <= tolerance(expected)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@torch.no_grad()
+def test_beams_and_generation_without_a_cache(name: str) -> None:
+    """Beams pick and repeat samples, and with them the number at which each goes on."""
+    case = CASES[name]
+    model = model_of(name, "sdpa")
+    inputs = case.batch(model, 3, "left", seed=1, variant="image").inputs
+    how = renumbered([0], {"name": "keep_ratio", "ratio": 0.4})
+    with tp.apply(model, how):
+        with_cache = generate(model, inputs, num_beams=3, output_scores=True)
+    with tp.apply(model, how):
+        without = generate(model, inputs, num_beams=3, output_scores=True, use_cache=False)
+    assert torch.equal(with_cache.sequences, without.sequences)
+    assert torch.allclose(with_cache.sequences_scores, without.sequences_scores, atol=1e-5)
+    with tp.apply(model, how) as run:
+        greedy = generate(model, inputs, use_cache=False)
+    generated = greedy.sequences[:, -matrix.STEPS :]
+    expected = expected_logits(model, name, inputs, generated, matrix.stages_of(run))
+    assert matrix.difference(torch.stack(greedy.logits, 1), expected) <= tolerance(expected)
+
+
+@torch.no_grad()
+def test_without_visual_tokens_nothing_is_renumbered() -> None:
+    model = model_of("llava", "sdpa")
+    inputs = CASES["llava"].batch(model, 2, "left", variant="text").inputs
+    with tp.apply(model, renumbered([0], {"name": "keep_count", "tokens": 5})):
+        ours = generate(model, inputs)
+    theirs = generate(model, inputs)
+    assert torch.equal(torch.stack(ours.logits), torch.stack(theirs.logits))
+
+
+def wide_gemma(window: int) -> Any:
+    """Gemma 3 whose sliding layers have another window."""
+    model: Any = CASES["gemma3"].build("sdpa")
+    model.config.text_config.sliding_window = window
+    for layer in decoder_layers(model):
+        if layer.self_attn.sliding_window is not None:
+            layer.self_attn.sliding_window = window
+    return model
+
+
+@torch.no_grad()
+def test_a_window_that_holds_the_whole_sequence_changes_nothing() -> None:
+    case, model = CASES["gemma3"], wide_gemma(100)
+    inputs = case.batch(model, 3, "left", seed=1, variant="image").inputs
+    with tp.apply(model, renumbered([0], {"name": "keep_count", "tokens": 5})) as run:
+        ours = generate(model, inputs)
+    generated = ours.sequences[:, -matrix.STEPS :]
+    expected = expected_logits(model, "gemma3", inputs, generated, matrix.stages_of(run))
+    assert matrix.difference(torch.stack(ours.logits, 1), expected) <= tolerance(expected)
+
+
+@torch.no_grad()
+def test_a_sequence_longer_than_a_window_is_refused() -> None:
+    """Before the prompt runs, and at the step that would leave the window."""
+    case = CASES["gemma3"]
+    model = wide_gemma(10)
+    inputs = case.batch(model, 1, seed=1).inputs
+    width = inputs["input_ids"].shape[1]
+    how = renumbered([0], {"name": "keep_count", "tokens": 5})
+    message = r"renumbered with \d+ tokens, and layers whose window is 10.*original"
+    with pytest.raises(UnsupportedFeatureError, match=message), tp.apply(model, how):
+        model(**inputs)
+    model = wide_gemma(width + 2)
+    with pytest.raises(UnsupportedFeatureError, match=f"renumbered with {width + 3} tokens"), tp.apply(model, how):
+        generate(model, inputs)
+
+
+@torch.no_grad()
+def test_layers_without_position_embeddings_are_refused() -> None:
+    """A rotary embedding that nobody can make again would leave the old positions in place."""
+    model = CASES["llava"].build("sdpa")
+    inputs = CASES["llava"].batch(model, 1, seed=1).inputs
+    decoder: Any = model.get_decoder()
+    own = decoder.rotary_emb.forward
+    decoder.rotary_emb.forward = lambda states, position_ids: own(states, position_ids)
+    how = renumbered([0], {"name": "keep_count", "tokens": 5})
+    with tp.apply(model, how):  # a replaced forward is still that module's
+        model(**inputs)
+    decoder.rotary_emb = torch.nn.Identity()
+    decoder.rotary_emb.forward = own
+    message = r"not given cosines and sines.*positions: original"
+    with pytest.raises(UnsupportedModelError, match=message), tp.apply(model, how):
+        model(**inputs)
+
+
+def test_positions_are_part_of_a_method() -> None:
+    method = tp.load_method("divprune")
+    assert method.positions == "original"
+    with pytest.raises(tp.TokenPruneError, match=r"positions.*'original' or 'renumbered'"):
+        tp.Method.from_dict({**method.model_dump(), "positions": "kept"})

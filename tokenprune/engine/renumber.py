@@ -1,0 +1,187 @@
+"""Renumbered positions: the tokens that are left follow each other without gaps, as in a shortened prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.adapters.base import Adapter
+from tokenprune.engine.cache import pruned_layer
+from tokenprune.engine.decode import DecodeStep
+from tokenprune.engine.hooks import SharedHooks
+from tokenprune.engine.layer_call import LayerCalls
+from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
+from tokenprune.ops.rows import take
+
+_FIX = "use positions: original"
+
+
+def rotary_modules(decoder: nn.Module) -> list[nn.Module]:
+    """The modules that make a decoder's rotary cosines and sines."""
+    return [module for module in decoder.modules() if "rotary" in type(module).__name__.lower()]
+
+
+@dataclass(frozen=True)
+class _RotaryCall:
+    own: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    value: Any
+
+
+class RotaryCalls:
+    """The cosines and sines that one call of the model made, so that they can be made again for other positions."""
+
+    def __init__(self) -> None:
+        self._calls: list[_RotaryCall] = []
+
+    def record(self, own: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
+        """A rotary module made ``value`` of some arguments."""
+        # hidden states are read for their dtype and device only: one number is kept of them
+        small = {k: v.new_zeros(1, 1, 1) if _is_states(v) else v for k, v in arguments.items()}
+        self._calls.append(_RotaryCall(own, small, value))
+
+    def again(self, value: Any, move: Callable[[Tensor], Tensor]) -> Any:
+        """What a rotary module makes of other positions.
+
+        Args:
+            value: What it made.
+            move: Gives the new positions from those that it was given, long ``[..., batch, rows]``.
+
+        Raises:
+            UnsupportedModelError: No rotary module made ``value`` of positions.
+        """
+        for call in self._calls:
+            if call.value is value and isinstance(call.arguments.get("position_ids"), Tensor):
+                return call.own(**{**call.arguments, "position_ids": move(call.arguments["position_ids"])})
+        raise _unknown_rotary()
+
+    @property
+    def position_ids(self) -> Tensor:
+        """The positions that the model gave its prompt, long ``[..., batch, seq]``.
+
+        Raises:
+            UnsupportedModelError: No rotary module was given any.
+        """
+        for call in self._calls:
+            ids = call.arguments.get("position_ids")
+            if isinstance(ids, Tensor):
+                return ids
+        raise _unknown_rotary()
+
+
+def _is_states(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _unknown_rotary() -> UnsupportedModelError:
+    return UnsupportedModelError(
+        "the layers were not given cosines and sines that a rotary module of the decoder made of positions", _FIX
+    )
+
+
+class Renumbering:
+    """The positions of the rows that are left: the sample's first token keeps its own, and the others count on.
+
+    A model whose positions have several axes (M-RoPE) gets the same number on every axis, as for text.
+
+    Args:
+        rotary: What the rotary modules made in this call.
+        rows: Rows of the unpruned sequence that are left, long ``[batch, kept]``, -1 for padding.
+        tokens: What is no padding, bool ``[batch, seq]``.
+    """
+
+    def __init__(self, rotary: RotaryCalls, rows: Tensor, tokens: Tensor) -> None:
+        self._rotary, self._tokens = rotary, tokens
+        self._first = tokens.int().argmax(1, keepdim=True)
+        real = (rows >= 0) & tokens.gather(1, rows.clamp(min=0))
+        self._rank = (real.long().cumsum(1) - 1).clamp(min=0)
+
+    def ids(self, old: Tensor) -> Tensor:
+        """The positions of the rows that are left, long ``[..., batch, kept]``, from those of all rows."""
+        return take(old, self._first, -1, -2) + self._rank.to(old.device)
+
+    def embeddings(self, value: Any) -> Any:
+        """The cosines and sines of the rows that are left."""
+        return self._rotary.again(value, self.ids)
+
+    def shift(self) -> Tensor:
+        """By how much the positions after the prompt are smaller than the model counts, long ``[batch]``."""
+        old = self._rotary.position_ids
+        last = torch.where(self._tokens.to(old.device), old, -1).amax(-1)
+        shift = last - self.ids(old)[..., -1]
+        return shift.view(-1, shift.shape[-1]).amax(0)  # over the axes of M-RoPE: text follows the largest
+
+
+class RenumberedStep(DecodeStep):
+    """A decode step whose positions go on after the renumbered prompt.
+
+    Args:
+        layers: How each decoder layer is called.
+        hooks: The hooks on the layers.
+        adapter: The model's adapter.
+        ragged: Whether samples kept different numbers of tokens.
+        window: The smallest window of a pruned layer; None where all see everything.
+    """
+
+    def __init__(
+        self, layers: Sequence[LayerCalls], hooks: SharedHooks, adapter: Adapter, ragged: bool, window: int | None
+    ) -> None:
+        super().__init__(layers, hooks, adapter, ragged)
+        self._rotary = RotaryCalls()
+        self._names = adapter.layer_signature
+        self._window = window
+        # layers of one stage get the same cosines and sines; the key's objects are kept, so that ids stay their own
+        self._moved: dict[tuple[int, int], tuple[Any, Tensor, Any]] = {}
+
+    def see_rotary(self, own: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
+        """See :meth:`tokenprune.engine.calls.Call.see_rotary`."""
+        self._rotary.record(own, arguments, value)
+
+    def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """See :meth:`tokenprune.engine.calls.Call.before_layer`."""
+        args, kwargs = super().before_layer(layer, args, kwargs) or (args, kwargs)
+        calls = self._layers[layer]
+        others, hidden = calls.others(args, kwargs), calls.hidden(args, kwargs)
+        cache_layer = pruned_layer(calls.cache(others), layer)
+        if cache_layer is None or cache_layer.rows.shift is None:
+            return (hidden,), others
+        if self._window is not None:
+            check_window(self._window, cache_layer.get_seq_length() + hidden.shape[1])
+        shift, moved = cache_layer.rows.shift, dict(others)
+        for name, value in others.items():
+            if name.startswith(self._names.position_embeddings):
+                moved[name] = self._at(value, shift)
+            elif name == self._names.position_ids and isinstance(value, Tensor):
+                moved[name] = value - shift[:, None].to(value.device)
+        return (hidden,), moved
+
+    def _at(self, value: Any, shift: Tensor) -> Any:
+        key = (id(value), id(shift))
+        if key not in self._moved:
+            made = self._rotary.again(value, lambda ids: ids - shift[:, None].to(ids.device))
+            self._moved[key] = (value, shift, made)
+        return self._moved[key][2]
+
+
+def smallest_window(adapter: Adapter, first: int) -> int | None:
+    """The smallest window of the layers from ``first`` on; None where all see everything."""
+    windows = (adapter.window(layer) for layer in range(first, adapter.num_layers))
+    return min((window for window in windows if window is not None), default=None)
+
+
+def check_window(window: int, tokens: int) -> None:
+    """Refuse sequences that are longer than a window, which is counted in original positions.
+
+    Raises:
+        UnsupportedFeatureError: They are.
+    """
+    if tokens > window:
+        raise UnsupportedFeatureError(
+            f"positions: renumbered with {tokens} tokens, and layers whose window is {window}: which tokens a window"
+            " holds would differ from the shortened prompt",
+            f"use positions: original, or at most {window} tokens",
+        )
