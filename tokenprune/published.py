@@ -56,8 +56,9 @@ class Published(Config):
         family: ``model_type`` of the models that they fit.
         depth: Their number of decoder layers; None fits all.
         decoder: ``model_type`` of their language model; None fits all.
-        method: Fields of the method that differ. A mapping without ``name`` changes fields of the component that the
-            method has there, one with ``name`` replaces it.
+        method: Fields of the method that differ, at any depth. A mapping without ``name`` changes fields of the
+            component that the method has there, one with ``name`` replaces it. A list of as many items as the method's
+            own changes these one by one.
         budgets: The budgets of the published experiments; the first one is used where no budget is given.
         source: Where the settings stand: a repository with commit, file and lines, or a table of the paper.
         note: What else to know about them.
@@ -111,14 +112,17 @@ class Published(Config):
         Args:
             method: The fields of a :class:`tokenprune.Method`.
         """
-        merged = {**method}
-        for field, value in self.method.items():
-            own = method.get(field)
-            part = isinstance(value, Mapping) and isinstance(own, Mapping) and "name" not in value
-            merged[field] = {**own, **value} if part else value  # type: ignore[dict-item]
-        if self.budgets:
-            merged["budget"] = {**self.budgets[0]}
-        return merged
+        merged: dict[str, Any] = _overlay(method, self.method)
+        return {**merged, "budget": {**self.budgets[0]}} if self.budgets else merged
+
+
+def _overlay(own: Any, changes: Any) -> Any:
+    """A value with changes in it; a mapping with ``name``, a list of another length and plain values replace it."""
+    if isinstance(own, Mapping) and isinstance(changes, Mapping) and "name" not in changes:
+        return {**own, **{key: _overlay(own.get(key), value) for key, value in changes.items()}}
+    if isinstance(own, list) and isinstance(changes, list) and len(own) == len(changes):
+        return [_overlay(*pair) for pair in zip(own, changes, strict=True)]
+    return changes
 
 
 def read_published(data: Any, where: str) -> tuple[Published, ...]:

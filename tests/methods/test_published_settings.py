@@ -272,6 +272,31 @@ def test_a_mapping_changes_fields_and_one_with_a_name_replaces() -> None:
     assert method["layers"] == {"name": "vtw", "start": 7}, "the method's own fields were changed"
 
 
+def test_the_items_of_a_list_are_changed_one_by_one() -> None:
+    stages = [{"name": "a", "x": 1}, {"name": "b", "inner": {"name": "c", "y": 1, "z": 2}}, {"name": "d"}]
+    method = {"pruner": {"name": "stages", "pruners": stages}, "layers": {"name": "fixed", "layers": [1, 2]}}
+    changes = {"pruner": {"pruners": [{"x": 3}, {"inner": {"z": 4}}, {"name": "e"}]}, "layers": {"layers": [3, 4]}}
+    assert entry(method=changes).over(method) == {
+        "pruner": {
+            "name": "stages",
+            "pruners": [{"name": "a", "x": 3}, {"name": "b", "inner": {"name": "c", "y": 1, "z": 4}}, {"name": "e"}],
+        },
+        "layers": {"name": "fixed", "layers": [3, 4]},
+    }
+    other_length = {"pruner": {"pruners": [{"name": "a"}]}}
+    assert entry(method=other_length).over(method)["pruner"] == {"name": "stages", "pruners": [{"name": "a"}]}
+
+
+def test_framefusion_on_qwen() -> None:
+    """thu-nics/FrameFusion, script/playground/example_qwen2vl.py."""
+    own = tp.load_method("framefusion").model_dump(mode="json")
+    changed = tp.load_method("framefusion", model="Qwen2-VL-7B").model_dump(mode="json")
+    first, second, last = changed["pruner"]["pruners"]
+    assert first == second == {**own["pruner"]["pruners"][0], "threshold": 0.5}
+    assert last["scorer"] == {**own["pruner"]["pruners"][2]["scorer"], "queries": 4}
+    assert (changed["layers"], changed["budget"]) == (own["layers"], own["budget"])
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
