@@ -27,6 +27,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("adapters",),
     ("testing", "run"),
     ("engine",),
+    ("published",),
     ("methods", "named"),
     ("metrics", "records"),
     ("tasks",),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokenprune.errors import ScoreError
 from tokenprune.ops.frames import earlier
+from tokenprune.ops.gather import rows_at
 from tokenprune.ops.per_image import PerImage
 from tokenprune.signals import AttentionProbe, Prompt, Signals, TowerSignals
 
@@ -217,5 +218,4 @@ class PruneContext:
         return self.signals.annotation(name)
 
     def _visual(self, rows: Tensor) -> Tensor:
-        index = self.visual_rows.reshape(*self.visual_rows.shape, *([1] * (rows.dim() - 2)))
-        return rows.gather(1, index.expand(-1, -1, *rows.shape[2:]))
+        return rows_at(rows, self.visual_rows)

@@ -4,7 +4,11 @@ An entry point of that group names a package; every ``*.yaml`` in it is a method
 
     description: what it does, in one sentence
     paper: title (arXiv id)
+    differs: what differs from the paper
     method: {layers: {...}, pruner: {...}, budget: {...}}
+    published: [{model: ..., family: ..., method: {layers: {...}}, source: ...}]
+
+``published`` holds settings for single models (:class:`tokenprune.published.Published`). Only ``method`` is required.
 """
 
 from __future__ import annotations
@@ -20,7 +24,11 @@ from typing import Any
 from tokenprune import plugins
 from tokenprune.config import Method, parse_yaml, read_yaml
 from tokenprune.errors import ConfigError, PluginError, UnknownNameError
+from tokenprune.published import Published, choose, read_published
 from tokenprune.registry import suggest
+
+#: The keys of a named method's file.
+KEYS = ("description", "paper", "differs", "method", "published")
 
 
 @dataclass(frozen=True)
@@ -32,12 +40,16 @@ class NamedMethod:
         distribution: The distribution that ships it.
         data: The content of the file; empty if it cannot be read.
         problem: Why the method cannot be used; None if it can.
+        published: Settings that were published for single models.
+        path: The file, if no distribution ships it.
     """
 
     name: str
     distribution: str
     data: dict[str, Any]
     problem: str | None = None
+    published: tuple[Published, ...] = ()
+    path: str | None = None
 
     @property
     def description(self) -> str:
@@ -48,6 +60,22 @@ class NamedMethod:
     def paper(self) -> str:
         """The paper that describes the method."""
         return str(self.data.get("paper", ""))
+
+    def settings_for(self, model: Any) -> Published:
+        """The settings that were published for a model; arguments and errors as for :func:`load_method`."""
+        return choose(self.published, model, self.path or self.name)
+
+    def method(self, budget: str | None = None, *, model: Any = None, **fields: Any) -> Method:
+        """The method; arguments and errors as for :func:`load_method`."""
+        own = {"label": self.name, **self.data["method"]}
+        data = own if model is None else self.settings_for(model).over(own)
+        if budget is not None or fields:  # a number means the same for every model: without a name, of the own budget
+            kind = own.get("budget")
+            data = {
+                **data,
+                "budget": {"name": budget or (kind.get("name") if isinstance(kind, dict) else kind), **fields},
+            }
+        return Method.from_dict(data, self.path or f"method {self.name!r}")
 
 
 def list_methods() -> list[NamedMethod]:
@@ -60,19 +88,28 @@ def method_names() -> list[str]:
     return sorted({method.name for method in _discover("")})
 
 
-def load_method(name: str, budget: str | None = None, **fields: Any) -> Method:
-    """A named method, optionally with another budget.
+def load_method(name: str, budget: str | None = None, *, model: Any = None, **fields: Any) -> Method:
+    """A named method, optionally with another budget, or with the settings that were published for a model.
 
     Args:
         name: The name, e.g. ``"entropyprune"``.
         budget: Name of another budget; by default that of the method's file.
+        model: A transformers model, its config, or the name of a model in the method's file: the method has the
+            settings, and without ``budget`` and ``fields`` the first budget, that its authors published for this
+            model. ``tokenprune show NAME`` lists them. None: the method's own settings, which are the same for every
+            model.
         fields: The fields of the budget, e.g. ``tokens=128``; they replace those of the file.
 
     Raises:
         UnknownNameError: No method of that name is installed.
         PluginError: Two distributions ship the method, or its file is broken.
-        ConfigError: The fields of the budget are wrong.
+        ConfigError: The fields of the budget are wrong, or nothing was published for the model.
     """
+    return shipped_method(name).method(budget, model=model, **fields)
+
+
+def shipped_method(name: str) -> NamedMethod:
+    """A named method as it is shipped; argument and errors as for :func:`load_method`."""
     if not isinstance(name, str):
         raise ConfigError(f"a method's name is a text, got {type(name).__name__}", "see tp.list_methods()")
     installed = list(_discover(name))
@@ -88,7 +125,7 @@ def load_method(name: str, budget: str | None = None, **fields: Any) -> Method:
             f"method {name!r} of {method.distribution} cannot be read ({method.problem})",
             f"repair or uninstall {method.distribution}",
         )
-    return _method({"label": name, **method.data["method"]}, f"method {name!r}", budget, fields)
+    return method
 
 
 def is_file_name(text: str) -> bool:
@@ -96,49 +133,47 @@ def is_file_name(text: str) -> bool:
     return text.endswith((".yaml", ".yml"))
 
 
-def find_method(name: str | Path, budget: str | None = None, **fields: Any) -> Method:
+def find_method(name: str | Path, budget: str | None = None, *, model: Any = None, **fields: Any) -> Method:
     """A named method, or the method in a YAML file.
 
-    A file holds the fields of a :class:`~tokenprune.Method`, or the form in which named methods are shipped:
-    ``description``, ``paper`` and ``method``. A method without a label is labelled with the name of its file.
+    A file holds the fields of a :class:`~tokenprune.Method`, or the form in which named methods are shipped, with
+    ``method`` and the keys next to it. A method without a label is labelled with the name of its file.
 
     Args:
         name: The name, or the path of a file that ends with ``.yaml`` or ``.yml``.
         budget: Name of another budget; see :func:`load_method`.
+        model: Use the settings that were published for this model; see :func:`load_method`.
         fields: The fields of the budget.
 
     Raises:
         MissingDataError: The file does not exist or cannot be read.
-        ConfigError: The file holds no method, or the fields of the budget are wrong.
+        ConfigError: The file holds no method, the fields of the budget are wrong, or nothing was published for the
+            model.
         UnknownNameError: No method of that name is installed.
         PluginError: See :func:`load_method`.
     """
+    return find_shipped(name).method(budget, model=model, **fields)
+
+
+def find_shipped(name: str | Path) -> NamedMethod:
+    """A named method, or the one in a YAML file, as it is shipped; argument and errors as for :func:`find_method`."""
     if isinstance(name, Path):
         name = str(name)
     elif not isinstance(name, str) or not is_file_name(name):
-        return load_method(name, budget, **fields)
+        return shipped_method(name)
     data = read_yaml(name)
-    if isinstance(data, dict) and isinstance(data.get("method"), dict):
-        unknown = sorted(map(str, data.keys() - {"description", "paper", "method"}))
-        if unknown:
-            raise ConfigError(f"{name}: unknown key {unknown[0]!r}", "use description, paper and method")
-        data = data["method"]
     if not isinstance(data, dict):
         raise ConfigError(
             f"{name} holds no method", "write layers, pruner and budget; `tokenprune show` prints examples"
         )
-    if "task" in data or "methods" in data:
+    if not isinstance(data.get("method"), dict):
+        data = {"method": data}
+    unknown = sorted(map(str, data.keys() - set(KEYS)))
+    if unknown:
+        raise ConfigError(f"{name}: unknown key {unknown[0]!r}", f"use {', '.join(KEYS[:-1])} and {KEYS[-1]}")
+    if "task" in data["method"] or "methods" in data["method"]:
         raise ConfigError(f"{name} is an experiment, not a method", f"use `tokenprune run {name}`")
-    return _method({"label": Path(name).stem, **data}, name, budget, fields)
-
-
-def _method(data: dict[str, Any], where: str, budget: str | None, fields: dict[str, Any]) -> Method:
-    """The method of a mapping, with another budget or other fields of its own budget if they are given."""
-    if budget is not None or fields:
-        own = data.get("budget")
-        name = budget or (own.get("name") if isinstance(own, dict) else own)
-        data = {**data, "budget": {"name": name, **fields}}
-    return Method.from_dict(data, where)
+    return NamedMethod(Path(name).stem, "", data, published=read_published(data.get("published"), name), path=name)
 
 
 def _discover(wanted: str | None = None) -> Iterator[NamedMethod]:
@@ -165,8 +200,9 @@ def _discover(wanted: str | None = None) -> Iterator[NamedMethod]:
 def _read(name: str, file: Traversable, distribution: str) -> NamedMethod:
     try:
         data = parse_yaml(file.read_text(encoding="utf-8"), file.name)
+        published = read_published(data.get("published") if isinstance(data, dict) else None, file.name)
     except (OSError, ValueError) as error:  # a ConfigError is a ValueError
         return NamedMethod(name, distribution, {}, " ".join(str(error).split()))
     if not isinstance(data, dict) or not isinstance(data.get("method"), dict):
         return NamedMethod(name, distribution, {}, f"{file.name} has no mapping 'method'")
-    return NamedMethod(name, distribution, data)
+    return NamedMethod(name, distribution, data, published=published)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tokenprune.ops.gather import rows_at
+
 
 @dataclass(frozen=True)
 class VisualAxis:
@@ -44,5 +46,4 @@ class VisualAxis:
 
     def gather(self, values: Tensor) -> Tensor:
         """Gather values of the rows, ``[batch, rows, ...]``, on the axis, ``[batch, n_visual, ...]``."""
-        index = self.rows.reshape(*self.rows.shape, *([1] * (values.dim() - 2)))
-        return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
+        return rows_at(values, self.rows)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenprune import plugins
+from tokenprune.cli.methods import flow
 from tokenprune.component import Component
 from tokenprune.config import Method
 from tokenprune.named import NamedMethod, list_methods, load_method
@@ -100,7 +101,7 @@ def checked(named: NamedMethod) -> str:
     link = f"https://github.com/{recorded['repository']}/blob/{recorded['commit']}/{recorded['file']}"
     words = f"[{recorded['repository']}]({link}), commit `{recorded['commit'][:7]}`, `{Path(recorded['file']).name}`"
     words += f" (lines {recorded['lines']}): {agreeing} of {len(cases)} cases equal"
-    return "; ".join([words, *(f"different: {reason}" for reason in different)])
+    return words + "".join(f"; not equal, and expected so: {reason}" for reason in different)
 
 
 def section(named: NamedMethod) -> str:
@@ -115,10 +116,23 @@ def section(named: NamedMethod) -> str:
     }
     lines = [f"## {named.name}", "", named.description, ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items() if text), ""]
+    lines += published(named)
     texts = {type(component).__name__: paragraphs(component) for component in components(method.pruner)}
     lines += [f"*{name}*: {text}\n" for name, text in texts.items()]
     text = method.to_yaml().replace(f"label: {named.name}\n", "")
     return "\n".join([*lines, "```yaml", text.rstrip(), "```", ""])
+
+
+def published(named: NamedMethod) -> list[str]:
+    """The lines of the table of settings that were published for single models."""
+    if not named.published:
+        return []
+    rows = []
+    for entry in named.published:
+        source = f"`{entry.source}` {entry.note}".strip()
+        rows.append(f"| {entry.model} | {entry.condition} | `{flow(entry.settings)[1:-1]}` | {source} |")
+    intro = f'Published settings, used by `load_method("{named.name}", model=model)` and `published: true`:'
+    return [intro, "", "| Model | Fits | Settings | Source |", "|---|---|---|---|", *rows, ""]
 
 
 def main() -> None:

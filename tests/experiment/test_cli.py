@@ -13,11 +13,13 @@ import pytest
 import yaml
 from rich.console import Console
 
+import tokenprune as tp
 from tests.support.tiny import CASES
 from tokenprune import cli
 from tokenprune.cli import commands
 from tokenprune.cli.failures import check_writable
 from tokenprune.cli.progress import Callback, progress_bar
+from tokenprune.models.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
@@ -156,8 +158,6 @@ def test_schema_is_json_schema(
 
 
 def test_show_prints_yaml_that_reads_back(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import tokenprune as tp
-
     assert call(monkeypatch, "show", "entropyprune-reference") == 0
     data = yaml.safe_load(capsys.readouterr().out)
     assert tp.Method.from_dict(data) == tp.load_method("entropyprune-reference")
@@ -165,9 +165,62 @@ def test_show_prints_yaml_that_reads_back(monkeypatch: pytest.MonkeyPatch, capsy
     assert "did you mean 'entropyprune'" in capsys.readouterr().err
 
 
-def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import tokenprune as tp
+def test_show_begins_with_the_description_and_ends_with_what_was_published(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "show", "entropyprune") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "entropyprune-reference reproduces the figures of the published code" in lines[0]
+    assert "# published settings, printed in place by --model NAME:" in lines
+    (entry,) = [line for line in lines if line.startswith("# - LLaVA-1.6-Vicuna-7B (llava_next, 32 layers of llama)")]
+    assert "budgets: [{name: keep_count, tokens: 320}, {name: layer_average, tokens: 320}]" in entry
+    assert any(line.startswith("#   YahongWang1/EntropyPrune 9fc1cbb") for line in lines)
+    assert call(monkeypatch, "show", "random") == 0
+    assert "published" not in capsys.readouterr().out
 
+
+@pytest.mark.parametrize("model", ["llava-1.5-13b", "LLaVA-1.5-13B", "folder"])
+def test_show_prints_the_method_for_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    """A preset, the name of an entry, or a folder with a config."""
+    PRESETS["llava-1.5-13b"].config().save_pretrained(tmp_path)
+    model = str(tmp_path) if model == "folder" else model
+    assert call(monkeypatch, "show", "vtw", "--model", model) == 0
+    out = capsys.readouterr().out
+    assert "# Settings published for LLaVA-1.5-13B (lzhxmu/VTW" in out
+    assert tp.Method.from_dict(yaml.safe_load(out)) == tp.load_method("vtw", model="LLaVA-1.5-13B")
+    assert yaml.safe_load(out)["layers"]["threshold"] == 0.0005
+
+
+def test_show_lists_the_models_where_nothing_was_published(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model in ("qwen2.5-vl-7b", "no-such-model"):
+        assert call(monkeypatch, "show", "vtw", "--model", model) == 2
+        error = capsys.readouterr().err
+        assert "method 'vtw' has no settings that were published for" in error
+        assert "LLaVA-1.5-13B (llava, 40 layers of llama)" in error
+        assert error.count("\n") == 1
+
+
+def test_flops_with_published_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["flops", "--model", "llava-next-7b", "--visual-tokens", "2880", "--published"]
+    assert call(monkeypatch, *arguments, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["kept"] == [320]
+    assert result["settings"].startswith("settings published for LLaVA-1.6-Vicuna-7B (")
+    assert call(monkeypatch, *arguments) == 0
+    assert "entropyprune has the settings published for LLaVA-1.6-Vicuna-7B" in capsys.readouterr().out
+    assert call(monkeypatch, *arguments, "--tokens", "320", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["kept"] == [149]
+    assert call(monkeypatch, "flops", "--model", "llava-next-7b", "--json") == 0
+    assert "settings" not in json.loads(capsys.readouterr().out)
+    assert call(monkeypatch, "flops", "--model", "llava-0.5b", "--published") == 2
+    assert "no settings that were published for a 'llava' with 24 layers of 'qwen2'" in capsys.readouterr().err
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"tokenprune {tp.__version__}\n"
 
@@ -302,7 +355,10 @@ def test_a_methods_file_stands_for_a_named_method(
         (None, "no such config file"),
         ("- 1", "holds no method"),
         ("", "holds no method"),
-        ("description: x\nmethod: {}\nauthor: me", "unknown key 'author'; use description, paper and method"),
+        (
+            "description: x\nmethod: {}\nauthor: me",
+            "unknown key 'author'; use description, paper, differs, method and published",
+        ),
         ("description: x\nmethod: {}", "layers: Field required"),
         (yaml.safe_dump(GOOD), "is an experiment, not a method; use `tokenprune run"),
     ],

@@ -13,7 +13,7 @@ import tokenprune as tp
 from tests.pruners.test_visionzip import pruned_states, tower_keys
 from tests.support.literal import cosine, exact_vectors, record
 from tokenprune.budgets.base import Schedule
-from tokenprune.ops.bipartite import mean_of_clusters, rounds_needed, soft_matching
+from tokenprune.ops.bipartite import mean_of_clusters, plan_rounds, soft_matching
 from tokenprune.pruners.tome import ToMe
 
 
@@ -63,9 +63,8 @@ def merged(
     keys: Tensor, states: Tensor, sizes: list[int], counts: list[int], steps: int
 ) -> tuple[list[list[int]], Tensor]:
     valid = torch.arange(keys.shape[1]) < torch.tensor(sizes)[:, None]
-    rounds = rounds_needed(zip(sizes, counts, strict=True), lambda length, target: -(-(length - target) // steps))
-    most = torch.tensor([-(-(size - count) // steps) for size, count in zip(sizes, counts, strict=True)])
-    owner = soft_matching(keys, torch.tensor(sizes), torch.tensor(counts), most, rounds)
+    rounds = plan_rounds(zip(sizes, counts, strict=True), lambda length, target: -(-(length - target) // steps))
+    owner = soft_matching(keys, rounds)
     keep = (owner == torch.arange(keys.shape[1])) & valid
     return [row.nonzero()[:, 0].tolist() for row in keep], mean_of_clusters(states, owner, keep, valid, max(counts))
 
@@ -115,14 +114,21 @@ def test_duplicates_join_the_earliest() -> None:
 
 def test_steps_of_a_vit_l() -> None:
     """576 tokens to 64: 22 in each of 23 steps, and the last 6."""
-    assert rounds_needed([(576, 64)], lambda length, target: -(-(length - target) // 24)) == 24
-    assert rounds_needed([(8, 1)], lambda length, target: -(-(length - target) // 1)) == 3
+    rounds = plan_rounds([(576, 64)], lambda length, target: -(-(length - target) // 24))
+    assert rounds == [[(576 - 22 * number, 22)] for number in range(23)] + [[(70, 6)]]
+    assert plan_rounds([(8, 1)], lambda length, target: -(-(length - target) // 1)) == [[(8, 4)], [(4, 2)], [(2, 1)]]
+
+
+def test_a_short_list_waits_for_a_long_one() -> None:
+    waiting = [[(9, 3), (5, 0)], [(6, 3), (5, 0)], [(3, 1), (5, 0)]]
+    assert plan_rounds([(9, 2), (5, 5)], lambda length, target: 3) == waiting
+    assert plan_rounds([(5, 5)], lambda length, target: 3) == []
 
 
 def test_nothing_waits_for_the_device() -> None:
     """The meta device has no values: whatever asks for one raises."""
-    keys, counts = torch.empty(2, 9, 5, device="meta"), torch.ones(2, dtype=torch.long, device="meta")
-    owner = soft_matching(keys, counts, counts, counts, 3)
+    keys = torch.empty(2, 9, 5, device="meta")
+    owner = soft_matching(keys, plan_rounds([(9, 2), (7, 1)], lambda length, target: 3))
     valid = torch.ones(2, 9, dtype=torch.bool, device="meta")
     assert mean_of_clusters(keys, owner, valid, valid, 4).shape == keys.shape
 

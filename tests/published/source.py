@@ -57,7 +57,14 @@ def published(method: str) -> Published:
 
 
 def text(method: str, source: Source, digest: str, cases: list[tuple[Case, Result]]) -> str:
-    """The file of a transcript: JSON with one line per case, so that a change shows which case it touches."""
+    """The file of a transcript: JSON with one line per case, so that a change shows which case it touches.
+
+    Args:
+        method: The method's name.
+        source: Where the authors' code stands.
+        digest: SHA-256 of the lines that `source` names.
+        cases: The cases, and what the authors' code gave for them.
+    """
     head = json.dumps({"method": method, **asdict(source), "sha256": digest}, indent=1)[:-2]
     lines = [json.dumps({"case": case, "result": result}, separators=(",", ":")) for case, result in cases]
     return f"{head},\n" + ' "cases": [\n' + ",\n".join(lines) + "\n]}\n"

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.published.cuda import Torch
 from tests.published.fastv import attention
 from tests.published.load import definitions
 from tests.published.source import Case, Result, Source, rounded
@@ -56,22 +57,6 @@ def projected(states: Tensor) -> list[float]:
     """One number per state ``[n, width]``, sorted."""
     direction = torch.linspace(-1, 1, WIDTH, dtype=torch.float64)
     return sorted(rounded(states.double() @ direction))
-
-
-class Torch:
-    """The module torch, with the timers of CUDA and the noise replaced."""
-
-    cuda = SimpleNamespace(
-        Event=lambda **_: SimpleNamespace(record=lambda: None, elapsed_time=lambda _: 0.0), synchronize=lambda: None
-    )
-
-    @staticmethod
-    def rand(*shape: Any, **options: Any) -> Tensor:
-        """No noise."""
-        return torch.zeros(*shape, **options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
 
 
 def rearrange(states: Tensor, pattern: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import Any
 
@@ -18,16 +17,17 @@ PAIRS = [
     for number, entry in enumerate(transcript["cases"])
 ]
 RELATIVE = 1e-4
-"""Tolerance of merged values: they were recorded with six digits, and sums may run in another order."""
+"""Tolerance of merged values, as a share of the largest: six digits were recorded, and sums run in another order."""
 
 
 def same(one: Any, other: Any) -> bool:
     """Equal indices, and values within the tolerance."""
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, float) or isinstance(other, float):
-        return math.isclose(one, other, rel_tol=RELATIVE, abs_tol=RELATIVE)
-    return bool(one == other)
+    if not (isinstance(one, list) and isinstance(other, list)):
+        return bool(one == other)
+    if any(isinstance(value, float) for value in [*one, *other]):
+        allowed = RELATIVE * max(map(abs, other), default=0.0)
+        return len(one) == len(other) and all(abs(a - b) <= allowed for a, b in zip(one, other, strict=True))
+    return len(one) == len(other) and all(map(same, one, other))
 
 
 @pytest.mark.each("method")

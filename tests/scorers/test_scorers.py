@@ -14,6 +14,7 @@ from tests.support.tiny import CASES
 from tokenprune.scorers.fastv import FastV
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.norm import Norm
+from tokenprune.testing import make_context
 
 FAMILIES = ["llava", "qwen2_5_vl", "qwen3_vl", "gemma3", "paligemma", "internvl", "smolvlm", "mistral3"]
 
@@ -43,9 +44,10 @@ def recorded(model: Any, inputs: dict[str, Tensor], module: Any) -> Tensor:
     return seen[0]
 
 
+@pytest.mark.parametrize("queries", [1, 4])
 @pytest.mark.parametrize("padding", ["none", "left"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_fastv_is_the_last_row_of_the_attention_map(name: str, padding: Any) -> None:
+def test_fastv_is_the_last_rows_of_the_attention_map(name: str, padding: Any, queries: int) -> None:
     """Against the full attention weights that the eager implementation returns for layer 1."""
     case = CASES[name]
     model = case.build("eager")
@@ -55,13 +57,29 @@ def test_fastv_is_the_last_row_of_the_attention_map(name: str, padding: Any) -> 
     tokens = min(5, sum(batch.groups[0]) - 1)
     for attention in ("eager", "sdpa"):
         model.set_attn_implementation(attention)
-        found = kept_by(model, batch.inputs, FastV(), tokens)
+        found = kept_by(model, batch.inputs, FastV(queries=queries), tokens)
         for sample in range(2):
             visual = (
                 torch.isin(batch.inputs["input_ids"][sample], torch.tensor(case.visual_ids)).nonzero()[:, 0].tolist()
             )
-            row = weights[sample, :, -1].double().mean(0)
+            row = weights[sample, :, -queries:].double().mean((0, 1))
             assert found[sample] == best({p: float(row[p]) for p in visual}, tokens)
+
+
+def test_more_queries_than_tokens_are_all_tokens() -> None:
+    """Two samples of unequal length: padding has no attention row."""
+    noise = torch.Generator().manual_seed(0)
+    hidden, states = torch.zeros(2, 6, 4), torch.randn(2, 6, 2, 4, generator=noise)
+    real = torch.tensor([[False] * 3 + [True] * 3, [True] * 6])
+    visual = torch.tensor([[False] * 3 + [True, True, False], [True] * 5 + [False]])
+    scores = [
+        FastV(queries=queries).score(make_context(hidden, visual, row_mask=real, query=states, key=states))
+        for queries in (3, 5, 9)
+    ]
+    assert all(bool(score.isfinite().all()) for score in scores)
+    assert torch.equal(scores[0][0, :2], scores[1][0, :2])
+    assert torch.equal(scores[1][0, :2], scores[2][0, :2])
+    assert not torch.equal(scores[0][1], scores[1][1])
 
 
 @pytest.mark.parametrize("normalization", ["trace", "none"])

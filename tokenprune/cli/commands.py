@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from tokenprune import plugins
 from tokenprune.cli.failures import check_writable, reported
+from tokenprune.cli.methods import method_text
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import console, print_bench, print_estimate, print_plan, print_result
 from tokenprune.config import read_yaml
@@ -28,8 +29,9 @@ from tokenprune.experiment.plan import plan_experiment
 from tokenprune.experiment.runner import Part, profile_model
 from tokenprune.measure import bench_table
 from tokenprune.measure.bench import BenchConfig, run_bench
-from tokenprune.measure.estimate import estimate
-from tokenprune.named import find_method, list_methods
+from tokenprune.measure.estimate import estimate, read_config
+from tokenprune.models.presets import PRESETS
+from tokenprune.named import NamedMethod, find_shipped, list_methods
 from tokenprune.selectors.entropy_profile import detect_collapse
 from tokenprune.version import __version__
 
@@ -158,9 +160,27 @@ def _methods() -> list[tuple[str, str, str]]:
 
 
 @app.command()
-def show(method: Annotated[str, typer.Argument(help="A named method, or a YAML file with one.")]) -> None:
-    """Print a method as YAML, with all fields."""
-    print(find_method(method).to_yaml(), end="")
+def show(
+    method: Annotated[str, typer.Argument(help="A named method, or a YAML file with one.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Use the settings published for this model: a name that `show METHOD` lists, a preset, or a folder"
+            " with a config.json."
+        ),
+    ] = None,
+) -> None:
+    """Print a method as YAML, with all fields, and the settings that its authors published for single models."""
+    shipped = find_shipped(method)
+    chosen = None if model is None else shipped.settings_for(_target(shipped, model))
+    print(method_text(shipped, chosen), end="")
+
+
+def _target(shipped: NamedMethod, model: str) -> Any:
+    """What decides which of a method's published settings are used: an entry's name, or a config."""
+    names = {entry.model.lower() for entry in shipped.published}
+    readable = model in PRESETS or Path(model).exists()
+    return read_config(model) if readable and model.lower() not in names else model
 
 
 @app.command()
@@ -201,6 +221,9 @@ def profile(
 def flops(
     model: Annotated[str, typer.Option(help="A preset, or a folder with a config.json.")] = "llava-1.5-7b",
     method: Annotated[str, typer.Option(help="A named method, or a YAML file with one.")] = "entropyprune",
+    published: Annotated[
+        bool, typer.Option("--published", help="Use the method's settings that were published for the model.")
+    ] = False,
     tokens: Annotated[int | None, typer.Option(help="Budget: visual tokens averaged over all layers.")] = None,
     keep: Annotated[int | None, typer.Option(help="Budget: visual tokens kept after the last stage.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Budget: share of the visual tokens kept.")] = None,
@@ -226,7 +249,12 @@ def flops(
     if len(budgets) > 1:
         raise ConfigError("several budgets", "give one of --tokens, --keep, --ratio, --reduction")
     budget, fields = budgets[0] if budgets else (None, {})
-    result = estimate(model, find_method(method, budget, **fields), text_tokens, visual_tokens, counted)
+    shipped = find_shipped(method)
+    settings = shipped.settings_for(read_config(model)) if published else None
+    chosen = shipped.method(budget, model=settings.model if settings else None, **fields)
+    result = estimate(model, chosen, text_tokens, visual_tokens, counted)
+    if settings is not None:
+        result["settings"] = settings.sentence
     if as_json:
         print(json.dumps(result, indent=1))
     else:

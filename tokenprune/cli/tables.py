@@ -39,6 +39,8 @@ def print_plan(plan: Plan) -> None:
         layers = ", ".join(map(str, item.layers))
         table.add_row(escape(item.key), layers, str(item.batches), f"<= {item.forwards}", duration(item.seconds))
     Console(width=max(console.width, 120)).print(table)
+    for title, settings in plan.settings.items():
+        console.print(escape(f"The method `{title}` has the {settings}."), highlight=False, soft_wrap=True)
     console.print(
         f"{plan.questions} questions; the times are those of the first batch ({plan.batch_size} questions), times the"
         f" batches. Prefill timings: about {duration(plan.timing_seconds)}. In all about {duration(plan.seconds)}."
@@ -86,6 +88,8 @@ def print_estimate(result: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     Console(width=max(console.width, 90)).print(table)
+    if "settings" in result:
+        console.print(escape(f"{result['method']} has the {result['settings']}."), highlight=False, soft_wrap=True)
 
 
 def print_bench(result: dict[str, Any]) -> None:

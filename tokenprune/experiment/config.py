@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Self
 
 from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
@@ -17,8 +18,9 @@ from tokenprune.config import Config, Label, Method, Positions
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.experiment.series import Series, slug
 from tokenprune.models.base import ModelSpec
-from tokenprune.named import load_method, method_names
+from tokenprune.named import load_method, method_names, shipped_method
 from tokenprune.pruners.base import Pruner
+from tokenprune.published import Published
 from tokenprune.registry import suggest
 from tokenprune.selectors.base import LayerSelector
 from tokenprune.tasks.base import Task
@@ -47,6 +49,9 @@ class MethodEntry(Component):
 
     Attributes:
         name: Name of a named method.
+        published: Use the settings that the named method's authors published for a model: true for the experiment's
+            model, or the name of a model in the method's file. ``layers`` and ``pruner`` below replace them; the budget
+            is always the experiment's.
         seeds: Run the method once per seed; only for methods that use random numbers. None runs it once.
         layers: Layer selector; replaces the named method's.
         pruner: Pruner; replaces the named method's.
@@ -55,6 +60,7 @@ class MethodEntry(Component):
     """
 
     name: Annotated[str, MethodName()] | None = None
+    published: bool | Annotated[str, Field(min_length=1)] = False
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     layers: Annotated[LayerSelector, FromRegistry("selectors")] | None = None
     pruner: Annotated[Pruner, FromRegistry("pruners")] | None = None
@@ -79,6 +85,8 @@ class MethodEntry(Component):
     def _complete(self) -> Self:
         if self.name is None and (self.layers is None or self.pruner is None or self.label is None):
             raise ValueError("a method needs a name, or layers, pruner and label")
+        if self.name is None and self.published is not False:
+            raise ValueError("published settings belong to a named method: give its name, or remove published")
         installed = method_names()
         if self.name is not None and self.name not in installed:
             raise ValueError(f"unknown method {self.name!r}; {suggest(self.name, installed)}")
@@ -89,9 +97,24 @@ class MethodEntry(Component):
         """The name of the method in tables."""
         return self.label or self.name or "method"
 
-    def method(self, budget: Budget) -> Method:
-        """The method with the given budget."""
-        named = load_method(self.name) if self.name is not None else None
+    def settings(self, model: ModelSpec) -> Published | None:
+        """The published settings that the entry asks for; None if it asks for none.
+
+        Args:
+            model: The experiment's model.
+
+        Raises:
+            ConfigError: Nothing was published for this model, or its config cannot be read without loading it.
+        """
+        if self.name is None or self.published is False:
+            return None
+        wanted = model.read_config() if self.published is True else self.published
+        return shipped_method(self.name).settings_for(wanted)
+
+    def method(self, budget: Budget, settings: Published | None = None) -> Method:
+        """The method with the given budget, and with published settings if they are given."""
+        model = settings.model if settings is not None else None
+        named = load_method(self.name, model=model) if self.name is not None else None
         layers = self.layers or (named.layers if named else None)
         pruner = self.pruner or (named.pruner if named else None)
         assert layers is not None
@@ -180,15 +203,31 @@ class ExperimentConfig(Config):
         entries = list(self.methods)
         if self.oracle and "oracle" not in [entry.title for entry in entries]:
             entries.append(MethodEntry(name="oracle"))
+        published = {}
+        for entry in entries:
+            with _named(entry):
+                published[entry.title] = entry.settings(self.model)
         for budget in self.budgets:
             for entry in entries:
+                settings = published[entry.title]
                 for seed in entry.seeds or (None,):
-                    try:
-                        method = entry.method(budget)
-                    except TokenPruneError as error:
-                        raise ConfigError(f"method {entry.title!r}: {error}") from error
+                    with _named(entry):
+                        method = entry.method(budget, settings)
                     method = method if seed is None else reseed(method, seed)
-                    yield Series(entry.title, method, seed, slug(budget))
+                    yield Series(entry.title, method, seed, slug(budget), settings.sentence if settings else None)
+
+
+@contextmanager
+def _named(entry: MethodEntry) -> Iterator[None]:
+    """Name the method in every error from inside the block.
+
+    Raises:
+        ConfigError: The error, with the name.
+    """
+    try:
+        yield
+    except TokenPruneError as error:
+        raise ConfigError(f"method {entry.title!r}: {error}") from error
 
 
 def json_schema() -> str:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenprune.errors import ConfigError
 from tokenprune.experiment.answering import Answering, BatchInWork, why_no_foreground
 from tokenprune.experiment.batches import Batch, Batches
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import Part, asks_for_oracle, chosen_series, output_folder, select_batches
+from tokenprune.experiment.runner import (
+    Part,
+    asks_for_oracle,
+    chosen_series,
+    output_folder,
+    published_settings,
+    select_batches,
+)
 
 
 @dataclass(frozen=True)
@@ -41,12 +48,14 @@ class Plan:
         batch_size: Questions in the batch that was timed.
         series: Every series, the unpruned model first.
         timing_seconds: About how long the prefill timings take.
+        settings: Name of every method with published settings -> for which model, and where they stand.
     """
 
     questions: int
     batch_size: int
     series: tuple[PlannedSeries, ...]
     timing_seconds: float
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -84,7 +93,8 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
         planned.append(PlannedSeries(item.key, layers, missing, missing * steps, missing * seconds))
         prefills += answering.prefill_seconds(item, work.batch)
     rounds = config.timing + 1 if config.timing and part.shard is None else 0
-    return Plan(batches.count, len(work.batch.samples), tuple(planned), rounds * prefills)
+    settings = published_settings(series)
+    return Plan(batches.count, len(work.batch.samples), tuple(planned), rounds * prefills, settings)
 
 
 def _first_batch(batches: Batches, answering: Answering) -> Batch:

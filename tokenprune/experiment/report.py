@@ -94,7 +94,7 @@ def _markdown(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> s
 
 
 def notes(result: ExperimentResult) -> list[str]:
-    """What a reader must know before the table: samples that could not be used, methods that were left out."""
+    """What a reader must know before the table: unusable samples, methods left out, published settings."""
     out = []
     if result.label_free:
         out.append("The task has no answers: scores are the agreement with the unpruned model's own answers.")
@@ -112,6 +112,7 @@ def notes(result: ExperimentResult) -> list[str]:
                 " more visual tokens than the budget keeps."
             )
     out += [f"The method `{title}` was left out: {why}." for title, why in result.left_out.items()]
+    out += [f"The method `{title}` has the {settings}." for title, settings in result.settings.items()]
     return out
 
 

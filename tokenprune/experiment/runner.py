@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class ExperimentResult:
         skipped: Position of every sample that could not be used -> why.
         left_out: Name of every method that the experiment would have added, and did not -> why.
         label_free: Whether scores are agreement with the unpruned model, because the task has no answers.
+        settings: Name of every method with published settings -> for which model, and where they stand.
     """
 
     folder: str
@@ -71,6 +72,7 @@ class ExperimentResult:
     skipped: dict[int, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     label_free: bool = False
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[Row]:
@@ -122,6 +124,11 @@ def chosen_series(config: ExperimentConfig, part: Part) -> list[Series]:
         if title not in titles:
             raise ConfigError(f"the experiment has no method {title!r}", suggest(title, titles - {UNPRUNED}))
     return [item for item in series if not part.only or item.method is None or item.title in part.only]
+
+
+def published_settings(series: Sequence[Series]) -> dict[str, str]:
+    """Name of every method with published settings -> for which model, and where they stand."""
+    return {item.title: item.settings for item in series if item.settings is not None}
 
 
 def asks_for_oracle(config: ExperimentConfig, part: Part) -> bool:
@@ -197,6 +204,7 @@ class _Experiment:
             batches.skipped,
             left_out,
             self.config.task.label_free,
+            published_settings(self.series),
         )
 
     def is_finished(self) -> bool:

@@ -19,12 +19,14 @@ class Series:
         method: The method; None for the unpruned model.
         seed: The seed, or None.
         budget: The budget in a few words, or None.
+        settings: For which model the settings were published, and where, in words; None for the method's own.
     """
 
     title: str
     method: Method | None
     seed: int | None
     budget: str | None
+    settings: str | None = None
 
     @property
     def key(self) -> str:

@@ -44,7 +44,7 @@ def estimate(
         LayerError: The method's layers do not exist in the model.
         UnsupportedModelError: No closed form for the family's vision tower or decoder.
     """
-    config = _config(model)
+    config = read_config(model)
     if visual_tokens is None:
         if model not in PRESETS:
             raise ConfigError(
@@ -105,7 +105,13 @@ def estimate(
     return result
 
 
-def _config(model: str) -> Any:
+def read_config(model: str) -> Any:
+    """The config of a preset, or of a folder with a ``config.json``.
+
+    Raises:
+        ConfigError: There is neither.
+        MissingDataError: The folder has no usable config.
+    """
     if model in PRESETS:
         return PRESETS[model].config()
     if not model or not Path(model).exists():

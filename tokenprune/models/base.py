@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tokenprune.component import Component
+from tokenprune.errors import ConfigError
 from tokenprune.tasks.base import Sample
 
 Encoder = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
@@ -48,6 +49,17 @@ class LoadedModel:
 
 class ModelSpec(Component, ABC):
     """Describes how to load a model; the base class of the components that ``model:`` of an experiment names."""
+
+    def read_config(self) -> Any:
+        """The model's transformers config, read without its weights: it decides which published settings fit.
+
+        Raises:
+            ConfigError: The model does not show it; or see :meth:`load`.
+        """
+        raise ConfigError(
+            f"the model {type(self).__name__!r} does not show its config before it is loaded",
+            "give published the name of a model that `tokenprune show METHOD` lists",
+        )
 
     @abstractmethod
     def load(self) -> LoadedModel:

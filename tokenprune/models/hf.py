@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt, field_validator, model_validator
-from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, GenerationConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, GenerationConfig
 
 from tokenprune.errors import MissingDataError, UnsupportedModelError
 from tokenprune.models.base import LoadedModel, ModelSpec
@@ -88,6 +88,19 @@ class HuggingFace(ModelSpec):
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}: lower it")
         return self
+
+    def read_config(self) -> Any:
+        """The checkpoint's config.
+
+        Raises:
+            MissingDataError: The checkpoint is neither on this machine nor can it be downloaded.
+            UnsupportedModelError: It has no usable config.
+        """
+        self._check_folder()
+        with self._explained():
+            return AutoConfig.from_pretrained(
+                self.checkpoint, revision=self.revision, trust_remote_code=self.trust_remote_code
+            )
 
     def load(self) -> LoadedModel:
         """Load model and processor.

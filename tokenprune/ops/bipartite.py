@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from tokenprune.ops.cosine import cosine_similarity
+from tokenprune.ops.cosine import self_similarity
+from tokenprune.ops.gather import rows_at, with_rows
 
 #: Cosines above this value count as 1, so that rounding does not rank exact duplicates.
 _DUPLICATE = 1 - 1e-6
 
 
-def rounds_needed(
+def plan_rounds(
     counts: Iterable[tuple[int, int]], max_removed: Callable[[int, int], int], odd_in_first: bool = False
-) -> int:
-    """Number of rounds that reduce every list to its target length.
+) -> list[list[tuple[int, int]]]:
+    """Plan the rounds that reduce every list to its target length.
 
     Args:
         counts: Current and target length of each list.
@@ -26,16 +28,29 @@ def rounds_needed(
             other set has it.
 
     Returns:
-        The largest number of rounds over all lists.
+        For each round and each list: its length before the round, and how many entries the round removes. A list that
+        is short enough waits for the others.
     """
-    longest = 0
+    lists = []
     for length, target in counts:
-        limit, rounds = max_removed(length, target), 0
+        limit, steps = max_removed(length, target), []
         while length > target:
-            length -= min(limit, length - target, (length + odd_in_first) // 2)
-            rounds += 1
-        longest = max(longest, rounds)
-    return longest
+            removed = min(limit, length - target, (length + odd_in_first) // 2)
+            steps.append((length, removed))
+            length -= removed
+        lists.append((steps, length))
+    rounds = range(max((len(steps) for steps, _ in lists), default=0))
+    return [[steps[number] if number < len(steps) else (rest, 0) for steps, rest in lists] for number in rounds]
+
+
+def rounds_needed(
+    counts: Iterable[tuple[int, int]], max_removed: Callable[[int, int], int], odd_in_first: bool = False
+) -> int:
+    """Number of rounds that reduce every list to its target length: the largest number over all lists.
+
+    The arguments are those of :func:`plan_rounds`.
+    """
+    return len(plan_rounds(counts, max_removed, odd_in_first))
 
 
 def drop_duplicates(
@@ -60,7 +75,7 @@ def drop_duplicates(
     Returns:
         Which entries are kept, bool ``[images, n]``.
     """
-    similarity = _round_duplicates(cosine_similarity(states, states))
+    similarity = _round_duplicates(self_similarity(states))
     place = torch.arange(order.shape[1], device=order.device)
     counts = counts.clone()
     for _ in range(rounds):
@@ -76,60 +91,62 @@ def drop_duplicates(
     return torch.zeros_like(order, dtype=torch.bool).scatter(1, order, place < targets[:, None])
 
 
-def soft_matching(keys: Tensor, counts: Tensor, targets: Tensor, max_merged: Tensor, rounds: int) -> Tensor:
+def soft_matching(keys: Tensor, rounds: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
     """Merge tokens into clusters by ToMe's bipartite soft matching, round by round.
 
     In every round the entries of the list alternate between set B and set A, starting with B: in the towers of the
     paper a class token precedes the list, which would be the first entry of A. Every entry of A has an edge to the
-    entry of B with the most similar key (the earliest of several). The ``max_merged`` edges with the highest
-    similarity merge; of equal edges those of the earlier entries merge first. A merged entry leaves the list, and its
-    cluster joins the cluster of the entry of B. The key of a cluster is the mean of its tokens' keys. The list of the
-    next round is the rest of A, followed by B, both in order. Cosines above ``1 - 1e-6`` count as 1. No host-device
-    synchronisation.
+    entry of B with the most similar key (the earliest of several). The edges with the highest similarity merge, as many
+    as the round removes entries; of equal edges those of the earlier entries merge first. A merged entry leaves the
+    list, and its cluster joins the cluster of the entry of B. The key of a cluster is the mean of its tokens' keys. The
+    list of the next round is the rest of A, followed by B, both in order. Cosines above ``1 - 1e-6`` are equal. No
+    host-device synchronisation.
 
     Args:
         keys: Keys to compare by cosine similarity, floating ``[images, n, dim]``.
-        counts: Number of tokens: only the first ``counts`` entries are tokens, long ``[images]``.
-        targets: Number of clusters to end with, long ``[images]``, at most ``counts``, and at least 1 where there are
-            tokens.
-        max_merged: Most tokens that one round merges, long ``[images]``.
-        rounds: Number of rounds, from :func:`rounds_needed`.
+        rounds: The rounds, from :func:`plan_rounds`: one list per image, the first entries of ``keys``.
 
     Returns:
         For each token the token that represents its cluster, long ``[images, n]``; padding represents itself.
     """
-    place = torch.arange(keys.shape[1], device=keys.device)
+    images, size = keys.shape[:2]
+    image = torch.arange(images, device=keys.device)[:, None]
+    place = torch.arange(size, device=keys.device)
+    token = place.expand(images, size)  # the token at each place of the list
     # The cosine of a sum equals that of the mean. Sums can be added, so larger clusters weigh more.
-    key_sum = keys.float().masked_fill(~(place < counts[:, None])[:, :, None], 0.0)
-    token = place.expand(keys.shape[:2])  # the token at each place of the list
-    representative = token
-    counts = counts.clone()
-    for _ in range(rounds):
-        a, b = place[1::2], place[0::2]
-        similarity = _round_duplicates(cosine_similarity(key_sum[:, 1::2], key_sum[:, 0::2]))
-        similarity = similarity.masked_fill(~(b < counts[:, None])[:, None, :], -2.0)
-        best, nearest = similarity.max(-1).values, similarity.argmax(-1)
-        best = best.masked_fill(a >= counts[:, None], -3.0)
-        merge_count = torch.minimum(counts // 2, counts - targets).minimum(max_merged)
-        falling = best.argsort(dim=1, descending=True, stable=True)
-        merged = torch.zeros_like(falling, dtype=torch.bool)
-        merged = merged.scatter(1, falling, torch.arange(len(a), device=a.device) < merge_count[:, None])
+    key_sum = keys.to(torch.float32, copy=True)
+    in_b = 1 - place % 2
+    counts = torch.tensor(rounds, device=keys.device)
+    sources, targets = [token[:, :0]], [token[:, :0]]
+    for number, plan in enumerate(rounds):
+        length, most = (max(values) for values in zip(*plan, strict=True))
+        key_sum, token = key_sum[:, :length], token[:, :length]
+        outside = place[:length] >= counts[number, :, :1]
+        unit = normalize(key_sum, dim=-1)
+        bound = torch.where(outside[:, None, 0::2], -2.0, _DUPLICATE)
+        best, nearest = (unit[:, 1::2] @ unit[:, 0::2].mT).clamp_(max=bound).max(-1)
+        # the strongest edges of each image, as places in the list; as many as its plan says merge
+        strongest = best.masked_fill_(outside[:, 1::2], -3.0).argsort(dim=1, descending=True, stable=True)[:, :most]
+        source, target = 2 * strongest + 1, nearest.gather(1, strongest)
+        merges = place[:most] < counts[number, :, 1:]
 
         # A matrix product instead of a scattered sum: on a GPU the order of scattered additions is not deterministic.
-        member = ((nearest[:, None, :] == torch.arange(len(b), device=b.device)[:, None]) & merged[:, None, :]).float()
-        key_sum[:, 0::2] += member @ key_sum[:, 1::2]
-        source, target = token[:, 1::2], token[:, 0::2].gather(1, nearest)
-        joined = place.expand_as(token).scatter(1, source, torch.where(merged, target, source))
-        representative = joined.gather(1, representative)
+        member = (target[:, None, :] == place[: bound.shape[2], None]) & merges[:, None, :]
+        key_sum[:, 0::2] += member.float() @ key_sum[image, source]
+        sources.append(token.gather(1, source).masked_fill_(~merges, size))
+        targets.append(token.gather(1, 2 * target))
 
         # the rest of A, then B, then entries that have left the list
-        tier = (place % 2 == 0).long().expand_as(token).masked_fill(place >= counts[:, None], 2)
-        tier = torch.where(torch.zeros_like(tier, dtype=torch.bool).index_copy(1, a, merged), 2, tier)
-        next_order = tier.argsort(dim=1, stable=True)
-        token = token.gather(1, next_order)
-        key_sum = key_sum.gather(1, next_order[:, :, None].expand_as(key_sum))
-        counts = counts - merge_count
-    return representative
+        tier = in_b[:length].masked_fill(outside, 2).scatter_add_(1, source, 2 * merges)
+        order = tier.argsort(dim=1, stable=True)
+        token, key_sum = token.gather(1, order), key_sum[image, order]
+    # the token that each token has merged into, or itself; one extra column takes the edges that do not merge
+    joined = torch.arange(size + 1, device=keys.device).repeat(images, 1)
+    joined = joined.scatter_(1, torch.cat(sources, dim=1), torch.cat(targets, dim=1))[:, :size]
+    # follow the chains of merges, at most one per round; every pass doubles the steps
+    for _ in range(len(rounds).bit_length()):
+        joined = joined.gather(1, joined)
+    return joined
 
 
 def mean_of_clusters(states: Tensor, representative: Tensor, keep: Tensor, valid: Tensor, max_clusters: int) -> Tensor:
@@ -148,9 +165,8 @@ def mean_of_clusters(states: Tensor, representative: Tensor, keep: Tensor, valid
     states = states.float()
     place = keep.int().argsort(dim=1, descending=True, stable=True)[:, :max_clusters]
     member = ((representative[:, None, :] == place[:, :, None]) & valid[:, None, :]).float()
-    means = member @ states / member.sum(-1, keepdim=True).clamp(min=1)
-    index = place[:, :, None].expand_as(means)
-    return states.scatter(1, index, torch.where(keep.gather(1, place)[:, :, None], means, states.gather(1, index)))
+    means = (member @ states).div_(member.sum(-1, keepdim=True).clamp(min=1))
+    return with_rows(states, place, torch.where(keep.gather(1, place)[:, :, None], means, rows_at(states, place)))
 
 
 def _round_duplicates(similarity: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ def self_similarity(states: Tensor) -> Tensor:
     Returns:
         Float32 ``[..., n, n]``.
     """
-    similarity = cosine_similarity(states, states)
+    unit = normalize(states.float(), dim=-1)
+    similarity = unit @ unit.transpose(-1, -2)
     similarity.diagonal(dim1=-2, dim2=-1).fill_(1.0)
     return similarity

@@ -6,6 +6,9 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
+
+from tokenprune.ops.gather import CHUNK, rows_at
 
 
 class Crops:
@@ -33,14 +36,32 @@ class Crops:
 
     def split(self, states: Tensor) -> Tensor:
         """``[images, n, ...]`` as ``[images, crops, length, ...]``; padding holds arbitrary values."""
-        index = self._index.flatten(1).view(len(states), -1, *[1] * (states.dim() - 2))
-        return states.gather(1, index.expand(-1, -1, *states.shape[2:])).view(*self._index.shape, *states.shape[2:])
+        return self._split(states, self._index)
 
-    def join(self, mask: Tensor) -> Tensor:
-        """Bool ``[images, crops, length]`` back as ``[images, n]``."""
+    def self_similarity(self, states: Tensor) -> Tensor:
+        """Cosines of the tokens of each crop to each other, float32 ``[images, crops, length, length]``.
+
+        On the diagonal 1 up to rounding; NaN for a token with an entry that is NaN or infinite.
+
+        Args:
+            states: Floating ``[images, n, dim]``.
+        """
+        crops = max(1, CHUNK // (len(states) * self._index.shape[2] * states.shape[2]))
+        parts = []
+        for index in self._index.split(crops, dim=1):
+            unit = self._split(states, index).float()
+            normalize(unit, dim=-1, out=unit)
+            parts.append(unit @ unit.mT)
+        return torch.cat(parts, dim=1)
+
+    def _split(self, states: Tensor, index: Tensor) -> Tensor:
+        return rows_at(states, index.flatten(1)).view(*index.shape, *states.shape[2:])
+
+    def join(self, values: Tensor) -> Tensor:
+        """``[images, crops, length]`` back as ``[images, n]``; 0 (False) where no crop has a token."""
         index = self._index.masked_fill(~self.valid, self._max_size).flatten(1)  # one extra column takes the padding
-        flat = mask.new_zeros(len(mask), self._max_size + 1)
-        return flat.scatter(1, index, mask.flatten(1))[:, : self._max_size]
+        flat = values.new_zeros(len(values), self._max_size + 1)
+        return flat.scatter(1, index, values.flatten(1))[:, : self._max_size]
 
 
 def similarity_variance(similarity: Tensor, valid: Tensor) -> Tensor:
@@ -56,16 +77,16 @@ def similarity_variance(similarity: Tensor, valid: Tensor) -> Tensor:
     Returns:
         Floating ``[..., length]``; 0 for padding and for a token that is alone.
     """
-    both = valid[..., :, None] & valid[..., None, :]
-    diagonal = torch.eye(similarity.shape[-1], dtype=torch.bool, device=valid.device)
-    similarity = similarity.masked_fill(~both | diagonal, 0.0)
+    padding = ~(valid[..., :, None] & valid[..., None, :])
+    similarity = similarity.masked_fill(padding, 0.0)
+    similarity.diagonal(dim1=-2, dim2=-1).fill_(0.0)
     others = (valid.sum(-1, keepdim=True) - 1).clamp(min=1)
     mean = similarity.sum(-1) / others
-    squares = (similarity - mean[..., None]).square().masked_fill(~both, 0.0)
+    squares = similarity.sub_(mean[..., None]).square_().masked_fill_(padding, 0.0)
     return squares.sum(-1) / others
 
 
-def allocate(total: Tensor, weights: Tensor, capacity: Tensor) -> Tensor:
+def allocate(total: Tensor, weights: Tensor, capacity: Tensor, rounds: int | None = None) -> Tensor:
     """Divide a number of tokens between crops in proportion to weights, within each crop's capacity.
 
     Quotas are rounded down; the remainder goes one each to the largest weights (ties: the earlier crop). Tokens above
@@ -75,13 +96,14 @@ def allocate(total: Tensor, weights: Tensor, capacity: Tensor) -> Tensor:
         total: Tokens to divide for each image, long ``[images]``, at most the sum of its capacities.
         weights: Not negative, floating ``[images, crops]``.
         capacity: Tokens that each crop has, long ``[images, crops]``.
+        rounds: Rounds that suffice, as a host integer: one more than the crops that can be filled. None: one per crop.
 
     Returns:
         Quota of each crop, long ``[images, crops]``; rows sum to ``total``.
     """
     weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)
     quotas = torch.zeros_like(capacity)
-    for _ in range(capacity.shape[1]):  # every round that leaves a remainder fills at least one crop
+    for _ in range(capacity.shape[1] if rounds is None else rounds):  # every round that leaves a remainder fills at least one crop
         remaining = total - quotas.sum(1)
         open_weights = weights.masked_fill(quotas >= capacity, 0.0)
         weight_sum = open_weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tokenprune.ops.greedy import mark_picks
+
 #: Gains up to this fraction of the kernel's largest diagonal entry are rounding and count as 0.
 NEGLIGIBLE = 1e-5
 
@@ -53,16 +55,21 @@ def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int) ->
     """
     gains = kernel.diagonal(dim1=1, dim2=2).masked_fill(~valid, 0.0)
     floor = NEGLIGIBLE * gains.amax(1, keepdim=True)
-    image = torch.arange(len(kernel), device=kernel.device)
-    factor = kernel.new_zeros(max_quota, *gains.shape)  # one row of the Cholesky factor per step
-    chosen = torch.zeros_like(valid)
+    factor = kernel.new_zeros(len(kernel), max_quota, valid.shape[1])  # one row of the Cholesky factor per step
+    blocked = torch.zeros_like(gains).masked_fill_(~valid, -torch.inf)
+    flat, first = kernel.flatten(0, 1), torch.arange(len(kernel), device=kernel.device) * kernel.shape[1]
+    picks = []
     for step in range(max_quota):
-        gains = torch.where(gains > floor, gains, 0.0)
-        pick = gains.masked_fill(chosen | ~valid, -torch.inf).argmax(1)
-        chosen[image, pick] |= step < quotas
-        gain = gains[image, pick][:, None]
-        previous = factor[:step]
-        residual = kernel[image, pick] - torch.einsum("tp,tpn->pn", previous[:, image, pick], previous)
-        factor[step] = torch.where(gain > 0, residual * gain.clamp(min=1e-30).rsqrt(), 0.0)
-        gains = gains - factor[step].square()
-    return chosen
+        score = torch.where(gains > floor, gains, 0.0).add_(blocked)
+        pick = score.argmax(1, keepdim=True)
+        picks.append(pick)
+        blocked.scatter_(1, pick, -torch.inf)
+        gain = score.gather(1, pick)
+        previous = factor[:, :step]
+        at_pick = previous.gather(2, pick[:, None].expand(-1, step, 1))
+        at_kernel = flat.index_select(0, pick[:, 0] + first)
+        residual = torch.baddbmm(at_kernel[:, None], at_pick.mT, previous, alpha=-1)[:, 0]
+        row = residual.mul_(torch.where(gain > 0, gain.rsqrt(), 0.0))
+        factor[:, step] = row
+        gains = gains.addcmul(row, row, value=-1)
+    return mark_picks(picks, quotas, valid.shape[1])

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from tokenprune.ops.gather import CHUNK, rows_at
 from tokenprune.ops.topk import topk_by_group
 
 
@@ -99,12 +99,21 @@ def _keys(frames: Tensor, sizes: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
 def cosine_to(states: Tensor, other: Tensor) -> Tensor:
     """Cosine of every token to one other, float32 ``[batch, n]``; undefined where there is none.
 
+    NaN for a token with an entry that is NaN or infinite, also where there is no other token.
+
     Args:
         states: Floating ``[batch, n, dim]``.
         other: Index of the other token, long ``[batch, n]``; -1 where there is none.
     """
-    unit = normalize(states.float(), dim=-1)
-    return (unit * unit.gather(1, other.clamp(min=0)[:, :, None].expand_as(unit))).sum(-1)
+    other = other.clamp(min=0)
+    size = max(1, CHUNK // (len(states) * states.shape[2]))
+    dots, norms = [], []
+    for own, index in zip(states.split(size, dim=1), other.split(size, dim=1), strict=True):
+        own = own.float()
+        dots.append(rows_at(states, index).float().mul_(own).sum(-1))
+        norms.append(torch.linalg.vector_norm(own, dim=-1))
+    norm = torch.cat(norms, dim=1).clamp(min=1e-12)
+    return torch.cat(dots, dim=1) / (norm * norm.gather(1, other))
 
 
 def best_of_each(scores: Tensor, groups: Tensor, count: int) -> Tensor:

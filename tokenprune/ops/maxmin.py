@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
+
+from tokenprune.ops.greedy import mark_picks
 
 #: Distances up to this value are rounding: such tokens are duplicates.
 DUPLICATE = 1e-6
@@ -25,14 +28,17 @@ def max_min(distance: Tensor, candidates: Tensor, quotas: Tensor, max_quota: int
     Returns:
         Bool ``[images, n]``.
     """
-    distance = distance.masked_fill(distance <= DUPLICATE, 0.0)
-    diagonal = torch.eye(distance.shape[-1], dtype=torch.bool, device=distance.device)
-    nearest = distance.masked_fill(diagonal | ~candidates[:, None, :], torch.inf).amin(2)
-    image = torch.arange(len(distance), device=distance.device)
-    chosen = torch.zeros_like(candidates)
-    for step in range(max_quota):
-        pick = nearest.masked_fill(chosen | ~candidates, -torch.inf).argmax(1)
-        chosen[image, pick] |= step < quotas
-        to_pick = distance[image, pick]
-        nearest = to_pick if step == 0 else torch.minimum(nearest, to_pick)
-    return chosen
+    distance = threshold(distance, DUPLICATE, 0.0)
+    # a token's distance to itself and to what is no candidate is never the smallest
+    distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    distance.masked_fill_(~candidates[:, None, :], torch.inf)
+    # distance to the nearest chosen token: infinite before the first choice; -inf for what cannot be taken (any more)
+    flat, first = distance.flatten(0, 1), torch.arange(len(distance), device=distance.device) * distance.shape[1]
+    nearest = distance.new_full(candidates.shape, torch.inf).masked_fill_(~candidates, -torch.inf)
+    score = torch.minimum(nearest, distance.amin(2))
+    picks = []
+    for _ in range(max_quota):
+        pick = score.argmax(1, keepdim=True)
+        picks.append(pick)
+        score = nearest = torch.minimum(nearest.scatter_(1, pick, -torch.inf), flat.index_select(0, pick[:, 0] + first))
+    return mark_picks(picks, quotas, candidates.shape[1])

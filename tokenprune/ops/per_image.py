@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from tokenprune.ops.gather import rows_at
+
 
 class PerImage:
     """The visual tokens of a batch, image by image.
@@ -26,6 +28,7 @@ class PerImage:
         host_sizes: The sizes, host integers: loops that need a count must not wait for one.
         host_quotas: The quotas, host integers.
         most: The most images that a sample has.
+        whole: Whether every sample is one image without padding. Then both layouts are the same.
         max_size: Tokens of the largest image.
         max_quota: Largest quota of an image.
     """
@@ -37,15 +40,22 @@ class PerImage:
         self.most = max(map(len, sizes))
         self.max_size: int = max((max(row, default=0) for row in sizes), default=0)
         self.max_quota: int = max((max(row, default=0) for row in quotas), default=0)
+        self.whole: bool = self.host_sizes == [[groups.shape[1]]] * len(self.host_sizes)
 
-    def _padded(self, rows: list[list[int]]) -> Tensor:
-        """Long ``[batch, most]`` on the device."""
-        return torch.tensor([row + [0] * (self.most - len(row)) for row in rows], device=self.groups.device)
+    def _padded(self, rows: list[list[int]]) -> list[list[int]]:
+        """``most`` numbers per sample."""
+        return [row + [0] * (self.most - len(row)) for row in rows]
+
+    @property
+    def host_counts(self) -> list[tuple[int, int]]:
+        """Tokens and quota of each image, host integers, in the order of ``sizes`` and ``quotas``."""
+        rows = zip(self._padded(self.host_sizes), self._padded(self.host_quotas), strict=True)
+        return [pair for sizes, quotas in rows for pair in zip(sizes, quotas, strict=True)]
 
     @cached_property
     def quotas_by_sample(self) -> Tensor:
         """Tokens to keep per sample and image, long ``[batch, most]``; missing images have 0."""
-        return self._padded(self.host_quotas)
+        return torch.tensor(self._padded(self.host_quotas), device=self.groups.device)
 
     @cached_property
     def quotas(self) -> Tensor:
@@ -55,7 +65,7 @@ class PerImage:
     @cached_property
     def sizes(self) -> Tensor:
         """Tokens of each image, long ``[images]``."""
-        return self._padded(self.host_sizes).flatten()
+        return torch.tensor(self._padded(self.host_sizes), device=self.groups.device).flatten()
 
     @cached_property
     def valid(self) -> Tensor:
@@ -74,16 +84,31 @@ class PerImage:
         index = order.repeat_interleave(sizes.shape[1], dim=0).gather(1, place)
         return index.masked_fill(~self.valid, 0)
 
+    @cached_property
+    def _inverse(self) -> Tensor:
+        """Entry of each token among all entries of its sample, long ``[batch, n_visual]`` (0 for padding)."""
+        batch, width = self.groups.shape
+        index = self.index.masked_fill(~self.valid, width).view(batch, self.most * self.max_size)
+        inverse = index.new_zeros(batch, width + 1)  # one extra column takes the padding
+        return inverse.scatter(1, index, torch.arange(index.shape[1], device=index.device).expand_as(index))[:, :width]
+
     def split(self, states: Tensor) -> Tensor:
-        """``[batch, n_visual, ...]`` as ``[images, max_size, ...]``; padding repeats the sample's first token."""
-        repeated = states.repeat_interleave(self.most, dim=0)
-        index = self.index.view(*self.index.shape, *[1] * (states.dim() - 2))
-        return repeated.gather(1, index.expand(-1, -1, *states.shape[2:]))
+        """``[batch, n_visual, ...]`` as ``[images, max_size, ...]``; padding repeats the sample's first token.
+
+        Not a copy if ``whole``.
+        """
+        if self.whole:
+            return states
+        index = self.index.view(len(states), self.most * self.max_size)
+        return rows_at(states, index).view(*self.index.shape, *states.shape[2:])
 
     def join(self, states: Tensor) -> Tensor:
-        """``[images, max_size, ...]`` back as ``[batch, n_visual, ...]``; padding of a sample is 0 (False)."""
-        batch, width = self.groups.shape
-        flat = states.new_zeros(batch, width + 1, *states.shape[2:])  # one extra column takes the padding
-        index = self.index.masked_fill(~self.valid, width).view(batch, -1, *[1] * (states.dim() - 2))
-        values = states.reshape(batch, -1, *states.shape[2:])
-        return flat.scatter(1, index.expand(-1, -1, *states.shape[2:]), values)[:, :width]
+        """``[images, max_size, ...]`` back as ``[batch, n_visual, ...]``; padding of a sample is 0 (False).
+
+        Not a copy if ``whole``.
+        """
+        if self.whole:
+            return states
+        entries = states.reshape(len(self.groups), self.most * self.max_size, *states.shape[2:])
+        padding = (self.groups < 0).view(*self.groups.shape, *[1] * (states.dim() - 2))
+        return rows_at(entries, self._inverse).masked_fill(padding, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
 
 from tokenprune.component import FromRegistry
@@ -47,12 +48,12 @@ class Dpp(Pruner):
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        ctx.check_finite(ctx.hidden.abs().amax(-1), type(self).__name__)
+        ctx.check_finite(ctx.hidden.sum(-1, dtype=torch.float32), type(self).__name__)
         images = ctx.per_image
         scores = images.split(self.relevance.checked(ctx))
         weights = relevance_weights(scores, images.valid, self.theta)
         states = images.split(ctx.hidden)
-        kernel = weights[:, :, None] * self_similarity(states) * weights[:, None, :]
+        kernel = self_similarity(states).mul_(weights[:, :, None]).mul_(weights[:, None, :])
         return Selection(keep=images.join(greedy_map(kernel, images.valid, images.quotas, images.max_quota)))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:

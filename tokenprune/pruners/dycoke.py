@@ -31,8 +31,11 @@ class DyCoke(Pruner):
 
     The paper calls this merging, but the published code drops the similar tokens and changes no others. So does this
     pruner. Differs from the published code: that code keeps the third frame of the last group whole (its loop ends one
-    group early) and loses the last frame of an odd number of frames; here both are treated like all others. DyCoke's
-    second stage, which selects visible keys at every decoding step, is left out: it does not shorten the prefill.
+    group early) and loses the last frame of an odd number of frames; here both are treated like all others. It emits
+    the kept tokens of a frame in the order of their similarity, the least similar first, and gives all tokens new
+    positions; here they stay in their order and keep their positions. A count that rounding leaves just below a whole
+    number is rounded down there. DyCoke's second stage, which selects visible keys at every decoding step, is left
+    out: it does not shorten the prefill.
 
     Source: "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models", arXiv 2411.15024.
 
@@ -50,14 +53,13 @@ class DyCoke(Pruner):
         frames = ctx.frames
         lags = torch.tensor(_LAGS, device=frames.device)[frames.clamp(min=0) % GROUP]
         reference = ctx.earlier(lags)
-        dissimilarity = 1 - cosine_to(ctx.hidden, reference)
-        ctx.check_finite(dissimilarity + ctx.hidden.float().square().sum(-1), type(self).__name__)
+        previous_group = ctx.earlier(torch.full_like(frames, GROUP), required=False)
         compared = reference >= 0
+        dissimilarity = 1 - cosine_to(ctx.hidden, torch.where(compared, reference, previous_group))
+        ctx.check_finite(dissimilarity, type(self).__name__)
         compared_frames = torch.where(compared, frames, -1)
         rank = rank_within(dissimilarity, compared_frames)
-        previous_group = ctx.earlier(torch.full_like(frames, GROUP), required=False)
-        novelty = 1 + (1 - cosine_to(ctx.hidden, previous_group))
-        novelty = novelty.masked_fill(previous_group < 0, _UNCOMPARED)
+        novelty = (1 + dissimilarity).masked_fill(previous_group < 0, _UNCOMPARED)
         scores = torch.where(compared, -rank.float(), novelty)
         best_of_images = best_of_each(scores, ctx.groups, ctx.quotas.shape[1])
         if ctx.open_ended:

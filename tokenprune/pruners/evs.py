@@ -28,7 +28,9 @@ class Evs(Pruner):
     EVS is a pruner and not a scorer because a budget does not know the size of a frame. It compares features, as the
     published code (vLLM) does; reviews of the paper describe a comparison of pixels. Differs from the published code:
     kept tokens have their original positions; a product that rounding leaves just below an integer counts as that
-    integer; a sample without a second frame is an error, where vLLM does not prune images.
+    integer; a sample without a second frame is an error, where vLLM does not prune images. That code computes the
+    cosines in the model's precision, and in half precision the small changes of a still scene drown in rounding, so
+    that its ranking is partly that of positions. Here cosines are float32 (of features as the model has them).
 
     Source: "Efficient Video Sampling: Pruning Temporally Redundant Tokens for Faster VLM Inference",
     arXiv 2510.14624.
@@ -45,8 +47,9 @@ class Evs(Pruner):
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         previous = ctx.earlier(torch.ones_like(ctx.positions))
-        scores = (1 - cosine_to(ctx.hidden, previous)).masked_fill(previous < 0, _NEW)
-        ctx.check_finite(scores + ctx.hidden.abs().amax(-1), type(self).__name__)
+        dissimilarity = 1 - cosine_to(ctx.hidden, previous)
+        ctx.check_finite(dissimilarity, type(self).__name__)
+        scores = dissimilarity.masked_fill(previous < 0, _NEW)
         best_of_images = best_of_each(scores, ctx.groups, ctx.quotas.shape[1])
         total = ctx.quotas.sum(1)
         if ctx.open_ended:

@@ -7,7 +7,6 @@ from pydantic import Field, PositiveInt
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
-from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.crops import Crops, allocate, similarity_variance
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
@@ -53,16 +52,18 @@ class HoloV(Pruner):
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         tower_attention = ctx.vision(self.layer).attention
-        ctx.check_finite(ctx.hidden.abs().amax(-1) + tower_attention, type(self).__name__)
         images = ctx.per_image
         crops = Crops(images.sizes, images.max_size, self.crops)
         attention = crops.split(images.split(tower_attention)).masked_fill(~crops.valid, 0.0)
-        similarity = self_similarity(crops.split(images.split(ctx.hidden)))
+        similarity = crops.self_similarity(images.split(ctx.hidden))
+        own = images.join(crops.join(similarity.diagonal(dim1=-2, dim2=-1)))
+        ctx.check_finite(own + tower_attention, type(self).__name__)
         variance = similarity_variance(similarity, crops.valid)
         count = crops.sizes.clamp(min=1)
         attention_mean, variance_mean = attention.sum(-1) / count, variance.sum(-1) / count
         weight = (attention_mean * (1 + self.beta * variance_mean / (variance_mean + _EPSILON))) ** self.power
-        crop_quotas = allocate(images.quotas, weight, crops.sizes)
+        fillable = max(quota // max(1, size // self.crops) for size, quota in images.host_counts)
+        crop_quotas = allocate(images.quotas, weight, crops.sizes, min(fillable + 1, self.crops))
         order = attention.masked_fill(~crops.valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         within_quota = torch.arange(order.shape[-1], device=order.device) < crop_quotas[..., None]
         keep = torch.zeros_like(within_quota).scatter(-1, order, within_quota)

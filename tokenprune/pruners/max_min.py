@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
 
 from tokenprune.component import FromRegistry
@@ -43,7 +44,7 @@ class MaxMin(Pruner):
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        ctx.check_finite(ctx.hidden.abs().amax(-1), type(self).__name__)
+        ctx.check_finite(ctx.hidden.sum(-1, dtype=torch.float32), type(self).__name__)
         images = ctx.per_image
         candidates = images.valid
         if self.pool is not None:
@@ -51,7 +52,7 @@ class MaxMin(Pruner):
             pool_sizes = (ctx.quotas * self.pool_factor).long()
             candidates = candidates & images.split(topk_by_group(scores, ctx.groups, pool_sizes))
         states = images.split(ctx.hidden)
-        distance = 1 - self_similarity(states)
+        distance = self_similarity(states).neg_().add_(1)
         return Selection(keep=images.join(max_min(distance, candidates, images.quotas, images.max_quota)))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:

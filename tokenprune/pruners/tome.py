@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
-from tokenprune.ops.bipartite import mean_of_clusters, rounds_needed, soft_matching
+from tokenprune.ops.bipartite import mean_of_clusters, plan_rounds, soft_matching
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
 
@@ -46,17 +46,12 @@ class ToMe(Pruner):
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         keys = ctx.vision(self.layer).key
-        ctx.check_finite(ctx.hidden.abs().amax(-1) + keys.abs().amax(-1), type(self).__name__)
+        ctx.check_finite(ctx.hidden.sum(-1, dtype=torch.float32) + keys.sum(-1), type(self).__name__)
         images = ctx.per_image
-        counts = [
-            (size, quota)
-            for sizes, quotas in zip(images.host_sizes, images.host_quotas, strict=True)
-            for size, quota in zip(sizes, quotas, strict=True)
-            if quota > 0
-        ]
-        rounds = rounds_needed(counts, lambda length, target: -(-(length - target) // self.steps))
-        per_step = (images.sizes - images.quotas + self.steps - 1) // self.steps
-        representative = soft_matching(images.split(keys), images.sizes, images.quotas, per_step, rounds)
+        # an image without a quota keeps nothing, so that nothing has to merge
+        counts = [(size, quota or size) for size, quota in images.host_counts]
+        rounds = plan_rounds(counts, lambda length, target: -(-(length - target) // self.steps))
+        representative = soft_matching(images.split(keys), rounds)
         keep = (representative == torch.arange(images.max_size, device=representative.device)) & images.valid
         keep &= (images.quotas > 0)[:, None]
         hidden = mean_of_clusters(images.split(ctx.hidden), representative, keep, images.valid, images.max_quota)

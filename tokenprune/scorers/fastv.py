@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from tokenprune.context import PruneContext
@@ -24,9 +26,12 @@ class FastV(Scorer):
         at: ``previous`` reads the attention of layer K-1, as it ran. ``entering`` computes that of layer K on the
             states that enter it: the layer's own norm, keys of all rows, the query of the last row, and its rotary
             embedding.
+        queries: Number of prompt tokens, counted from the last one, whose attention is averaged. FastV reads one;
+            FrameFusion's published code reads four on Qwen2-VL. A shorter prompt has fewer.
     """
 
     at: Literal["previous", "entering"] = "previous"
+    queries: PositiveInt = 1
 
     @property
     def needs(self) -> frozenset[str]:
@@ -36,11 +41,16 @@ class FastV(Scorer):
     def score(self, ctx: PruneContext) -> Tensor:
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""
         probe = ctx.probe if self.at == "previous" else ctx.entering_probe
-        row = probe.rows(ctx.last_row[:, None]).mean(1)[:, 0]
+        order = torch.arange(ctx.row_mask.shape[1], device=ctx.row_mask.device)
+        last = torch.where(ctx.row_mask, order, -1).topk(min(self.queries, len(order)), dim=1).values
+        exists = last >= 0
+        # a prompt with fewer tokens repeats its last one, because the attention row of padding is empty
+        rows = probe.rows(torch.where(exists, last, ctx.last_row[:, None])).mean(1)
+        row = (rows * exists[:, :, None]).sum(1) / exists.sum(1, keepdim=True)
         return row.gather(1, ctx.visual_rows)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """One query row against all keys; entering, also the keys' projection."""
-        row = 2 * tokens * shape.heads * shape.head_dim
+        """The query rows against all keys; entering, also the keys' projection."""
+        rows = 2 * self.queries * tokens * shape.heads * shape.head_dim
         keys = 2 * tokens * shape.width * shape.kv_heads * shape.head_dim
-        return row if self.at == "previous" else row + keys
+        return rows if self.at == "previous" else rows + keys

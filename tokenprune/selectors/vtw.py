@@ -25,7 +25,8 @@ class Vtw(LayerSelector):
 
     Attributes:
         start: The first candidate layer.
-        threshold: The largest mean divergence that is accepted, in nats.
+        threshold: The largest mean divergence that is accepted, in nats. The published script uses 0.003 for
+            LLaVA-1.5-7B and other checkpoints, 0.0005 for LLaVA-1.5-13B and 0.0001 for LLaVA-1.6-Vicuna-7B.
         fallback: The layer if there are no calibration samples or no layer qualifies; None raises an error instead.
     """
 

@@ -1,0 +1,318 @@
+"""Settings that authors published for one model: which entry is chosen, what it changes, and every shipped entry."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+import tokenprune as tp
+from tests.support.tiny import CASES
+from tokenprune import named, plugins
+from tokenprune.budgets.base import Schedule
+from tokenprune.budgets.keep import KeepCount, KeepRatio
+from tokenprune.budgets.layer_average import LayerAverage
+from tokenprune.errors import ConfigError
+from tokenprune.models.presets import PRESETS
+from tokenprune.named import NamedMethod, find_method, shipped_method
+from tokenprune.ops.recycle import cluster_count
+from tokenprune.published import Architecture, Published, choose, read_published
+from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.entropy_collapse import PUBLISHED
+
+SHIPPED = [method for method in tp.list_methods() if method.distribution == "tokenprune-mllm" and method.published]
+ENTRIES = [
+    pytest.param(method, entry, id=f"{method.name}-{entry.model}") for method in SHIPPED for entry in method.published
+]
+
+ENTRY: dict[str, Any] = {"model": "M", "family": "llava", "source": "owner/repository 1234567, file, lines 1-2"}
+
+
+def entry(**fields: Any) -> Published:
+    return Published.from_dict({**ENTRY, **fields})
+
+
+def methods_with(shipped: NamedMethod, settings: Published) -> list[tp.Method]:
+    """The method with the settings, once per published budget."""
+    fields = settings.over(shipped.data["method"])
+    budgets = settings.budgets or (fields["budget"],)
+    return [tp.Method.from_dict({**fields, "budget": budget}) for budget in budgets]
+
+
+# ---- every shipped entry ---------------------------------------------------------------------------------------------
+
+
+def test_the_methods_that_state_settings_for_models_have_them() -> None:
+    assert {method.name for method in SHIPPED} == {
+        "entropyprune",
+        "entropyprune-reference",
+        "fastv",
+        "framefusion",
+        "hiprune",
+        "pyramiddrop",
+        "sparsevlm",
+        "vscan",
+        "vtw",
+    }
+
+
+@pytest.mark.parametrize(("shipped", "settings"), ENTRIES)
+def test_a_shipped_entry_makes_valid_methods(shipped: NamedMethod, settings: Published) -> None:
+    assert settings.settings, "it says nothing"
+    for method in methods_with(shipped, settings):
+        assert tp.Method.from_dict(method.model_dump(mode="json")) == method
+    assert shipped.method(model=settings.model).budget == methods_with(shipped, settings)[0].budget
+
+
+@pytest.mark.parametrize(("shipped", "settings"), ENTRIES)
+def test_a_shipped_entry_fits_models_that_there_are(shipped: NamedMethod, settings: Published) -> None:
+    assert settings.family in plugins.registry("adapters").names()
+    assert settings.decoder is None or settings.decoder in CONFIG_MAPPING
+
+
+@pytest.mark.parametrize(("shipped", "settings"), ENTRIES)
+def test_the_layers_of_a_shipped_entry_exist(shipped: NamedMethod, settings: Published) -> None:
+    depth = settings.depth or 32
+    for method in methods_with(shipped, settings):
+        if shipped.name == "vtw":  # it needs calibration samples
+            assert method.layers.model_dump()["start"] < depth
+            continue
+        layers = method.layers.select(ModelProfile(settings.family, depth)).layers
+        method.pruner.check(layers)
+        counts = method.budget.keep(576, Schedule(layers, depth))
+        assert len(counts) == len(layers)
+
+
+@pytest.mark.parametrize(("shipped", "settings"), ENTRIES)
+def test_the_source_of_a_shipped_entry_is_a_commit_and_a_file(shipped: NamedMethod, settings: Published) -> None:
+    assert re.match(r"[\w-]+/[\w-]+ [0-9a-f]{7}, [\w*/.-]+", settings.source)
+
+
+@pytest.mark.parametrize("shipped", SHIPPED, ids=lambda method: method.name)
+def test_no_two_entries_fit_the_same_model(shipped: NamedMethod) -> None:
+    """Otherwise the order of the entries would choose in silence."""
+    for one, other in combinations(shipped.published, 2):
+        fields = [(one.family, other.family), (one.depth, other.depth), (one.decoder, other.decoder)]
+        assert any(a is not None and b is not None and a != b for a, b in fields), (one.model, other.model)
+
+
+def test_the_two_entropyprunes_have_the_same_entries() -> None:
+    assert shipped_method("entropyprune").published == shipped_method("entropyprune-reference").published
+
+
+# ---- the published numbers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "threshold"), [("llava-1.5-7b", 0.003), ("llava-1.5-13b", 0.0005), ("llava-next-7b", 0.0001)]
+)
+def test_the_thresholds_of_vtw(preset: str, threshold: float) -> None:
+    """lzhxmu/VTW, lmms-evaluation/lmms_eval/__main__.py, lines 388-396."""
+    method = tp.load_method("vtw", model=PRESETS[preset].config())
+    assert method.layers.model_dump() == {**tp.load_method("vtw").layers.model_dump(), "threshold": threshold}
+
+
+def test_sparsevlm_prunes_at_the_same_layers_at_every_depth() -> None:
+    depths = {"llava-1.5-7b": 32, "llava-1.5-13b": 40}
+    for preset, depth in depths.items():
+        method = tp.load_method("sparsevlm", model=PRESETS[preset].config())
+        assert method.layers.select(ModelProfile("llava", depth)).layers == (3, 7, 16)
+    assert tp.load_method("sparsevlm").layers.select(ModelProfile("llava", 40)).layers == (4, 9, 20)
+
+
+def test_the_budgets_of_sparsevlm_are_the_published_counts_and_their_clusters() -> None:
+    """Gumpest/SparseVLMs, score.py, lines 11-14."""
+    published = [(300, 200, 110), (303, 110, 36), (238, 48, 26), (66, 30, 17)]
+    (settings,) = shipped_method("sparsevlm").published
+    for kept, budget in zip(published, settings.budgets, strict=True):
+        before = 576
+        for without_clusters, count in zip(kept, budget["tokens"], strict=True):
+            assert count - cluster_count(before, count) == without_clusters
+            before = count
+
+
+@pytest.mark.parametrize(
+    ("preset", "layer", "visual", "counts"),
+    [
+        ("llava-1.5-7b", 2, 576, (166,)),  # int((32 * 192 - 2 * 576) / 30)
+        ("llava-next-7b", 2, 2880, (320, 149)),  # exactly 320; int((32 * 320 - 2 * 2880) / 30)
+        ("qwen2.5-vl-7b", 1, 1000, (222, 92)),
+    ],
+)
+@pytest.mark.parametrize("name", ["entropyprune", "entropyprune-reference"])
+def test_the_budgets_of_entropyprune(name: str, preset: str, layer: int, visual: int, counts: tuple[int, ...]) -> None:
+    config = PRESETS[preset].config()
+    shipped, depth = shipped_method(name), Architecture.of(config).depth
+    kept = []
+    for method in methods_with(shipped, shipped.settings_for(config)):
+        layers = method.layers.select(ModelProfile(config.model_type, depth)).layers
+        assert layers == (layer,)
+        kept += method.budget.keep(visual, Schedule(layers, depth))
+    assert tuple(kept) == counts
+
+
+def test_the_layers_of_entropyprune_are_those_of_its_selector() -> None:
+    layers = {
+        settings.family: settings.method["layers"]["layers"] for settings in shipped_method("entropyprune").published
+    }
+    assert layers == {family: [layer] for family, layer in PUBLISHED.items()}
+
+
+def test_vscan_on_qwen() -> None:
+    """Windows of 4 x 4 tokens, the first block with attention to the whole image, the last block, the middle layer."""
+    config = PRESETS["qwen2.5-vl-7b"].config()
+    method = tp.load_method("vscan", model=config)
+    first = method.pruner.at(0).model_dump()
+    assert first["window_size"] == 4
+    assert first["local_layer"] == config.vision_config.fullatt_block_indexes[0]
+    assert first["layer"] % config.vision_config.depth == config.vision_config.depth - 1
+    assert method.layers.select(ModelProfile("qwen2_5_vl", 28)).layers == (0, 14)
+    kept = int(0.167 * 1000)
+    assert method.budget.keep(1000, Schedule((0, 14), 28)) == (kept, int(0.333 * kept))
+
+
+def test_the_names_of_entropyprune_say_which_one_reproduces_the_code() -> None:
+    paper, code = shipped_method("entropyprune"), shipped_method("entropyprune-reference")
+    assert "entropyprune-reference reproduces the figures of the published code" in paper.description
+    assert "as its published code computes it" in code.description
+
+
+@pytest.mark.parametrize(("preset", "layer"), [("llava-1.5-7b", 8), ("llava-next-7b", 8), ("qwen2.5-vl-7b", 15)])
+def test_the_object_layer_of_hiprune(preset: str, layer: int) -> None:
+    """Published as 9 and 16, counted from 1."""
+    pruner = tp.load_method("hiprune", model=PRESETS[preset].config()).pruner.model_dump()
+    assert (pruner["object_layer"], pruner["alpha"]) == (layer, 0.1)
+
+
+# ---- choosing --------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_model_the_settings_are_the_methods_own() -> None:
+    for shipped in SHIPPED:
+        own = tp.Method.from_dict({"label": shipped.name, **shipped.data["method"]})
+        assert tp.load_method(shipped.name) == own == tp.load_method(shipped.name, model=None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "fits"),
+    [
+        ({}, True),
+        ({"depth": 32}, True),
+        ({"decoder": "llama"}, True),
+        ({"depth": 40}, False),
+        ({"decoder": "mistral"}, False),
+        ({"family": "llava_next"}, False),
+    ],
+)
+def test_an_entry_fits_by_family_depth_and_decoder(fields: dict[str, Any], fits: bool) -> None:
+    assert entry(**fields).fits(Architecture("llava", 32, "llama")) is fits
+
+
+def test_the_decoder_tells_models_of_the_same_family_and_depth_apart() -> None:
+    config = PRESETS["llava-next-7b"].config()
+    assert choose(shipped_method("vtw").published, config, "vtw").model == "LLaVA-1.6-Vicuna-7B"
+    mistral = CONFIG_MAPPING["llava_next"](text_config={"model_type": "mistral", "num_hidden_layers": 32})
+    with pytest.raises(ConfigError, match=r"a 'llava_next' with 32 layers of 'mistral'; it has some for LLaVA-1.5-7B"):
+        tp.load_method("vtw", model=mistral)
+
+
+def test_a_model_its_config_a_wrapper_and_a_name_mean_the_same() -> None:
+    model = CASES["llava"].build()
+    wrapper = SimpleNamespace(config=model.config)
+    methods = [tp.load_method("hiprune", model=given) for given in (model, model.config, wrapper, "llava-1.5")]
+    assert methods == [methods[0]] * 4
+    assert methods[0].budget == KeepCount(tokens=192)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "words"),
+    [
+        ("vtw", "LLaVA-1.5", "no settings that were published for 'LLaVA-1.5'; it has some for LLaVA-1.5-7B"),
+        ("random", "LLaVA-1.5", "published for 'LLaVA-1.5'; without a model it has its own settings"),
+        ("vtw", 5, "expected a transformers model, its config, or a model's name in the method's file, got int"),
+        ("vtw", PreTrainedConfig(), "got PreTrainedConfig"),
+    ],
+)
+def test_nothing_published_is_an_error(name: str, model: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        tp.load_method(name, model=model)
+    assert "\n" not in str(caught.value)
+
+
+# ---- what wins -------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_that_is_given_wins() -> None:
+    model = "LLaVA-1.6-Vicuna-7B"
+    assert tp.load_method("entropyprune", model=model).budget == KeepCount(tokens=320)
+    assert tp.load_method("entropyprune", "keep_ratio", ratio=0.5, model=model).budget == KeepRatio(ratio=0.5)
+    assert tp.load_method("entropyprune", "keep_ratio", ratio=0.5, model=model).layers.model_dump() == {"layers": (2,)}
+
+
+def test_a_number_means_the_same_for_every_model() -> None:
+    """320 tokens are a layer average with and without a model, although the published budget is a count."""
+    with_model = tp.load_method("entropyprune", tokens=320, model="LLaVA-1.6-Vicuna-7B")
+    assert with_model.budget == tp.load_method("entropyprune", tokens=320).budget == LayerAverage(tokens=320)
+
+
+def test_a_mapping_changes_fields_and_one_with_a_name_replaces() -> None:
+    method = {"layers": {"name": "vtw", "start": 7}, "pruner": "topk", "budget": {"name": "drop_all"}}
+    changed = entry(method={"layers": {"threshold": 1.0}}).over(method)
+    assert changed == {**method, "layers": {"name": "vtw", "start": 7, "threshold": 1.0}}
+    replaced = entry(method={"layers": {"name": "fixed", "layers": [1]}, "other": 3}).over(method)
+    assert replaced == {**method, "layers": {"name": "fixed", "layers": [1]}, "other": 3}
+    budgets = [{"name": "keep_count", "tokens": 1}, {"name": "keep_count", "tokens": 2}]
+    assert entry(budgets=budgets).over(method) == {**method, "budget": budgets[0]}
+    assert method["layers"] == {"name": "vtw", "start": 7}, "the method's own fields were changed"
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({}, "x.yaml: published must be a list of entries"),
+        ([{"model": "M"}], "published[0]: family: Field required; source: Field required"),
+        ([{**ENTRY, "dept": 3}], "published[0]: dept: unknown key"),
+        ([{**ENTRY, "depth": 0}], "published[0]: depth: Input should be greater than 0"),
+        ([{**ENTRY, "method": {"budget": {}}}], "published[0]: method: published settings have no 'budget' here"),
+        ([ENTRY, {**ENTRY, "model": "m"}], "published names the model 'm' twice"),
+        ([3], "published[0]: expected a mapping, got int"),
+    ],
+)
+def test_a_wrong_entry_is_one_line(data: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        read_published(data, "x.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shipped_file_with_a_wrong_entry_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump({"method": {}, "published": [{**ENTRY, "dept": 3}]}))
+    read = named._read("x", path, "theirs")
+    assert read.problem == "x.yaml: published[0]: dept: unknown key; remove it or check its spelling"
+    path.write_text(yaml.safe_dump({"method": {}, "published": [ENTRY]}))
+    read = named._read("x", path, "theirs")
+    assert read.problem is None
+    assert read.published == (entry(),)
+
+
+def test_a_file_of_ones_own_can_have_entries(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    method = tp.load_method("fastv").model_dump(mode="json", exclude={"label"})
+    published = [{**ENTRY, "method": {"layers": {"layers": [9]}}}]
+    path.write_text(yaml.safe_dump({"description": "Mine.", "method": method, "published": published}))
+    assert find_method(path, model="m").layers.model_dump() == {"layers": (9,)}
+    assert find_method(path).layers.model_dump() == {"layers": (2,)}
+    with pytest.raises(ConfigError, match=r"mine.yaml' has no settings that were published for 'n'"):
+        find_method(path, model="n")
+    path.write_text(yaml.safe_dump({"method": method, "published": [{}]}))
+    with pytest.raises(ConfigError, match=r"mine.yaml: published\[0\]: model: Field required"):
+        find_method(path)

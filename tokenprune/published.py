@@ -1,0 +1,170 @@
+"""Settings that a method's authors published for one model: entries of ``published`` in the file of a named method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import Field, PositiveInt, field_validator
+
+from tokenprune.config import Config
+from tokenprune.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What decides whether published settings fit a model.
+
+    Attributes:
+        family: ``model_type`` of the model's config.
+        depth: Number of decoder layers.
+        decoder: ``model_type`` of the language model's config.
+    """
+
+    family: str
+    depth: int
+    decoder: str
+
+    @classmethod
+    def of(cls, model: Any) -> Self:
+        """The architecture of a transformers model, also inside a wrapper that shows its config, or of a config.
+
+        Raises:
+            ConfigError: It is neither.
+        """
+        config = getattr(model, "config", model)
+        try:
+            text = config.get_text_config(decoder=True)
+            return cls(str(config.model_type), int(text.num_hidden_layers), str(text.model_type))
+        except (AttributeError, TypeError, ValueError):
+            raise ConfigError(
+                f"expected a transformers model, its config, or a model's name in the method's file,"
+                f" got {type(model).__name__}",
+                "`tokenprune show METHOD` lists these names",
+            ) from None
+
+    def __str__(self) -> str:
+        return f"a {self.family!r} with {self.depth} layers of {self.decoder!r}"
+
+
+class Published(Config):
+    """Settings that were published for one model: what differs from the method's own settings there.
+
+    Attributes:
+        model: The name of the model.
+        family: ``model_type`` of the models that they fit.
+        depth: Their number of decoder layers; None fits all.
+        decoder: ``model_type`` of their language model; None fits all.
+        method: Fields of the method that differ. A mapping without ``name`` changes fields of the component that the
+            method has there, one with ``name`` replaces it.
+        budgets: The budgets of the published experiments; the first one is used where no budget is given.
+        source: Where the settings stand: a repository with commit, file and lines, or a table of the paper.
+        note: What else to know about them.
+    """
+
+    model: str = Field(min_length=1)
+    family: str = Field(min_length=1)
+    depth: PositiveInt | None = None
+    decoder: str | None = None
+    method: dict[str, Any] = Field(default_factory=dict)
+    budgets: tuple[dict[str, Any], ...] = ()
+    source: str = Field(min_length=1)
+    note: str = ""
+
+    @field_validator("method")
+    @classmethod
+    def _no_budget(cls, method: dict[str, Any]) -> dict[str, Any]:
+        for name, place in (("budget", "write it under budgets"), ("label", "remove it")):
+            if name in method:
+                raise ValueError(f"published settings have no {name!r} here: {place}")
+        return method
+
+    def fits(self, architecture: Architecture) -> bool:
+        """Whether the settings are for models of this architecture."""
+        return (
+            self.family == architecture.family
+            and self.depth in (None, architecture.depth)
+            and self.decoder in (None, architecture.decoder)
+        )
+
+    @property
+    def condition(self) -> str:
+        """Which models the settings fit, in words."""
+        layers = "layers" if self.depth is None else f"{self.depth} layers"
+        decoder = "" if self.decoder is None else f" of {self.decoder}"
+        return self.family + (f", {layers}{decoder}" if self.depth is not None or self.decoder is not None else "")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What differs from the method's own settings: fields of the method, and ``budgets`` if there are any."""
+        return {**self.method, **({"budgets": list(self.budgets)} if self.budgets else {})}
+
+    @property
+    def sentence(self) -> str:
+        """The model and the source, for reports."""
+        return f"settings published for {self.model} ({self.source})"
+
+    def over(self, method: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a method with these settings in place of its own.
+
+        Args:
+            method: The fields of a :class:`tokenprune.Method`.
+        """
+        merged = {**method}
+        for field, value in self.method.items():
+            own = method.get(field)
+            part = isinstance(value, Mapping) and isinstance(own, Mapping) and "name" not in value
+            merged[field] = {**own, **value} if part else value  # type: ignore[dict-item]
+        if self.budgets:
+            merged["budget"] = {**self.budgets[0]}
+        return merged
+
+
+def read_published(data: Any, where: str) -> tuple[Published, ...]:
+    """The entries of ``published`` in a method's file.
+
+    Args:
+        data: The value of the key; None if it is absent.
+        where: Its source, for messages.
+
+    Raises:
+        ConfigError: It is no list of entries, or two entries have the same model.
+    """
+    if data is None:
+        return ()
+    if not isinstance(data, list):
+        raise ConfigError(f"{where}: published must be a list of entries", "begin each entry with - model: NAME")
+    entries = tuple(Published.from_dict(entry, f"{where}: published[{index}]") for index, entry in enumerate(data))
+    names = [entry.model.lower() for entry in entries]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(f"{where}: published names the model {repeated[0]!r} twice", "give each entry its own name")
+    return entries
+
+
+def choose(entries: Sequence[Published], model: Any, method: str) -> Published:
+    """The settings for a model: of the entry with that name, or of the first one that fits its architecture.
+
+    Args:
+        entries: The entries of the method's file.
+        model: A name as in :attr:`Published.model` (in any case), an :class:`Architecture`, a transformers model, or
+            its config.
+        method: The method's name, for messages.
+
+    Raises:
+        ConfigError: Nothing is published for this model.
+    """
+    if isinstance(model, str):
+        wanted, found = repr(model), [entry for entry in entries if entry.model.lower() == model.lower()]
+    else:
+        architecture = model if isinstance(model, Architecture) else Architecture.of(model)
+        wanted, found = str(architecture), [entry for entry in entries if entry.fits(architecture)]
+    if found:
+        return found[0]
+    known = ", ".join(f"{entry.model} ({entry.condition})" for entry in entries)
+    raise ConfigError(
+        f"method {method!r} has no settings that were published for {wanted}",
+        (f"it has some for {known}; " if known else "")
+        + f"without a model it has its own settings, see `tokenprune show {method}`",
+    )
