@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.support.literal import Recording, record
-from tests.support.tower import attention
+from tests.support.tower import attention, features
 from tokenprune.context import PruneContext
 from tokenprune.errors import ConfigError, ScoreError, UnsupportedModelError
 from tokenprune.pruners.base import Pruner
@@ -130,12 +130,10 @@ def kept_positions(ctx: PruneContext, pruner: Pruner) -> list[list[int]]:
 def test_selections_are_those_of_a_prefill(pruner: Pruner, layer: int, variant: Any) -> None:
     recording = record("llava", variant, batch=3)
     received = on_rows(recording, attention(recording, "llava", -2), 0.0).float()
-    ctx = context_of(
-        recording,
-        layer,
-        needs=pruner.needs,
-        tower={-2: TowerTensors(received, received, received[:, :, None], received[:, :, None])},
-    )
+    left = [[[row.tolist() for row in image] for image in images] for images in features(recording, "llava", -2)]
+    states = on_rows(recording, left, [0.0] * len(left[0][0][0])).float()
+    tower = {-2: TowerTensors(received, received, key=states, features=states)}
+    ctx = context_of(recording, layer, needs=pruner.needs, tower=tower)
     method = {"layers": {"name": "fixed", "layers": [layer]}, "budget": {"name": "keep_count", "tokens": TOKENS}}
     assert kept_positions(ctx, pruner) == recording.kept({**method, "pruner": pruner})
 
@@ -195,7 +193,9 @@ def test_keep_must_have_one_number_per_image(keep: list[list[int]]) -> None:
 
 
 def test_unknown_signals_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"'keys'.*use any of attention, embeddings, hidden, key, query, value"):
+    with pytest.raises(
+        ConfigError, match=r"'keys'.*use any of attention, embeddings, entering, hidden, key, query, value"
+    ):
         make_context(HIDDEN, needs={"keys"})
 
 

@@ -159,6 +159,14 @@ class TowerSignals(Protocol):
         For the layer from which a model takes its features (LLaVA: -2), these are the input of the projector.
         """
 
+    @property
+    def projector(self) -> Callable[[Tensor], Tensor] | None:
+        """What the model makes of :attr:`features`, token by token: ``[..., width]`` to ``[..., dim]``.
+
+        It takes other states in their place, in the model's dtype. None where no such module exists: the model takes
+        its features from another layer, or its projector mixes, pools or scales patches.
+        """
+
 
 class Signals(Protocol):
     """Source of a stage's signals: a running prefill, plain tensors in a test, or a serving engine."""

@@ -8,7 +8,7 @@ scores = MatrixEntropy().score(ctx)  # [batch, n_visual]
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,12 +31,14 @@ class TowerTensors:
         received: Attention of all tokens of the tower, ``[batch, rows]``.
         key: Keys, mean over heads, ``[batch, rows, head_dim]``.
         features: States that leave the layer, ``[batch, rows, width]``.
+        projector: Maps features to what enters the language model, ``[..., width]`` to ``[..., dim]``, or None.
     """
 
     attention: Tensor
     received: Tensor
     key: Tensor
     features: Tensor
+    projector: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,9 @@ class TensorSignals:
                 f"this context has no tower layer {layer}", f"pass make_context(..., tower={{{layer}: ...}})"
             )
         rows = self.tower_layers[layer]
-        signals = (rows.attention, rows.received, rows.key, rows.features)
-        return TowerTensors(*(self.axis.gather(values) for values in signals))
+        gather = self.axis.gather
+        signals = gather(rows.attention), gather(rows.received), gather(rows.key), gather(rows.features)
+        return TowerTensors(*signals, rows.projector)
 
     def annotation(self, name: str) -> Tensor:
         """See :meth:`tokenprune.signals.Signals.annotation`."""

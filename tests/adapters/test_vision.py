@@ -13,6 +13,7 @@ from transformers import AutoConfig, LlavaForConditionalGeneration
 import tokenprune as tp
 from tests.support.tiny import CASES
 from tests.support.tiny.core import TRANSFORMERS
+from tokenprune.adapters import adapter_for
 from tokenprune.context import PruneContext
 from tokenprune.errors import LayerError, ScoreError, UnsupportedModelError
 from tokenprune.ops.vision import TowerLayer
@@ -119,6 +120,41 @@ def test_features_are_what_the_projector_gets(variant: str) -> None:
         found = seen[0].vision(layer).features
     hook.remove()
     assert torch.equal(found[seen[0].visual_mask], projected[0].flatten(0, 1))
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_qwen3", "llava_next"])
+def test_the_projector_makes_of_features_what_enters_layer_0(name: str) -> None:
+    """To the bit, patch by patch; row separators (LLaVA-NeXT) have no features."""
+    case = CASES[name]
+    model = case.build("sdpa")
+    seen: list[PruneContext] = []
+
+    class Looks(TopK):
+        def select(self, ctx: PruneContext) -> Selection:
+            seen.append(ctx)
+            return super().select(ctx)
+
+    how = tp.Method(
+        layers={"name": "fixed", "layers": [0]},
+        pruner=Looks(scorer=VisionAttention(layer=-2)),
+        budget={"name": "keep_ratio", "ratio": 0.4},
+    )
+    with torch.no_grad(), tp.apply(model, how):
+        model(**case.batch(model, 2, "left", variant="image").inputs)
+        tower = seen[0].vision(-2)
+        assert tower.projector is not None
+        is_patch = (tower.features != 0).any(-1)
+        assert bool(is_patch.any())
+        made, entered = tower.projector(tower.features), seen[0].hidden
+    assert torch.allclose(made[is_patch], entered[is_patch], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("llava", -1), ("vipllava", -2), ("llava_onevision", -2), ("qwen2_5_vl", -2), ("gemma3", -2)]
+)
+def test_no_projector_where_it_gets_something_else(name: str, layer: int) -> None:
+    """Another layer, several layers, or a projector that mixes or scales patches."""
+    assert adapter_for(CASES[name].build()).projector(layer) is None
 
 
 def test_a_second_stage_sees_the_right_patches() -> None:

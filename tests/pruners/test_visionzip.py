@@ -12,7 +12,7 @@ from torch import Tensor
 import tokenprune as tp
 from tests.support.literal import Recording, cosine, exact_vectors, record
 from tests.support.tiny import CASES
-from tests.support.tower import attention
+from tests.support.tower import attention, features
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.merging import add_mean_into, average_into, every_nth
 from tokenprune.pruners.visionzip import VisionZip
@@ -26,8 +26,10 @@ def plus_mean(own: list[float], others: list[list[float]]) -> list[float]:
     return [value + sum(row[i] for row in others) / len(others) if others else value for i, value in enumerate(own)]
 
 
-def literal(saliency: list[float], keys: list[Tensor], states: list[list[float]], count: int, share: Fraction) -> Kept:
-    """Kept tokens, and what they become."""
+def literal(
+    saliency: list[float], keys: list[Tensor], states: list[list[float]], count: int, share: Fraction
+) -> tuple[list[int], Kept]:
+    """Dominant tokens; and contextual ones, with what they become."""
     contextual = int(count * share)
     dominant = sorted(range(len(saliency)), key=lambda i: (-saliency[i], i))[: count - contextual]
     rest = [i for i in range(len(saliency)) if i not in dominant]
@@ -37,8 +39,7 @@ def literal(saliency: list[float], keys: list[Tensor], states: list[list[float]]
     for token in rest if targets else []:
         if token not in targets:
             groups[max(targets, key=lambda t: (cosine(keys[token], keys[t]), -t))].append(token)
-    merged = {i: plus_mean(states[i], [states[j] for j in group]) for i, group in groups.items()}
-    return {i: states[i] for i in dominant} | merged
+    return dominant, {i: plus_mean(states[i], [states[j] for j in group]) for i, group in groups.items()}
 
 
 def tower_keys(recording: Recording, name: str, layer: int) -> list[list[list[Tensor]]]:
@@ -87,18 +88,28 @@ def method(tokens: int, **fields: Any) -> dict[str, Any]:
 def test_the_engine_keeps_and_merges_what_the_definition_says(
     name: str, variant: Any, tokens: int, share: float
 ) -> None:
-    """Ragged batches, padded on the left, of prompts with several images of 16 tokens."""
+    """Ragged batches, padded on the left, of prompts with several images of 16 tokens.
+
+    Features are merged before the projector; in VipLLaVA, whose projector gets several layers, projected ones are.
+    """
     recording = record(name, variant, batch=3)
     tokens = 13 if (variant, tokens) == ("image", 24) else tokens
     weights, keys = attention(recording, name, -2), tower_keys(recording, name, -2)
+    tower, before = features(recording, name, -2), name != "vipllava"
+    projector = recording.model.model.multi_modal_projector
     rows, entered = pruned_states(recording, method(tokens, contextual=share))
     kept = recording.kept(method(tokens, contextual=share))
     for sample, images in enumerate(recording.image_positions):
         expected: Kept = {}
         for number, (image, count) in enumerate(zip(images, recording.quotas(sample, tokens), strict=True)):
-            states = [recording.layer_inputs[0][sample, position].tolist() for position in image]
-            survivors = literal(weights[sample][number], keys[sample][number], states, count, Fraction(str(share)))
-            expected |= {image[i]: vector for i, vector in survivors.items()}
+            entering = [recording.layer_inputs[0][sample, position].tolist() for position in image]
+            states = [row.tolist() for row in tower[sample][number]] if before else entering
+            own, keyed = weights[sample][number], keys[sample][number]
+            dominant, contextual = literal(own, keyed, states, count, Fraction(str(share)))
+            expected |= {image[i]: entering[i] for i in dominant}
+            for i, vector in contextual.items():
+                with torch.no_grad():
+                    expected[image[i]] = projector(torch.tensor(vector)).tolist() if before else vector
         assert kept[sample] == sorted(expected)
         for position, state in zip(rows[sample], entered[sample], strict=True):
             if position in recording.text_positions[sample]:
@@ -178,6 +189,40 @@ def test_a_contextual_token_gains_the_mean_of_many() -> None:
     assert selection.hidden[selection.keep].tolist() == [[6.0], [100.0]]
 
 
+def test_the_projector_maps_the_sum() -> None:
+    """Squares tell before from behind: (1 + mean(2, 4))^2 is 16, and 1^2 + mean(2^2, 4^2) is 11."""
+    features = torch.tensor([[[1.0], [2.0], [4.0], [9.0]]])
+    attention, key = torch.tensor([[0.1, 0.2, 0.3, 0.9]]), torch.ones(1, 4, 1)
+    for layer, expected in ((0, 16), (1, 11)):
+        tower = {-2: TowerTensors(attention, attention, key, features, projector=torch.square)}
+        ctx = make_context(features.square(), keep=2, tower=tower, layer=layer)
+        selection = VisionZip(contextual=0.5).select(ctx)
+        assert selection.hidden is not None
+        assert selection.hidden[selection.keep].tolist() == [[expected], [81]]
+
+
+@pytest.mark.parametrize("project", [None, torch.square])
+def test_separators_are_merged_into_nothing(project: Any) -> None:
+    """Token 1 has no features: the mean is that of the patches, 4 and not 2, or 16 and not 11.5."""
+    features = torch.tensor([[[1.0], [0.0], [4.0], [9.0]]])
+    attention, key = torch.tensor([[0.1, 0.0, 0.3, 0.9]]), torch.ones(1, 4, 1)
+    tower = {-2: TowerTensors(attention, attention, key, features, projector=project)}
+    hidden = torch.tensor([[[1.0], [7.0], [16.0], [81.0]]])
+    selection = VisionZip(contextual=0.5).select(make_context(hidden, keep=2, tower=tower, layer=0))
+    assert selection.hidden is not None
+    assert selection.hidden[selection.keep].tolist() == [[25] if project else [17], [81]]
+
+
+def test_a_separator_that_is_contextual_stays_what_it_was() -> None:
+    features = torch.tensor([[[0.0], [2.0], [9.0]]])
+    attention, key = torch.tensor([[0.0, 0.1, 0.9]]), torch.ones(1, 3, 1)
+    tower = {-2: TowerTensors(attention, attention, key, features, projector=torch.square)}
+    hidden = torch.tensor([[[7.0], [4.0], [81.0]]])
+    selection = VisionZip(contextual=0.5).select(make_context(hidden, keep=2, tower=tower, layer=0))
+    assert selection.hidden is not None
+    assert selection.hidden[selection.keep].tolist() == [[7], [81]]
+
+
 def test_every_nth() -> None:
     tokens = torch.tensor([[True] * 9 + [False], [False, True] * 5, [True] * 10, [False] * 10])
     for counts in ([2, 5, 10, 0], [4, 2, 3, 0], [9, 1, 0, 0], [1, 3, 7, 0]):
@@ -202,10 +247,10 @@ def test_published_splits(count: int, contextual: int) -> None:
     share = VisionZip().contextual
     assert int(count * share + 1e-9) == contextual
     zero = [[0.0]] * 576
-    kept = literal([1.0] * 576, [torch.zeros(1)] * 576, zero, count, Fraction(share))
+    kept, targets = literal([1.0] * 576, [torch.zeros(1)] * 576, zero, count, Fraction(share))
     dominant = count - contextual
-    assert list(kept)[:dominant] == list(range(dominant))
-    assert list(kept)[dominant:] == list(range(dominant, 576, (576 - dominant) // contextual))[:contextual]
+    assert kept == list(range(dominant))
+    assert list(targets) == list(range(dominant, 576, (576 - dominant) // contextual))[:contextual]
 
 
 def test_a_family_whose_tower_nobody_reads_is_refused() -> None:

@@ -320,7 +320,7 @@ def test_published_defaults() -> None:
     """96 of LLaVA-1.5's 576 tokens before the language model, 32 from its middle on: 64 on average."""
     made = tp.load_method("vscan")
     scan = VScan(local=0.5, windows=4, window_size=None, local_layer=5, layer=-2)
-    assert made.pruner == Stages(pruners=(VScan(), TopK(scorer=FastV())))
+    assert made.pruner == Stages(pruners=(VScan(), TopK(scorer=FastV(at="entering"))))
     assert VScan() == scan
     for count, middle in ((32, 16), (28, 14), (40, 20)):
         layers = made.layers.select(ModelProfile("llava", count)).layers

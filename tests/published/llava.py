@@ -14,9 +14,14 @@ from tokenprune.testing import TowerTensors, make_context
 SIDE, VISUAL = 24, 576
 
 
-def model(tower: Callable[..., Any], **attributes: Any) -> SimpleNamespace:
-    """`self` of their `encode_images`: the tower returns what it is given, and the projector changes nothing."""
-    inner = SimpleNamespace(get_vision_tower=lambda: tower, mm_projector=lambda features: features)
+def unchanged(features: Tensor) -> Tensor:
+    """A projector that changes nothing."""
+    return features
+
+
+def model(tower: Any, projector: Callable[[Tensor], Tensor] = unchanged, **attributes: Any) -> SimpleNamespace:
+    """`self` of their `encode_images`: the tower is called, or its `forward`, and the projector."""
+    inner = SimpleNamespace(get_vision_tower=lambda: tower, mm_projector=projector)
     return SimpleNamespace(get_model=lambda: inner, **attributes)
 
 

@@ -12,14 +12,14 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenprune.adapters.grids import lattice
 from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
 from tokenprune.adapters.merging import Merging, concatenate, newline, repeat
 from tokenprune.adapters.modalities import Modality, feature_sizes, features, pixels, uniform_sizes
-from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site
+from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site, patch_projector
 from tokenprune.errors import UnsupportedFeatureError
 from tokenprune.ops.vision import TowerLayer, bilinear_patches, cell_patches
 
@@ -73,6 +73,12 @@ class LlavaNextAdapter(ImageVideoAdapter):
             return replace(tower_layer, feature_patches=patches.to(key.device), patch_weights=weights.to(key.device))
 
         return replace(site, read=read)
+
+    def projector(self, layer: int) -> nn.Module | None:
+        """See :meth:`tokenprune.adapters.base.Adapter.projector`. Only where the model neither pools nor scales."""
+        if type(self)._video_merging is not LlavaNextAdapter._video_merging:
+            return None
+        return patch_projector(self.model, find_tower(self.model, "vision_tower"), layer)
 
     def _merging(self, arguments: Mapping[str, Any]) -> Merging:
         """The patches and weights of all features of a run of the tower."""

@@ -214,6 +214,17 @@ class Adapter(ABC):
         """The same for videos, in families that have another tower for them."""
         return self.tower_site(layer)
 
+    def projector(self, layer: int) -> nn.Module | None:
+        """The projector, if it gets the states of this layer of the tower and makes one token of every patch alone.
+
+        Args:
+            layer: Layer of the tower; negative from the end.
+
+        Returns:
+            A module ``[..., width]`` to ``[..., dim]``. None where the family has none, or does not say.
+        """
+        return None
+
     def projections(self, layer: int, names: frozenset[str]) -> dict[str, Projection]:
         """Where the query, key and value states of a layer can be read.
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenprune.adapters.grids import broken_rows, square
 from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
 from tokenprune.adapters.modalities import Modality
 from tokenprune.adapters.pixtral import pixtral_sizes
-from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site, pixtral_site
+from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site, patch_projector, pixtral_site
 
 
 class LlavaAdapter(ImageVideoAdapter):
@@ -31,6 +31,10 @@ class LlavaAdapter(ImageVideoAdapter):
             drops_class_token = getattr(self.config, "vision_feature_select_strategy", "default") == "default"
             site = image_batch_site(tower, layer, int(drops_class_token))
         return site or super().tower_site(layer)
+
+    def projector(self, layer: int) -> nn.Module | None:
+        """See :meth:`tokenprune.adapters.base.Adapter.projector`."""
+        return patch_projector(self.model, find_tower(self.model, "vision_tower"), layer)
 
     def item_sizes(self, call: Mapping[str, Any], modality: Modality, count: int) -> list[int] | None:
         """See :meth:`ImageVideoAdapter.item_sizes`."""

@@ -98,6 +98,18 @@ def find_tower_layer(tower: Any, layer: int) -> tuple[Any, Any]:
     return layers[layer], getattr(layers[layer], name)
 
 
+def patch_projector(model: Any, tower: Any, layer: int) -> nn.Module | None:
+    """The module ``multi_modal_projector``, if the states of this layer of the tower are all that it gets."""
+    source = getattr(model.config, "vision_feature_layer", None)
+    if not isinstance(source, int) or source >= -1:  # several layers; counted from the embeddings; behind a norm
+        return None
+    block, _ = find_tower_layer(tower, layer)
+    if block is None or find_tower_layer(tower, source)[0] is not block:
+        return None
+    projector = getattr(getattr(model, "model", model), "multi_modal_projector", None)
+    return projector if isinstance(projector, nn.Module) else None
+
+
 def image_batch_site(
     tower: nn.Module | None,
     layer: int,

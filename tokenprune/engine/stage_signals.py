@@ -152,7 +152,8 @@ class StageSignals:
     def tower(self, layer: int) -> TowerSignals:
         """See :meth:`tokenprune.signals.Signals.tower`."""
         states = self.reader.layer(layer)
-        return TowerView(states, self.reader.feature_order(self.axis.positions), self.axis.mask)
+        order = self.reader.feature_order(self.axis.positions)
+        return TowerView(states, order, self.axis.mask, self.reader.projector(layer))
 
     def annotation(self, name: str) -> Tensor:
         """See :meth:`tokenprune.signals.Signals.annotation`."""

@@ -195,6 +195,10 @@ class TowerReader:
             )
         return states
 
+    def projector(self, layer: int) -> Callable[[Tensor], Tensor] | None:
+        """See :attr:`tokenprune.signals.TowerSignals.projector`; None, too, if the call names another layer."""
+        return None if self._arguments.get("vision_feature_layer") else self._adapter.projector(layer)
+
     def _modalities(self) -> list[Modality]:
         """Image or video, or both, in the order in which the tower got them."""
         encoded = self._arguments.get("mm_encoder_outputs") or {}
@@ -227,11 +231,13 @@ class TowerView:
         layer: The layer's states, image by image.
         order: Number of each visual token among all features of the batch, long ``[batch, n_visual]``.
         visual_mask: Which entries of the visual axis are real, bool ``[batch, n_visual]``.
+        projector: See :attr:`tokenprune.signals.TowerSignals.projector`.
     """
 
     layer: TowerLayer | TowerRuns
     order: Tensor
     visual_mask: Tensor
+    projector: Callable[[Tensor], Tensor] | None
 
     @cached_property
     def attention(self) -> Tensor:

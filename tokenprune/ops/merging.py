@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -61,6 +63,30 @@ def _merge(
     own, total, count = _rows_at(states, place), member.float() @ states, member.sum(-1, keepdim=True)
     become = (own + total) / (1 + count) if own_in_mean else own + total / count.clamp(min=1)
     return states.scatter(1, place[:, :, None].expand_as(own), torch.where(is_target[:, :, None], become, own))
+
+
+def replace_at(
+    states: Tensor, tokens: Tensor, max_tokens: int, source: Tensor, change: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Replace the states of a few tokens by what a function makes of other states of theirs.
+
+    Args:
+        states: Floating ``[images, n, dim]``.
+        tokens: Tokens to replace, bool ``[images, n]``.
+        max_tokens: Largest number of tokens of an image to replace, as a host integer.
+        source: Other states of all tokens, floating ``[images, n, width]``.
+        change: Maps ``[images, max_tokens, width]`` to ``[images, max_tokens, dim]``, token by token.
+
+    Returns:
+        Float32 ``[images, n, dim]``.
+    """
+    states = states.float()
+    if max_tokens == 0:
+        return states
+    place = tokens.int().argsort(dim=1, descending=True, stable=True)[:, :max_tokens]
+    own = _rows_at(states, place)
+    rows = torch.where(tokens.gather(1, place)[:, :, None], change(_rows_at(source, place)).to(own), own)
+    return states.scatter(1, place[:, :, None].expand_as(own), rows)
 
 
 def every_nth(tokens: Tensor, counts: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from tokenprune.context import PruneContext
-from tokenprune.ops.merging import add_mean_into, every_nth
+from tokenprune.ops.merging import add_mean_into, every_nth, replace_at
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
@@ -23,16 +23,19 @@ class VisionZip(Pruner):
     with the first; n is the number of tokens left divided by the number of contextual tokens, rounded down. Each of the
     others is merged into the contextual token with the most similar key (cosine; keys of the same layer before rotary
     embedding, mean over heads; ties: the earlier one). A contextual token becomes its own state plus the mean of the
-    states merged into it, as in the published code, so its norm is up to twice that of the others. With the default
-    share, 192, 128 and 64 tokens are the published 162 + 30, 108 + 20 and 54 + 10.
+    states merged into it, as in the published code. These are the tower's features, which leave the same layer, and the
+    model's projector maps the sum. With the default share, 192, 128 and 64 tokens are the published 162 + 30, 108 + 20
+    and 54 + 10.
 
-    Differs from the published code: the merged states are those that enter the language model, after the projector;
-    that code merges the tower's features (which leave the same layer) before the projector, which is not linear. That
-    code counts the class token as a dominant token and passes it to the language model, so its 54 + 10 are 53 patches,
-    the class token and 10 merged ones; here all kept tokens are patches. That code puts the contextual tokens behind
-    the dominant ones; here every token keeps its place. On LLaVA-NeXT that code keeps the same numbers of every tile
-    and drops the row separators; here an image has one quota. Several images have quotas of their own, in proportion to
-    their tokens.
+    Where the projector does not get these features token by token, and at a stage behind layer 0, the states that enter
+    the stage are summed in their place. Projectors map every patch alone in LLaVA-1.5 and LLaVA-NeXT; those of other
+    families mix or pool patches. Row separators are not merged into other tokens.
+
+    Differs from the published code: that code counts the class token as a dominant token and passes it to the language
+    model, so its 54 + 10 are 53 patches, the class token and 10 merged ones; here all kept tokens are patches. That
+    code puts the contextual tokens behind the dominant ones; here every token keeps its place. On LLaVA-NeXT that code
+    keeps the same numbers of every tile and drops the row separators; here an image has one quota. Several images have
+    quotas of their own, in proportion to their tokens.
 
     Source: "VisionZip: Longer is Better but Not Necessary in Vision Language Models", arXiv 2412.04467.
 
@@ -47,7 +50,9 @@ class VisionZip(Pruner):
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         tower = ctx.vision(self.layer)
-        magnitudes = [states.abs().amax(-1).float() for states in (ctx.hidden, tower.key)]
+        project = tower.projector if ctx.layer == 0 else None
+        states = ctx.hidden if project is None else tower.features
+        magnitudes = [values.abs().amax(-1).float() for values in (ctx.hidden, tower.features, tower.key)]
         ctx.check_finite(sum(magnitudes, tower.attention), type(self).__name__)
         images = ctx.per_image
         # a table of all quotas on the host: rounding in double precision must not depend on the device;
@@ -58,7 +63,15 @@ class VisionZip(Pruner):
         dominant = topk_by_group(images.split(tower.attention), one_group, (images.quotas - target_counts)[:, None])
         rest = images.valid & ~dominant
         targets = every_nth(rest, target_counts)
-        states = add_mean_into(
-            images.split(ctx.hidden), images.split(tower.key), targets, rest & ~targets, contextual_counts[-1]
-        )
-        return Selection(keep=images.join(dominant | targets), hidden=images.join(states))
+        is_patch = (images.split(tower.features) != 0).any(-1)  # row separators are none
+        most = contextual_counts[-1]
+        merged = add_mean_into(images.split(states), images.split(tower.key), targets, rest & ~targets & is_patch, most)
+        if project is not None:
+            merged = replace_at(
+                images.split(ctx.hidden),
+                targets & is_patch,
+                most,
+                merged,
+                lambda rows: project(rows.to(ctx.hidden.dtype)),
+            )
+        return Selection(keep=images.join(dominant | targets), hidden=images.join(merged))
