@@ -72,7 +72,7 @@ def ours(case: Case) -> Result:
     """Our `tome`."""
     tensors = inputs(case)
     flat = torch.zeros(1, TOKENS)
-    tower = {-2: TowerTensors(flat, flat, tensors["keys"][None])}
+    tower = {-2: TowerTensors(flat, flat, tensors["keys"][None], tensors["features"][None])}
     ctx = make_context(tensors["features"][None], keep=case["keep"], tower=tower, layer=0)
     selection = ToMe(steps=case["steps"]).select(ctx)
     assert selection.hidden is not None
