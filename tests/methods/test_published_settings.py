@@ -31,6 +31,8 @@ ENTRIES = [
     pytest.param(method, entry, id=f"{method.name}-{entry.model}") for method in SHIPPED for entry in method.published
 ]
 
+PRE_MODEL = {"cdpruner", "divprune", "dycoke", "hiprune", "holov", "scope", "visionzip", "vispruner", "vscan"}
+
 ENTRY: dict[str, Any] = {"model": "M", "family": "llava", "source": "owner/repository 1234567, file, lines 1-2"}
 
 
@@ -50,16 +52,30 @@ def methods_with(shipped: NamedMethod, settings: Published) -> list[tp.Method]:
 
 def test_the_methods_that_state_settings_for_models_have_them() -> None:
     assert {method.name for method in SHIPPED} == {
+        "cdpruner",
+        "divprune",
+        "dycoke",
         "entropyprune",
         "entropyprune-reference",
         "fastv",
         "framefusion",
         "hiprune",
+        "holov",
         "pyramiddrop",
+        "scope",
         "sparsevlm",
+        "visionzip",
+        "vispruner",
         "vscan",
         "vtw",
     }
+
+
+def test_published_settings_renumber_where_the_authors_code_does() -> None:
+    """All methods of LLaVA that prune before the language model, and two of three inside it; FastV and VTW do not."""
+    renumbered = {method.name for method in SHIPPED for entry in method.published if "positions" in entry.method}
+    assert renumbered == {*PRE_MODEL, "pyramiddrop", "sparsevlm"}
+    assert all(tp.load_method(name).positions == "original" for name in renumbered)
 
 
 @pytest.mark.parametrize(("shipped", "settings"), ENTRIES)
