@@ -9,10 +9,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tokenprune.errors import ScoreError
+from tokenprune.errors import ScoreError, UnsupportedFeatureError
 from tokenprune.ops.frames import earlier
 from tokenprune.ops.gather import rows_at
 from tokenprune.ops.per_image import PerImage
+from tokenprune.ops.tiles import per_tile
 from tokenprune.signals import AttentionProbe, Prompt, Signals, TowerSignals
 
 
@@ -183,6 +184,28 @@ class PruneContext:
     def vision(self, layer: int) -> TowerSignals:
         """Signals of one layer of the vision tower, per visual token; needs the layer in ``vision_layers``."""
         return self.signals.tower(layer)
+
+    def per_tile(self, layer: int) -> PerImage:
+        """The visual tokens tile by tile: the quota of an image divided between its tiles by their patches.
+
+        A tile is what the vision tower gets as one image: a tile of a large image, or a frame of a video. Towers that
+        get whole images have one tile per image.
+
+        Args:
+            layer: A declared layer of the vision tower.
+
+        Raises:
+            UnsupportedFeatureError: An earlier stage dropped tokens, or the batch holds both images and videos.
+        """
+        tiles = self.vision(layer).tiles
+        if tiles is None:
+            return self.per_image
+        if [sum(sizes) for sizes in self.per_image.host_sizes] != [len(sample) for sample in tiles]:
+            raise UnsupportedFeatureError(
+                f"tiles are known before any token is dropped, and layer {self.layer} is behind an earlier stage",
+                "use per: image, or prune per tile at the first stage",
+            )
+        return per_tile(self.per_image, tiles)
 
     def check_finite(self, scores: Tensor, name: str) -> None:
         """Let the prefill fail if the score of a token is NaN or infinite.

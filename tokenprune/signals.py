@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -157,6 +157,17 @@ class TowerSignals(Protocol):
         """States that leave the layer, before any norm and projector, float32 ``[batch, n_visual, width]``.
 
         For the layer from which a model takes its features (LLaVA: -2), these are the input of the projector.
+        """
+
+    @property
+    def tiles(self) -> Sequence[Tensor] | None:
+        """The tower's image (tile of an image, frame of a video) that each visual token is made of, per sample.
+
+        Before any stage, long ``[tokens]`` on the host; -1 for tokens made of no patch. None where the tower gets whole
+        images.
+
+        Raises:
+            UnsupportedFeatureError: The batch holds both images and videos with tiles.
         """
 
     @property

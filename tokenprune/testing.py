@@ -32,6 +32,7 @@ class TowerTensors:
         key: Keys, mean over heads, ``[batch, rows, head_dim]``.
         features: States that leave the layer, ``[batch, rows, width]``.
         projector: Maps features to what enters the language model, ``[..., width]`` to ``[..., dim]``, or None.
+        tiles: The tile of each visual token, per sample, long ``[tokens]`` on the host, or None.
     """
 
     attention: Tensor
@@ -39,6 +40,7 @@ class TowerTensors:
     key: Tensor
     features: Tensor
     projector: Callable[[Tensor], Tensor] | None = None
+    tiles: Sequence[Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class TensorSignals:
         rows = self.tower_layers[layer]
         gather = self.axis.gather
         signals = gather(rows.attention), gather(rows.received), gather(rows.key), gather(rows.features)
-        return TowerTensors(*signals, rows.projector)
+        return TowerTensors(*signals, rows.projector, rows.tiles)
 
     def annotation(self, name: str) -> Tensor:
         """See :meth:`tokenprune.signals.Signals.annotation`."""

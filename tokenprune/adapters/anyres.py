@@ -70,7 +70,13 @@ class LlavaNextAdapter(ImageVideoAdapter):
         def read(query: Tensor, key: Tensor, rotary: Any, arguments: Mapping[str, Any]) -> TowerLayer:
             tower_layer = read_patches(query, key, rotary, arguments)
             patches, weights = self._merging(arguments)
-            return replace(tower_layer, feature_patches=patches.to(key.device), patch_weights=weights.to(key.device))
+            heaviest = patches.gather(1, weights.argmax(1, keepdim=True))[:, 0]
+            return replace(
+                tower_layer,
+                feature_patches=patches.to(key.device),
+                patch_weights=weights.to(key.device),
+                tiles=(heaviest // self._side**2).masked_fill(weights.sum(1) == 0, -1),
+            )
 
         return replace(site, read=read)
 

@@ -145,7 +145,11 @@ def image_batch_site(
             first_patch = patches * torch.arange(images, device=key.device)
             feature_patches = (one_image + first_patch[:, None, None]).flatten(0, 1)
         mask = unpadded(arguments) if unpadded else None
-        return TowerLayer(query, key, class_tokens, scaling, unpadded=mask, feature_patches=feature_patches)
+        features = patches if feature_patches is None else len(feature_patches) // max(images, 1)
+        tiles = torch.arange(images).repeat_interleave(features)
+        return TowerLayer(
+            query, key, class_tokens, scaling, unpadded=mask, feature_patches=feature_patches, tiles=tiles
+        )
 
     # InternVL normalises queries and keys; without weights for it, the module is there, too, and does nothing
     query, key = (getattr(attention, f"{name}_norm", None) or getattr(attention, f"{name}_proj") for name in "qk")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -153,7 +154,7 @@ class StageSignals:
         """See :meth:`tokenprune.signals.Signals.tower`."""
         states = self.reader.layer(layer)
         order = self.reader.feature_order(self.axis.positions)
-        return TowerView(states, order, self.axis.mask, self.reader.projector(layer))
+        return TowerView(states, order, self.axis.mask, self.reader.projector(layer), partial(self.reader.tiles, layer))
 
     def annotation(self, name: str) -> Tensor:
         """See :meth:`tokenprune.signals.Signals.annotation`."""

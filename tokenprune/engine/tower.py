@@ -199,6 +199,14 @@ class TowerReader:
         """See :attr:`tokenprune.signals.TowerSignals.projector`; None, too, if the call names another layer."""
         return None if self._arguments.get("vision_feature_layer") else self._adapter.projector(layer)
 
+    def tiles(self, layer: int) -> list[Tensor] | None:
+        """The tile of each visual token of every sample, before any stage; see :class:`TowerLayer`."""
+        tiles = self.layer(layer).tiles
+        if tiles is None:
+            return None
+        samples = tiles.split(self._counts[:: self._repeats])
+        return [sample for sample in samples for _ in range(self._repeats)]
+
     def _modalities(self) -> list[Modality]:
         """Image or video, or both, in the order in which the tower got them."""
         encoded = self._arguments.get("mm_encoder_outputs") or {}
@@ -232,12 +240,19 @@ class TowerView:
         order: Number of each visual token among all features of the batch, long ``[batch, n_visual]``.
         visual_mask: Which entries of the visual axis are real, bool ``[batch, n_visual]``.
         projector: See :attr:`tokenprune.signals.TowerSignals.projector`.
+        read_tiles: Gives :attr:`tiles`.
     """
 
     layer: TowerLayer | TowerRuns
     order: Tensor
     visual_mask: Tensor
     projector: Callable[[Tensor], Tensor] | None
+    read_tiles: Callable[[], Sequence[Tensor] | None]
+
+    @property
+    def tiles(self) -> Sequence[Tensor] | None:
+        """See :attr:`tokenprune.signals.TowerSignals.tiles`."""
+        return self.read_tiles()
 
     @cached_property
     def attention(self) -> Tensor:

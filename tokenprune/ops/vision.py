@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from tokenprune.errors import UnsupportedFeatureError
+
 _ROWS = 64  # query rows at a time, so that a large image needs no [heads, n, n] map
 
 
@@ -34,6 +36,8 @@ class TowerLayer:
         patch_weights: Weight of each patch in its feature, ``[features, merged]``, where it is not the mean. Newline
             features have weight zero everywhere.
         output: States that leave the layer, ``[images, tokens, width]``; None where they are not read.
+        tiles: The tower's image that each feature is made of (the tile of an image, the frame of a video), long
+            ``[features]``, on the host; -1 for a feature made of no patch. None where the tower gets whole images.
     """
 
     query: Tensor
@@ -46,6 +50,7 @@ class TowerLayer:
     plain_key: Tensor | None = None
     patch_weights: Tensor | None = None
     output: Tensor | None = None
+    tiles: Tensor | None = None
 
     @property
     def features(self) -> int:
@@ -159,6 +164,19 @@ class TowerRuns:
     def mean_key(self) -> Tensor:
         """See :class:`TowerLayer`."""
         return torch.cat([run.mean_key.flatten(0, 1) for run in self.runs])[None]
+
+    @property
+    def tiles(self) -> Tensor | None:
+        """See :class:`TowerLayer`.
+
+        Raises:
+            UnsupportedFeatureError: Images and videos have tiles: which sample's they are is known on the device only.
+        """
+        if all(run.tiles is None for run in self.runs):
+            return None
+        raise UnsupportedFeatureError(
+            "a batch with images and videos cannot be divided tile by tile", "use per: image, or separate batches"
+        )
 
     @cached_property
     def mean_output(self) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 
@@ -20,15 +22,15 @@ class HiPrune(Pruner):
     average, class token included, mean over heads. Ties keep the earlier position, and halves round to even. If anchors
     and buffers exceed the quota, the buffers with the least attention in the object layer are dropped.
 
-    Differs from the published code: neighbours are those on the grid, and an anchor at the edge has fewer. That code
-    adds and subtracts 1 and the width of a row (24), and moves what lies outside to the nearest token of the image. So
-    the neighbour to the right of a row's last token is the first token of the next row, and an anchor in the first or
-    last row also keeps the image's first or last token (0 or 575). With anchors inside the image, both keep the same
-    tokens. For Qwen2.5-VL that code can take a token twice and so keep fewer than asked for: to take anchors and
-    buffers out of the deep layer's ranking, it subtracts 1 from sums of attention that can exceed 1. If anchors and
-    buffers exceed the quota, that code fails. The tiles of an image (LLaVA-NeXT) have one quota together; that code
-    gives each the same, and drops the row separators. Several images have quotas in proportion to their tokens. A tower
-    without the object layer is refused; name one of its middle layers instead.
+    Differs from the published code: neighbours are those on the grid, and an anchor at the edge has fewer. That
+    code adds and subtracts 1 and the width of a row (24), and moves what lies outside to the nearest token of the
+    image. So the neighbour to the right of a row's last token is the first token of the next row, and an anchor in
+    the first or last row also keeps the image's first or last token (0 or 575). With anchors inside the image, both
+    keep the same tokens. For Qwen2.5-VL that code can take a token twice and so keep fewer than asked for: to take
+    anchors and buffers out of the deep layer's ranking, it subtracts 1 from sums of attention that can exceed 1. If
+    anchors and buffers exceed the quota, that code fails. On LLaVA-NeXT that code keeps padding and drops the row
+    separators; here padding is no token, and separators are chosen last. Several images have quotas in proportion
+    to their tokens. A tower without the object layer is refused; name one of its middle layers instead.
 
     Source: "HiPrune: Training-Free Visual Token Pruning via Hierarchical Attention in Vision-Language Models",
     arXiv 2508.00553.
@@ -39,11 +41,15 @@ class HiPrune(Pruner):
             Published for Qwen2.5-VL is the sixteenth of 32: 15.
         deep_layer: Deep layer of the tower, negative from the end; the published code uses the layer from which LLaVA
             takes its features, and the last (-1) for Qwen2.5-VL.
+        per: ``tile`` divides the quota of an image between its tiles (LLaVA-NeXT and other models that cut images into
+            tiles; the frames of a video) in proportion to their patches, and chooses in each tile by itself, as in the
+            published code; ``image`` chooses in the whole image.
     """
 
     alpha: float = Field(default=0.1, ge=0, le=1)
     object_layer: TowerLayerNumber = 8
     deep_layer: TowerLayerNumber = -2
+    per: Literal["tile", "image"] = "tile"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -54,7 +60,7 @@ class HiPrune(Pruner):
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         attention = [ctx.vision(layer).received for layer in (self.object_layer, self.deep_layer)]
         ctx.check_finite(attention[0] + attention[1], type(self).__name__)
-        images = ctx.per_image
+        images = ctx.per_tile(self.deep_layer) if self.per == "tile" else ctx.per_image
         middle, deep = map(images.split, attention)
         # a table of all quotas on the host: rounding in double precision must not depend on the device
         anchor_counts = [round(quota * self.alpha / 5) for quota in range(images.max_quota + 1)]

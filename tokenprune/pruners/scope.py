@@ -25,9 +25,8 @@ class Scope(Pruner):
     are covered, the earliest tokens fill the quota.
 
     Differs from the published code: that code has no tolerance, so between tokens that would cover only each other
-    rounding decides there. The tiles of an image (LLaVA-NeXT) are covered together; that code covers every tile on its
-    own, with equal quotas, and drops the row separators. Several images have quotas of their own, in proportion to
-    their tokens.
+    rounding decides there. On LLaVA-NeXT that code keeps padding and drops the row separators; here padding is no
+    token, and separators are chosen last. Several images have quotas of their own, in proportion to their tokens.
 
     Source: "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodel LLMs", arXiv 2510.24214.
 
@@ -36,18 +35,22 @@ class Scope(Pruner):
         layer: Layer of the tower whose attention is the saliency and whose features are compared; negative from the
             end.
         compare: ``tower`` compares the tower's features, ``projected`` the states that enter the language model.
+        per: ``tile`` divides the quota of an image between its tiles (LLaVA-NeXT and other models that cut images into
+            tiles; the frames of a video) in proportion to their patches, and chooses in each tile by itself, as in the
+            published code; ``image`` chooses in the whole image.
     """
 
     alpha: float = Field(default=1.0, ge=0)
     layer: TowerLayerNumber = -2
     compare: Literal["tower", "projected"] = "tower"
+    per: Literal["tile", "image"] = "tile"
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         tower = ctx.vision(self.layer)
         features = tower.features if self.compare == "tower" else ctx.hidden
         ctx.check_finite(features.abs().amax(-1) + tower.attention, type(self).__name__)
-        images = ctx.per_image
+        images = ctx.per_tile(self.layer) if self.per == "tile" else ctx.per_image
         similarity = self_similarity(images.split(features))
         weight = images.split(tower.attention) ** self.alpha
         return Selection(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -31,10 +32,10 @@ class VisionZip(Pruner):
     the stage are summed in their place. Projectors map every patch alone in LLaVA-1.5 and LLaVA-NeXT; those of other
     families mix or pool patches. Row separators are not merged into other tokens.
 
-    Differs from the published code: that code counts the class token as a dominant token and passes it to the language
-    model, so its 54 + 10 are 53 patches, the class token and 10 merged ones; here all kept tokens are patches. That
-    code puts the contextual tokens behind the dominant ones; here every token keeps its place. On LLaVA-NeXT that code
-    keeps the same numbers of every tile and drops the row separators; here an image has one quota. Several images have
+    Differs from the published code: that code counts the class token as a dominant token and passes it to the
+    language model, so its 54 + 10 are 53 patches, the class token and 10 merged ones; here all kept tokens are
+    patches. That code puts the contextual tokens behind the dominant ones; here every token keeps its place. On
+    LLaVA-NeXT that code keeps padding and drops the row separators; here padding is no token. Several images have
     quotas of their own, in proportion to their tokens.
 
     Source: "VisionZip: Longer is Better but Not Necessary in Vision Language Models", arXiv 2412.04467.
@@ -42,10 +43,14 @@ class VisionZip(Pruner):
     Attributes:
         contextual: Share of the kept tokens that is contextual.
         layer: Layer of the tower whose attention and keys are read; negative from the end.
+        per: ``tile`` divides the quota of an image between its tiles (LLaVA-NeXT and other models that cut images into
+            tiles; the frames of a video) in proportion to their patches, and chooses in each tile by itself, as in the
+            published code; ``image`` chooses in the whole image.
     """
 
     contextual: float = Field(default=10 / 64, ge=0, lt=1)
     layer: TowerLayerNumber = -2
+    per: Literal["tile", "image"] = "tile"
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
@@ -54,7 +59,7 @@ class VisionZip(Pruner):
         states = ctx.hidden if project is None else tower.features
         magnitudes = [values.abs().amax(-1).float() for values in (ctx.hidden, tower.features, tower.key)]
         ctx.check_finite(sum(magnitudes, tower.attention), type(self).__name__)
-        images = ctx.per_image
+        images = ctx.per_tile(self.layer) if self.per == "tile" else ctx.per_image
         # a table of all quotas on the host: rounding in double precision must not depend on the device;
         # the tiny addend makes 0.07 * 100 seven, not six
         contextual_counts = [math.floor(quota * self.contextual + 1e-9) for quota in range(images.max_quota + 1)]
