@@ -6,6 +6,7 @@ hidden and the new numbers as ``position_ids``; and the decoder on the shortened
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -262,3 +263,54 @@ def test_positions_are_part_of_a_method() -> None:
     assert method.positions == "original"
     with pytest.raises(tp.TokenPruneError, match=r"positions.*'original' or 'renumbered'"):
         tp.Method.from_dict({**method.model_dump(), "positions": "kept"})
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@torch.no_grad()
+def test_a_conversation_goes_on_after_the_renumbered_prompt(name: str) -> None:
+    """Several new tokens at once on the pruned cache, then steps; also on a copy of the cache."""
+    case = CASES[name]
+    model: Any = model_of(name, "sdpa")
+    inputs = case.batch(model, 2, seed=7).inputs
+    more = torch.randint(3, 100, (2, 3), generator=torch.Generator().manual_seed(0))
+    with tp.apply(model, renumbered([0], {"name": "keep_count", "tokens": 5})) as run:
+        first = generate(model, inputs)
+        stages = matrix.stages_of(run)
+        turn = torch.cat([first.sequences, more], 1)
+        second = model.generate(
+            input_ids=turn,
+            attention_mask=torch.ones_like(turn),
+            past_key_values=copy.deepcopy(first.past_key_values),
+            max_new_tokens=matrix.STEPS,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    tail = second.sequences[:, inputs["input_ids"].shape[1] :]
+    expected = expected_logits(model, name, inputs, tail, stages)
+    assert matrix.difference(torch.stack(second.logits, 1), expected[:, -matrix.STEPS :]) <= tolerance(expected)
+
+
+@torch.no_grad()
+def test_a_compiled_model_is_renumbered_too() -> None:
+    """It was compiled and ran before; inside the block it runs eagerly."""
+    case = CASES["llava"]
+    model: Any = case.build("sdpa")
+    inputs = case.batch(model, 2, "left", seed=1).inputs
+    compiled = torch.compile(model, backend="eager")
+    compiled(**inputs)
+    with tp.apply(compiled, renumbered([0], {"name": "keep_count", "tokens": 5})) as run:
+        ours = compiled(**inputs).logits[:, -1]
+    generated = torch.full((2, 1), 5)
+    expected = expected_logits(model, "llava", inputs, generated, matrix.stages_of(run))[:, 0]
+    assert matrix.difference(ours, expected) <= tolerance(expected)
+
+
+@torch.no_grad()
+def test_nothing_is_left_on_the_model() -> None:
+    model: Any = model_of("llava", "sdpa")
+    inputs = CASES["llava"].batch(model, 1, seed=1).inputs
+    before = model(**inputs).logits
+    with tp.apply(model, renumbered([0], {"name": "keep_count", "tokens": 5})):
+        model(**inputs)
+    assert "forward" not in vars(model.get_decoder().rotary_emb)
+    assert torch.equal(model(**inputs).logits, before)
