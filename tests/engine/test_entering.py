@@ -23,7 +23,8 @@ from tokenprune.pruners.base import Selection
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.fastv import FastV
 
-CORE = [name for name, case in CASES.items() if case.core]
+# beside the named families: layers without rotary embedding among others with it, attention before every norm
+CORE = [*(name for name, case in CASES.items() if case.core), "llava_smollm3", "cohere2_vision", "llava_olmo2"]
 
 
 class Looks(TopK):

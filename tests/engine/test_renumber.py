@@ -33,6 +33,7 @@ from tests.support.oracle import (
 )
 from tests.support.tiny import CASES
 from tests.support.tiny.core import Padding, Variant
+from tokenprune.engine.renumber import Renumbering, RotaryCalls
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 
 SLIDING = {"gemma3"}
@@ -175,10 +176,11 @@ def test_stages_inside_the_model_number_their_own_tokens(name: str, padding: Pad
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 @torch.no_grad()
 def test_beams_and_generation_without_a_cache(name: str) -> None:
-    """Beams pick and repeat samples, and with them the number at which each goes on."""
+    """Beams pick and repeat samples, and with them the number at which each goes on: it differs between samples."""
     case = CASES[name]
     model = model_of(name, "sdpa")
-    inputs = case.batch(model, 3, "left", seed=1, variant="image").inputs
+    variant: Variant = "image" if matrix.ONE_IMAGE_BEAMS else "ragged"
+    inputs = case.batch(model, 3, "left", seed=1, variant=variant).inputs
     how = renumbered([0], {"name": "keep_ratio", "ratio": 0.4})
     with tp.apply(model, how):
         with_cache = generate(model, inputs, num_beams=3, output_scores=True)
@@ -256,6 +258,40 @@ def test_layers_without_position_embeddings_are_refused() -> None:
     message = r"not given cosines and sines.*positions: original"
     with pytest.raises(UnsupportedModelError, match=message), tp.apply(model, how):
         model(**inputs)
+
+
+def test_numbers_of_rows() -> None:
+    """The first token keeps its position; padding in front and padding of a ragged stage do not count."""
+    rows = torch.tensor([[0, 1, 2, 5, 6], [-1, -1, 0, 3, 6]])
+    tokens = torch.tensor([[False, True, True, True, True, True, True], [True] * 7])
+    plain = torch.tensor([[1, 0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6]])
+    rotary = RotaryCalls()
+    made = Renumbering(rotary, rows, tokens)
+    assert made.ids(plain).tolist() == [[0, 0, 1, 2, 3], [0, 0, 0, 1, 2]]
+    # three axes (time, row, column) of an image at the end: text goes on after the largest number
+    axes = torch.stack([plain.clamp(max=2), plain, plain.clamp(max=4)])
+    assert made.ids(axes).tolist() == [[[0, 0, 1, 2, 3], [0, 0, 0, 1, 2]]] * 3
+    rotary.record(lambda **_: None, {"position_ids": plain}, None)
+    assert made.shift().tolist() == [2, 4]
+    rotary = RotaryCalls()
+    rotary.record(lambda **_: None, {"position_ids": axes}, None)
+    assert Renumbering(rotary, rows, tokens).shift().tolist() == [2, 4]
+
+
+@torch.no_grad()
+def test_layers_are_told_the_same_positions_as_their_rotary_embedding() -> None:
+    """Layers that read ``position_ids`` themselves get the new ones, in the prefill and in a step."""
+    model: Any = model_of("llava", "sdpa")
+    inputs = CASES["llava"].batch(model, 1, seed=1).inputs
+    seen: list[Tensor] = []
+    hook = decoder_layers(model)[1].register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True
+    )
+    with tp.apply(model, renumbered([0], {"name": "keep_count", "tokens": 5})) as run:
+        model.generate(**inputs, max_new_tokens=3)
+    hook.remove()
+    left = inputs["input_ids"].shape[1] - run.stages[0].before[0] + 5
+    assert [ids.tolist() for ids in seen] == [[list(range(left))], [[left]], [[left + 1]]]
 
 
 def test_positions_are_part_of_a_method() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tokenprune.adapters.base import Adapter
@@ -95,7 +94,7 @@ class Renumbering:
     """
 
     def __init__(self, rotary: RotaryCalls, rows: Tensor, tokens: Tensor) -> None:
-        self._rotary, self._tokens = rotary, tokens
+        self._rotary = rotary
         self._first = tokens.int().argmax(1, keepdim=True)
         real = (rows >= 0) & tokens.gather(1, rows.clamp(min=0))
         self._rank = (real.long().cumsum(1) - 1).clamp(min=0)
@@ -111,8 +110,7 @@ class Renumbering:
     def shift(self) -> Tensor:
         """By how much the positions after the prompt are smaller than the model counts, long ``[batch]``."""
         old = self._rotary.position_ids
-        last = torch.where(self._tokens.to(old.device), old, -1).amax(-1)
-        shift = last - self.ids(old)[..., -1]
+        shift = old.amax(-1) - self.ids(old)[..., -1]
         return shift.view(-1, shift.shape[-1]).amax(0)  # over the axes of M-RoPE: text follows the largest
 
 
