@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from tokenprune.ops.gather import rows_at
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.tiles import per_tile
 from tokenprune.signals import AttentionProbe, Prompt, Signals, TowerSignals
+
+#: What has a quota of its own: each image, or each tile of an image.
+Per = Literal["tile", "image"]
 
 
 @dataclass(frozen=True)
@@ -185,19 +189,20 @@ class PruneContext:
         """Signals of one layer of the vision tower, per visual token; needs the layer in ``vision_layers``."""
         return self.signals.tower(layer)
 
-    def per_tile(self, layer: int) -> PerImage:
-        """The visual tokens tile by tile: the quota of an image divided between its tiles by their patches.
+    def regions(self, per: Per, layer: int) -> PerImage:
+        """The visual tokens image by image, or tile by tile: the quota of an image divided by the patches of its tiles.
 
         A tile is what the vision tower gets as one image: a tile of a large image, or a frame of a video. Towers that
         get whole images have one tile per image.
 
         Args:
-            layer: A declared layer of the vision tower.
+            per: What has a quota of its own.
+            layer: A declared layer of the vision tower; read for tiles only.
 
         Raises:
-            UnsupportedFeatureError: An earlier stage dropped tokens, or the batch holds both images and videos.
+            UnsupportedFeatureError: Per tile, an earlier stage dropped tokens, or a batch holds images and videos.
         """
-        tiles = self.vision(layer).tiles
+        tiles = self.vision(layer).tiles if per == "tile" else None
         if tiles is None:
             return self.per_image
         if [sum(sizes) for sizes in self.per_image.host_sizes] != [len(sample) for sample in tiles]:

@@ -95,16 +95,6 @@ class AttentionProbe:
         return keys if self.rotate_from_first is None else self.rotate_from_first(keys)
 
 
-def picked_from(states: Tensor) -> Callable[[Tensor], Tensor]:
-    """What picks some rows of states ``[batch, rows, ...]``, by an index ``[batch, picked]``."""
-
-    def pick(index: Tensor) -> Tensor:
-        where = index.reshape(*index.shape, *[1] * (states.dim() - 2))
-        return states.gather(1, where.expand(-1, -1, *states.shape[2:]))
-
-    return pick
-
-
 @dataclass(frozen=True)
 class Prompt:
     """The full prompt as it entered layer 0, before any stage dropped tokens.

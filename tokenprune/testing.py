@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,8 +18,9 @@ from torch import Tensor
 from tokenprune.context import PruneContext
 from tokenprune.errors import ConfigError, ScoreError, UnsupportedModelError
 from tokenprune.ops.frames import frame_sizes, number_frames
+from tokenprune.ops.gather import rows_at
 from tokenprune.ops.per_image import PerImage
-from tokenprune.signals import SIGNALS, AttentionProbe, DeclaredSignals, Prompt, TowerSignals, check_needs, picked_from
+from tokenprune.signals import SIGNALS, AttentionProbe, DeclaredSignals, Prompt, TowerSignals, check_needs
 from tokenprune.visual_axis import VisualAxis
 
 
@@ -85,7 +87,9 @@ class TensorSignals:
             order = torch.arange(query.shape[1], device=query.device)
             return (order <= index[:, :, None]) & self.row_mask[:, None]
 
-        return AttentionProbe(picked_from(query), key, lambda q, k, index: (q, k), visible, query.shape[-1] ** -0.5)
+        return AttentionProbe(
+            partial(rows_at, query), key, lambda q, k, index: (q, k), visible, query.shape[-1] ** -0.5
+        )
 
     def entering(self) -> AttentionProbe:
         """The same attention: there is only one layer here; see :meth:`tokenprune.signals.Signals.entering`."""

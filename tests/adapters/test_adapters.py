@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pytest
@@ -22,7 +22,8 @@ from tokenprune.adapters.generic import GenericAdapter
 from tokenprune.adapters.items import assign_items
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.structure import EXACT_TYPES
-from tokenprune.signals import AttentionProbe, picked_from
+from tokenprune.ops.gather import rows_at
+from tokenprune.signals import AttentionProbe
 
 HYBRID = {name for name, case in CASES.items() if case.hybrid}
 UNREADABLE = {"llava_gpt_neox", "llava_deepseek_v3"}
@@ -412,7 +413,7 @@ class Observed:
             return found if found.dtype == torch.bool else found > -1e30
 
         return AttentionProbe(
-            picked_from(self.states[layer, "query"]),
+            partial(rows_at, self.states[layer, "query"]),
             self.states[layer, "key"],
             rotated,
             visible,

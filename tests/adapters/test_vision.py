@@ -11,13 +11,12 @@ from torch import Tensor
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 import tokenprune as tp
+from tests.support.looking import looking
 from tests.support.tiny import CASES
 from tests.support.tiny.core import TRANSFORMERS
 from tokenprune.adapters import adapter_for
-from tokenprune.context import PruneContext
 from tokenprune.errors import LayerError, ScoreError, UnsupportedModelError
 from tokenprune.ops.vision import TowerLayer
-from tokenprune.pruners.base import Selection
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.vision_attention import VisionAttention
 
@@ -62,16 +61,10 @@ def test_tokens_get_what_their_patches_get(variant: str, number: int, stage: int
     """All images of a batch, left padding, before the language model and inside it."""
     model = LLAVA.build("eager")
     inputs = LLAVA.batch(model, 3, "left", variant=variant).inputs  # type: ignore[arg-type]
-    seen: list[PruneContext] = []
-
-    class Looks(TopK):
-        def select(self, ctx: PruneContext) -> Selection:
-            seen.append(ctx)
-            return super().select(ctx)
-
+    pruner, seen = looking(VisionAttention(layer=number), lambda ctx: ctx)
     how = tp.Method(
         layers={"name": "fixed", "layers": [stage]},
-        pruner=Looks(scorer=VisionAttention(layer=number)),
+        pruner=pruner,
         budget={"name": "keep_ratio", "ratio": 0.4},
     )
     with torch.no_grad(), tp.apply(model, how) as run:
@@ -100,18 +93,12 @@ def test_features_are_what_the_projector_gets(variant: str) -> None:
     """Of the layer from which LLaVA takes its features, to the bit."""
     model = LLAVA.build("sdpa")
     inputs = LLAVA.batch(model, 2, "left", variant=variant).inputs  # type: ignore[arg-type]
-    seen: list[PruneContext] = []
     projected: list[Tensor] = []
-
-    class Looks(TopK):
-        def select(self, ctx: PruneContext) -> Selection:
-            seen.append(ctx)
-            return super().select(ctx)
-
     layer = model.config.vision_feature_layer
+    pruner, seen = looking(VisionAttention(layer=layer), lambda ctx: ctx)
     how = tp.Method(
         layers={"name": "fixed", "layers": [0]},
-        pruner=Looks(scorer=VisionAttention(layer=layer)),
+        pruner=pruner,
         budget={"name": "keep_ratio", "ratio": 0.4},
     )
     hook = model.model.multi_modal_projector.register_forward_pre_hook(lambda module, args: projected.append(args[0]))
@@ -127,16 +114,10 @@ def test_the_projector_makes_of_features_what_enters_layer_0(name: str) -> None:
     """To the bit, patch by patch; row separators (LLaVA-NeXT) have no features."""
     case = CASES[name]
     model = case.build("sdpa")
-    seen: list[PruneContext] = []
-
-    class Looks(TopK):
-        def select(self, ctx: PruneContext) -> Selection:
-            seen.append(ctx)
-            return super().select(ctx)
-
+    pruner, seen = looking(VisionAttention(layer=-2), lambda ctx: ctx)
     how = tp.Method(
         layers={"name": "fixed", "layers": [0]},
-        pruner=Looks(scorer=VisionAttention(layer=-2)),
+        pruner=pruner,
         budget={"name": "keep_ratio", "ratio": 0.4},
     )
     with torch.no_grad(), tp.apply(model, how):
@@ -161,16 +142,10 @@ def test_a_second_stage_sees_the_right_patches() -> None:
     """Tokens dropped earlier are skipped, not shifted."""
     model = LLAVA.build("eager")
     inputs = LLAVA.batch(model, 2, "left").inputs
-    seen: list[tuple[Tensor, Tensor]] = []
-
-    class Looks(TopK):
-        def select(self, ctx: PruneContext) -> Selection:
-            seen.append((ctx.positions, ctx.vision(-1).attention))
-            return super().select(ctx)
-
+    pruner, seen = looking(VisionAttention(layer=-1), lambda ctx: (ctx.positions, ctx.vision(-1).attention))
     how = tp.Method(
         layers={"name": "fixed", "layers": [0, 2]},
-        pruner=Looks(scorer=VisionAttention(layer=-1)),
+        pruner=pruner,
         budget={"name": "keep_schedule", "ratios": [0.5, 0.25]},
     )
     with torch.no_grad(), tp.apply(model, how):
@@ -210,16 +185,10 @@ def test_other_towers_of_llava(kind: str) -> None:
     model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
     ids = torch.tensor([[1, *[150] * 16, 5, 6, 7]] * 2)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": torch.randn(2, 3, 32, 32)}
-    seen: list[Tensor] = []
-
-    class Looks(TopK):
-        def select(self, ctx: PruneContext) -> Selection:
-            seen.append(ctx.vision(-1).attention)
-            return super().select(ctx)
-
+    pruner, seen = looking(VisionAttention(layer=-1), lambda ctx: ctx.vision(-1).attention)
     how = tp.Method(
         layers={"name": "fixed", "layers": [0]},
-        pruner=Looks(scorer=VisionAttention(layer=-1)),
+        pruner=pruner,
         budget={"name": "keep_count", "tokens": 5},
     )
     with torch.no_grad(), tp.apply(model, how):

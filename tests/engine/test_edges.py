@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 import tokenprune as tp
+from tests.support.looking import looking
 from tests.support.matrix import STEPS, Cell, difference, generate, judge_forward, method, model_of, stages_of
 from tests.support.oracle import dropped, kept_rows, masked, oracle_generate_logits, oracle_logits, tolerance
 from tests.support.tiny import CASES, CORE, TinyCase
@@ -255,16 +256,10 @@ def test_a_pruner_may_decide_how_many_survive() -> None:
 def test_what_a_pruner_sees_of_the_text_and_the_budget() -> None:
     model = model_of("llava", "sdpa")
     inputs = LLAVA.batch(model, 2, "left", variant="multi").inputs
-    seen: list[PruneContext] = []
-
-    class Looks(TopK):
-        def select(self, ctx: PruneContext) -> Selection:
-            seen.append(ctx)
-            return super().select(ctx)
-
+    pruner, seen = looking({"name": "norm", "source": "key"}, lambda ctx: ctx)
     how = tp.Method(
         layers={"name": "fixed", "layers": [1, 2]},
-        pruner=Looks(scorer={"name": "norm", "source": "key"}),
+        pruner=pruner,
         budget={"name": "keep_schedule", "ratios": [0.5, 0.25]},
     )
     with tp.apply(model, how) as run:

@@ -19,12 +19,14 @@ from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.pruners.hiprune import HiPrune
 from tokenprune.pruners.scope import Scope
 from tokenprune.pruners.visionzip import VisionZip
+from tokenprune.pruners.vispruner import VisPruner
 from tokenprune.testing import TowerTensors, make_context
 
 PRUNERS = {
     "scope": Scope(layer=-1),
     "hiprune": HiPrune(object_layer=0, deep_layer=-1, alpha=0.5),
     "visionzip": VisionZip(layer=-1),
+    "vispruner": VisPruner(layer=-1, per_round=1),
 }
 
 
@@ -96,7 +98,7 @@ class Looks(Scope):
     seen: Any = None
 
     def select(self, ctx: PruneContext) -> Selection:
-        type(self).seen = (ctx.per_tile(self.layer), ctx.grid)
+        type(self).seen = (ctx.regions("tile", self.layer), ctx.grid)
         return super().select(ctx)
 
 

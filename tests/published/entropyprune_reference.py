@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tests.published.cuda import Torch
+from tests.published.llama import llama_model
 from tests.published.load import definitions
 from tests.published.source import Case, Result, Source
 from tokenprune.budgets.base import Schedule
@@ -95,24 +96,20 @@ def run(checkout: Path, case: Case, query: Tensor) -> Result:
             positions.append(position_ids[0])
             return hidden, None, states, None, None
 
-    config = SimpleNamespace(output_attentions=False, output_hidden_states=False, use_cache=False)
-    config.num_attention_heads = case["heads"]
-    # a checkpoint of LLaVA-NeXT is recognised by the number of its text tokens
-    config.text_length = SYSTEM + TEXT if "keep" in case else None
-    config.EntropyPrune_config = {
-        "K": case["layer"],
-        "image_token_start_index": SYSTEM,
-        "image_token_length": 576,
-        "max_num_trunction": case["keep"] if "keep" in case else case["average"],
+    settings = {
+        "num_attention_heads": case["heads"],
+        # a checkpoint of LLaVA-NeXT is recognised by the number of its text tokens
+        "text_length": SYSTEM + TEXT if "keep" in case else None,
+        "EntropyPrune_config": {
+            "K": case["layer"],
+            "image_token_start_index": SYSTEM,
+            "image_token_length": 576,
+            "max_num_trunction": case["keep"] if "keep" in case else case["average"],
+        },
     }
-    model = SimpleNamespace(
-        config=config,
-        gradient_checkpointing=False,
-        training=False,
-        _use_flash_attention_2=False,
-        _use_sdpa=False,
-        layers=[Layer(number) for number in range(LAYERS)],
-        norm=lambda hidden: hidden,
+    model = llama_model(
+        [Layer(number) for number in range(LAYERS)],
+        settings,
         all_FLOPs=0,
         kvcache=0,
         maten_prune=lambda *arguments: methods["maten_prune"](None, *arguments),

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tests.published.llama import llama_model
 from tests.published.load import definitions
 from tests.published.source import Case, Result, Source
 from tokenprune.pruners.topk import TopK
@@ -60,12 +60,9 @@ def theirs(checkout: Path, case: Case) -> Result:
         positions.append(position_ids[0])
         return hidden, weights
 
-    model = SimpleNamespace(
-        config=SimpleNamespace(output_attentions=True, output_hidden_states=False, use_cache=False),
-        gradient_checkpointing=False,
-        training=False,
-        layers=[layer] * (case["layer"] + 1),
-        norm=lambda hidden: hidden,
+    model = llama_model(
+        [layer] * (case["layer"] + 1),
+        {"output_attentions": True},
         use_fast_v=True,
         fast_v_inplace=True,
         fast_v_sys_length=SYSTEM,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tests.published.cuda import Torch
 from tests.published.fastv import attention
+from tests.published.llama import llama_model
 from tests.published.load import definitions
 from tests.published.source import Case, Result, Source, rounded
 from tokenprune.pruners.sparsevlm import SparseVLM
@@ -114,17 +115,11 @@ def theirs(checkout: Path, case: Case) -> Result:
         def __call__(self, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None, Tensor]:
             return (states["hidden"] if self.number == layer else hidden_states), None, weights
 
-    model = SimpleNamespace(
-        config=SimpleNamespace(output_attentions=False, output_hidden_states=False, use_cache=False),
-        gradient_checkpointing=False,
-        training=False,
-        _use_flash_attention_2=False,
-        _use_sdpa=False,
+    model = llama_model(
+        [Layer(number) for number in range(layer + 1)],
         init_token_total_shape=664,
         generate_process_count=0,
         pruning_loc=[layer],
-        layers=[Layer(number) for number in range(layer + 1)],
-        norm=lambda hidden: hidden,
         num_layers=layer + 1,
         all_FLOPs=0,
         num_forward=0,

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.published.llama import llama_model
 from tests.published.load import definitions, statements
 from tests.published.source import Case, Result, Source, rounded
 from tokenprune.selectors.base import ModelProfile
@@ -81,17 +82,8 @@ def theirs(checkout: Path, case: Case) -> Result:
         def __call__(self, hidden: Tensor, **_: Any) -> tuple[Tensor]:
             return (step(hidden, tensors["layers"][self.self_attn.layer_idx]),)
 
-    config = SimpleNamespace(output_attentions=False, output_hidden_states=False, use_cache=False, use_return_dict=True)
-    config.pretraining_tp = 1
-    model = SimpleNamespace(
-        config=config,
-        gradient_checkpointing=False,
-        training=False,
-        _use_flash_attention_2=False,
-        _use_sdpa=False,
-        layers=[Layer(number) for number in range(LAYERS)],
-        norm=lambda hidden: hidden,
-    )
+    layers = [Layer(number) for number in range(LAYERS)]
+    model = llama_model(layers, {"use_return_dict": True, "pretraining_tp": 1})
 
     class Outputs(SimpleNamespace):
         """Outputs can be indexed, as those of transformers."""
@@ -102,7 +94,7 @@ def theirs(checkout: Path, case: Case) -> Result:
     def inner(**arguments: Any) -> Outputs:
         return Outputs(**vars(run_model(model, **arguments)))
 
-    outer = SimpleNamespace(config=config, model=inner, lm_head=lambda hidden: hidden @ tensors["head"].T)
+    outer = SimpleNamespace(config=model.config, model=inner, lm_head=lambda hidden: hidden @ tensors["head"].T)
     for prompt in tensors["prompts"]:
         run_head(outer, inputs_embeds=prompt[None])
     printed: list[Any] = []

@@ -16,9 +16,10 @@ from tokenprune.engine.calls import Observation
 from tokenprune.engine.prompt import PromptMap, at_positions
 from tokenprune.engine.tower import TowerReader, TowerView
 from tokenprune.errors import ScoreError, UnsupportedModelError
+from tokenprune.ops.gather import rows_at
 from tokenprune.ops.rotary import turn_back
 from tokenprune.ops.rows import take
-from tokenprune.signals import AttentionProbe, Prompt, TowerSignals, picked_from
+from tokenprune.signals import AttentionProbe, Prompt, TowerSignals
 from tokenprune.visual_axis import VisualAxis
 
 
@@ -74,14 +75,14 @@ class StageSignals:
                 "if the layer was compiled, apply the method to the model before it is compiled",
             )
         layer = self.layer - 1
-        return self._probe(layer, arguments, picked_from(self.states("query")), self.states("key"))
+        return self._probe(layer, arguments, partial(rows_at, self.states("query")), self.states("key"))
 
     def entering(self) -> AttentionProbe:
         """See :meth:`tokenprune.signals.Signals.entering`."""
         projections = self.adapter.projections(self.layer, frozenset({"query", "key"}))
         query, key = projections["query"], projections["key"]
         entered = self.adapter.entering_norm(self.layer)(self.hidden)
-        pick = picked_from(entered)
+        pick = partial(rows_at, entered)
 
         def queries(index: Tensor) -> Tensor:
             return query.read(query.module(pick(index)))

@@ -8,31 +8,16 @@ import torch
 from torch import Tensor
 
 from tokenprune.ops.cosine import cosine_similarity
+from tokenprune.ops.gather import rows_at, with_rows
 
 
-def average_into(states: Tensor, keys: Tensor, targets: Tensor, merged: Tensor, max_targets: int) -> Tensor:
-    """Average every token of ``merged`` into its most similar target.
+def merge_into(
+    states: Tensor, keys: Tensor, targets: Tensor, merged: Tensor, max_targets: int, *, own_in_mean: bool
+) -> Tensor:
+    """Merge every token of ``merged`` into its most similar target.
 
-    A target becomes the mean of itself and of all tokens merged into it, with equal weights. Of equally similar
-    targets the earlier one is taken. No host-device synchronisation.
-
-    Args:
-        states: States to average, floating ``[images, n, dim]``.
-        keys: Keys to compare by cosine similarity, floating ``[images, n, key_dim]``.
-        targets: Tokens that others are merged into, bool ``[images, n]``. An image without targets is unchanged.
-        merged: Tokens to merge, none of them a target, bool ``[images, n]``.
-        max_targets: Largest number of targets of an image, as a host integer.
-
-    Returns:
-        Float32 ``[images, n, dim]``: means at the targets, unchanged states elsewhere.
-    """
-    return _merge(states, keys, targets, merged, max_targets, own_in_mean=True)
-
-
-def add_mean_into(states: Tensor, keys: Tensor, targets: Tensor, merged: Tensor, max_targets: int) -> Tensor:
-    """Add to every target the mean of the tokens of ``merged`` that are most similar to it.
-
-    A target that no token is merged into is unchanged. Otherwise like :func:`average_into`.
+    Of equally similar targets the earlier one is taken. A target that no token is merged into is unchanged. No
+    host-device synchronisation.
 
     Args:
         states: States to merge, floating ``[images, n, dim]``.
@@ -40,29 +25,23 @@ def add_mean_into(states: Tensor, keys: Tensor, targets: Tensor, merged: Tensor,
         targets: Tokens that others are merged into, bool ``[images, n]``. An image without targets is unchanged.
         merged: Tokens to merge, none of them a target, bool ``[images, n]``.
         max_targets: Largest number of targets of an image, as a host integer.
+        own_in_mean: Whether a target becomes the mean of itself and of all tokens merged into it, with equal weights,
+            or itself plus the mean of those merged into it.
 
     Returns:
-        Float32 ``[images, n, dim]``: sums of two terms at the targets, unchanged states elsewhere.
+        Float32 ``[images, n, dim]``: merged states at the targets, unchanged states elsewhere.
     """
-    return _merge(states, keys, targets, merged, max_targets, own_in_mean=False)
-
-
-def _merge(
-    states: Tensor, keys: Tensor, targets: Tensor, merged: Tensor, max_targets: int, *, own_in_mean: bool
-) -> Tensor:
-    """Merge; ``own_in_mean`` tells whether a target is one member of the mean, or the mean is added to it."""
     states = states.float()
     if max_targets == 0:
         return states
-    place = targets.int().argsort(dim=1, descending=True, stable=True)[:, :max_targets]  # of the targets, in order
-    is_target = targets.gather(1, place)
-    similarity = cosine_similarity(keys, _rows_at(keys, place)).masked_fill(~is_target[:, None, :], -torch.inf)
+    place, is_target = _first(targets, max_targets)
+    similarity = cosine_similarity(keys, rows_at(keys, place)).masked_fill(~is_target[:, None, :], -torch.inf)
     # A matrix product instead of a scattered sum: on a GPU the order of scattered additions is not deterministic.
     number = torch.arange(max_targets, device=place.device)
     member = (similarity.argmax(-1)[:, None, :] == number[:, None]) & merged[:, None, :] & is_target[:, :, None]
-    own, total, count = _rows_at(states, place), member.float() @ states, member.sum(-1, keepdim=True)
+    own, total, count = rows_at(states, place), member.float() @ states, member.sum(-1, keepdim=True)
     become = (own + total) / (1 + count) if own_in_mean else own + total / count.clamp(min=1)
-    return states.scatter(1, place[:, :, None].expand_as(own), torch.where(is_target[:, :, None], become, own))
+    return with_rows(states, place, torch.where(is_target[:, :, None], become, own))
 
 
 def replace_at(
@@ -83,10 +62,9 @@ def replace_at(
     states = states.float()
     if max_tokens == 0:
         return states
-    place = tokens.int().argsort(dim=1, descending=True, stable=True)[:, :max_tokens]
-    own = _rows_at(states, place)
-    rows = torch.where(tokens.gather(1, place)[:, :, None], change(_rows_at(source, place)).to(own), own)
-    return states.scatter(1, place[:, :, None].expand_as(own), rows)
+    place, is_token = _first(tokens, max_tokens)
+    own = rows_at(states, place)
+    return with_rows(states, place, torch.where(is_token[:, :, None], change(rows_at(source, place)).to(own), own))
 
 
 def every_nth(tokens: Tensor, counts: Tensor) -> Tensor:
@@ -106,5 +84,7 @@ def every_nth(tokens: Tensor, counts: Tensor) -> Tensor:
     return tokens & (rank % stride == 0) & (rank // stride < counts[:, None])
 
 
-def _rows_at(states: Tensor, place: Tensor) -> Tensor:
-    return states.gather(1, place[:, :, None].expand(-1, -1, states.shape[-1]))
+def _first(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The places of the marked tokens, in order, long ``[images, most]``, and which of these are marked ones."""
+    place = tokens.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return place, tokens.gather(1, place)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 
-from tokenprune.context import PruneContext
+from tokenprune.context import Per, PruneContext
 from tokenprune.ops.anchors import anchors_and_neighbours, best_by_tier
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
@@ -41,15 +39,14 @@ class HiPrune(Pruner):
             Published for Qwen2.5-VL is the sixteenth of 32: 15.
         deep_layer: Deep layer of the tower, negative from the end; the published code uses the layer from which LLaVA
             takes its features, and the last (-1) for Qwen2.5-VL.
-        per: ``tile`` divides the quota of an image between its tiles (LLaVA-NeXT and other models that cut images into
-            tiles; the frames of a video) in proportion to their patches, and chooses in each tile by itself, as in the
-            published code; ``image`` chooses in the whole image.
+        per: ``tile`` chooses in each tile of an image (LLaVA-NeXT), or frame of a video, by itself, as in the published
+            code; ``image`` chooses in the whole image.
     """
 
     alpha: float = Field(default=0.1, ge=0, le=1)
     object_layer: TowerLayerNumber = 8
     deep_layer: TowerLayerNumber = -2
-    per: Literal["tile", "image"] = "tile"
+    per: Per = "tile"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -60,7 +57,7 @@ class HiPrune(Pruner):
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         attention = [ctx.vision(layer).received for layer in (self.object_layer, self.deep_layer)]
         ctx.check_finite(attention[0] + attention[1], type(self).__name__)
-        images = ctx.per_tile(self.deep_layer) if self.per == "tile" else ctx.per_image
+        images = ctx.regions(self.per, self.deep_layer)
         middle, deep = map(images.split, attention)
         # a table of all quotas on the host: rounding in double precision must not depend on the device
         anchor_counts = [round(quota * self.alpha / 5) for quota in range(images.max_quota + 1)]

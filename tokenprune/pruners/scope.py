@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tokenprune.context import PruneContext
+from tokenprune.context import Per, PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.coverage import greedy_coverage
@@ -35,22 +35,21 @@ class Scope(Pruner):
         layer: Layer of the tower whose attention is the saliency and whose features are compared; negative from the
             end.
         compare: ``tower`` compares the tower's features, ``projected`` the states that enter the language model.
-        per: ``tile`` divides the quota of an image between its tiles (LLaVA-NeXT and other models that cut images into
-            tiles; the frames of a video) in proportion to their patches, and chooses in each tile by itself, as in the
-            published code; ``image`` chooses in the whole image.
+        per: ``tile`` chooses in each tile of an image (LLaVA-NeXT), or frame of a video, by itself, as in the published
+            code; ``image`` chooses in the whole image.
     """
 
     alpha: float = Field(default=1.0, ge=0)
     layer: TowerLayerNumber = -2
     compare: Literal["tower", "projected"] = "tower"
-    per: Literal["tile", "image"] = "tile"
+    per: Per = "tile"
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         tower = ctx.vision(self.layer)
         features = tower.features if self.compare == "tower" else ctx.hidden
         ctx.check_finite(features.abs().amax(-1) + tower.attention, type(self).__name__)
-        images = ctx.per_tile(self.layer) if self.per == "tile" else ctx.per_image
+        images = ctx.regions(self.per, self.layer)
         similarity = self_similarity(images.split(features))
         weight = images.split(tower.attention) ** self.alpha
         return Selection(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from pydantic import Field
 
-from tokenprune.context import PruneContext
-from tokenprune.ops.merging import add_mean_into, every_nth, replace_at
+from tokenprune.context import Per, PruneContext
+from tokenprune.ops.merging import every_nth, merge_into, replace_at
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
@@ -43,14 +42,13 @@ class VisionZip(Pruner):
     Attributes:
         contextual: Share of the kept tokens that is contextual.
         layer: Layer of the tower whose attention and keys are read; negative from the end.
-        per: ``tile`` divides the quota of an image between its tiles (LLaVA-NeXT and other models that cut images into
-            tiles; the frames of a video) in proportion to their patches, and chooses in each tile by itself, as in the
-            published code; ``image`` chooses in the whole image.
+        per: ``tile`` chooses in each tile of an image (LLaVA-NeXT), or frame of a video, by itself, as in the published
+            code; ``image`` chooses in the whole image.
     """
 
     contextual: float = Field(default=10 / 64, ge=0, lt=1)
     layer: TowerLayerNumber = -2
-    per: Literal["tile", "image"] = "tile"
+    per: Per = "tile"
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
@@ -59,7 +57,7 @@ class VisionZip(Pruner):
         states = ctx.hidden if project is None else tower.features
         magnitudes = [values.abs().amax(-1).float() for values in (ctx.hidden, tower.features, tower.key)]
         ctx.check_finite(sum(magnitudes, tower.attention), type(self).__name__)
-        images = ctx.per_tile(self.layer) if self.per == "tile" else ctx.per_image
+        images = ctx.regions(self.per, self.layer)
         # a table of all quotas on the host: rounding in double precision must not depend on the device;
         # the tiny addend makes 0.07 * 100 seven, not six
         contextual_counts = [math.floor(quota * self.contextual + 1e-9) for quota in range(images.max_quota + 1)]
@@ -70,7 +68,14 @@ class VisionZip(Pruner):
         targets = every_nth(rest, target_counts)
         is_patch = (images.split(tower.features) != 0).any(-1)  # row separators are none
         most = contextual_counts[-1]
-        merged = add_mean_into(images.split(states), images.split(tower.key), targets, rest & ~targets & is_patch, most)
+        merged = merge_into(
+            images.split(states),
+            images.split(tower.key),
+            targets,
+            rest & ~targets & is_patch,
+            most,
+            own_in_mean=False,
+        )
         if project is not None:
             merged = replace_at(
                 images.split(ctx.hidden),

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from pydantic import Field, PositiveInt
 
-from tokenprune.context import PruneContext
+from tokenprune.context import Per, PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.bipartite import drop_duplicates, rounds_needed
 from tokenprune.pruners.base import Pruner, Selection
@@ -35,10 +35,10 @@ class VisPruner(Pruner):
     have a Jaccard index of 0.4 (64 of 576 tokens kept) or 0.5 (192 kept). Single precision and double precision agree
     to 0.9 to 1.0.
 
-    Differs from the published code: a round drops at most as many entries as the first set has, and the last entry of a
-    list of odd length is in the first set (the published code fails in both cases). An image has one quota; that code
-    has the same for every tile of LLaVA-NeXT, and drops the row separators. Several images have quotas of their own, in
-    proportion to their tokens.
+    Differs from the published code: a round drops at most as many entries as the first set has, and the last entry
+    of a list of odd length is in the first set (the published code fails in both cases). On LLaVA-NeXT that code
+    keeps padding and drops the row separators; here padding is no token. Several images have quotas of their own,
+    in proportion to their tokens.
 
     Source: "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs" (VisPruner),
     arXiv 2412.01818.
@@ -48,12 +48,15 @@ class VisPruner(Pruner):
         per_round: Number of tokens that a round drops, at most.
         layer: Layer of the tower whose attention and features are read; negative from the end.
         compare: ``tower`` compares the tower's features, ``projected`` the states that enter the language model.
+        per: ``tile`` chooses in each tile of an image (LLaVA-NeXT), or frame of a video, by itself, as in the published
+            code; ``image`` chooses in the whole image.
     """
 
     important: float = Field(default=0.5, ge=0, le=1)
     per_round: PositiveInt = 8
     layer: TowerLayerNumber = -2
     compare: Literal["tower", "projected"] = "tower"
+    per: Per = "tile"
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
@@ -62,7 +65,7 @@ class VisPruner(Pruner):
         if self.compare == "tower":  # separators are no patches: their features are 0, and like nothing
             features = tower.features.masked_fill((tower.features == 0).all(-1, keepdim=True), 1.0)
         ctx.check_finite(features.abs().amax(-1) + tower.attention, type(self).__name__)
-        images = ctx.per_image
+        images = ctx.regions(self.per, self.layer)
         # a table of all quotas on the host: rounding in double precision must not depend on the device
         important_counts = [self._important_count(quota) for quota in range(images.max_quota + 1)]
         important = torch.tensor(important_counts, device=ctx.quotas.device)[images.quotas]

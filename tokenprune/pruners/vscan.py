@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
-from tokenprune.ops.merging import average_into
+from tokenprune.ops.merging import merge_into
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.ops.windows import best_of_windows, grid_windows, sized_windows
 from tokenprune.pruners.base import Pruner, Selection
@@ -75,7 +75,7 @@ class VScan(Pruner):
         rest = torch.where(valid & ~local, 0, -1)
         keep = local | topk_by_group(deep, rest, (images.quotas - counts)[:, None])
         hidden = images.split(ctx.hidden)
-        merged = average_into(hidden, hidden, keep, valid & ~keep, images.max_quota)
+        merged = merge_into(hidden, hidden, keep, valid & ~keep, images.max_quota, own_in_mean=True)
         return Selection(keep=images.join(keep), hidden=images.join(merged))
 
     def _windows(self, grid: Tensor, valid: Tensor) -> Tensor:
