@@ -25,12 +25,10 @@ class MaxMin(Pruner):
     the distance matrix; the smallest is the distance of a token to itself.) Every further token is the one whose
     nearest kept token is farthest. Ties keep the earlier position; distances up to 1e-6 count as 0.
 
-    Differs from the published code: a kept token cannot be chosen again when only duplicates are left, and the budget
-    rounds the count down, not to the nearest integer. Row separators of a model (LLaVA-NeXT) are treated as ordinary
-    tokens. Distances are computed in float32; that code computes them in the model's half precision, where rounding
-    decides close choices: on clusters of random features, its own sets in float16 and in double precision have a
-    Jaccard index of 0.6 (56 of 576 tokens kept) to 0.8 (192 kept), in bfloat16 of 0.2 to 0.6. Single and double
-    precision agree.
+    Differs from the published code: a kept token cannot be chosen again when only duplicates are left, and the
+    budget rounds the count down, not to the nearest integer. Row separators of a model (LLaVA-NeXT) are treated as
+    ordinary tokens. Distances are computed in float32; that code computes them in the model's half precision, where
+    rounding decides close choices (``benchmarks/results/half_precision.md``).
 
     Source: "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", arXiv 2503.02175.
 

@@ -29,11 +29,10 @@ class VisPruner(Pruner):
     Cosines that differ from 1 by at most 1e-6 count as 1. Row separators, which are no patches of the tower, have no
     attention and count as duplicates of each other.
 
-    Every round splits the list by the ranking of the round before, so one swap of two nearly equal scores changes what
-    is kept from there on. Cosines are computed in float32 here. The published code computes them in the model's half
-    precision, where rounding decides the rankings: on random features, its own sets in half and in double precision
-    have a Jaccard index of 0.4 (64 of 576 tokens kept) or 0.5 (192 kept). Single precision and double precision agree
-    to 0.9 to 1.0.
+    Every round splits the list by the ranking of the round before, so one swap of two nearly equal scores changes
+    what is kept from there on. Cosines are computed in float32 here. The published code computes them in the
+    model's half precision, where rounding decides the rankings; on some inputs it does so in float32, too
+    (``benchmarks/results/half_precision.md``).
 
     Differs from the published code: a round drops at most as many entries as the first set has, and the last entry
     of a list of odd length is in the first set (the published code fails in both cases). On LLaVA-NeXT that code
