@@ -3,8 +3,8 @@
     python benchmarks/half_precision.py > benchmarks/results/half_precision.md
 
 The authors' way (`selection_literal.py`) runs on the same seeded features in float64 and in a smaller dtype. The table
-shows the Jaccard index of the two sets of kept tokens, the median of the seeds and its range. Ours computes these cosines
-in float32, whatever the model's dtype.
+shows the Jaccard index of the two sets of kept tokens: the median of the seeds and the range. Ours computes these
+cosines in float32, whatever the model's dtype.
 """
 
 from __future__ import annotations

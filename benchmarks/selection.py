@@ -12,8 +12,8 @@ Both run in every round, in an order of its own, on seeded random tensors: 576 t
 2,880 tokens (LLaVA-NeXT; 20 frames of 12 x 12). On a CPU with one thread the time is that thread's own, which other
 programs on the machine disturb little; else it is the time that passes. The ratio is ours / authors, round by round:
 below 1 ours is faster. The last column compares the kept tokens. DyCoke's differ because the published loop leaves the
-third frame of the last group whole (`tests/published/dycoke.py`). VisPruner's differ by rounding: two of its scores on
-these tensors are 1.3e-7 apart, and one swap changes all later rounds; with cosines in float64 the tokens are the same.
+third frame of the last group whole (`tests/published/dycoke.py`). VisPruner's can differ by rounding, because one swap
+of nearly equal scores changes all later rounds (`half_precision.py`).
 ToMe's authors merge the tower's narrow states, so compare its row `tome-matching`, not the whole method.
 """
 

@@ -1,7 +1,7 @@
 """Whole entries of one axis, by index.
 
-``Tensor.gather`` with an index that is expanded over the feature dimension looks up every single element. Copying whole
-entries is more than ten times faster on a CPU.
+``Tensor.gather`` with an index that is expanded over the feature dimension looks up every single element. On a CPU,
+copying whole entries takes a fraction of that time.
 """
 
 from __future__ import annotations

@@ -25,12 +25,13 @@ class Evs(Pruner):
     is too small for the first frame. Ties keep the earlier position. Several images are frames of one video, and
     several videos follow each other as one; each image or video keeps at least its best token.
 
-    EVS is a pruner and not a scorer because a budget does not know the size of a frame. It compares features, as the
-    published code (vLLM) does; reviews of the paper describe a comparison of pixels. Differs from the published code:
-    kept tokens have their original positions; a product that rounding leaves just below an integer counts as that
-    integer; a sample without a second frame is an error, where vLLM does not prune images. That code computes the
-    cosines in the model's precision, and in half precision the small changes of a still scene drown in rounding, so
-    that its ranking is partly that of positions. Here cosines are float32 (of features as the model has them).
+    EVS is a pruner and not a scorer because a budget does not know the size of a frame. It compares features, as
+    the published code (vLLM) does; reviews of the paper describe a comparison of pixels. Differs from the published
+    code: kept tokens have their original positions; a product that rounding leaves just below an integer counts as
+    that integer; a sample without a second frame is an error, where vLLM does not prune images. That code computes
+    the cosines in the model's precision, and in half precision the small changes of a still scene drown in
+    rounding, so that its ranking is partly that of positions (``benchmarks/results/half_precision.md``). Here
+    cosines are float32 (of features as the model has them).
 
     Source: "Efficient Video Sampling: Pruning Temporally Redundant Tokens for Faster VLM Inference",
     arXiv 2510.14624.

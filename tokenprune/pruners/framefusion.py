@@ -30,13 +30,13 @@ class FrameFusion(Pruner):
 
     Differs from the published code: that code merges before the attention of layer 0 and then after each attention,
     until less than a tenth of the tokens is similar, and only then prunes. Here the layers of the method state how
-    often it merges, each time before a layer. A mean that merges again has the weight of one token, as in that code.
-    Its parameter is a cost, averaged over 28 layers whatever the model's depth: what the first layers saw more than the
-    average, the later ones see less, so that a cost of 0.3 leaves 0.26 to 0.29 of the tokens after pruning (one to
-    three rounds). A budget here is the share that is left. Where a merge alone reaches the cost, that code rounds the
-    number of merged tokens down, so that one token more is left than the share rounded down. On Qwen2-VL it prunes by
-    the attention of the last four prompt tokens, which is the scorer ``fastv`` with ``queries: 4``; on all other models
-    by the last one.
+    often it merges, each time before a layer. A mean that merges again has the weight of one token, as in that
+    code. Its parameter is a cost, averaged over 28 layers whatever the model's depth: what the first layers saw
+    more than the average, the later ones see less, so that a cost leaves a smaller share of the tokens than its
+    number. A budget here is the share that is left. Where a merge alone reaches the cost, that code rounds the
+    number of merged tokens down, so that one token more is left than the share rounded down. On Qwen2-VL it prunes
+    by the attention of the last four prompt tokens, which is the scorer ``fastv`` with ``queries: 4``; on all other
+    models by the last one.
 
     Source: "FrameFusion: Combining Similarity and Importance for Video Token Reduction on Large Vision Language
     Models", arXiv 2501.01986.
