@@ -38,7 +38,7 @@ def merge_into(
     similarity = cosine_similarity(keys, rows_at(keys, place)).masked_fill(~is_target[:, None, :], -torch.inf)
     # A matrix product instead of a scattered sum: on a GPU the order of scattered additions is not deterministic.
     number = torch.arange(max_targets, device=place.device)
-    member = (similarity.argmax(-1)[:, None, :] == number[:, None]) & merged[:, None, :] & is_target[:, :, None]
+    member = (similarity.argmax(-1)[:, None, :] == number[:, None]) & merged[:, None, :]
     own, total, count = rows_at(states, place), member.float() @ states, member.sum(-1, keepdim=True)
     become = (own + total) / (1 + count) if own_in_mean else own + total / count.clamp(min=1)
     return with_rows(states, place, torch.where(is_target[:, :, None], become, own))
