@@ -138,6 +138,15 @@ def test_no_projector_where_it_gets_something_else(name: str, layer: int) -> Non
     assert adapter_for(CASES[name].build()).projector(layer) is None
 
 
+@pytest.mark.parametrize("source", [-1, 2, [-2, -1]])
+def test_no_projector_where_the_features_are_not_what_leaves_a_layer(source: int | list[int]) -> None:
+    """The last layer's states pass a norm in some towers, numbers from the front count the embeddings as layer 0."""
+    model = LLAVA.build("sdpa")
+    assert adapter_for(model).projector(-2) is not None
+    model.config.vision_feature_layer = source
+    assert [adapter_for(model).projector(layer) for layer in (-2, -1, 1, 2)] == [None] * 4
+
+
 def test_a_second_stage_sees_the_right_patches() -> None:
     """Tokens dropped earlier are skipped, not shifted."""
     model = LLAVA.build("eager")

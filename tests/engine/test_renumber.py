@@ -33,8 +33,11 @@ from tests.support.oracle import (
 )
 from tests.support.tiny import CASES
 from tests.support.tiny.core import Padding, Variant
+from tokenprune.budgets.keep import KeepRatio
 from tokenprune.engine.renumber import Renumbering, RotaryCalls
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
+from tokenprune.experiment.config import MethodEntry
+from tokenprune.named import shipped_method
 
 SLIDING = {"gemma3"}
 FAMILIES = [name for name, case in CASES.items() if case.core and name not in SLIDING]
@@ -350,3 +353,31 @@ def test_nothing_is_left_on_the_model() -> None:
         model(**inputs)
     assert "forward" not in vars(model.get_decoder().rotary_emb)
     assert torch.equal(model(**inputs).logits, before)
+
+
+@torch.no_grad()
+def test_samples_that_are_picked_or_repeated_keep_their_number() -> None:
+    """What beam search does to a cache; the samples have different numbers of tokens."""
+    case, model = CASES["llava"], model_of("llava", "sdpa")
+    inputs = case.batch(model, 2, "left", seed=1, variant="ragged").inputs
+    with tp.apply(model, renumbered([0], {"name": "keep_ratio", "ratio": 0.4})):
+        cache = model(**inputs).past_key_values
+    first, second = cache.layers[0].rows.shift.tolist()
+    assert first != second
+    cache.reorder_cache(torch.tensor([1, 0]))
+    assert [layer.rows.shift.tolist() for layer in cache.layers] == [[second, first]] * len(cache.layers)
+    cache.batch_repeat_interleave(2)
+    assert cache.layers[-1].rows.shift.tolist() == [second, second, first, first]
+    cache.batch_select_indices(torch.tensor([3, 1]))
+    assert cache.layers[-1].rows.shift.tolist() == [first, second]
+
+
+def test_an_experiment_replaces_the_positions_of_a_named_method() -> None:
+    budget = KeepRatio(ratio=0.5)
+    entry = MethodEntry(name="divprune", positions="renumbered")
+    assert entry.method(budget).positions == "renumbered"
+    assert MethodEntry(name="divprune").method(budget).positions == "original"
+    published = shipped_method("divprune").settings_for("LLaVA-1.5")
+    assert MethodEntry(name="divprune", published=True).method(budget, published).positions == "renumbered"
+    back = MethodEntry(name="divprune", published=True, positions="original")
+    assert back.method(budget, published).positions == "original"
