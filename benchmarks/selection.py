@@ -42,17 +42,22 @@ from tokenprune.pruners.base import Pruner
 from tokenprune.pruners.dpp import Dpp
 from tokenprune.pruners.dycoke import DyCoke
 from tokenprune.pruners.evs import Evs
+from tokenprune.pruners.hiprune import HiPrune
 from tokenprune.pruners.holov import HoloV
 from tokenprune.pruners.max_min import MaxMin
 from tokenprune.pruners.scope import Scope
 from tokenprune.pruners.tome import ToMe
+from tokenprune.pruners.topk import TopK
 from tokenprune.pruners.visionzip import VisionZip
 from tokenprune.pruners.vispruner import VisPruner
+from tokenprune.pruners.vscan import VScan
+from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.testing import TowerTensors, make_context
 
 Result = TypeVar("Result")
 
-LAYER = -2  # of the tower, the layer that all these methods read
+LAYER, SHALLOW = -2, 5  # of the tower, the layers that these methods read
+COLUMNS = 24  # of the grid of an image
 VIDEOS = {576: (8, 8, 9), 2880: (20, 12, 12)}  # frames, rows, columns
 
 
@@ -63,13 +68,15 @@ class Inputs:
     Attributes:
         states: Visual tokens, ``[n, 4096]``.
         keys: Keys of the tower, float32 ``[n, 64]``.
-        attention: Attention of the tower, float32 ``[n]``.
-        relevance: Relevance of each token, float32 ``[n]``.
+        query: Query states, ``[n, 32, 128]``.
+        attention: Attention of the tower's class token, float32 ``[n]``.
+        relevance: Relevance of each token, and attention from all tokens of the tower, float32 ``[n]``.
         grid: (frame, row, column), long ``[n, 3]``.
     """
 
     states: Tensor
     keys: Tensor
+    query: Tensor
     attention: Tensor
     relevance: Tensor
     grid: Tensor
@@ -85,6 +92,7 @@ class Inputs:
         tensors = [
             states,
             torch.randn(tokens, 64, generator=generator) + torch.randn(64, generator=generator),
+            torch.randn(tokens, 32, 128, generator=generator),
             torch.randn(tokens, generator=generator).softmax(0),
             torch.rand(tokens, generator=generator),
         ]
@@ -93,18 +101,20 @@ class Inputs:
 
     def context(self, keep: int, video: bool, open_ended: bool) -> PruneContext:
         """A new context. The tokens of one place of a video are compared; an image has one grid without frames."""
-        zeros = torch.zeros_like(self.relevance)
-        grid = self.grid if video else torch.stack([zeros.long(), self.grid[:, 0], self.grid[:, 1]], -1)
+        place = torch.arange(len(self.states), device=self.grid.device)
+        grid = self.grid if video else torch.stack([place * 0, place // COLUMNS, place % COLUMNS], -1)
+        shown = TowerTensors(self.attention[None], self.relevance[None], self.keys[None], self.states[None])
         context = make_context(
             self.states[None],
             keep=keep,
             grid=grid[None],
-            tower={LAYER: TowerTensors(self.attention[None], zeros[None], self.keys[None], self.states[None])},
+            query=self.query[None],
+            tower=dict.fromkeys((SHALLOW, LAYER), shown),
             annotations={"relevance": self.relevance[None]},
             sizes=[[len(self.states)]],
             open_ended=open_ended,
         )
-        context.hidden  # noqa: B018  gathered here, so that it is not timed
+        context.hidden, context.query  # noqa: B018  gathered here, so that it is not timed
         return context
 
 
@@ -117,7 +127,7 @@ class Case:
         authors: The literal selection from the inputs and the number of tokens to keep: the kept indices.
         keep: Share of the tokens to keep.
         video: Whether the tokens are those of a video, and the method has its own count (budget ``adaptive``).
-        largest: Most tokens to measure; the authors' way of two methods takes minutes per round with 2,880.
+        largest: Most tokens to measure; the authors' way of some methods takes minutes per round with 2,880.
     """
 
     ours: Pruner
@@ -144,6 +154,18 @@ CASES = {
     "visionzip": Case(
         VisionZip(layer=LAYER),
         lambda x, keep: literal.visionzip(x.states, x.keys, x.attention, keep, int(keep * 10 / 64))[0],
+    ),
+    "vscan": Case(
+        VScan(local_layer=SHALLOW, layer=LAYER),
+        lambda x, keep: literal.vscan(x.states, x.attention, x.attention, keep, COLUMNS),
+        largest=576,
+    ),
+    "hiprune": Case(
+        HiPrune(object_layer=SHALLOW, deep_layer=LAYER),
+        lambda x, keep: literal.hiprune(x.relevance, x.relevance, keep, 0.1, COLUMNS),
+    ),
+    "entropyprune-reference": Case(
+        TopK(scorer=MatrixEntropy(normalization="none")), lambda x, keep: literal.entropyprune(x.query, keep)
     ),
 }
 

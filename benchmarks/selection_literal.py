@@ -258,3 +258,64 @@ def visionzip(states: Tensor, keys: Tensor, attention: Tensor, keep: int, contex
     member.scatter_(1, nearest[:, None], 1)
     mean = (member.T @ hidden[merged]) / member.sum(dim=0).clamp(min=1)[:, None]
     return torch.cat([dominant, others[target]]), hidden[target] + mean
+
+
+def vscan(states: Tensor, shallow: Tensor, deep: Tensor, keep: int, columns: int) -> Tensor:
+    """VScan: windows one by one, then the deep layer; the merging compares all pairs with the features side by side.
+
+    Args:
+        states: Floating ``[n, dim]``.
+        shallow: Attention of the shallow layer, ``[n]``.
+        deep: Attention of the deep layer, ``[n]``.
+        keep: Number of tokens to keep.
+        columns: Columns of the grid; windows are 6 x 6.
+    """
+    grid = torch.arange(len(states), device=states.device).view(-1, columns)
+    corners = [(row, column) for row in range(0, len(grid), 6) for column in range(0, columns, 6)]
+    local = []
+    for row, column in corners:
+        window = grid[row : row + 6, column : column + 6].flatten()
+        local.append(window[shallow[window].topk(keep // 2 // len(corners)).indices])
+    first = torch.cat(local)
+    rest = deep.clone()
+    rest[first] = 0
+    mask = torch.zeros_like(deep, dtype=torch.bool)
+    mask[torch.cat([first, rest.topk(keep - len(first)).indices])] = True
+    kept, others = states[mask], states[~mask]
+    nearest = cosine_similarity(others[:, None], kept[None], dim=2).argmax(dim=1)
+    counts = torch.ones(len(kept), device=states.device).index_add_(0, nearest, torch.ones(len(nearest)).to(states))
+    kept.index_add_(0, nearest, others)
+    kept /= counts[:, None]
+    return mask.nonzero()[:, 0]
+
+
+def hiprune(middle: Tensor, deep: Tensor, keep: int, alpha: float, columns: int) -> Tensor:
+    """HiPrune: anchors and the tokens beside them by adding numbers, the rest by the deep layer.
+
+    Args:
+        middle: Attention of the object layer, ``[n]``.
+        deep: Attention of the deep layer, ``[n]``.
+        keep: Number of tokens to keep.
+        alpha: Share of anchors and their neighbours.
+        columns: Columns of the grid.
+    """
+    anchors = middle.topk(round(keep * alpha / 5)).indices
+    around = torch.cat([anchors, anchors - 1, anchors + 1, anchors - columns, anchors + columns])
+    around = around.clamp(0, len(middle) - 1).unique(sorted=False)
+    taken = torch.zeros_like(deep).index_fill_(0, around, 1)
+    registers = (deep - taken).topk(keep - len(around)).indices
+    return torch.cat([around, registers]).sort().values
+
+
+def entropyprune(query: Tensor, keep: int) -> Tensor:
+    """EntropyPrune without the trace: eigenvalues of the head-by-head matrix of every token, in float64.
+
+    Args:
+        query: ``[n, heads, head_dim]``.
+        keep: Number of tokens to keep.
+    """
+    centred = query - query.mean(dim=-2, keepdim=True)
+    gram = torch.einsum("nhd,nkd->nhk", centred.double(), centred.double()) / centred.shape[-2]
+    eigenvalues = torch.linalg.eigvalsh(gram).clamp_min(1e-10)
+    entropy = -(eigenvalues * eigenvalues.log()).sum(-1) / torch.tensor(float(gram.shape[-1])).log()
+    return entropy.topk(keep).indices
