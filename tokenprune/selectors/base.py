@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from tokenprune.component import Component
 from tokenprune.selectors.entropy_profile import EntropyProfile
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to prune, to be compared with others on the calibration samples.
+
+    Attributes:
+        layers: The layers before which tokens are dropped.
+        pruner: The pruner in place of the method's.
+    """
+
+    layers: tuple[int, ...]
+    pruner: Component
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How closely a trial follows the unpruned model.
+
+    Attributes:
+        agreement: Per calibration sample the share of answer tokens that equal the unpruned model's. A trial that left
+            the race early saw fewer samples; all trials see them in the same order.
+        divergence: Per calibration sample ``KL(unpruned || pruned)`` of the next token, in nats.
+        average: Visual tokens averaged over all layers, mean over the samples; NaN if refused.
+        refused: Why the trial cannot run; None if it ran.
+    """
+
+    agreement: tuple[float, ...]
+    divergence: tuple[float, ...]
+    average: float
+    refused: str | None = None
 
 
 @dataclass(frozen=True)
@@ -24,12 +56,25 @@ class ModelProfile:
         last_logits: Runs the calibration samples with the method pruning before the given layer (None: unpruned) and
             returns the logits at the last prompt token, float32 ``[samples, vocabulary]`` on the host. None without
             calibration samples.
+        pruner: The method's pruner.
+        compare: Runs trials on the calibration samples against the unpruned model; a race in which clearly worse trials
+            see fewer samples. None without calibration samples.
+        feasible: Whether the method's budget can be met when pruning before these layers. None where that is unknown:
+            without calibration samples.
+        definition: The method as JSON-ready data, without its label: what a stored verdict must have been made for.
+        remember: Keeps entropy curves with their verdicts for the next call with the same model and calibration
+            samples. None where nothing is kept.
     """
 
     family: str
     num_layers: int
     measure_entropy: Callable[[], EntropyProfile] | None = None
     last_logits: Callable[[int | None], Tensor] | None = None
+    pruner: Component | None = None
+    compare: Callable[[Sequence[Trial]], list[TrialResult]] | None = None
+    feasible: Callable[[tuple[int, ...]], bool] | None = None
+    definition: Mapping[str, Any] | None = None
+    remember: Callable[[EntropyProfile], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,14 +84,21 @@ class LayerChoice:
     Attributes:
         layers: The layers before which tokens are dropped, ascending.
         reason: Why these layers, in one sentence.
+        pruner: Replaces the method's pruner; None leaves it.
     """
 
     layers: tuple[int, ...]
     reason: str
+    pruner: Component | None = None
 
 
 class LayerSelector(Component, ABC):
     """Chooses the decoder layers before which tokens are dropped. Layer 0 means the input of the decoder."""
+
+    @property
+    def verifies(self) -> bool:
+        """Whether :meth:`select` compares trials on the calibration samples and remembers a verdict."""
+        return False
 
     @abstractmethod
     def select(self, profile: ModelProfile) -> LayerChoice:
