@@ -15,11 +15,11 @@ from tokenprune.selectors.entropy_profile import EntropyProfile
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to prune, to be compared with others on the calibration samples.
+    """A way to carry a method out, to be compared with others on the calibration samples.
 
     Attributes:
-        layers: The layers before which tokens are dropped.
-        pruner: The pruner in place of the method's.
+        layers: Layers before which tokens are dropped.
+        pruner: The pruner: the method's own, or one with other fields.
     """
 
     layers: tuple[int, ...]
@@ -28,12 +28,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How closely a trial follows the unpruned model.
+    """How close a trial's answers are to the unpruned model's.
+
+    The trials race: one that is clearly worse than another leaves early. All see the samples in the same order, so the
+    shorter tuples are comparable with the beginning of the longer ones.
 
     Attributes:
-        agreement: Per calibration sample the share of answer tokens that equal the unpruned model's. A trial that left
-            the race early saw fewer samples; all trials see them in the same order.
-        divergence: Per calibration sample ``KL(unpruned || pruned)`` of the next token, in nats.
+        agreement: Per sample, 1 if the first token of the answer is the unpruned model's, else 0.
+        divergence: Per sample, ``KL(unpruned || pruned)`` of the next-token distributions in nats.
         average: Visual tokens averaged over all layers, mean over the samples; NaN if refused.
         refused: Why the trial cannot run; None if it ran.
     """
@@ -46,7 +48,7 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class ModelProfile:
-    """What a layer selector can know about a model.
+    """What a layer selector can know about a model and the method that it selects for.
 
     Attributes:
         family: The adapter's name, e.g. ``"llava"``.
@@ -57,11 +59,12 @@ class ModelProfile:
             returns the logits at the last prompt token, float32 ``[samples, vocabulary]`` on the host. None without
             calibration samples.
         pruner: The method's pruner.
-        compare: Runs trials on the calibration samples against the unpruned model; a race in which clearly worse trials
-            see fewer samples. None without calibration samples.
-        feasible: Whether the method's budget can be met when pruning before these layers. None where that is unknown:
-            without calibration samples.
+        compare: Runs trials of the method on the calibration samples, next to the unpruned model. None without
+            calibration samples.
+        feasible: Whether the method's budget can be met on the calibration samples by pruning before the given layers.
+            None without calibration samples.
         definition: The method as JSON-ready data, without its label: what a stored verdict must have been made for.
+            None where it is unknown.
         remember: Keeps entropy curves with their verdicts for the next call with the same model and calibration
             samples. None where nothing is kept.
     """
@@ -84,7 +87,8 @@ class LayerChoice:
     Attributes:
         layers: The layers before which tokens are dropped, ascending.
         reason: Why these layers, in one sentence.
-        pruner: Replaces the method's pruner; None leaves it.
+        pruner: The pruner that takes the place of the method's own, where the selector also chose among the values of
+            the pruner's fields; None leaves the method's own.
     """
 
     layers: tuple[int, ...]
