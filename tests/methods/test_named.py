@@ -26,7 +26,15 @@ PLAIN = {
 
 def test_every_named_method_loads_and_reads_back() -> None:
     builtin = {method.name: method for method in tp.list_methods() if method.distribution == "tokenprune-mllm"}
-    assert {"entropyprune", "entropyprune-paper", "entropyprune-reference", "fastv", "random", "oracle", "norm-key-small"} <= set(builtin)
+    assert {
+        "entropyprune",
+        "entropyprune-paper",
+        "entropyprune-reference",
+        "fastv",
+        "random",
+        "oracle",
+        "norm-key-small",
+    } <= set(builtin)
     for name, shipped in builtin.items():
         assert shipped.description.endswith(".")
         method = tp.load_method(name)
