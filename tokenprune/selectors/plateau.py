@@ -51,7 +51,7 @@ def find_plateau(
     the drop on do not exceed, so that one low layer makes no plateau. The plateau is the first run of at least two
     layers, from the drop on, whose mean entropy is at most ``floor + share * (level - floor)``. There is no plateau if
     less than two layers follow the drop; if the floor is less than ``min_relative`` below the level; if the entropy
-    falls on within the run, per layer, by more than ``share`` of its fall per layer before the run; or if fewer than
+    falls on within the run, its median fall per layer being more than half of that before the run; or if fewer than
     ``min_agreement`` of the samples have their own run behind the same drop begin at most one layer away. The sentence
     states the condition that failed.
 
@@ -82,7 +82,7 @@ def find_plateau(
     agreement = statistics.fmean(item is not None and abs(item.first - run.first) <= 1 for item in own)
     relative = (level - run.floor) / abs(level) if level else 0.0
     before = (level - mean[run.first]) / (run.first - drop + 1)
-    within = (mean[run.first] - mean[run.last]) / (run.last - run.first)
+    within = statistics.median(a - b for a, b in pairwise(mean[run.first : run.last + 1]))
     facts = (
         f"layers {run.first} to {run.last}, mean entropy {level:.4f} before the drop and at most"
         f" {run.floor + share * (level - run.floor):.4f} there, {100 * agreement:.0f} % of {len(own)} samples agree"
@@ -90,7 +90,7 @@ def find_plateau(
     why = None
     if relative < min_relative:
         why = f"the entropy falls by less than {100 * min_relative:g} %"
-    elif within > share * before:
+    elif within > before / 2:
         why = "the entropy falls on"
     elif agreement < min_agreement:
         why = f"fewer than {100 * min_agreement:g} % of the samples agree"
