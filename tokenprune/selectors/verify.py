@@ -32,7 +32,7 @@ def verify(profile: ModelProfile, fields: Sequence[str], plateau: Plateau, most:
         finding: What the entropy curves show, in words.
 
     Raises:
-        LayerError: The budget cannot be met before any layer, no candidate can run, or they agree equally badly.
+        LayerError: The budget cannot be met before any layer, or no candidate can run.
         ConfigError: A path names no tunable field of the pruner, or one without alternatives.
     """
     if profile.pruner is None or profile.compare is None or profile.feasible is None:
@@ -114,6 +114,8 @@ def _sentence(candidates: Sequence[Candidate], results: Sequence[TrialResult], b
         f" tokens (95 % interval {percent(low)} to {percent(high)}, {samples} samples), the best of"
         f" {len(candidates)} candidates{details}"
     )
+    if len(ran) > 1 and len({item.agreement for item in ran}) == 1:
+        text += f"; all {len(ran)} agree equally often: taken by cost, then divergence"
     if second is None:
         return f"{text}; no other saw all samples"
     other = results[second].agreement
@@ -160,7 +162,7 @@ def choose(trials: Sequence[Trial], results: Sequence[TrialResult]) -> tuple[int
         trial saw all samples.
 
     Raises:
-        LayerError: Every trial was refused, or the trials agree equally badly, so that there is nothing to choose by.
+        LayerError: Every trial was refused.
     """
     ran = [number for number, result in enumerate(results) if result.refused is None]
     if not ran:
@@ -168,13 +170,6 @@ def choose(trials: Sequence[Trial], results: Sequence[TrialResult]) -> tuple[int
         raise LayerError(f"none of the {len(results)} candidates can run{first}", "use another method or budget")
     samples = max(len(results[number].agreement) for number in ran)
     finalists = [number for number in ran if len(results[number].agreement) == samples]
-    shares = [statistics.fmean(results[number].agreement) for number in ran]
-    if len(ran) > 1 and max(shares) == min(shares) < 1:
-        raise LayerError(
-            f"all {len(ran)} candidates agree equally often with the unpruned model ({percent(shares[0])} of"
-            f" {samples} samples)",
-            "give more calibration samples, or a larger budget",
-        )
     best = _best(finalists, results)
     others = [number for number in finalists if number != best]
     return best, _best(others, results) if others else None
