@@ -1,9 +1,9 @@
 """Does the label-free objective rank methods as their accuracy does? The nine cells of docs/tuning.md.
 
-For every task and every share of tokens kept, each method of the committed tables runs on pictures of the training split
-next to the unpruned model; no label is read. The mean of each objective over the pictures is then compared with the
-accuracy in the committed table: Spearman's rank correlation over the methods, and the accuracy of the method with the
-best objective.
+For every task and every share of tokens kept, each method of the committed tables runs on pictures of the training
+split next to the unpruned model; no label is read. The mean of each objective over the pictures is then compared with
+the accuracy in the committed table: Spearman's rank correlation over the methods, and the accuracy of the method with
+the best objective.
 
     python benchmarks/tuning_cells.py --output benchmarks/results/tuning/cells.json
 
