@@ -107,7 +107,7 @@ def test_the_command_prints_rules_and_candidates(
     assert any(line.startswith(f"{KEYS[0]}: verified without labels: layer ") for line in lines)
     (head,) = [number for number, line in enumerate(lines) if line.startswith("before layer")]
     sources = ("query", "key", "value", "hidden")
-    assert " ".join(lines[head].split()) == " ".join(["before layer", *(f"scorer.source {name}" for name in sources)])
+    assert " ".join(lines[head].split()) == " ".join(["before layer", *(f"source {name}" for name in sources)])
     rows = [line.split() for line in lines[head + 1 : head + 4]]
     assert [row[0] for row in rows] == ["1", "2", "3"]
     (verdict,) = EntropyProfile.load(tmp_path / "p.json").verdicts

@@ -14,8 +14,8 @@ from tokenprune.errors import ConfigError, MissingDataError, PluginError, Unknow
 from tokenprune.named import find_method
 from tokenprune.registry import Entry, Registry
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
-from tokenprune.selectors.entropy_collapse import EntropyCollapse
 from tokenprune.scorers.random import Random
+from tokenprune.selectors.entropy_collapse import EntropyCollapse
 
 PLAIN = {
     "layers": {"name": "fixed", "layers": [2]},

@@ -86,7 +86,8 @@ def _print_candidates(verdict: Verdict) -> None:
 
 def _columns(candidate: Candidate) -> str:
     """The verified fields of a candidate in words."""
-    return ", ".join(f"{path} {value}" for path, value in candidate.fields.items()) or "agreement"
+    fields = (f"{path.rpartition('.')[2]} {value}" for path, value in candidate.fields.items())
+    return ", ".join(fields) or "agreement"
 
 
 def _cell(candidate: Candidate, verdict: Verdict, most: int) -> str:
