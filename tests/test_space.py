@@ -150,7 +150,7 @@ def test_values_of_another_type_are_an_error() -> None:
     class Strict(Component):
         steps: Annotated[int, Tunable("3")] = 1
 
-    with pytest.raises(ConfigError, match="Strict.steps .* refuses '3'"):
+    with pytest.raises(ConfigError, match=r"Strict.steps .* refuses '3'"):
         tunable_fields(Strict(), None)
 
 
@@ -184,7 +184,7 @@ def test_wrong_replacements_are_errors(path: str, value: Any, words: str) -> Non
 
 @pytest.mark.parametrize("path", ["pruners.1.scorer.side", "pruners.0", "pruners.first.scorer.side"])
 def test_wrong_items_of_a_tuple_are_errors(path: str) -> None:
-    with pytest.raises(ConfigError, match="Stages.pruners holds no component at pruners"):
+    with pytest.raises(ConfigError, match=r"Stages.pruners holds no component at pruners"):
         replace_field(Stages(pruners=(TopK(scorer=Sides()),)), path, "left")
 
 
