@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
 from tokenprune.component import FromRegistry
 from tokenprune.context import PruneContext
@@ -16,6 +16,14 @@ from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
 from tokenprune.space import Tunable
+
+#: The schema names no fields of the inner pruner: all pruners within one of them would double the whole schema.
+ANY_PRUNER = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+    ]
+}
 
 
 class Pool(Pruner):
@@ -35,7 +43,7 @@ class Pool(Pruner):
     """
 
     scorer: Annotated[Scorer, FromRegistry("scorers")]
-    pruner: Annotated[Pruner, FromRegistry("pruners")]
+    pruner: Annotated[Pruner, FromRegistry("pruners"), WithJsonSchema(ANY_PRUNER)]
     factor: Annotated[float, Tunable(1.5, 2.0, 4.0)] = Field(default=2.0, ge=1)
 
     @model_validator(mode="after")
