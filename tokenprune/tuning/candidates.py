@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Literal
 
@@ -82,6 +82,7 @@ class Setting:
         text: Text tokens of a sample.
         curves: The model's entropy curves, if they are known.
         tower_layers: Layers of its vision tower, if they are known.
+        affordable: Layers before which pruning meets the budget, as far as that was asked.
     """
 
     adapter: Adapter
@@ -90,6 +91,7 @@ class Setting:
     text: int
     curves: EntropyProfile | None
     tower_layers: int | None
+    affordable: set[tuple[int, ...]] = field(default_factory=set, compare=False, repr=False)
 
     def candidate(
         self,
@@ -107,11 +109,14 @@ class Setting:
         method = Method(layers=Fixed(layers=layers), pruner=pruner, budget=self.budget, positions=positions, label=name)
         plan = Plan.of(method, layers, self.adapter)
 
-        def cost(visual: Sequence[int], vision: bool) -> int:
-            return prefill_cost(self.adapter.config, self.text)(visual, vision)
-
-        self.budget.keep(self.visual, replace(plan.schedule, cost=cost))
+        if layers not in self.affordable:  # solving a budget in FLOPs takes a while
+            self.budget.keep(self.visual, replace(plan.schedule, cost=self.cost))
+            self.affordable.add(layers)
         return Candidate(name, method, origin)
+
+    def cost(self, visual: Sequence[int], vision: bool) -> int:
+        """See :attr:`tokenprune.budgets.base.Schedule.cost`; it raises where no closed form is known."""
+        return prefill_cost(self.adapter.config, self.text)(visual, vision)
 
     def possible(self, layers: tuple[int, ...], pruner: Pruner) -> bool:
         """Whether the model can be pruned so within the budget."""
@@ -299,7 +304,7 @@ def _of_plugins() -> Iterator[tuple[Scorer, tuple[int, ...]]]:
 
 def _random(setting: Setting, others: Sequence[Candidate]) -> list[Candidate]:
     """Random at layer 0, at the layers that most others use, and at the schedule that most of them use."""
-    used = Counter(Plan.of(other.method, _of(other), setting.adapter).schedule.layers for other in others)
+    used: Counter[tuple[int, ...]] = Counter(get_field(other.method.layers, "layers") for other in others)
     frequent = sorted(used, key=lambda layers: (-used[layers], layers))
     single = [layers for layers in frequent if len(layers) == 1 and layers != (0,)][:RANDOM_LAYERS]
     quarters = tuple(dict.fromkeys(int(share * setting.adapter.num_layers + 0.5) for share in (0.25, 0.5, 0.75)))
@@ -311,11 +316,6 @@ def _random(setting: Setting, others: Sequence[Candidate]) -> list[Candidate]:
         if setting.possible(layers, TopK(scorer=Random())):
             made.append(setting.candidate(f"random: {_layers(layers)}", "random", layers, TopK(scorer=Random())))
     return made
-
-
-def _of(candidate: Candidate) -> tuple[int, ...]:
-    layers: tuple[int, ...] = get_field(candidate.method.layers, "layers")
-    return layers
 
 
 def _refusal(setting: Setting, pruner: Pruner, layers: tuple[int, ...]) -> str:
@@ -371,7 +371,7 @@ def _changes(own: Pruner, pruner: Pruner, paths: Sequence[str], layers: Sequence
 def _words(scorer: Scorer) -> str:
     """A scorer in words: its name, and the values that are not the default ones."""
     fields = type(scorer).model_fields
-    values = [getattr(scorer, name) for name, field in fields.items() if getattr(scorer, name) != field.default]
+    values = [getattr(scorer, name) for name, info in fields.items() if getattr(scorer, name) != info.default]
     return " ".join([plugins.registry("scorers").name_of(type(scorer)), *map(_text, values)])
 
 
