@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Literal
@@ -44,13 +44,18 @@ RANDOM_LAYERS = 3
 #: Compositions at most.
 COMPOSITIONS = 12
 
-#: Scorers of tokenprune itself that are composed with diversity pruners, and the layers at which they are.
-COMPOSED: tuple[tuple[Scorer, tuple[int, ...]], ...] = (
-    (VisionAttention(), (0, 1)),
-    (Instruction(), (0,)),
-    (MatrixEntropy(source="hidden"), (1, 2)),
-    (MatrixEntropy(source="key"), (1, 2)),
-    (FastV(), (1, 2)),
+#: What is composed with diversity pruners, and before which layer. Scorers of plugins come between the two lists.
+COMPOSED_FIRST: tuple[tuple[Scorer, int], ...] = (
+    (VisionAttention(), 0),
+    (VisionAttention(), 1),
+    (MatrixEntropy(source="hidden"), 1),
+    (MatrixEntropy(source="key"), 1),
+)
+COMPOSED_THEN: tuple[tuple[Scorer, int], ...] = (
+    (Instruction(), 0),
+    (FastV(), 1),
+    (MatrixEntropy(source="hidden"), 2),
+    (MatrixEntropy(source="key"), 2),
 )
 
 
@@ -191,8 +196,9 @@ def default_candidates(
             by_method[shipped.name] = list(_of_method(setting, shipped, limit_per_method))
         except TokenPruneError as error:
             refused[shipped.name] = str(error)
-    composed = list(_compositions(setting)) if compositions else []
-    others = [candidate for made in by_method.values() for candidate in made] + composed
+    others = [candidate for made in by_method.values() for candidate in made]
+    if compositions:
+        others += list(_compositions(setting, set(map(_definition, others))))
     chance = _random(setting, others)
     if not chance:
         refused["random"] = _refusal(setting, TopK(scorer=Random()), (0,))
@@ -263,34 +269,29 @@ def _of_method(setting: Setting, shipped: NamedMethod, limit: int) -> Iterator[C
             return
 
 
-def _compositions(setting: Setting) -> Iterator[Candidate]:
-    """Scorers as the relevance of a DPP, and as the pool of a max-min choice.
+def _compositions(setting: Setting, known: Collection[str]) -> Iterator[Candidate]:
+    """Scorers as the relevance of a DPP, and as the pool of a max-min choice; at most :data:`COMPOSITIONS`.
 
-    Every scorer comes at its first layer that fits before any comes at its second one. Scorers of plugins are composed
-    if they need no settings: behind ours, before layers 0 and 1, or 1 and 2 if they read states of the decoder.
+    Args:
+        setting: Model and budget; what does not fit is left out.
+        known: Definitions of other candidates, which are left out, too.
     """
-    scorers = [(setting.fitting(scorer), layers) for scorer, layers in (*COMPOSED, *_of_plugins())]
-    turns: list[list[Candidate]] = [[], []]
-    for scorer, layers in scorers:
-        turn = iter(turns)
-        for layer in layers:
-            made = []
-            for word, pruner in (
-                ("dpp", Dpp(relevance=scorer)),
-                ("max_min", Pool(scorer=scorer, pruner=MaxMin())),
-            ):
-                name = f"{word} over {_words(scorer)}, layer {layer}"
-                try:
-                    made.append(setting.candidate(name, "composition", (layer,), pruner))
-                except TokenPruneError:
-                    continue
-            if made:
-                next(turn).extend(made)
-    yield from [candidate for turn in turns for candidate in turn][:COMPOSITIONS]
+    made = 0
+    for scorer, layer in (*COMPOSED_FIRST, *_of_plugins(), *COMPOSED_THEN):
+        fitting = setting.fitting(scorer)
+        composed = {"dpp": Dpp(relevance=fitting), "max_min": Pool(scorer=fitting, pruner=MaxMin())}
+        for word, pruner in composed.items():
+            name = f"{word} over {_words(fitting)}, layer {layer}"
+            if made == COMPOSITIONS or not setting.possible((layer,), pruner):
+                continue
+            candidate = setting.candidate(name, "composition", (layer,), pruner)
+            if _definition(candidate) not in known:
+                yield candidate
+                made += 1
 
 
-def _of_plugins() -> Iterator[tuple[Scorer, tuple[int, ...]]]:
-    """Scorers of plugins that need no settings, and their layers."""
+def _of_plugins() -> Iterator[tuple[Scorer, int]]:
+    """Scorers of plugins that need no settings, before layer 1, or 0 if they read nothing of the decoder."""
     registry = plugins.registry("scorers")
     for name in registry.names():
         if any(entry.distribution == plugins.DISTRIBUTION for entry in registry.entries(name)):
@@ -299,7 +300,7 @@ def _of_plugins() -> Iterator[tuple[Scorer, tuple[int, ...]]]:
             scorer: Scorer = registry.get(name)()
         except TokenPruneError:
             continue  # it is broken, or needs settings
-        yield scorer, (1, 2) if scorer.needs else (0, 1)
+        yield scorer, 1 if scorer.needs else 0
 
 
 def _random(setting: Setting, others: Sequence[Candidate]) -> list[Candidate]:
