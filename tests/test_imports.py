@@ -34,6 +34,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("tasks",),
     ("models",),
     ("measure",),
+    ("tuning",),
     ("experiment",),
     ("__init__",),
     ("cli",),
