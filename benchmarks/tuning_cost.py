@@ -2,8 +2,8 @@
 
 The naive grid runs the unpruned model and one candidate on each picture, for one candidate after the other. A tune
 shares the unpruned pass, the image features and the layers before the first pruned one among the candidates, and lets
-the clearly worse leave. The grids are timed on 16 of the 64 pictures, batch by batch in turn, and counted four times; the
-race runs on all 64. Memory is the peak of one batch of eight pictures, next to one unpruned prefill of that batch.
+the clearly worse leave. The grids are timed on 16 of the 64 pictures, batch by batch in turn, and counted four times;
+the race runs on all 64. Memory is the peak of one batch of eight pictures, next to one unpruned prefill of that batch.
 
     python benchmarks/tuning_cost.py > benchmarks/results/tuning/cost.md
 """
