@@ -13,10 +13,11 @@ from pydantic_core import CoreSchema
 
 from tokenprune import plugins
 from tokenprune.budgets.base import Budget
+from tokenprune.budgets.slug import slug
 from tokenprune.component import Component, FromRegistry
 from tokenprune.config import Config, Label, Method, Positions
 from tokenprune.errors import ConfigError, TokenPruneError
-from tokenprune.experiment.series import Series, slug
+from tokenprune.experiment.series import Series
 from tokenprune.models.base import ModelSpec
 from tokenprune.named import load_method, method_names, shipped_method
 from tokenprune.pruners.base import Pruner
