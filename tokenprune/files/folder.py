@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -85,6 +85,13 @@ class OutputFolder:
         path = self.folder / name
         with self.replacing(path) as file:
             file.write(text)
+        return path
+
+    def write_lines(self, name: str, rows: Iterable[Row]) -> Path:
+        """Write rows as lines of JSON, atomically; see :meth:`write`."""
+        path = self.folder / name
+        with self.replacing(path) as file:
+            file.writelines(map(line, rows))
         return path
 
     @contextmanager
