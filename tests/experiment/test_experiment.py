@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from tests.support.toy import ToyModel, config
+from tokenprune.engine.features import SharedFeatures
 from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError, UnsupportedModelError
 from tokenprune.experiment import ExperimentConfig, cost, markdown, plot, run_experiment, summarise, write_report
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
-from tokenprune.experiment.features import SharedFeatures
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.models.base import LoadedModel

@@ -10,7 +10,14 @@ from torch import nn
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
-from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile, last_logits
+from tokenprune.engine.calibrate import (
+    Calibration,
+    as_batches,
+    can_meet,
+    compare_trials,
+    entropy_profile,
+    last_logits,
+)
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import Engine
 from tokenprune.engine.reservation import check_free, reserved
@@ -47,6 +54,7 @@ def apply(model: nn.Module, method: Method, calibration: Calibration | None = No
     adapter = adapter_for(unwrap(model))
     with reserved(adapter.decoder), eager(model):  # a wrapper that was compiled runs eagerly, too
         choice = method.layers.select(_profile(adapter, method, calibration))
+        method = chosen(method, choice)
         run = Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
         engine = Engine(adapter, run)
         try:
@@ -78,13 +86,21 @@ def choose_layers(model: nn.Module, method: Method, calibration: Calibration | N
     return method.layers.select(_profile(adapter, method, calibration))
 
 
+def chosen(method: Method, choice: LayerChoice) -> Method:
+    """The method as its selector wants it: with the pruner that the selector chose, if it chose one."""
+    return method if choice.pruner is None else method.model_copy(update={"pruner": choice.pruner})
+
+
 def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) -> ModelProfile:
     if calibration is None:
-        return ModelProfile(adapter.name, adapter.num_layers)
+        return ModelProfile(adapter.name, adapter.num_layers, pruner=method.pruner)
     batches = as_batches(calibration)
     return ModelProfile(
         adapter.name,
         adapter.num_layers,
         lambda: entropy_profile(adapter, batches),
         lambda layer: last_logits(adapter, method, batches, layer),
+        method.pruner,
+        lambda trials: compare_trials(adapter, method, batches, trials),
+        lambda layers: can_meet(adapter, method.budget, batches, layers),
     )

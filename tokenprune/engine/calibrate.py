@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,24 @@ from torch import Tensor, nn
 
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
+from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.config import Method
 from tokenprune.engine import hooks
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import Engine
+from tokenprune.engine.fidelity import last_token_logits
 from tokenprune.engine.layer_call import LayerCalls
+from tokenprune.engine.race import RaceRules, run_race
 from tokenprune.engine.reservation import check_free
 from tokenprune.engine.unwrap import unwrap
-from tokenprune.errors import ConfigError, UnsupportedFeatureError
+from tokenprune.errors import BudgetError, ConfigError, UnsupportedFeatureError
+from tokenprune.flops import prefill_cost
 from tokenprune.ops.entropy import state_entropy
 from tokenprune.ops.rows import keep_index, take
 from tokenprune.run import Run
-from tokenprune.selectors.base import LayerChoice
+from tokenprune.selectors.base import LayerChoice, Trial, TrialResult
 from tokenprune.selectors.entropy_profile import EntropyProfile
+from tokenprune.selectors.fixed import Fixed
 
 #: Calibration inputs: a few samples or batches as for ``model(**inputs)``, or a single one.
 Calibration = Mapping[str, Any] | Iterable[Mapping[str, Any]]
@@ -175,15 +181,8 @@ def last_logits(
     Raises:
         UnsupportedFeatureError: There are no samples.
     """
-    logits = []
     with _pruned_before(adapter, method, layer):
-        for inputs in calibration:
-            output = adapter.model(**{**inputs, "use_cache": False}).logits
-            mask = inputs.get("attention_mask")
-            # padding on the right is never dropped: counted from the end, the last token is where it was
-            after = mask.long().flip(1).argmax(1).to(output.device) if mask is not None else 0
-            rows = torch.arange(len(output), device=output.device)
-            logits.append(output[rows, output.shape[1] - 1 - after].float().cpu())
+        logits = [last_token_logits(adapter.model, inputs).cpu() for inputs in calibration]
     if not logits:
         raise UnsupportedFeatureError("the calibration holds no samples", "give a few inputs")
     return torch.cat(logits)
@@ -202,3 +201,56 @@ def _pruned_before(adapter: Adapter, method: Method, layer: int | None) -> Itera
         yield
     finally:
         engine.detach()
+
+
+def compare_trials(
+    adapter: Adapter, method: Method, calibration: Sequence[Mapping[str, Any]], trials: Sequence[Trial]
+) -> list[TrialResult]:
+    """Race trials of a method on calibration samples; see :class:`tokenprune.selectors.base.TrialResult`.
+
+    Args:
+        adapter: The model's adapter.
+        method: The method: its budget and positions are those of all trials.
+        calibration: Inputs as for ``model(**inputs)``.
+        trials: The trials.
+    """
+    methods = {
+        str(number): method.model_copy(update={"layers": Fixed(layers=trial.layers), "pruner": trial.pruner})
+        for number, trial in enumerate(trials)
+    }
+    race = run_race(adapter, calibration, methods, RaceRules(objective="agreement"))
+    results = []
+    for name in methods:
+        if name in race.refused:
+            results.append(TrialResult((), (), float("nan"), race.refused[name]))
+            continue
+        found = race.fidelity[name]
+        results.append(
+            TrialResult(tuple(found.agreement.tolist()), tuple(found.divergence.tolist()), float(found.average.mean()))
+        )
+    return results
+
+
+def can_meet(
+    adapter: Adapter, budget: Budget, calibration: Sequence[Mapping[str, Any]], layers: tuple[int, ...]
+) -> bool:
+    """Whether a budget can be met on all calibration samples by pruning before the given layers."""
+    try:
+        budget.check(layers)
+        for visual, text in sample_sizes(adapter, calibration):
+            cost = partial(prefill_cost, adapter.config)(text)
+            budget.keep(visual, Schedule(layers, adapter.num_layers, cost))
+    except BudgetError:
+        return False
+    return True
+
+
+def sample_sizes(adapter: Adapter, batches: Iterable[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """Visual and other tokens of every sample that has visual tokens; padding counts as text, as it is computed."""
+    sizes = []
+    for inputs in batches:
+        layout = adapter.locate(inputs)
+        if layout is not None:
+            width = layout.mask.shape[1]
+            sizes += [(count, width - count) for count in layout.mask.sum(1).tolist() if count]
+    return sizes

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Schedule
-from tokenprune.engine import apply, choose_layers
+from tokenprune.config import Method
+from tokenprune.engine import apply, choose_layers, chosen
+from tokenprune.engine.divergence import answer_mask, forced_log_probabilities, mean_divergence
+from tokenprune.engine.features import SharedFeatures
 from tokenprune.errors import BudgetError, ConfigError, PluginError, SampleError, TokenPruneError
 from tokenprune.experiment.batches import Batch
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.cost import sample_cost
-from tokenprune.experiment.divergence import answer_mask, forced_log_probabilities, mean_divergence
-from tokenprune.experiment.features import SharedFeatures
 from tokenprune.experiment.series import Series
 from tokenprune.files.lines import Row
 from tokenprune.flops import prefill_cost
@@ -74,7 +75,7 @@ class Answering:
     def __init__(self, config: ExperimentConfig, loaded: LoadedModel) -> None:
         self.config, self.loaded = config, loaded
         self.adapter = adapter_for(loaded.model)
-        self.layers: dict[str, tuple[int, ...]] = {}  # by series key; a selector that searches runs once per series
+        self.methods: dict[str, Method] = {}  # by series key, with fixed layers: a selector that searches runs once
         self._features = SharedFeatures(loaded.model)
 
     # ---- before the first answer ----
@@ -107,7 +108,10 @@ class Answering:
                     cost = prefill_cost(self.adapter.config, 0)
                     item.method.budget.keep(visual, Schedule(choice.layers, self.adapter.num_layers, cost))
             choices[item.key] = {"layers": list(choice.layers), "reason": choice.reason}
-            self.layers[item.key] = choice.layers
+            fixed = chosen(item.method, choice).model_copy(update={"layers": Fixed(layers=choice.layers)})
+            if choice.pruner is not None:
+                choices[item.key]["pruner"] = fixed.model_dump(mode="json")["pruner"]
+            self.methods[item.key] = fixed
         return choices
 
     def try_out(self, series: Sequence[Series], batch: Batch) -> None:
@@ -248,7 +252,7 @@ class Answering:
 
     def _sharing(self, item: Series) -> AbstractContextManager[None]:
         """Reuses the features of the last pixels. A pruner that reads the tower's layers needs the tower to run."""
-        reads_tower = item.method is not None and bool(item.method.pruner.vision_layers)
+        reads_tower = item.method is not None and bool(self.methods[item.key].pruner.vision_layers)
         return nullcontext() if reads_tower else self._features.enabled()
 
     @contextmanager
@@ -256,8 +260,7 @@ class Answering:
         if item.method is None:
             yield None
             return
-        method = item.method.model_copy(update={"layers": Fixed(layers=self.layers[item.key])})
-        with apply(self.loaded.model, method) as run:
+        with apply(self.loaded.model, self.methods[item.key]) as run:
             self._annotate(run, batch)
             yield run
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,8 +13,41 @@ from tokenprune.selectors.entropy_profile import EntropyProfile
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A way to carry a method out, to be compared with others on the calibration samples.
+
+    Attributes:
+        layers: Layers before which tokens are dropped.
+        pruner: The pruner: the method's own, or one with other fields.
+    """
+
+    layers: tuple[int, ...]
+    pruner: Component
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How close a trial's answers are to the unpruned model's.
+
+    The trials race: one that is clearly worse than another leaves early. All see the samples in the same order, so the
+    shorter tuples are comparable with the beginning of the longer ones.
+
+    Attributes:
+        agreement: Per sample, 1 if the first token of the answer is the unpruned model's, else 0.
+        divergence: Per sample, ``KL(unpruned || pruned)`` of the next-token distributions in nats.
+        average: Visual tokens averaged over all layers, mean over the samples; NaN if refused.
+        refused: Why the trial cannot run; None if it ran.
+    """
+
+    agreement: tuple[float, ...]
+    divergence: tuple[float, ...]
+    average: float
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelProfile:
-    """What a layer selector can know about a model.
+    """What a layer selector can know about a model and the method that it selects for.
 
     Attributes:
         family: The adapter's name, e.g. ``"llava"``.
@@ -24,12 +57,20 @@ class ModelProfile:
         last_logits: Runs the calibration samples with the method pruning before the given layer (None: unpruned) and
             returns the logits at the last prompt token, float32 ``[samples, vocabulary]`` on the host. None without
             calibration samples.
+        pruner: The method's pruner.
+        compare: Runs trials of the method on the calibration samples, next to the unpruned model. None without
+            calibration samples.
+        feasible: Whether the method's budget can be met on the calibration samples by pruning before the given layers.
+            None without calibration samples.
     """
 
     family: str
     num_layers: int
     measure_entropy: Callable[[], EntropyProfile] | None = None
     last_logits: Callable[[int | None], Tensor] | None = None
+    pruner: Component | None = None
+    compare: Callable[[Sequence[Trial]], list[TrialResult]] | None = None
+    feasible: Callable[[tuple[int, ...]], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,10 +80,13 @@ class LayerChoice:
     Attributes:
         layers: The layers before which tokens are dropped, ascending.
         reason: Why these layers, in one sentence.
+        pruner: The pruner that takes the place of the method's own, where the selector also chose among the values of
+            the pruner's fields; None leaves the method's own.
     """
 
     layers: tuple[int, ...]
     reason: str
+    pruner: Component | None = None
 
 
 class LayerSelector(Component, ABC):

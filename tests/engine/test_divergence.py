@@ -9,8 +9,8 @@ import torch
 
 import tokenprune as tp
 from tests.support.toy import ToyModel, ToyTask, config
+from tokenprune.engine.divergence import answer_mask, forced_log_probabilities, mean_divergence
 from tokenprune.experiment import markdown, run_experiment
-from tokenprune.experiment.divergence import answer_mask, forced_log_probabilities, mean_divergence
 from tokenprune.tasks.base import Sample
 
 

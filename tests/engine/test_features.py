@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from tests.support.tiny import CASES
-from tokenprune.experiment.features import SharedFeatures
+from tokenprune.engine.features import SharedFeatures
 
 FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 

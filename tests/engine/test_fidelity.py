@@ -1,0 +1,160 @@
+"""How close a pruned model is to the unpruned one, and the layers that are not run again for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import tokenprune as tp
+from tests.support.simple import pair
+from tests.support.tiny import CASES, CORE
+from tokenprune.adapters import adapter_for
+from tokenprune.engine.fidelity import Fidelity, UnprunedBatch, last_token_logits
+from tokenprune.errors import TokenPruneError
+
+SCORERS: tuple[dict[str, Any], ...] = (
+    {"name": "matrix_entropy"},
+    {"name": "norm", "source": "hidden"},
+    {"name": "fastv"},
+    {"name": "random"},
+)
+
+
+def method(layers: list[int], scorer: dict[str, Any], ratio: float = 0.4) -> tp.Method:
+    return tp.Method(
+        layers={"name": "fixed", "layers": layers},
+        pruner={"name": "topk", "scorer": scorer},
+        budget={"name": "keep_schedule", "ratios": [ratio / (n + 1) for n in range(len(layers))]},
+    )
+
+
+def plain_logits(model: Any, inputs: Any) -> torch.Tensor:
+    """Of the last token of every sample, by a forward that shows all."""
+    logits = model(**{**inputs, "use_cache": False}).logits
+    mask = inputs.get("attention_mask")
+    last = [-1] * len(logits) if mask is None else [int(row.nonzero().max()) - len(row) for row in mask]
+    return torch.stack([rows[index] for rows, index in zip(logits, last, strict=True)])
+
+
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+@torch.no_grad()
+def test_logits_of_the_last_token(padding: Any) -> None:
+    model, inputs = pair(padding=padding)
+    torch.testing.assert_close(last_token_logits(model, inputs), plain_logits(model, inputs), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", CASES)
+@torch.no_grad()
+def test_skipped_layers_change_nothing(family: str) -> None:
+    """For every layer, with states of layer K-1, of layer K, and none: the same numbers to the last bit."""
+    case = CASES[family]
+    model = case.build()
+    inputs = case.inputs(model)
+    adapter = adapter_for(model)
+    firsts = range(1, adapter.num_layers)
+    plain, reusing = UnprunedBatch(adapter, inputs), UnprunedBatch(adapter, inputs, firsts)
+    compared = 0
+    for first in firsts:
+        for scorer in SCORERS:
+            candidate = method([first], scorer)
+            try:
+                expected = plain.fidelity(candidate, [first])
+            except TokenPruneError:
+                with pytest.raises(TokenPruneError):
+                    reusing.fidelity(candidate, [first])
+                continue
+            found = reusing.fidelity(candidate, [first])
+            assert str(found.to_lists()) == str(expected.to_lists())  # NaN is not equal to itself
+            compared += first > 1
+    assert compared or adapter.num_layers < 3 or family not in CORE
+
+
+@torch.no_grad()
+def test_layers_are_skipped() -> None:
+    """Of a method that prunes before layer 3 only layers from 2 on run again."""
+    model, inputs = pair()
+    adapter = adapter_for(model)
+    batch = UnprunedBatch(adapter, inputs, [3])
+    ran: list[int] = []
+    handles = [
+        layer.self_attn.register_forward_hook(lambda *_, number=number: ran.append(number))
+        for number, layer in enumerate(adapter.layers)
+    ]
+    batch.fidelity(method([3], {"name": "matrix_entropy"}), [3])
+    for handle in handles:
+        handle.remove()
+    assert ran == list(range(2, adapter.num_layers))
+
+
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+@torch.no_grad()
+def test_the_measures(padding: Any) -> None:
+    """Against the probabilities of two plain forwards; two stages."""
+    model, inputs = pair(padding=padding)
+    candidate = method([1, 3], {"name": "matrix_entropy"})
+    found = UnprunedBatch(adapter_for(model), inputs, [1]).fidelity(candidate, [1, 3])
+    p = plain_logits(model, inputs).double().softmax(-1)
+    with tp.apply(model, candidate) as run:
+        q = plain_logits(model, inputs).double().softmax(-1)
+    samples = range(len(p))
+    assert found.divergence.tolist() == pytest.approx((p * (p.log() - q.log())).sum(-1).tolist(), abs=1e-6)
+    assert found.distance.tolist() == pytest.approx((p - q).clamp(min=0).sum(-1).tolist(), abs=1e-6)
+    assert found.agreement.tolist() == (p.argmax(-1) == q.argmax(-1)).float().tolist()
+    assert found.average.tolist() == pytest.approx([run.report.layer_average(index) for index in samples])
+    padded = (inputs["attention_mask"] == 0).sum(1).tolist()
+    for index in samples:
+        share = run.report.flops(index) / run.report.flops(index, pruned=False)
+        if padded[index]:
+            assert found.flops[index] < share  # padding costs the same in both
+        else:
+            assert float(found.flops[index]) == pytest.approx(share)
+
+
+@torch.no_grad()
+def test_several_tokens_are_teacher_forced() -> None:
+    """The pruned model continues the unpruned model's answer; the first token's numbers are part of the mean."""
+    model, inputs = pair(batch=2, padding="none")
+    candidate = method([2], {"name": "matrix_entropy"})
+    adapter = adapter_for(model)
+    model.generation_config.eos_token_id = None
+    try:
+        found = UnprunedBatch(adapter, inputs, [2], tokens=3).fidelity(candidate, [2])
+        answer = model.generate(**inputs, max_new_tokens=3, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+        expected = torch.zeros(2, dtype=torch.double)
+        for step in range(3):
+            divergence = []
+            for pruned in (False, True):
+                more = [answer[:, :step]]
+                if not pruned:
+                    divergence.append(_forced(model, inputs, more[0]))
+                else:
+                    with tp.apply(model, candidate):
+                        divergence.append(_forced(model, inputs, more[0]))
+            p, q = divergence
+            expected += (p.exp() * (p - q)).sum(-1) / 3
+        assert found.divergence.tolist() == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-6)
+    finally:
+        model.generation_config.eos_token_id = 2
+
+
+def _forced(model: Any, inputs: Any, answer: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities after the answer so far: the prompt is read, then the answer token by token."""
+    out = model(**inputs, use_cache=True)
+    cache, logits = out.past_key_values, out.logits[:, -1]
+    mask = inputs["attention_mask"]
+    for token in answer.unbind(1):
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        out = model(input_ids=token[:, None], attention_mask=mask, past_key_values=cache, use_cache=True)
+        logits = out.logits[:, -1]
+    return logits.double().log_softmax(-1)
+
+
+def test_parts_are_put_together() -> None:
+    one = Fidelity(*(torch.tensor([float(n)]) for n in range(5)))
+    two = Fidelity(*(torch.tensor([float(n), 7.0]) for n in range(5)))
+    both = Fidelity.cat([one, two])
+    assert len(both) == 3
+    assert both.divergence.tolist() == [1, 1, 7]
+    assert Fidelity.from_lists(both.to_lists()).to_lists() == both.to_lists()

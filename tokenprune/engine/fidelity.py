@@ -1,0 +1,205 @@
+"""How close the answers of a pruned model are to those of the unpruned one. It needs no labels."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.adapters.base import Adapter
+from tokenprune.config import Method
+from tokenprune.engine.divergence import answer_mask, forced_log_probabilities
+from tokenprune.engine.engine import Engine
+from tokenprune.engine.features import SharedFeatures
+from tokenprune.engine.prefix import Prefix
+from tokenprune.errors import UnsupportedModelError
+from tokenprune.run import Run
+from tokenprune.selectors.base import LayerChoice
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What a method does to each of some samples; float32 ``[samples]`` on the host.
+
+    Attributes:
+        agreement: Share of the tokens of the unpruned model's answer that the pruned model would also choose.
+        divergence: Mean ``KL(unpruned || pruned)`` of the next-token distributions over these tokens, in nats.
+        distance: Mean total variation distance of these distributions, from 0 to 1: half the sum of differences.
+        average: Visual tokens averaged over all decoder layers.
+        flops: FLOPs of the decoder's prefill, divided by those of the unpruned one; NaN without a closed form.
+    """
+
+    agreement: Tensor
+    divergence: Tensor
+    distance: Tensor
+    average: Tensor
+    flops: Tensor
+
+    def __len__(self) -> int:
+        return len(self.agreement)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """The samples of all parts, in order."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+    @classmethod
+    def from_lists(cls, lists: Mapping[str, Sequence[float]]) -> Self:
+        """What :meth:`to_lists` returned."""
+        return cls(*(torch.tensor(lists[field.name], dtype=torch.float32) for field in fields(cls)))
+
+    def to_lists(self) -> dict[str, list[float]]:
+        """The numbers by name, JSON-ready but for NaN."""
+        return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
+
+
+class UnprunedBatch:
+    """A batch, and what the unpruned model does with it: computed once, for all methods that are compared with it.
+
+    With one token per answer a method costs one forward, from the layer before its first pruned one on. With more, the
+    methods are made to write the unpruned model's answer, and run from layer 0 on. The image features are computed once
+    in both cases, but for methods that read the vision tower.
+
+    Args:
+        adapter: The model's adapter.
+        inputs: The batch, as for ``model(**inputs)``.
+        firsts: Layers before which the methods will first drop tokens.
+        tokens: Tokens of the answer that are compared.
+        sample_ids: Numbers of the samples, on which random scores depend.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        inputs: Mapping[str, Any],
+        firsts: Collection[int] = (),
+        tokens: int = 1,
+        sample_ids: Sequence[int] | None = None,
+    ) -> None:
+        self._adapter, self._inputs, self._tokens = adapter, inputs, tokens
+        self._features = SharedFeatures(adapter.model)
+        self._prefix = Prefix(adapter.layers)
+        batch = next(iter(inputs.values())) if "input_ids" not in inputs else inputs["input_ids"]
+        self._sample_ids = tuple(sample_ids) if sample_ids is not None else tuple(range(len(batch)))
+        self._ids: Tensor | None = None  # the answers, if several of their tokens are compared
+        with torch.no_grad(), self._features.enabled(), self._prefix.recorded(firsts if tokens == 1 else ()):
+            if tokens > 1:
+                model: Any = adapter.model
+                ids = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+                self._ids = ids[:, inputs["input_ids"].shape[1] :]
+            self._expected = self._log_probabilities()
+
+    @torch.no_grad()
+    def fidelity(self, method: Method, layers: Sequence[int]) -> Fidelity:
+        """Run the batch with a method and compare.
+
+        Args:
+            method: The method.
+            layers: Layers before which it drops tokens, in place of those of its selector.
+
+        Raises:
+            TokenPruneError: The method cannot run on this model or batch.
+        """
+        reads_tower = bool(method.pruner.vision_layers)
+        with self._pruned(method, layers) as run, self._shared(not reads_tower):
+            found = self._log_probabilities(layers[0])
+            report = run.report
+        same = found.argmax(-1) == self._expected.argmax(-1)
+        p, q = self._expected.exp(), found.exp()
+        divergence = torch.where(p > 0, p * (self._expected - found), 0.0).sum(-1)
+        distance = (p - q).abs().sum(-1) / 2
+        samples = range(len(report.before))
+        return Fidelity(
+            self._mean(same.double()),
+            self._mean(divergence).clamp(min=0),  # rounding can leave it slightly below
+            self._mean(distance),
+            torch.tensor([report.layer_average(index) for index in samples]),
+            torch.tensor(self._flops(run)),
+        )
+
+    @contextmanager
+    def _pruned(self, method: Method, layers: Sequence[int]) -> Iterator[Run]:
+        choice = LayerChoice(tuple(layers), "a candidate")
+        adapter = self._adapter
+        run = Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
+        engine = Engine(adapter, run)
+        run.annotate(sample_ids=self._sample_ids)
+        try:
+            engine.attach()
+            yield run
+        finally:
+            engine.detach()
+
+    @contextmanager
+    def _shared(self, shared: bool) -> Iterator[None]:
+        if not shared:  # the engine reads the tower while it runs
+            yield
+            return
+        with self._features.enabled():
+            yield
+
+    def _log_probabilities(self, first: int | None = None) -> Tensor:
+        """float64 ``[batch, tokens, vocabulary]`` on the host."""
+        model: Any = self._adapter.model
+        if self._ids is not None:
+            return forced_log_probabilities(model, self._inputs, self._ids).double().cpu()
+        if first is None:
+            logits = last_token_logits(model, self._inputs)
+        else:
+            with self._prefix.reused(first):
+                logits = last_token_logits(model, self._inputs)
+        return logits.double().log_softmax(-1).cpu()[:, None]
+
+    @cached_property
+    def _mask(self) -> Tensor:
+        """Tokens that belong to the answers, float64 ``[batch, tokens]``."""
+        if self._ids is None:
+            return torch.ones(self._expected.shape[:2], dtype=torch.float64)
+        model: Any = self._adapter.model
+        return answer_mask(self._ids.cpu(), model.generation_config.eos_token_id).double()
+
+    def _mean(self, values: Tensor) -> Tensor:
+        return ((values * self._mask).sum(1) / self._mask.sum(1)).float()
+
+    def _flops(self, run: Run) -> list[float]:
+        mask = self._inputs.get("attention_mask")
+        report = run.report
+        padding = (mask == 0).sum(1).tolist() if mask is not None and mask.dim() == 2 else [0] * len(report.before)
+        report = replace(report, text_tokens=[n - p for n, p in zip(report.text_tokens, padding, strict=True)])
+        try:
+            return [report.flops(index) / report.flops(index, pruned=False) for index in range(len(padding))]
+        except UnsupportedModelError:
+            return [float("nan")] * len(padding)
+
+
+@torch.no_grad()
+def last_token_logits(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    """Logits of every sample's last prompt token, from one forward without a cache.
+
+    Args:
+        model: The model, pruned or not.
+        inputs: A batch, padded on either side.
+
+    Returns:
+        Float32 ``[batch, vocabulary]``.
+    """
+    mask = inputs.get("attention_mask")
+    inputs = {**inputs, "use_cache": False}
+    if mask is None or mask.dim() != 2 or bool(mask[:, -1].all()):
+        if "logits_to_keep" in inspect.signature(model.forward).parameters:
+            inputs["logits_to_keep"] = 1  # the other rows of logits would cost more than a pruned decoder
+        output: Tensor = model(**inputs).logits[:, -1]
+        return output.float()
+    logits = model(**inputs).logits
+    # padding on the right is never dropped: counted from the end, the last token is where it was
+    after = mask.long().flip(1).argmax(1).to(logits.device)
+    rows = torch.arange(len(logits), device=logits.device)
+    chosen: Tensor = logits[rows, logits.shape[1] - 1 - after]
+    return chosen.float()

@@ -1,0 +1,154 @@
+"""Races between methods: all run on few samples, the clearly worse leave, the others see more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from tokenprune.adapters.base import Adapter
+from tokenprune.config import Method
+from tokenprune.engine.fidelity import Fidelity, UnprunedBatch
+from tokenprune.engine.plan import Plan
+from tokenprune.errors import TokenPruneError
+from tokenprune.ops.race import clearly_worse
+from tokenprune.selectors.fixed import Fixed
+
+#: What a race compares; see :class:`tokenprune.engine.fidelity.Fidelity`.
+Objective = Literal["agreement", "divergence", "distance"]
+
+
+def loss(fidelity: Fidelity, objective: Objective) -> Tensor:
+    """What a race makes small: float32 ``[samples]``."""
+    value: Tensor = getattr(fidelity, objective)
+    return 1 - value if objective == "agreement" else value
+
+
+class RaceLog(Protocol):
+    """Remembers what was measured, so that an interrupted race goes on."""
+
+    def read(self, name: str, batch: int) -> Fidelity | None:
+        """What was measured of a method on a batch; None if nothing was."""
+
+    def write(self, name: str, batch: int, fidelity: Fidelity) -> None:
+        """Remember it."""
+
+
+@dataclass(frozen=True)
+class RaceRules:
+    """How a race goes.
+
+    Attributes:
+        objective: What is compared.
+        error: Probability that the best method leaves, over the whole race. It is divided equally among the tests.
+        first: Samples that all methods see before some may leave. The tests are at this number and its doubles.
+        tokens: Tokens of the answer that are compared.
+    """
+
+    objective: Objective = "divergence"
+    error: float = 0.05
+    first: int = 8
+    tokens: int = 1
+
+    def tests(self, samples: int) -> list[int]:
+        """The numbers of samples after which methods may leave; after the last sample nobody does."""
+        out, number = [], self.first
+        while number < samples:
+            out.append(number)
+            number *= 2
+        return out
+
+
+@dataclass
+class Race:
+    """A race's outcome.
+
+    Attributes:
+        fidelity: Per method, its samples in the order of the batches: all, or those that it saw before it left.
+        left: Per method that left, the number of samples that it had seen.
+        refused: Per method that cannot run, the reason.
+        samples: Samples of the whole race.
+    """
+
+    fidelity: dict[str, Fidelity] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    samples: int = 0
+
+
+#: Called after every method and batch with (method, batches done, batches in total).
+Progress = Callable[[str, int, int], None]
+
+
+def run_race(
+    adapter: Adapter,
+    batches: Sequence[Mapping[str, Any]],
+    methods: Mapping[str, Method],
+    rules: RaceRules,
+    log: RaceLog | None = None,
+    progress: Progress | None = None,
+) -> Race:
+    """Run methods on batches next to the unpruned model, and let the clearly worse leave.
+
+    Of each batch the unpruned pass, the image features and the layers before the first pruned one are computed once.
+
+    Args:
+        adapter: The model's adapter.
+        batches: Inputs as for ``model(**inputs)``; read one after the other.
+        methods: The methods by name, with ``fixed`` layers.
+        rules: The rules.
+        log: Where results are read and written.
+        progress: Called after every method and batch.
+    """
+    race = Race()
+    layers = {name: _layers(method) for name, method in methods.items()}
+    running = []
+    for name, method in methods.items():
+        try:
+            Plan.of(method, layers[name], adapter)
+            running.append(name)
+        except TokenPruneError as error:
+            race.refused[name] = str(error)
+    parts: dict[str, list[Fidelity]] = {name: [] for name in running}
+    tests: list[int] | None = None
+    for number, inputs in enumerate(batches):
+        size = len(inputs["input_ids"])
+        if tests is None:
+            tests = rules.tests(size * len(batches))
+            level = rules.error / max(1, len(tests))
+        unpruned: UnprunedBatch | None = None
+        for name in list(running):
+            found = log.read(name, number) if log is not None else None
+            if found is None:
+                if unpruned is None:
+                    firsts = {layers[other][0] for other in running}
+                    ids = range(race.samples, race.samples + size)
+                    unpruned = UnprunedBatch(adapter, inputs, firsts, rules.tokens, ids)
+                try:
+                    found = unpruned.fidelity(methods[name], layers[name])
+                except TokenPruneError as error:
+                    race.refused[name] = str(error)
+                    running.remove(name)
+                    continue
+                if log is not None:
+                    log.write(name, number, found)
+            parts[name].append(found)
+            if progress is not None:
+                progress(name, number, len(batches))
+        del unpruned  # before the next one is made
+        before, race.samples = race.samples, race.samples + size
+        if any(before < test <= race.samples for test in tests) and number < len(batches) - 1 and len(running) > 1:
+            losses = torch.stack([loss(Fidelity.cat(parts[name]), rules.objective) for name in running])
+            leaving = [name for name, bad in zip(running, clearly_worse(losses, level), strict=True) if bad]
+            race.left |= dict.fromkeys(leaving, race.samples)
+            running = [name for name in running if name not in race.left]
+    race.fidelity = {name: Fidelity.cat(found) for name, found in parts.items() if found and name not in race.refused}
+    return race
+
+
+def _layers(method: Method) -> tuple[int, ...]:
+    assert isinstance(method.layers, Fixed), "a race compares methods with fixed layers"
+    return method.layers.layers
