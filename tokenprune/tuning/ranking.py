@@ -125,9 +125,7 @@ class Ranking:
         return bool(chance) and not self.best.random and not any(row.tied for row in chance)
 
 
-def rank(
-    budget: str, measured: Sequence[Measured], refused: Mapping[str, str], samples: int, seed: int = 0
-) -> Ranking:
+def rank(budget: str, measured: Sequence[Measured], refused: Mapping[str, str], samples: int, seed: int = 0) -> Ranking:
     """Order the candidates of a race.
 
     Args:
@@ -144,7 +142,8 @@ def rank(
     if not finalists:
         name, reason = next(iter(refused.items()), ("", ""))
         first = f"; the first, {name}: {reason}" if name else ""
-        raise ConfigError(f"budget '{budget}': no candidate can run{first}", "name other candidates, or raise the budget")
+        what = f"budget '{budget}': no candidate can run{first}"
+        raise ConfigError(what, "name other candidates, or raise the budget")
     best = _cheapest(finalists, min(finalists, key=lambda item: float(item.loss.double().mean())), seed)
     rows = [_row(item, best, budget, seed) for item in measured]
     rows.sort(key=lambda row: (row.name != best.name, row.left is not None, row.difference.mean))

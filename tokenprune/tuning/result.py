@@ -9,8 +9,8 @@ from pathlib import Path
 from tokenprune.config import Method
 from tokenprune.errors import ConfigError
 from tokenprune.files.folder import OutputFolder
-from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning import table
+from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.report import Facts, file_names, method_file, report, rows
 from tokenprune.tuning.words import sentence
 

@@ -28,10 +28,11 @@ def sentence(ranking: Ranking, goal: Goal) -> str:
     """One sentence: the best, who is within the noise of it, and what random loses."""
     best, chance = ranking.best, ranking.random
     where = f" ({quality(best)}, {ranking.samples} samples)"
+    noise = _noise(ranking.within_noise)
     if chance is None:
-        return f"{best.name}{where}; {_noise(ranking.within_noise)}; random could not run, so nothing was compared with it."
+        return f"{best.name}{where}; {noise}; random could not run, so nothing was compared with it."
     if best.random:
-        return f"nothing beats random at equal cost: {best.name} itself has the lowest loss{where}; {_noise(ranking.within_noise)}."
+        return f"nothing beats random at equal cost: {best.name} itself has the lowest loss{where}; {noise}."
     if not ranking.beats_random:
         equal = next(row for row in ranking.ranked if row.random and row.tied)
         return (
