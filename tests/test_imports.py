@@ -16,6 +16,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("registry",),
     ("plugins",),
     ("blame", "component"),
+    ("space",),
     ("flops_vision",),
     ("flops",),
     ("signals", "visual_axis"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.entropy import Backend, Normalization, matrix_entropy
 from tokenprune.scorers.base import Scorer
+from tokenprune.space import Tunable
 
 
 class MatrixEntropy(Scorer):
@@ -27,8 +28,8 @@ class MatrixEntropy(Scorer):
         backend: ``triton`` is a kernel that has never run on a GPU; see :func:`tokenprune.ops.entropy.matrix_entropy`.
     """
 
-    source: Literal["query", "key", "value", "hidden"] = "query"
-    normalization: Normalization = "trace"
+    source: Annotated[Literal["query", "key", "value", "hidden"], Tunable("query", "key", "value", "hidden")] = "query"
+    normalization: Annotated[Normalization, Tunable("trace", "none")] = "trace"
     backend: Backend = "torch"
 
     @property
