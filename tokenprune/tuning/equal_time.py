@@ -18,7 +18,7 @@ from tokenprune.errors import TokenPruneError
 from tokenprune.measure.latency import Stopwatch
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tuning.budgets import PrefillTime
-from tokenprune.tuning.candidate import Candidate
+from tokenprune.tuning.candidates import Candidate
 
 #: Steps of the bisection, rounds of each timing, and how near to the wanted share of time is near enough.
 STEPS, ROUNDS, NEAR = 5, 3, 0.02
@@ -77,7 +77,7 @@ def equal_time(
             except TokenPruneError as error:
                 refused[candidate.name] = str(error)
                 continue
-            except _TooSlow as slow:
+            except _TooSlowError as slow:
                 refused[candidate.name] = (
                     f"its prefill takes {slow.share:.2f} of the unpruned time even with one visual token per sample,"
                     f" which is more than {wanted.ratio:g}"
@@ -88,7 +88,7 @@ def equal_time(
     return fitting, refused
 
 
-class _TooSlow(Exception):
+class _TooSlowError(Exception):
     """The fewest tokens take too long.
 
     Args:
@@ -106,7 +106,7 @@ def _search(method: Method, wanted: float, visual: int, num_layers: int, clock: 
     low, high = _least(method.layers.layers, visual, num_layers), 1.0
     share = _share(_at(method, low), clock)
     if share > wanted + NEAR:
-        raise _TooSlow(share)
+        raise _TooSlowError(share)
     nearest = (abs(share - wanted), low)
     for _ in range(STEPS):
         if nearest[0] <= NEAR:

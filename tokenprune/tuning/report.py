@@ -55,8 +55,9 @@ def method_file(ranking: Ranking, facts: Facts) -> str:
         f" candidates are within the noise."
     )
     data: dict[str, object] = {"description": description}
-    if best.origin in method_names() and shipped_method(best.origin).paper:
-        data["paper"] = shipped_method(best.origin).paper
+    name = best.name.partition(":")[0]  # variants are called METHOD: what differs
+    if name in method_names() and shipped_method(name).paper:
+        data["paper"] = shipped_method(name).paper
     data["method"] = best.method.model_dump(mode="json", exclude_none=True)
     return yaml.safe_dump(data, sort_keys=False, width=120, allow_unicode=True)
 

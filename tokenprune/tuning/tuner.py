@@ -17,7 +17,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Budget
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.component import Component
-from tokenprune.engine.calibrate import Calibration, as_batches, fingerprint
+from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile, fingerprint
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.race import Objective, Race, RaceRules, loss, run_race
 from tokenprune.engine.reservation import check_free, reserved
@@ -25,6 +25,7 @@ from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError
 from tokenprune.models.base import LoadedModel
 from tokenprune.plugins import registry
+from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.tasks.base import Task
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, budget_slug
 from tokenprune.tuning.config import CandidateEntry, TuneConfig
@@ -43,6 +44,9 @@ from tokenprune.tuning.samples import (
     read_samples,
 )
 from tokenprune.tuning.store import BudgetRows, TuneStore
+
+#: Samples whose entropy curves are measured, at least.
+CURVES = 8
 
 #: Called after every candidate and batch with (what was measured, steps done, steps in total).
 Progress = Callable[[str, int, int], None]
@@ -219,7 +223,9 @@ class _Tuning:
         sizes: Sequence[tuple[int, int]],
         store: TuneStore | None,
     ) -> Pool:
-        gathering = Gathering(adapter, self.batches, self.seed)
+        curves = self._curves(adapter, store)
+        visual, text = min(size[0] for size in sizes), max(size[1] for size in sizes)
+        gathering = Gathering(adapter, self.batches, curves, visual, text, self.seed)
         if not isinstance(budget, PrefillTime):
             return gathering.pool(budget, named, compositions)
         pool = gathering.pool(LayerAverage(ratio=1.0), named, compositions)
@@ -237,6 +243,22 @@ class _Tuning:
         )
         pool.refused |= slow
         return pool
+
+    def _curves(self, adapter: Adapter, store: TuneStore | None) -> EntropyProfile:
+        """Entropy curves of the first samples, measured once per tune: layers of candidates are chosen by them."""
+        path = None if store is None else store.folder / "entropy.json"
+        if path is not None and path.is_file():
+            return EntropyProfile.load(path)
+        first, count = [], 0
+        for inputs in self.batches:
+            first.append(inputs)
+            count += len(inputs["input_ids"])
+            if count >= CURVES:
+                break
+        curves = entropy_profile(adapter, first, cache=False)
+        if path is not None:
+            curves.save(path)
+        return curves
 
     def _race(
         self, adapter: Adapter, budget: EqualCost, pool: Pool, store: TuneStore | None, show: _Steps | None
