@@ -13,7 +13,7 @@ from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.keep import ladder
 from tokenprune.budgets.layer_average import LayerAverage, layer_average
 from tokenprune.config import Method
-from tokenprune.engine import apply
+from tokenprune.engine.apply import apply
 from tokenprune.errors import TokenPruneError
 from tokenprune.measure.latency import Stopwatch
 from tokenprune.selectors.fixed import Fixed
@@ -29,8 +29,8 @@ Clock = Callable[[Method | None], float]
 
 def prefill_clock(adapter: Adapter, inputs: Mapping[str, Any]) -> Clock:
     """A clock that runs prefills of a batch on the model."""
-    watch = Stopwatch(adapter.model.device)
     model: Any = adapter.model
+    watch = Stopwatch(model.device)
 
     def prefill() -> Any:
         with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
-from tokenprune.engine import apply
+from tokenprune.engine.apply import apply
 from tokenprune.engine.fidelity import Fidelity, UnprunedBatch
 from tokenprune.engine.race import Progress, Race, RaceRules
 from tokenprune.engine.reservation import reserved

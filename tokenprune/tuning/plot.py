@@ -13,6 +13,8 @@ from tokenprune.tuning.words import LOSSES, Goal
 
 #: Candidates that the picture shows of each budget, beside the best random one.
 SHOWN = 15
+#: Losses that differ by more than this factor are drawn on a logarithmic axis.
+WIDE = 20.0
 # blue, orange and grey of Okabe and Ito, which readers with colour-vision deficiencies can tell apart; shapes differ
 BEST, CHANCE, OTHER = ("#0072B2", "D"), ("#D55E00", "s"), ("0.45", "o")
 
@@ -34,10 +36,15 @@ def tune_plot(rankings: Sequence[Ranking], goal: Goal, path: Path) -> None:
             len(panels), 1, squeeze=False, height_ratios=[len(rows) + 1 for rows in panels]
         )[:, 0]
         for axes, ranking, rows in zip(axes_per_panel, rankings, panels, strict=True):
+            means = [factor * row.loss.mean for row in rows]
+            logarithmic = min(means) > 0 and max(means) > WIDE * min(means)
+            if logarithmic:
+                axes.set_xscale("log")
+            left = min(means) / 10 if logarithmic else 0.0  # an interval may reach zero
             for place, row in enumerate(rows):
                 colour, marker = BEST if place == 0 else CHANCE if row.random else OTHER
                 mean = factor * row.loss.mean
-                below, above = mean - factor * row.loss.low, factor * row.loss.high - mean
+                below, above = mean - max(factor * row.loss.low, left), factor * row.loss.high - mean
                 axes.errorbar(
                     mean,
                     place,
@@ -48,9 +55,9 @@ def tune_plot(rankings: Sequence[Ranking], goal: Goal, path: Path) -> None:
                     markersize=5,
                     capsize=2,
                 )
-            axes.set_yticks(range(len(rows)), [f"{row.name} (random)" if row.random else row.name for row in rows])
+            axes.set_yticks(range(len(rows)), [row.name for row in rows])
             axes.set_ylim(len(rows) - 0.5, -0.5)
-            axes.set_xlim(left=0)
+            axes.set_xlim(left=left)
             axes.set_title(f"{ranking.budget}, {ranking.samples} samples", fontsize=10)
             axes.grid(axis="x", color="0.92")
             axes.set_axisbelow(True)

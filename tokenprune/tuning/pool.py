@@ -9,7 +9,7 @@ from typing import Any
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Budget
 from tokenprune.config import Method
-from tokenprune.engine import choose_layers, chosen
+from tokenprune.engine.apply import choose_layers, chosen
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.named import load_method
 from tokenprune.pruners.topk import TopK
@@ -57,7 +57,7 @@ class Gathering:
     text: int
     seed: int = 0
 
-    def pool(self, budget: Budget, named: Iterable[Named] | None, compositions: bool = True) -> Pool:
+    def pool(self, budget: Budget, named: Iterable[object] | None, compositions: bool = True) -> Pool:
         """The candidates of a budget.
 
         Args:

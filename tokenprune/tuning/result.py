@@ -27,12 +27,14 @@ class TuneResult:
         facts: What was tuned, and on what.
         folder: Folder of the rows; None if they were not written.
         skipped: Id of every sample that could not be used -> why.
+        written: Files of the result, if it was written.
     """
 
     rankings: tuple[Ranking, ...]
     facts: Facts
     folder: str | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+    written: tuple[Path, ...] = ()
 
     @property
     def _ranking(self) -> Ranking:

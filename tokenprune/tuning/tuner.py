@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,7 +105,7 @@ def tune(
     name = type(model).__name__
     facts = Facts(name, "the given samples", objective, tokens, error)
     tuning = _Tuning(model, batches, rules, facts, seed, settings, progress)
-    return tuning.run([checked.budget], candidates, compositions, output)  # type: ignore[list-item]
+    return tuning.run([checked.budget], candidates, compositions, output)
 
 
 def run_tune(config: TuneConfig, progress: Progress | None = None) -> TuneResult:
@@ -133,8 +133,8 @@ def run_tune(config: TuneConfig, progress: Progress | None = None) -> TuneResult
     if config.labels:
         tuning.answer = _answer(config, loaded, found)
     methods: Sequence[CandidateEntry] | None = config.methods
-    result = tuning.run(config.all_budgets, methods, config.compositions, config.output)
-    return replace(result, skipped=found.skipped)
+    tuning.skipped = found.skipped
+    return tuning.run(config.all_budgets, methods, config.compositions, config.output)
 
 
 def task_name(task: Task) -> str:
@@ -171,6 +171,7 @@ class _Tuning:
         settings: What must be equal to go on in a folder.
         progress: Called after every candidate and batch.
         answer: Answers and scores a batch; None without labels.
+        skipped: Id of every sample that cannot be used -> why.
     """
 
     model: nn.Module
@@ -181,6 +182,7 @@ class _Tuning:
     settings: Mapping[str, Any]
     progress: Progress | None = None
     answer: Answer | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     def run(
         self,
@@ -209,9 +211,10 @@ class _Tuning:
                 pool = self._pool(adapter, budget, named, compositions, sizes, store)
                 rankings.append(self._race(adapter, budget, pool, store, show))
             facts = replace(self.facts, seconds=time.perf_counter() - start)
-            result = TuneResult(tuple(rankings), facts, None if store is None else str(store.folder))
+            folder = None if store is None else str(store.folder)
+            result = TuneResult(tuple(rankings), facts, folder, self.skipped)
             if store is not None:
-                result.write(store)
+                result = replace(result, written=tuple(result.write(store)))
         return result
 
     def _pool(
