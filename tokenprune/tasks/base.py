@@ -104,8 +104,25 @@ class Task(Component, ABC):
 
 
 def different_images(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """The first ``count`` samples that are about different images. Samples that cannot be read are passed over."""
-    chosen: dict[str, Sample] = {}
+    """Samples that are about different images: the first ``count`` images, with questions of different kinds.
+
+    Of the questions about the n-th image the n-th is taken, in turn, so that a task which asks the same kinds of
+    questions about every image is represented by all of them. Samples that cannot be read are passed over.
+
+    Args:
+        samples: The samples; those about the same images stand next to each other.
+        count: How many.
+    """
+    chosen: list[Sample] = []
+    image: list[Sample] = []  # the samples about the image in work
+    earlier: set[str] = set()
+
+    def close() -> None:
+        if image:
+            earlier.add(image[0].group)
+            chosen.append(image[len(chosen) % len(image)])
+            image.clear()
+
     for index in range(len(samples)):
         if len(chosen) == count:
             break
@@ -113,8 +130,12 @@ def different_images(samples: Sequence[Sample], count: int) -> list[Sample]:
             sample = samples[index]
         except SampleError:
             continue
-        chosen.setdefault(sample.group, sample)
-    return list(chosen.values())
+        if image and sample.group != image[0].group:
+            close()
+        if sample.group not in earlier:
+            image.append(sample)
+    close()
+    return chosen[:count]
 
 
 def first_word(text: str) -> str:
