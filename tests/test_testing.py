@@ -194,7 +194,7 @@ def test_keep_must_have_one_number_per_image(keep: list[list[int]]) -> None:
 
 def test_unknown_signals_are_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"'keys'.*use any of attention, embeddings, entering, hidden, key, query, value"
+        ConfigError, match=r"'keys'.*use any of attention, embeddings, entering, final_norm, hidden, key, query, value"
     ):
         make_context(HIDDEN, needs={"keys"})
 
@@ -207,6 +207,7 @@ def test_unknown_signals_are_refused() -> None:
         (lambda ctx: ctx.value, "value=..."),
         (lambda ctx: ctx.probe, "query=..."),
         (lambda ctx: ctx.prompt, "embeddings=..."),
+        (lambda ctx: ctx.final_norm(ctx.hidden), "final_norm=..."),
         (lambda ctx: ctx.annotation("foreground"), "annotations={...}"),
     ],
 )
@@ -229,6 +230,14 @@ def test_undeclared_signals_are_refused(name: str) -> None:
     with pytest.raises(ScoreError, match=f"'{name}', which it does not declare.*add '{name}' to its needs"):
         getattr(ctx, read)
     assert torch.equal(ctx.hidden, HIDDEN)
+
+
+def test_the_final_norm_must_be_declared() -> None:
+    ctx = make_context(HIDDEN, final_norm=torch.neg, needs={"hidden"})
+    with pytest.raises(ScoreError, match=r"'final_norm', which it does not declare.*add 'final_norm' to its needs"):
+        ctx.final_norm(ctx.hidden)
+    declared = make_context(HIDDEN, final_norm=torch.neg, needs={"final_norm"})
+    assert torch.equal(declared.final_norm(declared.hidden), -HIDDEN)
 
 
 def test_undeclared_tower_layers_are_refused() -> None:

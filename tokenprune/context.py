@@ -127,6 +127,14 @@ class PruneContext:
         """
         return self.signals.entering()
 
+    def final_norm(self, states: Tensor) -> Tensor:
+        """Hidden states as the decoder's final norm, behind the last layer, would leave them; needs ``final_norm``.
+
+        Args:
+            states: Hidden states of any layer, ``[..., dim]``.
+        """
+        return self.signals.final_norm()(states)
+
     @cached_property
     def prompt(self) -> Prompt:
         """The full prompt as it entered layer 0, the same at every stage; needs ``embeddings``."""

@@ -37,6 +37,7 @@ class SignalReader(Component):
 
         ``query``, ``key``, ``value`` and ``attention`` are captured at layer K-1. ``entering`` is the attention of
         layer K itself on the states that enter it, :attr:`tokenprune.context.PruneContext.entering_probe`.
+        ``final_norm`` is the norm behind the last layer, :meth:`tokenprune.context.PruneContext.final_norm`.
         ``embeddings`` stands for the full prompt as it entered layer 0,
         :attr:`tokenprune.context.PruneContext.prompt`. Hidden states can be read even if they are not declared.
         """

@@ -16,7 +16,7 @@ from tokenprune.ops.gather import rows_at
 LAYER_STATES = frozenset({"query", "key", "value"})
 
 #: Signals that a stage before layer 0 can also read, because no layer has to run for them.
-INPUT_SIGNALS = frozenset({"hidden", "embeddings", "entering"})
+INPUT_SIGNALS = frozenset({"hidden", "embeddings", "entering", "final_norm"})
 
 #: All signals that a component can name in ``needs``. The engine captures only the signals that are named.
 SIGNALS = LAYER_STATES | INPUT_SIGNALS | {"attention"}
@@ -182,6 +182,9 @@ class Signals(Protocol):
     def entering(self) -> AttentionProbe:
         """Single rows of the attention of layer K itself, over the rows that enter it."""
 
+    def final_norm(self) -> Callable[[Tensor], Tensor]:
+        """The norm behind the last decoder layer, ``[..., dim]`` to ``[..., dim]``."""
+
     def prompt(self) -> Prompt:
         """The full prompt as it entered layer 0; every stage gets the same."""
 
@@ -226,6 +229,11 @@ class DeclaredSignals:
         """See :meth:`Signals.entering`."""
         self._require("entering")
         return self.source.entering()
+
+    def final_norm(self) -> Callable[[Tensor], Tensor]:
+        """See :meth:`Signals.final_norm`."""
+        self._require("final_norm")
+        return self.source.final_norm()
 
     def prompt(self) -> Prompt:
         """See :meth:`Signals.prompt`."""
@@ -326,6 +334,10 @@ class PickedSignals:
     def entering(self) -> AttentionProbe:
         """See :meth:`Signals.entering`."""
         return self.source.entering()
+
+    def final_norm(self) -> Callable[[Tensor], Tensor]:
+        """See :meth:`Signals.final_norm`."""
+        return self.source.final_norm()
 
     def prompt(self) -> Prompt:
         """See :meth:`Signals.prompt`."""

@@ -103,6 +103,7 @@ class TensorSignals:
         row_grid: (frame, row, column) of each row, long ``[batch, rows, 3]``, or None.
         tower_layers: Layers of the vision tower.
         annotations: Vectors ``[batch, rows]`` by name.
+        norm: The norm behind the last decoder layer, or None.
     """
 
     axis: VisualAxis
@@ -115,6 +116,7 @@ class TensorSignals:
     row_grid: Tensor | None = None
     tower_layers: Mapping[int, TowerTensors] = field(default_factory=dict)
     annotations: Mapping[str, Tensor] = field(default_factory=dict)
+    norm: Callable[[Tensor], Tensor] | None = None
 
     def states(self, name: str) -> Tensor:
         """See :meth:`tokenprune.signals.Signals.states`."""
@@ -137,6 +139,12 @@ class TensorSignals:
     def entering(self) -> AttentionProbe:
         """The same attention: there is only one layer here; see :meth:`tokenprune.signals.Signals.entering`."""
         return self.attention()
+
+    def final_norm(self) -> Callable[[Tensor], Tensor]:
+        """See :meth:`tokenprune.signals.Signals.final_norm`."""
+        if self.norm is None:
+            raise ScoreError("this context has no final norm", "pass make_context(..., final_norm=...)")
+        return self.norm
 
     def prompt(self) -> Prompt:
         """See :meth:`tokenprune.signals.Signals.prompt`."""
@@ -194,6 +202,7 @@ def make_context(
     grid: Tensor | None = None,
     tower: Mapping[int, TowerTensors] | None = None,
     annotations: Mapping[str, Tensor] | None = None,
+    final_norm: Callable[[Tensor], Tensor] | None = None,
     needs: Collection[str] = SIGNALS,
     layer: int = 1,
     num_layers: int = 2,
@@ -218,6 +227,7 @@ def make_context(
         grid: (frame, row, column) of each row, long ``[batch, rows, 3]``; -1 for rows that are not on the grid.
         tower: Layers of the vision tower by their number.
         annotations: Vectors ``[batch, rows]`` by name.
+        final_norm: The norm behind the last decoder layer, ``[..., dim]`` to ``[..., dim]``.
         needs: Signals that the component can read; all by default.
         layer: Tokens are dropped before this layer.
         num_layers: Layers of the decoder.
@@ -252,7 +262,7 @@ def make_context(
     max_images = max(map(len, counts))
     tower = tower or {}
     signals = TensorSignals(
-        axis, row_mask, visual, image, max_images, states, embeddings, grid, tower, annotations or {}
+        axis, row_mask, visual, image, max_images, states, embeddings, grid, tower, annotations or {}, final_norm
     )
     return PruneContext(
         layer=layer,

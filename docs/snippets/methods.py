@@ -25,8 +25,9 @@ selectors, pruners, scorers and budgets can be combined freely.
 
 Each method declares the signals that it *needs*, and the engine captures only these: states of the layer before the
 pruned one, K-1 (`query`, `key`, `value`), single attention rows of that layer (`attention`) or of layer K itself
-(`entering`), the prompt's input embeddings (`embeddings`), or layers of the vision tower. Hidden states are always
-available. If two scores are equal, the token at the earlier position is kept, unless the method states another rule.
+(`entering`), the norm behind the last layer (`final_norm`), the prompt's input embeddings (`embeddings`), or layers of
+the vision tower. Hidden states are always available. If two scores are equal, the token at the earlier position is
+kept, unless the method states another rule.
 
 *Checked against* names the code that the method's authors published. It was run on seeded tensors, and a test compares
 ours with what it gave: the same tokens, and the same values where a method merges them
@@ -56,8 +57,11 @@ def acts(method: Method) -> str:
         return "before the language model"
     if numbers is not None:
         return f"before layer{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
-    fields = ", ".join(f"{name} {value}" for name, value in layers.items())
-    return f"chosen by `{type(method.layers).__name__}` ({fields})"
+    own = method.layers.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    fields = ", ".join(
+        f"{name} {', '.join(map(str, value)) if isinstance(value, list) else value}" for name, value in own.items()
+    )
+    return f"chosen by `{type(method.layers).__name__}`" + (f" ({fields})" if fields else "")
 
 
 def needs(method: Method) -> str:
@@ -93,7 +97,7 @@ def checked(named: NamedMethod) -> str:
         return "own baseline, nothing to compare with"
     file = TRANSCRIPTS / f"{named.name}.json"
     if not file.is_file():
-        return "paper only"
+        return checked_as(named) or "paper only"
     recorded = json.loads(file.read_text(encoding="utf-8"))
     cases = [entry["case"] for entry in recorded["cases"]]
     different = list(dict.fromkeys(case["differs"] for case in cases if "differs" in case))
@@ -102,6 +106,14 @@ def checked(named: NamedMethod) -> str:
     words = f"[{recorded['repository']}]({link}), commit `{recorded['commit'][:7]}`, `{Path(recorded['file']).name}`"
     words += f" (lines {recorded['lines']}): {agreeing} of {len(cases)} cases equal"
     return words + "".join(f"; not equal, and expected so: {reason}" for reason in different)
+
+
+def checked_as(named: NamedMethod) -> str | None:
+    """The method with the same pruner whose selection was compared, if there is one."""
+    pruner = load_method(named.name).pruner
+    recorded = (file.stem for file in sorted(TRANSCRIPTS.glob("*.json")))
+    same = next((name for name in recorded if load_method(name).pruner == pruner), None)
+    return None if same is None else f"as [{same}](#{same}), which has the same pruner"
 
 
 def section(named: NamedMethod) -> str:

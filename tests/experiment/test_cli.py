@@ -170,7 +170,7 @@ def test_show_begins_with_the_description_and_ends_with_what_was_published(
 ) -> None:
     assert call(monkeypatch, "show", "entropyprune") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "entropyprune-reference reproduces the figures of the published code" in lines[0]
+    assert "entropyprune-paper is the paper to the letter, entropyprune-reference the published code" in lines[0]
     assert "# published settings, printed in place by --model NAME:" in lines
     (entry,) = [line for line in lines if line.startswith("# - LLaVA-1.6-Vicuna-7B (llava_next, 32 layers of llama)")]
     assert "budgets: [{name: keep_count, tokens: 320}, {name: layer_average, tokens: 320}]" in entry

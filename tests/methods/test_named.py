@@ -14,6 +14,7 @@ from tokenprune.errors import ConfigError, MissingDataError, PluginError, Unknow
 from tokenprune.registry import Entry, Registry
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.random import Random
+from tokenprune.selectors.entropy_collapse import EntropyCollapse
 
 PLAIN = {
     "layers": {"name": "fixed", "layers": [2]},
@@ -24,7 +25,15 @@ PLAIN = {
 
 def test_every_named_method_loads_and_reads_back() -> None:
     builtin = {method.name: method for method in tp.list_methods() if method.distribution == "tokenprune-mllm"}
-    assert {"entropyprune", "entropyprune-reference", "fastv", "random", "oracle", "norm-key-small"} <= set(builtin)
+    assert {
+        "entropyprune",
+        "entropyprune-paper",
+        "entropyprune-reference",
+        "fastv",
+        "random",
+        "oracle",
+        "norm-key-small",
+    } <= set(builtin)
     for name, shipped in builtin.items():
         assert shipped.description.endswith(".")
         method = tp.load_method(name)
@@ -38,8 +47,15 @@ def test_names_are_listed_without_reading_a_file(monkeypatch: pytest.MonkeyPatch
     assert named.method_names() == expected
 
 
-def test_the_two_entropyprunes_differ_in_their_normalisation_only() -> None:
-    paper, code = tp.load_method("entropyprune"), tp.load_method("entropyprune-reference")
+def test_entropyprune_is_the_papers_with_verification() -> None:
+    ours, paper = tp.load_method("entropyprune"), tp.load_method("entropyprune-paper")
+    assert ours.layers == EntropyCollapse(verify=True, fields=("scorer.source",), fallback=2)
+    assert paper.layers == EntropyCollapse(fallback=2)
+    assert (ours.pruner, ours.budget, ours.positions) == (paper.pruner, paper.budget, paper.positions)
+
+
+def test_paper_and_code_differ_in_their_normalisation_only() -> None:
+    paper, code = tp.load_method("entropyprune-paper"), tp.load_method("entropyprune-reference")
     assert paper.layers == code.layers
     assert paper.budget == code.budget
     assert paper.pruner.scorer == MatrixEntropy(source="query", normalization="trace")  # type: ignore[attr-defined]

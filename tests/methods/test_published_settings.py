@@ -56,6 +56,7 @@ def test_the_methods_that_state_settings_for_models_have_them() -> None:
         "divprune",
         "dycoke",
         "entropyprune",
+        "entropyprune-paper",
         "entropyprune-reference",
         "fastv",
         "framefusion",
@@ -118,8 +119,16 @@ def test_no_two_entries_fit_the_same_model(shipped: NamedMethod) -> None:
         assert any(a is not None and b is not None and a != b for a, b in fields), (one.model, other.model)
 
 
-def test_the_two_entropyprunes_have_the_same_entries() -> None:
-    assert shipped_method("entropyprune").published == shipped_method("entropyprune-reference").published
+@pytest.mark.parametrize("name", ["entropyprune", "entropyprune-paper"])
+def test_the_entropyprunes_have_the_same_entries(name: str) -> None:
+    assert shipped_method(name).published == shipped_method("entropyprune-reference").published
+
+
+def test_published_settings_of_entropyprune_are_the_papers_method() -> None:
+    """Fixed layers and queries: nothing is left to verify."""
+    for settings in shipped_method("entropyprune").published:
+        ours, paper = (tp.load_method(name, model=settings.model) for name in ("entropyprune", "entropyprune-paper"))
+        assert ours.model_copy(update={"label": None}) == paper.model_copy(update={"label": None})
 
 
 # ---- the published numbers -------------------------------------------------------------------------------------------
@@ -161,7 +170,7 @@ def test_the_budgets_of_sparsevlm_are_the_published_counts_and_their_clusters() 
         ("qwen2.5-vl-7b", 1, 1000, (222, 92)),
     ],
 )
-@pytest.mark.parametrize("name", ["entropyprune", "entropyprune-reference"])
+@pytest.mark.parametrize("name", ["entropyprune", "entropyprune-paper", "entropyprune-reference"])
 def test_the_budgets_of_entropyprune(name: str, preset: str, layer: int, visual: int, counts: tuple[int, ...]) -> None:
     config = PRESETS[preset].config()
     shipped, depth = shipped_method(name), Architecture.of(config).depth
@@ -193,10 +202,14 @@ def test_vscan_on_qwen() -> None:
     assert method.budget.keep(1000, Schedule((0, 14), 28)) == (kept, int(0.333 * kept))
 
 
-def test_the_names_of_entropyprune_say_which_one_reproduces_the_code() -> None:
-    paper, code = shipped_method("entropyprune"), shipped_method("entropyprune-reference")
-    assert "entropyprune-reference reproduces the figures of the published code" in paper.description
-    assert "as its published code computes it" in code.description
+def test_the_names_of_entropyprune_say_which_one_is_which() -> None:
+    names = ("entropyprune", "entropyprune-paper", "entropyprune-reference")
+    ours, paper, code = (shipped_method(name).description for name in names)
+    assert "by verification where calibration samples are given" in ours
+    assert "entropyprune-paper is the paper to the letter, entropyprune-reference the published code" in ours
+    assert "to the letter of its paper" in paper
+    assert "entropyprune-reference reproduces the figures of the published code" in paper
+    assert "as its published code computes it" in code
 
 
 @pytest.mark.parametrize(("preset", "layer"), [("llava-1.5-7b", 8), ("llava-next-7b", 8), ("qwen2.5-vl-7b", 15)])

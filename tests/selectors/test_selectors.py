@@ -147,7 +147,7 @@ def test_calibration_chooses_the_layer_in_apply() -> None:
     case = CASES["llava"]
     model = case.build()
     inputs = case.batch(model, 2, "none", seed=1).inputs
-    method = tp.load_method("entropyprune", budget="keep_count", tokens=5)
+    method = tp.load_method("entropyprune-paper", budget="keep_count", tokens=5)
     with torch.no_grad(), tp.apply(model, method, calibration=[inputs]) as run:
         model(**inputs)
     assert run.choice.reason.startswith("no collapse found")
@@ -171,7 +171,7 @@ def test_calibration_takes_a_single_input_for_a_list_of_one() -> None:
     assert (
         profile == measure_entropy(model, [inputs], cache=False) == measure_entropy(model, iter([inputs]), cache=False)
     )
-    method = tp.load_method("entropyprune", budget="keep_count", tokens=5)
+    method = tp.load_method("entropyprune-paper", budget="keep_count", tokens=5)
     assert choose_layers(model, method, calibration=inputs) == choose_layers(model, method, calibration=[inputs])
     with torch.no_grad(), tp.apply(model, method, calibration=inputs) as run:
         model(**inputs)

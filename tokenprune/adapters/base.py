@@ -257,6 +257,17 @@ class Adapter(ABC):
         self._required_attention(layer)
         return structure.entering_norm(self.layers[layer])
 
+    def final_norm(self) -> Callable[[Tensor], Tensor]:
+        """The norm that the decoder applies behind its last layer.
+
+        Returns:
+            ``norm(hidden [..., dim])``, of the same shape.
+
+        Raises:
+            UnsupportedModelError: The decoder is not built in a known way.
+        """
+        return structure.final_norm(self.decoder)
+
     def rotary(self, layer: int) -> Rotate:
         """The family's own rotary embedding for one tensor.
 

@@ -157,6 +157,27 @@ def entering_norm(layer: Any) -> Callable[[Tensor], Tensor]:
     return norm
 
 
+def final_norm(decoder: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The norm that a decoder applies behind its last layer, found by the name that its forward uses.
+
+    Raises:
+        UnsupportedModelError: The forward uses no norm, or more than one.
+    """
+    forward: Any = inspect.unwrap(type(decoder).forward)
+    modules = {
+        name: getattr(decoder, name, None) for name in dict.fromkeys(forward.__code__.co_names) if "norm" in name
+    }
+    norms = {name: module for name, module in modules.items() if isinstance(module, nn.Module)}
+    if len(norms) != 1:
+        raise UnsupportedModelError(
+            f"{type(decoder).__name__}.forward has no single norm behind its last layer ({', '.join(norms) or 'none'})",
+            "use final_norm: false, or write an adapter that overrides final_norm()",
+        )
+    (found,) = norms.values()
+    norm: Callable[[Tensor], Tensor] = found
+    return norm
+
+
 def _unchanged(states: Tensor) -> Tensor:
     return states
 

@@ -18,7 +18,15 @@ from tokenprune import plugins
 from tokenprune.cli.failures import check_writable, reported
 from tokenprune.cli.methods import method_text
 from tokenprune.cli.progress import progress_bar
-from tokenprune.cli.tables import console, print_bench, print_estimate, print_plan, print_result, print_tune
+from tokenprune.cli.tables import (
+    console,
+    print_bench,
+    print_estimate,
+    print_plan,
+    print_profile,
+    print_result,
+    print_tune,
+)
 from tokenprune.cli.tuning import QUESTION, tune_model, tune_settings, tune_task
 from tokenprune.config import read_yaml
 from tokenprune.errors import ConfigError, TokenPruneError
@@ -27,13 +35,13 @@ from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.config import json_schema
 from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.plan import plan_experiment
-from tokenprune.experiment.runner import Part, profile_model
+from tokenprune.experiment.profiling import profile_model
+from tokenprune.experiment.runner import Part
 from tokenprune.measure import bench_table
 from tokenprune.measure.bench import BenchConfig, run_bench
 from tokenprune.measure.estimate import estimate, read_config
 from tokenprune.models.presets import PRESETS
 from tokenprune.named import NamedMethod, find_shipped, list_methods
-from tokenprune.selectors.entropy_profile import detect_collapse
 from tokenprune.tuning import run_tune
 from tokenprune.version import __version__
 
@@ -268,18 +276,13 @@ def profile(
     ],
     output: Annotated[Path, typer.Option(help="File to write the profile to.")] = Path("profile.json"),
 ) -> None:
-    """Measure the entropy curve of a model and find the layer where it collapses."""
+    """Measure a model's entropy curve, find where it collapses, and verify the methods whose layer selector does so."""
     experiment = ExperimentConfig.from_yaml(config)
     check_writable(output)
     measured = profile_model(experiment)
-    measured.save(output)
-    mean = measured.mean
-    low, high = min(mean), max(mean)
-    for layer, value in enumerate(mean):
-        bar = "█" * (1 + round(40 * (value - low) / (high - low or 1)))
-        console.print(f"layer {layer:>3}  {value:8.4f}  {bar}", highlight=False)
-    console.print(detect_collapse(measured).sentence, highlight=False)
-    console.print(f"written: {output} ({len(measured.curves)} samples)", highlight=False)
+    measured.profile.save(output)
+    print_profile(measured)
+    console.print(f"written: {output} ({len(measured.profile.curves)} samples)", highlight=False)
 
 
 @app.command()

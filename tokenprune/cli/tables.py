@@ -10,7 +10,11 @@ from rich.table import Table
 
 from tokenprune.experiment import ExperimentResult, report, summarise
 from tokenprune.experiment.plan import Plan
+from tokenprune.experiment.profiling import ProfiledModel
 from tokenprune.measure import bench_table
+from tokenprune.selectors.entropy_profile import detect_collapse
+from tokenprune.selectors.plateau import find_plateau
+from tokenprune.selectors.verdict import Candidate, Verdict
 from tokenprune.tuning import TuneResult
 from tokenprune.tuning import table as tune_table
 
@@ -67,6 +71,51 @@ def print_plan(plan: Plan) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def print_profile(measured: ProfiledModel) -> None:
+    """Print an entropy curve, what both rules find in it, and the candidates of every verdict."""
+    mean = measured.profile.mean
+    low, high = min(mean), max(mean)
+    for layer, value in enumerate(mean):
+        bar = "█" * (1 + round(40 * (value - low) / (high - low or 1)))
+        console.print(f"layer {layer:>3}  {value:8.4f}  {bar}", highlight=False)
+    for found in (detect_collapse(measured.profile), find_plateau(measured.profile)):
+        console.print(found.sentence, highlight=False, soft_wrap=True)
+    for key, choice in measured.choices.items():
+        console.print(escape(f"\n{key}: {choice.reason}"), highlight=False, soft_wrap=True)
+        if key in measured.verdicts:
+            _print_candidates(measured.verdicts[key])
+
+
+def _print_candidates(verdict: Verdict) -> None:
+    """Agreement with the unpruned model: a row per layer, a column per combination of the verified fields."""
+    columns = list(dict.fromkeys(_columns(item) for item in verdict.candidates))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("before layer", justify="right")
+    for name in columns:
+        table.add_column(escape(name), justify="right", no_wrap=True)
+    most = max(item.samples for item in verdict.candidates)
+    for layer in sorted({item.layer for item in verdict.candidates}):
+        cells = {_columns(item): _cell(item, verdict, most) for item in verdict.candidates if item.layer == layer}
+        table.add_row(str(layer), *(cells.get(name, "") for name in columns))
+    Console(width=max(console.width, 120)).print(table)
+    console.print(f"agreement in percent, * chosen; (n) left after n of {most} samples; - cannot run", highlight=False)
+
+
+def _columns(candidate: Candidate) -> str:
+    """The verified fields of a candidate in words."""
+    fields = (f"{path.rpartition('.')[2]} {value}" for path, value in candidate.fields.items())
+    return ", ".join(fields) or "agreement"
+
+
+def _cell(candidate: Candidate, verdict: Verdict, most: int) -> str:
+    """The agreement of a candidate, marked if it was chosen or left early."""
+    if candidate.agreement is None:
+        return "-"
+    chosen = (candidate.layer, candidate.fields) == (verdict.layer, verdict.fields)
+    early = f" ({candidate.samples})" if candidate.samples < most else ""
+    return f"{'* ' if chosen else ''}{100 * candidate.agreement:.1f}{early}"
 
 
 def duration(seconds: float) -> str:

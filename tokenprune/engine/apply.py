@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from torch import nn
 
@@ -17,6 +18,7 @@ from tokenprune.engine.calibrate import (
     compare_trials,
     entropy_profile,
     last_logits,
+    remember_verdicts,
 )
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import Engine
@@ -25,6 +27,7 @@ from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError, UnsupportedFeatureError
 from tokenprune.run import Run
 from tokenprune.selectors.base import LayerChoice, ModelProfile
+from tokenprune.selectors.entropy_profile import EntropyProfile
 
 
 @contextmanager
@@ -91,9 +94,40 @@ def chosen(method: Method, choice: LayerChoice) -> Method:
     return method if choice.pruner is None else method.model_copy(update={"pruner": choice.pruner})
 
 
+def verify_methods(
+    model: nn.Module, methods: Mapping[str, Method], calibration: Calibration
+) -> tuple[EntropyProfile, dict[str, LayerChoice]]:
+    """Measure a model's entropy curves, and verify every method whose selector does so; without any cache.
+
+    Args:
+        model: A supported transformers model.
+        methods: Methods by name. Those whose selector does not verify are passed over.
+        calibration: As for :func:`apply`.
+
+    Returns:
+        The curves, with a verdict on every method on which one was reached, and what each selector chose.
+
+    Raises:
+        LayerError: A selector can choose no layer.
+        BusyModelError: A method is applied to the model.
+    """
+    adapter = adapter_for(unwrap(model))
+    check_free(adapter.decoder)
+    batches = as_batches(calibration)
+    profiles = [entropy_profile(adapter, batches, cache=False)]
+    choices = {}
+    for name, method in methods.items():
+        if method.layers.verifies:
+            known = _profile(adapter, method, batches)
+            known = replace(known, measure_entropy=lambda: profiles[-1], remember=profiles.append)
+            choices[name] = method.layers.select(known)
+    return profiles[-1], choices
+
+
 def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) -> ModelProfile:
+    definition = method.model_dump(mode="json", exclude={"label"})
     if calibration is None:
-        return ModelProfile(adapter.name, adapter.num_layers, pruner=method.pruner)
+        return ModelProfile(adapter.name, adapter.num_layers, pruner=method.pruner, definition=definition)
     batches = as_batches(calibration)
     return ModelProfile(
         adapter.name,
@@ -103,4 +137,6 @@ def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) 
         method.pruner,
         lambda trials: compare_trials(adapter, method, batches, trials),
         lambda layers: can_meet(adapter, method.budget, batches, layers),
+        definition,
+        lambda profile: remember_verdicts(adapter, batches, profile),
     )

@@ -122,13 +122,10 @@ def entropy_profile(
     adapter: Adapter, calibration: Sequence[Mapping[str, Any]], cache: bool | Path = True
 ) -> EntropyProfile:
     """The same for a model whose adapter is known; see :func:`measure_entropy`."""
-    folder = cache if isinstance(cache, Path) else user_cache_path("tokenprune") / "entropy"
-    path = folder / f"{fingerprint(adapter.model, calibration)}.json"
-    if cache and path.is_file():
-        try:
-            return EntropyProfile.load(path)
-        except ConfigError:
-            path.unlink()  # an old or broken entry is measured again
+    path = _cache_file(adapter, calibration, cache) if cache else None
+    kept = _kept(path) if path is not None else None
+    if kept is not None:
+        return kept
     curves: list[tuple[float, ...]] = []
     for inputs in calibration:
         columns: dict[int, Tensor] = {}
@@ -140,9 +137,42 @@ def entropy_profile(
         stacked = torch.stack([columns[layer] for layer in range(adapter.num_layers)], dim=1)
         curves += [tuple(row) for row in stacked.tolist()]
     profile = EntropyProfile(family=adapter.name, num_layers=adapter.num_layers, curves=tuple(curves))
-    if cache:
+    if path is not None:
         profile.save(path)
     return profile
+
+
+def remember_verdicts(
+    adapter: Adapter, calibration: Sequence[Mapping[str, Any]], profile: EntropyProfile, cache: bool | Path = True
+) -> None:
+    """Keep entropy curves with their verdicts where :func:`entropy_profile` looks for them.
+
+    Args:
+        adapter: The model's adapter.
+        calibration: The samples that the profile was made with.
+        profile: The profile. Verdicts on other methods that have been kept meanwhile stay.
+        cache: See :func:`measure_entropy`.
+    """
+    if cache:
+        path = _cache_file(adapter, calibration, cache)
+        (_kept(path) or profile).with_verdicts(*profile.verdicts).save(path)
+
+
+def _cache_file(adapter: Adapter, calibration: Sequence[Mapping[str, Any]], cache: bool | Path) -> Path:
+    """Where the curves of a model and its calibration samples are kept."""
+    folder = cache if isinstance(cache, Path) else user_cache_path("tokenprune") / "entropy"
+    return folder / f"{fingerprint(adapter.model, calibration)}.json"
+
+
+def _kept(path: Path) -> EntropyProfile | None:
+    """The profile in the cache, if there is one that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        return EntropyProfile.load(path)
+    except ConfigError:
+        path.unlink()  # an old or broken entry is measured again
+        return None
 
 
 def fingerprint(model: nn.Module, calibration: Sequence[Mapping[str, Any]]) -> str:

@@ -135,6 +135,8 @@ class Plan:
                 adapter.projections(stage.layer, frozenset({"query", "key"}))
                 adapter.check_attention_rows(stage.layer)
                 adapter.entering_norm(stage.layer)
+            if "final_norm" in stage.pruner.needs:
+                adapter.final_norm()
 
     def _check_tower(self, adapter: Adapter) -> None:
         """Refuse towers that do not show what the method reads."""

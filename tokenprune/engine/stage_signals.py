@@ -89,6 +89,10 @@ class StageSignals:
 
         return self._probe(self.layer, self.arguments, queries, key.read(key.module(entered)))
 
+    def final_norm(self) -> Callable[[Tensor], Tensor]:
+        """See :meth:`tokenprune.signals.Signals.final_norm`."""
+        return self.adapter.final_norm()
+
     def _probe(
         self, layer: int, arguments: Mapping[str, Any], queries: Callable[[Tensor], Tensor], key: Tensor
     ) -> AttentionProbe:

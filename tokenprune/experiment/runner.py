@@ -11,9 +11,8 @@ from typing import Any
 import torch
 import transformers
 
-from tokenprune.engine import measure_entropy
 from tokenprune.errors import ConfigError, OutputError
-from tokenprune.experiment.answering import Answering, BatchInWork, Choices, calibration, why_no_foreground
+from tokenprune.experiment.answering import Answering, BatchInWork, Choices, why_no_foreground
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batches, Shard
 from tokenprune.experiment.config import UNPRUNED, ExperimentConfig
@@ -21,7 +20,6 @@ from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
 from tokenprune.files.lines import Row
 from tokenprune.registry import suggest
-from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.version import __version__
 
 #: Called after every batch with (series key, batches done, batches in total).
@@ -285,19 +283,6 @@ class _Experiment:
 
     def _show_rounds(self, done: int) -> None:
         self.progress("timing", done, self.config.timing + 1)
-
-
-def profile_model(config: ExperimentConfig) -> EntropyProfile:
-    """The entropy curves of an experiment's model over its calibration pictures.
-
-    Raises:
-        ConfigError: The experiment has no calibration pictures.
-    """
-    loaded = config.model.load()
-    inputs = calibration(config, loaded)
-    if not inputs:
-        raise ConfigError("this experiment has no calibration pictures", "set calibration to 1 or more")
-    return measure_entropy(loaded.model, inputs, cache=False)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
+from pydantic import model_validator
 from torch import Tensor
 
 from tokenprune.context import PruneContext
@@ -25,21 +26,32 @@ class MatrixEntropy(Scorer):
         source: States to score; ``hidden`` is split into as many slices as there are query heads.
         normalization: ``trace`` is the paper's definition, ``none`` the authors' published code. The two rank tokens
             differently, so they are two different methods.
+        final_norm: Whether hidden states pass the decoder's final norm first, as in the authors' published code; only
+            with ``source: hidden``.
         backend: ``triton`` is a kernel that has never run on a GPU; see :func:`tokenprune.ops.entropy.matrix_entropy`.
     """
 
     source: Annotated[Literal["query", "key", "value", "hidden"], Tunable("query", "key", "value", "hidden")] = "query"
     normalization: Annotated[Normalization, Tunable("trace", "none")] = "trace"
+    final_norm: bool = False
     backend: Backend = "torch"
+
+    @model_validator(mode="after")
+    def _only_hidden_states_are_normed(self) -> Self:
+        if self.final_norm and self.source != "hidden":
+            raise ValueError(f"final_norm is for hidden states, and source is {self.source!r}: set source to hidden")
+        return self
 
     @property
     def needs(self) -> frozenset[str]:
         """The states to score."""
-        return frozenset({self.source})
+        return frozenset({self.source, "final_norm"} if self.final_norm else {self.source})
 
     def score(self, ctx: PruneContext) -> Tensor:
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""
         states: Tensor = getattr(ctx, self.source)
+        if self.final_norm:
+            states = ctx.final_norm(states)
         if self.source == "hidden":
             states = states.unflatten(-1, (ctx.num_heads, -1))
         return matrix_entropy(states, self.normalization, backend=self.backend)

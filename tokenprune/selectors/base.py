@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -62,6 +63,10 @@ class ModelProfile:
             calibration samples.
         feasible: Whether the method's budget can be met on the calibration samples by pruning before the given layers.
             None without calibration samples.
+        definition: The method as JSON-ready data, without its label: what a stored verdict must have been made for.
+            None where it is unknown.
+        remember: Keeps entropy curves with their verdicts for the next call with the same model and calibration
+            samples. None where nothing is kept.
     """
 
     family: str
@@ -71,6 +76,8 @@ class ModelProfile:
     pruner: Component | None = None
     compare: Callable[[Sequence[Trial]], list[TrialResult]] | None = None
     feasible: Callable[[tuple[int, ...]], bool] | None = None
+    definition: Mapping[str, Any] | None = None
+    remember: Callable[[EntropyProfile], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,11 @@ class LayerChoice:
 
 class LayerSelector(Component, ABC):
     """Chooses the decoder layers before which tokens are dropped. Layer 0 means the input of the decoder."""
+
+    @property
+    def verifies(self) -> bool:
+        """Whether :meth:`select` compares trials on the calibration samples and remembers a verdict."""
+        return False
 
     @abstractmethod
     def select(self, profile: ModelProfile) -> LayerChoice:

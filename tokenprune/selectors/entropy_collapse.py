@@ -1,12 +1,18 @@
-"""The layer of EntropyPrune: where the entropy of the visual hidden states collapses."""
+"""The layer of EntropyPrune: where the entropy of the visual hidden states collapses, by rule or by verification."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal, Self
 
-from tokenprune.errors import LayerError
+from pydantic import Field, model_validator
+
+from tokenprune.component import Component
+from tokenprune.errors import ConfigError, LayerError
 from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
+from tokenprune.selectors.plateau import find_plateau
+from tokenprune.selectors.verdict import Verdict
+from tokenprune.selectors.verify import alternatives, field_values, verify
 
 #: Layers that the paper states per family. Its code contains these numbers, but not the search for them.
 PUBLISHED = {"llava": 2, "llava_next": 2, "qwen2_5_vl": 1}
@@ -15,11 +21,26 @@ PUBLISHED = {"llava": 2, "llava_next": 2, "qwen2_5_vl": 1}
 class EntropyCollapse(LayerSelector):
     """Prune before the entropy collapse layer.
 
-    The first available source decides: the entropy curves, the published layer of the family, ``fallback``. The curves
-    come from the ``profile`` file or, without one, from the calibration samples given to :func:`tokenprune.apply`. If
-    they show no collapse, the next source decides, and the reason of the choice says so.
+    The first available source decides: a verification (with ``verify``), the entropy curves by ``rule``, the published
+    layer of the family, ``fallback``. The curves come from the ``profile`` file or, without one, from the calibration
+    samples given to :func:`tokenprune.apply`. If they show no collapse, the next source decides, and the reason of the
+    choice says so.
 
-    Source: "EntropyPrune: Matrix Entropy Guided Visual Token Pruning", arXiv 2602.17196.
+    The rule ``drop`` is the paper's: prune before the layer where the entropy drops most sharply. The rule ``plateau``
+    goes on to the collapsed layer, the first one whose input lies on the low plateau behind the drop, and prunes before
+    the layer after it: a stage before layer K observes layer K-1, so that the scorer then reads states that have
+    collapsed.
+
+    With ``verify`` the entropy only says where to look. For each of the ``most`` layers nearest to the collapse that
+    the budget allows, and for all alternatives of the pruner's ``fields``, the calibration samples run pruned; the one
+    whose answers agree most with the unpruned model is taken. Of equal agreement the cheaper one is taken, then the one
+    of smaller divergence. No labels are needed. The verdict is kept: in the user's cache, for the same model and
+    calibration samples, and by ``tokenprune profile`` in its file. A verdict in the ``profile`` file is used without
+    running anything. It holds for the same method and budget only; without one the calibration samples are verified
+    on, or the rule decides.
+
+    Source: "EntropyPrune: Matrix Entropy Guided Visual Token Pruning", arXiv 2602.17196. The rule ``plateau`` and the
+    verification are ours.
 
     Attributes:
         profile: A JSON file written by ``tokenprune profile``.
@@ -27,6 +48,12 @@ class EntropyCollapse(LayerSelector):
         published: Whether to use the published layer of the family.
         min_relative: See :func:`tokenprune.selectors.entropy_profile.detect_collapse`.
         min_agreement: See :func:`tokenprune.selectors.entropy_profile.detect_collapse`.
+        rule: ``drop`` or ``plateau``: what the entropy curves decide by.
+        share: See :func:`tokenprune.selectors.plateau.find_plateau`.
+        verify: Whether to compare candidates on the calibration samples.
+        fields: Paths of the pruner's fields that are verified together with the layer, e.g. ``scorer.source``. Their
+            alternatives are the values that the component names as worth trying.
+        most: The largest number of layers that are verified.
     """
 
     profile: str | None = None
@@ -34,16 +61,115 @@ class EntropyCollapse(LayerSelector):
     published: bool = True
     min_relative: float = Field(default=0.1, gt=0, lt=1)
     min_agreement: float = Field(default=0.75, gt=0, le=1)
+    rule: Literal["drop", "plateau"] = "drop"
+    share: float = Field(default=0.15, gt=0, lt=1)
+    verify: bool = False
+    fields: tuple[str, ...] = ()
+    most: int = Field(default=8, ge=1)
+
+    @model_validator(mode="after")
+    def _fields_are_verified(self) -> Self:
+        if self.fields and not self.verify:
+            raise ValueError(f"'fields': {', '.join(self.fields)} would not be verified: set verify to true")
+        return self
+
+    @property
+    def verifies(self) -> bool:
+        """See :attr:`tokenprune.selectors.base.LayerSelector.verifies`."""
+        return self.verify
 
     def select(self, profile: ModelProfile) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
-        curves = self._curves(profile)
-        finding = "no calibration samples were given"
-        if curves is not None:
+        stored = self._stored(profile)
+        findings = []
+        if self.verify:
+            verdict = self._kept_verdict(stored, profile)
+            if verdict is not None:
+                return self._follow(verdict, profile, f"{verdict.reason} (verdict in {self.profile})")
+            if stored is not None:
+                findings.append(f"{self.profile} has no verdict on this method and budget")
+            if profile.compare is not None:
+                try:
+                    verdict = self._verify(profile)
+                    return self._follow(verdict, profile, "; ".join([*findings, verdict.reason]))
+                except LayerError as error:
+                    findings.append(f"nothing was verified: {error.what}")
+        curves = stored
+        if curves is None and profile.measure_entropy is not None:
+            curves = profile.measure_entropy()
+        return self._by_rule(curves, profile, findings)
+
+    # ---- verification ----
+
+    def _kept_verdict(self, kept: EntropyProfile | None, profile: ModelProfile) -> Verdict | None:
+        """The verdict on the method that a profile holds, if it is of the same family."""
+        if kept is None or profile.definition is None or kept.family != profile.family:
+            return None
+        return kept.verdict(profile.definition)
+
+    def _verify(self, profile: ModelProfile) -> Verdict:
+        """The verdict of the calibration samples, from the cache if they have been verified on before.
+
+        Raises:
+            LayerError: They decide nothing.
+        """
+        if profile.measure_entropy is None:
+            raise LayerError("there are no entropy curves", "give calibration samples")
+        curves = profile.measure_entropy()
+        verdict = self._kept_verdict(curves, profile)
+        if verdict is None:
+            plateau = find_plateau(curves, self.share, self.min_relative, self.min_agreement)
             collapse = detect_collapse(curves, self.min_relative, self.min_agreement)
-            finding = collapse.sentence
-            if collapse.layer is not None:
-                return LayerChoice((collapse.layer,), finding)
+            verdict = verify(profile, self.fields, plateau, self.most, f"{collapse.sentence}; {plateau.sentence}")
+            if profile.remember is not None and profile.definition is not None:
+                profile.remember(curves.with_verdicts(verdict))
+        return verdict
+
+    def _follow(self, verdict: Verdict, profile: ModelProfile, reason: str) -> LayerChoice:
+        """The choice of a verdict.
+
+        Raises:
+            ConfigError: The verdict names values that are no alternatives (any more).
+        """
+        pruner: Component | None = None
+        if self.fields:
+            if profile.pruner is None:
+                raise ConfigError("a verdict on the pruner's fields needs the method's pruner", "use tokenprune.apply")
+            pruners = alternatives(profile.pruner, self.fields)
+            pruner = next((item for item in pruners if field_values(item, self.fields) == verdict.fields), None)
+            if pruner is None:
+                raise ConfigError(
+                    f"the verdict on layer {verdict.layer} names {verdict.fields}, no alternative of the pruner",
+                    "make the profile again with `tokenprune profile`",
+                )
+        if verdict.layer >= profile.num_layers:
+            raise LayerError(
+                f"the verdict names layer {verdict.layer}, and the model has {profile.num_layers} layers",
+                "make the profile again with `tokenprune profile`",
+            )
+        return LayerChoice((verdict.layer,), reason, pruner)
+
+    # ---- rules ----
+
+    def _by_rule(self, curves: EntropyProfile | None, profile: ModelProfile, findings: list[str]) -> LayerChoice:
+        """What the curves show, or the published layer, or the fallback.
+
+        Args:
+            curves: The entropy curves; None if there are none.
+            profile: The model.
+            findings: What was found before.
+
+        Raises:
+            LayerError: None of them decides.
+        """
+        if curves is not None:
+            layer, sentence = self._layer(curves)
+            findings = [*findings, sentence]
+            if layer is not None:
+                return LayerChoice((layer,), "; ".join(findings))
+        else:
+            findings = [*findings, "no calibration samples were given"]
+        finding = "; ".join(findings)
         published = PUBLISHED.get(profile.family) if self.published else None
         if published is not None and published < profile.num_layers:
             return LayerChoice((published,), f"{finding}; took layer {published}, published for {profile.family}")
@@ -59,14 +185,27 @@ class EntropyCollapse(LayerSelector):
             )
         return LayerChoice((self.fallback,), f"{finding}; fell back to layer {self.fallback}")
 
-    def _curves(self, profile: ModelProfile) -> EntropyProfile | None:
-        if self.profile is not None:
-            curves = EntropyProfile.load(self.profile)
-            if curves.num_layers != profile.num_layers:
-                raise LayerError(
-                    f"profile {self.profile} is of a model with {curves.num_layers} layers, this one has"
-                    f" {profile.num_layers}",
-                    "make a profile of this model with `tokenprune profile`",
-                )
-            return curves
-        return profile.measure_entropy() if profile.measure_entropy is not None else None
+    def _layer(self, curves: EntropyProfile) -> tuple[int | None, str]:
+        """The layer that the rule finds in the curves, and what it found."""
+        if self.rule == "drop":
+            collapse = detect_collapse(curves, self.min_relative, self.min_agreement)
+            return collapse.layer, collapse.sentence
+        plateau = find_plateau(curves, self.share, self.min_relative, self.min_agreement)
+        return None if plateau.first is None else plateau.first + 1, plateau.sentence
+
+    def _stored(self, profile: ModelProfile) -> EntropyProfile | None:
+        """The profile of the file.
+
+        Raises:
+            LayerError: It is of a model with another number of layers.
+        """
+        if self.profile is None:
+            return None
+        curves = EntropyProfile.load(self.profile)
+        if curves.num_layers != profile.num_layers:
+            raise LayerError(
+                f"profile {self.profile} is of a model with {curves.num_layers} layers, this one has"
+                f" {profile.num_layers}",
+                "make a profile of this model with `tokenprune profile`",
+            )
+        return curves

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from tokenprune.errors import ConfigError, MissingDataError
+from tokenprune.selectors.verdict import Verdict, verdict_key
 
 
 class EntropyProfile(BaseModel):
@@ -21,6 +24,7 @@ class EntropyProfile(BaseModel):
         family: Family of the model.
         num_layers: Number of decoder layers.
         curves: One curve of ``num_layers`` numbers per sample.
+        verdicts: What verifications of methods on these samples found, one per method and budget.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,6 +32,7 @@ class EntropyProfile(BaseModel):
     family: str
     num_layers: int
     curves: tuple[tuple[float, ...], ...]
+    verdicts: tuple[Verdict, ...] = ()
 
     @model_validator(mode="after")
     def _shape(self) -> EntropyProfile:
@@ -39,6 +44,21 @@ class EntropyProfile(BaseModel):
     def mean(self) -> list[float]:
         """The mean of the curves."""
         return [statistics.fmean(column) for column in zip(*self.curves, strict=True)]
+
+    def verdict(self, definition: Mapping[str, Any]) -> Verdict | None:
+        """The verdict on a method, budget included; None where there is none.
+
+        Args:
+            definition: The method as JSON-ready data, without its label.
+        """
+        key = verdict_key(definition)
+        return next((item for item in self.verdicts if item.definition == key), None)
+
+    def with_verdicts(self, *verdicts: Verdict) -> EntropyProfile:
+        """The profile with more verdicts; they replace those on the same method."""
+        replaced = [item.definition for item in verdicts]
+        kept = [item for item in self.verdicts if item.definition not in replaced]
+        return self.model_copy(update={"verdicts": (*kept, *verdicts)})
 
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON, atomically."""

@@ -1,0 +1,495 @@
+"""Verification of layers: the planted winner is chosen, told why, kept, and never used for another method."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tokenprune as tp
+from tests.support.tiny import CASES
+from tokenprune.engine import calibrate, choose_layers, measure_entropy, verify_methods
+from tokenprune.errors import BusyModelError, ConfigError, LayerError
+from tokenprune.pruners.topk import TopK
+from tokenprune.scorers.matrix_entropy import MatrixEntropy
+from tokenprune.scorers.random import Random
+from tokenprune.selectors.base import ModelProfile, Trial, TrialResult
+from tokenprune.selectors.entropy_collapse import EntropyCollapse
+from tokenprune.selectors.entropy_profile import EntropyProfile
+from tokenprune.selectors.plateau import Plateau
+from tokenprune.selectors.verify import alternatives, candidate_layers, choose, paired_interval, wilson
+
+#: The shape of the digits model: drop before layer 2, plateau at layers 3 to 8 of 12.
+SHAPE = [1.8, 1.5, 0.6, 0.3, 0.3, 0.3, 0.4, 0.4, 0.4, 0.6, 1.6, 1.8]
+CURVES = EntropyProfile(family="toy", num_layers=12, curves=(tuple(SHAPE),) * 4)
+PRUNER = TopK(scorer=MatrixEntropy())
+VERIFIED = EntropyCollapse(verify=True, fields=("scorer.source",))
+
+Compare = Callable[[Sequence[Trial]], list[TrialResult]]
+
+
+def result(agreement: Sequence[float], divergence: float = 0.1, average: float = 20.0) -> TrialResult:
+    return TrialResult(tuple(agreement), (divergence,) * len(agreement), average)
+
+
+def refused(why: str = "it cannot run") -> TrialResult:
+    return TrialResult((), (), math.nan, why)
+
+
+def shares(right: int, samples: int = 32) -> list[float]:
+    return [1.0] * right + [0.0] * (samples - right)
+
+
+def source_of(trial: Trial) -> str:
+    return str(trial.pruner.model_dump()["scorer"]["source"])
+
+
+def planted(winner: tuple[int, str], right: int = 30, others: int = 12) -> Compare:
+    """One combination of layer and states agrees most; the others leave early."""
+
+    def compare(trials: Sequence[Trial]) -> list[TrialResult]:
+        found = [(trial.layers[0], source_of(trial)) == winner for trial in trials]
+        return [result(shares(right)) if good else result(shares(others // 4, 8)) for good in found]
+
+    return compare
+
+
+def model(
+    compare: Compare | None,
+    feasible: Callable[[int], bool] = lambda layer: True,
+    curves: EntropyProfile = CURVES,
+    kept: list[EntropyProfile] | None = None,
+    budget: dict[str, Any] | None = None,
+    selector: EntropyCollapse = VERIFIED,
+) -> ModelProfile:
+    """A model of 12 layers whose trials end as planted."""
+    method = tp.Method(layers=selector, pruner=PRUNER, budget=budget or {"name": "keep_ratio", "ratio": 0.5})  # type: ignore[arg-type]
+    without = compare is None
+    return ModelProfile(
+        "toy",
+        12,
+        None if without else lambda: kept[-1] if kept else curves,
+        pruner=PRUNER,
+        compare=compare,
+        feasible=None if without else lambda layers: feasible(layers[0]),
+        definition=method.model_dump(mode="json", exclude={"label"}),
+        remember=None if kept is None else kept.append,
+    )
+
+
+# ---- which layers are verified -----------------------------------------------------------------------------------
+
+
+def plateau(drop: int, last: int | None) -> Plateau:
+    return Plateau(None if last is None else drop + 1, last, drop, 2.0, 0.5, 1.0, "")
+
+
+@pytest.mark.parametrize(
+    ("drop", "last", "feasible", "most", "expected"),
+    [
+        (2, 8, range(99), 8, [1, 2, 3, 4, 5, 6, 7, 8]),  # the window is 1 to 9: the first eight of it
+        (2, 8, range(99), 3, [1, 2, 3]),
+        (5, 7, range(99), 99, list(range(1, 12))),
+        (5, 7, range(99), 5, [4, 5, 6, 7, 8]),
+        (5, 7, range(99), 6, [3, 4, 5, 6, 7, 8]),  # 3 and 9 are equally near: the earlier one
+        (5, 7, range(99), 7, [3, 4, 5, 6, 7, 8, 9]),
+        (5, 7, (1, 2, 3), 2, [2, 3]),  # a budget that late layers cannot meet
+        (5, None, range(99), 5, [4, 5, 6, 7, 8]),  # without a plateau: three layers behind the drop
+        (1, 11, range(99), 99, list(range(1, 12))),  # never before layer 0, nor behind the last layer
+        (11, None, range(99), 3, [9, 10, 11]),
+        (2, 8, (), 8, []),
+    ],
+)
+def test_the_layers_nearest_to_the_collapse(
+    drop: int, last: int | None, feasible: Sequence[int], most: int, expected: list[int]
+) -> None:
+    found = candidate_layers(12, lambda layers: layers[0] in feasible, plateau(drop, last), most)
+    assert found == expected
+
+
+def test_every_layer_runs_with_every_alternative() -> None:
+    seen: list[Trial] = []
+
+    def compare(trials: Sequence[Trial]) -> list[TrialResult]:
+        seen.extend(trials)
+        return [result(shares(16)) for _ in trials[1:]] + [result(shares(20))]
+
+    EntropyCollapse(verify=True, fields=("scorer.source",), most=3).select(model(compare))
+    found = [(trial.layers, source_of(trial)) for trial in seen]
+    assert found == [((layer,), name) for layer in (1, 2, 3) for name in ("query", "key", "value", "hidden")]
+    seen.clear()
+    EntropyCollapse(verify=True, most=3).select(model(compare))
+    assert [(trial.layers, trial.pruner) for trial in seen] == [((layer,), PRUNER) for layer in (1, 2, 3)]
+
+
+# ---- the choice --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("winner", [(1, "key"), (4, "query"), (8, "hidden")])
+def test_the_planted_winner_is_found(winner: tuple[int, str]) -> None:
+    choice = VERIFIED.select(model(planted(winner)))
+    assert choice.layers == (winner[0],)
+    assert choice.pruner == TopK(scorer=MatrixEntropy(source=winner[1]))  # type: ignore[arg-type]
+    assert choice.reason.startswith(
+        f"verified without labels: layer {winner[0]}, source {winner[1]} agrees with the unpruned model on 93.8 % of"
+        " the answer tokens (95 % interval 79.9 % to 98.3 %, 32 samples), the best of 32 candidates (31 left early);"
+        " no other saw all samples; collapse before layer 2: "
+    )
+    assert "low plateau from layer 3 on" in choice.reason
+
+
+def test_the_runner_up_is_named_with_the_paired_difference() -> None:
+    def compare(trials: Sequence[Trial]) -> list[TrialResult]:
+        ends = {(3, "hidden"): result(shares(30)), (4, "query"): result(shares(27))}
+        return [ends.get((trial.layers[0], source_of(trial)), result(shares(1, 8))) for trial in trials]
+
+    reason = VERIFIED.select(model(compare)).reason
+    low, high = paired_interval(shares(30), shares(27))
+    words = f"(difference +9.4 points, 95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+    assert f"next layer 4, source query with 84.4 % {words}" in reason
+
+
+def trials(count: int) -> list[Trial]:
+    return [Trial((layer + 1,), PRUNER) for layer in range(count)]
+
+
+def test_ties_go_to_the_cheaper_then_to_the_smaller_divergence() -> None:
+    cheaper = [result(shares(30), 0.1, 20.0), result(shares(30), 0.2, 15.0), result(shares(29), 0.0, 10.0)]
+    assert choose(trials(3), cheaper) == (1, 0)
+    equal = [result(shares(30), 0.3, 20.0), result(shares(30), 0.1, 20.3), result(shares(30), 0.0, 21.0)]
+    assert choose(trials(3), equal) == (1, 0)  # 20.3 is within 2 % of the cheapest, 21 is not
+    same = [result(shares(30))] * 3
+    assert choose(trials(3), [*same, result(shares(1))])[0] == 0
+
+
+def test_who_left_early_is_not_chosen() -> None:
+    """Eight of eight right is a larger share than 30 of 32, but the race has judged the two."""
+    assert choose(trials(2), [result(shares(8, 8)), result(shares(30))]) == (1, None)
+
+
+def test_a_refused_trial_is_passed_over_and_counted() -> None:
+    def compare(trials: Sequence[Trial]) -> list[TrialResult]:
+        return [refused() if trial.layers[0] < 3 else result(shares(20 + trial.layers[0])) for trial in trials]
+
+    kept: list[EntropyProfile] = [CURVES]
+    choice = EntropyCollapse(verify=True, most=4).select(model(compare, kept=kept))
+    assert choice.layers == (4,)
+    assert "the best of 4 candidates (2 refused)" in choice.reason
+    (verdict,) = kept[-1].verdicts
+    assert [item.refused for item in verdict.candidates] == ["it cannot run"] * 2 + [None] * 2
+    assert [item.agreement for item in verdict.candidates] == [None, None, 23 / 32, 24 / 32]
+
+
+@pytest.mark.parametrize(
+    ("compare", "feasible", "words"),
+    [
+        (lambda trials: [refused("no heads") for _ in trials], True, "none of the 32 candidates can run: no heads"),
+        (planted((1, "key")), False, "the budget cannot be met before any layer from 1 on"),
+    ],
+    ids=["all refused", "no budget"],
+)
+def test_where_nothing_can_be_verified_the_rule_decides_and_says_so(
+    compare: Compare, feasible: bool, words: str
+) -> None:
+    choice = VERIFIED.select(model(compare, lambda layer: feasible))
+    assert choice.layers == (2,)
+    assert choice.reason.startswith(f"nothing was verified: {words}")
+    assert choice.pruner is None
+    flat = CURVES.model_copy(update={"curves": ((2.0,) * 12,) * 4})
+    with pytest.raises(LayerError, match=words):
+        VERIFIED.select(model(compare, lambda layer: feasible, flat))
+
+
+def test_all_that_agree_completely_are_no_mistake() -> None:
+    """A mild budget changes no answer: the cheapest is taken."""
+
+    def compare(trials: Sequence[Trial]) -> list[TrialResult]:
+        return [result(shares(32), average=20.0 + trial.layers[0]) for trial in trials]
+
+    choice = VERIFIED.select(model(compare))
+    assert choice.layers == (1,)
+    assert "all 32 agree equally often: taken by cost, then divergence" in choice.reason
+
+
+def test_all_that_agree_equally_badly_say_so() -> None:
+    def compare(trials: Sequence[Trial]) -> list[TrialResult]:
+        return [result(shares(2), divergence=abs(trial.layers[0] - 6)) for trial in trials]
+
+    choice = VERIFIED.select(model(compare))
+    assert choice.layers == (6,)
+    assert "agrees with the unpruned model on 6.2 %" in choice.reason
+    assert "all 32 agree equally often: taken by cost, then divergence" in choice.reason
+
+
+def test_without_calibration_it_is_the_published_layer() -> None:
+    for family, layer in (("llava", 2), ("qwen2_5_vl", 1)):
+        choice = tp.load_method("entropyprune").layers.select(ModelProfile(family, 32, pruner=PRUNER))
+        assert choice.layers == (layer,)
+        assert choice.pruner is None
+        assert choice.reason == f"no calibration samples were given; took layer {layer}, published for {family}"
+
+
+@pytest.mark.parametrize(
+    ("pruner", "fields", "words"),
+    [
+        (PRUNER, ("scorer.sauce",), "has no tunable field 'scorer.sauce'"),
+        (TopK(scorer=Random()), ("scorer.source",), "has no tunable field 'scorer.source'"),
+        (PRUNER, ("scorer.backend",), "has no tunable field 'scorer.backend'"),
+        # the other states have no final norm
+        (
+            TopK(scorer=MatrixEntropy(source="hidden", final_norm=True)),
+            ("scorer.source", "scorer.normalization"),
+            "nothing to verify in scorer.source: its only value is 'hidden'; remove it from the selector's fields",
+        ),
+    ],
+)
+def test_fields_that_have_no_alternatives_are_errors(pruner: TopK, fields: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        alternatives(pruner, fields)
+
+
+def test_fields_are_for_verification() -> None:
+    with pytest.raises(ConfigError, match=r"'fields': scorer\.source would not be verified: set verify to true"):
+        EntropyCollapse(fields=("scorer.source",))
+
+
+# ---- intervals ---------------------------------------------------------------------------------------------------
+
+
+def test_wilsons_interval_is_that_of_the_literature() -> None:
+    """Newcombe (1998), table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
+    for (right, samples), expected in {
+        (81, 263): (0.2553, 0.3662),
+        (15, 148): (0.0624, 0.1605),
+        (0, 20): (0.0, 0.1611),
+        (1, 29): (0.0061, 0.1718),
+    }.items():
+        assert wilson(right / samples, samples) == pytest.approx(expected, abs=5e-5)
+
+
+def test_the_paired_interval_covers_the_difference() -> None:
+    """Two methods that are right with 0.9 and 0.8 and depend on each other, 32 samples, 1,000 seeds."""
+    rng = random.Random(0)
+    covered = 0
+    for _ in range(1000):
+        hard = [rng.random() for _ in range(32)]
+        one = [float(value < 0.9) if rng.random() < 0.7 else float(rng.random() < 0.9) for value in hard]
+        other = [float(value < 0.8) if rng.random() < 0.7 else float(rng.random() < 0.8) for value in hard]
+        low, high = paired_interval(one, other)
+        covered += low <= 0.1 <= high
+    assert 0.93 <= covered / 1000 <= 0.99
+    low, high = paired_interval([1.0] * 8, [1.0] * 8)
+    assert low < 0 < high
+
+
+# ---- what is kept ------------------------------------------------------------------------------------------------
+
+
+def failing(trials: Sequence[Trial]) -> list[TrialResult]:
+    pytest.fail("it ran again")
+
+
+def verdict_file(path: Path, selector: EntropyCollapse = VERIFIED, **changes: Any) -> EntropyCollapse:
+    """A profile file with a verdict on layer 4 with hidden states, and the selector that reads it."""
+    kept = [CURVES]
+    selector.select(model(planted((4, "hidden")), kept=kept, selector=selector, **changes))
+    kept[-1].save(path)
+    return selector.model_copy(update={"profile": str(path)})
+
+
+def test_a_verdict_in_the_file_is_used_without_running_anything(tmp_path: Path) -> None:
+    reader = verdict_file(tmp_path / "p.json")
+    for compare in (None, failing):
+        choice = reader.select(model(compare, selector=reader))
+        assert choice.layers == (4,)
+        assert choice.pruner == TopK(scorer=MatrixEntropy(source="hidden"))
+        assert choice.reason.endswith(f"(verdict in {tmp_path / 'p.json'})")
+
+
+def test_the_file_reads_back_and_old_files_load(tmp_path: Path) -> None:
+    verdict_file(tmp_path / "p.json")
+    read = EntropyProfile.load(tmp_path / "p.json")
+    read.save(tmp_path / "again.json")
+    assert EntropyProfile.load(tmp_path / "again.json") == read
+    (verdict,) = read.verdicts
+    assert len(verdict.candidates) == 32
+    assert sum(item.samples for item in verdict.candidates) == 32 + 31 * 8
+    old = json.loads((tmp_path / "p.json").read_text())
+    del old["verdicts"]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    assert EntropyProfile.load(tmp_path / "old.json").verdicts == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"budget": {"name": "keep_ratio", "ratio": 0.25}},
+        {"budget": {"name": "layer_average", "ratio": 0.5}},
+    ],
+)
+def test_a_verdict_holds_for_its_budget_only(tmp_path: Path, changes: dict[str, Any]) -> None:
+    reader = verdict_file(tmp_path / "p.json")
+    choice = reader.select(model(None, selector=reader, **changes))
+    assert choice.layers == (2,)
+    assert choice.reason.startswith(f"{tmp_path / 'p.json'} has no verdict on this method and budget; collapse before")
+    verified = reader.select(model(planted((5, "value")), selector=reader, **changes))
+    assert verified.layers == (5,)
+    assert "has no verdict on this method and budget; verified without labels" in verified.reason
+
+
+@pytest.mark.parametrize("change", [{"most": 7}, {"fields": ()}, {"share": 0.2}, {"fallback": 3}])
+def test_a_verdict_holds_for_its_selector_only(tmp_path: Path, change: dict[str, Any]) -> None:
+    reader = verdict_file(tmp_path / "p.json").model_copy(update=change)
+    assert "has no verdict" in reader.select(model(None, selector=reader)).reason
+
+
+@pytest.mark.parametrize(
+    "change", [{"pruner": {"name": "topk", "scorer": {"name": "norm"}}}, {"positions": "renumbered"}]
+)
+def test_a_verdict_holds_for_its_pruner_and_positions_only(tmp_path: Path, change: dict[str, Any]) -> None:
+    reader = verdict_file(tmp_path / "p.json")
+    known = model(None, selector=reader)
+    assert known.definition is not None
+    other = ModelProfile("toy", 12, pruner=PRUNER, definition={**known.definition, **change})
+    assert "has no verdict" in reader.select(other).reason
+
+
+def test_a_verdict_of_another_family_is_not_used(tmp_path: Path) -> None:
+    reader = verdict_file(tmp_path / "p.json")
+    known = model(None, selector=reader)
+    other = ModelProfile("llava", 12, pruner=PRUNER, definition=known.definition)
+    assert "has no verdict" in reader.select(other).reason
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda verdict: verdict.update(layer=7.5), "is not an entropy profile"),
+        (lambda verdict: verdict.update(layer=11), "is none of the candidates that ran"),
+        (lambda verdict: verdict.update(fields={"scorer.source": "heads"}), "is none of the candidates that ran"),
+        (lambda verdict: verdict.pop("candidates"), "is not an entropy profile"),
+        (lambda verdict: verdict.update(extra=1), "is not an entropy profile"),
+        (
+            lambda verdict: (
+                verdict.update(fields={"scorer.source": "heads"}),
+                verdict["candidates"].append({"layer": 4, "fields": {"scorer.source": "heads"}, "samples": 3}),
+            ),
+            "no alternative of the pruner",
+        ),
+        (
+            lambda verdict: (
+                verdict.update(layer=40),
+                verdict["candidates"].append({"layer": 40, "fields": verdict["fields"], "samples": 3}),
+            ),
+            "names layer 40, and the model has 12 layers",
+        ),
+    ],
+)
+def test_a_damaged_verdict_is_an_error(tmp_path: Path, damage: Callable[[dict[str, Any]], Any], words: str) -> None:
+    reader = verdict_file(tmp_path / "p.json")
+    data = json.loads((tmp_path / "p.json").read_text())
+    damage(data["verdicts"][0])
+    (tmp_path / "p.json").write_text(json.dumps(data))
+    with pytest.raises((ConfigError, LayerError), match=words):
+        reader.select(model(None, selector=reader))
+
+
+def test_what_was_verified_is_remembered() -> None:
+    kept = [CURVES]
+    first = VERIFIED.select(model(planted((4, "hidden")), kept=kept))
+    assert VERIFIED.select(model(failing, kept=kept)) == first
+    other = VERIFIED.select(model(planted((3, "key")), kept=kept, budget={"name": "keep_ratio", "ratio": 0.25}))
+    assert other.layers == (3,)
+    assert len(kept[-1].verdicts) == 2
+    assert VERIFIED.select(model(failing, kept=kept)) == first
+
+
+# ---- a real model ------------------------------------------------------------------------------------------------
+
+
+def tiny() -> tuple[Any, list[dict[str, torch.Tensor]]]:
+    case = CASES["llava"]
+    built = case.build()
+    return built, [case.batch(built, 1, "none", seed=seed).inputs for seed in range(4)]
+
+
+def entropyprune(tokens: int = 3) -> tp.Method:
+    return tp.load_method("entropyprune", budget="keep_count", tokens=tokens)
+
+
+def test_a_method_runs_with_the_verified_layer_and_states() -> None:
+    built, batches = tiny()
+    method = entropyprune()
+    with torch.no_grad(), tp.apply(built, method, calibration=batches) as run:
+        built(**batches[0])
+        applied = [stage.layer for stage in run.stages]
+    choice = choose_layers(built, method, batches)
+    assert applied == list(choice.layers) == list(run.choice.layers)
+    assert choice.reason.startswith("verified without labels: layer ")
+    fixed = tp.Method(
+        layers={"name": "fixed", "layers": choice.layers},  # type: ignore[arg-type]
+        pruner=choice.pruner,  # type: ignore[arg-type]
+        budget=method.budget,
+    )
+    with torch.no_grad(), tp.apply(built, fixed) as again:
+        built(**batches[0])
+    assert again.stages[0].kept.tolist() == run.stages[0].kept.tolist()
+
+
+def test_the_verdict_is_the_table_of_direct_comparisons(tmp_path: Path) -> None:
+    """Every candidate's agreement is that of the pruned model's first token with the unpruned one's."""
+    built, batches = tiny()
+    method = entropyprune()
+    profile, choices = verify_methods(built, {"it": method, "passed over": tp.load_method("random")}, batches)
+    assert set(choices) == {"it"}
+    (verdict,) = profile.verdicts
+    with torch.no_grad():
+        unpruned = [int(built(**inputs).logits[0, -1].argmax()) for inputs in batches]
+    for item in verdict.candidates:
+        fixed = tp.Method(
+            layers={"name": "fixed", "layers": [item.layer]},  # type: ignore[arg-type]
+            pruner=TopK(scorer=MatrixEntropy(source=item.fields["scorer.source"])),
+            budget=method.budget,
+        )
+        with torch.no_grad(), tp.apply(built, fixed):
+            found = [int(built(**inputs).logits[0, -1].argmax()) for inputs in batches[: item.samples]]
+        right = [a == b for a, b in zip(found, unpruned, strict=False)]
+        assert item.agreement == sum(right) / len(right)
+    profile.save(tmp_path / "p.json")
+    layers = method.layers.model_copy(update={"profile": str(tmp_path / "p.json")})
+    read = choose_layers(built, method.model_copy(update={"layers": layers}))
+    assert (read.layers, read.pruner) == (choices["it"].layers, choices["it"].pruner)
+
+
+def test_a_second_apply_pays_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(calibrate, "user_cache_path", lambda name: tmp_path)
+    built, batches = tiny()
+    first = choose_layers(built, entropyprune(), batches)
+    monkeypatch.setattr(calibrate, "run_race", lambda *_: pytest.fail("it ran again"))
+    assert choose_layers(built, entropyprune(), batches) == first
+    (file,) = (tmp_path / "entropy").iterdir()
+    assert len(EntropyProfile.load(file).verdicts) == 1
+    with pytest.raises(pytest.fail.Exception):
+        choose_layers(built, entropyprune(2), batches)
+
+
+def test_two_runs_that_remember_at_once_keep_both_verdicts(tmp_path: Path) -> None:
+    built, batches = tiny()
+    adapter = tp.adapters.adapter_for(built)
+    curves = measure_entropy(built, batches, cache=tmp_path)
+    both = verify_methods(built, {"a": entropyprune(), "b": entropyprune(2)}, batches)[0].verdicts
+    for verdict in both:
+        calibrate.remember_verdicts(adapter, batches, curves.with_verdicts(verdict), cache=tmp_path)
+    assert measure_entropy(built, batches, cache=tmp_path).verdicts == both
+
+
+def test_a_model_that_prunes_is_not_verified() -> None:
+    built, batches = tiny()
+    with tp.apply(built, tp.load_method("random")), pytest.raises(BusyModelError):
+        verify_methods(built, {"it": entropyprune()}, batches)
