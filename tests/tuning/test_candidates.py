@@ -58,8 +58,11 @@ def test_every_installed_method_is_there_or_its_reason(adapter: Adapter) -> None
     expected = {m.name for m in tp.list_methods() if not m.name.startswith(("oracle", "norm-"))} - {"random"}
     assert named | set(refused) == expected
     assert {"visionzip", "hiprune", "vscan", "entropyprune", "fastv", "pyramiddrop"} <= named
-    assert list(refused) == ["vtw"]
-    assert "its candidates are others'" in refused["vtw"]
+    assert list(refused) == [
+        "entropyprune-paper",
+        "vtw",
+    ]  # the layer and the states of the first are entropyprune's, too
+    assert all("its candidates are others'" in reason for reason in refused.values())
 
 
 def test_candidates_have_fixed_layers_the_budget_and_unique_names(adapter: Adapter) -> None:
@@ -109,11 +112,24 @@ def test_methods_before_the_language_model_stay_there(adapter: Adapter) -> None:
 
 def test_one_factor_at_a_time_where_the_grid_is_large(adapter: Adapter) -> None:
     """Two layers times four kinds of states times two normalisations are more than eight."""
-    names = [name for name in made(adapter) if name.startswith("entropyprune:")]
-    sources = [f"entropyprune: source {source}" for source in ("key", "value", "hidden")]
-    assert names == ["entropyprune: layer 1", *sources], "without normalisation it is entropyprune-reference"
-    few = [name for name in made(adapter, limit_per_method=3) if name.startswith("entropyprune:")]
-    assert few == ["entropyprune: layer 1", "entropyprune: source key"], "layers and fields take turns"
+    names = [name for name in made(adapter) if name.startswith("entropyprune-reference")]
+    sources = [f"entropyprune-reference: source {source}" for source in ("key", "value", "hidden")]
+    assert names == ["entropyprune-reference", "entropyprune-reference: layer 1", *sources], (
+        "the trace is entropyprune's"
+    )
+    few = [name for name in made(adapter, limit_per_method=3) if name.startswith("entropyprune-reference")]
+    assert few == [*names[:2], "entropyprune-reference: source key"], "layers and fields take turns"
+
+
+def test_what_a_selector_verifies_is_a_whole_grid(adapter: Adapter) -> None:
+    """EntropyPrune is defined by the comparison of layers and states: two of these times four of those."""
+    names = {name for name in made(adapter, limit_per_method=1) if name.startswith("entropyprune: ")}
+    assert names == {
+        f"entropyprune: {', '.join(filter(None, [layer, source]))}"
+        for layer in ("", "layer 1")
+        for source in ("", "source key", "source value", "source hidden")
+        if layer or source
+    }
 
 
 def test_a_small_grid_is_whole(adapter: Adapter) -> None:

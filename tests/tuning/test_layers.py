@@ -9,7 +9,7 @@ from tests.support.tiny import CASES
 from tests.tuning.models import llava
 from tokenprune.adapters import adapter_for
 from tokenprune.selectors.entropy_profile import EntropyProfile
-from tokenprune.tuning.layers import own_layers, plateau_start, schedules, single_layers, tower_depth
+from tokenprune.tuning.layers import own_layers, schedules, single_layers, tower_depth
 
 
 def curves(*mean: float) -> EntropyProfile:
@@ -18,21 +18,6 @@ def curves(*mean: float) -> EntropyProfile:
 
 #: The sharpest drop is before layer 2, and the low plateau starts at layer 3.
 COLLAPSE = curves(3.0, 2.8, 1.4, 0.3, 0.25, 0.3, 0.28, 0.26)
-
-
-@pytest.mark.parametrize(
-    ("mean", "start"),
-    [
-        ((3.0, 2.8, 1.4, 0.3, 0.25, 0.3), 3),
-        ((3.0, 0.3, 2.0, 0.3, 0.25, 0.3), 3),  # it has to stay low
-        ((3.0, 2.5, 2.0, 1.5, 1.0, 0.5), None),  # a fall that never ends
-        ((3.0, 3.0, 3.0, 3.0), None),
-        ((1.0, 2.0, 3.0), None),
-        ((3.0,), None),
-    ],
-)
-def test_the_plateau_starts_where_the_entropy_stays_low(mean: tuple[float, ...], start: int | None) -> None:
-    assert plateau_start(curves(*mean)) == start
 
 
 @pytest.mark.parametrize(

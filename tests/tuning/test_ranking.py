@@ -60,11 +60,16 @@ def test_differences_are_paired() -> None:
     assert b.difference.mean == pytest.approx(0.02, abs=1e-6)
 
 
-def test_of_equals_the_cheaper_one_wins_by_more_than_two_percent() -> None:
-    cheap, about = measured("cheap", SAME.loss, average=7.8), measured("about", SAME.loss, average=7.9)
+def test_a_cheaper_one_that_is_as_good_wins() -> None:
+    """Cheaper is by a tenth; as good is by one standard error, which is less than what counts as noise."""
+    cheap, about = measured("cheap", SAME.loss, average=7.2), measured("about", SAME.loss, average=7.4)
     assert ranking(GOOD, cheap).best.name == "cheap"
     assert ranking(GOOD, about).best.name == "good"
     assert ranking(GOOD, measured("cheap", WORSE.loss, average=4)).best.name == "good"
+    error = float((NOISE.flip(0) - NOISE).double().std(correction=0)) / 32**0.5
+    above = measured("above", 0.3 + 1.5 * error + NOISE.flip(0), average=4)
+    assert ranking(GOOD, above).best.name == "good"
+    assert ranking(GOOD, above).ranked[1].tied
     tied = ranking(GOOD, cheap).ranked[1]
     assert tied.tied
     assert tied.difference.mean < 0

@@ -104,6 +104,11 @@ class LayerSelector(Component, ABC):
         """Whether :meth:`select` compares trials on the calibration samples and remembers a verdict."""
         return False
 
+    @property
+    def verified_fields(self) -> tuple[str, ...]:
+        """Paths of the pruner's fields whose alternatives are compared together with the layers."""
+        return ()
+
     @abstractmethod
     def select(self, profile: ModelProfile) -> LayerChoice:
         """Choose the layers.

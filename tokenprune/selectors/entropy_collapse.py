@@ -78,6 +78,11 @@ class EntropyCollapse(LayerSelector):
         """See :attr:`tokenprune.selectors.base.LayerSelector.verifies`."""
         return self.verify
 
+    @property
+    def verified_fields(self) -> tuple[str, ...]:
+        """See :attr:`tokenprune.selectors.base.LayerSelector.verified_fields`."""
+        return self.fields
+
     def select(self, profile: ModelProfile) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
         stored = self._stored(profile)

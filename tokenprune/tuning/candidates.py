@@ -158,6 +158,7 @@ def default_candidates(
     another layer with the own values and another value of each field at the own layer, until the limit is reached. (If
     the own layer does not fit, the first one that does takes its place.)
 
+    A method whose selector verifies fields together with the layer has all combinations of these, whatever the limit.
     Selectors that search are replaced by these layers, and budgets that leave the count to the pruner by the given one.
     Random is always among the candidates: at layer 0, at the layers that most other candidates use, and at the schedule
     of several stages that most of them use. Compositions that do not fit are left out. Of candidates with equal
@@ -245,7 +246,11 @@ def _of_method(setting: Setting, shipped: NamedMethod, limit: int) -> Iterator[C
     if not fitting:
         setting.candidate(shipped.name, "named", min(options, default=(1,)), base)
         raise AssertionError("what fits is among the fitting layers")
-    combinations = [(layers, pruner) for layers in fitting for pruner in variants(base, None, setting.tower_layers)]
+    verified = list(method.layers.verified_fields)
+    paths = verified or None
+    combinations = [(layers, pruner) for layers in fitting for pruner in variants(base, paths, setting.tower_layers)]
+    if verified:  # the method is defined by the comparison of all of them
+        limit = max(limit, len(combinations))
     if len(combinations) > limit:
         factors = [
             [(layers, base) for layers in fitting[1:]],

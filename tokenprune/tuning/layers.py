@@ -9,12 +9,10 @@ from tokenprune.config import Method
 from tokenprune.errors import LayerError, TokenPruneError
 from tokenprune.selectors.base import ModelProfile
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
+from tokenprune.selectors.plateau import find_plateau
 
 #: Shares of the decoder's depth at which a method with one stage is tried.
 SHARES = (1 / 8, 1 / 4)
-
-#: A layer is on the low plateau if its mean entropy is at most this share of the whole fall above the lowest one.
-PLATEAU = 0.1
 
 
 def tower_depth(adapter: Adapter) -> int | None:
@@ -56,26 +54,12 @@ def own_layers(method: Method, adapter: Adapter, curves: EntropyProfile | None) 
         return None
 
 
-def plateau_start(curves: EntropyProfile) -> int | None:
-    """The first layer from which the mean entropy stays near its lowest value.
-
-    Near is within :data:`PLATEAU` of the fall from the highest to the lowest mean. None if there is no fall, or if only
-    the last layer is that low: a fall that never ends has no plateau.
-    """
-    mean = curves.mean
-    level = min(mean) + PLATEAU * (max(mean) - min(mean))
-    start = len(mean)
-    while start > 0 and mean[start - 1] <= level:
-        start -= 1
-    return start if 0 < start < len(mean) - 1 else None
-
-
 def single_layers(own: int | None, num_layers: int, curves: EntropyProfile | None) -> list[tuple[int, ...]]:
     """Layers for a method with one stage, its own first.
 
     A method whose own layer is 0 acts on the input of the language model, and stays there. Any other is tried at its
-    own layer, at layer 1, at the entropy collapse layer, at the first layer after the start of the low plateau (whose
-    layer before reads states that have collapsed), and at the :data:`SHARES` of the depth.
+    own layer, at layer 1, at the entropy collapse layer, at the layer behind the collapsed one (where the states
+    that are observed have collapsed), and at the :data:`SHARES` of the depth.
 
     Args:
         own: The method's own layer; None if it is not known.
@@ -86,8 +70,8 @@ def single_layers(own: int | None, num_layers: int, curves: EntropyProfile | Non
         return [(0,)]
     wanted = [own, 1]
     if curves is not None:
-        start = plateau_start(curves)
-        wanted += [detect_collapse(curves).layer, None if start is None else start + 1]
+        collapsed = find_plateau(curves).first
+        wanted += [detect_collapse(curves).layer, None if collapsed is None else collapsed + 1]
     wanted += [int(share * num_layers + 0.5) for share in SHARES]
     return [(layer,) for layer in _once(wanted) if 1 <= layer < num_layers]
 

@@ -16,8 +16,8 @@ from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.random import Random
 from tokenprune.tuning.intervals import Interval, bootstrap
 
-#: Layer averages that differ by more than this share are not the same cost: of equals the cheaper one wins.
-SAME_COST = 0.02
+#: Budgets are met in whole tokens, so layer averages that differ by less than this share are the same cost.
+SAME_COST = 0.1
 
 
 def is_random(pruner: Pruner) -> bool:
@@ -105,7 +105,7 @@ class Ranking:
 
     @property
     def best(self) -> Ranked:
-        """The winner: the lowest mean loss of those that saw all samples; of equals within the noise the cheapest."""
+        """The winner: the lowest mean loss of those that saw all samples, or a cheaper one that is as good."""
         return self.ranked[0]
 
     @property
@@ -151,12 +151,17 @@ def rank(budget: str, measured: Sequence[Measured], refused: Mapping[str, str], 
 
 
 def _cheapest(finalists: Sequence[Measured], lowest: Measured, seed: int) -> Measured:
-    """Of the candidates within the noise of the lowest loss: the best of the cheapest ones."""
-    equal = [item for item in finalists if item is lowest or _difference(item, lowest, seed).low <= 0]
+    """The lowest loss, or a cheaper candidate that is as good: whose loss is at most one standard error higher."""
+    equal = [item for item in finalists if item is lowest or _within_one_error(_difference(item, lowest, seed))]
     limit = min(map(_average, equal)) * (1 + SAME_COST)
     if _average(lowest) <= limit:
         return lowest
     return min((item for item in equal if _average(item) <= limit), key=lambda item: float(item.loss.double().mean()))
+
+
+def _within_one_error(difference: Interval) -> bool:
+    """Whether a mean difference is at most a standard error: a quarter of the 95 % interval, nearly."""
+    return difference.mean <= (difference.high - difference.low) / 4
 
 
 def _average(item: Measured) -> float:
