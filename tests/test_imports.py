@@ -12,7 +12,7 @@ from tests.support.imports import PACKAGE, diagram, imports_of, module_of, own_i
 #: From the bottom up. A room may import its own modules and those of the rooms before it.
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "version", "call_arguments"),
-    ("ops", "optional"),
+    ("ops", "optional", "files"),
     ("registry",),
     ("plugins",),
     ("blame", "component"),
@@ -34,6 +34,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("tasks",),
     ("models",),
     ("measure",),
+    ("tuning",),
     ("experiment",),
     ("__init__",),
     ("cli",),

@@ -14,7 +14,7 @@ from tokenprune.pruners.topk import TopK
 from tokenprune.reader import TowerLayerMark, TowerLayerNumber
 from tokenprune.scorers.base import Scorer
 from tokenprune.scorers.random import Random
-from tokenprune.space import Tunable, TunableLayer, replace_field, tunable_fields, variants
+from tokenprune.space import Tunable, TunableLayer, get_field, replace_field, tunable_fields, variants
 
 
 class Sides(Scorer):
@@ -150,7 +150,7 @@ def test_values_of_another_type_are_an_error() -> None:
     class Strict(Component):
         steps: Annotated[int, Tunable("3")] = 1
 
-    with pytest.raises(ConfigError, match="Strict.steps .* refuses '3'"):
+    with pytest.raises(ConfigError, match=r"Strict.steps .* refuses '3'"):
         tunable_fields(Strict(), None)
 
 
@@ -184,8 +184,17 @@ def test_wrong_replacements_are_errors(path: str, value: Any, words: str) -> Non
 
 @pytest.mark.parametrize("path", ["pruners.1.scorer.side", "pruners.0", "pruners.first.scorer.side"])
 def test_wrong_items_of_a_tuple_are_errors(path: str) -> None:
-    with pytest.raises(ConfigError, match="Stages.pruners holds no component at pruners"):
+    with pytest.raises(ConfigError, match=r"Stages.pruners holds no component with a field at pruners"):
         replace_field(Stages(pruners=(TopK(scorer=Sides()),)), path, "left")
+
+
+def test_values_are_read_by_the_same_paths() -> None:
+    pruner = Stages(pruners=(TopK(scorer=Random(seed=4)), TopK(scorer=Sides(layer=3))))
+    assert get_field(pruner, "pruners.0.scorer.seed") == 4
+    assert get_field(pruner, "pruners.1.scorer") == Sides(layer=3)
+    for path in ("pruners.2.scorer", "pruners.1", "pruners.1.scorer.sied", "scorer"):
+        with pytest.raises(ConfigError):
+            get_field(pruner, path)
 
 
 def test_a_path_that_is_not_tunable_is_refused() -> None:

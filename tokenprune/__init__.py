@@ -9,6 +9,7 @@ from tokenprune.errors import TokenPruneError
 from tokenprune.experiment import ExperimentConfig, run_experiment
 from tokenprune.named import list_methods, load_method
 from tokenprune.run import Report, Run, StageResult
+from tokenprune.tuning import TuneConfig, TuneResult, run_tune, tune
 from tokenprune.version import __version__
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "Run",
     "StageResult",
     "TokenPruneError",
+    "TuneConfig",
+    "TuneResult",
     "__version__",
     "apply",
     "list_methods",
@@ -25,4 +28,6 @@ __all__ = [
     "observe",
     "ops",
     "run_experiment",
+    "run_tune",
+    "tune",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -15,7 +15,7 @@ from tokenprune.ops.frames import earlier
 from tokenprune.ops.gather import rows_at
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.tiles import per_tile
-from tokenprune.signals import AttentionProbe, Prompt, Signals, TowerSignals
+from tokenprune.signals import AttentionProbe, PickedSignals, Prompt, Signals, TowerSignals
 
 #: What has a quota of its own: each image, or each tile of an image.
 Per = Literal["tile", "image"]
@@ -219,6 +219,38 @@ class PruneContext:
                 "use per: image, or prune per tile at the first stage",
             )
         return per_tile(self.per_image, tiles)
+
+    def among(self, picked: Tensor, sizes: Sequence[Sequence[int]]) -> tuple[PruneContext, Tensor]:
+        """This stage as if only some of the visual tokens had reached it.
+
+        Attention rows are those of the layer as it ran, with all tokens.
+
+        Args:
+            picked: The tokens, bool ``[batch, n_visual]``.
+            sizes: How many these are of each image, per sample; host integers, so that nothing waits for the device.
+
+        Returns:
+            The context; and for each entry of its visual axis the index on this one, long ``[batch, picked]``. Indices
+            of padding are those of tokens that are not picked, so that no index stands twice.
+        """
+        picked = picked & self.visual_mask
+        index = (~picked).int().argsort(dim=1, stable=True)[:, : max(1, *map(sum, sizes))]
+        mask = picked.gather(1, index)
+        left_out = torch.zeros_like(self.row_mask, dtype=torch.int32)
+        left_out.scatter_add_(1, self.visual_rows, (self.visual_mask & ~picked).int())
+        row_mask = self.row_mask & (left_out == 0)
+        groups = self.groups.gather(1, index).masked_fill(~mask, -1)
+        context = replace(
+            self,
+            visual_mask=mask,
+            visual_rows=self.visual_rows.gather(1, index).masked_fill(~mask, 0),
+            positions=self.positions.gather(1, index).masked_fill(~mask, 0),
+            per_image=PerImage(groups, sizes, self.per_image.host_quotas),
+            last_row=row_mask.int().cumsum(1).argmax(1),
+            row_mask=row_mask,
+            signals=PickedSignals(self.signals, index, mask),
+        )
+        return context, index
 
     def check_finite(self, scores: Tensor, name: str) -> None:
         """Let the prefill fail if the score of a token is NaN or infinite.

@@ -88,11 +88,15 @@ def method_names() -> list[str]:
     return sorted({method.name for method in _discover("")})
 
 
-def load_method(name: str, budget: str | None = None, *, model: Any = None, **fields: Any) -> Method:
-    """A named method, optionally with another budget, or with the settings that were published for a model.
+def load_method(name: str | Path, budget: str | None = None, *, model: Any = None, **fields: Any) -> Method:
+    """A named method, or the method in a YAML file.
+
+    It optionally has another budget, or the settings that were published for a model. A file holds the fields of a
+    :class:`~tokenprune.Method`, or the form in which named methods are shipped, with ``method`` and the keys next to
+    it; ``tokenprune tune`` writes such files. A method without a label is labelled with the name of its file.
 
     Args:
-        name: The name, e.g. ``"entropyprune"``.
+        name: The name, e.g. ``"entropyprune"``, or the path of a file, which as a text ends with ``.yaml`` or ``.yml``.
         budget: Name of another budget; by default that of the method's file.
         model: A transformers model, its config, or the name of a model in the method's file: the method has the
             settings, and without ``budget`` and ``fields`` the first budget, that its authors published for this
@@ -103,9 +107,11 @@ def load_method(name: str, budget: str | None = None, *, model: Any = None, **fi
     Raises:
         UnknownNameError: No method of that name is installed.
         PluginError: Two distributions ship the method, or its file is broken.
-        ConfigError: The fields of the budget are wrong, or nothing was published for the model.
+        MissingDataError: The file does not exist or cannot be read.
+        ConfigError: The file holds no method, the fields of the budget are wrong, or nothing was published for the
+            model.
     """
-    return shipped_method(name).method(budget, model=model, **fields)
+    return find_shipped(name).method(budget, model=model, **fields)
 
 
 def shipped_method(name: str) -> NamedMethod:
@@ -133,30 +139,8 @@ def is_file_name(text: str) -> bool:
     return text.endswith((".yaml", ".yml"))
 
 
-def find_method(name: str | Path, budget: str | None = None, *, model: Any = None, **fields: Any) -> Method:
-    """A named method, or the method in a YAML file.
-
-    A file holds the fields of a :class:`~tokenprune.Method`, or the form in which named methods are shipped, with
-    ``method`` and the keys next to it. A method without a label is labelled with the name of its file.
-
-    Args:
-        name: The name, or the path of a file that ends with ``.yaml`` or ``.yml``.
-        budget: Name of another budget; see :func:`load_method`.
-        model: Use the settings that were published for this model; see :func:`load_method`.
-        fields: The fields of the budget.
-
-    Raises:
-        MissingDataError: The file does not exist or cannot be read.
-        ConfigError: The file holds no method, the fields of the budget are wrong, or nothing was published for the
-            model.
-        UnknownNameError: No method of that name is installed.
-        PluginError: See :func:`load_method`.
-    """
-    return find_shipped(name).method(budget, model=model, **fields)
-
-
 def find_shipped(name: str | Path) -> NamedMethod:
-    """A named method, or the one in a YAML file, as it is shipped; argument and errors as for :func:`find_method`."""
+    """A named method, or the one in a YAML file, as it is shipped; argument and errors as for :func:`load_method`."""
     if isinstance(name, Path):
         name = str(name)
     elif not isinstance(name, str) or not is_file_name(name):

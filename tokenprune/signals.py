@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.errors import ConfigError, ScoreError
+from tokenprune.ops.gather import rows_at
 
 #: States of the attention module of layer K-1 that a component can name in ``needs``.
 LAYER_STATES = frozenset({"query", "key", "value"})
@@ -263,3 +264,93 @@ class DeclaredSignals:
     def _require(self, name: str) -> None:
         if name not in self.needs:
             raise ScoreError(f"a component read {name!r}, which it does not declare", f"add {name!r} to its needs")
+
+
+@dataclass(frozen=True)
+class PickedTower:
+    """One layer of the vision tower for some of the visual tokens; see :class:`TowerSignals`.
+
+    Attributes:
+        source: The layer for all visual tokens.
+        index: Index of each picked token on the visual axis, long ``[batch, picked]``.
+    """
+
+    source: TowerSignals
+    index: Tensor
+
+    @property
+    def attention(self) -> Tensor:
+        """See :attr:`TowerSignals.attention`."""
+        return rows_at(self.source.attention, self.index)
+
+    @property
+    def received(self) -> Tensor:
+        """See :attr:`TowerSignals.received`."""
+        return rows_at(self.source.received, self.index)
+
+    @property
+    def key(self) -> Tensor:
+        """See :attr:`TowerSignals.key`."""
+        return rows_at(self.source.key, self.index)
+
+    @property
+    def features(self) -> Tensor:
+        """See :attr:`TowerSignals.features`."""
+        return rows_at(self.source.features, self.index)
+
+    @property
+    def tiles(self) -> Sequence[Tensor] | None:
+        """See :attr:`TowerSignals.tiles`: those of all tokens, as before any stage."""
+        return self.source.tiles
+
+    @property
+    def projector(self) -> Callable[[Tensor], Tensor] | None:
+        """See :attr:`TowerSignals.projector`."""
+        return self.source.projector
+
+
+@dataclass(frozen=True)
+class PickedSignals:
+    """Signals of some of the visual tokens; those of rows are the same. See :class:`Signals`.
+
+    Attributes:
+        source: Signals of all visual tokens.
+        index: Index of each picked token on the visual axis, long ``[batch, picked]``.
+        mask: Which entries are tokens and not padding, bool ``[batch, picked]``.
+    """
+
+    source: Signals
+    index: Tensor
+    mask: Tensor
+
+    def states(self, name: str) -> Tensor:
+        """See :meth:`Signals.states`."""
+        return self.source.states(name)
+
+    def attention(self) -> AttentionProbe:
+        """See :meth:`Signals.attention`."""
+        return self.source.attention()
+
+    def entering(self) -> AttentionProbe:
+        """See :meth:`Signals.entering`."""
+        return self.source.entering()
+
+    def prompt(self) -> Prompt:
+        """See :meth:`Signals.prompt`."""
+        return self.source.prompt()
+
+    def grid(self) -> Tensor:
+        """See :meth:`Signals.grid`."""
+        return rows_at(self.source.grid(), self.index).masked_fill(~self.mask[:, :, None], -1)
+
+    def frames(self) -> Tensor:
+        """See :meth:`Signals.frames`."""
+        return rows_at(self.source.frames(), self.index).masked_fill(~self.mask[:, :, None], -1)
+
+    def tower(self, layer: int) -> TowerSignals:
+        """See :meth:`Signals.tower`."""
+        return PickedTower(self.source.tower(layer), self.index)
+
+    def annotation(self, name: str) -> Tensor:
+        """See :meth:`Signals.annotation`."""
+        return rows_at(self.source.annotation(name), self.index).masked_fill(~self.mask, 0.0)

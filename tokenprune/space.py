@@ -107,6 +107,27 @@ def tunable_fields(component: Component, tower_layers: int | None) -> dict[str, 
     return found
 
 
+def get_field(component: Component, path: str) -> Any:
+    """The value of a field.
+
+    Args:
+        component: The component.
+        path: Path of the field, e.g. ``scorer.source`` or ``pruners.0.layer``.
+
+    Raises:
+        ConfigError: There is no such field.
+    """
+    name, _, rest = path.partition(".")
+    _check_field(component, name, path)
+    value = getattr(component, name)
+    if not rest:
+        return value
+    if isinstance(value, Component):
+        return get_field(value, rest)
+    number, _, rest = rest.partition(".")
+    return get_field(_part(component, name, number, rest), rest)
+
+
 def replace_field(component: C, path: str, value: Any) -> C:
     """The component with another value of one field.
 
@@ -207,42 +228,55 @@ def _fields(component: Component) -> dict[str, Any]:
     return {name: getattr(component, name) for name in type(component).model_fields}
 
 
+def _check_field(component: Component, name: str, path: str) -> None:
+    """Refuse a path whose first part is no field."""
+    known = type(component).model_fields
+    if name not in known:
+        raise ConfigError(
+            f"{type(component).__name__} has no field {name!r} (path {path!r})",
+            f"use {', '.join(known)}" if known else "it has no fields",
+        )
+
+
+def _part(component: Component, name: str, number: str, rest: str) -> Component:
+    """The component at one place of a field's tuple, of which the path names a field, too."""
+    parts = dict(_inner(name, getattr(component, name)))
+    part = parts.get(f"{name}.{number}")
+    if part is None or not rest:
+        raise ConfigError(
+            f"{type(component).__name__}.{name} holds no component with a field at {name}.{number}",
+            f"use {', '.join(f'{key}.FIELD' for key in parts)}" if parts else f"name the field {name!r} itself",
+        )
+    return part
+
+
 def _replace(component: C, changes: Mapping[str, Any]) -> C:
     """The component with all changes made at once, so that only the result has to be valid."""
     fields = _fields(component)
     below: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
         name, _, rest = path.partition(".")
-        if name not in fields:
-            raise ConfigError(
-                f"{type(component).__name__} has no field {name!r} (path {path!r})",
-                f"use {', '.join(fields)}" if fields else "it has no fields",
-            )
+        _check_field(component, name, path)
         if rest:
             below.setdefault(name, {})[rest] = value
         else:
             fields[name] = value
     for name, inner in below.items():
-        fields[name] = _replace_below(component, name, fields[name], inner)
+        fields[name] = _replace_below(component, name, inner)
     return type(component)(**fields)
 
 
-def _replace_below(component: Component, name: str, value: Any, changes: Mapping[str, Any]) -> Any:
+def _replace_below(component: Component, name: str, changes: Mapping[str, Any]) -> Any:
     """A field's value with changes in the component, or in the components of a tuple, that it holds."""
+    value = getattr(component, name)
     if isinstance(value, Component):
         return _replace(value, changes)
-    parts = dict(_inner(name, value))
-    by_part: dict[str, dict[str, Any]] = {}
+    by_number: dict[str, dict[str, Any]] = {}
     for path, item in changes.items():
         number, _, rest = path.partition(".")
-        part = f"{name}.{number}"
-        if part not in parts or not rest:
-            raise ConfigError(
-                f"{type(component).__name__}.{name} holds no component at {name}.{path!s}",
-                f"use {', '.join(f'{key}.FIELD' for key in parts)}" if parts else f"name the field {name!r} itself",
-            )
-        by_part.setdefault(part, {})[rest] = item
-    items = list(value)
-    for part, inner in by_part.items():
-        items[int(part.rpartition(".")[2])] = _replace(parts[part], inner)
-    return tuple(items)
+        _part(component, name, number, rest)
+        by_number.setdefault(number, {})[rest] = item
+    return tuple(
+        _replace(item, by_number[str(number)]) if str(number) in by_number else item
+        for number, item in enumerate(value)
+    )

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.toy import ToyModel, ToyTask, config
 from tokenprune.errors import ConfigError, OutputError
-from tokenprune.experiment import markdown, results, rows, run_experiment, write_report
+from tokenprune.experiment import markdown, run_experiment, write_report
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Shard
@@ -20,6 +20,8 @@ from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.plan import plan_experiment
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import Part
+from tokenprune.files import folder as folders
+from tokenprune.files import lines
 
 FILES = ("samples.jsonl", "report.md", "summary.json", "config.yaml", "choices.json", "series.json", "left_out.json")
 SERIES = 1 + 2 * (1 + 2 + 1)
@@ -168,7 +170,7 @@ def test_a_full_disk_is_one_error_and_nothing_is_lost(tmp_path: Path, monkeypatc
     write_report(run_experiment(whole))
     folder = tmp_path / "out"
     calls = iter(range(100))
-    sync = results.os.fsync
+    sync = folders.os.fsync
 
     def sometimes(handle: int) -> None:
         if next(calls) == 7:
@@ -176,14 +178,14 @@ def test_a_full_disk_is_one_error_and_nothing_is_lost(tmp_path: Path, monkeypatc
         sync(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr(results.os, "fsync", sometimes)
+        patch.setattr(folders.os, "fsync", sometimes)
         with pytest.raises(OutputError, match=r"the disk that holds .* is full; free some space and run the same"):
             run_experiment(config(str(folder)))
     assert 0 < len((folder / "samples.jsonl").read_text().splitlines()) < 24 * SERIES
     write_report(run_experiment(config(str(folder))))
     assert (folder / "report.md").read_bytes() == (tmp_path / "whole" / "report.md").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(results.os, "replace", full)
+        patch.setattr(folders.os, "replace", full)
         with pytest.raises(OutputError, match="is full"):
             write_report(run_experiment(config(str(folder))))
     assert not list(folder.glob("*.partial"))
@@ -216,7 +218,7 @@ def test_result_files_are_json(tmp_path: Path) -> None:
 
 
 def test_numbers_that_json_does_not_have() -> None:
-    assert rows.json_ready({"a": [float("nan"), 1.5, (float("inf"), "x")], "b": 2}) == {
+    assert lines.json_ready({"a": [float("nan"), 1.5, (float("inf"), "x")], "b": 2}) == {
         "a": [None, 1.5, [None, "x"]],
         "b": 2,
     }

@@ -11,7 +11,6 @@ from tokenprune import named
 from tokenprune.budgets.base import Budget
 from tokenprune.budgets.keep import KeepCount, KeepRatio
 from tokenprune.errors import ConfigError, MissingDataError, PluginError, UnknownNameError
-from tokenprune.named import find_method
 from tokenprune.registry import Entry, Registry
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.random import Random
@@ -163,4 +162,4 @@ def test_a_name_of_another_type_is_our_error() -> None:
 
 def test_a_path_is_a_methods_file(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text(tp.load_method("fastv").to_yaml())
-    assert find_method(tmp_path / "mine.txt") == tp.load_method("fastv")
+    assert tp.load_method(tmp_path / "mine.txt") == tp.load_method("fastv")

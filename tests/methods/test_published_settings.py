@@ -20,7 +20,7 @@ from tokenprune.budgets.keep import KeepCount, KeepRatio
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.errors import ConfigError
 from tokenprune.models.presets import PRESETS
-from tokenprune.named import NamedMethod, find_method, shipped_method
+from tokenprune.named import NamedMethod, shipped_method
 from tokenprune.ops.recycle import cluster_count
 from tokenprune.published import Architecture, Published, choose, read_published
 from tokenprune.selectors.base import ModelProfile
@@ -363,10 +363,10 @@ def test_a_file_of_ones_own_can_have_entries(tmp_path: Path) -> None:
     method = tp.load_method("fastv").model_dump(mode="json", exclude={"label"})
     published = [{**ENTRY, "method": {"layers": {"layers": [9]}}}]
     path.write_text(yaml.safe_dump({"description": "Mine.", "method": method, "published": published}))
-    assert find_method(path, model="m").layers.model_dump() == {"layers": (9,)}
-    assert find_method(path).layers.model_dump() == {"layers": (2,)}
+    assert tp.load_method(path, model="m").layers.model_dump() == {"layers": (9,)}
+    assert tp.load_method(path).layers.model_dump() == {"layers": (2,)}
     with pytest.raises(ConfigError, match=r"mine.yaml' has no settings that were published for 'n'"):
-        find_method(path, model="n")
+        tp.load_method(path, model="n")
     path.write_text(yaml.safe_dump({"method": method, "published": [{}]}))
     with pytest.raises(ConfigError, match=r"mine.yaml: published\[0\]: model: Field required"):
-        find_method(path)
+        tp.load_method(path)

@@ -22,11 +22,11 @@ from tests.support.tiny import CASES
 from tests.support.tiny.core import IMAGE
 from tokenprune import cli
 from tokenprune.budgets.keep import KeepRatio
+from tokenprune.budgets.slug import slug
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment.config import MethodEntry
 from tokenprune.experiment.report import write_report
 from tokenprune.experiment.runner import Part
-from tokenprune.experiment.series import slug
 from tokenprune.measure.bench import step_positions
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.hf import HuggingFace

@@ -18,7 +18,16 @@ from tokenprune import plugins
 from tokenprune.cli.failures import check_writable, reported
 from tokenprune.cli.methods import method_text
 from tokenprune.cli.progress import progress_bar
-from tokenprune.cli.tables import console, print_bench, print_estimate, print_plan, print_profile, print_result
+from tokenprune.cli.tables import (
+    console,
+    print_bench,
+    print_estimate,
+    print_plan,
+    print_profile,
+    print_result,
+    print_tune,
+)
+from tokenprune.cli.tuning import QUESTION, tune_model, tune_settings, tune_task
 from tokenprune.config import read_yaml
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.experiment import ExperimentConfig, ExperimentResult, run_experiment, write_report
@@ -33,6 +42,7 @@ from tokenprune.measure.bench import BenchConfig, run_bench
 from tokenprune.measure.estimate import estimate, read_config
 from tokenprune.models.presets import PRESETS
 from tokenprune.named import NamedMethod, find_shipped, list_methods
+from tokenprune.tuning import run_tune
 from tokenprune.version import __version__
 
 app = typer.Typer(
@@ -94,6 +104,69 @@ def run(
     with progress_bar(console) as show_progress:
         result = run_experiment(experiment, show_progress, part)
     _report(result)
+
+
+@app.command()
+def tune(
+    config: Annotated[Path | None, typer.Argument(help="A tune's file (YAML); options replace what it says.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A checkpoint's folder or hub name, or the name of a model that a plugin brings.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A folder of pictures, a file or dataset of questions, or the name of a task.")
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option(help=f"The question about pictures without one. [default: {QUESTION}]")
+    ] = None,
+    tokens: Annotated[
+        list[int] | None, typer.Option(help="Budget: visual tokens averaged over all layers; repeat for several.")
+    ] = None,
+    average: Annotated[
+        list[float] | None, typer.Option(help="The same budget as a share of the visual tokens; repeat for several.")
+    ] = None,
+    reduction: Annotated[
+        list[float] | None,
+        typer.Option(help="Budget: reduction of the prefill's FLOPs in percent; repeat for several."),
+    ] = None,
+    prefill: Annotated[
+        list[float] | None,
+        typer.Option("--time", help="Budget: measured prefill time as a share of the unpruned one's; repeat."),
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="A candidate: a named method, or a YAML file with one; repeat for several.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="How many samples. [default: 64]")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="What is compared: divergence, agreement or distance. [default: divergence]")
+    ] = None,
+    labels: Annotated[
+        bool | None, typer.Option("--labels", help="Compare the score of generated answers, which needs labels.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Output folder. [default: results/tune]")] = None,
+) -> None:
+    """Find the method whose answers stay closest to the unpruned model's at a given cost, without labels."""
+    budgets: list[dict[str, Any]] = [
+        *({"name": "layer_average", "tokens": value} for value in tokens or ()),
+        *({"name": "layer_average", "ratio": value} for value in average or ()),
+        *({"name": "flops_reduction", "percent": value} for value in reduction or ()),
+        *({"name": "prefill_time", "ratio": value} for value in prefill or ()),
+    ]
+    given = {
+        "model": None if model is None else tune_model(model),
+        "task": None if data is None else tune_task(data, question),
+        "budgets": budgets or None,
+        "methods": method or None,
+        "samples": samples,
+        "objective": objective,
+        "labels": labels,
+        "output": None if output is None else str(output),
+    }
+    settings = tune_settings(config, {name: value for name, value in given.items() if value is not None})
+    with progress_bar(console) as show_progress:
+        result = run_tune(settings, show_progress)
+    print_tune(result)
+    for path in result.written:
+        console.print(f"written: {path}", highlight=False)
 
 
 @app.command()

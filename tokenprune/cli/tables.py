@@ -15,6 +15,8 @@ from tokenprune.measure import bench_table
 from tokenprune.selectors.entropy_profile import detect_collapse
 from tokenprune.selectors.plateau import find_plateau
 from tokenprune.selectors.verdict import Candidate, Verdict
+from tokenprune.tuning import TuneResult
+from tokenprune.tuning import table as tune_table
 
 console = Console()
 
@@ -30,6 +32,23 @@ def print_result(result: ExperimentResult) -> None:
     Console(width=max(console.width, 190)).print(table)
     for sentence in [*report.notes(result), *report.gates(result, summaries)]:
         console.print(escape(sentence.replace("**", "")), highlight=False)
+
+
+def print_tune(result: TuneResult) -> None:
+    """Print the ranked candidates of a tune, those that cannot run, and the result in words."""
+    for ranking in result.rankings:
+        table = Table(box=None, header_style="bold", pad_edge=False, title=ranking.budget, title_justify="left")
+        for index, name in enumerate(tune_table.COLUMNS):
+            table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
+        for row in ranking.ranked:
+            cells = map(escape, tune_table.cells(row, result.facts.goal))
+            table.add_row(*cells, style="bold" if row is ranking.best else None)
+        Console(width=max(console.width, 200)).print(table)
+        for name, reason in ranking.refused.items():
+            console.print(escape(f"cannot run: {name}: {reason}"), highlight=False, soft_wrap=True)
+    for name, reason in result.skipped.items():
+        console.print(escape(f"left out: sample {name}: {reason}"), highlight=False, soft_wrap=True)
+    console.print(escape(result.sentence), highlight=False, soft_wrap=True)
 
 
 def print_plan(plan: Plan) -> None:

@@ -19,13 +19,14 @@ from tokenprune.engine import apply, choose_layers, chosen
 from tokenprune.engine.divergence import answer_mask, forced_log_probabilities, mean_divergence
 from tokenprune.engine.features import SharedFeatures
 from tokenprune.errors import BudgetError, ConfigError, PluginError, SampleError, TokenPruneError
-from tokenprune.experiment.batches import Batch, encode
+from tokenprune.experiment.batches import Batch
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.cost import sample_cost
-from tokenprune.experiment.rows import Row
 from tokenprune.experiment.series import Series
+from tokenprune.files.lines import Row
 from tokenprune.flops import prefill_cost
 from tokenprune.models.base import LoadedModel
+from tokenprune.models.encode import encode
 from tokenprune.run import Run
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tasks.base import Sample, foreground_tokens

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from tokenprune.experiment.rows import Row
 from tokenprune.experiment.stats import Estimate, clustered
+from tokenprune.files.lines import Row
 
 #: Numbers of a row that are averaged. A missing one makes the average unknown (NaN).
 AVERAGED = ("visual_after", "flops", "flops_unpruned", "kv_bytes")

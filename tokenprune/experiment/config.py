@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
@@ -13,12 +14,13 @@ from pydantic_core import CoreSchema
 
 from tokenprune import plugins
 from tokenprune.budgets.base import Budget
+from tokenprune.budgets.slug import slug
 from tokenprune.component import Component, FromRegistry
 from tokenprune.config import Config, Label, Method, Positions
 from tokenprune.errors import ConfigError, TokenPruneError
-from tokenprune.experiment.series import Series, slug
+from tokenprune.experiment.series import Series
 from tokenprune.models.base import ModelSpec
-from tokenprune.named import load_method, method_names, shipped_method
+from tokenprune.named import find_shipped, is_file_name, load_method, method_names
 from tokenprune.pruners.base import Pruner
 from tokenprune.published import Published
 from tokenprune.registry import suggest
@@ -30,7 +32,7 @@ UNPRUNED = "unpruned"
 
 
 class MethodName:
-    """Annotation for what may be, or is, the name of an installed method; only the JSON schema reads it.
+    """Annotation for what may be, or is, the name of an installed method or of a file; only the JSON schema reads it.
 
     Args:
         alone: Whether the name can stand in place of the annotated object.
@@ -41,14 +43,15 @@ class MethodName:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         names: JsonSchemaValue = {"enum": method_names(), "type": "string"}
-        return {"anyOf": [names, handler(schema)]} if self.alone else names
+        files: JsonSchemaValue = {"pattern": r"\.ya?ml$", "type": "string"}
+        return {"anyOf": [names, files, *([handler(schema)] if self.alone else [])]}
 
 
 class MethodEntry(Component):
     """One entry of ``methods``: a named method, or a method defined by ``layers`` and ``pruner``.
 
     Attributes:
-        name: Name of a named method.
+        name: Name of a named method, or the path of a YAML file with a method, e.g. one that ``tokenprune tune`` wrote.
         published: Use the settings that the named method's authors published for a model: true for the experiment's
             model, or the name of a model in the method's file. ``layers`` and ``pruner`` below replace them; the budget
             is always the experiment's.
@@ -56,7 +59,7 @@ class MethodEntry(Component):
         layers: Layer selector; replaces the named method's.
         pruner: Pruner; replaces the named method's.
         positions: ``original`` or ``renumbered``, see :class:`tokenprune.Method`; replaces the named method's.
-        label: Name in tables; by default the method's name.
+        label: Name in tables; by default the method's name, or that of its file.
     """
 
     name: Annotated[str, MethodName()] | None = None
@@ -88,13 +91,15 @@ class MethodEntry(Component):
         if self.name is None and self.published is not False:
             raise ValueError("published settings belong to a named method: give its name, or remove published")
         installed = method_names()
-        if self.name is not None and self.name not in installed:
+        if self.name is not None and self.name not in installed and not is_file_name(self.name):
             raise ValueError(f"unknown method {self.name!r}; {suggest(self.name, installed)}")
         return self
 
     @property
     def title(self) -> str:
         """The name of the method in tables."""
+        if self.label is None and self.name is not None and is_file_name(self.name):
+            return Path(self.name).stem
         return self.label or self.name or "method"
 
     def settings(self, model: ModelSpec) -> Published | None:
@@ -109,7 +114,7 @@ class MethodEntry(Component):
         if self.name is None or self.published is False:
             return None
         wanted = model.read_config() if self.published is True else self.published
-        return shipped_method(self.name).settings_for(wanted)
+        return find_shipped(self.name).settings_for(wanted)
 
     def method(self, budget: Budget, settings: Published | None = None) -> Method:
         """The method with the given budget, and with published settings if they are given."""

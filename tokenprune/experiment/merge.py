@@ -13,8 +13,8 @@ from tokenprune.errors import OutputError
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.rows import Row, line, parse
 from tokenprune.experiment.runner import ExperimentResult, Part, chosen_series, finished, run_experiment
+from tokenprune.files.lines import Row, line, parse
 
 
 def merge_shards(config: ExperimentConfig, part: Part | None = None) -> ExperimentResult:

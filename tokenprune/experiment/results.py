@@ -5,23 +5,42 @@ A process that is killed at any moment loses at most the batch it was working on
 
 from __future__ import annotations
 
-import errno
-import json
 import math
-import os
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from tokenprune.errors import OutputError
-from tokenprune.experiment.rows import Flags, Row, json_ready, line, lines, parse
+from tokenprune.files.folder import OutputFolder
+from tokenprune.files.lines import Row, line, lines, parse
 
 
-class Results:
+class Flags:
+    """Which positions were seen: one byte each."""
+
+    def __init__(self) -> None:
+        self.flags = bytearray()
+
+    def set(self, position: int) -> bool:
+        """Whether the position is new."""
+        if position >= len(self.flags):
+            self.flags.extend(bytes(position + 1 - len(self.flags)))
+        new = not self.flags[position]
+        self.flags[position] = 1
+        return new
+
+    def all(self, positions: Iterable[int]) -> bool:
+        """Whether all of the positions were seen."""
+        return all(position < len(self.flags) and self.flags[position] for position in positions)
+
+    def any(self, start: int, end: int) -> bool:
+        """Whether a position from ``start`` to ``end - 1`` was seen."""
+        return any(self.flags[start:end])
+
+
+class Results(OutputFolder):
     """The files of one experiment. The folder is created when it is locked.
 
     Args:
@@ -32,56 +51,9 @@ class Results:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        if "\0" in str(folder):
-            raise OutputError(f"output folder {str(folder)!r} has a NUL character", "choose another")
-        self.folder = Path(folder)
+        super().__init__(folder)
         self.samples = self.folder / "samples.jsonl"
         self.skipped = self.folder / "skipped.jsonl"
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Lock the folder inside the block. The system drops the lock of a process that dies.
-
-        A folder that holds nothing at the end is removed.
-
-        Raises:
-            OutputError: The folder cannot be written, or another process writes to it.
-        """
-        lock, owner = FileLock(self.folder / ".lock", timeout=0), self.folder / ".owner"
-        with self._writing():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire()
-            except Timeout:
-                pid = owner.read_text() if owner.is_file() else ""  # it is written after the lock is taken
-                who = f"process {pid}" if pid else "another process"
-                raise OutputError(
-                    f"{self.folder} is being written by {who}", "wait for it, or choose another output folder"
-                ) from None
-            owner.write_text(str(os.getpid()))
-        try:
-            yield
-        finally:
-            owner.unlink(missing_ok=True)
-            if {path.name for path in self.folder.iterdir()} <= {".lock"}:
-                Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
-            with suppress(OSError):
-                self.folder.rmdir()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OutputError:
-            raise
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                what = f"the disk that holds {self.folder} is full"
-                raise OutputError(what, "free some space and run the same command again: it continues") from None
-            raise OutputError(
-                f"output folder {self.folder} cannot be written ({error.strerror})", "choose another"
-            ) from None
 
     def check(self, config: str, series: Mapping[str, Any]) -> None:
         """Check that a configuration may write to the folder. One that only adds or removes series may continue it.
@@ -144,62 +116,17 @@ class Results:
         self.write_json("series.json", {**stored_series, **series})
         self.write("config.yaml", config)
 
-    def write(self, name: str, text: str) -> Path:
-        """Write a file atomically: a reader sees the old text or the new one.
-
-        Raises:
-            OutputError: The disk is full, or the folder cannot be written.
-        """
-        path = self.folder / name
-        with self.replacing(path) as file:
-            file.write(text)
-        return path
-
-    @contextmanager
-    def replacing(self, path: Path) -> Iterator[TextIO]:
-        """Open a file of the folder for writing. It takes the place of the old one when the block ends without error.
-
-        Raises:
-            OutputError: The disk is full, or the folder cannot be written.
-        """
-        partial = path.with_name(path.name + ".partial")
-        with self._writing():
-            try:
-                with partial.open("w", encoding="utf-8", newline="\n") as file:
-                    yield file
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
-
-    def write_json(self, name: str, value: Any) -> Path:
-        """Write a value as JSON. Numbers that JSON does not have (NaN, infinity) become null."""
-        return self.write(name, json.dumps(json_ready(value), indent=1, allow_nan=False))
-
-    def read_json(self, name: str) -> Any:
-        """The content of a JSON file, or None if the file is missing or broken."""
-        try:
-            return json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-
     def append(self, rows: Sequence[Row]) -> None:
         """Append the lines of a batch in one write and flush them to the disk.
 
         Raises:
             OutputError: The disk is full, or the folder cannot be written. What was complete stays complete.
         """
-        self._append(self.samples, rows)
+        self.append_rows(self.samples, rows)
 
     def skip(self, rows: Sequence[Row]) -> None:
         """Append samples that cannot be used: ``position``, ``error``, ``readable`` (only the model refuses it)."""
-        self._append(self.skipped, rows)
-
-    def _append(self, path: Path, rows: Sequence[Row]) -> None:
-        text = "".join(map(line, rows))
-        with self._writing(), path.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        self.append_rows(self.skipped, rows)
 
     def rows(self) -> Iterator[Row]:
         """All complete rows, one after the other."""

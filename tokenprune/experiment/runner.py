@@ -17,8 +17,8 @@ from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batches, Shard
 from tokenprune.experiment.config import UNPRUNED, ExperimentConfig
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.rows import Row
 from tokenprune.experiment.series import Series
+from tokenprune.files.lines import Row
 from tokenprune.registry import suggest
 from tokenprune.version import __version__
 

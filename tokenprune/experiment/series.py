@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tokenprune.budgets.base import Budget
 from tokenprune.config import Method
-from tokenprune.plugins import registry
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,3 @@ class Series:
     def definition(self) -> dict[str, Any] | None:
         """All fields of the method, JSON-ready: what the results under :attr:`key` were computed with."""
         return self.method.model_dump(mode="json", exclude={"label"}) if self.method else None
-
-
-def slug(budget: Budget) -> str:
-    """A budget in a few words, e.g. ``keep_ratio 0.33``."""
-    name = registry("budgets").name_of(type(budget))
-    values = [
-        f"{value:g}" if isinstance(value, float) else str(value)
-        for value in budget.model_dump(exclude_none=True).values()
-    ]
-    return " ".join([name, *values])

@@ -26,7 +26,7 @@ from tokenprune.measure.memory import peak_bytes
 from tokenprune.models.device import resolve_device
 from tokenprune.models.hf import HuggingFace
 from tokenprune.models.presets import PRESETS, Request
-from tokenprune.named import find_method, is_file_name, list_methods
+from tokenprune.named import is_file_name, list_methods, load_method
 from tokenprune.registry import suggest
 from tokenprune.run import Run
 from tokenprune.tasks.base import Sample
@@ -151,7 +151,7 @@ def run_bench(config: BenchConfig, progress: Callable[[str, int, int], None] | N
     budgets: list[dict[str, float]] = [{"tokens": tokens} for tokens in config.tokens]
     budgets = budgets or [{"ratio": ratio} for ratio in config.averages]
     methods = [
-        (names[name], find_method(name, budget="layer_average", **budget), budget)
+        (names[name], load_method(name, budget="layer_average", **budget), budget)
         for name in names
         for budget in budgets
     ]
@@ -159,7 +159,7 @@ def run_bench(config: BenchConfig, progress: Callable[[str, int, int], None] | N
     batches = []
     for batch in config.batches:
         inputs = loaded.inputs(requests(batch, config))
-        keep_all = find_method(next(iter(names)), budget="keep_ratio", ratio=1.0)
+        keep_all = load_method(next(iter(names)), budget="keep_ratio", ratio=1.0)
         series = [TimedSeries(UNPRUNED), TimedSeries(KEEP_ALL, keep_all)]
         series += [TimedSeries(name, method, budget) for name, method, budget in methods]
         _time(loaded.model, inputs, series, config, device, progress)
@@ -194,7 +194,7 @@ def _names(methods: Sequence[str]) -> dict[str, str]:
     for name in methods:
         title = name
         if is_file_name(name):
-            title = find_method(name, budget="keep_ratio", ratio=1.0).label or name
+            title = load_method(name, budget="keep_ratio", ratio=1.0).label or name
         elif name not in installed:
             raise ConfigError(f"unknown method {name!r}", f"{suggest(name, [*installed, 'all'])}; or give a YAML file")
         if title in (UNPRUNED, KEEP_ALL) or title in names.values():

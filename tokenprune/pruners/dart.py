@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -10,6 +12,7 @@ from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.pivots import least_similar
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.space import Tunable
 
 
 class Dart(Pruner):
@@ -35,8 +38,8 @@ class Dart(Pruner):
         text_pivots: Number of pivots among the text tokens.
     """
 
-    image_pivots: int = Field(default=4, ge=1)
-    text_pivots: int = Field(default=4, ge=0)
+    image_pivots: Annotated[int, Tunable(1, 4, 8)] = Field(default=4, ge=1)
+    text_pivots: Annotated[int, Tunable(0, 4)] = Field(default=4, ge=0)
 
     @property
     def needs(self) -> frozenset[str]:

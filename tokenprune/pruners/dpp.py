@@ -14,6 +14,7 @@ from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.dpp import greedy_map, relevance_weights
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
+from tokenprune.space import Tunable
 
 
 class Dpp(Pruner):
@@ -44,7 +45,7 @@ class Dpp(Pruner):
     """
 
     relevance: Annotated[Scorer, FromRegistry("scorers")]
-    theta: float | None = Field(default=0.5, ge=0, lt=1)
+    theta: Annotated[float | None, Tunable(0.2, 0.5, 0.8)] = Field(default=0.5, ge=0, lt=1)
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -11,6 +11,7 @@ from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.frames import best_of_each, best_overall, chains, cosine_to
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.space import Tunable
 
 
 class FrameFusion(Pruner):
@@ -48,7 +49,7 @@ class FrameFusion(Pruner):
     adaptive: ClassVar[bool] = True
     across_images: ClassVar[bool] = True
 
-    threshold: float = Field(default=0.6, ge=-1, le=1)
+    threshold: Annotated[float, Tunable(0.4, 0.6, 0.8)] = Field(default=0.6, ge=-1, le=1)
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""

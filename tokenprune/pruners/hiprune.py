@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 
@@ -9,6 +11,7 @@ from tokenprune.context import Per, PruneContext
 from tokenprune.ops.anchors import anchors_and_neighbours, best_by_tier
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
+from tokenprune.space import Tunable, TunableLayer
 
 
 class HiPrune(Pruner):
@@ -43,9 +46,9 @@ class HiPrune(Pruner):
             code; ``image`` chooses in the whole image.
     """
 
-    alpha: float = Field(default=0.1, ge=0, le=1)
-    object_layer: TowerLayerNumber = 8
-    deep_layer: TowerLayerNumber = -2
+    alpha: Annotated[float, Tunable(0.1, 0.3, 0.5)] = Field(default=0.1, ge=0, le=1)
+    object_layer: Annotated[TowerLayerNumber, TunableLayer(1 / 3, 1 / 2, 2 / 3)] = 8
+    deep_layer: Annotated[TowerLayerNumber, TunableLayer(2 / 3, 1.0)] = -2
     per: Per = "tile"
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field, PositiveInt
 
@@ -10,6 +12,7 @@ from tokenprune.flops import Shape
 from tokenprune.ops.crops import Crops, allocate, similarity_variance
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
+from tokenprune.space import Tunable, TunableLayer
 
 _EPSILON = 1e-6  # keeps the division finite, as in the published code
 
@@ -44,10 +47,10 @@ class HoloV(Pruner):
         layer: Layer of the tower; negative from the end.
     """
 
-    crops: PositiveInt = 16
+    crops: Annotated[PositiveInt, Tunable(4, 16)] = 16
     beta: float = Field(default=0.09, ge=0)
-    power: float = Field(default=1.0, ge=0)
-    layer: TowerLayerNumber = -2
+    power: Annotated[float, Tunable(1.0, 2.0)] = Field(default=1.0, ge=0)
+    layer: Annotated[TowerLayerNumber, TunableLayer(2 / 3, 1.0)] = -2
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""

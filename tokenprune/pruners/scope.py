@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.coverage import greedy_coverage
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
+from tokenprune.space import Tunable, TunableLayer
 
 
 class Scope(Pruner):
@@ -39,9 +40,9 @@ class Scope(Pruner):
             code; ``image`` chooses in the whole image.
     """
 
-    alpha: float = Field(default=1.0, ge=0)
-    layer: TowerLayerNumber = -2
-    compare: Literal["tower", "projected"] = "tower"
+    alpha: Annotated[float, Tunable(0.5, 1.0, 2.0)] = Field(default=1.0, ge=0)
+    layer: Annotated[TowerLayerNumber, TunableLayer(2 / 3, 1.0)] = -2
+    compare: Annotated[Literal["tower", "projected"], Tunable("tower", "projected")] = "tower"
     per: Per = "tile"
 
     def select(self, ctx: PruneContext) -> Selection:

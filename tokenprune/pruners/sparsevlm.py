@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from tokenprune.flops import Shape
 from tokenprune.ops.raters import raters
 from tokenprune.ops.recycle import cluster_count, recycle, recycled_count
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.space import Tunable
 
 _ROWS = 64  # attention rows per chunk, which bounds the memory for a long text
 
@@ -40,7 +43,7 @@ class SparseVLM(Pruner):
         recycle: Whether dropped tokens are recycled. If false, the tokens with the highest scores are kept.
     """
 
-    recycle: bool = True
+    recycle: Annotated[bool, Tunable(True, False)] = True
 
     @property
     def needs(self) -> frozenset[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import PositiveInt
 
@@ -10,6 +12,7 @@ from tokenprune.flops import Shape
 from tokenprune.ops.bipartite import mean_of_clusters, plan_rounds, soft_matching
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
+from tokenprune.space import Tunable, TunableLayer
 
 
 class ToMe(Pruner):
@@ -40,8 +43,8 @@ class ToMe(Pruner):
         layer: Layer of the tower whose keys are compared; negative from the end.
     """
 
-    steps: PositiveInt = 24
-    layer: TowerLayerNumber = -2
+    steps: Annotated[PositiveInt, Tunable(1, 8, 24)] = 24
+    layer: Annotated[TowerLayerNumber, TunableLayer(2 / 3, 1.0)] = -2
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""

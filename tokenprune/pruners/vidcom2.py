@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -13,6 +13,7 @@ from tokenprune.flops import Shape
 from tokenprune.ops.frames import best_overall, mean_of_frames, rank_within
 from tokenprune.ops.gaussian import WIDTHS, kernel_sum, steady_channels
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.space import Tunable
 
 _ALWAYS = 1e9  # more than any frame quota
 _STEPS = 1024  # frame quotas are rounded to 1/1024 of a token
@@ -46,8 +47,8 @@ class VidCom2(Pruner):
 
     across_images: ClassVar[bool] = True
 
-    temperature: float = Field(default=0.01, gt=0)
-    channels: float = Field(default=0.5, gt=0, le=1)
+    temperature: Annotated[float, Tunable(0.01, 0.1)] = Field(default=0.01, gt=0)
+    channels: Annotated[float, Tunable(0.5, 1.0)] = Field(default=0.5, gt=0, le=1)
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""

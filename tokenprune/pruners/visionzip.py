@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -12,6 +13,7 @@ from tokenprune.ops.merging import every_nth, merge_into, replace_at
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
+from tokenprune.space import Tunable, TunableLayer
 
 
 class VisionZip(Pruner):
@@ -46,8 +48,8 @@ class VisionZip(Pruner):
             code; ``image`` chooses in the whole image.
     """
 
-    contextual: float = Field(default=10 / 64, ge=0, lt=1)
-    layer: TowerLayerNumber = -2
+    contextual: Annotated[float, Tunable(0.0, 10 / 64, 0.3)] = Field(default=10 / 64, ge=0, lt=1)
+    layer: Annotated[TowerLayerNumber, TunableLayer(2 / 3, 1.0)] = -2
     per: Per = "tile"
 
     def select(self, ctx: PruneContext) -> Selection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -13,6 +13,7 @@ from tokenprune.flops import Shape
 from tokenprune.ops.bipartite import drop_duplicates, rounds_needed
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
+from tokenprune.space import Tunable, TunableLayer
 
 
 class VisPruner(Pruner):
@@ -51,10 +52,10 @@ class VisPruner(Pruner):
             code; ``image`` chooses in the whole image.
     """
 
-    important: float = Field(default=0.5, ge=0, le=1)
+    important: Annotated[float, Tunable(0.25, 0.5, 0.75)] = Field(default=0.5, ge=0, le=1)
     per_round: PositiveInt = 8
-    layer: TowerLayerNumber = -2
-    compare: Literal["tower", "projected"] = "tower"
+    layer: Annotated[TowerLayerNumber, TunableLayer(2 / 3, 1.0)] = -2
+    compare: Annotated[Literal["tower", "projected"], Tunable("tower", "projected")] = "tower"
     per: Per = "tile"
 
     def select(self, ctx: PruneContext) -> Selection:

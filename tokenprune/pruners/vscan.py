@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from pydantic import Field, PositiveInt
@@ -15,6 +16,7 @@ from tokenprune.ops.topk import topk_by_group
 from tokenprune.ops.windows import best_of_windows, grid_windows, sized_windows
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.reader import TowerLayerNumber
+from tokenprune.space import Tunable, TunableLayer
 
 
 class VScan(Pruner):
@@ -54,11 +56,11 @@ class VScan(Pruner):
         layer: Deep layer of the tower; negative from the end.
     """
 
-    local: float = Field(default=0.5, ge=0, le=1)
+    local: Annotated[float, Tunable(0.25, 0.5, 0.75)] = Field(default=0.5, ge=0, le=1)
     windows: PositiveInt = 4
     window_size: PositiveInt | None = None
-    local_layer: TowerLayerNumber = 5
-    layer: TowerLayerNumber = -2
+    local_layer: Annotated[TowerLayerNumber, TunableLayer(0.2, 1 / 3)] = 5
+    layer: Annotated[TowerLayerNumber, TunableLayer(2 / 3, 1.0)] = -2
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -11,6 +11,7 @@ from torch import Tensor
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.scorers.base import Scorer
+from tokenprune.space import Tunable
 
 
 class FastV(Scorer):
@@ -30,8 +31,8 @@ class FastV(Scorer):
             FrameFusion's published code reads four on Qwen2-VL. A shorter prompt has fewer.
     """
 
-    at: Literal["previous", "entering"] = "previous"
-    queries: PositiveInt = 1
+    at: Annotated[Literal["previous", "entering"], Tunable("previous", "entering")] = "previous"
+    queries: Annotated[PositiveInt, Tunable(1, 4)] = 1
 
     @property
     def needs(self) -> frozenset[str]:

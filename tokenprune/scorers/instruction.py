@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.cosine import cosine_similarity
 from tokenprune.scorers.base import Scorer
+from tokenprune.space import Tunable
 
 
 class Instruction(Scorer):
@@ -27,7 +28,7 @@ class Instruction(Scorer):
             CLIP's own embeddings, where patches are dissimilar to the words that describe them.
     """
 
-    keep: Literal["similar", "dissimilar"] = "similar"
+    keep: Annotated[Literal["similar", "dissimilar"], Tunable("similar", "dissimilar")] = "similar"
 
     def score(self, ctx: PruneContext) -> Tensor:
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""

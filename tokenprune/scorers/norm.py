@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.scorers.base import Scorer
+from tokenprune.space import Tunable
 
 
 class Norm(Scorer):
@@ -19,8 +20,8 @@ class Norm(Scorer):
         keep: ``large`` keeps the largest norms, ``small`` the smallest.
     """
 
-    source: Literal["query", "key", "value", "hidden"] = "query"
-    keep: Literal["large", "small"] = "large"
+    source: Annotated[Literal["query", "key", "value", "hidden"], Tunable("query", "key", "value", "hidden")] = "query"
+    keep: Annotated[Literal["large", "small"], Tunable("large", "small")] = "large"
 
     @property
     def needs(self) -> frozenset[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.reader import TowerLayerNumber
 from tokenprune.scorers.base import Scorer
+from tokenprune.space import TunableLayer
 
 
 class VisionAttention(Scorer):
@@ -22,7 +25,7 @@ class VisionAttention(Scorer):
         layer: Layer of the tower; negative from the end.
     """
 
-    layer: TowerLayerNumber = -2
+    layer: Annotated[TowerLayerNumber, TunableLayer(1 / 3, 2 / 3, 1.0)] = -2
 
     @property
     def needs(self) -> frozenset[str]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tokenprune.context import PruneContext
+from tokenprune.space import tunable_fields, variants
 from tokenprune.testing import make_context
 from tokenprune_example.centroid_distance import CentroidDistance, image_means
 
@@ -52,3 +53,9 @@ def test_unknown_fields_are_refused() -> None:
     wrong: dict[str, Any] = {"metrik": "cosine"}
     with pytest.raises(ValueError, match="metrik"):
         CentroidDistance(**wrong)
+
+
+def test_the_metric_may_be_tuned() -> None:
+    """`tokenprune tune` tries both metrics."""
+    assert tunable_fields(CentroidDistance(), None) == {"metric": ("euclidean", "cosine")}
+    assert variants(CentroidDistance()) == [CentroidDistance(), CentroidDistance(metric="cosine")]

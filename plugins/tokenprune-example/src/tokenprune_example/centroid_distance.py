@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.nn.functional import cosine_similarity
 
 from tokenprune.context import PruneContext
 from tokenprune.scorers.base import Scorer
+from tokenprune.space import Tunable
 
 
 class CentroidDistance(Scorer):
@@ -22,7 +23,7 @@ class CentroidDistance(Scorer):
         metric: ``euclidean``, or ``cosine`` (one minus the cosine similarity), which ignores the norms of the states.
     """
 
-    metric: Literal["euclidean", "cosine"] = "euclidean"
+    metric: Annotated[Literal["euclidean", "cosine"], Tunable("euclidean", "cosine")] = "euclidean"
 
     def score(self, ctx: PruneContext) -> Tensor:
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""

@@ -4,34 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-
-
-class Flags:
-    """Which positions were seen: one byte each."""
-
-    def __init__(self) -> None:
-        self.flags = bytearray()
-
-    def set(self, position: int) -> bool:
-        """Whether the position is new."""
-        if position >= len(self.flags):
-            self.flags.extend(bytes(position + 1 - len(self.flags)))
-        new = not self.flags[position]
-        self.flags[position] = 1
-        return new
-
-    def all(self, positions: Iterable[int]) -> bool:
-        """Whether all of the positions were seen."""
-        return all(position < len(self.flags) and self.flags[position] for position in positions)
-
-    def any(self, start: int, end: int) -> bool:
-        """Whether a position from ``start`` to ``end - 1`` was seen."""
-        return any(self.flags[start:end])
 
 
 def line(row: Row) -> str:

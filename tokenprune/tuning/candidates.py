@@ -1,0 +1,385 @@
+"""Candidates of a tune: named methods and their variants, compositions of scorers and pruners, and random."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Literal
+
+from tokenprune import plugins
+from tokenprune.adapters.base import Adapter
+from tokenprune.budgets.base import Budget
+from tokenprune.component import Component
+from tokenprune.config import Method, Positions
+from tokenprune.engine.plan import Plan
+from tokenprune.errors import ConfigError, PluginError, TokenPruneError
+from tokenprune.flops import prefill_cost
+from tokenprune.named import NamedMethod, find_shipped, list_methods
+from tokenprune.pruners.base import Pruner
+from tokenprune.pruners.dpp import Dpp
+from tokenprune.pruners.max_min import MaxMin
+from tokenprune.pruners.pool import Pool
+from tokenprune.pruners.topk import TopK
+from tokenprune.scorers.base import Scorer
+from tokenprune.scorers.fastv import FastV
+from tokenprune.scorers.instruction import Instruction
+from tokenprune.scorers.matrix_entropy import MatrixEntropy
+from tokenprune.scorers.random import Random
+from tokenprune.scorers.vision_attention import VisionAttention
+from tokenprune.selectors.entropy_profile import EntropyProfile
+from tokenprune.selectors.fixed import Fixed
+from tokenprune.space import C, get_field, replace_field, tunable_fields, variants
+from tokenprune.tuning.layers import own_layers, schedules, single_layers, tower_depth
+
+Origin = Literal["named", "variant", "composition", "random"]
+
+#: Named methods that are no candidates unless they are named: upper bounds and null models, by how their names begin.
+ONLY_IF_NAMED = ("oracle", "norm-")
+
+#: Layers at which random is tried beside layer 0: those that most candidates use.
+RANDOM_LAYERS = 3
+
+#: Compositions at most.
+COMPOSITIONS = 12
+
+#: Scorers of tokenprune itself that are composed with diversity pruners, and the layers at which they are.
+COMPOSED: tuple[tuple[Scorer, tuple[int, ...]], ...] = (
+    (VisionAttention(), (0, 1)),
+    (Instruction(), (0,)),
+    (MatrixEntropy(source="hidden"), (1, 2)),
+    (MatrixEntropy(source="key"), (1, 2)),
+    (FastV(), (1, 2)),
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to prune a model, at a given budget.
+
+    Attributes:
+        name: A readable name, unique among the candidates; also the method's label.
+        method: The method, with fixed layers.
+        origin: ``named``: a named method as it is shipped, apart from the budget. ``variant``: a named method with
+            another layer or other values of tunable fields. ``composition``: a scorer as the relevance or the pool of a
+            diversity pruner. ``random``: random tokens.
+    """
+
+    name: str
+    method: Method
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The model and the budget for which candidates are made.
+
+    Attributes:
+        adapter: The model's adapter.
+        budget: The budget of all candidates.
+        visual: Visual tokens of a sample.
+        text: Text tokens of a sample.
+        curves: The model's entropy curves, if they are known.
+        tower_layers: Layers of its vision tower, if they are known.
+    """
+
+    adapter: Adapter
+    budget: Budget
+    visual: int
+    text: int
+    curves: EntropyProfile | None
+    tower_layers: int | None
+
+    def candidate(
+        self,
+        name: str,
+        origin: Origin,
+        layers: tuple[int, ...],
+        pruner: Pruner,
+        positions: Positions = "original",
+    ) -> Candidate:
+        """A candidate that has been checked against the model and the budget; nothing runs.
+
+        Raises:
+            TokenPruneError: The model cannot be pruned so, or the budget cannot be met.
+        """
+        method = Method(layers=Fixed(layers=layers), pruner=pruner, budget=self.budget, positions=positions, label=name)
+        plan = Plan.of(method, layers, self.adapter)
+
+        def cost(visual: Sequence[int], vision: bool) -> int:
+            return prefill_cost(self.adapter.config, self.text)(visual, vision)
+
+        self.budget.keep(self.visual, replace(plan.schedule, cost=cost))
+        return Candidate(name, method, origin)
+
+    def possible(self, layers: tuple[int, ...], pruner: Pruner) -> bool:
+        """Whether the model can be pruned so within the budget."""
+        try:
+            self.candidate("-", "variant", layers, pruner)
+        except TokenPruneError:
+            return False
+        return True
+
+    def fitting(self, component: C) -> C:
+        """The component with its own values, and a layer of the tower in place of one that the tower lacks."""
+        for path, values in tunable_fields(component, self.tower_layers).items():
+            if get_field(component, path) != values[0]:
+                component = replace_field(component, path, values[0])
+        return component
+
+
+def default_candidates(
+    adapter: Adapter,
+    budget: Budget,
+    *,
+    methods: Sequence[str] | None = None,
+    curves: EntropyProfile | None = None,
+    visual: int,
+    text: int = 32,
+    compositions: bool = True,
+    limit_per_method: int = 8,
+) -> tuple[list[Candidate], dict[str, str]]:
+    """The candidates for a model and a budget. All have fixed layers and this budget; nothing runs.
+
+    Every named method has a small space of its own: the layers of :mod:`tokenprune.tuning.layers` and the values that
+    its components declare (:mod:`tokenprune.space`). If all combinations that fit model and budget are at most
+    ``limit_per_method``, all are candidates. Otherwise one factor changes at a time: the method as it is, then in turn
+    another layer with the own values and another value of each field at the own layer, until the limit is reached. (If
+    the own layer does not fit, the first one that does takes its place.)
+
+    Selectors that search are replaced by these layers, and budgets that leave the count to the pruner by the given one.
+    Random is always among the candidates: at layer 0, at the layers that most other candidates use, and at the schedule
+    of several stages that most of them use. Compositions that do not fit are left out. Of candidates with equal
+    definitions the first one stays: named methods come before random, then the first candidate of every method that
+    does not fit as it is, then variants, then compositions.
+
+    Args:
+        adapter: The model's adapter.
+        budget: The budget of all candidates.
+        methods: Names of methods, or paths of their YAML files; None for all installed ones except upper bounds and
+            null models (:data:`ONLY_IF_NAMED`).
+        curves: Entropy curves of the model; without them no layers round the collapse are tried.
+        visual: Visual tokens of a sample.
+        text: Text tokens of a sample, for budgets in FLOPs.
+        compositions: Whether scorers are composed with diversity pruners.
+        limit_per_method: Candidates of one method at most, at least 1.
+
+    Returns:
+        The candidates, always in the same order; and by name the reason why a method has none.
+
+    Raises:
+        ConfigError: ``limit_per_method`` is less than 1.
+        UnknownNameError: No method of a given name is installed.
+        PluginError: A given method is shipped twice, or its file is broken.
+        MissingDataError: The file of a given method does not exist.
+    """
+    if limit_per_method < 1:
+        raise ConfigError(f"limit_per_method is {limit_per_method}", "give 1 or more")
+    setting = Setting(adapter, budget, visual, text, curves, tower_depth(adapter))
+    refused: dict[str, str] = {}
+    by_method: dict[str, list[Candidate]] = {}
+    for shipped in _shipped(methods):
+        if shipped.name == "random":
+            continue  # made below
+        try:
+            by_method[shipped.name] = list(_of_method(setting, shipped, limit_per_method))
+        except TokenPruneError as error:
+            refused[shipped.name] = str(error)
+    composed = list(_compositions(setting)) if compositions else []
+    others = [candidate for made in by_method.values() for candidate in made] + composed
+    chance = _random(setting, others)
+    if not chance:
+        refused["random"] = _refusal(setting, TopK(scorer=Random()), (0,))
+
+    kept: dict[str, Candidate] = {}  # by definition
+    named = [candidate for candidate in others if candidate.origin == "named"]
+    first = [made[0] for made in by_method.values()]
+    for candidate in [*named, *chance, *first, *others]:
+        kept.setdefault(_definition(candidate), candidate)
+    for name, made in by_method.items():
+        if not any(kept[_definition(candidate)] is candidate for candidate in made):
+            same = kept[_definition(made[0])].name
+            refused[name] = f"with this budget it is no method of its own: its candidates are others', e.g. {same!r}"
+    return _unique(kept.values()), refused
+
+
+def _shipped(methods: Sequence[str] | None) -> list[NamedMethod]:
+    """The named methods to make candidates of, each once."""
+    if methods is not None:
+        return [find_shipped(name) for name in dict.fromkeys(methods)]
+    return [method for method in list_methods() if not method.name.startswith(ONLY_IF_NAMED)]
+
+
+def _of_method(setting: Setting, shipped: NamedMethod, limit: int) -> Iterator[Candidate]:
+    """The candidates of a named method.
+
+    Raises:
+        TokenPruneError: There is none; why not at the earliest of its layers.
+    """
+    if shipped.problem is not None:
+        raise PluginError(f"its file cannot be read ({shipped.problem})", f"repair {shipped.distribution}")
+    method = shipped.method()
+    own = own_layers(method, setting.adapter, setting.curves)
+    options = (
+        schedules(own)
+        if own is not None and len(own) > 1
+        else single_layers(own[0] if own else None, setting.adapter.num_layers, setting.curves)
+    )
+    base = setting.fitting(method.pruner)
+    fields = tunable_fields(base, setting.tower_layers)
+    by_field = [variants(base, [path], setting.tower_layers)[1:] for path in fields]
+    single = [base, *(pruner for pruners in by_field for pruner in pruners)]
+    fitting = [layers for layers in options if any(setting.possible(layers, pruner) for pruner in single)]
+    if not fitting:
+        setting.candidate(shipped.name, "named", min(options, default=(1,)), base)
+        raise AssertionError("what fits is among the fitting layers")
+    combinations = [(layers, pruner) for layers in fitting for pruner in variants(base, None, setting.tower_layers)]
+    if len(combinations) > limit:
+        factors = [
+            [(layers, base) for layers in fitting[1:]],
+            *([(fitting[0], pruner) for pruner in pruners] for pruners in by_field),
+        ]
+        turns = [pair for turn in zip_longest(*factors) for pair in turn if pair is not None]
+        combinations = [(fitting[0], base), *turns]
+    made = 0
+    for layers, pruner in combinations:
+        changes = _changes(method.pruner, pruner, list(fields), layers)
+        if layers != own:
+            changes = [_layers(layers), *changes]
+        name = f"{shipped.name}: {', '.join(changes)}" if changes else shipped.name
+        try:
+            candidate = setting.candidate(name, "variant" if changes else "named", layers, pruner, method.positions)
+        except TokenPruneError:
+            continue
+        yield candidate
+        made += 1
+        if made == limit:
+            return
+
+
+def _compositions(setting: Setting) -> Iterator[Candidate]:
+    """Scorers as the relevance of a DPP, and as the pool of a max-min choice.
+
+    Every scorer comes at its first layer that fits before any comes at its second one. Scorers of plugins are composed
+    if they need no settings: behind ours, before layers 0 and 1, or 1 and 2 if they read states of the decoder.
+    """
+    scorers = [(setting.fitting(scorer), layers) for scorer, layers in (*COMPOSED, *_of_plugins())]
+    turns: list[list[Candidate]] = [[], []]
+    for scorer, layers in scorers:
+        turn = iter(turns)
+        for layer in layers:
+            made = []
+            for word, pruner in (
+                ("dpp", Dpp(relevance=scorer)),
+                ("max_min", Pool(scorer=scorer, pruner=MaxMin())),
+            ):
+                name = f"{word} over {_words(scorer)}, layer {layer}"
+                try:
+                    made.append(setting.candidate(name, "composition", (layer,), pruner))
+                except TokenPruneError:
+                    continue
+            if made:
+                next(turn).extend(made)
+    yield from [candidate for turn in turns for candidate in turn][:COMPOSITIONS]
+
+
+def _of_plugins() -> Iterator[tuple[Scorer, tuple[int, ...]]]:
+    """Scorers of plugins that need no settings, and their layers."""
+    registry = plugins.registry("scorers")
+    for name in registry.names():
+        if any(entry.distribution == plugins.DISTRIBUTION for entry in registry.entries(name)):
+            continue
+        try:
+            scorer: Scorer = registry.get(name)()
+        except TokenPruneError:
+            continue  # it is broken, or needs settings
+        yield scorer, (1, 2) if scorer.needs else (0, 1)
+
+
+def _random(setting: Setting, others: Sequence[Candidate]) -> list[Candidate]:
+    """Random at layer 0, at the layers that most others use, and at the schedule that most of them use."""
+    used = Counter(Plan.of(other.method, _of(other), setting.adapter).schedule.layers for other in others)
+    frequent = sorted(used, key=lambda layers: (-used[layers], layers))
+    single = [layers for layers in frequent if len(layers) == 1 and layers != (0,)][:RANDOM_LAYERS]
+    quarters = tuple(dict.fromkeys(int(share * setting.adapter.num_layers + 0.5) for share in (0.25, 0.5, 0.75)))
+    several = [layers for layers in frequent if len(layers) > 1] + schedules(quarters)
+    pyramid = next((layers for layers in several if setting.possible(layers, TopK(scorer=Random()))), None)
+    chosen = [(0,), *sorted(single), *([] if pyramid is None else [pyramid])]
+    made = []
+    for layers in chosen:
+        if setting.possible(layers, TopK(scorer=Random())):
+            made.append(setting.candidate(f"random: {_layers(layers)}", "random", layers, TopK(scorer=Random())))
+    return made
+
+
+def _of(candidate: Candidate) -> tuple[int, ...]:
+    layers: tuple[int, ...] = get_field(candidate.method.layers, "layers")
+    return layers
+
+
+def _refusal(setting: Setting, pruner: Pruner, layers: tuple[int, ...]) -> str:
+    """Why the model cannot be pruned so within the budget."""
+    try:
+        setting.candidate("-", "random", layers, pruner)
+    except TokenPruneError as error:
+        return str(error)
+    return ""
+
+
+def _definition(candidate: Candidate) -> str:
+    """What a candidate does, without its name."""
+    return candidate.method.model_dump_json(exclude={"label"})
+
+
+def _unique(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The candidates with unique names: a name that stands already gets a number."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for candidate in candidates:
+        seen[candidate.name] += 1
+        if seen[candidate.name] > 1:
+            name = f"{candidate.name} ({seen[candidate.name]})"
+            method = candidate.method.model_copy(update={"label": name})
+            candidate = replace(candidate, name=name, method=method)
+        unique.append(candidate)
+    return unique
+
+
+def _layers(layers: Sequence[int]) -> str:
+    """Layers in words: ``layer 4``, ``layers 1, 2, 3``."""
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+
+
+def _changes(own: Pruner, pruner: Pruner, paths: Sequence[str], layers: Sequence[int]) -> list[str]:
+    """The fields that differ from the method's own, in words: ``source key``, ``threshold 0.4 before layer 1``."""
+    words = []
+    for path in paths:
+        value = get_field(pruner, path)
+        if value == get_field(own, path):
+            continue
+        parts = path.split(".")
+        named = [part for part in parts if not part.isdigit() and part not in ("pruners", "scorer")] or parts[-1:]
+        if named[-1] == "layer":
+            named[-1] = "tower_layer"  # not a layer before which tokens are dropped
+        text = f"{' '.join(named).replace('_', ' ')} {_text(value)}"
+        number = parts[1] if parts[0] == "pruners" and parts[1].isdigit() else None
+        words.append(text if number is None else f"{text} before layer {layers[int(number)]}")
+    return words
+
+
+def _words(scorer: Scorer) -> str:
+    """A scorer in words: its name, and the values that are not the default ones."""
+    fields = type(scorer).model_fields
+    values = [getattr(scorer, name) for name, field in fields.items() if getattr(scorer, name) != field.default]
+    return " ".join([plugins.registry("scorers").name_of(type(scorer)), *map(_text, values)])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "on", False: "off", None: "none"}[value]
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, Component):
+        return type(value).__name__
+    return str(value)

@@ -1,0 +1,109 @@
+"""Layers worth trying: a method's own, those round the collapse of the entropy, and fixed shares of the depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenprune.adapters.base import Adapter
+from tokenprune.config import Method
+from tokenprune.errors import LayerError, TokenPruneError
+from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
+
+#: Shares of the decoder's depth at which a method with one stage is tried.
+SHARES = (1 / 8, 1 / 4)
+
+#: A layer is on the low plateau if its mean entropy is at most this share of the whole fall above the lowest one.
+PLATEAU = 0.1
+
+
+def tower_depth(adapter: Adapter) -> int | None:
+    """Layers of a model's vision tower; None where the adapter does not say how its patches become tokens."""
+
+    def exists(layer: int) -> bool:
+        try:
+            adapter.tower_site(layer)
+        except TokenPruneError:
+            return False
+        return True
+
+    if not exists(0):
+        return None
+    low, high = 0, 1  # layer `low` exists; first double, then bisect
+    while exists(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if exists(middle) else (low, middle)
+    return high
+
+
+def own_layers(method: Method, adapter: Adapter, curves: EntropyProfile | None) -> tuple[int, ...] | None:
+    """The layers that a method's selector chooses without running the model.
+
+    Args:
+        method: The method.
+        adapter: The model's adapter.
+        curves: The model's entropy curves, if they are known.
+
+    Returns:
+        The layers; None if the selector has to search, or names layers that the model does not have.
+    """
+    measured = None if curves is None else lambda: curves
+    try:
+        return method.layers.select(ModelProfile(adapter.name, adapter.num_layers, measured)).layers
+    except LayerError:
+        return None
+
+
+def plateau_start(curves: EntropyProfile) -> int | None:
+    """The first layer from which the mean entropy stays near its lowest value.
+
+    Near is within :data:`PLATEAU` of the fall from the highest to the lowest mean. None if there is no fall, or if only
+    the last layer is that low: a fall that never ends has no plateau.
+    """
+    mean = curves.mean
+    level = min(mean) + PLATEAU * (max(mean) - min(mean))
+    start = len(mean)
+    while start > 0 and mean[start - 1] <= level:
+        start -= 1
+    return start if 0 < start < len(mean) - 1 else None
+
+
+def single_layers(own: int | None, num_layers: int, curves: EntropyProfile | None) -> list[tuple[int, ...]]:
+    """Layers for a method with one stage, its own first.
+
+    A method whose own layer is 0 acts on the input of the language model, and stays there. Any other is tried at its
+    own layer, at layer 1, at the entropy collapse layer, at the first layer after the start of the low plateau (whose
+    layer before reads states that have collapsed), and at the :data:`SHARES` of the depth.
+
+    Args:
+        own: The method's own layer; None if it is not known.
+        num_layers: Decoder layers.
+        curves: Entropy curves, if they are known.
+    """
+    if own == 0:
+        return [(0,)]
+    wanted = [own, 1]
+    if curves is not None:
+        start = plateau_start(curves)
+        wanted += [detect_collapse(curves).layer, None if start is None else start + 1]
+    wanted += [int(share * num_layers + 0.5) for share in SHARES]
+    return [(layer,) for layer in _once(wanted) if 1 <= layer < num_layers]
+
+
+def schedules(own: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Schedules for a method with several stages: its own, and the same pulled forward by half.
+
+    Every layer is halved and rounded down; layers that fall together move on to the next free one. A first stage at
+    layer 1 or later does not move before layer 1, where states of an earlier layer exist.
+    """
+    pulled: list[int] = []
+    for layer in own:
+        lowest = pulled[-1] + 1 if pulled else min(own[0], 1)
+        pulled.append(max(layer // 2, lowest))
+    return list(dict.fromkeys([own, tuple(pulled)]))
+
+
+def _once(layers: Iterable[int | None]) -> list[int]:
+    return list(dict.fromkeys(layer for layer in layers if layer is not None))

@@ -1,0 +1,168 @@
+"""Which candidates a tune has: those that the user names, or all that the model can serve; random always."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tokenprune.adapters.base import Adapter
+from tokenprune.budgets.base import Budget
+from tokenprune.config import Method
+from tokenprune.engine.apply import choose_layers, chosen
+from tokenprune.errors import ConfigError, TokenPruneError
+from tokenprune.named import load_method
+from tokenprune.pruners.topk import TopK
+from tokenprune.scorers.random import Random
+from tokenprune.selectors.entropy_profile import EntropyProfile
+from tokenprune.selectors.fixed import Fixed
+from tokenprune.tuning.candidates import Candidate, default_candidates
+from tokenprune.tuning.config import CandidateEntry
+from tokenprune.tuning.ranking import is_random
+
+#: What a user may name as a candidate.
+Named = str | Method | Candidate | CandidateEntry
+
+
+@dataclass
+class Pool:
+    """The candidates of one budget.
+
+    Attributes:
+        candidates: Those that may run, each name once.
+        refused: Those that cannot, and why.
+    """
+
+    candidates: list[Candidate] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """Makes the candidates for a model.
+
+    Attributes:
+        adapter: The model's adapter.
+        batches: The samples, for methods whose layers depend on them.
+        curves: Entropy curves of the model.
+        visual: Visual tokens of the smallest sample.
+        text: Text tokens of the longest sample.
+        seed: Seed of random candidates.
+    """
+
+    adapter: Adapter
+    batches: Sequence[Mapping[str, Any]]
+    curves: EntropyProfile
+    visual: int
+    text: int
+    seed: int = 0
+
+    def pool(self, budget: Budget, named: Iterable[object] | None, compositions: bool = True) -> Pool:
+        """The candidates of a budget.
+
+        Args:
+            budget: What each may cost.
+            named: What the user named; None for all named methods.
+            compositions: With all named methods, also combinations of scorers and pruners that are none of them.
+
+        Raises:
+            ConfigError: Two candidates have the same name, or something named is no candidate.
+            UnknownNameError: No method has a name.
+        """
+        if named is None:
+            return self._seeded(Pool(*self._default(budget, None, compositions)))
+        single: list[Method | Candidate | CandidateEntry] = []
+        names: list[str] = []
+        for item in named:
+            if isinstance(item, str):
+                names.append(item)
+            elif isinstance(item, CandidateEntry) and item.alone and item.name is not None:
+                names.append(item.name)
+            elif isinstance(item, Method | Candidate | CandidateEntry):
+                single.append(item)
+            else:
+                what = f"a candidate is {type(item).__name__}"
+                raise ConfigError(what, "give names of methods, tp.Method objects, or candidates")
+        if not names and not single:
+            raise ConfigError("there are no candidates", "name some, or leave them out for all named methods")
+        pool = Pool(*self._default(budget, names, False))
+        for item in single:
+            self._add(pool, item, budget)
+        self._add_random(pool, budget)
+        return self._seeded(pool)
+
+    def _default(
+        self, budget: Budget, names: list[str] | None, compositions: bool
+    ) -> tuple[list[Candidate], dict[str, str]]:
+        return default_candidates(
+            self.adapter,
+            budget,
+            methods=names,
+            curves=self.curves,
+            visual=self.visual,
+            text=self.text,
+            compositions=compositions,
+        )
+
+    def _add(self, pool: Pool, item: Method | Candidate | CandidateEntry, budget: Budget) -> None:
+        """Add a single method, with fixed layers and the budget."""
+        name, method = _single(item)
+        if name in pool.refused or any(name == candidate.name for candidate in pool.candidates):
+            raise ConfigError(f"two candidates are called {name!r}", "give one of them another label")
+        method = method.model_copy(update={"budget": budget, "label": name})
+        try:
+            if not isinstance(method.layers, Fixed):
+                choice = choose_layers(self.adapter.model, method, self.batches)
+                method = chosen(method, choice).model_copy(update={"layers": Fixed(layers=choice.layers)})
+        except TokenPruneError as error:
+            pool.refused[name] = str(error)
+        else:
+            pool.candidates.append(Candidate(name, method, "random" if is_random(method.pruner) else "named"))
+
+    def _add_random(self, pool: Pool, budget: Budget) -> None:
+        """Random tokens before the layers of every candidate, so that each has its equal in cost."""
+        there = {_layers(candidate) for candidate in pool.candidates if is_random(candidate.method.pruner)}
+        for candidate in list(pool.candidates):
+            layers = _layers(candidate)
+            if layers not in there:
+                there.add(layers)
+                name = f"random: layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+                pruner = TopK(scorer=Random())
+                method = Method(layers=Fixed(layers=layers), pruner=pruner, budget=budget, label=name)
+                pool.candidates.append(Candidate(name, method, "random"))
+
+    def _seeded(self, pool: Pool) -> Pool:
+        """The pool with the tune's seed in every random candidate."""
+        pruner = TopK(scorer=Random(seed=self.seed))
+        pool.candidates = [
+            replace(candidate, method=candidate.method.model_copy(update={"pruner": pruner}))
+            if is_random(candidate.method.pruner)
+            else candidate
+            for candidate in pool.candidates
+        ]
+        return pool
+
+
+def _layers(candidate: Candidate) -> tuple[int, ...]:
+    assert isinstance(candidate.method.layers, Fixed)
+    return candidate.method.layers.layers
+
+
+def _single(item: Method | Candidate | CandidateEntry) -> tuple[str, Method]:
+    """The name and the method of what a user named."""
+    if isinstance(item, Candidate):
+        return item.name, item.method
+    if isinstance(item, Method):
+        if item.label is None:
+            raise ConfigError("a candidate has no label, so tables could not name it", "give the Method a label")
+        return item.label, item
+    fields = {
+        name: getattr(item, name)
+        for name in ("layers", "pruner", "positions", "label")
+        if getattr(item, name) is not None
+    }
+    if item.name is None:
+        budget = {"name": "layer_average", "ratio": 1.0}  # the tune's takes its place
+        return str(item.label), Method(budget=budget, **fields)
+    method = load_method(item.name).model_copy(update=fields)
+    return method.label or item.name, method

@@ -1,0 +1,163 @@
+"""The samples of a tune: encoded once, kept on the host, on the device while they are used."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from tokenprune.adapters.base import Adapter
+from tokenprune.engine.calibrate import sample_sizes
+from tokenprune.errors import BudgetError, ConfigError, SampleError, UnsupportedFeatureError
+from tokenprune.models.base import LoadedModel
+from tokenprune.models.encode import encode
+from tokenprune.tasks.base import Sample, Task
+from tokenprune.tuning.budgets import EqualCost, PrefillTime, budget_slug
+
+Inputs = Mapping[str, Any]
+
+
+class HostBatches(Sequence[Inputs]):
+    """Batches whose tensors wait on the host: only the batch in work takes memory of the device.
+
+    Args:
+        batches: The batches.
+        device: Where the model runs.
+    """
+
+    def __init__(self, batches: Sequence[Inputs], device: torch.device) -> None:
+        self._batches = [_moved(inputs, torch.device("cpu")) for inputs in batches]
+        self._device = device
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @overload
+    def __getitem__(self, index: int) -> Inputs: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Inputs]: ...
+
+    def __getitem__(self, index: int | slice) -> Inputs | Sequence[Inputs]:
+        if isinstance(index, slice):
+            return HostBatches(self._batches[index], self._device)
+        return _moved(self._batches[index], self._device)
+
+
+def _moved(inputs: Inputs, device: torch.device) -> Inputs:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+
+@dataclass
+class TaskSamples:
+    """Samples of a task, in batches.
+
+    Attributes:
+        batches: The model's inputs.
+        samples: The samples of each batch.
+        skipped: Id of every sample that cannot be used -> why.
+    """
+
+    batches: list[Inputs] = field(default_factory=list)
+    samples: list[list[Sample]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def read_samples(task: Task, loaded: LoadedModel, count: int, batch_size: int, strict: bool) -> TaskSamples:
+    """Read and encode samples of different pictures; those that cannot be used are left out.
+
+    Args:
+        task: The task; its :meth:`~tokenprune.tasks.base.Task.calibration` gives the samples.
+        loaded: The model that encodes them.
+        count: How many.
+        batch_size: Samples per batch.
+        strict: Whether a sample that cannot be used is an error.
+
+    Raises:
+        SampleError: None can be used, or one cannot and ``strict`` is set.
+    """
+    found = TaskSamples()
+    chosen = list(task.calibration(count))
+    for start in range(0, len(chosen), batch_size):
+        batch = dict(enumerate(chosen[start : start + batch_size]))
+        inputs, refused = encode(loaded, batch, strict)
+        found.skipped |= {batch[place].id: why for place, why in refused.items()}
+        good = [sample for place, sample in batch.items() if place not in refused]
+        if good:
+            found.batches.append(_moved(inputs, torch.device("cpu")))
+            found.samples.append(good)
+    if not found.batches:
+        reason = next(iter(found.skipped.values()), None) or _why_unreadable(task)
+        raise SampleError(f"none of the task's samples can be used; the first: {reason}", "check the data")
+    return found
+
+
+def _why_unreadable(task: Task) -> str:
+    samples = task.samples()
+    if not len(samples):
+        return "there is none"
+    try:
+        samples[0]
+    except SampleError as error:
+        return str(error)
+    return "the task has no calibration samples"
+
+
+def check_samples(adapter: Adapter, batches: Sequence[Inputs]) -> list[tuple[int, int]]:
+    """Visual and other tokens of every sample.
+
+    Raises:
+        ConfigError: There are fewer than two samples: nothing could be said about others.
+        UnsupportedFeatureError: A sample has no visual tokens.
+    """
+    for number, inputs in enumerate(batches, 1):
+        if "input_ids" not in inputs:
+            raise ConfigError(f"batch {number} has no input_ids", "give inputs as for model(**inputs)")
+    count = sum(len(inputs["input_ids"]) for inputs in batches)
+    sizes = sample_sizes(adapter, batches)
+    if len(sizes) < count:
+        raise UnsupportedFeatureError(
+            f"{count - len(sizes)} of {count} samples have no visual tokens, so nothing could be pruned",
+            "give samples with a picture or video in the prompt",
+        )
+    if count < 2:
+        raise ConfigError(f"{count} sample says nothing about others", "give at least 2 samples, better 64")
+    return sizes
+
+
+def check_budget(budget: EqualCost, sizes: Sequence[tuple[int, int]]) -> None:
+    """Check a budget against the visual tokens of the samples.
+
+    Raises:
+        BudgetError: It asks for more tokens than the smallest sample has.
+    """
+    if isinstance(budget, PrefillTime):
+        return
+    visual = min(visual for visual, _ in sizes)
+    if (budget.largest_count or 0) > visual:
+        raise BudgetError(
+            f"budget '{budget_slug(budget)}' asks for more than the {visual} visual tokens of a sample",
+            f"ask for 1 to {visual}",
+        )
+
+
+def fingerprints(batches: Sequence[Inputs]) -> list[str]:
+    """A text per batch, which changes with its samples."""
+    return [_fingerprint(inputs) for inputs in batches]
+
+
+def _fingerprint(inputs: Inputs) -> str:
+    digest = hashlib.blake2b(digest_size=12)
+    for name in sorted(inputs):
+        value = inputs[name]
+        digest.update(name.encode())
+        if isinstance(value, Tensor):
+            digest.update(repr(tuple(value.shape)).encode())
+            digest.update(value.detach().cpu().float().numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()

@@ -1,0 +1,325 @@
+"""Finding the best method for a model, for samples and for a budget, without labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.adapters import adapter_for
+from tokenprune.adapters.base import Adapter
+from tokenprune.budgets.base import Budget
+from tokenprune.budgets.layer_average import LayerAverage
+from tokenprune.component import Component
+from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile, fingerprint
+from tokenprune.engine.compiled import eager
+from tokenprune.engine.race import Objective, Race, RaceRules, loss, run_race
+from tokenprune.engine.reservation import check_free, reserved
+from tokenprune.engine.unwrap import unwrap
+from tokenprune.errors import ConfigError
+from tokenprune.models.base import LoadedModel
+from tokenprune.plugins import registry
+from tokenprune.selectors.entropy_profile import EntropyProfile
+from tokenprune.tasks.base import Task
+from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, budget_slug
+from tokenprune.tuning.config import CandidateEntry, TuneConfig
+from tokenprune.tuning.equal_time import equal_time, prefill_clock
+from tokenprune.tuning.labelled import Answer, run_labelled_race
+from tokenprune.tuning.pool import Gathering, Named, Pool
+from tokenprune.tuning.ranking import Measured, Ranking, rank
+from tokenprune.tuning.report import Facts
+from tokenprune.tuning.result import TuneResult
+from tokenprune.tuning.samples import (
+    HostBatches,
+    TaskSamples,
+    check_budget,
+    check_samples,
+    fingerprints,
+    read_samples,
+)
+from tokenprune.tuning.store import BudgetRows, TuneStore
+
+#: Samples whose entropy curves are measured, at least.
+CURVES = 8
+
+#: Called after every candidate and batch with (what was measured, steps done, steps in total).
+Progress = Callable[[str, int, int], None]
+
+
+class _Arguments(Component):
+    """The arguments of :func:`tune` that are checked as in a file."""
+
+    budget: Annotated[Budget | PrefillTime, EqualCostBudget()]
+
+
+def tune(
+    model: nn.Module,
+    samples: Calibration,
+    budget: EqualCost | Mapping[str, Any],
+    candidates: Iterable[Named] | None = None,
+    *,
+    objective: Objective = "divergence",
+    error: float = 0.05,
+    tokens: int = 1,
+    first: int = 8,
+    compositions: bool = True,
+    seed: int = 0,
+    output: str | Path | None = None,
+    progress: Progress | None = None,
+) -> TuneResult:
+    """Find the method whose answers stay closest to the unpruned model's at a given cost. It needs no labels.
+
+    All candidates run on the first samples; those that are clearly worse leave, the others see more. Random tokens
+    before the same layers are always among them, so that the result says whether anything beats chance.
+
+    Args:
+        model: A supported transformers model. It is not changed.
+        samples: Inputs as for ``model(**inputs)``: a list of samples or batches, each about another picture; 64 samples
+            tell most methods apart.
+        budget: What every candidate may cost: ``layer_average`` or ``flops_reduction`` (an instance, or a mapping with
+            ``name``), or ``{"name": "prefill_time", "ratio": 0.5}``.
+        candidates: Names of methods, :class:`tokenprune.Method` objects, or candidates; None for all that the model
+            can serve.
+        objective: What is compared: ``divergence``, ``agreement`` or ``distance``.
+        error: Probability that the race drops its best candidate.
+        tokens: Tokens of the unpruned model's answer that are compared.
+        first: Samples that all candidates see before some may leave.
+        compositions: Without ``candidates``, also combine scorers and pruners that no named method combines.
+        seed: Seed of the bootstrap and of random candidates.
+        output: Folder of the results; a tune in it that was stopped goes on. None writes nothing.
+        progress: Called after every candidate and batch.
+
+    Raises:
+        TokenPruneError: The samples or the budget do not fit the model, or no candidate can run.
+    """
+    checked = _Arguments(budget=budget)
+    rules = RaceRules(objective=objective, error=error, first=first, tokens=tokens)
+    batches = as_batches(samples)
+    settings = {"tokens": tokens, "seed": seed, "labels": False}
+    name = type(model).__name__
+    facts = Facts(name, "the given samples", objective, tokens, error)
+    tuning = _Tuning(model, batches, rules, facts, seed, settings, progress)
+    return tuning.run([checked.budget], candidates, compositions, output)
+
+
+def run_tune(config: TuneConfig, progress: Progress | None = None) -> TuneResult:
+    """Run the tune of a configuration, or continue the one in its output folder, and write its files.
+
+    Args:
+        config: The tune.
+        progress: Called after every candidate and batch.
+
+    Raises:
+        TokenPruneError: The configuration is wrong, or no candidate can run.
+    """
+    if not isinstance(config, TuneConfig):
+        raise ConfigError(f"run_tune needs a TuneConfig, got {type(config).__name__}", "use TuneConfig.from_yaml(path)")
+    if config.labels and config.task.label_free:
+        raise ConfigError("labels: the task has no answers", "leave labels out, or name a task with answers")
+    loaded = config.model.load()
+    found = read_samples(config.task, loaded, config.samples, config.batch_size, config.strict)
+    rules = RaceRules(objective=config.objective, error=config.error, first=config.first, tokens=config.tokens)
+    goal = "score" if config.labels else config.objective
+    facts = Facts(loaded.name, task_name(config.task), goal, config.tokens, config.error)  # type: ignore[arg-type]
+    settings = config.model_dump(mode="json", exclude_none=True)
+    batches = HostBatches(found.batches, loaded.model.device)
+    tuning = _Tuning(loaded.model, batches, rules, facts, config.seed, settings, progress)
+    if config.labels:
+        tuning.answer = _answer(config, loaded, found)
+    methods: Sequence[CandidateEntry] | None = config.methods
+    tuning.skipped = found.skipped
+    return tuning.run(config.all_budgets, methods, config.compositions, config.output)
+
+
+def task_name(task: Task) -> str:
+    """A task in a few words: its name, and what it reads."""
+    name = registry("tasks").name_of(type(task))
+    data = getattr(task, "data", None)
+    return f"{name} ({data})" if isinstance(data, str) else name
+
+
+def _answer(config: TuneConfig, loaded: LoadedModel, found: TaskSamples) -> Answer:
+    """Answers and scores a batch with the model as it is."""
+
+    @torch.no_grad()
+    def answer(number: int, inputs: Mapping[str, Any]) -> Tensor:
+        options = {"do_sample": False, **loaded.generation, "max_new_tokens": config.max_new_tokens}
+        model: Any = loaded.model
+        ids = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
+        texts = zip(found.samples[number], loaded.decode(ids), strict=True)
+        return torch.tensor([float(config.task.score(sample, text)) for sample, text in texts])
+
+    return answer
+
+
+@dataclass
+class _Tuning:
+    """One tune: everything but its budgets and candidates.
+
+    Attributes:
+        model: The model.
+        batches: The samples.
+        rules: How the race goes.
+        facts: What the reports say.
+        seed: The seed.
+        settings: What must be equal to go on in a folder.
+        progress: Called after every candidate and batch.
+        answer: Answers and scores a batch; None without labels.
+        skipped: Id of every sample that cannot be used -> why.
+    """
+
+    model: nn.Module
+    batches: Sequence[Mapping[str, Any]]
+    rules: RaceRules
+    facts: Facts
+    seed: int
+    settings: Mapping[str, Any]
+    progress: Progress | None = None
+    answer: Answer | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def run(
+        self,
+        budgets: Sequence[EqualCost],
+        candidates: Iterable[Named] | None,
+        compositions: bool,
+        output: str | Path | None,
+    ) -> TuneResult:
+        adapter = adapter_for(unwrap(self.model))
+        check_free(adapter.decoder)
+        sizes = check_samples(adapter, self.batches)
+        for budget in budgets:
+            check_budget(budget, sizes)
+        named = None if candidates is None else list(candidates)
+        with ExitStack() as stack:
+            stack.enter_context(eager(self.model))
+            store = None
+            if output is not None:
+                store = TuneStore(output)
+                stack.enter_context(store.locked())
+                store.claim(self.settings, fingerprint(adapter.model, []), fingerprints(self.batches))
+            start = time.perf_counter()
+            rankings = []
+            for number, budget in enumerate(budgets):
+                show = None if self.progress is None else _Steps(self.progress, number, len(budgets))
+                pool = self._pool(adapter, budget, named, compositions, sizes, store)
+                rankings.append(self._race(adapter, budget, pool, store, show))
+            facts = replace(self.facts, seconds=time.perf_counter() - start)
+            folder = None if store is None else str(store.folder)
+            result = TuneResult(tuple(rankings), facts, folder, self.skipped)
+            if store is not None:
+                result = replace(result, written=tuple(result.write(store)))
+        return result
+
+    def _pool(
+        self,
+        adapter: Adapter,
+        budget: EqualCost,
+        named: list[Named] | None,
+        compositions: bool,
+        sizes: Sequence[tuple[int, int]],
+        store: TuneStore | None,
+    ) -> Pool:
+        curves = self._curves(adapter, store)
+        visual, text = min(size[0] for size in sizes), max(size[1] for size in sizes)
+        gathering = Gathering(adapter, self.batches, curves, visual, text, self.seed)
+        if not isinstance(budget, PrefillTime):
+            return gathering.pool(budget, named, compositions)
+        pool = gathering.pool(LayerAverage(ratio=1.0), named, compositions)
+        stored = (store.read_json("times.json") if store is not None else None) or {}
+        known: dict[str, float] = stored.setdefault(budget_slug(budget), {})
+        inputs = self.batches[0]
+        pool.candidates, slow = equal_time(
+            pool.candidates,
+            budget,
+            max(visual for visual, _ in sizes[: len(inputs["input_ids"])]),
+            adapter.num_layers,
+            prefill_clock(adapter, inputs),
+            known,
+            lambda: None if store is None else store.write_json("times.json", stored),
+        )
+        pool.refused |= slow
+        return pool
+
+    def _curves(self, adapter: Adapter, store: TuneStore | None) -> EntropyProfile:
+        """Entropy curves of the first samples, measured once per tune: layers of candidates are chosen by them."""
+        path = None if store is None else store.folder / "entropy.json"
+        if path is not None and path.is_file():
+            return EntropyProfile.load(path)
+        first, count = [], 0
+        for inputs in self.batches:
+            first.append(inputs)
+            count += len(inputs["input_ids"])
+            if count >= CURVES:
+                break
+        curves = entropy_profile(adapter, first, cache=False)
+        if path is not None:
+            curves.save(path)
+        return curves
+
+    def _race(
+        self, adapter: Adapter, budget: EqualCost, pool: Pool, store: TuneStore | None, show: _Steps | None
+    ) -> Ranking:
+        slug = budget_slug(budget)
+        methods = {candidate.name: candidate.method for candidate in pool.candidates}
+        definitions = {name: method.model_dump(mode="json", exclude={"label"}) for name, method in methods.items()}
+        rows = BudgetRows(slug) if store is None else store.rows(slug, definitions)
+        if show is not None:
+            show.begin(slug, list(methods), len(self.batches))
+        race, losses = self._losses(adapter, methods, rows, show)
+        measured = [
+            Measured(
+                item.name,
+                item.origin,
+                item.method,
+                race.fidelity[item.name],
+                losses[item.name],
+                race.left.get(item.name),
+            )
+            for item in pool.candidates
+            if item.name in race.fidelity
+        ]
+        return rank(slug, measured, pool.refused | race.refused, race.samples, self.seed)
+
+    def _losses(
+        self, adapter: Adapter, methods: Mapping[str, Any], rows: BudgetRows, show: _Steps | None
+    ) -> tuple[Race, dict[str, Tensor]]:
+        if self.answer is not None:
+            race, scores = run_labelled_race(adapter, self.batches, methods, self.rules, rows, self.answer, show)
+            return race, {name: 1 - score for name, score in scores.items()}
+        with reserved(adapter.decoder):
+            race = run_race(adapter, self.batches, methods, self.rules, rows, show)
+        return race, {name: loss(found, self.rules.objective) for name, found in race.fidelity.items()}
+
+
+class _Steps:
+    """Turns the batches of a race into the steps of one progress bar over all budgets.
+
+    Args:
+        progress: The bar.
+        number: Which budget, from 0.
+        budgets: Number of budgets.
+    """
+
+    def __init__(self, progress: Progress, number: int, budgets: int) -> None:
+        self._progress, self._number, self._budgets = progress, number, budgets
+        self._places: dict[str, int] = {}
+        self._slug = ""
+
+    def begin(self, slug: str, names: Sequence[str], batches: int) -> None:
+        """Say what the race will run."""
+        self._slug, self._places = slug, {name: place for place, name in enumerate(names)}
+        self._per_budget = len(names) * batches
+
+    def __call__(self, name: str, batch: int, batches: int) -> None:
+        """A candidate has seen a batch. Candidates that left count as done."""
+        done = batch * len(self._places) + self._places[name] + 1
+        if self._budgets > 1:
+            name = f"{self._slug}: {name}"
+        self._progress(name, self._number * self._per_budget + done, self._budgets * self._per_budget)

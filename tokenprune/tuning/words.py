@@ -1,0 +1,64 @@
+"""What a tune found, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from tokenprune.engine.race import Objective
+from tokenprune.tuning.intervals import Interval
+from tokenprune.tuning.ranking import Ranked, Ranking
+
+#: What a tune makes small: an objective of a race, or the task's score subtracted from one.
+Goal = Objective | Literal["score"]
+
+#: What is measured, the factor and the unit of its losses in texts.
+LOSSES: dict[Goal, tuple[str, float, str]] = {
+    "agreement": ("agreement with the unpruned model", 100, "points"),
+    "divergence": ("divergence from the unpruned model", 1, "nats"),
+    "distance": ("distance from the unpruned model", 1, "of total variation"),
+    "score": ("score of the answers", 100, "points"),
+}
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+#: Candidates within the noise that a sentence names.
+MOST_NAMED = 5
+
+
+def sentence(ranking: Ranking, goal: Goal) -> str:
+    """One sentence: the best, who is within the noise of it, and what random loses."""
+    best, chance = ranking.best, ranking.random
+    where = f" ({quality(best)}, {ranking.samples} samples)"
+    noise = _noise(ranking.within_noise)
+    if chance is None:
+        return f"{best.name}{where}; {noise}; random could not run, so nothing was compared with it."
+    if best.random:
+        return f"nothing beats random at equal cost: {best.name} itself has the lowest loss{where}; {noise}."
+    if not ranking.beats_random:
+        equal = next(row for row in ranking.ranked if row.random and row.tied)
+        return (
+            f"nothing beats random at equal cost: {best.name} has the lowest loss{where}, and {equal.name} loses only"
+            f" {amount(equal.difference, goal)}, which is within the noise."
+        )
+    others = [row for row in ranking.within_noise if not row.random]
+    seen = "" if chance.left is None else f" on the {chance.seen} samples that it saw"
+    return f"{best.name}{where}; {_noise(others)}; {chance.name} loses by {amount(chance.difference, goal)}{seen}."
+
+
+def quality(row: Ranked) -> str:
+    """How close a candidate's answers are to the unpruned model's."""
+    return f"agreement {100 * row.agreement.mean:.1f} %, divergence {row.divergence.mean:.4f} nats"
+
+
+def amount(difference: Interval, goal: Goal) -> str:
+    """A difference of losses with its interval and unit."""
+    _, factor, unit = LOSSES[goal]
+    low, high = factor * difference.low, factor * difference.high
+    return f"{factor * difference.mean:.3g} {unit} [{low:.3g}, {high:.3g}]"
+
+
+def _noise(rows: Sequence[Ranked]) -> str:
+    if not rows:
+        return "no other is within the noise"
+    count = NUMBERS[len(rows)] if len(rows) < len(NUMBERS) else str(len(rows))
+    names = ", ".join(row.name for row in rows[:MOST_NAMED]) + (", ..." if len(rows) > MOST_NAMED else "")
+    return f"{count} {'other is' if len(rows) == 1 else 'others are'} within the noise ({names})"
