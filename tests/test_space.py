@@ -154,6 +154,21 @@ def test_values_of_another_type_are_an_error() -> None:
         tunable_fields(Strict(), None)
 
 
+def test_annotations_that_would_do_nothing_are_an_error() -> None:
+    class Half(Component):
+        share: Annotated[float, Tunable(0.5)] | None = None
+
+    class Items(Component):
+        shares: tuple[Annotated[float, Tunable(0.5)], ...] = ()
+
+    class Twice(Component):
+        share: Annotated[float, Tunable(0.5), Tunable(0.7)] = 0.1
+
+    for component, problem in ((Half(), "a part of"), (Items(), "a part of"), (Twice(), "annotated twice")):
+        with pytest.raises(ConfigError, match=f"is not clear: .*{problem}.*; annotate the whole field once"):
+            tunable_fields(component, None)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -335,6 +335,10 @@ class PickedSignals:
         """See :meth:`Signals.entering`."""
         return self.source.entering()
 
+    def final_norm(self) -> Callable[[Tensor], Tensor]:
+        """See :meth:`Signals.final_norm`."""
+        return self.source.final_norm()
+
     def prompt(self) -> Prompt:
         """See :meth:`Signals.prompt`."""
         return self.source.prompt()

@@ -15,9 +15,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from tokenprune.component import Component, shorten
 from tokenprune.errors import ConfigError
@@ -88,12 +89,12 @@ def tunable_fields(component: Component, tower_layers: int | None) -> dict[str, 
         tunable itself is not looked into.
 
     Raises:
-        ConfigError: An annotation holds a value that its field refuses.
+        ConfigError: An annotation holds a value that its field refuses, or annotates only a part of a field's type.
     """
     found: dict[str, tuple[Any, ...]] = {}
     for name, field in type(component).model_fields.items():
         own = getattr(component, name)
-        mark = next((item for item in field.metadata if isinstance(item, Tunable | TunableLayer)), None)
+        mark = _mark(component, name, field)
         if mark is None:
             for key, inner in _inner(name, own):
                 found.update({f"{key}.{path}": item for path, item in tunable_fields(inner, tower_layers).items()})
@@ -176,6 +177,30 @@ def variants(component: C, paths: Sequence[str] | None = None, tower_layers: int
         if variant not in made:
             made.append(variant)
     return made
+
+
+def _mark(component: Component, name: str, field: FieldInfo) -> Tunable | TunableLayer | None:
+    """What a field is annotated with.
+
+    Raises:
+        ConfigError: It has two annotations, or only a part of its type has one, which would do nothing.
+    """
+    marks = [item for item in field.metadata if isinstance(item, Tunable | TunableLayer)]
+    inside = any(isinstance(item, Tunable | TunableLayer) for item in _inner_metadata(field.annotation))
+    if inside or len(marks) > 1:
+        problem = "a part of its type is annotated" if inside else "it is annotated twice"
+        raise ConfigError(
+            f"what may be tuned of {type(component).__name__}.{name} is not clear: {problem}",
+            "annotate the whole field once, e.g. Annotated[float | None, Tunable(None, 0.5)]",
+        )
+    return marks[0] if marks else None
+
+
+def _inner_metadata(annotation: Any) -> Iterator[Any]:
+    """The metadata of all parts of a type."""
+    for part in get_args(annotation):
+        yield from getattr(part, "__metadata__", ())
+        yield from _inner_metadata(part)
 
 
 def _inner(name: str, value: Any) -> Iterator[tuple[str, Component]]:

@@ -91,13 +91,14 @@ def test_blocks_are_found() -> None:
 
 @pytest.mark.parametrize("block", all_blocks("yaml"), ids=str)
 def test_yaml_examples_are_valid(block: Block) -> None:
-    """A block with a task is an experiment, one with a pruner a method; a named method's file wraps one."""
+    """A block with a task is an experiment or a tune, one with a pruner a method; a named method's file wraps one."""
     data = yaml.safe_load(block.code)
     assert isinstance(data, dict)
     data = data.get("method", data)
     if "task" in data:
+        kind = tp.TuneConfig if "budget" in data or "samples" in data else tp.ExperimentConfig
         try:
-            assert tp.ExperimentConfig.from_dict(data).model_dump(mode="json")
+            assert kind.from_dict(data).model_dump(mode="json")
         except errors.MissingDataError as error:
             pytest.skip(str(error))
     elif "pruner" in data:

@@ -241,6 +241,12 @@ def test_without_calibration_it_is_the_published_layer() -> None:
         (PRUNER, ("scorer.sauce",), "has no tunable field 'scorer.sauce'"),
         (TopK(scorer=Random()), ("scorer.source",), "has no tunable field 'scorer.source'"),
         (PRUNER, ("scorer.backend",), "has no tunable field 'scorer.backend'"),
+        # the other states have no final norm
+        (
+            TopK(scorer=MatrixEntropy(source="hidden", final_norm=True)),
+            ("scorer.source", "scorer.normalization"),
+            "nothing to verify in scorer.source: its only value is 'hidden'; remove it from the selector's fields",
+        ),
     ],
 )
 def test_fields_that_have_no_alternatives_are_errors(pruner: TopK, fields: tuple[str, ...], words: str) -> None:

@@ -226,8 +226,10 @@ def test_scorers_are_composed_with_diversity_pruners(adapter: Adapter) -> None:
     assert composed["dpp over matrix_entropy hidden, layer 1"].method.pruner == Dpp(
         relevance=MatrixEntropy(source="hidden")
     )
-    assert layers(composed["dpp over fastv, layer 1"]) == (1,)
+    assert layers(composed["max_min over vision_attention, layer 1"]) == (1,)
+    assert "dpp over fastv, layer 1" in composed
     assert "dpp over instruction, layer 0" not in composed, "it is cdpruner"
+    assert "dpp over instruction, layer 0" in made(adapter, methods=["fastv"])
     assert not [c for c in made(adapter, compositions=False).values() if c.origin == "composition"]
 
 

@@ -87,7 +87,10 @@ def _markdown(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> s
     pictures = len(set(questions.groups.values()))
     out += ["", f"{len(questions.groups)} questions on {pictures} pictures; intervals are 95 %, clustered by picture."]
     out += _against_random(result.answers, summaries)
-    reasons = {choice["reason"]: choice["layers"] for choice in result.choices.values()}
+    reasons = {
+        f"{key}: {choice['reason']}" if "pruner" in choice else choice["reason"]: choice["layers"]
+        for key, choice in result.choices.items()
+    }
     out += ["", "Layers:", *(f"- before layer {', '.join(map(str, layers))}: {why}" for why, layers in reasons.items())]
     if len(set(questions.types.values())) > 1:
         out += ["", "Accuracy per question type, %:", "", *_accuracy_per_type(result.answers, summaries)]

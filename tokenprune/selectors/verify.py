@@ -12,7 +12,7 @@ from tokenprune.errors import ConfigError, LayerError
 from tokenprune.selectors.base import ModelProfile, Trial, TrialResult
 from tokenprune.selectors.plateau import Plateau
 from tokenprune.selectors.verdict import Candidate, Verdict, verdict_key
-from tokenprune.space import tunable_fields, variants
+from tokenprune.space import variants
 
 #: Layer averages that differ by less than this share cost the same.
 SAME_COST = 0.02
@@ -64,12 +64,13 @@ def alternatives(pruner: Component, fields: Sequence[str]) -> list[Component]:
         ConfigError: A path names no tunable field, or one without alternatives.
     """
     found = variants(pruner, list(fields))
-    tunable = tunable_fields(pruner, None)
-    alone = next((path for path in fields if len(tunable[path]) < 2), None)
-    if alone is not None:
-        raise ConfigError(
-            f"there is nothing to verify in {alone}: its only value is {tunable[alone][0]!r}", "remove it"
-        )
+    values = [field_values(item, fields) for item in found]
+    for path in fields:
+        if all(item[path] == values[0][path] for item in values):
+            raise ConfigError(
+                f"there is nothing to verify in {path}: its only value is {values[0][path]!r}",
+                "remove it from the selector's fields",
+            )
     return found
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Literal
 
@@ -44,13 +44,18 @@ RANDOM_LAYERS = 3
 #: Compositions at most.
 COMPOSITIONS = 12
 
-#: Scorers of tokenprune itself that are composed with diversity pruners, and the layers at which they are.
-COMPOSED: tuple[tuple[Scorer, tuple[int, ...]], ...] = (
-    (VisionAttention(), (0, 1)),
-    (Instruction(), (0,)),
-    (MatrixEntropy(source="hidden"), (1, 2)),
-    (MatrixEntropy(source="key"), (1, 2)),
-    (FastV(), (1, 2)),
+#: What is composed with diversity pruners, and before which layer. Scorers of plugins come between the two lists.
+COMPOSED_FIRST: tuple[tuple[Scorer, int], ...] = (
+    (VisionAttention(), 0),
+    (VisionAttention(), 1),
+    (MatrixEntropy(source="hidden"), 1),
+    (MatrixEntropy(source="key"), 1),
+)
+COMPOSED_THEN: tuple[tuple[Scorer, int], ...] = (
+    (Instruction(), 0),
+    (FastV(), 1),
+    (MatrixEntropy(source="hidden"), 2),
+    (MatrixEntropy(source="key"), 2),
 )
 
 
@@ -82,6 +87,7 @@ class Setting:
         text: Text tokens of a sample.
         curves: The model's entropy curves, if they are known.
         tower_layers: Layers of its vision tower, if they are known.
+        affordable: Layers before which pruning meets the budget, as far as that was asked.
     """
 
     adapter: Adapter
@@ -90,6 +96,7 @@ class Setting:
     text: int
     curves: EntropyProfile | None
     tower_layers: int | None
+    affordable: set[tuple[int, ...]] = field(default_factory=set, compare=False, repr=False)
 
     def candidate(
         self,
@@ -107,11 +114,14 @@ class Setting:
         method = Method(layers=Fixed(layers=layers), pruner=pruner, budget=self.budget, positions=positions, label=name)
         plan = Plan.of(method, layers, self.adapter)
 
-        def cost(visual: Sequence[int], vision: bool) -> int:
-            return prefill_cost(self.adapter.config, self.text)(visual, vision)
-
-        self.budget.keep(self.visual, replace(plan.schedule, cost=cost))
+        if layers not in self.affordable:  # solving a budget in FLOPs takes a while
+            self.budget.keep(self.visual, replace(plan.schedule, cost=self.cost))
+            self.affordable.add(layers)
         return Candidate(name, method, origin)
+
+    def cost(self, visual: Sequence[int], vision: bool) -> int:
+        """See :attr:`tokenprune.budgets.base.Schedule.cost`; it raises where no closed form is known."""
+        return prefill_cost(self.adapter.config, self.text)(visual, vision)
 
     def possible(self, layers: tuple[int, ...], pruner: Pruner) -> bool:
         """Whether the model can be pruned so within the budget."""
@@ -186,8 +196,9 @@ def default_candidates(
             by_method[shipped.name] = list(_of_method(setting, shipped, limit_per_method))
         except TokenPruneError as error:
             refused[shipped.name] = str(error)
-    composed = list(_compositions(setting)) if compositions else []
-    others = [candidate for made in by_method.values() for candidate in made] + composed
+    others = [candidate for made in by_method.values() for candidate in made]
+    if compositions:
+        others += list(_compositions(setting, set(map(_definition, others))))
     chance = _random(setting, others)
     if not chance:
         refused["random"] = _refusal(setting, TopK(scorer=Random()), (0,))
@@ -258,34 +269,29 @@ def _of_method(setting: Setting, shipped: NamedMethod, limit: int) -> Iterator[C
             return
 
 
-def _compositions(setting: Setting) -> Iterator[Candidate]:
-    """Scorers as the relevance of a DPP, and as the pool of a max-min choice.
+def _compositions(setting: Setting, known: Collection[str]) -> Iterator[Candidate]:
+    """Scorers as the relevance of a DPP, and as the pool of a max-min choice; at most :data:`COMPOSITIONS`.
 
-    Every scorer comes at its first layer that fits before any comes at its second one. Scorers of plugins are composed
-    if they need no settings: behind ours, before layers 0 and 1, or 1 and 2 if they read states of the decoder.
+    Args:
+        setting: Model and budget; what does not fit is left out.
+        known: Definitions of other candidates, which are left out, too.
     """
-    scorers = [(setting.fitting(scorer), layers) for scorer, layers in (*COMPOSED, *_of_plugins())]
-    turns: list[list[Candidate]] = [[], []]
-    for scorer, layers in scorers:
-        turn = iter(turns)
-        for layer in layers:
-            made = []
-            for word, pruner in (
-                ("dpp", Dpp(relevance=scorer)),
-                ("max_min", Pool(scorer=scorer, pruner=MaxMin())),
-            ):
-                name = f"{word} over {_words(scorer)}, layer {layer}"
-                try:
-                    made.append(setting.candidate(name, "composition", (layer,), pruner))
-                except TokenPruneError:
-                    continue
-            if made:
-                next(turn).extend(made)
-    yield from [candidate for turn in turns for candidate in turn][:COMPOSITIONS]
+    made = 0
+    for scorer, layer in (*COMPOSED_FIRST, *_of_plugins(), *COMPOSED_THEN):
+        fitting = setting.fitting(scorer)
+        composed = {"dpp": Dpp(relevance=fitting), "max_min": Pool(scorer=fitting, pruner=MaxMin())}
+        for word, pruner in composed.items():
+            name = f"{word} over {_words(fitting)}, layer {layer}"
+            if made == COMPOSITIONS or not setting.possible((layer,), pruner):
+                continue
+            candidate = setting.candidate(name, "composition", (layer,), pruner)
+            if _definition(candidate) not in known:
+                yield candidate
+                made += 1
 
 
-def _of_plugins() -> Iterator[tuple[Scorer, tuple[int, ...]]]:
-    """Scorers of plugins that need no settings, and their layers."""
+def _of_plugins() -> Iterator[tuple[Scorer, int]]:
+    """Scorers of plugins that need no settings, before layer 1, or 0 if they read nothing of the decoder."""
     registry = plugins.registry("scorers")
     for name in registry.names():
         if any(entry.distribution == plugins.DISTRIBUTION for entry in registry.entries(name)):
@@ -294,12 +300,12 @@ def _of_plugins() -> Iterator[tuple[Scorer, tuple[int, ...]]]:
             scorer: Scorer = registry.get(name)()
         except TokenPruneError:
             continue  # it is broken, or needs settings
-        yield scorer, (1, 2) if scorer.needs else (0, 1)
+        yield scorer, 1 if scorer.needs else 0
 
 
 def _random(setting: Setting, others: Sequence[Candidate]) -> list[Candidate]:
     """Random at layer 0, at the layers that most others use, and at the schedule that most of them use."""
-    used = Counter(Plan.of(other.method, _of(other), setting.adapter).schedule.layers for other in others)
+    used: Counter[tuple[int, ...]] = Counter(get_field(other.method.layers, "layers") for other in others)
     frequent = sorted(used, key=lambda layers: (-used[layers], layers))
     single = [layers for layers in frequent if len(layers) == 1 and layers != (0,)][:RANDOM_LAYERS]
     quarters = tuple(dict.fromkeys(int(share * setting.adapter.num_layers + 0.5) for share in (0.25, 0.5, 0.75)))
@@ -311,11 +317,6 @@ def _random(setting: Setting, others: Sequence[Candidate]) -> list[Candidate]:
         if setting.possible(layers, TopK(scorer=Random())):
             made.append(setting.candidate(f"random: {_layers(layers)}", "random", layers, TopK(scorer=Random())))
     return made
-
-
-def _of(candidate: Candidate) -> tuple[int, ...]:
-    layers: tuple[int, ...] = get_field(candidate.method.layers, "layers")
-    return layers
 
 
 def _refusal(setting: Setting, pruner: Pruner, layers: tuple[int, ...]) -> str:
@@ -371,7 +372,7 @@ def _changes(own: Pruner, pruner: Pruner, paths: Sequence[str], layers: Sequence
 def _words(scorer: Scorer) -> str:
     """A scorer in words: its name, and the values that are not the default ones."""
     fields = type(scorer).model_fields
-    values = [getattr(scorer, name) for name, field in fields.items() if getattr(scorer, name) != field.default]
+    values = [getattr(scorer, name) for name, info in fields.items() if getattr(scorer, name) != info.default]
     return " ".join([plugins.registry("scorers").name_of(type(scorer)), *map(_text, values)])
 
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from tokenprune import plugins
-from tokenprune.budgets.base import Budget
 from tokenprune.component import Component, FromRegistry
 from tokenprune.config import Config, Label, Positions
 from tokenprune.engine.race import Objective
@@ -17,7 +16,7 @@ from tokenprune.pruners.base import Pruner
 from tokenprune.registry import suggest
 from tokenprune.selectors.base import LayerSelector
 from tokenprune.tasks.base import Task
-from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, budget_slug
+from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, budget_slug
 
 
 class CandidateEntry(Component):
@@ -83,8 +82,8 @@ class TuneConfig(Config):
     requires: dict[str, str] = Field(default_factory=dict)
     model: Annotated[ModelSpec, FromRegistry("models")]
     task: Annotated[Task, FromRegistry("tasks")]
-    budget: Annotated[Budget | PrefillTime, EqualCostBudget()] | None = None
-    budgets: tuple[Annotated[Budget | PrefillTime, EqualCostBudget()], ...] = ()
+    budget: Annotated[EqualCost, EqualCostBudget()] | None = None
+    budgets: tuple[Annotated[EqualCost, EqualCostBudget()], ...] = ()
     methods: Annotated[tuple[CandidateEntry, ...], Field(min_length=1)] | None = None
     compositions: bool = True
     samples: int = Field(default=64, ge=2)
@@ -134,4 +133,4 @@ class TuneConfig(Config):
     @property
     def all_budgets(self) -> tuple[EqualCost, ...]:
         """The budgets, one or several."""
-        return self.budgets or ((self.budget,) if self.budget is not None else ())  # type: ignore[return-value]
+        return self.budgets or ((self.budget,) if self.budget is not None else ())

@@ -136,10 +136,10 @@ def rank(budget: str, measured: Sequence[Measured], refused: Mapping[str, str], 
         seed: Seed of the bootstrap.
 
     Raises:
-        ConfigError: No candidate could run.
+        ConfigError: No candidate could run, or none but random ones.
     """
     finalists = [item for item in measured if item.left is None]
-    if not finalists:
+    if not finalists or (refused and all(is_random(item.method.pruner) for item in measured)):
         name, reason = next(iter(refused.items()), ("", ""))
         first = f"; the first, {name}: {reason}" if name else ""
         what = f"budget '{budget}': no candidate can run{first}"

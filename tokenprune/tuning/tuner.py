@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
-from tokenprune.budgets.base import Budget
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.component import Component
 from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile, fingerprint
@@ -44,6 +43,7 @@ from tokenprune.tuning.samples import (
     read_samples,
 )
 from tokenprune.tuning.store import BudgetRows, TuneStore
+from tokenprune.tuning.words import Goal
 
 #: Samples whose entropy curves are measured, at least.
 CURVES = 8
@@ -55,7 +55,7 @@ Progress = Callable[[str, int, int], None]
 class _Arguments(Component):
     """The arguments of :func:`tune` that are checked as in a file."""
 
-    budget: Annotated[Budget | PrefillTime, EqualCostBudget()]
+    budget: Annotated[EqualCost, EqualCostBudget()]
 
 
 def tune(
@@ -126,8 +126,8 @@ def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: Loade
     loaded = loaded or config.model.load()
     found = read_samples(config.task, loaded, config.samples, config.batch_size, config.strict)
     rules = RaceRules(objective=config.objective, error=config.error, first=config.first, tokens=config.tokens)
-    goal = "score" if config.labels else config.objective
-    facts = Facts(loaded.name, task_name(config.task), goal, config.tokens, config.error)  # type: ignore[arg-type]
+    goal: Goal = "score" if config.labels else config.objective
+    facts = Facts(loaded.name, task_name(config.task), goal, config.tokens, config.error)
     settings = config.model_dump(mode="json", exclude_none=True)
     batches = HostBatches(found.batches, loaded.model.device)
     tuning = _Tuning(loaded.model, batches, rules, facts, config.seed, settings, progress)

@@ -1,0 +1,441 @@
+"""Tuning on models in which the best candidate is known; kill and resume; what is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import tokenprune as tp
+from tests.support.simple import CASE, fastv
+from tests.support.toy import ToyModel, ToyTask
+from tests.support.toy import config as experiment
+from tests.tuning.planted import BUDGET, Place, config, method, planted
+from tokenprune.errors import (
+    BudgetError,
+    BusyModelError,
+    ConfigError,
+    OutputError,
+    SampleError,
+    UnknownNameError,
+    UnsupportedFeatureError,
+)
+from tokenprune.experiment import run_experiment
+from tokenprune.tuning import run_tune
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+
+
+# ---- planted winners ----
+
+
+def test_the_candidate_that_keeps_what_matters_wins() -> None:
+    model, samples = planted(32)
+    named = [method(Place(keep="matter"), "planted"), method(Place(), "opposite"), "visionzip"]
+    result = tp.tune(model, samples, BUDGET, named)
+    assert result.best.name == "planted"
+    assert result.beats_random
+    assert result.best.agreement.mean == 1
+    assert result.best.divergence.high < 1e-6
+    opposite = next(row for row in result.ranked if row.name == "opposite")
+    assert opposite.difference.low > 0
+    assert not opposite.tied
+    assert result.best.average == pytest.approx(8)
+    assert result.sentence.startswith("planted (agreement ")
+    assert "random: layer 0 loses by" in result.sentence
+
+
+@pytest.mark.usefixtures("place_installed")
+def test_a_scorer_of_a_plugin_is_tuned(tmp_path: Path) -> None:
+    """Its variants are candidates by the annotation beside its field: the one that is not its own value wins."""
+    file = tmp_path / "theirs.yaml"
+    own = method(Place(), "theirs").model_dump(mode="json", exclude={"label"})
+    assert own["pruner"]["scorer"]["name"] == "place"
+    file.write_text(yaml.safe_dump({"description": "Theirs.", "method": own}))
+    model, samples = planted()
+    result = tp.tune(model, samples, BUDGET, [str(file)])
+    assert result.best.name == "theirs: keep matter"
+    assert result.best.origin == "variant"
+    own_values = next(row for row in result.ranked if row.name == "theirs")
+    assert own_values.difference.low > 0
+
+
+def test_all_named_methods_are_candidates_by_default() -> None:
+    model, samples = planted(4)
+    result = tp.tune(model, samples, BUDGET, first=2)
+    names = {row.name.partition(":")[0] for row in result.ranked}
+    assert {"visionzip", "fastv", "entropyprune", "random"} <= names
+    assert any(row.origin == "composition" for row in result.ranked)
+    assert not {"oracle", "norm-hidden-large"} & names
+    assert all(row.average <= 8 + 1e-6 for row in result.ranked)
+    without = tp.tune(model, samples, BUDGET, first=2, compositions=False)
+    assert not any(row.origin == "composition" for row in without.ranked)
+
+
+def test_nothing_beats_random() -> None:
+    """Three seeds of random, under other names: whoever is first, it says so."""
+    model, samples = planted(16)
+    others = [method({"name": "random", "seed": seed}, f"chance {seed}") for seed in (1, 2)]
+    result = tp.tune(model, samples, BUDGET, others)
+    assert not result.beats_random
+    assert result.sentence.startswith("nothing beats random at equal cost: ")
+
+
+def test_random_runs_before_the_layers_of_every_candidate() -> None:
+    model, samples = planted(4)
+    result = tp.tune(model, samples, BUDGET, [method(Place(), "late", layer=1)])
+    chance = {row.method.layers.layers for row in result.ranked if row.random}  # type: ignore[attr-defined]
+    assert {(0,), (1,)} <= chance
+
+
+@pytest.mark.parametrize("objective", ["agreement", "divergence", "distance"])
+def test_each_objective_finds_the_planted_one(objective: Any) -> None:
+    model, samples = planted()
+    result = tp.tune(model, samples, BUDGET, [method(Place(keep="matter"), "planted")], objective=objective)
+    assert result.best.name == "planted"
+    assert result.facts.goal == objective
+    losses = {"agreement": 1 - result.best.agreement.mean, "divergence": result.best.divergence.mean}
+    assert result.best.loss.mean == pytest.approx(losses.get(objective, result.best.samples.distance.mean().item()))
+
+
+def test_several_tokens_of_the_answer() -> None:
+    model, samples = planted(4)
+    one, three = (
+        tp.tune(model, samples, BUDGET, [method(Place(), "opposite")], tokens=tokens, first=2).ranked
+        for tokens in (1, 3)
+    )
+    assert [row.loss for row in one] != [row.loss for row in three]
+
+
+def test_the_flops_of_candidates_can_be_equal() -> None:
+    model, samples = planted(4)
+    named = [method(Place(keep="matter"), "early"), method(Place(keep="matter"), "later", layer=1)]
+    result = tp.tune(model, samples, {"name": "flops_reduction", "percent": 20, "scope": "decoder"}, named, first=2)
+    flops = {row.name: row.flops for row in result.ranked}
+    assert 0.7 < flops["early"] <= 0.8
+    assert 0.7 < flops["later"] <= 0.8
+
+
+# ---- the chosen method ----
+
+
+def test_the_chosen_method_is_used_everywhere(tmp_path: Path) -> None:
+    model, samples = planted()
+    result = tp.tune(model, samples, BUDGET, ["fastv", "visionzip"], output=tmp_path / "tune")
+    path = tmp_path / "tune" / "tuned.yaml"
+    loaded = tp.load_method(str(path))
+    assert loaded == result.method == tp.load_method(path)
+    with tp.apply(model, loaded) as run, torch.no_grad():
+        model(**samples[0])
+    assert run.report.layer_average() <= 8
+    lower = tp.load_method(str(path), ratio=0.4)
+    assert lower.budget.ratio == 0.4  # type: ignore[attr-defined]
+    methods = [str(path), {"name": str(path), "label": "again"}]
+    found = run_experiment(experiment(str(tmp_path / "run"), methods=methods, oracle=False))
+    assert {row["method"] for row in found.rows} == {"unpruned", "tuned", "again"}
+    with pytest.raises(ConfigError, match=r"method 'gone': no such config file: gone\.yaml"):
+        list(experiment(str(tmp_path / "x"), methods=["gone.yaml"]).series())
+
+
+def test_the_file_says_where_it_comes_from(tmp_path: Path) -> None:
+    run_tune(config(str(tmp_path), methods=["visionzip"]))
+    data = yaml.safe_load((tmp_path / "tuned.yaml").read_text())
+    for words in ("tokenprune ", "for toy on 16 samples of", "without labels", "layer_average 0.5"):
+        assert words in data["description"]
+    named = data["method"]["label"].partition(":")[0]
+    assert ("VisionZip" in data.get("paper", "")) == (named == "visionzip")
+
+
+def test_the_files(tmp_path: Path) -> None:
+    result = run_tune(config(str(tmp_path), budgets=[BUDGET, {"name": "layer_average", "tokens": 6}], budget=None))
+    names = {path.name for path in result.written}
+    assert names == {
+        "tuned-layer_average-0.5.yaml",
+        "tuned-layer_average-6.yaml",
+        "report.md",
+        "tune.jsonl",
+        "tune.png",
+    }
+    rows = [json.loads(line) for line in (tmp_path / "tune.jsonl").read_text().splitlines()]
+    assert {row["budget"] for row in rows} == {"layer_average 0.5", "layer_average 6"}
+    for row in rows:
+        if "refused" not in row:
+            assert len(row["samples"]["divergence"]) == row["seen"] == len(row["samples"]["loss"])
+    report = (tmp_path / "report.md").read_text()
+    for ranking in result.rankings:
+        assert f"## {ranking.budget}" in report
+    with pytest.raises(ConfigError, match="the tune has 2 budgets"):
+        _ = result.method
+    assert [row.average for row in result.front] == sorted(row.average for row in result.front)
+    assert [row.loss.mean for row in result.front] == sorted((row.loss.mean for row in result.front), reverse=True)
+    assert str(result).count("candidate ") == 2
+
+
+def test_a_result_is_saved_elsewhere(tmp_path: Path) -> None:
+    model, samples = planted(4)
+    result = tp.tune(model, samples, BUDGET, ["fastv"])
+    assert result.folder is None
+    written = result.save(tmp_path / "deep" / "folder")
+    assert {path.name for path in written} == {"tuned.yaml", "report.md", "tune.jsonl", "tune.png"}
+    assert tp.load_method(written[0]) == result.method
+
+
+# ---- labels ----
+
+
+class Odd(ToyTask):
+    """Half of the first words are right, so the score and the agreement with the unpruned model differ."""
+
+
+def test_with_labels_the_score_is_compared(tmp_path: Path) -> None:
+    found = run_tune(config(str(tmp_path), task=Odd(), labels=True, methods=["fastv"], samples=8))
+    assert found.facts.goal == "score"
+    for row in found.ranked:
+        assert row.loss.mean in {count / row.seen for count in range(row.seen + 1)}
+    assert "with their answers, by the score" in (tmp_path / "tuned.yaml").read_text().replace("\n  ", " ")
+    again = run_tune(config(str(tmp_path), task=Odd(), labels=True, methods=["fastv"], samples=8))
+    assert [(row.name, row.loss) for row in again.ranked] == [(row.name, row.loss) for row in found.ranked]
+
+
+# ---- kill and resume ----
+
+
+def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
+    """SIGKILL at random moments: the same rows and the same files as a tune in one go."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_tune(config(str(whole)))
+    rng = random.Random(0)
+    total = len(lines(whole))
+    for _ in range(3):
+        command = [sys.executable, "-m", "tests.tuning.planted", str(killed)]
+        job = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert job.stdout is not None
+        for _ in range(rng.randint(3, 9)):
+            job.stdout.readline()
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+        assert 0 < len((killed / "samples.jsonl").read_text().splitlines()) < total
+    with (killed / "samples.jsonl").open("a") as file:  # as if the last write had been cut in the middle
+        file.write('{"budget": "layer_average 0.5", "candid')
+    run_tune(config(str(killed)))
+
+    def canonical(folder: Path) -> list[str]:
+        return sorted(json.dumps(row, sort_keys=True) for row in lines(folder))
+
+    assert canonical(killed) == canonical(whole)
+    for name in ("tuned.yaml", "tune.jsonl", "report.md"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_finished_tune_only_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run_tune(config(str(tmp_path)))
+    rows = (tmp_path / "samples.jsonl").read_bytes()
+    monkeypatch.setattr("tokenprune.engine.race.UnprunedBatch", None)
+    after = run_tune(config(str(tmp_path)))
+    assert (tmp_path / "samples.jsonl").read_bytes() == rows
+    assert after.ranked == before.ranked
+
+
+def test_candidates_and_budgets_may_be_added(tmp_path: Path) -> None:
+    run_tune(config(str(tmp_path), methods=["fastv"]))
+    before = lines(tmp_path)
+    run_tune(config(str(tmp_path), methods=["fastv", "visionzip"]))
+    assert lines(tmp_path)[: len(before)] == before
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 1}, r"holds a tune with other settings \(seed: 0 there, 1 now\)"),
+        ({"task": ToyTask(questions=30, split="other")}, r"holds a tune with other settings \(task"),
+    ],
+)
+def test_another_tune_in_the_folder_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    run_tune(config(str(tmp_path)))
+    with pytest.raises(OutputError, match=words):
+        run_tune(config(str(tmp_path), **changes))
+
+
+def test_another_model_or_other_samples_in_the_folder_are_refused(tmp_path: Path) -> None:
+    model, samples = planted(8)
+    tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
+    with pytest.raises(OutputError, match="holds a tune on other samples"):
+        tp.tune(model, samples[1:], BUDGET, ["fastv"], output=tmp_path)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)
+    with pytest.raises(OutputError, match="holds a tune of another model"):
+        tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
+
+
+def test_the_folder_of_an_experiment_is_refused(tmp_path: Path) -> None:
+    run_experiment(experiment(str(tmp_path), methods=["random"], oracle=False))
+    with pytest.raises(OutputError, match="holds results that are not those of a tune"):
+        run_tune(config(str(tmp_path)))
+
+
+def test_a_name_with_another_definition_is_refused(tmp_path: Path) -> None:
+    model, samples = planted(4)
+    tp.tune(model, samples, BUDGET, [method(Place(), "mine")], output=tmp_path)
+    with pytest.raises(OutputError, match="holds rows of 'mine' with another definition"):
+        tp.tune(model, samples, BUDGET, [method(Place(keep="matter"), "mine")], output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "error", "words"),
+    [
+        (["fastw"], UnknownNameError, "unknown method 'fastw'; did you mean 'fastv'"),
+        ([], ConfigError, "there are no candidates; name some"),
+        ([3], ConfigError, "a candidate is int; give names of methods"),
+        ([fastv()], ConfigError, "a candidate has no label"),
+        ([method(Place(), "a"), method(Place(), "a")], ConfigError, "two candidates are called 'a'"),
+    ],
+)
+def test_wrong_candidates(candidates: Any, error: type[Exception], words: str) -> None:
+    model, samples = planted(4)
+    with pytest.raises(error, match=words):
+        tp.tune(model, samples, BUDGET, candidates)
+
+
+def test_what_cannot_run_is_listed_with_its_reason() -> None:
+    model, samples = planted(4)
+    result = tp.tune(model, samples, BUDGET, ["fastv", method(Place(), "far", layer=9), "oracle"])
+    assert "layer 9" in result.refused["far"]
+    assert any(name.startswith("oracle") for name in result.refused)
+    assert "refused: far: " in str(result)
+
+
+def test_no_candidate_can_run() -> None:
+    model, samples = planted(4)
+    with pytest.raises(ConfigError, match=r"no candidate can run.*layer average of 0\.48 tokens cannot be met"):
+        tp.tune(model, samples, {"name": "layer_average", "ratio": 0.03}, ["fastv"])
+
+
+def test_a_budget_above_the_tokens() -> None:
+    model, samples = planted(4)
+    with pytest.raises(BudgetError, match="'layer_average 17' asks for more than the 16 visual tokens of a sample"):
+        tp.tune(model, samples, {"name": "layer_average", "tokens": 17}, ["fastv"])
+
+
+@pytest.mark.parametrize("budget", [{"name": "keep_ratio", "ratio": 0.5}, {"name": "drop_all"}])
+def test_budgets_of_unequal_cost_are_refused(budget: dict[str, Any]) -> None:
+    model, samples = planted(4)
+    with pytest.raises(ConfigError, match="would not cost the same; use layer_average"):
+        tp.tune(model, samples, budget, ["fastv"])
+
+
+def test_samples_that_tell_nothing() -> None:
+    model, samples = planted(4)
+    with pytest.raises(ConfigError, match="calibration is an empty list"):
+        tp.tune(model, [], BUDGET)
+    one = {name: value[:1] for name, value in samples[0].items()}
+    with pytest.raises(ConfigError, match="1 sample says nothing about others; give at least 2"):
+        tp.tune(model, [one], BUDGET)
+    with pytest.raises(UnsupportedFeatureError, match="2 of 4 samples have no visual tokens"):
+        tp.tune(model, [samples[0], {"input_ids": torch.full((2, 5), 7)}], BUDGET)
+
+
+def test_a_model_in_use_is_refused() -> None:
+    model = CASE.build()
+    samples = [CASE.batch(model, 2, "none").inputs] * 2
+    with tp.apply(model, fastv()), pytest.raises(BusyModelError):
+        tp.tune(model, samples, BUDGET, ["fastv"])
+
+
+class Unreadable(ToyTask):
+    """Every picture is missing."""
+
+    def calibration(self, count: int) -> list[Any]:
+        return []
+
+    def samples(self) -> Any:
+        class Broken(list[Any]):
+            def __getitem__(self, index: Any) -> Any:
+                raise SampleError("picture 1.png is missing")
+
+        return Broken([0] * 4)
+
+
+def test_all_samples_are_unreadable(tmp_path: Path) -> None:
+    with pytest.raises(
+        SampleError, match=r"none of the task's samples can be used; the first: picture 1\.png is missing"
+    ):
+        run_tune(config(str(tmp_path / "out"), task=Unreadable()))
+    assert not (tmp_path / "out").exists()
+
+
+class Picky(ToyModel):
+    """Refuses one question."""
+
+    def load(self) -> Any:
+        loaded = super().load()
+        encoder = loaded.encoder
+
+        def encode(samples: Any) -> Any:
+            if any(len(sample.question) == 3 for sample in samples):
+                raise ValueError("three letters")
+            return encoder(samples)
+
+        loaded.encoder = encode
+        return loaded
+
+
+def test_samples_that_cannot_be_encoded_are_left_out(tmp_path: Path) -> None:
+    result = run_tune(config(str(tmp_path / "a"), model=Picky(), methods=["fastv"]))
+    assert result.skipped
+    assert all("three letters" in why for why in result.skipped.values())
+    assert result.rankings[0].samples == 16 - len(result.skipped)
+    assert "Samples that could not be used" in (tmp_path / "a" / "report.md").read_text()
+    with pytest.raises(SampleError, match="three letters"):
+        run_tune(config(str(tmp_path / "b"), model=Picky(), methods=["fastv"], strict=True))
+
+
+def test_labels_need_answers(tmp_path: Path) -> None:
+    class Free(ToyTask):
+        @property
+        def label_free(self) -> bool:
+            return True
+
+    with pytest.raises(ConfigError, match="labels: the task has no answers"):
+        run_tune(config(str(tmp_path), task=Free(), labels=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"budget": {"name": "keep_ratio", "ratio": 0.5}}, "budget: candidates with the budget keep_ratio would not"),
+        ({"budget": None}, "give exactly one of 'budget' and 'budgets'"),
+        ({"budgets": [BUDGET]}, "give exactly one of 'budget' and 'budgets'"),
+        ({"budget": None, "budgets": [BUDGET, BUDGET]}, "the budget 'layer_average 0.5' stands twice"),
+        ({"samples": 1}, "samples: Input should be greater than or equal to 2"),
+        ({"methods": ["fastw"]}, r"methods\[0\]: unknown method 'fastw'; did you mean 'fastv'"),
+        ({"methods": []}, "methods: "),
+        ({"methods": [{"pruner": "topk"}]}, "methods"),
+        ({"objective": "accuracy"}, "objective: Input should be 'agreement', 'divergence' or 'distance'"),
+        ({"output": " "}, "output: name a folder"),
+        ({"budget": {"name": "prefill_time", "ratio": 1.5}}, "budget.ratio: Input should be less than 1"),
+    ],
+)
+def test_wrong_settings_are_one_line(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        config(**{"folder": "out", **changes})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("toy_installed")
+def test_a_config_reads_back() -> None:
+    for budget in (BUDGET, {"name": "prefill_time", "ratio": 0.5}):
+        made = config("out", budget=budget, methods=["fastv", {"name": "random", "label": "chance"}])
+        assert tp.TuneConfig.from_dict(yaml.safe_load(made.to_yaml())) == made
