@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.toy import ToyModel, ToyTask, config
+from tokenprune.cli.tables import print_plan
 from tokenprune.errors import ConfigError, OutputError, TokenPruneError
 from tokenprune.experiment import ExperimentConfig, ExperimentResult, markdown, run_experiment
 from tokenprune.experiment.batches import Shard
@@ -138,8 +139,10 @@ def test_only_another_method_does_not_tune(tmp_path: Path, no_tune: None) -> Non
     assert set(result.choices) == {"fastv / layer_average 0.6"}
 
 
-def test_a_dry_run_does_not_tune_and_says_so(tmp_path: Path, no_tune: None) -> None:
+def test_a_dry_run_does_not_tune_and_says_so(tmp_path: Path, no_tune: None, capsys: pytest.CaptureFixture[str]) -> None:
     plan = plan_experiment(tuned(tmp_path / "x"))
+    print_plan(plan)
+    assert f"{KEY}: a tune on 6 samples chooses it first, with at most" in capsys.readouterr().out
     assert [(key, samples) for key, (samples, _) in plan.tunes.items()] == [(KEY, 6)]
     assert plan.tunes[KEY][1] > 0
     assert [item.layers for item in plan.series if item.key == KEY] == [()]
