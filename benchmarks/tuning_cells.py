@@ -127,7 +127,7 @@ def objectives(fidelity: Fidelity) -> dict[str, float]:
         "agreement": 1 - agreement,
         "divergence": divergence,
         "distance": distance,
-        "agreement + divergence": 1 - agreement + divergence,
+        "mixed": 1 - agreement + divergence,
         "agreement, then divergence": 1 - agreement + 1e-6 * divergence,
         "mean square root of divergence": float(fidelity.divergence.double().sqrt().mean()),
     }

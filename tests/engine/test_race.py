@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ import tokenprune as tp
 from tests.support.simple import pair
 from tokenprune.adapters import adapter_for
 from tokenprune.engine.fidelity import Fidelity, UnprunedBatch
-from tokenprune.engine.race import Race, RaceRules, loss, run_race
+from tokenprune.engine.race import Objective, Race, RaceRules, loss, run_race
 
 
 def method(layer: int, scorer: dict[str, Any], ratio: float = 0.5) -> tp.Method:
@@ -55,7 +55,7 @@ METHODS = {
 
 def race(rules: RaceRules | None = None, log: Log | None = None, batches: int = 8, **more: Any) -> Race:
     model, inputs = pictures(batches)
-    return run_race(adapter_for(model), inputs, METHODS | more, rules or RaceRules(first=4), log)
+    return run_race(adapter_for(model), inputs, METHODS | more, rules or RaceRules("divergence", first=4), log)
 
 
 def test_a_method_that_drops_nothing_wins() -> None:
@@ -120,5 +120,5 @@ def test_when_methods_may_leave(samples: int, expected: list[int]) -> None:
 
 def test_losses() -> None:
     fidelity = Fidelity(*(torch.tensor([value]) for value in (0.75, 0.5, 0.1, 3.0, 0.2)))
-    found = [round(float(loss(fidelity, name)), 6) for name in ("agreement", "divergence", "distance")]
-    assert found == [0.25, 0.5, 0.1]
+    found = [round(float(loss(fidelity, name)), 6) for name in get_args(Objective)]
+    assert found == [0.75, 0.25, 0.5, 0.1]

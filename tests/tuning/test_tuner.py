@@ -336,6 +336,32 @@ def test_budgets_of_unequal_cost_are_refused(budget: dict[str, Any]) -> None:
         tp.tune(model, samples, budget, ["fastv"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"objective": "accuracy"}, "tune: objective: Input should be 'agreement'"),
+        ({"error": 0.0}, "tune: error: Input should be greater than 0"),
+        ({"first": 1}, "tune: first: "),
+        ({"tokens": 0}, "tune: tokens: "),
+        ({"budget": "half"}, "tune: budget: unknown budget 'half'"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
+    model, samples = planted(4)
+    with pytest.raises(ConfigError, match=words):
+        tp.tune(model, samples, **{"budget": BUDGET, "candidates": ["fastv"], **arguments})
+
+
+def test_progress_never_goes_back_and_ends_with_the_tune(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    budgets = [BUDGET, {"name": "layer_average", "tokens": 6}]
+    run_tune(config(str(tmp_path), budget=None, budgets=budgets, first=16), lambda *step: seen.append(step))
+    shares = [done / total for _, done, total in seen]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert seen[0][0].startswith("layer_average 0.5: ")
+
+
 def test_samples_that_tell_nothing() -> None:
     model, samples = planted(4)
     with pytest.raises(ConfigError, match="calibration is an empty list"):

@@ -17,12 +17,15 @@ from tokenprune.errors import TokenPruneError
 from tokenprune.ops.race import clearly_worse
 from tokenprune.selectors.fixed import Fixed
 
-#: What a race compares; see :class:`tokenprune.engine.fidelity.Fidelity`.
-Objective = Literal["agreement", "divergence", "distance"]
+#: What a race compares: one of the measures of :class:`tokenprune.engine.fidelity.Fidelity`, or ``mixed``, the share of
+#: answer tokens that disagree plus the divergence in nats.
+Objective = Literal["mixed", "agreement", "divergence", "distance"]
 
 
 def loss(fidelity: Fidelity, objective: Objective) -> Tensor:
-    """What a race makes small: float32 ``[samples]``."""
+    """What a race makes small: float32 ``[samples]``, not negative."""
+    if objective == "mixed":
+        return 1 - fidelity.agreement + fidelity.divergence
     value: Tensor = getattr(fidelity, objective)
     return 1 - value if objective == "agreement" else value
 
@@ -48,7 +51,7 @@ class RaceRules:
         tokens: Tokens of the answer that are compared.
     """
 
-    objective: Objective = "divergence"
+    objective: Objective = "mixed"
     error: float = 0.05
     first: int = 8
     tokens: int = 1

@@ -49,6 +49,7 @@ def run_labelled_race(
     race = Race()
     parts: dict[str, list[Fidelity]] = {name: [] for name in methods}
     scores: dict[str, Tensor] = {name: torch.empty(0) for name in methods}
+    layers = {name: _layers(method) for name, method in methods.items()}
     running = list(methods)
     tests = rules.tests(sum(len(inputs["input_ids"]) for inputs in batches))
     for number, inputs in enumerate(batches):
@@ -57,14 +58,14 @@ def run_labelled_race(
         for name in list(running):
             found, score = rows.read(name, number), rows.score(name, number)
             if found is None or score is None:
-                method = methods[name]
-                assert isinstance(method.layers, Fixed)
                 ids = range(race.samples, race.samples + size)
                 try:
                     with reserved(adapter.decoder):
-                        unpruned = unpruned or UnprunedBatch(adapter, inputs, (), rules.tokens, ids)
-                        found = unpruned.fidelity(method, method.layers.layers)
-                    with apply(adapter.model, method) as run:
+                        if unpruned is None:
+                            firsts = {layers[other][0] for other in running}
+                            unpruned = UnprunedBatch(adapter, inputs, firsts, rules.tokens, ids)
+                        found = unpruned.fidelity(methods[name], layers[name])
+                    with apply(adapter.model, methods[name]) as run:
                         run.annotate(sample_ids=ids)
                         score = answer(number, inputs)
                 except TokenPruneError as error:
@@ -85,3 +86,8 @@ def run_labelled_race(
             running = [name for name in running if name not in race.left]
     race.fidelity = {name: Fidelity.cat(found) for name, found in parts.items() if found and name not in race.refused}
     return race, {name: scores[name] for name in race.fidelity}
+
+
+def _layers(method: Method) -> tuple[int, ...]:
+    assert isinstance(method.layers, Fixed), "a race compares methods with fixed layers"
+    return method.layers.layers

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.layer_average import LayerAverage
-from tokenprune.component import Component
+from tokenprune.config import Config
 from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile, fingerprint
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.race import Objective, Race, RaceRules, loss, run_race
@@ -52,10 +53,15 @@ CURVES = 8
 Progress = Callable[[str, int, int], None]
 
 
-class _Arguments(Component):
-    """The arguments of :func:`tune` that are checked as in a file."""
+class _Arguments(Config):
+    """The arguments of :func:`tune` that are checked as in a file; see :class:`TuneConfig`."""
 
     budget: Annotated[EqualCost, EqualCostBudget()]
+    objective: Objective
+    error: float = Field(gt=0, lt=1)
+    tokens: int = Field(ge=1)
+    first: int = Field(ge=2)
+    seed: int = Field(ge=0)
 
 
 def tune(
@@ -98,7 +104,8 @@ def tune(
     Raises:
         TokenPruneError: The samples or the budget do not fit the model, or no candidate can run.
     """
-    checked = _Arguments(budget=budget)
+    numbers = {"error": error, "tokens": tokens, "first": first, "seed": seed}
+    checked = _Arguments.from_dict({"budget": budget, "objective": objective, **numbers}, "tune")
     rules = RaceRules(objective=objective, error=error, first=first, tokens=tokens)
     batches = as_batches(samples)
     settings = {"tokens": tokens, "seed": seed, "labels": False}
