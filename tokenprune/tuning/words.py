@@ -14,9 +14,10 @@ Goal = Objective | Literal["score"]
 
 #: What is measured, the factor and the unit of its losses in texts.
 LOSSES: dict[Goal, tuple[str, float, str]] = {
+    "mixed": ("disagreement with the unpruned model plus the divergence from it", 1, "share + nats"),
     "agreement": ("agreement with the unpruned model", 100, "points"),
     "divergence": ("divergence from the unpruned model", 1, "nats"),
-    "distance": ("distance from the unpruned model", 1, "of total variation"),
+    "distance": ("distance from the unpruned model", 1, "total variation"),
     "score": ("score of the answers", 100, "points"),
 }
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
