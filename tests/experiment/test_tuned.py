@@ -19,7 +19,8 @@ from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.plan import plan_experiment
 from tokenprune.experiment.runner import Part
-from tokenprune.tuning import TuneResult
+from tokenprune.experiment.tuned import TuneSettings
+from tokenprune.tuning import TuneConfig, TuneResult
 
 HALF = {"name": "layer_average", "ratio": 0.6}
 KEY = "tuned / layer_average 0.6"
@@ -245,6 +246,12 @@ def test_a_tune_that_cannot_run_names_the_method(tmp_path: Path) -> None:
     only = tuned(tmp_path / "c", [{"name": "layer_average", "tokens": 100}], methods=[{"name": "tuned", "tune": TUNE}])
     with pytest.raises(TokenPruneError, match=r"^method 'tuned' with budget 'layer_average 100': .*16"):
         run_experiment(only)
+
+
+def test_the_defaults_are_those_of_a_tune() -> None:
+    """An experiment's tune and ``tokenprune tune`` answer alike unless they are told otherwise."""
+    for name, field in TuneSettings.model_fields.items():
+        assert field.default == TuneConfig.model_fields[name].default, name
 
 
 @pytest.mark.usefixtures("toy_installed")
