@@ -68,7 +68,7 @@ def test_the_found_method_runs_like_any_other(finished: tuple[Path, ExperimentRe
     assert {"tuned.yaml", "report.md", "tune.jsonl", "samples.jsonl"} <= {path.name for path in files.iterdir()}
     assert found["layers"] == found["tuned"]["method"]["layers"]["layers"]
     assert found["tuned"]["name"] in found["tuned"]["sentence"]
-    assert f"The tune for `{KEY}` took `{found['tuned']['name']}`: {found['tuned']['sentence']}" in markdown(result)
+    assert f"The tune for `{KEY}`: {found['tuned']['sentence']}" in markdown(result)
     definition = json.loads((folder / "series.json").read_text())[KEY]["tuned"]
     assert definition["settings"]["samples"] == 6
     assert definition["budget"]["name"] == "layer_average"

@@ -118,7 +118,7 @@ def notes(result: ExperimentResult) -> list[str]:
     out += [f"The method `{title}` was left out: {why}." for title, why in result.left_out.items()]
     out += [f"The method `{title}` has the {settings}." for title, settings in result.settings.items()]
     tuned = {key: choice[TUNED] for key, choice in result.choices.items() if TUNED in choice}
-    out += [f"The tune for `{key}` took `{found['name']}`: {found['sentence']}" for key, found in tuned.items()]
+    out += [f"The tune for `{key}`: {found['sentence']}" for key, found in tuned.items()]
     return out
 
 
