@@ -29,9 +29,11 @@ help: ## List the targets
 	@echo "Usage: make TARGET"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.demo ## Install what is needed and compare methods on a small embedded model
+demo: $(VENV)/.demo ## Install what is needed, compare methods on a small embedded model, and tune
 	@echo "==> tokenprune run examples/demo.yaml"
 	@$(VENV)/bin/tokenprune run examples/demo.yaml
+	@echo "==> tokenprune tune examples/tune-demo.yaml (which method is best for this model, without labels?)"
+	@$(VENV)/bin/tokenprune tune examples/tune-demo.yaml
 
 test: $(VENV)/.test ## Install everything and run all tests, with ruff, mypy and the docs build among them
 	@$(ONE_THREAD) $(PY) -m pytest -n $(JOBS) $(PYTEST_ARGS) $(TEST_PATHS)

@@ -126,7 +126,7 @@ def test_every_example_is_valid(path: Path) -> None:
 
 
 def test_examples_are_found() -> None:
-    assert {path.stem for path in EXAMPLES} == {"tune-clips", "tune-digits"}
+    assert {path.stem for path in EXAMPLES} == {"tune-clips", "tune-demo", "tune-digits"}
 
 
 @pytest.mark.slow

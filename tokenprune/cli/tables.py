@@ -65,6 +65,13 @@ def print_plan(plan: Plan) -> None:
     Console(width=max(console.width, 120)).print(table)
     for title, settings in plan.settings.items():
         console.print(escape(f"The method `{title}` has the {settings}."), highlight=False, soft_wrap=True)
+    for key, (samples, seconds) in plan.tunes.items():
+        console.print(
+            escape(f"{key}: a tune on {samples} samples chooses it first, with at most {duration(seconds)} for each")
+            + " candidate; that is not in the table, and its answers count as the unpruned model's.",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(
         f"{plan.questions} questions; the times are those of the first batch ({plan.batch_size} questions), times the"
         f" batches. Prefill timings: about {duration(plan.timing_seconds)}. In all about {duration(plan.seconds)}."

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from tokenprune.experiment.batches import Batch
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.cost import sample_cost
 from tokenprune.experiment.series import Series
+from tokenprune.experiment.tuned import TUNED, chosen_method, verdict
 from tokenprune.files.lines import Row
 from tokenprune.flops import prefill_cost
 from tokenprune.models.base import LoadedModel
@@ -30,6 +32,7 @@ from tokenprune.models.encode import encode
 from tokenprune.run import Run
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tasks.base import Sample, foreground_tokens
+from tokenprune.tuning.tuner import Progress
 
 #: Series key -> the layers, and the reason for the choice.
 Choices = dict[str, dict[str, Any]]
@@ -81,7 +84,7 @@ class Answering:
     # ---- before the first answer ----
 
     def choose_layers(self, series: Sequence[Series], images: int) -> Choices:
-        """Choose the layers of every series and check that its budget can be met.
+        """Choose the layers of every series that states its method, and check that its budget can be met.
 
         Args:
             series: The series.
@@ -90,11 +93,11 @@ class Answering:
         Raises:
             TokenPruneError: A method or budget does not fit the model.
         """
-        inputs = calibration(self.config, self.loaded)
+        stated = [item for item in series if item.method is not None]
+        inputs = calibration(self.config, self.loaded) if stated else None
         choices = {}
-        for item in series:
-            if item.method is None:
-                continue
+        for item in stated:
+            assert item.method is not None
             with named(item):
                 choice = choose_layers(self.loaded.model, item.method, inputs)
                 if self.loaded.visual_tokens is not None and images:
@@ -113,6 +116,41 @@ class Answering:
                 choices[item.key]["pruner"] = fixed.model_dump(mode="json")["pruner"]
             self.methods[item.key] = fixed
         return choices
+
+    def tune(self, item: Series, output: Path, kept: Mapping[str, Any] | None, progress: Progress) -> dict[str, Any]:
+        """Let a tune choose the method of a series.
+
+        Args:
+            item: The series.
+            output: Folder of the experiment, or of its shard.
+            kept: The choice of an earlier run, which is then followed; None tunes, or goes on with the tune.
+            progress: Called after every candidate and batch.
+
+        Returns:
+            The choice.
+
+        Raises:
+            TokenPruneError: The tune cannot run.
+        """
+        assert item.tune is not None
+        with named(item):
+            found = (kept or {}).get(TUNED)
+            if found is None:
+                config = self.config
+                result = item.tune.run(
+                    config.model,
+                    self.loaded,
+                    config.task,
+                    config.batch_size,
+                    config.strict,
+                    item.tune.folder(output, item.title),
+                    lambda name, done, total: progress(f"tune: {name}", done, total),
+                )
+                found = verdict(result)
+            method = chosen_method(found, item.title)
+        self.methods[item.key] = method
+        assert isinstance(method.layers, Fixed)
+        return {"layers": list(method.layers.layers), "reason": f"a tune chose {found['name']}", TUNED: found}
 
     def try_out(self, series: Sequence[Series], batch: Batch) -> None:
         """Run every series' prefill once, so that a method that cannot run is found before the first answer.
@@ -155,7 +193,7 @@ class Answering:
     ) -> list[Row]:
         batch = work.batch
         texts = dict(zip(batch.positions, self.loaded.decode(ids), strict=True))
-        if item.method is None:
+        if item.unpruned:
             work.unpruned = texts
         rows: list[Row] = []
         for index, (position, sample) in enumerate(zip(batch.positions, batch.samples, strict=True)):
@@ -199,7 +237,7 @@ class Answering:
     def _divergences(self, item: Series, work: BatchInWork, ids: Tensor) -> list[float]:
         """Mean divergence of every sample from the unpruned model, over the tokens of that model's answer."""
         model: Any = self.loaded.model
-        if item.method is None:
+        if item.unpruned:
             work.reference = ids, forced_log_probabilities(model, work.batch.inputs, ids)
             return [0.0] * len(ids)
         assert work.reference is not None
@@ -252,12 +290,12 @@ class Answering:
 
     def _sharing(self, item: Series) -> AbstractContextManager[None]:
         """Reuses the features of the last pixels. A pruner that reads the tower's layers needs the tower to run."""
-        reads_tower = item.method is not None and bool(self.methods[item.key].pruner.vision_layers)
+        reads_tower = not item.unpruned and bool(self.methods[item.key].pruner.vision_layers)
         return nullcontext() if reads_tower else self._features.enabled()
 
     @contextmanager
     def _applied(self, item: Series, batch: Batch) -> Iterator[Run | None]:
-        if item.method is None:
+        if item.unpruned:
             yield None
             return
         with apply(self.loaded.model, self.methods[item.key]) as run:
@@ -289,7 +327,7 @@ def named(item: Series, batch: Batch | None = None) -> Iterator[None]:
     Raises:
         TokenPruneError: The same error, with the names. Any other exception becomes a :class:`PluginError`.
     """
-    where = "the unpruned model" if item.method is None else f"method {item.title!r}"
+    where = "the unpruned model" if item.unpruned else f"method {item.title!r}"
     if item.budget is not None:
         where += f" with budget '{item.budget}'"
     if batch is not None:

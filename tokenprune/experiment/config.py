@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import Field, field_validator, model_validator
 
 from tokenprune import plugins
 from tokenprune.budgets.base import Budget
@@ -18,12 +16,13 @@ from tokenprune.budgets.slug import slug
 from tokenprune.component import Component, FromRegistry
 from tokenprune.config import Config, Label, Method, Positions
 from tokenprune.errors import ConfigError, TokenPruneError
+from tokenprune.experiment.method_name import MethodName, check_name
 from tokenprune.experiment.series import Series
+from tokenprune.experiment.tuned import TUNED, Tune, TuneSettings, costs_the_same
 from tokenprune.models.base import ModelSpec
-from tokenprune.named import find_shipped, is_file_name, load_method, method_names
+from tokenprune.named import find_shipped, is_file_name, load_method
 from tokenprune.pruners.base import Pruner
 from tokenprune.published import Published
-from tokenprune.registry import suggest
 from tokenprune.selectors.base import LayerSelector
 from tokenprune.tasks.base import Task
 
@@ -31,27 +30,12 @@ from tokenprune.tasks.base import Task
 UNPRUNED = "unpruned"
 
 
-class MethodName:
-    """Annotation for what may be, or is, the name of an installed method or of a file; only the JSON schema reads it.
-
-    Args:
-        alone: Whether the name can stand in place of the annotated object.
-    """
-
-    def __init__(self, alone: bool = False) -> None:
-        self.alone = alone
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        names: JsonSchemaValue = {"enum": method_names(), "type": "string"}
-        files: JsonSchemaValue = {"pattern": r"\.ya?ml$", "type": "string"}
-        return {"anyOf": [names, files, *([handler(schema)] if self.alone else [])]}
-
-
 class MethodEntry(Component):
-    """One entry of ``methods``: a named method, or a method defined by ``layers`` and ``pruner``.
+    """One entry of ``methods``: a named method, one defined by ``layers`` and ``pruner``, or one that a tune finds.
 
     Attributes:
         name: Name of a named method, or the path of a YAML file with a method, e.g. one that ``tokenprune tune`` wrote.
+            ``tuned`` is the method that a tune on the task's training split finds for each of the experiment's budgets.
         published: Use the settings that the named method's authors published for a model: true for the experiment's
             model, or the name of a model in the method's file. ``layers`` and ``pruner`` below replace them; the budget
             is always the experiment's.
@@ -60,15 +44,17 @@ class MethodEntry(Component):
         pruner: Pruner; replaces the named method's.
         positions: ``original`` or ``renumbered``, see :class:`tokenprune.Method`; replaces the named method's.
         label: Name in tables; by default the method's name, or that of its file.
+        tune: How the tune of ``tuned`` goes.
     """
 
-    name: Annotated[str, MethodName()] | None = None
+    name: Annotated[str, MethodName(more=(TUNED,))] | None = None
     published: bool | Annotated[str, Field(min_length=1)] = False
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     layers: Annotated[LayerSelector, FromRegistry("selectors")] | None = None
     pruner: Annotated[Pruner, FromRegistry("pruners")] | None = None
     positions: Positions | None = None
     label: Label | None = None
+    tune: TuneSettings | None = None
 
     @field_validator("label")
     @classmethod
@@ -90,9 +76,20 @@ class MethodEntry(Component):
             raise ValueError("a method needs a name, or layers, pruner and label")
         if self.name is None and self.published is not False:
             raise ValueError("published settings belong to a named method: give its name, or remove published")
-        installed = method_names()
-        if self.name is not None and self.name not in installed and not is_file_name(self.name):
-            raise ValueError(f"unknown method {self.name!r}; {suggest(self.name, installed)}")
+        if self.name is not None:
+            check_name(self.name, (TUNED,))
+        return self
+
+    @model_validator(mode="after")
+    def _tuned_or_stated(self) -> Self:
+        if self.name != TUNED:
+            if self.tune is not None:
+                raise ValueError(f"'tune' is for the method {TUNED!r}: remove it, or set name to {TUNED}")
+            return self
+        stated = {name: getattr(self, name) for name in ("published", "seeds", "layers", "pruner", "positions")}
+        wrong = [name for name, value in stated.items() if value not in (None, False)]
+        if wrong:
+            raise ValueError(f"the tune chooses the method {TUNED!r} whole: remove {', '.join(wrong)}")
         return self
 
     @property
@@ -152,7 +149,7 @@ class ExperimentConfig(Config):
     requires: dict[str, str] = Field(default_factory=dict)
     model: Annotated[ModelSpec, FromRegistry("models")]
     task: Annotated[Task, FromRegistry("tasks")]
-    methods: tuple[Annotated[MethodEntry, MethodName(alone=True)], ...] = Field(min_length=1)
+    methods: tuple[Annotated[MethodEntry, MethodName(alone=True, more=(TUNED,))], ...] = Field(min_length=1)
     budgets: tuple[Annotated[Budget, FromRegistry("budgets")], ...] = Field(min_length=1)
     output: str = Field(min_length=1)
     oracle: bool = True
@@ -202,6 +199,17 @@ class ExperimentConfig(Config):
             raise ValueError(f"methods {', '.join(repeated)} appear twice: give one of each a label")
         return self
 
+    @model_validator(mode="after")
+    def _tuned_at_equal_cost(self) -> Self:
+        if any(entry.name == TUNED for entry in self.methods):
+            unequal = [slug(budget) for budget in self.budgets if not costs_the_same(budget)]
+            if unequal:
+                raise ValueError(
+                    f"the method {TUNED!r} compares candidates of equal cost, and with the budget '{unequal[0]}' they"
+                    " differ: use layer_average or flops_reduction"
+                )
+        return self
+
     def series(self) -> Iterator[Series]:
         """All series of the experiment, the unpruned model first."""
         yield Series(UNPRUNED, None, None, None)
@@ -215,6 +223,10 @@ class ExperimentConfig(Config):
         for budget in self.budgets:
             for entry in entries:
                 settings = published[entry.title]
+                if entry.name == TUNED:
+                    tune = Tune(settings=entry.tune or TuneSettings(), budget=budget)
+                    yield Series(entry.title, None, None, slug(budget), tune=tune)
+                    continue
                 for seed in entry.seeds or (None,):
                     with _named(entry):
                         method = entry.method(budget, settings)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tokenprune.errors import OutputError
+from tokenprune.experiment.answering import Choices
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult, Part, chosen_series, finished, run_experiment
+from tokenprune.experiment.tuned import TUNED
 from tokenprune.files.lines import Row, line, parse
 
 
@@ -44,7 +48,7 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
     definitions = {item.key: item.definition for item in chosen_series(config, part)}
     with target.locked():
         target.check(config.to_yaml(), definitions)
-        _check_equal(sources, "choices.json")
+        _check_choices(sources)
         _check_equal(sources, "left_out.json")
         _check_equal(sources, "series.json")
         _check_equal(sources, "fingerprints.json")
@@ -54,6 +58,9 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
         skipped = sorted((row for source in sources for row in source.skipped_rows()), key=lambda row: row["position"])
         if skipped:
             target.write(target.skipped.name, "".join(map(line, skipped)))
+        tunes = sources[0].folder / TUNED
+        if tunes.is_dir():
+            shutil.copytree(tunes, target.folder / TUNED, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
         target.write("config.yaml", config.to_yaml())
     untimed = config.model_copy(update={"timing": 0})
     return run_experiment(untimed, part=part)  # everything is there: it only reads
@@ -82,10 +89,38 @@ def _shards(folder: Path) -> list[Shard]:
     return sorted(found, key=lambda shard: shard.number)
 
 
+def _check_choices(sources: list[Results]) -> None:
+    """Check that the shards chose alike. Each tunes for itself, and sentences may differ by rounding.
+
+    Raises:
+        OutputError: They did not.
+    """
+    choices = [source.read_json("choices.json") for source in sources]
+    for key, choice in choices[0].items():
+        for source, others in zip(sources[1:], choices[1:], strict=True):
+            first, other = choice.get(TUNED), others.get(key, {}).get(TUNED)
+            if first is not None and other is not None and first["method"] != other["method"]:
+                raise OutputError(
+                    f"the tune for {key!r} took {first['name']!r} in {sources[0].folder}, and {other['name']!r} in"
+                    f" {source.folder}",
+                    "run `tokenprune tune` once, and name its tuned.yaml as the method",
+                )
+    _check_same(sources, "choices.json", [_without_words(items) for items in choices])
+
+
+def _without_words(choices: Choices) -> Choices:
+    return {
+        key: choice | ({TUNED: choice[TUNED]["method"]} if TUNED in choice else {}) for key, choice in choices.items()
+    }
+
+
 def _check_equal(sources: list[Results], name: str) -> None:
-    first = sources[0].read_json(name)
-    for source in sources[1:]:
-        if source.read_json(name) != first:
+    _check_same(sources, name, [source.read_json(name) for source in sources])
+
+
+def _check_same(sources: list[Results], name: str, contents: list[Any]) -> None:
+    for source, content in zip(sources, contents, strict=True):
+        if content != contents[0]:
             raise OutputError(
                 f"{source.folder / name} differs from that of {sources[0].folder}",
                 "run both shards with the same versions and methods, into a new folder",

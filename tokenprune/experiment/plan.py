@@ -18,6 +18,7 @@ from tokenprune.experiment.runner import (
     published_settings,
     select_batches,
 )
+from tokenprune.experiment.tuned import TUNED
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Plan:
         series: Every series, the unpruned model first.
         timing_seconds: About how long the prefill timings take.
         settings: Name of every method with published settings -> for which model, and where they stand.
+        tunes: Series key -> the tune that would first choose its method: its samples, and about how many seconds each
+            of its candidates takes at most. They are not in :attr:`seconds`, and its batches count as the unpruned
+            model's.
     """
 
     questions: int
@@ -56,10 +60,11 @@ class Plan:
     series: tuple[PlannedSeries, ...]
     timing_seconds: float
     settings: dict[str, str] = field(default_factory=dict)
+    tunes: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
-        """About how long everything takes, without loading the model."""
+        """About how long everything takes, without loading the model and without tunes."""
         return sum(item.seconds for item in self.series) + self.timing_seconds
 
 
@@ -79,22 +84,33 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     first = batches.first(answering.loaded)
     if why_no_foreground(first.samples[0], answering.loaded) is not None and not asks_for_oracle(config, part):
         series = [item for item in series if item.title != "oracle"]
-    choices = answering.choose_layers(series, len(first.samples[0].images))
-    answering.try_out(series, first)
+    earlier = results.read_json("choices.json") or {}
+    ready = [item for item in series if item.tune is None or TUNED in earlier.get(item.key, ())]
+    choices = answering.choose_layers(ready, len(first.samples[0].images))
+    for item in ready:
+        if item.tune is not None:
+            choices[item.key] = answering.tune(item, results.folder, earlier[item.key], lambda name, done, total: None)
+    answering.try_out(ready, first)
     work = BatchInWork(_first_batch(batches, answering))
     planned, prefills = [], 0.0
+    tunes: dict[str, tuple[int, float]] = {}
     for item in series:
+        stand_in = item if item in ready else series[0]
         start = time.perf_counter()
-        answering.answer(item, work)
+        answering.answer(stand_in, work)
         seconds = time.perf_counter() - start
         missing = sum((item.key, number) not in done for number in batches.numbers)
         steps = config.max_new_tokens * (2 if config.divergence else 1)
-        layers = tuple(choices[item.key]["layers"]) if item.method is not None else ()
+        layers = tuple(choices[item.key]["layers"]) if item.key in choices else ()
         planned.append(PlannedSeries(item.key, layers, missing, missing * steps, missing * seconds))
-        prefills += answering.prefill_seconds(item, work.batch)
+        prefill = answering.prefill_seconds(stand_in, work.batch)
+        prefills += prefill
+        if item.tune is not None and item not in ready:
+            samples = item.tune.settings.samples
+            tunes[item.key] = samples, prefill * samples / len(work.batch.samples)
     rounds = config.timing + 1 if config.timing and part.shard is None else 0
     settings = published_settings(series)
-    return Plan(batches.count, len(work.batch.samples), tuple(planned), rounds * prefills, settings)
+    return Plan(batches.count, len(work.batch.samples), tuple(planned), rounds * prefills, settings, tunes)
 
 
 def _first_batch(batches: Batches, answering: Answering) -> Batch:

@@ -12,6 +12,7 @@ from tokenprune.experiment.config import UNPRUNED
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary, by_budget, is_random, summarise
+from tokenprune.experiment.tuned import TUNED
 
 #: Questions that an experiment needs before its gates say anything about a model.
 GATE_QUESTIONS = 2000
@@ -116,6 +117,8 @@ def notes(result: ExperimentResult) -> list[str]:
             )
     out += [f"The method `{title}` was left out: {why}." for title, why in result.left_out.items()]
     out += [f"The method `{title}` has the {settings}." for title, settings in result.settings.items()]
+    tuned = {key: choice[TUNED] for key, choice in result.choices.items() if TUNED in choice}
+    out += [f"The tune for `{key}`: {found['sentence']}" for key, found in tuned.items()]
     return out
 
 

@@ -14,7 +14,7 @@ import transformers
 from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment.answering import Answering, BatchInWork, Choices, why_no_foreground
 from tokenprune.experiment.answers import Answers
-from tokenprune.experiment.batches import Batches, Shard
+from tokenprune.experiment.batches import Batch, Batches, Shard
 from tokenprune.experiment.config import UNPRUNED, ExperimentConfig
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
@@ -56,7 +56,7 @@ class ExperimentResult:
         folder: Folder of its files.
         answers: What the tables need of all rows.
         timing: Series key -> prefill time divided by that of the unpruned model, one number per round.
-        choices: Series key -> the layers, and the reason for the choice.
+        choices: Series key -> the layers, the reason for the choice, and where a tune made it, what it chose and why.
         skipped: Position of every sample that could not be used -> why.
         left_out: Name of every method that the experiment would have added, and did not -> why.
         label_free: Whether scores are agreement with the unpruned model, because the task has no answers.
@@ -121,7 +121,7 @@ def chosen_series(config: ExperimentConfig, part: Part) -> list[Series]:
     for title in part.only:
         if title not in titles:
             raise ConfigError(f"the experiment has no method {title!r}", suggest(title, titles - {UNPRUNED}))
-    return [item for item in series if not part.only or item.method is None or item.title in part.only]
+    return [item for item in series if not part.only or item.unpruned or item.title in part.only]
 
 
 def published_settings(series: Sequence[Series]) -> dict[str, str]:
@@ -183,8 +183,7 @@ class _Experiment:
             if reason is not None and not self.asked_for_oracle and self.config.oracle:
                 left_out = {"oracle": reason}
                 self._leave_out(left_out)
-            choices = choices | answering.choose_layers(self.series, len(first.samples[0].images))
-            answering.try_out(self.series, first)
+            choices = choices | self._choose(answering, first, choices)
             results.claim(self.config.to_yaml(), self._definitions())
             results.write_json("choices.json", choices)
             results.write_json("fingerprints.json", self.config.task.fingerprints())
@@ -204,6 +203,17 @@ class _Experiment:
             self.config.task.label_free,
             published_settings(self.series),
         )
+
+    def _choose(self, answering: Answering, first: Batch, earlier: Choices) -> Choices:
+        """Choose layers, try every series out, and only then tune: a tune takes longest."""
+        stated = [item for item in self.series if item.tune is None]
+        choices = answering.choose_layers(stated, len(first.samples[0].images))
+        answering.try_out(stated, first)
+        tuned = [item for item in self.series if item.tune is not None]
+        for item in tuned:
+            choices[item.key] = answering.tune(item, self.results.folder, earlier.get(item.key), self.progress)
+        answering.try_out(tuned, first)
+        return choices
 
     def is_finished(self) -> bool:
         """Whether everything has been answered and timed."""
@@ -261,7 +271,7 @@ class _Experiment:
                 finished += len(missing)
                 continue
             work = BatchInWork(batch, {at: unpruned[at] for at in batch.positions if at in unpruned})
-            if missing[0].method is not None:
+            if not missing[0].unpruned:
                 answering.refer(work)
             for item in missing:
                 self.results.append(answering.answer(item, work))

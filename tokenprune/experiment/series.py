@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenprune.config import Method
+from tokenprune.experiment.tuned import Tune
 
 
 @dataclass(frozen=True)
@@ -14,10 +15,11 @@ class Series:
 
     Attributes:
         title: The method's name in tables.
-        method: The method; None for the unpruned model.
+        method: The method; None for the unpruned model, and where a tune chooses it.
         seed: The seed, or None.
         budget: The budget in a few words, or None.
         settings: For which model the settings were published, and where, in words; None for the method's own.
+        tune: How the method is chosen; None if it is stated.
     """
 
     title: str
@@ -25,6 +27,12 @@ class Series:
     seed: int | None
     budget: str | None
     settings: str | None = None
+    tune: Tune | None = None
+
+    @property
+    def unpruned(self) -> bool:
+        """Whether this is the unpruned model."""
+        return self.method is None and self.tune is None
 
     @property
     def key(self) -> str:
@@ -34,5 +42,7 @@ class Series:
 
     @property
     def definition(self) -> dict[str, Any] | None:
-        """All fields of the method, JSON-ready: what the results under :attr:`key` were computed with."""
+        """What the results under :attr:`key` were computed with: the fields of the method or its tune, JSON-ready."""
+        if self.tune is not None:
+            return {"tuned": self.tune.model_dump(mode="json")}
         return self.method.model_dump(mode="json", exclude={"label"}) if self.method else None

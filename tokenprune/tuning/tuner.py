@@ -115,12 +115,13 @@ def tune(
     return tuning.run([checked.budget], candidates, compositions, output)
 
 
-def run_tune(config: TuneConfig, progress: Progress | None = None) -> TuneResult:
+def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: LoadedModel | None = None) -> TuneResult:
     """Run the tune of a configuration, or continue the one in its output folder, and write its files.
 
     Args:
         config: The tune.
         progress: Called after every candidate and batch.
+        loaded: The tune's model, if it is loaded already.
 
     Raises:
         TokenPruneError: The configuration is wrong, or no candidate can run.
@@ -129,7 +130,7 @@ def run_tune(config: TuneConfig, progress: Progress | None = None) -> TuneResult
         raise ConfigError(f"run_tune needs a TuneConfig, got {type(config).__name__}", "use TuneConfig.from_yaml(path)")
     if config.labels and config.task.label_free:
         raise ConfigError("labels: the task has no answers", "leave labels out, or name a task with answers")
-    loaded = config.model.load()
+    loaded = loaded or config.model.load()
     found = read_samples(config.task, loaded, config.samples, config.batch_size, config.strict)
     rules = RaceRules(objective=config.objective, error=config.error, first=config.first, tokens=config.tokens)
     goal: Goal = "score" if config.labels else config.objective

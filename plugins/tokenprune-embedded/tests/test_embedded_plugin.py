@@ -14,7 +14,9 @@ from tokenprune.errors import UnknownNameError
 from tokenprune.experiment.runner import Part
 
 DISTRIBUTION = Path(__file__).parents[1]
-EXAMPLES = sorted((DISTRIBUTION.parents[1] / "examples").glob("*.yaml"))
+FILES = sorted((DISTRIBUTION.parents[1] / "examples").glob("*.yaml"))
+TUNES = [path for path in FILES if path.name.startswith("tune-")]  # tests/tuning/test_cli.py runs them
+EXAMPLES = [path for path in FILES if path not in TUNES]
 PROJECT = tomllib.loads((DISTRIBUTION / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REGISTERED = [
     (group.removeprefix("tokenprune."), name) for group, names in PROJECT["entry-points"].items() for name in names
