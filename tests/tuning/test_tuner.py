@@ -98,15 +98,20 @@ def test_random_runs_before_the_layers_of_every_candidate() -> None:
     assert {(0,), (1,)} <= chance
 
 
-@pytest.mark.parametrize("objective", ["mixed", "agreement", "divergence", "distance"])
+@pytest.mark.parametrize("objective", ["root_divergence", "agreement", "divergence", "distance"])
 def test_each_objective_finds_the_planted_one(objective: Any) -> None:
     model, samples = planted()
     result = tp.tune(model, samples, BUDGET, [method(Place(keep="matter"), "planted")], objective=objective)
     assert result.best.name == "planted"
     assert result.facts.goal == objective
-    differ, divergence = 1 - result.best.agreement.mean, result.best.divergence.mean
-    losses = {"agreement": differ, "divergence": divergence, "mixed": differ + divergence}
-    assert result.best.loss.mean == pytest.approx(losses.get(objective, result.best.samples.distance.mean().item()))
+    found = result.best.samples
+    losses = {
+        "agreement": 1 - found.agreement,
+        "divergence": found.divergence,
+        "root_divergence": found.divergence.sqrt(),
+        "distance": found.distance,
+    }
+    assert result.best.loss.mean == pytest.approx(losses[objective].mean().item())
 
 
 def test_several_tokens_of_the_answer() -> None:
@@ -340,7 +345,7 @@ def test_budgets_of_unequal_cost_are_refused(budget: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"objective": "accuracy"}, "tune: objective: Input should be 'mixed'"),
+        ({"objective": "accuracy"}, "tune: objective: Input should be 'root_divergence'"),
         ({"error": 0.0}, "tune: error: Input should be greater than 0"),
         ({"first": 1}, "tune: first: "),
         ({"tokens": 0}, "tune: tokens: "),
@@ -450,7 +455,10 @@ def test_labels_need_answers(tmp_path: Path) -> None:
         ({"methods": ["fastw"]}, r"methods\[0\]: unknown method 'fastw'; did you mean 'fastv'"),
         ({"methods": []}, "methods: "),
         ({"methods": [{"pruner": "topk"}]}, "methods"),
-        ({"objective": "accuracy"}, "objective: Input should be 'mixed', 'agreement', 'divergence' or 'distance'"),
+        (
+            {"objective": "accuracy"},
+            "objective: Input should be 'root_divergence', 'agreement', 'divergence' or 'distance'",
+        ),
         ({"output": " "}, "output: name a folder"),
         ({"budget": {"name": "prefill_time", "ratio": 1.5}}, "budget.ratio: Input should be less than 1"),
     ],

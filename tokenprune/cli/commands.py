@@ -137,7 +137,7 @@ def tune(
     ] = None,
     samples: Annotated[int | None, typer.Option(help="How many samples. [default: 64]")] = None,
     objective: Annotated[
-        str | None, typer.Option(help="What is compared: mixed, agreement, divergence or distance. [default: mixed]")
+        str | None, typer.Option(help="What is compared: root_divergence (default), agreement, divergence or distance.")
     ] = None,
     labels: Annotated[
         bool | None, typer.Option("--labels", help="Compare the score of generated answers, which needs labels.")

@@ -17,15 +17,15 @@ from tokenprune.errors import TokenPruneError
 from tokenprune.ops.race import clearly_worse
 from tokenprune.selectors.fixed import Fixed
 
-#: What a race compares: one of the measures of :class:`tokenprune.engine.fidelity.Fidelity`, or ``mixed``, the share of
-#: answer tokens that disagree plus the divergence in nats.
-Objective = Literal["mixed", "agreement", "divergence", "distance"]
+#: What a race compares: one of the measures of :class:`tokenprune.engine.fidelity.Fidelity`, or ``root_divergence``,
+#: the square root of each sample's divergence: one answer that is quite wrong then counts less than many that differ.
+Objective = Literal["root_divergence", "agreement", "divergence", "distance"]
 
 
 def loss(fidelity: Fidelity, objective: Objective) -> Tensor:
     """What a race makes small: float32 ``[samples]``, not negative."""
-    if objective == "mixed":
-        return 1 - fidelity.agreement + fidelity.divergence
+    if objective == "root_divergence":
+        return fidelity.divergence.sqrt()
     value: Tensor = getattr(fidelity, objective)
     return 1 - value if objective == "agreement" else value
 
@@ -51,7 +51,7 @@ class RaceRules:
         tokens: Tokens of the answer that are compared.
     """
 
-    objective: Objective = "mixed"
+    objective: Objective = "root_divergence"
     error: float = 0.05
     first: int = 8
     tokens: int = 1

@@ -67,8 +67,7 @@ class TuneConfig(Config):
         compositions: With all named methods, also combine scorers and pruners that no named method combines.
         samples: How many samples, each of another picture.
         objective: What is compared with the unpruned model: ``agreement`` of the tokens, ``divergence`` of the next
-            token's distributions, ``mixed`` (the share of tokens that disagree plus the divergence in nats), or
-            ``distance`` (total variation).
+            token's distributions, ``root_divergence`` (its square root per sample), or ``distance`` (total variation).
         labels: Compare the task's score of generated answers instead; the samples then need answers.
         tokens: Tokens of the unpruned model's answer that are compared.
         max_new_tokens: Tokens generated per answer, with ``labels``.
@@ -88,7 +87,7 @@ class TuneConfig(Config):
     methods: Annotated[tuple[CandidateEntry, ...], Field(min_length=1)] | None = None
     compositions: bool = True
     samples: int = Field(default=64, ge=2)
-    objective: Objective = "mixed"
+    objective: Objective = "root_divergence"
     labels: bool = False
     tokens: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=4, ge=1)

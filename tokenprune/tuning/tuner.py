@@ -70,7 +70,7 @@ def tune(
     budget: EqualCost | Mapping[str, Any],
     candidates: Iterable[Named] | None = None,
     *,
-    objective: Objective = "mixed",
+    objective: Objective = "root_divergence",
     error: float = 0.05,
     tokens: int = 1,
     first: int = 8,
@@ -92,7 +92,8 @@ def tune(
             ``name``), or ``{"name": "prefill_time", "ratio": 0.5}``.
         candidates: Names of methods, :class:`tokenprune.Method` objects, or candidates; None for all that the model
             can serve.
-        objective: What is compared: ``mixed``, ``agreement``, ``divergence`` or ``distance``; see :class:`TuneConfig`.
+        objective: What is compared: ``root_divergence``, ``agreement``, ``divergence`` or ``distance``; see
+            :class:`TuneConfig`.
         error: Probability that the race drops its best candidate.
         tokens: Tokens of the unpruned model's answer that are compared.
         first: Samples that all candidates see before some may leave.

@@ -14,7 +14,7 @@ Goal = Objective | Literal["score"]
 
 #: What is measured, the factor and the unit of its losses in texts.
 LOSSES: dict[Goal, tuple[str, float, str]] = {
-    "mixed": ("disagreement with the unpruned model plus the divergence from it", 1, "share + nats"),
+    "root_divergence": ("root of the divergence from the unpruned model", 1, "root nats"),
     "agreement": ("agreement with the unpruned model", 100, "points"),
     "divergence": ("divergence from the unpruned model", 1, "nats"),
     "distance": ("distance from the unpruned model", 1, "total variation"),
