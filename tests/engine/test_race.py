@@ -122,3 +122,13 @@ def test_losses() -> None:
     fidelity = Fidelity(*(torch.tensor([value]) for value in (0.75, 0.5, 0.1, 3.0, 0.2)))
     found = [round(float(loss(fidelity, name)), 6) for name in get_args(Objective)]
     assert found == [0.707107, 0.25, 0.5, 0.1]
+
+
+@torch.no_grad()
+def test_batches_of_several_sizes() -> None:
+    """All samples count, also where the first batch is smaller because some of its own could not be used."""
+    model, inputs = pictures(4)
+    single = {name: value[:1] for name, value in inputs[0].items()}
+    found = run_race(adapter_for(model), [single, *inputs[1:]], METHODS, RaceRules("divergence", first=4))
+    assert found.samples == 7
+    assert found.left == {"random": 5, "entropy": 5}

@@ -116,12 +116,10 @@ def run_race(
         except TokenPruneError as error:
             race.refused[name] = str(error)
     parts: dict[str, list[Fidelity]] = {name: [] for name in running}
-    tests: list[int] | None = None
+    tests = rules.tests(sum(len(inputs["input_ids"]) for inputs in batches))
+    level = rules.error / max(1, len(tests))
     for number, inputs in enumerate(batches):
         size = len(inputs["input_ids"])
-        if tests is None:
-            tests = rules.tests(size * len(batches))
-            level = rules.error / max(1, len(tests))
         unpruned: UnprunedBatch | None = None
         for name in list(running):
             found = log.read(name, number) if log is not None else None
