@@ -91,6 +91,17 @@ def test_nothing_beats_random() -> None:
     assert result.sentence.startswith("nothing beats random at equal cost: ")
 
 
+def test_random_methods_of_the_user_keep_their_seed() -> None:
+    """The tune's seed is that of the random candidates that it adds itself."""
+    model, samples = planted(4)
+    mine = method({"name": "random", "seed": 3}, "mine")
+    result = tp.tune(model, samples, BUDGET, [mine, method(Place(), "late", layer=1)], seed=5)
+    seeds = {row.name: row.method.pruner.scorer.seed for row in result.ranked if row.random}  # type: ignore[attr-defined]
+    assert seeds.pop("mine") == 3
+    assert "random: layer 1" in seeds
+    assert set(seeds.values()) == {5}
+
+
 def test_random_runs_before_the_layers_of_every_candidate() -> None:
     model, samples = planted(4)
     result = tp.tune(model, samples, BUDGET, [method(Place(), "late", layer=1)])

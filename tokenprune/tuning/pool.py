@@ -70,7 +70,7 @@ class Gathering:
             UnknownNameError: No method has a name.
         """
         if named is None:
-            return self._seeded(Pool(*self._default(budget, None, compositions)))
+            return Pool(*self._default(budget, None, compositions))
         single: list[Method | Candidate | CandidateEntry] = []
         names: list[str] = []
         for item in named:
@@ -89,12 +89,12 @@ class Gathering:
         for item in single:
             self._add(pool, item, budget)
         self._add_random(pool, budget)
-        return self._seeded(pool)
+        return pool
 
     def _default(
         self, budget: Budget, names: list[str] | None, compositions: bool
     ) -> tuple[list[Candidate], dict[str, str]]:
-        return default_candidates(
+        candidates, refused = default_candidates(
             self.adapter,
             budget,
             methods=names,
@@ -103,6 +103,7 @@ class Gathering:
             text=self.text,
             compositions=compositions,
         )
+        return [self._seeded(candidate) for candidate in candidates], refused
 
     def _add(self, pool: Pool, item: Method | Candidate | CandidateEntry, budget: Budget) -> None:
         """Add a single method, with fixed layers and the budget."""
@@ -127,20 +128,16 @@ class Gathering:
             if layers not in there:
                 there.add(layers)
                 name = f"random: layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
-                pruner = TopK(scorer=Random())
+                pruner = TopK(scorer=Random(seed=self.seed))
                 method = Method(layers=Fixed(layers=layers), pruner=pruner, budget=budget, label=name)
                 pool.candidates.append(Candidate(name, method, "random"))
 
-    def _seeded(self, pool: Pool) -> Pool:
-        """The pool with the tune's seed in every random candidate."""
+    def _seeded(self, candidate: Candidate) -> Candidate:
+        """A random candidate with the tune's seed; others as they are, and so are methods that the user made."""
+        if not is_random(candidate.method.pruner):
+            return candidate
         pruner = TopK(scorer=Random(seed=self.seed))
-        pool.candidates = [
-            replace(candidate, method=candidate.method.model_copy(update={"pruner": pruner}))
-            if is_random(candidate.method.pruner)
-            else candidate
-            for candidate in pool.candidates
-        ]
-        return pool
+        return replace(candidate, method=candidate.method.model_copy(update={"pruner": pruner}))
 
 
 def _layers(candidate: Candidate) -> tuple[int, ...]:
