@@ -128,6 +128,8 @@ class Gathering:
             if layers not in there:
                 there.add(layers)
                 name = f"random: layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+                if any(name == other.name for other in pool.candidates):
+                    raise ConfigError(f"a candidate that is not random is called {name!r}", "give it another label")
                 pruner = TopK(scorer=Random(seed=self.seed))
                 method = Method(layers=Fixed(layers=layers), pruner=pruner, budget=budget, label=name)
                 pool.candidates.append(Candidate(name, method, "random"))
@@ -138,6 +140,18 @@ class Gathering:
             return candidate
         pruner = TopK(scorer=Random(seed=self.seed))
         return replace(candidate, method=candidate.method.model_copy(update={"pruner": pruner}))
+
+
+def listed(named: object) -> Iterable[Any]:
+    """What the user named, if it is a list: the characters of a text and the fields of a method are no candidates.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if not isinstance(named, Iterable) or isinstance(named, str | Mapping | Method | CandidateEntry):
+        what = f"the candidates are {type(named).__name__}"
+        raise ConfigError(what, "give a list of names of methods, tp.Method objects, or candidates")
+    return named
 
 
 def _layers(candidate: Candidate) -> tuple[int, ...]:

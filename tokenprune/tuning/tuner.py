@@ -31,7 +31,7 @@ from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, b
 from tokenprune.tuning.config import CandidateEntry, TuneConfig
 from tokenprune.tuning.equal_time import equal_time, prefill_clock
 from tokenprune.tuning.labelled import Answer, run_labelled_race
-from tokenprune.tuning.pool import Gathering, Named, Pool
+from tokenprune.tuning.pool import Gathering, Named, Pool, listed
 from tokenprune.tuning.ranking import Measured, Ranking, rank
 from tokenprune.tuning.report import Facts
 from tokenprune.tuning.result import TuneResult
@@ -205,7 +205,7 @@ class _Tuning:
         sizes = check_samples(adapter, self.batches)
         for budget in budgets:
             check_budget(budget, sizes)
-        named = None if candidates is None else list(candidates)
+        named = None if candidates is None else list(listed(candidates))
         with ExitStack() as stack:
             stack.enter_context(eager(self.model))
             store = None
