@@ -158,3 +158,49 @@ def test_parts_are_put_together() -> None:
     assert len(both) == 3
     assert both.divergence.tolist() == [1, 1, 7]
     assert Fidelity.from_lists(both.to_lists()).to_lists() == both.to_lists()
+
+
+class Spoilt(torch.nn.Module):
+    """A head that writes a value into one logit, in some of its calls.
+
+    Args:
+        head: The model's head.
+        value: What it writes.
+        calls: The calls in which it does, from 0.
+    """
+
+    def __init__(self, head: torch.nn.Module, value: float, calls: set[int]) -> None:
+        super().__init__()
+        self.head, self.value, self.calls, self.count = head, value, calls, 0
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(hidden).clone()
+        if self.count in self.calls:
+            logits[0, ..., 5] = self.value
+        self.count += 1
+        return logits
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_what_is_not_finite_is_an_error(tokens: int) -> None:
+    """NaN is no agreement, and an infinite divergence no loss. What both models exclude is none of their answers."""
+    model: Any
+    model, inputs = pair(padding="none")
+    adapter = adapter_for(model)
+    candidate = method([1], {"name": "random"})
+    head = model.lm_head
+
+    def compared(value: float, *calls: int) -> Fidelity:
+        model.lm_head = Spoilt(head, value, set(calls))
+        try:
+            return UnprunedBatch(adapter, inputs, [1], tokens).fidelity(candidate, [1])
+        finally:
+            model.lm_head = head
+
+    unpruned = 1 if tokens == 1 else 2 * tokens  # calls of the head: the answer is written, then measured
+    with pytest.raises(TokenPruneError, match="the unpruned model's next-token distribution holds NaN"):
+        compared(float("nan"), *range(unpruned))
+    for value in (float("nan"), -float("inf")):
+        with pytest.raises(TokenPruneError, match="the pruned model's next-token distribution holds NaN, or zero"):
+            compared(value, *range(unpruned, 99))
+    assert compared(-float("inf"), *range(99)).divergence.isfinite().all()

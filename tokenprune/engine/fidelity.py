@@ -18,7 +18,7 @@ from tokenprune.engine.divergence import answer_mask, forced_log_probabilities
 from tokenprune.engine.engine import Engine
 from tokenprune.engine.features import SharedFeatures
 from tokenprune.engine.prefix import Prefix
-from tokenprune.errors import UnsupportedModelError
+from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.run import Run
 from tokenprune.selectors.base import LayerChoice
 
@@ -73,6 +73,9 @@ class UnprunedBatch:
         firsts: Layers before which the methods will first drop tokens.
         tokens: Tokens of the answer that are compared.
         sample_ids: Numbers of the samples, on which random scores depend.
+
+    Raises:
+        UnsupportedFeatureError: The model's output holds NaN.
     """
 
     def __init__(
@@ -95,6 +98,11 @@ class UnprunedBatch:
                 ids = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
                 self._ids = ids[:, inputs["input_ids"].shape[1] :]
             self._expected = self._log_probabilities()
+        if not bool((self._expected.exp().sum(-1) * self._mask).isfinite().all()):
+            raise UnsupportedFeatureError(
+                "the unpruned model's next-token distribution holds NaN, so nothing can be compared with it",
+                "check the weights, or use another dtype",
+            )
 
     @torch.no_grad()
     def fidelity(self, method: Method, layers: Sequence[int]) -> Fidelity:
@@ -116,9 +124,16 @@ class UnprunedBatch:
         divergence = torch.where(p > 0, p * (self._expected - found), 0.0).sum(-1)
         distance = (p - q).abs().sum(-1) / 2
         samples = range(len(report.before))
+        divergence = self._mean(divergence).clamp(min=0)  # rounding can leave it slightly below
+        if not bool(divergence.isfinite().all()):
+            raise UnsupportedFeatureError(
+                "the pruned model's next-token distribution holds NaN, or zero for a token that the unpruned model may"
+                " give",
+                "use another method or dtype",
+            )
         return Fidelity(
             self._mean(same.double()),
-            self._mean(divergence).clamp(min=0),  # rounding can leave it slightly below
+            divergence,
             self._mean(distance),
             torch.tensor([report.layer_average(index) for index in samples]),
             torch.tensor(self._flops(run)),
