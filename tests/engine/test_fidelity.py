@@ -204,3 +204,31 @@ def test_what_is_not_finite_is_an_error(tokens: int) -> None:
         with pytest.raises(TokenPruneError, match="the pruned model's next-token distribution holds NaN, or zero"):
             compared(value, *range(unpruned, 99))
     assert compared(-float("inf"), *range(99)).divergence.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        {"name": "topk", "scorer": "vision_attention"},
+        {"name": "pool", "scorer": "vision_attention", "pruner": "max_min"},
+        {"name": "dpp", "relevance": "vision_attention"},
+    ],
+    ids=lambda pruner: pruner["name"],
+)
+@pytest.mark.parametrize("layer", [0, 3])
+@torch.no_grad()
+def test_readers_of_the_tower_see_it_run(pruner: dict[str, Any], layer: int) -> None:
+    """The image features are shared with other methods, but not with these; also between two that share them."""
+    model, inputs = pair(padding="left")
+    budget = {"name": "keep_ratio", "ratio": 0.4}
+    candidate = tp.Method(layers={"name": "fixed", "layers": [layer]}, pruner=pruner, budget=budget)
+    other = method([3], {"name": "matrix_entropy"})
+    batch = UnprunedBatch(adapter_for(model), inputs, [layer, 3])
+    first = batch.fidelity(other, [3])
+    found = batch.fidelity(candidate, [layer])
+    p = plain_logits(model, inputs).double().softmax(-1)
+    with tp.apply(model, candidate):
+        q = plain_logits(model, inputs).double().softmax(-1)
+    assert found.divergence.tolist() == pytest.approx((p * (p.log() - q.log())).sum(-1).tolist(), abs=1e-6)
+    assert found.divergence.max() > 1e-4
+    assert batch.fidelity(other, [3]).to_lists() == first.to_lists()
