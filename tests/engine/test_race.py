@@ -132,3 +132,21 @@ def test_batches_of_several_sizes() -> None:
     found = run_race(adapter_for(model), [single, *inputs[1:]], METHODS, RaceRules("divergence", first=4))
     assert found.samples == 7
     assert found.left == {"random": 5, "entropy": 5}
+
+
+def test_after_the_last_sample_nobody_leaves() -> None:
+    """Also if a test falls into the last batch: leaving would save nothing."""
+    assert RaceRules(first=15).tests(16) == [15]
+    assert not race(RaceRules("divergence", first=15)).left
+
+
+def test_the_error_is_divided_among_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels: list[float] = []
+
+    def nobody(losses: torch.Tensor, level: float) -> torch.Tensor:
+        levels.append(level)
+        return torch.zeros(len(losses), dtype=torch.bool)
+
+    monkeypatch.setattr("tokenprune.engine.race.clearly_worse", nobody)
+    race(RaceRules("divergence", error=0.06, first=3))
+    assert levels == pytest.approx([0.06 / 3] * 3)  # after 3, 6 and 12 of 16 samples

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokenprune.ops.race import clearly_worse
+from tokenprune.ops.race import PATTERNS, clearly_worse
 
 LEVEL = 0.05
 SEEDS = 200
@@ -76,3 +76,10 @@ def test_nothing_to_say() -> None:
 def test_random_patterns_are_those_of_the_seed() -> None:
     losses = torch.rand(5, 30, generator=torch.Generator().manual_seed(1)) + torch.linspace(0, 0.2, 5)[:, None]
     assert clearly_worse(losses, 0.05, 3).equal(clearly_worse(losses, 0.05, 3))
+
+
+def test_random_patterns_prove_no_more_than_their_number() -> None:
+    """The observed pattern counts as one of them: no p-value is zero."""
+    losses = torch.cat([torch.zeros(1, 20), torch.ones(1, 20)])
+    assert clearly_worse(losses, 1 / (PATTERNS + 1)).tolist() == [False, True]
+    assert not clearly_worse(losses, 0.9 / (PATTERNS + 1)).any()

@@ -104,9 +104,11 @@ def test_random_methods_of_the_user_keep_their_seed() -> None:
 
 def test_random_runs_before_the_layers_of_every_candidate() -> None:
     model, samples = planted(4)
-    result = tp.tune(model, samples, BUDGET, [method(Place(), "late", layer=1)])
-    chance = {row.method.layers.layers for row in result.ranked if row.random}  # type: ignore[attr-defined]
-    assert {(0,), (1,)} <= chance
+    late = [method(Place(), "late", layer=1), method(Place(keep="matter"), "late, too", layer=1)]
+    result = tp.tune(model, samples, BUDGET, late)
+    chance = [row.method.layers.layers for row in result.ranked if row.random]  # type: ignore[attr-defined]
+    assert {(0,), (1,)} <= set(chance)
+    assert chance.count((1,)) == 1
 
 
 @pytest.mark.parametrize("objective", ["root_divergence", "agreement", "divergence", "distance"])
