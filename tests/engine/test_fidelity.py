@@ -232,3 +232,24 @@ def test_readers_of_the_tower_see_it_run(pruner: dict[str, Any], layer: int) -> 
     assert found.divergence.tolist() == pytest.approx((p * (p.log() - q.log())).sum(-1).tolist(), abs=1e-6)
     assert found.divergence.max() > 1e-4
     assert batch.fidelity(other, [3]).to_lists() == first.to_lists()
+
+
+@pytest.mark.parametrize("setting", [{"num_beams": 2}, {"return_dict_in_generate": True}])
+def test_the_models_own_generation_settings_change_nothing(setting: dict[str, Any]) -> None:
+    model, inputs = pair(padding="left")
+    candidate = method([1], {"name": "matrix_entropy"})
+    config: Any = model.generation_config
+    expected = UnprunedBatch(adapter_for(model), inputs, tokens=2).fidelity(candidate, [1])
+    own = {name: getattr(config, name) for name in setting}
+    config.__dict__.update(setting)
+    try:
+        found = UnprunedBatch(adapter_for(model), inputs, tokens=2).fidelity(candidate, [1])
+    finally:
+        config.__dict__.update(own)
+    assert found.to_lists() == expected.to_lists()
+
+
+def test_several_tokens_behind_padding_are_refused() -> None:
+    model, inputs = pair(padding="right")
+    with pytest.raises(TokenPruneError, match="padded on the right; pad them on the left"):
+        UnprunedBatch(adapter_for(model), inputs, tokens=2)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationMixin, LogitsProcessorList
+
+#: Options of ``generate`` for one answer of the most likely tokens, whatever the model's own generation config says.
+GREEDY: Mapping[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "return_dict_in_generate": False,
+}
 
 
 class _Forced:
@@ -41,11 +49,10 @@ def forced_log_probabilities(model: GenerationMixin, inputs: Mapping[str, Tensor
     forced = _Forced(ids, inputs["input_ids"].shape[1])
     out = model.generate(
         **inputs,
+        **{**GREEDY, "return_dict_in_generate": True},
         max_new_tokens=ids.shape[1],
-        do_sample=False,
         logits_processor=LogitsProcessorList([forced]),
         output_logits=True,  # before any processor
-        return_dict_in_generate=True,
     )
     return torch.stack([step.float().log_softmax(-1) for step in out.logits], dim=1)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
-from tokenprune.engine.divergence import answer_mask, forced_log_probabilities
+from tokenprune.engine.divergence import GREEDY, answer_mask, forced_log_probabilities
 from tokenprune.engine.engine import Engine
 from tokenprune.engine.features import SharedFeatures
 from tokenprune.engine.prefix import Prefix
@@ -75,7 +75,7 @@ class UnprunedBatch:
         sample_ids: Numbers of the samples, on which random scores depend.
 
     Raises:
-        UnsupportedFeatureError: The model's output holds NaN.
+        UnsupportedFeatureError: The model's output holds NaN; or several tokens of right-padded prompts are asked for.
     """
 
     def __init__(
@@ -92,10 +92,12 @@ class UnprunedBatch:
         batch = next(iter(inputs.values())) if "input_ids" not in inputs else inputs["input_ids"]
         self._sample_ids = tuple(sample_ids) if sample_ids is not None else tuple(range(len(batch)))
         self._ids: Tensor | None = None  # the answers, if several of their tokens are compared
+        if tokens > 1:
+            _check_left_padded(inputs)
         with torch.no_grad(), self._features.enabled(), self._prefix.recorded(firsts if tokens == 1 else ()):
             if tokens > 1:
                 model: Any = adapter.model
-                ids = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+                ids = model.generate(**inputs, **GREEDY, max_new_tokens=tokens)
                 self._ids = ids[:, inputs["input_ids"].shape[1] :]
             self._expected = self._log_probabilities()
         if not bool((self._expected.exp().sum(-1) * self._mask).isfinite().all()):
@@ -192,6 +194,20 @@ class UnprunedBatch:
             return [report.flops(index) / report.flops(index, pruned=False) for index in range(len(padding))]
         except UnsupportedModelError:
             return [float("nan")] * len(padding)
+
+
+def _check_left_padded(inputs: Mapping[str, Any]) -> None:
+    """Refuse prompts with padding between them and their answers: ``generate`` would go on behind the padding.
+
+    Raises:
+        UnsupportedFeatureError: There is such padding.
+    """
+    mask = inputs.get("attention_mask")
+    if mask is not None and mask.dim() == 2 and not bool(mask[:, -1].all()):
+        raise UnsupportedFeatureError(
+            "several tokens of answers cannot be compared: the prompts are padded on the right",
+            "pad them on the left (padding_side='left'), or compare one token",
+        )
 
 
 @torch.no_grad()
