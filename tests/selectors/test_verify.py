@@ -15,7 +15,7 @@ import torch
 import tokenprune as tp
 from tests.support.tiny import CASES
 from tokenprune.engine import calibrate, choose_layers, measure_entropy, verify_methods
-from tokenprune.errors import BusyModelError, ConfigError, LayerError
+from tokenprune.errors import BusyModelError, ConfigError, LayerError, UnsupportedFeatureError
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.random import Random
@@ -493,3 +493,15 @@ def test_a_model_that_prunes_is_not_verified() -> None:
     built, batches = tiny()
     with tp.apply(built, tp.load_method("random")), pytest.raises(BusyModelError):
         verify_methods(built, {"it": entropyprune()}, batches)
+
+
+def test_a_calibration_sample_without_a_picture_is_an_error() -> None:
+    """Next to one with a picture in the same batch, too. It has no entropy, and agrees whatever is dropped."""
+    case = CASES["llava"]
+    built: Any = case.build()
+    inputs = case.batch(built, 2, "none").inputs
+    ids = inputs["input_ids"].clone()
+    ids[1][ids[1] == built.config.image_token_id] = 7
+    mixed = {**inputs, "input_ids": ids, "pixel_values": inputs["pixel_values"][:1]}
+    with pytest.raises(UnsupportedFeatureError, match="1 of the 2 samples of a calibration batch have no visual tokens"):
+        choose_layers(built, entropyprune(), [inputs, mixed])

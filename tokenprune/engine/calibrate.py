@@ -106,6 +106,7 @@ def measure_entropy(model: nn.Module, calibration: Calibration, cache: bool | Pa
             inputs, and read it from there next time.
 
     Raises:
+        UnsupportedFeatureError: A sample holds no visual tokens.
         BusyModelError: A method is applied to the model, which would be measured while it prunes.
     """
     return entropy_profile(_free(model), as_batches(calibration), cache)
@@ -131,6 +132,12 @@ def entropy_profile(
         columns: dict[int, Tensor] = {}
 
         def record(layer: int, hidden: Tensor, mask: Tensor, into: dict[int, Tensor] = columns) -> None:
+            without = int((~mask.any(1)).sum())
+            if without:  # it has no entropy, and would agree with the unpruned model whatever the method does
+                raise UnsupportedFeatureError(
+                    f"{without} of the {len(mask)} samples of a calibration batch have no visual tokens",
+                    "give calibration samples with images only",
+                )
             into[layer] = state_entropy(hidden, mask).cpu()
 
         _observe(adapter, inputs, record)
