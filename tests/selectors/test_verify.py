@@ -503,5 +503,5 @@ def test_a_calibration_sample_without_a_picture_is_an_error() -> None:
     ids = inputs["input_ids"].clone()
     ids[1][ids[1] == built.config.image_token_id] = 7
     mixed = {**inputs, "input_ids": ids, "pixel_values": inputs["pixel_values"][:1]}
-    with pytest.raises(UnsupportedFeatureError, match="1 of the 2 samples of a calibration batch have no visual tokens"):
+    with pytest.raises(UnsupportedFeatureError, match=r"1 of the 2 samples of a .* have no visual tokens"):
         choose_layers(built, entropyprune(), [inputs, mixed])
