@@ -99,6 +99,17 @@ def test_nothing_beats_random() -> None:
     assert sentence(itself, "divergence").startswith("nothing beats random at equal cost: random: layer 0 itself")
 
 
+def test_a_cheaper_one_is_not_said_to_have_the_lowest_loss() -> None:
+    itself = ranking(GOOD, measured("random: layer 0", SAME.loss, average=4, scorer=CHANCE))
+    assert sentence(itself, "divergence").startswith(
+        "nothing beats random at equal cost: random: layer 0 itself is cheaper than the lowest loss and as good ("
+    )
+    near = ranking(GOOD, measured("cheap", SAME.loss, average=4), chance(0.3005 + NOISE.roll(3)))
+    text = sentence(near, "divergence")
+    assert "cheap is cheaper than the lowest loss and as good (" in text
+    assert "random: layer 0 differs by -" in text
+
+
 def test_one_of_several_random_ones_is_enough() -> None:
     several = ranking(GOOD, chance(0.9 + NOISE, "early"), chance(0.301 + NOISE.flip(0), "late"))
     assert not several.beats_random

@@ -33,11 +33,12 @@ def sentence(ranking: Ranking, goal: Goal) -> str:
     if chance is None:
         return f"{best.name}{where}; {noise}; random could not run, so nothing was compared with it."
     if best.random:
-        return f"nothing beats random at equal cost: {best.name} itself has the lowest loss{where}; {noise}."
+        return f"nothing beats random at equal cost: {best.name} itself {_place(ranking)}{where}; {noise}."
     if not ranking.beats_random:
         equal = next(row for row in ranking.ranked if row.random and row.tied)
+        loses = "loses only" if equal.difference.mean >= 0 else "differs by"
         return (
-            f"nothing beats random at equal cost: {best.name} has the lowest loss{where}, and {equal.name} loses only"
+            f"nothing beats random at equal cost: {best.name} {_place(ranking)}{where}, and {equal.name} {loses}"
             f" {amount(equal.difference, goal)}, which is within the noise."
         )
     others = [row for row in ranking.within_noise if not row.random]
@@ -55,6 +56,12 @@ def amount(difference: Interval, goal: Goal) -> str:
     _, factor, unit = LOSSES[goal]
     low, high = factor * difference.low, factor * difference.high
     return f"{factor * difference.mean:.3g} {unit} [{low:.3g}, {high:.3g}]"
+
+
+def _place(ranking: Ranking) -> str:
+    """Why the best one is the best one: a cheaper one may be taken in place of the one with the lowest loss."""
+    lowest = all(row.difference.mean >= 0 for row in ranking.ranked if row.left is None)
+    return "has the lowest loss" if lowest else "is cheaper than the lowest loss and as good"
 
 
 def _noise(rows: Sequence[Ranked]) -> str:
