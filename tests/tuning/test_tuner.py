@@ -299,6 +299,12 @@ def test_another_model_or_other_samples_in_the_folder_are_refused(tmp_path: Path
         tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
 
 
+def test_a_folder_that_is_no_path_is_refused() -> None:
+    model, samples = planted(4)
+    with pytest.raises(OutputError, match="output folder is int; give its path"):
+        tp.tune(model, samples, BUDGET, ["fastv"], output=5)  # type: ignore[arg-type]
+
+
 def test_the_folder_of_an_experiment_is_refused(tmp_path: Path) -> None:
     run_experiment(experiment(str(tmp_path), methods=["random"], oracle=False))
     with pytest.raises(OutputError, match="holds results that are not those of a tune"):

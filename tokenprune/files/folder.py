@@ -27,6 +27,8 @@ class OutputFolder:
     """
 
     def __init__(self, folder: str | Path) -> None:
+        if not isinstance(folder, str | os.PathLike):
+            raise OutputError(f"output folder is {type(folder).__name__}", "give its path")
         if "\0" in str(folder):
             raise OutputError(f"output folder {str(folder)!r} has a NUL character", "choose another")
         self.folder = Path(folder)
