@@ -19,7 +19,7 @@ from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.plan import plan_experiment
 from tokenprune.experiment.runner import Part
-from tokenprune.experiment.tuned import TuneSettings
+from tokenprune.experiment.tuned import Tune, TuneSettings
 from tokenprune.tuning import TuneConfig, TuneResult
 
 HALF = {"name": "layer_average", "ratio": 0.6}
@@ -128,11 +128,22 @@ def test_each_budget_has_its_tune(tmp_path: Path) -> None:
 def test_a_label_has_a_folder_of_its_own(tmp_path: Path) -> None:
     methods = [{"name": "tuned", "tune": TUNE}, {"name": "tuned", "label": "by /agreement", "tune": TUNE}]
     run_experiment(tuned(tmp_path, methods=methods), part=Part(limit=1))
-    assert (tmp_path / "tuned" / "by-agreement" / "layer_average-0.6" / "tuned.yaml").is_file()
+    (folder,) = (tmp_path / "tuned").glob("by-agreement-*")
+    assert (folder / "layer_average-0.6" / "tuned.yaml").is_file()
     assert (
         choices(tmp_path)["by /agreement / layer_average 0.6"]["tuned"]["method"]
         == (choices(tmp_path)[KEY]["tuned"]["method"])
     )
+
+
+def test_no_two_labels_share_a_folder(tmp_path: Path) -> None:
+    """Nor does one lead out of the folder of the tunes."""
+    tune = Tune(settings=TuneSettings(), budget=HALF)  # type: ignore[arg-type]
+    labels = ["a b", "a/b", "a-b", "a.b", ".", "..", "...", "/", "-", "plain", "tuned"]
+    folders = [tune.folder(tmp_path, label).resolve() for label in labels]
+    assert len(set(folders)) == len(labels)
+    assert all(folder.is_relative_to(tmp_path / "tuned") for folder in folders)
+    assert tune.folder(tmp_path, "plain") == tmp_path / "tuned" / "plain" / "layer_average-0.6"
 
 
 def test_only_another_method_does_not_tune(tmp_path: Path, no_tune: None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,7 +75,9 @@ class Tune(Component):
         """
         folder = output / TUNED
         if title != TUNED:
-            folder /= re.sub(r"[^\w.-]+", "-", title)
+            name = re.sub(r"[^\w-]+", "-", title)
+            # labels that differ in other characters only have folders of their own, too
+            folder /= name if name == title else f"{name}-{zlib.crc32(title.encode()):08x}"
         return folder / budget_slug(_equal_cost(self.budget)).replace(" ", "-")
 
     def run(
