@@ -187,6 +187,17 @@ def test_without_room_for_late_layers_the_reason_is_the_budgets(adapter: Adapter
     assert "random: layer 0" in {candidate.name for candidate in candidates}
 
 
+def test_a_budget_is_met_for_pictures_of_all_sizes(adapter: Adapter) -> None:
+    """A number of tokens is hard to meet for a large one (the layers before see more), a share for a small one."""
+    eight: Any = {"budget": LayerAverage(tokens=8), "methods": ["fastv"]}
+    small, both = (default_candidates(adapter, visual=visual, **eight) for visual in (16, (16, 40)))
+    assert "fastv" in {candidate.name for candidate in small[0]}  # layer 2 of eight: 4 tokens of 16, but 10 of 40
+    assert {layers(item) for item in both[0] if item.name.startswith("fastv")} == {(1,)}
+    tenth = LayerAverage(ratio=0.14)
+    assert default_candidates(adapter, tenth, methods=["fastv"], visual=160)[0]
+    assert "fastv" in default_candidates(adapter, tenth, methods=["fastv"], visual=(16, 160))[1]
+
+
 def test_a_budget_that_nothing_meets_refuses_everything(adapter: Adapter) -> None:
     candidates, refused = default_candidates(adapter, LayerAverage(ratio=0.01), visual=VISUAL)
     assert candidates == []

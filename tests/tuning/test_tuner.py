@@ -16,6 +16,7 @@ import yaml
 
 import tokenprune as tp
 from tests.support.simple import CASE, fastv
+from tests.support.tiny import CASES
 from tests.support.toy import ToyModel, ToyTask
 from tests.support.toy import config as experiment
 from tests.tuning.planted import BUDGET, Place, config, method, planted
@@ -400,6 +401,30 @@ def test_samples_that_tell_nothing() -> None:
         tp.tune(model, [one], BUDGET)
     with pytest.raises(UnsupportedFeatureError, match="2 of 4 samples have no visual tokens"):
         tp.tune(model, [samples[0], {"input_ids": torch.full((2, 5), 7)}], BUDGET)
+
+
+def test_pictures_of_several_sizes() -> None:
+    """No candidate runs on the small ones only to be refused at the first large one."""
+    case = CASES["qwen2_vl"]
+    model: Any = case.build()
+    small = case.batch(model, 2, "none").inputs
+    token = model.config.image_token_id
+    ids = small["input_ids"][:1]
+    row = ids[0]
+    end = int((row == token).nonzero().max()) + 1
+    wide = torch.cat([ids[:, :end], ids[:, row == token], ids[:, end:]], 1)  # a picture of twice as many tokens
+    grid = small["image_grid_thw"][:1] * torch.tensor([1, 2, 1])
+    large = {
+        "input_ids": wide,
+        "attention_mask": torch.ones_like(wide),
+        "mm_token_type_ids": (wide == token).int(),
+        "image_grid_thw": grid,
+        "pixel_values": torch.randn(int(grid.prod()), small["pixel_values"].shape[1]),
+    }
+    result = tp.tune(model, [small, large], {"name": "layer_average", "tokens": 12}, ["fastv"], first=2)
+    assert not result.refused
+    assert result.best.seen == 3
+    assert "fastv: layer 1" in {row.name for row in result.ranked}  # before layer 2 the large one leaves no room
 
 
 def test_a_model_in_use_is_refused() -> None:

@@ -83,7 +83,7 @@ class Setting:
     Attributes:
         adapter: The model's adapter.
         budget: The budget of all candidates.
-        visual: Visual tokens of a sample.
+        visual: Visual tokens of the samples that are asked about: the budget has to be met for each.
         text: Text tokens of a sample.
         curves: The model's entropy curves, if they are known.
         tower_layers: Layers of its vision tower, if they are known.
@@ -92,7 +92,7 @@ class Setting:
 
     adapter: Adapter
     budget: Budget
-    visual: int
+    visual: tuple[int, ...]
     text: int
     curves: EntropyProfile | None
     tower_layers: int | None
@@ -115,7 +115,8 @@ class Setting:
         plan = Plan.of(method, layers, self.adapter)
 
         if layers not in self.affordable:  # solving a budget in FLOPs takes a while
-            self.budget.keep(self.visual, replace(plan.schedule, cost=self.cost))
+            for visual in self.visual:
+                self.budget.keep(visual, replace(plan.schedule, cost=self.cost))
             self.affordable.add(layers)
         return Candidate(name, method, origin)
 
@@ -145,7 +146,7 @@ def default_candidates(
     *,
     methods: Sequence[str] | None = None,
     curves: EntropyProfile | None = None,
-    visual: int,
+    visual: int | Collection[int],
     text: int = 32,
     compositions: bool = True,
     limit_per_method: int = 8,
@@ -171,7 +172,8 @@ def default_candidates(
         methods: Names of methods, or paths of their YAML files; None for all installed ones except upper bounds and
             null models (:data:`ONLY_IF_NAMED`).
         curves: Entropy curves of the model; without them no layers round the collapse are tried.
-        visual: Visual tokens of a sample.
+        visual: Visual tokens of a sample; of several sizes those of the smallest and of the largest one, as a
+            budget in tokens is hard to meet for the one and a ratio for the other.
         text: Text tokens of a sample, for budgets in FLOPs.
         compositions: Whether scorers are composed with diversity pruners.
         limit_per_method: Candidates of one method at most, at least 1.
@@ -187,7 +189,8 @@ def default_candidates(
     """
     if limit_per_method < 1:
         raise ConfigError(f"limit_per_method is {limit_per_method}", "give 1 or more")
-    setting = Setting(adapter, budget, visual, text, curves, tower_depth(adapter))
+    counts = (visual,) if isinstance(visual, int) else tuple(visual)
+    setting = Setting(adapter, budget, counts, text, curves, tower_depth(adapter))
     refused: dict[str, str] = {}
     by_method: dict[str, list[Candidate]] = {}
     for shipped in _shipped(methods):

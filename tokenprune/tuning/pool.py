@@ -45,7 +45,7 @@ class Gathering:
         adapter: The model's adapter.
         batches: The samples, for methods whose layers depend on them.
         curves: Entropy curves of the model.
-        visual: Visual tokens of the smallest sample.
+        visual: Visual tokens of the smallest and of the largest sample.
         text: Text tokens of the longest sample.
         seed: Seed of random candidates.
     """
@@ -53,7 +53,7 @@ class Gathering:
     adapter: Adapter
     batches: Sequence[Mapping[str, Any]]
     curves: EntropyProfile
-    visual: int
+    visual: tuple[int, ...]
     text: int
     seed: int = 0
 

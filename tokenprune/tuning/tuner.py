@@ -236,7 +236,8 @@ class _Tuning:
         store: TuneStore | None,
     ) -> Pool:
         curves = self._curves(adapter, store)
-        visual, text = min(size[0] for size in sizes), max(size[1] for size in sizes)
+        counts, text = [size[0] for size in sizes], max(size[1] for size in sizes)
+        visual = tuple(sorted({min(counts), max(counts)}))
         gathering = Gathering(adapter, self.batches, curves, visual, text, self.seed)
         if not isinstance(budget, PrefillTime):
             return gathering.pool(budget, named, compositions)
