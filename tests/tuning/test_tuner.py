@@ -319,6 +319,36 @@ def test_a_name_with_another_definition_is_refused(tmp_path: Path) -> None:
         tp.tune(model, samples, BUDGET, [method(Place(keep="matter"), "mine")], output=tmp_path)
 
 
+@pytest.mark.parametrize("content", [None, "garbage", "{}", "[1]"])
+def test_rows_of_an_unknown_definition_are_refused(tmp_path: Path, content: str | None) -> None:
+    model, samples = planted(4)
+    tp.tune(model, samples, BUDGET, [method(Place(keep="matter"), "mine")], output=tmp_path)
+    (tmp_path / "candidates.json").unlink()
+    if content is not None:
+        (tmp_path / "candidates.json").write_text(content)
+    for _ in range(2):  # the refusal itself writes no definition
+        with pytest.raises(OutputError, match=r"and its candidates\.json does not say what that is"):
+            tp.tune(model, samples, BUDGET, [method(Place(), "mine")], output=tmp_path)
+
+
+def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    """Its lines look like those that a kill cut."""
+    theirs = '{"question": "what?"}\n'
+    (tmp_path / "samples.jsonl").write_text(theirs)
+    model, samples = planted(4)
+    with pytest.raises(OutputError, match=r"samples\.jsonl is not of a tune"):
+        tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
+    assert (tmp_path / "samples.jsonl").read_text() == theirs
+
+
+def test_a_damaged_tune_is_refused(tmp_path: Path) -> None:
+    model, samples = planted(4)
+    tp.tune(model, samples, BUDGET, ["random"], output=tmp_path)
+    (tmp_path / "tune.json").write_text("[]")
+    with pytest.raises(OutputError, match="not those of a tune"):
+        tp.tune(model, samples, BUDGET, ["random"], output=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("candidates", "error", "words"),
     [

@@ -97,19 +97,21 @@ class TuneStore(OutputFolder):
         prints = {"model": model, "batches": list(batches)}
         if path.is_file():
             stored = _read_settings(path)
-            if self.read_json("tune.json") is None:
+            known = self.read_json("tune.json")
+            if not isinstance(known, dict):
                 raise OutputError(f"{self.folder} holds results that are not those of a tune", fix)
             different = next((key for key in sorted({*stored, *settings}) if _differ(key, stored, settings)), None)
             if different is not None:
                 old, new = (repr(data.get(different)) for data in (stored, settings))
                 what = f"{self.folder} holds a tune with other settings ({different}: {old} there, {new} now)"
                 raise OutputError(what, fix)
-            known = self.read_json("tune.json")
             if known.get("model") != model:
                 raise OutputError(f"{self.folder} holds a tune of another model", fix)
             if known.get("batches") != prints["batches"]:
                 raise OutputError(f"{self.folder} holds a tune on other samples", fix)
         else:
+            if self.samples.exists():
+                raise OutputError(f"{self.samples} is not of a tune, or the config.yaml beside it is missing", fix)
             self.write_json("tune.json", prints)
         self.write("config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
         self._remove_torn_lines()
@@ -122,22 +124,29 @@ class TuneStore(OutputFolder):
             definitions: All fields of every candidate's method, JSON-ready, by name.
 
         Raises:
-            OutputError: A name stood for another candidate when the folder was written.
+            OutputError: A name stood for another candidate when the folder was written, or it is unknown for which.
         """
-        known: dict[str, Any] = self.read_json("candidates.json") or {}
+        stored = self.read_json("candidates.json")
+        known: dict[str, Any] = stored if isinstance(stored, dict) else {}
         for name, definition in definitions.items():
             if known.get(f"{budget} / {name}", definition) != definition:
                 raise OutputError(
                     f"{self.folder} holds rows of {name!r} with another definition",
                     "give the candidate another label, choose another output folder, or delete that one",
                 )
-        new = {f"{budget} / {name}": definition for name, definition in definitions.items()}
-        if not new.items() <= known.items():
-            self.write_json("candidates.json", known | new)
         found = BudgetRows(budget, self)
         for row in self._rows():
             if row["budget"] == budget:
-                found.measured[row["candidate"], row["batch"]] = _measurement(row)
+                name = row["candidate"]
+                if name in definitions and f"{budget} / {name}" not in known:
+                    raise OutputError(
+                        f"{self.folder} holds rows of {name!r}, and its candidates.json does not say what that is",
+                        "choose another output folder, or delete that one",
+                    )
+                found.measured[name, row["batch"]] = _measurement(row)
+        new = {f"{budget} / {name}": definition for name, definition in definitions.items()}
+        if not new.items() <= known.items():
+            self.write_json("candidates.json", known | new)
         return found
 
     def append(self, budget: str, name: str, batch: int, measured: Measurement) -> None:
