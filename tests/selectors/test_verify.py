@@ -495,6 +495,19 @@ def test_a_model_that_prunes_is_not_verified() -> None:
         verify_methods(built, {"it": entropyprune()}, batches)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_curves_that_are_not_finite_are_an_error(tmp_path: Path, value: float) -> None:
+    """In a file, and as they are measured: the sharpest drop would be before the first layer that holds NaN."""
+    curves = [[1.8, value, 0.6, 0.3]]
+    (tmp_path / "p.json").write_text(json.dumps({"family": "llava", "num_layers": 4, "curves": curves}))
+    with pytest.raises(ConfigError, match="a curve holds NaN or infinity"):
+        EntropyProfile.load(tmp_path / "p.json")
+    built, (inputs, *_) = tiny()
+    spoilt = {**inputs, "pixel_values": inputs["pixel_values"].clone().fill_(value)}
+    with pytest.raises(UnsupportedFeatureError, match="hold NaN or infinity at the input of layer 0"):
+        measure_entropy(built, [inputs, spoilt], cache=False)
+
+
 def test_a_calibration_sample_without_a_picture_is_an_error() -> None:
     """Next to one with a picture in the same batch, too. It has no entropy, and agrees whatever is dropped."""
     case = CASES["llava"]

@@ -106,7 +106,7 @@ def measure_entropy(model: nn.Module, calibration: Calibration, cache: bool | Pa
             inputs, and read it from there next time.
 
     Raises:
-        UnsupportedFeatureError: A sample holds no visual tokens.
+        UnsupportedFeatureError: A sample holds no visual tokens, or its states hold NaN.
         BusyModelError: A method is applied to the model, which would be measured while it prunes.
     """
     return entropy_profile(_free(model), as_batches(calibration), cache)
@@ -142,6 +142,12 @@ def entropy_profile(
 
         _observe(adapter, inputs, record)
         stacked = torch.stack([columns[layer] for layer in range(adapter.num_layers)], dim=1)
+        if not bool(stacked.isfinite().all()):
+            layer = int((~stacked.isfinite()).any(0).long().argmax())
+            raise UnsupportedFeatureError(
+                f"the visual states of a calibration sample hold NaN or infinity at the input of layer {layer}",
+                "check the weights and the inputs, or use another dtype",
+            )
         curves += [tuple(row) for row in stacked.tolist()]
     profile = EntropyProfile(family=adapter.name, num_layers=adapter.num_layers, curves=tuple(curves))
     if path is not None:

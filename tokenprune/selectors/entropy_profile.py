@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import tempfile
@@ -38,6 +39,8 @@ class EntropyProfile(BaseModel):
     def _shape(self) -> EntropyProfile:
         if not self.curves or any(len(curve) != self.num_layers for curve in self.curves):
             raise ValueError(f"expected at least one curve of {self.num_layers} numbers")
+        if not all(math.isfinite(value) for curve in self.curves for value in curve):
+            raise ValueError("a curve holds NaN or infinity")
         return self
 
     @property
