@@ -43,13 +43,11 @@ ENTROPY = {f"{source}": {"name": "matrix_entropy", "source": source} for source 
 ROWS: dict[str, dict[str, Any]] = {
     **ENTROPY,
     "hidden, final norm": {**ENTROPY["hidden"], "final_norm": True},
-    "query, no trace": {**ENTROPY["query"], "normalization": "none"},
     "random": {"name": "random"},
 }
 #: Name -> model, task, budget, the last layer of the map.
 MAPS: dict[str, tuple[ModelSpec, Task, Budget, int]] = {
     "digits": (Digits(), DigitsTask(), LayerAverage(ratio=0.3334), 9),
-    "digits-22": (Digits(), DigitsTask(), LayerAverage(ratio=0.2223), 6),
     "easy-vqa": (Digits(), EasyVQA(), LayerAverage(ratio=0.3334), 9),
     "clips": (Clips(), MovingDigits(), KeepRatio(ratio=0.112), 7),
 }

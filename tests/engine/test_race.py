@@ -150,3 +150,41 @@ def test_the_error_is_divided_among_the_tests(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("tokenprune.engine.race.clearly_worse", nobody)
     race(RaceRules("divergence", error=0.06, first=3))
     assert levels == pytest.approx([0.06 / 3] * 3)  # after 3, 6 and 12 of 16 samples
+
+
+class Planted:
+    """A log that holds a whole race: divergences as they are, most of them small; the first method is a bit better.
+
+    Args:
+        seed: Seed of the numbers.
+        names: The methods.
+    """
+
+    def __init__(self, seed: int, names: list[str]) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        hard = torch.rand(1, 64, generator=generator)  # samples that are hard are so for all methods
+        losses = hard * torch.rand(len(names), 64, generator=generator).log().neg() ** 2
+        losses[1:] += torch.linspace(0.01, 1, len(names) - 1)[:, None]
+        self.losses = dict(zip(names, losses, strict=True))
+
+    def read(self, name: str, batch: int) -> Fidelity:
+        loss = self.losses[name][8 * batch : 8 * batch + 8]
+        return Fidelity(1 - loss.clamp(max=1), loss, loss.clamp(max=1), torch.ones_like(loss), torch.ones_like(loss))
+
+    def write(self, name: str, batch: int, fidelity: Fidelity) -> None:
+        raise AssertionError("everything was read")
+
+
+@pytest.mark.parametrize("objective", ["root_divergence", "divergence"])
+def test_the_planted_winner_rarely_leaves(objective: Any) -> None:
+    """200 races of 20 methods: at most the stated share, and three standard errors; the worst leave in nearly all."""
+    model, _ = pictures(1)
+    adapter = adapter_for(model)
+    batches = [{"input_ids": torch.zeros(8, 1, dtype=torch.long)}] * 8
+    methods = {f"m{number}": METHODS["random"] for number in range(20)}
+    rules = RaceRules(objective)
+    races = [run_race(adapter, batches, methods, rules, Planted(seed, list(methods))) for seed in range(200)]
+    lost = sum("m0" in found.left for found in races) / len(races)
+    assert lost <= rules.error + 3 * (rules.error * (1 - rules.error) / len(races)) ** 0.5
+    assert sum("m19" in found.left for found in races) / len(races) > 0.9
+    assert all(set(found.left) < set(methods) for found in races)

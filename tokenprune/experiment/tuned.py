@@ -35,7 +35,8 @@ class TuneSettings(Component):
     Attributes:
         samples: How many samples, each of another picture: of the task's training split where it has one, else of the
             task's own first pictures.
-        objective: What is compared with the unpruned model: ``root_divergence``, ``agreement``, ``divergence`` or ``distance``.
+        objective: What is compared with the unpruned model: ``root_divergence``, ``agreement``,
+            ``divergence`` or ``distance``.
         methods: The candidates: names of named methods with their variants, or of YAML files with a method; null for
             all named methods.
         compositions: With all named methods, also combine scorers and pruners that no named method combines.
