@@ -12,7 +12,7 @@ from tests.support.simple import pair
 from tests.support.tiny import CASES, CORE
 from tokenprune.adapters import adapter_for
 from tokenprune.engine.fidelity import Fidelity, UnprunedBatch, last_token_logits
-from tokenprune.errors import TokenPruneError
+from tokenprune.errors import ConfigError, TokenPruneError
 
 SCORERS: tuple[dict[str, Any], ...] = (
     {"name": "matrix_entropy"},
@@ -149,6 +149,17 @@ def _forced(model: Any, inputs: Any, answer: torch.Tensor) -> torch.Tensor:
         out = model(input_ids=token[:, None], attention_mask=mask, past_key_values=cache, use_cache=True)
         logits = out.logits[:, -1]
     return logits.double().log_softmax(-1)
+
+
+def test_a_model_in_training_mode_is_refused() -> None:
+    """Dropout would change its answers from call to call."""
+    model, inputs = pair()
+    model.train()
+    try:
+        with pytest.raises(ConfigError, match=r"training mode.*model\.eval\(\)"):
+            UnprunedBatch(adapter_for(model), inputs)
+    finally:
+        model.eval()
 
 
 def test_parts_are_put_together() -> None:

@@ -123,7 +123,7 @@ def test_who_decides_and_says_so(tmp_path: Path) -> None:
     assert fallback.layers == (4,)
     assert fallback.reason == "no calibration samples were given; fell back to layer 4"
     collapsing.save(tmp_path / "p.json")
-    assert EntropyCollapse(profile=str(tmp_path / "p.json")).select(toy("llava")).layers == (3,)
+    assert EntropyCollapse(profile=str(tmp_path / "p.json")).select(toy()).layers == (3,)
 
 
 def test_bad_profiles_and_layers_are_clear_errors(tmp_path: Path) -> None:

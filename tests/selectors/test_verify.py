@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -364,7 +365,19 @@ def test_a_verdict_of_another_family_is_not_used(tmp_path: Path) -> None:
     reader = verdict_file(tmp_path / "p.json")
     known = model(None, selector=reader)
     other = ModelProfile("llava", 12, pruner=PRUNER, definition=known.definition)
-    assert "has no verdict" in reader.select(other).reason
+    with pytest.raises(LayerError, match="of a model of the family 'toy', this one is 'llava'"):
+        reader.select(other)
+
+
+def test_a_verdict_of_other_weights_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    reader = verdict_file(path)
+    known = model(None, selector=reader)
+    EntropyProfile.load(path).model_copy(update={"model": "these"}).save(path)
+    same = replace(known, fingerprint=lambda: "these")
+    assert "verdict in" in reader.select(same).reason
+    other = replace(known, fingerprint=lambda: "others")
+    assert "has no verdict on this method and budget, and was made with other weights" in reader.select(other).reason
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tokenprune.engine.calibrate import (
     can_meet,
     compare_trials,
     entropy_profile,
+    fingerprint,
     last_logits,
     remember_verdicts,
 )
@@ -127,7 +128,13 @@ def verify_methods(
 def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) -> ModelProfile:
     definition = method.model_dump(mode="json", exclude={"label"})
     if calibration is None:
-        return ModelProfile(adapter.name, adapter.num_layers, pruner=method.pruner, definition=definition)
+        return ModelProfile(
+            adapter.name,
+            adapter.num_layers,
+            pruner=method.pruner,
+            definition=definition,
+            fingerprint=lambda: fingerprint(adapter.model, ()),
+        )
     batches = as_batches(calibration)
     return ModelProfile(
         adapter.name,
@@ -139,4 +146,5 @@ def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) 
         lambda layers: can_meet(adapter, method.budget, batches, layers),
         definition,
         lambda profile: remember_verdicts(adapter, batches, profile),
+        lambda: fingerprint(adapter.model, ()),
     )

@@ -149,7 +149,12 @@ def entropy_profile(
                 "check the weights and the inputs, or use another dtype",
             )
         curves += [tuple(row) for row in stacked.tolist()]
-    profile = EntropyProfile(family=adapter.name, num_layers=adapter.num_layers, curves=tuple(curves))
+    profile = EntropyProfile(
+        family=adapter.name,
+        num_layers=adapter.num_layers,
+        curves=tuple(curves),
+        model=fingerprint(adapter.model, ()),
+    )
     if path is not None:
         profile.save(path)
     return profile
@@ -189,7 +194,7 @@ def _kept(path: Path) -> EntropyProfile | None:
 
 
 def fingerprint(model: nn.Module, calibration: Sequence[Mapping[str, Any]]) -> str:
-    """A key of a model and its calibration inputs: configuration, a sample of every weight, all inputs."""
+    """A key of a model and its calibration inputs: config, a sample of every weight, PEFT adapters, all inputs."""
     digest = hashlib.sha256()
     config = getattr(model, "config", None)
     digest.update(json.dumps(config.to_dict() if config is not None else {}, sort_keys=True, default=str).encode())
@@ -197,6 +202,10 @@ def fingerprint(model: nn.Module, calibration: Sequence[Mapping[str, Any]]) -> s
         digest.update(name.encode())
         if weight.numel() and weight.device.type != "meta":
             digest.update(weight.flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes())
+    for name, module in model.named_modules():
+        for state in ("_active_adapter", "_disable_adapters", "merged_adapters"):  # of a PEFT layer
+            if state in vars(module):
+                digest.update(f"{name} {state} {vars(module)[state]}".encode())
     for inputs in calibration:
         for name in sorted(inputs):
             value = inputs[name]

@@ -18,7 +18,7 @@ from tokenprune.engine.divergence import GREEDY, answer_mask, forced_log_probabi
 from tokenprune.engine.engine import Engine
 from tokenprune.engine.features import SharedFeatures
 from tokenprune.engine.prefix import Prefix
-from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
+from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.run import Run
 from tokenprune.selectors.base import LayerChoice
 
@@ -75,6 +75,7 @@ class UnprunedBatch:
         sample_ids: Numbers of the samples, on which random scores depend.
 
     Raises:
+        ConfigError: The model is in training mode.
         UnsupportedFeatureError: The model's output holds NaN; or several tokens of right-padded prompts are asked for.
     """
 
@@ -86,6 +87,8 @@ class UnprunedBatch:
         tokens: int = 1,
         sample_ids: Sequence[int] | None = None,
     ) -> None:
+        if adapter.model.training:
+            raise ConfigError("the model is in training mode, so its answers may be random", "call model.eval() first")
         self._adapter, self._inputs, self._tokens = adapter, inputs, tokens
         self._features = SharedFeatures(adapter.model)
         self._prefix = Prefix(adapter.layers)

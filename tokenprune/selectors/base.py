@@ -67,6 +67,7 @@ class ModelProfile:
             None where it is unknown.
         remember: Keeps entropy curves with their verdicts for the next call with the same model and calibration
             samples. None where nothing is kept.
+        fingerprint: Computes a text that changes with the model's config and weights. None where it is unknown.
     """
 
     family: str
@@ -78,6 +79,7 @@ class ModelProfile:
     feasible: Callable[[tuple[int, ...]], bool] | None = None
     definition: Mapping[str, Any] | None = None
     remember: Callable[[EntropyProfile], None] | None = None
+    fingerprint: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,8 @@ class EntropyCollapse(LayerSelector):
                 return self._follow(verdict, profile, f"{verdict.reason} (verdict in {self.profile})")
             if stored is not None:
                 findings.append(f"{self.profile} has no verdict on this method and budget")
+                if not self._of_this_model(stored, profile):
+                    findings[-1] += ", and was made with other weights"
             if profile.compare is not None:
                 try:
                     verdict = self._verify(profile)
@@ -108,9 +110,14 @@ class EntropyCollapse(LayerSelector):
 
     def _kept_verdict(self, kept: EntropyProfile | None, profile: ModelProfile) -> Verdict | None:
         """The verdict on the method that a profile holds, if it is of the same family."""
-        if kept is None or profile.definition is None or kept.family != profile.family:
+        if kept is None or profile.definition is None or not self._of_this_model(kept, profile):
             return None
         return kept.verdict(profile.definition)
+
+    @staticmethod
+    def _of_this_model(kept: EntropyProfile, profile: ModelProfile) -> bool:
+        """Whether a profile was made with these weights, as far as both are known."""
+        return not kept.model or profile.fingerprint is None or kept.model == profile.fingerprint()
 
     def _verify(self, profile: ModelProfile) -> Verdict:
         """The verdict of the calibration samples, from the cache if they have been verified on before.
@@ -202,11 +209,16 @@ class EntropyCollapse(LayerSelector):
         """The profile of the file.
 
         Raises:
-            LayerError: It is of a model with another number of layers.
+            LayerError: It is of a model of another family, or with another number of layers.
         """
         if self.profile is None:
             return None
         curves = EntropyProfile.load(self.profile)
+        if curves.family != profile.family:
+            raise LayerError(
+                f"profile {self.profile} is of a model of the family {curves.family!r}, this one is {profile.family!r}",
+                "make a profile of this model with `tokenprune profile`",
+            )
         if curves.num_layers != profile.num_layers:
             raise LayerError(
                 f"profile {self.profile} is of a model with {curves.num_layers} layers, this one has"

@@ -26,6 +26,7 @@ class EntropyProfile(BaseModel):
         num_layers: Number of decoder layers.
         curves: One curve of ``num_layers`` numbers per sample.
         verdicts: What verifications of methods on these samples found, one per method and budget.
+        model: Fingerprint of the model's config and weights; empty in a file that was written without it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +35,7 @@ class EntropyProfile(BaseModel):
     num_layers: int
     curves: tuple[tuple[float, ...], ...]
     verdicts: tuple[Verdict, ...] = ()
+    model: str = ""
 
     @model_validator(mode="after")
     def _shape(self) -> EntropyProfile:
