@@ -24,6 +24,7 @@ from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Budget
 from tokenprune.budgets.keep import KeepRatio
 from tokenprune.budgets.layer_average import LayerAverage
+from tokenprune.budgets.slug import slug
 from tokenprune.config import Method
 from tokenprune.engine import measure_entropy
 from tokenprune.engine.calibrate import can_meet
@@ -89,7 +90,7 @@ def heat_map(model: ModelSpec, task: Task, budget: Budget, last: int) -> dict[st
     }
 
 
-def draw(data: dict[str, Any], path: Path) -> None:
+def draw(data: dict[str, Any], budget: Budget, path: Path) -> None:
     """The curve above the map."""
     layers, rows = data["layers"], list(data["agreement"])
     figure, (above, below) = plt.subplots(
@@ -110,8 +111,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
     below.set_xticks(range(len(layers)), layers)
     below.set_yticks(range(len(rows)), rows)
     below.set_xlabel("pruned before layer")
-    budget = ", ".join(f"{key} {value:g}" for key, value in data["budget"].items())
-    figure.suptitle(f"{data['task']}: agreement with the unpruned model ({budget})", fontsize=10)
+    figure.suptitle(f"{data['task']}: agreement with the unpruned model ({slug(budget)})", fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -127,7 +127,7 @@ def main() -> None:
         if not path.is_file():
             path.write_text(json.dumps(heat_map(*settings), indent=1) + "\n", encoding="utf-8")
         data = json.loads(path.read_text(encoding="utf-8"))
-        draw(data, path.with_suffix(".png"))
+        draw(data, settings[2], path.with_suffix(".png"))
         print(f"{name}: input of layer " + " ".join(f"{value:.2f}" for value in data["entropy"][:11]))
         for row, values in data["agreement"].items():
             print(f"  {row:20}" + " ".join(f"{value:.2f}" for value in values))
