@@ -190,7 +190,7 @@ def test_divergence_is_forced_whatever_generation_is(
     forced = [options for options in calls if "logits_processor" in options]
     answers = [options for options in calls if "logits_processor" not in options]
     assert len(forced) == len(answers) == 2
-    assert all(options["do_sample"] is False and "num_beams" not in options for options in forced)
+    assert all(options["do_sample"] is False and options["num_beams"] == 1 for options in forced)
     assert all(options["num_beams"] == 3 for options in answers)
 
 

@@ -115,7 +115,10 @@ def test_half_precision_input_and_leading_axes() -> None:
 
 @pytest.mark.parametrize("heads", [28, 32])
 def test_float32_keeps_the_same_tokens(heads: int) -> None:
-    """The best quarter is that of the definition in float64, for several images and scales."""
+    """The best quarter is that of the definition in float64, for several images and scales.
+
+    Which of two tokens is better whose scores differ by less than the tolerance depends on how the processor rounds.
+    """
     generator = torch.Generator().manual_seed(heads)
     for scale in (1e-12, 0.1, 1.0, 1e10):
         states = torch.randn(576, heads, 128, generator=generator) * scale
@@ -123,7 +126,10 @@ def test_float32_keeps_the_same_tokens(heads: int) -> None:
         for tokens in (states, states.bfloat16(), states + 10 * shared):
             exact, found = matrix_entropy(tokens.double()), matrix_entropy(tokens)
             assert (found - exact).abs().max() <= 2e-6
-            assert set(found.topk(144).indices.tolist()) == set(exact.topk(144).indices.tolist())
+            best = exact.topk(145).values
+            differ = set(found.topk(144).indices.tolist()) ^ set(exact.topk(144).indices.tolist())
+            assert len(differ) <= 2
+            assert all(float((exact[token] - best[-2:]).abs().min()) <= 4e-6 for token in differ)
 
 
 def test_equal_eigenvalues() -> None:
