@@ -22,7 +22,7 @@ from tokenprune.engine.calibrate import (
     remember_verdicts,
 )
 from tokenprune.engine.compiled import eager
-from tokenprune.engine.engine import Engine
+from tokenprune.engine.engine import attached
 from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError, UnsupportedFeatureError
@@ -60,12 +60,8 @@ def apply(model: nn.Module, method: Method, calibration: Calibration | None = No
         choice = method.layers.select(_profile(adapter, method, calibration))
         method = chosen(method, choice)
         run = Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
-        engine = Engine(adapter, run)
-        try:
-            engine.attach()
+        with attached(adapter, run) as engine:
             yield run
-        finally:
-            engine.detach()
     if engine.finished_calls and not engine.prompts:
         raise UnsupportedFeatureError(
             f"the model ran {engine.finished_calls} times inside the apply block but never read a prompt there:"

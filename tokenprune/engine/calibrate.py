@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.config import Method
 from tokenprune.engine import hooks
 from tokenprune.engine.compiled import eager
-from tokenprune.engine.engine import Engine
+from tokenprune.engine.engine import attached
 from tokenprune.engine.fidelity import last_token_logits
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.race import RaceRules, run_race
@@ -233,26 +233,15 @@ def last_logits(
     Raises:
         UnsupportedFeatureError: There are no samples.
     """
-    with _pruned_before(adapter, method, layer):
+    pruned: AbstractContextManager[object] = nullcontext()
+    if layer is not None:
+        choice = LayerChoice((layer,), "a candidate")
+        pruned = attached(adapter, Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config))
+    with pruned:
         logits = [last_token_logits(adapter.model, inputs).cpu() for inputs in calibration]
     if not logits:
         raise UnsupportedFeatureError("the calibration holds no samples", "give a few inputs")
     return torch.cat(logits)
-
-
-@contextmanager
-def _pruned_before(adapter: Adapter, method: Method, layer: int | None) -> Iterator[None]:
-    """The model prunes before one layer inside the block; for None it does not."""
-    if layer is None:
-        yield
-        return
-    choice = LayerChoice((layer,), "a candidate")
-    engine = Engine(adapter, Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config))
-    try:
-        engine.attach()
-        yield
-    finally:
-        engine.detach()
 
 
 def compare_trials(

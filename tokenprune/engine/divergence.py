@@ -74,15 +74,24 @@ def mean_divergence(unpruned: Tensor, pruned: Tensor, mask: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence ``KL(unpruned || pruned)`` over the tokens of each answer, in nats.
 
     Args:
-        unpruned: Log-probabilities, float32 ``[batch, tokens, vocabulary]``.
+        unpruned: Log-probabilities, floating ``[batch, tokens, vocabulary]``.
         pruned: The same of the pruned model.
         mask: bool ``[batch, tokens]``: which tokens belong to the answer.
 
     Returns:
-        float32 ``[batch]``.
+        ``[batch]``.
     """
     probabilities = unpruned.exp()
     # a probability of zero adds nothing, also where the log-probability is minus infinity
     terms = torch.where(probabilities > 0, probabilities * (unpruned - pruned), 0.0)
-    per_token = terms.sum(-1).masked_fill(~mask, 0.0)
-    return per_token.sum(1) / mask.sum(1)
+    return masked_mean(terms.sum(-1), mask)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of each row's values that the mask marks.
+
+    Args:
+        values: Floating ``[batch, tokens]``.
+        mask: bool ``[batch, tokens]``.
+    """
+    return values.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)

@@ -10,7 +10,8 @@ do not meet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -256,6 +257,25 @@ class Engine:
         if thread.copies:  # the generation's own prompt comes first; a call of somebody's inside it has other samples
             copies, thread.copies[-1] = thread.copies[-1], 1
         return self.samples.number(batch, copies)
+
+
+@contextmanager
+def attached(adapter: Adapter, run: Run) -> Iterator[Engine]:
+    """The run's method is on the model inside the block.
+
+    Args:
+        adapter: The model's adapter.
+        run: What the caller sees: the method, and the layers before which it prunes.
+
+    Raises:
+        TokenPruneError: The method cannot run on this model.
+    """
+    engine = Engine(adapter, run)
+    try:
+        engine.attach()
+        yield engine
+    finally:
+        engine.detach()
 
 
 def count_images(layout: VisualLayout) -> list[list[int]]:

@@ -14,8 +14,14 @@ from torch import Tensor, nn
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
-from tokenprune.engine.divergence import GREEDY, answer_mask, forced_log_probabilities
-from tokenprune.engine.engine import Engine
+from tokenprune.engine.divergence import (
+    GREEDY,
+    answer_mask,
+    forced_log_probabilities,
+    masked_mean,
+    mean_divergence,
+)
+from tokenprune.engine.engine import attached
 from tokenprune.engine.features import SharedFeatures
 from tokenprune.engine.prefix import Prefix
 from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
@@ -121,15 +127,14 @@ class UnprunedBatch:
             TokenPruneError: The method cannot run on this model or batch.
         """
         reads_tower = bool(method.pruner.vision_layers)
-        with self._pruned(method, layers) as run, self._shared(not reads_tower):
+        with self.pruned(method, layers) as run, self._shared(not reads_tower):
             found = self._log_probabilities(layers[0])
             report = run.report
         same = found.argmax(-1) == self._expected.argmax(-1)
-        p, q = self._expected.exp(), found.exp()
-        divergence = torch.where(p > 0, p * (self._expected - found), 0.0).sum(-1)
-        distance = (p - q).abs().sum(-1) / 2
+        distance = (self._expected.exp() - found.exp()).abs().sum(-1) / 2
         samples = range(len(report.before))
-        divergence = self._mean(divergence).clamp(min=0)  # rounding can leave it slightly below
+        divergence = mean_divergence(self._expected, found, self._mask)
+        divergence = divergence.clamp(min=0).float()  # rounding can leave it slightly below
         if not bool(divergence.isfinite().all()):
             raise UnsupportedFeatureError(
                 "the pruned model's next-token distribution holds NaN, or zero for a token that the unpruned model may"
@@ -137,25 +142,22 @@ class UnprunedBatch:
                 "use another method or dtype",
             )
         return Fidelity(
-            self._mean(same.double()),
+            masked_mean(same.double(), self._mask).float(),
             divergence,
-            self._mean(distance),
+            masked_mean(distance, self._mask).float(),
             torch.tensor([report.layer_average(index) for index in samples]),
             torch.tensor(self._flops(run)),
         )
 
     @contextmanager
-    def _pruned(self, method: Method, layers: Sequence[int]) -> Iterator[Run]:
+    def pruned(self, method: Method, layers: Sequence[int]) -> Iterator[Run]:
+        """The model prunes the batch inside the block; arguments and errors as for :meth:`fidelity`."""
         choice = LayerChoice(tuple(layers), "a candidate")
         adapter = self._adapter
         run = Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
-        engine = Engine(adapter, run)
         run.annotate(sample_ids=self._sample_ids)
-        try:
-            engine.attach()
+        with attached(adapter, run):
             yield run
-        finally:
-            engine.detach()
 
     @contextmanager
     def _shared(self, shared: bool) -> Iterator[None]:
@@ -179,14 +181,11 @@ class UnprunedBatch:
 
     @cached_property
     def _mask(self) -> Tensor:
-        """Tokens that belong to the answers, float64 ``[batch, tokens]``."""
+        """Tokens that belong to the answers, bool ``[batch, tokens]``."""
         if self._ids is None:
-            return torch.ones(self._expected.shape[:2], dtype=torch.float64)
+            return torch.ones(self._expected.shape[:2], dtype=torch.bool)
         model: Any = self._adapter.model
-        return answer_mask(self._ids.cpu(), model.generation_config.eos_token_id).double()
-
-    def _mean(self, values: Tensor) -> Tensor:
-        return ((values * self._mask).sum(1) / self._mask.sum(1)).float()
+        return answer_mask(self._ids.cpu(), model.generation_config.eos_token_id)
 
     def _flops(self, run: Run) -> list[float]:
         mask = self._inputs.get("attention_mask")
