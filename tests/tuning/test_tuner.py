@@ -227,6 +227,25 @@ def test_with_labels_the_score_is_compared(tmp_path: Path) -> None:
     assert [(row.name, row.loss) for row in again.ranked] == [(row.name, row.loss) for row in found.ranked]
 
 
+@torch.no_grad()
+def test_scores_are_those_of_the_answers_of_the_pruned_model(tmp_path: Path) -> None:
+    """Generated here, batch by batch, and scored by the task."""
+    found = run_tune(config(str(tmp_path), task=Odd(), labels=True, methods=["fastv"], samples=8))
+    loaded, samples = ToyModel().load(), list(Odd().calibration(8))
+    model: Any = loaded.model
+    row = next(row for row in found.ranked if not row.random and row.left is None)
+    scores = []
+    for start in (0, 4):
+        inputs = loaded.encode(samples[start : start + 4])
+        with tp.apply(model, row.method):
+            ids = model.generate(**inputs, max_new_tokens=4, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+        texts = zip(samples[start : start + 4], loaded.decode(ids), strict=True)
+        scores += [Odd().score(sample, text) for sample, text in texts]
+    assert row.losses.tolist() == [1 - score for score in scores]
+    assert row.samples.score is not None
+    assert row.samples.score.tolist() == scores
+
+
 # ---- kill and resume ----
 
 
@@ -264,6 +283,20 @@ def test_a_finished_tune_only_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     after = run_tune(config(str(tmp_path)))
     assert (tmp_path / "samples.jsonl").read_bytes() == rows
     assert after.ranked == before.ranked
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("agreement", "x"), ("flops", [1.0]), ("distance", ["a"] * 4), ("batch", "0")]
+)
+def test_damaged_rows_and_curves_are_measured_again(tmp_path: Path, key: str, value: Any) -> None:
+    before = run_tune(config(str(tmp_path), methods=["fastv"]))
+    rows = lines(tmp_path)
+    changed = [{**row, key: value} if number == 1 else row for number, row in enumerate(rows)]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed))
+    (tmp_path / "entropy.json").write_text("{")
+    after = run_tune(config(str(tmp_path), methods=["fastv"]))
+    assert after.ranked == before.ranked
+    assert sorted(map(str, lines(tmp_path))) == sorted(map(str, rows))
 
 
 def test_candidates_and_budgets_may_be_added(tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def compare_trials(
         str(number): method.model_copy(update={"layers": Fixed(layers=trial.layers), "pruner": trial.pruner})
         for number, trial in enumerate(trials)
     }
-    race = run_race(adapter, calibration, methods, RaceRules(objective="agreement"))
+    race = run_race(adapter, calibration, methods, RaceRules("agreement"))
     results = []
     for name in methods:
         if name in race.refused:

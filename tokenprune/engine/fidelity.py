@@ -39,6 +39,7 @@ class Fidelity:
         distance: Mean total variation distance of these distributions, from 0 to 1: half the sum of differences.
         average: Visual tokens averaged over all decoder layers.
         flops: FLOPs of the decoder's prefill, divided by those of the unpruned one; NaN without a closed form.
+        score: The task's score of the generated answers, from 0 to 1; None where none were generated.
     """
 
     agreement: Tensor
@@ -46,24 +47,30 @@ class Fidelity:
     distance: Tensor
     average: Tensor
     flops: Tensor
+    score: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.agreement)
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
-        """The samples of all parts, in order."""
-        names = [field.name for field in fields(cls)]
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+        """The samples of all parts, in order. Either all parts have scores, or none has."""
+        together: dict[str, Any] = {}
+        for field in fields(cls):
+            values = [value for part in parts if (value := getattr(part, field.name)) is not None]
+            together[field.name] = torch.cat(values) if values else None
+        return cls(**together)
 
     @classmethod
     def from_lists(cls, lists: Mapping[str, Sequence[float]]) -> Self:
         """What :meth:`to_lists` returned."""
-        return cls(*(torch.tensor(lists[field.name], dtype=torch.float32) for field in fields(cls)))
+        names = [field.name for field in fields(cls) if field.name in lists]
+        return cls(**{name: torch.tensor(lists[name], dtype=torch.float32) for name in names})
 
     def to_lists(self) -> dict[str, list[float]]:
-        """The numbers by name, JSON-ready but for NaN."""
-        return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
+        """The numbers by name, JSON-ready but for NaN; without scores where there are none."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value.tolist() for name, value in values.items() if value is not None}
 
 
 class UnprunedBatch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -21,13 +21,22 @@ from tokenprune.selectors.fixed import Fixed
 #: the square root of each sample's divergence: one answer that is quite wrong then counts less than many that differ.
 Objective = Literal["root_divergence", "agreement", "divergence", "distance"]
 
+#: What a race makes small: by an objective, or by the task's score of generated answers, which needs labels.
+Goal = Objective | Literal["score"]
 
-def loss(fidelity: Fidelity, objective: Objective) -> Tensor:
+#: Answers a batch with the model as it is, and scores the answers: (number of the batch, its inputs) -> ``[samples]``.
+Answer = Callable[[int, Mapping[str, Any]], Tensor]
+
+
+def loss(fidelity: Fidelity, goal: Goal) -> Tensor:
     """What a race makes small: float32 ``[samples]``, not negative."""
-    if objective == "root_divergence":
+    if goal == "score":
+        assert fidelity.score is not None, "a race by the score has answers"
+        return 1 - fidelity.score
+    if goal == "root_divergence":
         return fidelity.divergence.sqrt()
-    value: Tensor = getattr(fidelity, objective)
-    return 1 - value if objective == "agreement" else value
+    value: Tensor = getattr(fidelity, goal)
+    return 1 - value if goal == "agreement" else value
 
 
 class RaceLog(Protocol):
@@ -45,13 +54,13 @@ class RaceRules:
     """How a race goes.
 
     Attributes:
-        objective: What is compared.
+        goal: What is compared.
         error: Probability that the best method leaves, over the whole race. It is divided equally among the tests.
         first: Samples that all methods see before some may leave. The tests are at this number and its doubles.
         tokens: Tokens of the answer that are compared.
     """
 
-    objective: Objective = "root_divergence"
+    goal: Goal = "root_divergence"
     error: float = 0.05
     first: int = 8
     tokens: int = 1
@@ -93,6 +102,7 @@ def run_race(
     rules: RaceRules,
     log: RaceLog | None = None,
     progress: Progress | None = None,
+    answer: Answer | None = None,
 ) -> Race:
     """Run methods on batches next to the unpruned model, and let the clearly worse leave.
 
@@ -105,6 +115,7 @@ def run_race(
         rules: The rules.
         log: Where results are read and written.
         progress: Called after every method and batch.
+        answer: Answers and scores a batch; needed where the goal is the score.
     """
     race = Race()
     layers = {name: _layers(method) for name, method in methods.items()}
@@ -123,13 +134,16 @@ def run_race(
         unpruned: UnprunedBatch | None = None
         for name in list(running):
             found = log.read(name, number) if log is not None else None
-            if found is None:
+            if found is None or (answer is not None and found.score is None):
                 if unpruned is None:
                     firsts = {layers[other][0] for other in running}
                     ids = range(race.samples, race.samples + size)
                     unpruned = UnprunedBatch(adapter, inputs, firsts, rules.tokens, ids)
                 try:
                     found = unpruned.fidelity(methods[name], layers[name])
+                    if answer is not None:
+                        with unpruned.pruned(methods[name], layers[name]):
+                            found = replace(found, score=answer(number, inputs))
                 except TokenPruneError as error:
                     race.refused[name] = str(error)
                     running.remove(name)
@@ -142,7 +156,7 @@ def run_race(
         del unpruned  # before the next one is made
         before, race.samples = race.samples, race.samples + size
         if any(before < test <= race.samples for test in tests) and number < len(batches) - 1 and len(running) > 1:
-            losses = torch.stack([loss(Fidelity.cat(parts[name]), rules.objective) for name in running])
+            losses = torch.stack([loss(Fidelity.cat(parts[name]), rules.goal) for name in running])
             leaving = [name for name, bad in zip(running, clearly_worse(losses, level), strict=True) if bad]
             race.left |= dict.fromkeys(leaving, race.samples)
             running = [name for name in running if name not in race.left]

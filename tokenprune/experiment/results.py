@@ -41,18 +41,10 @@ class Flags:
 
 
 class Results(OutputFolder):
-    """The files of one experiment. The folder is created when it is locked.
-
-    Args:
-        folder: The folder of the files.
-
-    Raises:
-        OutputError: It is no path.
-    """
+    """The files of one experiment; arguments and errors as for :class:`tokenprune.files.folder.OutputFolder`."""
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder)
-        self.samples = self.folder / "samples.jsonl"
         self.skipped = self.folder / "skipped.jsonl"
 
     def check(self, config: str, series: Mapping[str, Any]) -> None:

@@ -22,6 +22,10 @@ class OutputFolder:
     Args:
         folder: The folder of the files.
 
+    Attributes:
+        folder: The folder.
+        samples: The file of the rows, which grows while the run goes on.
+
     Raises:
         OutputError: It is no path.
     """
@@ -32,6 +36,7 @@ class OutputFolder:
         if "\0" in str(folder):
             raise OutputError(f"output folder {str(folder)!r} has a NUL character", "choose another")
         self.folder = Path(folder)
+        self.samples = self.folder / "samples.jsonl"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

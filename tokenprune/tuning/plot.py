@@ -8,8 +8,9 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from tokenprune.engine.race import Goal
 from tokenprune.tuning.ranking import Ranked, Ranking
-from tokenprune.tuning.words import LOSSES, Goal
+from tokenprune.tuning.words import LOSSES
 
 #: Candidates that the picture shows of each budget, beside the best random one.
 SHOWN = 15

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 
 import yaml
 
+from tokenprune.engine.race import Goal
 from tokenprune.files.lines import Row
 from tokenprune.named import method_names, shipped_method
 from tokenprune.tuning import table
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
-from tokenprune.tuning.words import LOSSES, Goal, quality, sentence
+from tokenprune.tuning.words import LOSSES, quality, sentence
 from tokenprune.version import __version__
 
 

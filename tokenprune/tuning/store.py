@@ -8,31 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from torch import Tensor
 
 from tokenprune.engine.fidelity import Fidelity
 from tokenprune.errors import OutputError
 from tokenprune.files.folder import OutputFolder
-from tokenprune.files.lines import Row, line, lines, parse
+from tokenprune.files.lines import Row, lines, parse
 
 #: Settings that may change between two calls for one folder: what was measured stays comparable.
 FREE = ("requires", "budget", "budgets", "methods", "compositions", "objective", "error", "first", "output", "strict")
-FIELDS = ("budget", "candidate", "batch", "agreement", "divergence", "distance", "average", "flops")
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a candidate did to a batch.
-
-    Attributes:
-        fidelity: How close it is to the unpruned model.
-        score: The task's score of its answers, ``[samples]``; None without labels.
-    """
-
-    fidelity: Fidelity
-    score: Tensor | None = None
+#: What every row has: what was measured, and a list of numbers per measure.
+NAMES = ("budget", "candidate", "batch")
+MEASURES = ("agreement", "divergence", "distance", "average", "flops")
 
 
 @dataclass
@@ -47,38 +34,22 @@ class BudgetRows:
 
     budget: str
     store: TuneStore | None = None
-    measured: dict[tuple[str, int], Measurement] = field(default_factory=dict)
+    measured: dict[tuple[str, int], Fidelity] = field(default_factory=dict)
 
     def read(self, name: str, batch: int) -> Fidelity | None:
         """What was measured of a candidate on a batch; None if nothing was."""
-        found = self.measured.get((name, batch))
-        return None if found is None else found.fidelity
+        return self.measured.get((name, batch))
 
-    def score(self, name: str, batch: int) -> Tensor | None:
-        """The scores of a candidate's answers on a batch; None if they were not taken."""
-        found = self.measured.get((name, batch))
-        return None if found is None else found.score
-
-    def write(self, name: str, batch: int, fidelity: Fidelity, score: Tensor | None = None) -> None:
+    def write(self, name: str, batch: int, fidelity: Fidelity) -> None:
         """Remember what was measured."""
-        self.measured[name, batch] = Measurement(fidelity, score)
+        self.measured[name, batch] = fidelity
         if self.store is not None:
-            self.store.append(self.budget, name, batch, self.measured[name, batch])
+            row: Row = {"budget": self.budget, "candidate": name, "batch": batch, **fidelity.to_lists()}
+            self.store.append_rows(self.store.samples, [row])
 
 
 class TuneStore(OutputFolder):
-    """The files of one tune. The folder is created when it is locked.
-
-    Args:
-        folder: The folder of the files.
-
-    Raises:
-        OutputError: It is no path.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(folder)
-        self.samples = self.folder / "samples.jsonl"
+    """The files of one tune."""
 
     def claim(self, settings: Mapping[str, Any], model: str, batches: Sequence[str]) -> None:
         """Reserve the folder for a tune, or go on with the tune that it holds.
@@ -114,7 +85,7 @@ class TuneStore(OutputFolder):
                 raise OutputError(f"{self.samples} is not of a tune, or the config.yaml beside it is missing", fix)
             self.write_json("tune.json", prints)
         self.write("config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
-        self._remove_torn_lines()
+        self._remove_damaged_lines()
 
     def rows(self, budget: str, definitions: Mapping[str, Any]) -> BudgetRows:
         """What was measured at a budget, and where more of it is written.
@@ -143,36 +114,37 @@ class TuneStore(OutputFolder):
                         f"{self.folder} holds rows of {name!r}, and its candidates.json does not say what that is",
                         "choose another output folder, or delete that one",
                     )
-                found.measured[name, row["batch"]] = _measurement(row)
+                found.measured[name, row["batch"]] = _fidelity(row)
         new = {f"{budget} / {name}": definition for name, definition in definitions.items()}
         if not new.items() <= known.items():
             self.write_json("candidates.json", known | new)
         return found
 
-    def append(self, budget: str, name: str, batch: int, measured: Measurement) -> None:
-        """Append a row and flush it to the disk.
-
-        Raises:
-            OutputError: The disk is full, or the folder cannot be written.
-        """
-        row: Row = {"budget": budget, "candidate": name, "batch": batch, **measured.fidelity.to_lists()}
-        if measured.score is not None:
-            row["score"] = measured.score.tolist()
-        self.append_rows(self.samples, [row])
-
     def _rows(self) -> list[Row]:
-        return [row for row in (parse(text, *FIELDS) for text in lines(self.samples)) if row is not None]
+        return [row for row in map(_row, lines(self.samples)) if row is not None]
 
-    def _remove_torn_lines(self) -> None:
-        """Remove what a kill cut in the middle: the next row would be written behind it."""
-        if any(parse(text, *FIELDS) is None for text in lines(self.samples)):
-            self.write(self.samples.name, "".join(map(line, self._rows())))
+    def _remove_damaged_lines(self) -> None:
+        """Remove what a kill cut in the middle, or something damaged: it is measured again."""
+        if any(_row(text) is None for text in lines(self.samples)):
+            self.write_lines(self.samples.name, self._rows())
 
 
-def _measurement(row: Row) -> Measurement:
-    numbers = {name: [math.nan if value is None else value for value in row[name]] for name in FIELDS[3:]}
-    score = torch.tensor(row["score"], dtype=torch.float32) if "score" in row else None
-    return Measurement(Fidelity.from_lists(numbers), score)
+def _row(text: str) -> Row | None:
+    """A line as a row; None if it is no whole row of as many numbers for each measure."""
+    row = parse(text, *NAMES, *MEASURES)
+    if row is None:
+        return None
+    measures = [row[name] for name in (*MEASURES, "score") if name in row]
+    if not all(isinstance(values, list) and len(values) == len(measures[0]) for values in measures):
+        return None
+    numbers = all(isinstance(value, int | float | None) for values in measures for value in values)
+    return row if numbers and isinstance(row["candidate"], str) and isinstance(row["batch"], int) else None
+
+
+def _fidelity(row: Row) -> Fidelity:
+    """What a row says; NaN is stored as null."""
+    names = [name for name in (*MEASURES, "score") if name in row]
+    return Fidelity.from_lists({name: [math.nan if value is None else value for value in row[name]] for name in names})
 
 
 def _differ(key: str, stored: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:

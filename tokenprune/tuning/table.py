@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from tokenprune.engine.race import Goal
 from tokenprune.tuning.ranking import Ranked
-from tokenprune.tuning.words import LOSSES, Goal
+from tokenprune.tuning.words import LOSSES
 
 #: The columns of the table.
 COLUMNS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.config import Config
 from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile, fingerprint
 from tokenprune.engine.compiled import eager
-from tokenprune.engine.race import Objective, Race, RaceRules, loss, run_race
+from tokenprune.engine.race import Answer, Goal, Objective, RaceRules, loss, run_race
 from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError
@@ -30,7 +30,6 @@ from tokenprune.tasks.base import Task
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, budget_slug
 from tokenprune.tuning.config import CandidateEntry, TuneConfig
 from tokenprune.tuning.equal_time import equal_time, prefill_clock
-from tokenprune.tuning.labelled import Answer, run_labelled_race
 from tokenprune.tuning.pool import Gathering, Named, Pool, listed
 from tokenprune.tuning.ranking import Measured, Ranking, rank
 from tokenprune.tuning.report import Facts
@@ -44,7 +43,6 @@ from tokenprune.tuning.samples import (
     read_samples,
 )
 from tokenprune.tuning.store import BudgetRows, TuneStore
-from tokenprune.tuning.words import Goal
 
 #: Samples whose entropy curves are measured, at least.
 CURVES = 8
@@ -107,7 +105,7 @@ def tune(
     """
     numbers = {"error": error, "tokens": tokens, "first": first, "seed": seed}
     checked = _Arguments.from_dict({"budget": budget, "objective": objective, **numbers}, "tune")
-    rules = RaceRules(objective=objective, error=error, first=first, tokens=tokens)
+    rules = RaceRules(objective, error=error, first=first, tokens=tokens)
     batches = as_batches(samples)
     settings = {"tokens": tokens, "seed": seed, "labels": False}
     name = type(model).__name__
@@ -133,8 +131,8 @@ def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: Loade
         raise ConfigError("labels: the task has no answers", "leave labels out, or name a task with answers")
     loaded = loaded or config.model.load()
     found = read_samples(config.task, loaded, config.samples, config.batch_size, config.strict)
-    rules = RaceRules(objective=config.objective, error=config.error, first=config.first, tokens=config.tokens)
     goal: Goal = "score" if config.labels else config.objective
+    rules = RaceRules(goal, error=config.error, first=config.first, tokens=config.tokens)
     facts = Facts(loaded.name, task_name(config.task), goal, config.tokens, config.error)
     settings = config.model_dump(mode="json", exclude_none=True)
     batches = HostBatches(found.batches, loaded.model.device)
@@ -261,7 +259,8 @@ class _Tuning:
         """Entropy curves of the first samples, measured once per tune: layers of candidates are chosen by them."""
         path = None if store is None else store.folder / "entropy.json"
         if path is not None and path.is_file():
-            return EntropyProfile.load(path)
+            with suppress(ConfigError):  # a damaged file is measured again
+                return EntropyProfile.load(path)
         first, count = [], 0
         for inputs in self.batches:
             first.append(inputs)
@@ -282,30 +281,21 @@ class _Tuning:
         rows = BudgetRows(slug) if store is None else store.rows(slug, definitions)
         if show is not None:
             show.begin(slug, list(methods), len(self.batches))
-        race, losses = self._losses(adapter, methods, rows, show)
+        with reserved(adapter.decoder):
+            race = run_race(adapter, self.batches, methods, self.rules, rows, show, self.answer)
         measured = [
             Measured(
                 item.name,
                 item.origin,
                 item.method,
                 race.fidelity[item.name],
-                losses[item.name],
+                loss(race.fidelity[item.name], self.rules.goal),
                 race.left.get(item.name),
             )
             for item in pool.candidates
             if item.name in race.fidelity
         ]
         return rank(slug, measured, pool.refused | race.refused, race.samples, self.seed)
-
-    def _losses(
-        self, adapter: Adapter, methods: Mapping[str, Any], rows: BudgetRows, show: _Steps | None
-    ) -> tuple[Race, dict[str, Tensor]]:
-        if self.answer is not None:
-            race, scores = run_labelled_race(adapter, self.batches, methods, self.rules, rows, self.answer, show)
-            return race, {name: 1 - score for name, score in scores.items()}
-        with reserved(adapter.decoder):
-            race = run_race(adapter, self.batches, methods, self.rules, rows, show)
-        return race, {name: loss(found, self.rules.objective) for name, found in race.fidelity.items()}
 
 
 class _Steps:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-from tokenprune.engine.race import Objective
+from tokenprune.engine.race import Goal
 from tokenprune.tuning.intervals import Interval
 from tokenprune.tuning.ranking import Ranked, Ranking
-
-#: What a tune makes small: an objective of a race, or the task's score subtracted from one.
-Goal = Objective | Literal["score"]
 
 #: What is measured, the factor and the unit of its losses in texts.
 LOSSES: dict[Goal, tuple[str, float, str]] = {
