@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tokenprune import plugins
 from tokenprune.budgets.base import Budget
 from tokenprune.budgets.slug import slug
 from tokenprune.component import Component, FromRegistry
-from tokenprune.config import Config, Label, Method, Positions
+from tokenprune.config import Label, Method, OutputPath, Positions, RunConfig, as_entries
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.experiment.method_name import MethodName, check_name
 from tokenprune.experiment.series import Series
@@ -125,7 +124,7 @@ class MethodEntry(Component):
         return Method(layers=layers, pruner=pruner, budget=budget, positions=positions, label=self.title)
 
 
-class ExperimentConfig(Config):
+class ExperimentConfig(RunConfig):
     """Every method with every budget on a task.
 
     Attributes:
@@ -146,12 +145,13 @@ class ExperimentConfig(Config):
         strict: Make a sample that cannot be used an error. By default it is reported and left out.
     """
 
-    requires: dict[str, str] = Field(default_factory=dict)
     model: Annotated[ModelSpec, FromRegistry("models")]
     task: Annotated[Task, FromRegistry("tasks")]
-    methods: tuple[Annotated[MethodEntry, MethodName(alone=True, more=(TUNED,))], ...] = Field(min_length=1)
+    methods: Annotated[
+        tuple[Annotated[MethodEntry, MethodName(alone=True, more=(TUNED,))], ...], BeforeValidator(as_entries)
+    ] = Field(min_length=1)
     budgets: tuple[Annotated[Budget, FromRegistry("budgets")], ...] = Field(min_length=1)
-    output: str = Field(min_length=1)
+    output: OutputPath = Field(min_length=1)
     oracle: bool = True
     batch_size: int = Field(default=8, ge=1)
     max_new_tokens: int = Field(default=4, ge=1)
@@ -159,28 +159,6 @@ class ExperimentConfig(Config):
     timing: int = Field(default=5, ge=0)
     divergence: bool = False
     strict: bool = False
-
-    @field_validator("requires")
-    @classmethod
-    def _installed(cls, requires: dict[str, str]) -> dict[str, str]:
-        """Runs before the fields below are read: pydantic validates fields in order."""
-        for name, how in requires.items():
-            plugins.require(name, how)
-        return requires
-
-    @field_validator("methods", mode="before")
-    @classmethod
-    def _names(cls, methods: Any) -> Any:
-        if not isinstance(methods, list | tuple):
-            return methods
-        return [{"name": item} if isinstance(item, str) else item for item in methods]
-
-    @field_validator("output")
-    @classmethod
-    def _is_a_path(cls, output: str) -> str:
-        if not output.strip():
-            raise ValueError("name a folder for the results")
-        return output
 
     @field_validator("budgets")
     @classmethod

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from tokenprune import plugins
 from tokenprune.component import Component, FromRegistry
-from tokenprune.config import Config, Label, Positions
+from tokenprune.config import Label, OutputPath, Positions, RunConfig, as_entries
 from tokenprune.engine.race import Objective
 from tokenprune.models.base import ModelSpec
 from tokenprune.named import is_file_name, method_names
@@ -52,7 +51,7 @@ class CandidateEntry(Component):
         return self.name is not None and not any((self.layers, self.pruner, self.positions, self.label))
 
 
-class TuneConfig(Config):
+class TuneConfig(RunConfig):
     """Which method is best for a model, for data and for a budget.
 
     Attributes:
@@ -79,12 +78,11 @@ class TuneConfig(Config):
         strict: Make a sample that cannot be used an error. By default it is reported and left out.
     """
 
-    requires: dict[str, str] = Field(default_factory=dict)
     model: Annotated[ModelSpec, FromRegistry("models")]
     task: Annotated[Task, FromRegistry("tasks")]
     budget: Annotated[EqualCost, EqualCostBudget()] | None = None
     budgets: tuple[Annotated[EqualCost, EqualCostBudget()], ...] = ()
-    methods: Annotated[tuple[CandidateEntry, ...], Field(min_length=1)] | None = None
+    methods: Annotated[tuple[CandidateEntry, ...], Field(min_length=1), BeforeValidator(as_entries)] | None = None
     compositions: bool = True
     samples: int = Field(default=64, ge=2)
     objective: Objective = "root_divergence"
@@ -95,30 +93,8 @@ class TuneConfig(Config):
     first: int = Field(default=8, ge=2)
     batch_size: int = Field(default=8, ge=1)
     seed: int = Field(default=0, ge=0)
-    output: str = "results/tune"
+    output: OutputPath = "results/tune"
     strict: bool = False
-
-    @field_validator("requires")
-    @classmethod
-    def _installed(cls, requires: dict[str, str]) -> dict[str, str]:
-        """Runs before the fields below are read: pydantic validates fields in order."""
-        for name, how in requires.items():
-            plugins.require(name, how)
-        return requires
-
-    @field_validator("methods", mode="before")
-    @classmethod
-    def _names(cls, methods: Any) -> Any:
-        if not isinstance(methods, list | tuple):
-            return methods
-        return [{"name": item} if isinstance(item, str) else item for item in methods]
-
-    @field_validator("output")
-    @classmethod
-    def _is_a_path(cls, output: str) -> str:
-        if not output.strip():
-            raise ValueError("name a folder for the results")
-        return output
 
     @model_validator(mode="after")
     def _one_kind_of_budget(self) -> Self:
