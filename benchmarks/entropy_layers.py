@@ -27,7 +27,7 @@ from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.budgets.slug import slug
 from tokenprune.config import Method
 from tokenprune.engine import measure_entropy
-from tokenprune.engine.calibrate import can_meet
+from tokenprune.engine.calibrate import why_unmet
 from tokenprune.engine.fidelity import Fidelity, UnprunedBatch
 from tokenprune.models.base import ModelSpec
 from tokenprune.tasks.base import Task
@@ -63,7 +63,7 @@ def heat_map(model: ModelSpec, task: Task, budget: Budget, last: int) -> dict[st
     curves = measure_entropy(loaded.model, [loaded.encode([sample]) for sample in samples[:CURVES]], cache=False)
     layers = list(range(1, min(last, adapter.num_layers - 1) + 1))
     first = loaded.encode(samples[:BATCH])
-    layers = [layer for layer in layers if can_meet(adapter, budget, [first], (layer,))]
+    layers = [layer for layer in layers if why_unmet(adapter, budget, [first], (layer,)) is None]
     parts: dict[tuple[str, int], list[Fidelity]] = {}
     for start in range(0, PICTURES, BATCH):
         inputs = loaded.encode(samples[start : start + BATCH])

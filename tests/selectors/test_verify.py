@@ -78,7 +78,7 @@ def model(
         None if without else lambda: kept[-1] if kept else curves,
         pruner=PRUNER,
         compare=compare,
-        feasible=None if without else lambda layers: feasible(layers[0]),
+        refusal=None if without else lambda layers: None if feasible(layers[0]) else "there is no room",
         definition=method.model_dump(mode="json", exclude={"label"}),
         remember=None if kept is None else kept.append,
     )
@@ -110,7 +110,7 @@ def plateau(drop: int, last: int | None) -> Plateau:
 def test_the_layers_nearest_to_the_collapse(
     drop: int, last: int | None, feasible: Sequence[int], most: int, expected: list[int]
 ) -> None:
-    found = candidate_layers(12, lambda layers: layers[0] in feasible, plateau(drop, last), most)
+    found = candidate_layers(12, [layer for layer in range(1, 12) if layer in feasible], plateau(drop, last), most)
     assert found == expected
 
 
@@ -191,7 +191,7 @@ def test_a_refused_trial_is_passed_over_and_counted() -> None:
     ("compare", "feasible", "words"),
     [
         (lambda trials: [refused("no heads") for _ in trials], True, "none of the 32 candidates can run: no heads"),
-        (planted((1, "key")), False, "the budget cannot be met before any layer from 1 on"),
+        (planted((1, "key")), False, "the budget cannot be met before any layer from 1 on: there is no room"),
     ],
     ids=["all refused", "no budget"],
 )
@@ -377,7 +377,11 @@ def test_a_verdict_of_other_weights_is_not_used(tmp_path: Path) -> None:
     same = replace(known, fingerprint=lambda: "these")
     assert "verdict in" in reader.select(same).reason
     other = replace(known, fingerprint=lambda: "others")
-    assert "has no verdict on this method and budget, and was made with other weights" in reader.select(other).reason
+    found = reader.select(other).reason
+    assert found.startswith(f"{path} was made with other weights; {path} has no verdict on this method and budget")
+    rule = EntropyCollapse(profile=str(path))
+    assert "other weights" not in rule.select(same).reason
+    assert rule.select(other).reason.startswith(f"{path} was made with other weights; collapse before layer 2")
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from tokenprune.config import Method
 from tokenprune.engine.calibrate import (
     Calibration,
     as_batches,
-    can_meet,
     compare_trials,
     entropy_profile,
     fingerprint,
     last_logits,
     remember_verdicts,
+    why_unmet,
 )
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import attached
@@ -139,7 +139,7 @@ def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) 
         lambda layer: last_logits(adapter, method, batches, layer),
         method.pruner,
         lambda trials: compare_trials(adapter, method, batches, trials),
-        lambda layers: can_meet(adapter, method.budget, batches, layers),
+        lambda layers: why_unmet(adapter, method.budget, batches, layers),
         definition,
         lambda profile: remember_verdicts(adapter, batches, profile),
         lambda: fingerprint(adapter.model, ()),

@@ -272,18 +272,18 @@ def compare_trials(
     return results
 
 
-def can_meet(
+def why_unmet(
     adapter: Adapter, budget: Budget, calibration: Sequence[Mapping[str, Any]], layers: tuple[int, ...]
-) -> bool:
-    """Whether a budget can be met on all calibration samples by pruning before the given layers."""
+) -> str | None:
+    """Why a budget cannot be met on all calibration samples by pruning before the given layers; None if it can."""
     try:
         budget.check(layers)
         for visual, text in sample_sizes(adapter, calibration):
             cost = partial(prefill_cost, adapter.config)(text)
             budget.keep(visual, Schedule(layers, adapter.num_layers, cost))
-    except BudgetError:
-        return False
-    return True
+    except BudgetError as error:
+        return error.what
+    return None
 
 
 def sample_sizes(adapter: Adapter, batches: Iterable[Mapping[str, Any]]) -> list[tuple[int, int]]:

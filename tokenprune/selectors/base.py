@@ -61,8 +61,8 @@ class ModelProfile:
         pruner: The method's pruner.
         compare: Runs trials of the method on the calibration samples, next to the unpruned model. None without
             calibration samples.
-        feasible: Whether the method's budget can be met on the calibration samples by pruning before the given layers.
-            None without calibration samples.
+        refusal: Says why the method's budget cannot be met on the calibration samples by pruning before the given
+            layers; None if it can. None without calibration samples.
         definition: The method as JSON-ready data, without its label: what a stored verdict must have been made for.
             None where it is unknown.
         remember: Keeps entropy curves with their verdicts for the next call with the same model and calibration
@@ -76,7 +76,7 @@ class ModelProfile:
     last_logits: Callable[[int | None], Tensor] | None = None
     pruner: Component | None = None
     compare: Callable[[Sequence[Trial]], list[TrialResult]] | None = None
-    feasible: Callable[[tuple[int, ...]], bool] | None = None
+    refusal: Callable[[tuple[int, ...]], str | None] | None = None
     definition: Mapping[str, Any] | None = None
     remember: Callable[[EntropyProfile], None] | None = None
     fingerprint: Callable[[], str] | None = None

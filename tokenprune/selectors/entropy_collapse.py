@@ -86,15 +86,14 @@ class EntropyCollapse(LayerSelector):
     def select(self, profile: ModelProfile) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
         stored = self._stored(profile)
-        findings = []
+        others = stored is not None and self._of_other_weights(stored, profile)
+        findings = [f"{self.profile} was made with other weights"] if others else []
         if self.verify:
-            verdict = self._kept_verdict(stored, profile)
+            verdict = None if others else self._kept_verdict(stored, profile)
             if verdict is not None:
                 return self._follow(verdict, profile, f"{verdict.reason} (verdict in {self.profile})")
             if stored is not None:
                 findings.append(f"{self.profile} has no verdict on this method and budget")
-                if not self._of_this_model(stored, profile):
-                    findings[-1] += ", and was made with other weights"
             if profile.compare is not None:
                 try:
                     verdict = self._verify(profile)
@@ -109,15 +108,13 @@ class EntropyCollapse(LayerSelector):
     # ---- verification ----
 
     def _kept_verdict(self, kept: EntropyProfile | None, profile: ModelProfile) -> Verdict | None:
-        """The verdict on the method that a profile holds, if it is of the same family."""
-        if kept is None or profile.definition is None or not self._of_this_model(kept, profile):
-            return None
-        return kept.verdict(profile.definition)
+        """The verdict on the method that a profile holds; None if it holds none."""
+        return None if kept is None or profile.definition is None else kept.verdict(profile.definition)
 
     @staticmethod
-    def _of_this_model(kept: EntropyProfile, profile: ModelProfile) -> bool:
-        """Whether a profile was made with these weights, as far as both are known."""
-        return not kept.model or profile.fingerprint is None or kept.model == profile.fingerprint()
+    def _of_other_weights(kept: EntropyProfile, profile: ModelProfile) -> bool:
+        """Whether a profile is known to have been made with other weights."""
+        return bool(kept.model) and profile.fingerprint is not None and kept.model != profile.fingerprint()
 
     def _verify(self, profile: ModelProfile) -> Verdict:
         """The verdict of the calibration samples, from the cache if they have been verified on before.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tokenprune.component import Component
@@ -25,7 +25,7 @@ def verify(profile: ModelProfile, fields: Sequence[str], plateau: Plateau, most:
     """Compare layers, and alternatives of the pruner's fields, with the unpruned model on the calibration samples.
 
     Args:
-        profile: The model; with a pruner, ``compare`` and ``feasible``.
+        profile: The model; with a pruner, ``compare`` and ``refusal``.
         fields: Paths of the pruner's fields whose alternatives are verified together with the layer.
         plateau: What the entropy curves show.
         most: The largest number of layers.
@@ -35,11 +35,14 @@ def verify(profile: ModelProfile, fields: Sequence[str], plateau: Plateau, most:
         LayerError: The budget cannot be met before any layer, or no candidate can run.
         ConfigError: A path names no tunable field of the pruner, or one without alternatives.
     """
-    if profile.pruner is None or profile.compare is None or profile.feasible is None:
+    if profile.pruner is None or profile.compare is None or profile.refusal is None:
         raise LayerError("there are no calibration samples to verify layers with", "give calibration samples")
-    layers = candidate_layers(profile.num_layers, profile.feasible, plateau, most)
-    if not layers:
-        raise LayerError("the budget cannot be met before any layer from 1 on", "give a larger budget")
+    refusals = {layer: profile.refusal((layer,)) for layer in range(1, profile.num_layers)}
+    feasible = [layer for layer, why in refusals.items() if why is None]
+    if not feasible:
+        why = f": {refusals[1]}" if refusals else ""
+        raise LayerError(f"the budget cannot be met before any layer from 1 on{why}", "give another budget")
+    layers = candidate_layers(profile.num_layers, feasible, plateau, most)
     trials = [Trial((layer,), pruner) for layer in layers for pruner in alternatives(profile.pruner, fields)]
     results = profile.compare(trials)
     best, second = choose(trials, results)
@@ -127,9 +130,7 @@ def _sentence(candidates: Sequence[Candidate], results: Sequence[TrialResult], b
     )
 
 
-def candidate_layers(
-    num_layers: int, feasible: Callable[[tuple[int, ...]], bool], plateau: Plateau, most: int
-) -> list[int]:
+def candidate_layers(num_layers: int, feasible: Sequence[int], plateau: Plateau, most: int) -> list[int]:
     """The layers worth verifying: the nearest to the collapse, at most ``most`` of them, ascending.
 
     The window begins one layer before the drop and ends one layer behind the plateau, or without a plateau three layers
@@ -137,15 +138,14 @@ def candidate_layers(
 
     Args:
         num_layers: Layers of the model.
-        feasible: Whether the budget can be met when pruning before these layers.
+        feasible: Layers from 1 on before which pruning meets the budget.
         plateau: What the entropy curves show.
         most: The largest number of layers.
     """
     start = max(1, plateau.drop - 1)
     end = min(num_layers - 1, (plateau.drop + 2 if plateau.last is None else plateau.last) + 1)
-    layers = [layer for layer in range(1, num_layers) if feasible((layer,))]
-    layers.sort(key=lambda layer: (max(start - layer, layer - end, 0), layer))
-    return sorted(layers[:most])
+    nearest = sorted(feasible, key=lambda layer: (max(start - layer, layer - end, 0), layer))
+    return sorted(nearest[:most])
 
 
 def choose(trials: Sequence[Trial], results: Sequence[TrialResult]) -> tuple[int, int | None]:
