@@ -47,6 +47,15 @@ def refuse(target: object) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Entropy curves and verdicts are neither read from the user's cache nor left there."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokenprune.engine.calibrate.user_cache_path", lambda *names: folder)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def no_network() -> Iterator[None]:
     """Any connection, or look-up of a name, that leaves this machine fails the test."""
     connect, connect_ex, lookup = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo

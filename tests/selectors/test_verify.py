@@ -535,3 +535,18 @@ def test_a_calibration_sample_without_a_picture_is_an_error() -> None:
     mixed = {**inputs, "input_ids": ids, "pixel_values": inputs["pixel_values"][:1]}
     with pytest.raises(UnsupportedFeatureError, match=r"1 of the 2 samples of a .* have no visual tokens"):
         choose_layers(built, entropyprune(), [inputs, mixed])
+
+
+def test_a_schedule_of_several_stages_is_the_reason() -> None:
+    case = CASES["llava"]
+    network = case.build()
+    method = tp.Method(
+        layers=VERIFIED.model_copy(update={"fallback": 1}),
+        pruner=PRUNER,
+        budget={"name": "keep_schedule", "ratios": [0.5, 0.3]},  # type: ignore[arg-type]
+    )
+    choice = choose_layers(network, method, case.inputs(network))
+    assert (
+        "the budget cannot be met before any layer from 1 on: a schedule of 2 stages for pruning before 1"
+        in choice.reason
+    )

@@ -11,7 +11,10 @@ import tokenprune as tp
 from tests.tuning.planted import Place, method, planted
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.layer_average import LayerAverage
+from tokenprune.selectors.base import LayerSelector
+from tokenprune.selectors.entropy_collapse import EntropyCollapse
 from tokenprune.selectors.fixed import Fixed
+from tokenprune.selectors.vtw import Vtw
 from tokenprune.tuning.budgets import PrefillTime
 from tokenprune.tuning.candidates import Candidate
 from tokenprune.tuning.equal_time import NEAR, ROUNDS, STEPS, equal_time, prefill_clock
@@ -95,3 +98,15 @@ def test_a_prefill_on_the_model_takes_time() -> None:
     clock = prefill_clock(adapter_for(model), samples[0])
     assert clock(None) > 0
     assert clock(method(Place(), "a")) > 0
+
+
+@pytest.mark.parametrize("selector", [EntropyCollapse(verify=True, fallback=1), Vtw(start=1)], ids=["verified", "vtw"])
+def test_layers_that_depend_on_the_budget_are_refused(selector: LayerSelector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows the budget before the time was measured; without this, layers were verified with nothing dropped."""
+    monkeypatch.setattr("tokenprune.tuning.tuner.prefill_clock", lambda adapter, inputs: FakeClock(0.1))
+    model, samples = planted(4)
+    searching = method(Place(), "searching").model_copy(update={"layers": selector})
+    budget = {"name": "prefill_time", "ratio": 0.6}
+    result = tp.tune(model, samples, budget, [searching, method(Place(keep="matter"), "fixed")], first=2)
+    assert "its selector tries the method out at a budget" in result.refused["searching"]
+    assert result.best.name == "fixed"

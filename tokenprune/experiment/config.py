@@ -19,7 +19,7 @@ from tokenprune.experiment.method_name import MethodName, check_name
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.tuned import TUNED, Tune, TuneSettings, costs_the_same
 from tokenprune.models.base import ModelSpec
-from tokenprune.named import find_shipped, is_file_name, load_method
+from tokenprune.named import find_shipped, is_file_name, load_method, method_names
 from tokenprune.pruners.base import Pruner
 from tokenprune.published import Published
 from tokenprune.selectors.base import LayerSelector
@@ -77,6 +77,8 @@ class MethodEntry(Component):
             raise ValueError("published settings belong to a named method: give its name, or remove published")
         if self.name is not None:
             check_name(self.name, (TUNED,))
+        if self.name == TUNED and TUNED in method_names():
+            raise ValueError(f"{TUNED!r} is the name of the tuned method, and an installed plugin ships another of it")
         return self
 
     @model_validator(mode="after")

@@ -107,6 +107,11 @@ class LayerSelector(Component, ABC):
         return False
 
     @property
+    def runs_the_method(self) -> bool:
+        """Whether :meth:`select` runs the method on the calibration samples: its choice then depends on the budget."""
+        return self.verifies
+
+    @property
     def verified_fields(self) -> tuple[str, ...]:
         """Paths of the pruner's fields whose alternatives are compared together with the layers."""
         return ()

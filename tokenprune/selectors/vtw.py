@@ -34,6 +34,11 @@ class Vtw(LayerSelector):
     threshold: float = Field(default=0.003, ge=0)
     fallback: int | None = Field(default=None, ge=0)
 
+    @property
+    def runs_the_method(self) -> bool:
+        """See :attr:`tokenprune.selectors.base.LayerSelector.runs_the_method`."""
+        return True
+
     def select(self, profile: ModelProfile) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
         for name, layer in (("start", self.start), ("fallback", self.fallback)):

@@ -30,7 +30,7 @@ from tokenprune.tasks.base import Task
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, budget_slug
 from tokenprune.tuning.config import CandidateEntry, TuneConfig
 from tokenprune.tuning.equal_time import equal_time, prefill_clock
-from tokenprune.tuning.pool import Gathering, Named, Pool, listed
+from tokenprune.tuning.gathering import Gathered, Gathering, Named, listed
 from tokenprune.tuning.ranking import Measured, Ranking, rank
 from tokenprune.tuning.report import Facts
 from tokenprune.tuning.result import TuneResult
@@ -215,8 +215,8 @@ class _Tuning:
             rankings = []
             for number, budget in enumerate(budgets):
                 show = None if self.progress is None else _Steps(self.progress, number, len(budgets))
-                pool = self._pool(adapter, budget, named, compositions, sizes, store)
-                rankings.append(self._race(adapter, budget, pool, store, show))
+                found = self._candidates(adapter, budget, named, compositions, sizes, store)
+                rankings.append(self._race(adapter, budget, found, store, show))
             facts = replace(self.facts, seconds=time.perf_counter() - start)
             folder = None if store is None else str(store.folder)
             result = TuneResult(tuple(rankings), facts, folder, self.skipped)
@@ -224,7 +224,7 @@ class _Tuning:
                 result = replace(result, written=tuple(result.write(store)))
         return result
 
-    def _pool(
+    def _candidates(
         self,
         adapter: Adapter,
         budget: EqualCost,
@@ -232,19 +232,19 @@ class _Tuning:
         compositions: bool,
         sizes: Sequence[tuple[int, int]],
         store: TuneStore | None,
-    ) -> Pool:
+    ) -> Gathered:
         curves = self._curves(adapter, store)
         counts, text = [size[0] for size in sizes], max(size[1] for size in sizes)
         visual = tuple(sorted({min(counts), max(counts)}))
-        gathering = Gathering(adapter, self.batches, curves, visual, text, self.seed)
+        gathering = Gathering(adapter, self.batches, curves, visual, text, self.seed, isinstance(budget, PrefillTime))
         if not isinstance(budget, PrefillTime):
-            return gathering.pool(budget, named, compositions)
-        pool = gathering.pool(LayerAverage(ratio=1.0), named, compositions)
+            return gathering.gather(budget, named, compositions)
+        found = gathering.gather(LayerAverage(ratio=1.0), named, compositions)
         stored = (store.read_json("times.json") if store is not None else None) or {}
         known: dict[str, float] = stored.setdefault(budget_slug(budget), {})
         inputs = self.batches[0]
-        pool.candidates, slow = equal_time(
-            pool.candidates,
+        found.candidates, slow = equal_time(
+            found.candidates,
             budget,
             max(visual for visual, _ in sizes[: len(inputs["input_ids"])]),
             adapter.num_layers,
@@ -252,8 +252,8 @@ class _Tuning:
             known,
             lambda: None if store is None else store.write_json("times.json", stored),
         )
-        pool.refused |= slow
-        return pool
+        found.refused |= slow
+        return found
 
     def _curves(self, adapter: Adapter, store: TuneStore | None) -> EntropyProfile:
         """Entropy curves of the first samples, measured once per tune: layers of candidates are chosen by them."""
@@ -273,10 +273,10 @@ class _Tuning:
         return curves
 
     def _race(
-        self, adapter: Adapter, budget: EqualCost, pool: Pool, store: TuneStore | None, show: _Steps | None
+        self, adapter: Adapter, budget: EqualCost, found: Gathered, store: TuneStore | None, show: _Steps | None
     ) -> Ranking:
         slug = budget_slug(budget)
-        methods = {candidate.name: candidate.method for candidate in pool.candidates}
+        methods = {candidate.name: candidate.method for candidate in found.candidates}
         definitions = {name: method.model_dump(mode="json", exclude={"label"}) for name, method in methods.items()}
         rows = BudgetRows(slug) if store is None else store.rows(slug, definitions)
         if show is not None:
@@ -292,10 +292,10 @@ class _Tuning:
                 loss(race.fidelity[item.name], self.rules.goal),
                 race.left.get(item.name),
             )
-            for item in pool.candidates
+            for item in found.candidates
             if item.name in race.fidelity
         ]
-        return rank(slug, measured, pool.refused | race.refused, race.samples, self.seed)
+        return rank(slug, measured, found.refused | race.refused, race.samples, self.seed)
 
 
 class _Steps:

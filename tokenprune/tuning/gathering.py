@@ -25,7 +25,7 @@ Named = str | Method | Candidate | CandidateEntry
 
 
 @dataclass
-class Pool:
+class Gathered:
     """The candidates of one budget.
 
     Attributes:
@@ -48,6 +48,7 @@ class Gathering:
         visual: Visual tokens of the smallest and of the largest sample.
         text: Text tokens of the longest sample.
         seed: Seed of random candidates.
+        open_cost: Whether the budget is not known yet: methods whose layers depend on it are refused.
     """
 
     adapter: Adapter
@@ -56,8 +57,9 @@ class Gathering:
     visual: tuple[int, ...]
     text: int
     seed: int = 0
+    open_cost: bool = False
 
-    def pool(self, budget: Budget, named: Iterable[object] | None, compositions: bool = True) -> Pool:
+    def gather(self, budget: Budget, named: Iterable[object] | None, compositions: bool = True) -> Gathered:
         """The candidates of a budget.
 
         Args:
@@ -70,7 +72,7 @@ class Gathering:
             UnknownNameError: No method has a name.
         """
         if named is None:
-            return Pool(*self._default(budget, None, compositions))
+            return Gathered(*self._default(budget, None, compositions))
         single: list[Method | Candidate | CandidateEntry] = []
         names: list[str] = []
         for item in named:
@@ -85,11 +87,11 @@ class Gathering:
                 raise ConfigError(what, "give names of methods, tp.Method objects, or candidates")
         if not names and not single:
             raise ConfigError("there are no candidates", "name some, or leave them out for all named methods")
-        pool = Pool(*self._default(budget, names, False))
+        found = Gathered(*self._default(budget, names, False))
         for item in single:
-            self._add(pool, item, budget)
-        self._add_random(pool, budget)
-        return pool
+            self._add(found, item, budget)
+        self._add_random(found, budget)
+        return found
 
     def _default(
         self, budget: Budget, names: list[str] | None, compositions: bool
@@ -105,34 +107,39 @@ class Gathering:
         )
         return [self._seeded(candidate) for candidate in candidates], refused
 
-    def _add(self, pool: Pool, item: Method | Candidate | CandidateEntry, budget: Budget) -> None:
+    def _add(self, found: Gathered, item: Method | Candidate | CandidateEntry, budget: Budget) -> None:
         """Add a single method, with fixed layers and the budget."""
         name, method = _single(item)
-        if name in pool.refused or any(name == candidate.name for candidate in pool.candidates):
+        if name in found.refused or any(name == candidate.name for candidate in found.candidates):
             raise ConfigError(f"two candidates are called {name!r}", "give one of them another label")
         method = method.model_copy(update={"budget": budget, "label": name})
         try:
+            if self.open_cost and method.layers.runs_the_method:
+                raise ConfigError(
+                    "its selector tries the method out at a budget, and this one is found by measuring the time",
+                    "give it fixed layers, or name the method alone: its variants are then candidates",
+                )
             if not isinstance(method.layers, Fixed):
                 choice = choose_layers(self.adapter.model, method, self.batches)
                 method = chosen(method, choice).model_copy(update={"layers": Fixed(layers=choice.layers)})
         except TokenPruneError as error:
-            pool.refused[name] = str(error)
+            found.refused[name] = str(error)
         else:
-            pool.candidates.append(Candidate(name, method, "random" if is_random(method.pruner) else "named"))
+            found.candidates.append(Candidate(name, method, "random" if is_random(method.pruner) else "named"))
 
-    def _add_random(self, pool: Pool, budget: Budget) -> None:
+    def _add_random(self, found: Gathered, budget: Budget) -> None:
         """Random tokens before the layers of every candidate, so that each has its equal in cost."""
-        there = {_layers(candidate) for candidate in pool.candidates if is_random(candidate.method.pruner)}
-        for candidate in list(pool.candidates):
+        there = {_layers(candidate) for candidate in found.candidates if is_random(candidate.method.pruner)}
+        for candidate in list(found.candidates):
             layers = _layers(candidate)
             if layers not in there:
                 there.add(layers)
                 name = f"random: layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
-                if any(name == other.name for other in pool.candidates):
+                if any(name == other.name for other in found.candidates):
                     raise ConfigError(f"a candidate that is not random is called {name!r}", "give it another label")
                 pruner = TopK(scorer=Random(seed=self.seed))
                 method = Method(layers=Fixed(layers=layers), pruner=pruner, budget=budget, label=name)
-                pool.candidates.append(Candidate(name, method, "random"))
+                found.candidates.append(Candidate(name, method, "random"))
 
     def _seeded(self, candidate: Candidate) -> Candidate:
         """A random candidate with the tune's seed; others as they are, and so are methods that the user made."""
