@@ -27,7 +27,7 @@ from tokenprune.config import Method
 from tokenprune.engine.calibrate import measure_entropy
 from tokenprune.engine.features import SharedFeatures
 from tokenprune.engine.fidelity import UnprunedBatch
-from tokenprune.engine.race import RaceRules, run_race
+from tokenprune.engine.race import RaceRules, fixed_layers, run_race
 from tokenprune.measure.memory import peak_bytes
 from tokenprune.tuning.candidates import default_candidates
 from tokenprune_embedded.models import Digits
@@ -58,19 +58,19 @@ def main() -> None:
     chosen = found[:: max(1, len(found) // CANDIDATES)][:CANDIDATES]
     methods = {candidate.name: candidate.method for candidate in chosen}
     running = runnable(adapter, batches[0], methods)
-    firsts = {layers(method)[0] for method in running.values()}
+    firsts = {fixed_layers(method)[0] for method in running.values()}
 
     def alone(inputs: Mapping[str, Tensor]) -> None:
         with no_sharing():
             for method in running.values():
-                UnprunedBatch(adapter, inputs).fidelity(method, layers(method))
+                UnprunedBatch(adapter, inputs).fidelity(method, fixed_layers(method))
 
     def together(shared: bool, reused: bool) -> Grid:
         def grid(inputs: Mapping[str, Tensor]) -> None:
             with nullcontext() if shared else no_sharing():
                 unpruned = UnprunedBatch(adapter, inputs, firsts if reused else ())
                 for method in running.values():
-                    unpruned.fidelity(method, layers(method))
+                    unpruned.fidelity(method, fixed_layers(method))
 
         return grid
 
@@ -90,12 +90,6 @@ def main() -> None:
     race = run_race(adapter, batches, running, RaceRules())
     raced = time.process_time() - start
     report(running, seconds, raced, race, memory(loaded.model, adapter, batches[0], running))
-
-
-def layers(method: Method) -> tuple[int, ...]:
-    """The layers before which a candidate drops tokens."""
-    out: tuple[int, ...] = method.layers.layers  # type: ignore[attr-defined]
-    return out
 
 
 def runnable(adapter: Any, inputs: Mapping[str, Tensor], methods: Mapping[str, Method]) -> dict[str, Method]:

@@ -118,7 +118,7 @@ def run_race(
         answer: Answers and scores a batch; needed where the goal is the score.
     """
     race = Race()
-    layers = {name: _layers(method) for name, method in methods.items()}
+    layers = {name: fixed_layers(method) for name, method in methods.items()}
     running = []
     for name, method in methods.items():
         try:
@@ -164,6 +164,7 @@ def run_race(
     return race
 
 
-def _layers(method: Method) -> tuple[int, ...]:
+def fixed_layers(method: Method) -> tuple[int, ...]:
+    """The layers of a method whose selector is ``fixed``: methods that are compared have no other."""
     assert isinstance(method.layers, Fixed), "a race compares methods with fixed layers"
     return method.layers.layers

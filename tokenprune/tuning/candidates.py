@@ -4,140 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import zip_longest
-from typing import Literal
 
-from tokenprune import plugins
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Budget
-from tokenprune.component import Component
-from tokenprune.config import Method, Positions
-from tokenprune.engine.plan import Plan
 from tokenprune.errors import ConfigError, PluginError, TokenPruneError
-from tokenprune.flops import prefill_cost
 from tokenprune.named import NamedMethod, find_shipped, list_methods
 from tokenprune.pruners.base import Pruner
-from tokenprune.pruners.dpp import Dpp
-from tokenprune.pruners.max_min import MaxMin
-from tokenprune.pruners.pool import Pool
 from tokenprune.pruners.topk import TopK
-from tokenprune.scorers.base import Scorer
-from tokenprune.scorers.fastv import FastV
-from tokenprune.scorers.instruction import Instruction
-from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.random import Random
-from tokenprune.scorers.vision_attention import VisionAttention
 from tokenprune.selectors.entropy_profile import EntropyProfile
-from tokenprune.selectors.fixed import Fixed
-from tokenprune.space import C, get_field, replace_field, tunable_fields, variants
-from tokenprune.tuning.layers import own_layers, schedules, single_layers, tower_depth
-
-Origin = Literal["named", "variant", "composition", "random"]
+from tokenprune.space import get_field, tunable_fields, variants
+from tokenprune.tuning.composed import compositions_of, random_of, value_words
+from tokenprune.tuning.layers import layer_words, own_layers, schedules, single_layers, tower_depth
+from tokenprune.tuning.setting import Candidate, Setting, definition
 
 #: Named methods that are no candidates unless they are named: upper bounds and null models, by how their names begin.
 ONLY_IF_NAMED = ("oracle", "norm-")
-
-#: Layers at which random is tried beside layer 0: those that most candidates use.
-RANDOM_LAYERS = 3
-
-#: Compositions at most.
-COMPOSITIONS = 12
-
-#: What is composed with diversity pruners, and before which layer. Scorers of plugins come between the two lists.
-COMPOSED_FIRST: tuple[tuple[Scorer, int], ...] = (
-    (VisionAttention(), 0),
-    (VisionAttention(), 1),
-    (MatrixEntropy(source="hidden"), 1),
-    (MatrixEntropy(source="key"), 1),
-)
-COMPOSED_THEN: tuple[tuple[Scorer, int], ...] = (
-    (Instruction(), 0),
-    (FastV(), 1),
-    (MatrixEntropy(source="hidden"), 2),
-    (MatrixEntropy(source="key"), 2),
-)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to prune a model, at a given budget.
-
-    Attributes:
-        name: A readable name, unique among the candidates; also the method's label.
-        method: The method, with fixed layers.
-        origin: ``named``: a named method as it is shipped, apart from the budget. ``variant``: a named method with
-            another layer or other values of tunable fields. ``composition``: a scorer as the relevance or the pool of a
-            diversity pruner. ``random``: random tokens.
-    """
-
-    name: str
-    method: Method
-    origin: Origin
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The model and the budget for which candidates are made.
-
-    Attributes:
-        adapter: The model's adapter.
-        budget: The budget of all candidates.
-        visual: Visual tokens of the samples that are asked about: the budget has to be met for each.
-        text: Text tokens of a sample.
-        curves: The model's entropy curves, if they are known.
-        tower_layers: Layers of its vision tower, if they are known.
-        affordable: Layers before which pruning meets the budget, as far as that was asked.
-    """
-
-    adapter: Adapter
-    budget: Budget
-    visual: tuple[int, ...]
-    text: int
-    curves: EntropyProfile | None
-    tower_layers: int | None
-    affordable: set[tuple[int, ...]] = field(default_factory=set, compare=False, repr=False)
-
-    def candidate(
-        self,
-        name: str,
-        origin: Origin,
-        layers: tuple[int, ...],
-        pruner: Pruner,
-        positions: Positions = "original",
-    ) -> Candidate:
-        """A candidate that has been checked against the model and the budget; nothing runs.
-
-        Raises:
-            TokenPruneError: The model cannot be pruned so, or the budget cannot be met.
-        """
-        method = Method(layers=Fixed(layers=layers), pruner=pruner, budget=self.budget, positions=positions, label=name)
-        plan = Plan.of(method, layers, self.adapter)
-
-        if layers not in self.affordable:  # solving a budget in FLOPs takes a while
-            for visual in self.visual:
-                self.budget.keep(visual, replace(plan.schedule, cost=self.cost))
-            self.affordable.add(layers)
-        return Candidate(name, method, origin)
-
-    def cost(self, visual: Sequence[int], vision: bool) -> int:
-        """See :attr:`tokenprune.budgets.base.Schedule.cost`; it raises where no closed form is known."""
-        return prefill_cost(self.adapter.config, self.text)(visual, vision)
-
-    def possible(self, layers: tuple[int, ...], pruner: Pruner) -> bool:
-        """Whether the model can be pruned so within the budget."""
-        try:
-            self.candidate("-", "variant", layers, pruner)
-        except TokenPruneError:
-            return False
-        return True
-
-    def fitting(self, component: C) -> C:
-        """The component with its own values, and a layer of the tower in place of one that the tower lacks."""
-        for path, values in tunable_fields(component, self.tower_layers).items():
-            if get_field(component, path) != values[0]:
-                component = replace_field(component, path, values[0])
-        return component
 
 
 def default_candidates(
@@ -202,8 +86,8 @@ def default_candidates(
             refused[shipped.name] = str(error)
     others = [candidate for made in by_method.values() for candidate in made]
     if compositions:
-        others += list(_compositions(setting, set(map(_definition, others))))
-    chance = _random(setting, others)
+        others += list(compositions_of(setting, set(map(definition, others))))
+    chance = random_of(setting, others)
     if not chance:
         refused["random"] = _refusal(setting, TopK(scorer=Random()), (0,))
 
@@ -211,10 +95,10 @@ def default_candidates(
     named = [candidate for candidate in others if candidate.origin == "named"]
     first = [made[0] for made in by_method.values()]
     for candidate in [*named, *chance, *first, *others]:
-        kept.setdefault(_definition(candidate), candidate)
+        kept.setdefault(definition(candidate), candidate)
     for name, made in by_method.items():
-        if not any(kept[_definition(candidate)] is candidate for candidate in made):
-            same = kept[_definition(made[0])].name
+        if not any(kept[definition(candidate)] is candidate for candidate in made):
+            same = kept[definition(made[0])].name
             refused[name] = f"with this budget it is no method of its own: its candidates are others', e.g. {same!r}"
     return _unique(kept.values()), refused
 
@@ -265,7 +149,7 @@ def _of_method(setting: Setting, shipped: NamedMethod, limit: int) -> Iterator[C
     for layers, pruner in combinations:
         changes = _changes(method.pruner, pruner, list(fields), layers)
         if layers != own:
-            changes = [_layers(layers), *changes]
+            changes = [layer_words(layers), *changes]
         name = f"{shipped.name}: {', '.join(changes)}" if changes else shipped.name
         try:
             candidate = setting.candidate(name, "variant" if changes else "named", layers, pruner, method.positions)
@@ -277,56 +161,6 @@ def _of_method(setting: Setting, shipped: NamedMethod, limit: int) -> Iterator[C
             return
 
 
-def _compositions(setting: Setting, known: Collection[str]) -> Iterator[Candidate]:
-    """Scorers as the relevance of a DPP, and as the pool of a max-min choice; at most :data:`COMPOSITIONS`.
-
-    Args:
-        setting: Model and budget; what does not fit is left out.
-        known: Definitions of other candidates, which are left out, too.
-    """
-    made = 0
-    for scorer, layer in (*COMPOSED_FIRST, *_of_plugins(), *COMPOSED_THEN):
-        fitting = setting.fitting(scorer)
-        composed = {"dpp": Dpp(relevance=fitting), "max_min": Pool(scorer=fitting, pruner=MaxMin())}
-        for word, pruner in composed.items():
-            name = f"{word} over {_words(fitting)}, layer {layer}"
-            if made == COMPOSITIONS or not setting.possible((layer,), pruner):
-                continue
-            candidate = setting.candidate(name, "composition", (layer,), pruner)
-            if _definition(candidate) not in known:
-                yield candidate
-                made += 1
-
-
-def _of_plugins() -> Iterator[tuple[Scorer, int]]:
-    """Scorers of plugins that need no settings, before layer 1, or 0 if they read nothing of the decoder."""
-    registry = plugins.registry("scorers")
-    for name in registry.names():
-        if any(entry.distribution == plugins.DISTRIBUTION for entry in registry.entries(name)):
-            continue
-        try:
-            scorer: Scorer = registry.get(name)()
-        except TokenPruneError:
-            continue  # it is broken, or needs settings
-        yield scorer, 1 if scorer.needs else 0
-
-
-def _random(setting: Setting, others: Sequence[Candidate]) -> list[Candidate]:
-    """Random at layer 0, at the layers that most others use, and at the schedule that most of them use."""
-    used: Counter[tuple[int, ...]] = Counter(get_field(other.method.layers, "layers") for other in others)
-    frequent = sorted(used, key=lambda layers: (-used[layers], layers))
-    single = [layers for layers in frequent if len(layers) == 1 and layers != (0,)][:RANDOM_LAYERS]
-    quarters = tuple(dict.fromkeys(int(share * setting.adapter.num_layers + 0.5) for share in (0.25, 0.5, 0.75)))
-    several = [layers for layers in frequent if len(layers) > 1] + schedules(quarters)
-    pyramid = next((layers for layers in several if setting.possible(layers, TopK(scorer=Random()))), None)
-    chosen = [(0,), *sorted(single), *([] if pyramid is None else [pyramid])]
-    made = []
-    for layers in chosen:
-        if setting.possible(layers, TopK(scorer=Random())):
-            made.append(setting.candidate(f"random: {_layers(layers)}", "random", layers, TopK(scorer=Random())))
-    return made
-
-
 def _refusal(setting: Setting, pruner: Pruner, layers: tuple[int, ...]) -> str:
     """Why the model cannot be pruned so within the budget."""
     try:
@@ -334,11 +168,6 @@ def _refusal(setting: Setting, pruner: Pruner, layers: tuple[int, ...]) -> str:
     except TokenPruneError as error:
         return str(error)
     return ""
-
-
-def _definition(candidate: Candidate) -> str:
-    """What a candidate does, without its name."""
-    return candidate.method.model_dump_json(exclude={"label"})
 
 
 def _unique(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -355,11 +184,6 @@ def _unique(candidates: Iterable[Candidate]) -> list[Candidate]:
     return unique
 
 
-def _layers(layers: Sequence[int]) -> str:
-    """Layers in words: ``layer 4``, ``layers 1, 2, 3``."""
-    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
-
-
 def _changes(own: Pruner, pruner: Pruner, paths: Sequence[str], layers: Sequence[int]) -> list[str]:
     """The fields that differ from the method's own, in words: ``source key``, ``threshold 0.4 before layer 1``."""
     words = []
@@ -371,24 +195,7 @@ def _changes(own: Pruner, pruner: Pruner, paths: Sequence[str], layers: Sequence
         named = [part for part in parts if not part.isdigit() and part not in ("pruners", "scorer")] or parts[-1:]
         if named[-1] == "layer":
             named[-1] = "tower_layer"  # not a layer before which tokens are dropped
-        text = f"{' '.join(named).replace('_', ' ')} {_text(value)}"
+        text = f"{' '.join(named).replace('_', ' ')} {value_words(value)}"
         number = parts[1] if parts[0] == "pruners" and parts[1].isdigit() else None
         words.append(text if number is None else f"{text} before layer {layers[int(number)]}")
     return words
-
-
-def _words(scorer: Scorer) -> str:
-    """A scorer in words: its name, and the values that are not the default ones."""
-    fields = type(scorer).model_fields
-    values = [getattr(scorer, name) for name, info in fields.items() if getattr(scorer, name) != info.default]
-    return " ".join([plugins.registry("scorers").name_of(type(scorer)), *map(_text, values)])
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "on", False: "off", None: "none"}[value]
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, Component):
-        return type(value).__name__
-    return str(value)

@@ -18,7 +18,7 @@ from tokenprune.errors import TokenPruneError
 from tokenprune.measure.latency import Stopwatch
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tuning.budgets import PrefillTime
-from tokenprune.tuning.candidates import Candidate
+from tokenprune.tuning.setting import Candidate
 
 #: Steps of the bisection, rounds of each timing, and how near to the wanted share of time is near enough.
 STEPS, ROUNDS, NEAR = 5, 3, 0.02

@@ -10,15 +10,18 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Budget
 from tokenprune.config import Method
 from tokenprune.engine.apply import choose_layers, chosen
+from tokenprune.engine.race import fixed_layers
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.named import load_method
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.random import Random
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.selectors.fixed import Fixed
-from tokenprune.tuning.candidates import Candidate, default_candidates
+from tokenprune.tuning.candidates import default_candidates
 from tokenprune.tuning.config import CandidateEntry
+from tokenprune.tuning.layers import layer_words
 from tokenprune.tuning.ranking import is_random
+from tokenprune.tuning.setting import Candidate
 
 #: What a user may name as a candidate.
 Named = str | Method | Candidate | CandidateEntry
@@ -129,12 +132,12 @@ class Gathering:
 
     def _add_random(self, found: Gathered, budget: Budget) -> None:
         """Random tokens before the layers of every candidate, so that each has its equal in cost."""
-        there = {_layers(candidate) for candidate in found.candidates if is_random(candidate.method.pruner)}
+        there = {fixed_layers(candidate.method) for candidate in found.candidates if is_random(candidate.method.pruner)}
         for candidate in list(found.candidates):
-            layers = _layers(candidate)
+            layers = fixed_layers(candidate.method)
             if layers not in there:
                 there.add(layers)
-                name = f"random: layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+                name = f"random: {layer_words(layers)}"
                 if any(name == other.name for other in found.candidates):
                     raise ConfigError(f"a candidate that is not random is called {name!r}", "give it another label")
                 pruner = TopK(scorer=Random(seed=self.seed))
@@ -159,11 +162,6 @@ def listed(named: object) -> Iterable[Any]:
         what = f"the candidates are {type(named).__name__}"
         raise ConfigError(what, "give a list of names of methods, tp.Method objects, or candidates")
     return named
-
-
-def _layers(candidate: Candidate) -> tuple[int, ...]:
-    assert isinstance(candidate.method.layers, Fixed)
-    return candidate.method.layers.layers
 
 
 def _single(item: Method | Candidate | CandidateEntry) -> tuple[str, Method]:

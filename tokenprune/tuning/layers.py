@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
@@ -91,3 +91,8 @@ def schedules(own: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 def _once(layers: Iterable[int | None]) -> list[int]:
     return list(dict.fromkeys(layer for layer in layers if layer is not None))
+
+
+def layer_words(layers: Sequence[int]) -> str:
+    """Layers in words: ``layer 4``, ``layers 1, 2, 3``."""
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"

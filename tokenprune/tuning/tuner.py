@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,13 +42,11 @@ from tokenprune.tuning.samples import (
     fingerprints,
     read_samples,
 )
+from tokenprune.tuning.steps import Progress, Steps
 from tokenprune.tuning.store import BudgetRows, TuneStore
 
 #: Samples whose entropy curves are measured, at least.
 CURVES = 8
-
-#: Called after every candidate and batch with (what was measured, steps done, steps in total).
-Progress = Callable[[str, int, int], None]
 
 
 class _Arguments(Config):
@@ -214,7 +212,7 @@ class _Tuning:
             start = time.perf_counter()
             rankings = []
             for number, budget in enumerate(budgets):
-                show = None if self.progress is None else _Steps(self.progress, number, len(budgets))
+                show = None if self.progress is None else Steps(self.progress, number, len(budgets))
                 found = self._candidates(adapter, budget, named, compositions, sizes, store)
                 rankings.append(self._race(adapter, budget, found, store, show))
             facts = replace(self.facts, seconds=time.perf_counter() - start)
@@ -273,7 +271,7 @@ class _Tuning:
         return curves
 
     def _race(
-        self, adapter: Adapter, budget: EqualCost, found: Gathered, store: TuneStore | None, show: _Steps | None
+        self, adapter: Adapter, budget: EqualCost, found: Gathered, store: TuneStore | None, show: Steps | None
     ) -> Ranking:
         slug = budget_slug(budget)
         methods = {candidate.name: candidate.method for candidate in found.candidates}
@@ -296,30 +294,3 @@ class _Tuning:
             if item.name in race.fidelity
         ]
         return rank(slug, measured, found.refused | race.refused, race.samples, self.seed)
-
-
-class _Steps:
-    """Turns the batches of a race into the steps of one progress bar over all budgets.
-
-    Args:
-        progress: The bar.
-        number: Which budget, from 0.
-        budgets: Number of budgets.
-    """
-
-    def __init__(self, progress: Progress, number: int, budgets: int) -> None:
-        self._progress, self._number, self._budgets = progress, number, budgets
-        self._places: dict[str, int] = {}
-        self._slug = ""
-
-    def begin(self, slug: str, names: Sequence[str], batches: int) -> None:
-        """Say what the race will run."""
-        self._slug, self._places = slug, {name: place for place, name in enumerate(names)}
-        self._per_budget = len(names) * batches
-
-    def __call__(self, name: str, batch: int, batches: int) -> None:
-        """A candidate has seen a batch. Candidates that left count as done."""
-        done = batch * len(self._places) + self._places[name] + 1
-        if self._budgets > 1:
-            name = f"{self._slug}: {name}"
-        self._progress(name, self._number * self._per_budget + done, self._budgets * self._per_budget)
