@@ -32,7 +32,7 @@ from tokenprune.models.encode import encode
 from tokenprune.run import Run
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tasks.base import Sample, foreground_tokens
-from tokenprune.tuning.tuner import Progress
+from tokenprune.tuning.steps import Progress
 
 #: Series key -> the layers, and the reason for the choice.
 Choices = dict[str, dict[str, Any]]

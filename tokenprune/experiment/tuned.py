@@ -20,7 +20,7 @@ from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.tasks.base import Task
 from tokenprune.tuning import TuneConfig, TuneResult, run_tune
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, budget_slug
-from tokenprune.tuning.tuner import Progress
+from tokenprune.tuning.steps import Progress
 
 #: A candidate of a tune.
 CandidateName = Annotated[str, MethodName(), AfterValidator(check_name)]
