@@ -1,0 +1,87 @@
+"""What can be drawn of one sample's prefill: pictures, where the tokens are on them, and what each stage did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenprune.adapters.views import View
+
+
+@dataclass(frozen=True)
+class StageLook:
+    """What one stage did to the visual tokens of the sample. All arrays are over all tokens of the unpruned prompt.
+
+    Attributes:
+        layer: Tokens were dropped before this layer.
+        kept: Which tokens are left after the stage, bool ``[tokens]``.
+        scores: What the method preferred, the higher the more wanted, float32 ``[tokens]``; NaN for tokens that an
+            earlier stage dropped. None for a method that scores no single tokens.
+        merged: The token that each dropped token was merged into, int64 ``[tokens]``; -1 for none. None for a method
+            that merges nothing.
+        reason: Why nothing was dropped; None if tokens were dropped.
+    """
+
+    layer: int
+    kept: NDArray[np.bool_]
+    scores: NDArray[np.float32] | None = None
+    merged: NDArray[np.int64] | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """One sample under one method.
+
+    Attributes:
+        method: The method's name.
+        views: The token grids on the pictures.
+        cells: (view, row, column) of each visual token in the order of the prompt, int64 ``[tokens, 3]``; -1 for
+            tokens that are on no picture (separators of rows, class tokens).
+        stages: The stages; none for the unpruned model.
+        pictures: The pictures, uint8 ``[height, width, 3]`` each; empty where they are unknown: grids are drawn
+            on grey.
+        budget: The budget in a few words, or empty.
+        question: The question, or empty.
+        answer: The answer under this method, or None.
+        expected: The expected answer, or None.
+    """
+
+    method: str
+    views: tuple[View, ...]
+    cells: NDArray[np.int64]
+    stages: tuple[StageLook, ...]
+    pictures: tuple[NDArray[np.uint8], ...] = field(default=(), repr=False)
+    budget: str = ""
+    question: str = ""
+    answer: str | None = None
+    expected: str | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens before the first stage."""
+        return len(self.cells)
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """Which tokens are left after the last stage, bool ``[tokens]``."""
+        return self.stages[-1].kept if self.stages else np.ones(self.tokens, dtype=bool)
+
+    def grid(self, view: int, values: NDArray[Any], empty: Any) -> NDArray[Any]:
+        """Values of tokens on the grid of a view.
+
+        Args:
+            view: Number of the view.
+            values: One value per token, ``[tokens]``.
+            empty: The value where there is no token.
+
+        Returns:
+            ``[rows, columns]``.
+        """
+        out = np.full((self.views[view].rows, self.views[view].columns), empty, dtype=values.dtype)
+        here = self.cells[:, 0] == view
+        out[self.cells[here, 1], self.cells[here, 2]] = values[here]
+        return out
