@@ -38,6 +38,31 @@ class Clock:
         return float(start.event.elapsed_time(self.event))
 
 
+@dataclass(frozen=True)
+class StageTokens:
+    """The visual tokens that entered a stage, in the order of the prompt. Tensors stay where the model put them.
+
+    Attributes:
+        positions: Position of each token in the unpruned sequence, long ``[batch, tokens]``.
+        real: Which entries are tokens, bool ``[batch, tokens]``; positions of the others mean nothing.
+        keep: Which tokens survived, bool ``[batch, tokens]``.
+        scores: What the pruner preferred, floating ``[batch, tokens]``, as in
+            :class:`~tokenprune.pruners.base.Selection`; None if it scores no single tokens.
+        merged: The kept token that each dropped one was merged into, as its index here, long ``[batch, tokens]``; -1
+            for none. None if the pruner merges nothing.
+    """
+
+    positions: Tensor
+    real: Tensor
+    keep: Tensor
+    scores: Tensor | None = None
+    merged: Tensor | None = None
+
+    def survivors(self) -> StageTokens:
+        """The same tokens as a later stage sees them that drops nothing."""
+        return StageTokens(self.positions, self.keep, self.keep)
+
+
 @dataclass
 class StageResult:
     """One pruning stage of the last prefill.
@@ -49,6 +74,8 @@ class StageResult:
         rows: Position in the unpruned sequence of each row from ``layer`` on, long ``[batch, rows]``; -1 for the
             padding of samples that kept fewer tokens. None if nothing was pruned.
         reason: Why nothing was pruned; None if tokens were pruned.
+        tokens: The tokens that entered the stage, what the pruner saw in them, and which survived; None where the
+            prompt held no visual tokens.
     """
 
     layer: int
@@ -56,8 +83,7 @@ class StageResult:
     after: list[int]
     rows: Tensor | None = None
     reason: str | None = None
-    _positions: Tensor | None = field(default=None, repr=False)
-    _keep: Tensor | None = field(default=None, repr=False)
+    tokens: StageTokens | None = field(default=None, repr=False)
 
     @cached_property
     def kept(self) -> Tensor:
@@ -65,11 +91,11 @@ class StageResult:
 
         After a stage that dropped nothing these are all visual tokens that entered it.
         """
-        if self._positions is None or self._keep is None:
+        if self.tokens is None:
             return torch.full((len(self.after), 0), -1)
-        width = max(self.after, default=0)
-        order = (~self._keep).int().argsort(dim=1, stable=True)[:, :width]
-        return self._positions.gather(1, order).masked_fill(~self._keep.gather(1, order), -1)
+        keep, width = self.tokens.keep, max(self.after, default=0)
+        order = (~keep).int().argsort(dim=1, stable=True)[:, :width]
+        return self.tokens.positions.gather(1, order).masked_fill(~keep.gather(1, order), -1)
 
 
 @dataclass
