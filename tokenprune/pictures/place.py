@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenprune.adapters.views import PlacedItem, View
+from tokenprune.adapters.views import WHOLE, PlacedItem, View
 from tokenprune.errors import SampleError, UnsupportedModelError
 from tokenprune.pictures.crop import Part, part_of, seen_parts
 
@@ -37,29 +37,55 @@ def views_of(
         UnsupportedModelError: The family cannot tell where the tokens of an item are.
         UnsupportedFeatureError: It is not known which part of a picture the processor shows.
     """
+    cells = cells_of(items)
+    views: list[View] = []
+    for item, (first, part) in zip(items, assign(items, sizes, processor), strict=True):
+        for view in item.placement.views(item.grids, sizes[first]):
+            title = " ".join(filter(None, (part.title, view.title)))
+            views.append(View(first + view.picture, part_of(part.box, view.box), view.rows, view.columns, title))
+    return tuple(views), cells
+
+
+def grids_of(items: Sequence[PlacedItem]) -> tuple[tuple[View, ...], NDArray[np.int64]]:
+    """The token grids of one sample where its pictures are unknown: each grid is a picture of its own.
+
+    Args:
+        items: The sample's images and videos, as its adapter places them.
+
+    Returns:
+        See :func:`views_of`.
+
+    Raises:
+        UnsupportedModelError: The family cannot tell where the tokens of an item are.
+    """
+    cells = cells_of(items)
+    grids = [grid for item in items for grid in item.grids]
+    return tuple(View(number, WHOLE, rows, columns) for number, (rows, columns) in enumerate(grids)), cells
+
+
+def cells_of(items: Sequence[PlacedItem]) -> NDArray[np.int64]:
+    """(grid, row, column) of each visual token in the order of the prompt, grids numbered through the items.
+
+    Raises:
+        UnsupportedModelError: The family cannot tell where the tokens of an item are.
+    """
+    cells: list[Tensor] = []
+    grids = 0
     for number, item in enumerate(items):
         if item.coordinates is None:
             raise UnsupportedModelError(
                 f"the rows and columns of the visual tokens of {item.modality} {number} cannot be told from this call",
                 "call the model with the inputs that its processor makes, input_ids included",
             )
-    shown = assign(items, sizes, processor)
-    views: list[View] = []
-    cells: list[Tensor] = []
-    for item, (first, part) in zip(items, shown, strict=True):
-        assert item.coordinates is not None
         coordinates = item.coordinates.clone()
-        on_picture = coordinates[:, 0] >= 0
-        coordinates[on_picture, 0] += len(views)
+        coordinates[coordinates[:, 0] >= 0, 0] += grids
         cells.append(coordinates)
-        for view in item.placement.views(item.grids, sizes[first]):
-            title = " ".join(filter(None, (part.title, view.title)))
-            views.append(View(first + view.picture, part_of(part.box, view.box), view.rows, view.columns, title))
+        grids += len(item.grids)
     if not items:
-        return (), np.zeros((0, 3), dtype=np.int64)
+        return np.zeros((0, 3), dtype=np.int64)
     order = torch.cat([item.positions for item in items]).argsort(stable=True)
     found: NDArray[np.int64] = torch.cat(cells)[order].numpy()
-    return tuple(views), found
+    return found
 
 
 def assign(items: Sequence[PlacedItem], sizes: Sequence[Size], processor: Any) -> list[tuple[int, Part]]:
