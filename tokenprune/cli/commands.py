@@ -15,7 +15,7 @@ from rich.table import Table
 from transformers.utils import logging
 
 from tokenprune import plugins
-from tokenprune.cli.failures import check_writable, reported
+from tokenprune.cli.failures import check_writable, missing_files_reported, reported
 from tokenprune.cli.methods import method_text
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import (
@@ -61,7 +61,7 @@ def main() -> None:
     if "--no-plugins" in sys.argv:
         sys.argv.remove("--no-plugins")
         os.environ["TOKENPRUNE_NO_PLUGINS"] = "1"
-    with reported():
+    with reported(), missing_files_reported():
         app()
 
 

@@ -1,4 +1,4 @@
-"""A picture of accuracy against visual tokens kept. Needs matplotlib (the extra ``plot``)."""
+"""A picture of accuracy against visual tokens kept. Needs matplotlib (the extra ``report``)."""
 
 from __future__ import annotations
 
