@@ -87,7 +87,7 @@ class TuneResult:
 
         ``tuned.yaml`` is the method of a single budget, in the form of named methods; of several budgets each has its
         ``tuned-BUDGET.yaml``. ``report.md`` holds the tables, ``tune.jsonl`` a line per candidate with its numbers for
-        every sample, ``tune.png`` the picture where matplotlib is installed.
+        every sample, ``tune.png``, ``.svg`` and ``.pdf`` the picture where matplotlib is installed.
 
         Args:
             folder: The folder; it is made.
@@ -115,9 +115,7 @@ class TuneResult:
             from tokenprune.tuning.plot import tune_plot
         except ImportError:
             return written  # matplotlib is optional: pip install 'tokenprune-mllm[plot]'
-        path = output.folder / "tune.png"
-        tune_plot(self.rankings, self.facts.goal, path)
-        return [*written, path]
+        return [*written, *tune_plot(self.rankings, self.facts.goal, output.folder / "tune.png")]
 
     def __str__(self) -> str:
         parts = []
