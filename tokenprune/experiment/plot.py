@@ -8,6 +8,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,8 @@ NEAR, STEP = 0.012, 0.016
 FAINT = "0.8"
 #: Letters of a line of small text below the panels.
 LETTERS = 165
+#: Pixels that a tick's number needs, before the layout.
+TICK = 26
 
 Cost = Literal["average", "visual"]
 #: What the two panels have on their axes.
@@ -162,9 +165,7 @@ class _Lines:
         xs = [float(to_axes.inverted().transform((place, 0))[0]) for place in moved]
         self.ends = []
         for name in dict.fromkeys(name for name, _ in shown):
-            mine = sorted(
-                (x, index) for index, (x, point) in enumerate(zip(xs, shown, strict=True)) if point[0] == name
-            )
+            mine = sorted((x, index) for index, x in enumerate(xs) if shown[index][0] == name)
             items = [shown[index][1] for _, index in mine]
             style, heights = self.styles[name], [100 * item.accuracy.mean for item in items]
             bars = [item.accuracy.error_bars for item in items]
@@ -208,9 +209,8 @@ def _scale(axes: Axes, values: Sequence[float], room: float, ticks_at_values: bo
         axes.set_xlim(low - free, high + free)
         axes.xaxis.set_major_locator(MaxNLocator(6))
     places = sorted({round(value, 1) for value in known})
-    apart = all(
-        axes.transData.transform((b, 0))[0] - axes.transData.transform((a, 0))[0] > 26 for a, b in _pairs(places)
-    )
+    pixels = [axes.transData.transform((place, 0))[0] for place in places]
+    apart = all(right - left > TICK for left, right in pairwise(pixels))
     if ticks_at_values and places and apart:
         axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -222,10 +222,6 @@ def _at_least_ten_points(axes: Axes) -> None:
     low, high = axes.get_ylim()
     free = max(0.0, 10 - (high - low)) / 2
     axes.set_ylim(low - free, high + free)
-
-
-def _pairs(values: Sequence[float]) -> Iterable[tuple[float, float]]:
-    return zip(values, values[1:], strict=False)
 
 
 def _notes(figure: Figure, drawn: Sequence[_Lines]) -> None:

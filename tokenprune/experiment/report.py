@@ -248,7 +248,7 @@ def _oracle_failures(summaries: Sequence[SeriesSummary]) -> list[str]:
 
 
 def write_report(result: ExperimentResult) -> list[Path]:
-    """Write ``report.md``, ``summary.json`` and, where matplotlib is installed, ``accuracy.png``.
+    """Write ``report.md``, ``summary.json`` and, where matplotlib is installed, the pictures.
 
     Returns:
         The paths of the files.
@@ -262,6 +262,5 @@ def write_report(result: ExperimentResult) -> list[Path]:
         from tokenprune.experiment.plot import accuracy_plot
     except ImportError:
         return written  # matplotlib is optional: pip install 'tokenprune-mllm[plot]'
-    path = results.folder / "accuracy.png"
-    accuracy_plot(summaries, path)
-    return [*written, path]
+    quality = "agreement" if result.label_free else "accuracy"
+    return [*written, *accuracy_plot(summaries, results.folder / "accuracy.png", quality)]
