@@ -58,8 +58,9 @@ def save(figure: Figure, path: Path) -> list[Path]:
     Returns:
         The paths of the three files.
     """
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it is laid out: once for all files
+    for _ in range(2):  # texts that hang on an axes move with it: the second pass sees where they are
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     written = []
     for end, metadata in DATES.items():
         figure.savefig(path.with_suffix(end), dpi=150, metadata=metadata)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,8 +14,6 @@ from tokenprune.experiment import ExperimentResult, report, summarise
 from tokenprune.experiment.plan import Plan
 from tokenprune.experiment.profiling import ProfiledModel
 from tokenprune.measure import bench_table
-from tokenprune.selectors.entropy_profile import detect_collapse
-from tokenprune.selectors.plateau import find_plateau
 from tokenprune.selectors.verdict import Candidate, Verdict
 from tokenprune.tuning import TuneResult
 from tokenprune.tuning import table as tune_table
@@ -32,6 +32,23 @@ def print_result(result: ExperimentResult) -> None:
     Console(width=max(console.width, 190)).print(table)
     for sentence in [*report.notes(result), *report.gates(result, summaries)]:
         console.print(escape(sentence.replace("**", "")), highlight=False)
+
+
+def print_written(paths: Sequence[Path]) -> None:
+    """Print which files were written, those of one picture in one line; and whether pictures are missing."""
+    pictures = {path.with_suffix("") for path in paths if path.suffix == ".png"}
+    for path in paths:
+        if path.suffix in (".svg", ".pdf") and path.with_suffix("") in pictures:
+            continue
+        others = ", and as .svg and .pdf" if path.suffix == ".png" else ""
+        console.print(f"written: {path}{others}", highlight=False, markup=False, soft_wrap=True)
+    if not any(path.suffix == ".png" for path in paths):
+        console.print(
+            "no picture was drawn: matplotlib is not installed; pip install 'tokenprune-mllm[plot]'",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def print_tune(result: TuneResult) -> None:
@@ -88,10 +105,10 @@ def print_profile(measured: ProfiledModel) -> None:
     for layer, value in enumerate(mean):
         bar = "█" * (1 + round(40 * (value - low) / (high - low or 1)))
         console.print(f"layer {layer:>3}  {value:8.4f}  {bar}", highlight=False)
-    for found in (detect_collapse(measured.profile), find_plateau(measured.profile)):
-        console.print(found.sentence, highlight=False, soft_wrap=True)
-    for key, choice in measured.choices.items():
-        console.print(escape(f"\n{key}: {choice.reason}"), highlight=False, soft_wrap=True)
+    for sentence in measured.sentences:
+        console.print(escape(sentence), highlight=False, soft_wrap=True)
+    for key, reason in measured.reasons.items():
+        console.print(escape(f"\n{reason}"), highlight=False, soft_wrap=True)
         if key in measured.verdicts:
             _print_candidates(measured.verdicts[key])
 
