@@ -22,6 +22,7 @@ from tokenprune.palette import MethodStyle
 INK = "0.15"
 #: What differs from matplotlib's defaults.
 LOOK: Mapping[str, Any] = {
+    "figure.dpi": 150,
     "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -63,7 +64,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
     figure.set_layout_engine("none")
     written = []
     for end, metadata in DATES.items():
-        figure.savefig(path.with_suffix(end), dpi=150, metadata=metadata)
+        figure.savefig(path.with_suffix(end), metadata=metadata)
         written.append(path.with_suffix(end))
     return written
 

@@ -285,8 +285,8 @@ def profile(
     console.print(f"written: {output} ({len(measured.profile.curves)} samples)", highlight=False)
     try:
         from tokenprune.experiment.profile_plot import profile_plot
-    except ImportError:
-        print_written([])
+    except ImportError as error:
+        print(f"no picture was drawn ({error}); pip install 'tokenprune-mllm[plot]'", file=sys.stderr)
     else:
         print_written(profile_plot(measured, output.with_suffix(".png")))
 

@@ -35,20 +35,13 @@ def print_result(result: ExperimentResult) -> None:
 
 
 def print_written(paths: Sequence[Path]) -> None:
-    """Print which files were written, those of one picture in one line; and whether pictures are missing."""
+    """Print which files were written, those of one picture in one line."""
     pictures = {path.with_suffix("") for path in paths if path.suffix == ".png"}
     for path in paths:
         if path.suffix in (".svg", ".pdf") and path.with_suffix("") in pictures:
             continue
         others = ", and as .svg and .pdf" if path.suffix == ".png" else ""
         console.print(f"written: {path}{others}", highlight=False, markup=False, soft_wrap=True)
-    if not any(path.suffix == ".png" for path in paths):
-        console.print(
-            "no picture was drawn: matplotlib is not installed; pip install 'tokenprune-mllm[plot]'",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
 
 
 def print_tune(result: TuneResult) -> None:

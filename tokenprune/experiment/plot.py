@@ -37,7 +37,7 @@ FAINT = "0.8"
 #: Letters of a line of small text below the panels.
 LETTERS = 165
 #: Pixels that a tick's number needs, before the layout.
-TICK = 26
+TICK = 39
 
 Cost = Literal["average", "visual"]
 #: What the two panels have on their axes.

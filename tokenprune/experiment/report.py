@@ -99,7 +99,7 @@ def _markdown(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> s
 
 def notes(result: ExperimentResult) -> list[str]:
     """What a reader must know before the table: unusable samples, methods left out, published settings."""
-    out = []
+    out = list(result.remarks)
     if result.label_free:
         out.append("The task has no answers: scores are the agreement with the unpruned model's own answers.")
     if result.skipped:
@@ -247,13 +247,17 @@ def _oracle_failures(summaries: Sequence[SeriesSummary]) -> list[str]:
     return failures
 
 
-def write_report(result: ExperimentResult) -> list[Path]:
+def write_report(result: ExperimentResult, folder: str | Path | None = None) -> list[Path]:
     """Write ``report.md``, ``summary.json`` and, where matplotlib is installed, the pictures.
+
+    Args:
+        result: The experiment.
+        folder: Where to write; the experiment's own folder by default.
 
     Returns:
         The paths of the files.
     """
-    results, summaries = Results(result.folder), summarise(result)
+    results, summaries = Results(folder or result.folder), summarise(result)
     written = [
         results.write("report.md", _markdown(result, summaries)),
         results.write_json("summary.json", [asdict(item) for item in summaries]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tokenprune.config import Method
@@ -11,7 +11,7 @@ from tokenprune.errors import ConfigError
 from tokenprune.files.folder import OutputFolder
 from tokenprune.tuning import table
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
-from tokenprune.tuning.report import Facts, file_names, method_file, report, rows
+from tokenprune.tuning.report import FACTS, ROWS, Facts, file_names, method_file, report, rows
 from tokenprune.tuning.words import sentence
 
 
@@ -87,7 +87,7 @@ class TuneResult:
 
         ``tuned.yaml`` is the method of a single budget, in the form of named methods; of several budgets each has its
         ``tuned-BUDGET.yaml``. ``report.md`` holds the tables, ``tune.jsonl`` a line per candidate with its numbers for
-        every sample, ``tune.png``, ``.svg`` and ``.pdf`` the picture where matplotlib is installed.
+        every sample, ``run.json`` what was tuned, ``tune.png``, ``.svg`` and ``.pdf`` the picture where matplotlib is installed.
 
         Args:
             folder: The folder; it is made.
@@ -110,7 +110,8 @@ class TuneResult:
             for name, ranking in zip(names, self.rankings, strict=True)
         ]
         written.append(output.write("report.md", report(self.rankings, self.facts, self.skipped)))
-        written.append(output.write_lines("tune.jsonl", rows(self.rankings)))
+        written.append(output.write_lines(ROWS, rows(self.rankings)))
+        written.append(output.write_json(FACTS, {"facts": asdict(self.facts), "skipped": dict(self.skipped)}))
         try:
             from tokenprune.tuning.plot import tune_plot
         except ImportError:
