@@ -26,6 +26,7 @@ from tokenprune.cli.tables import (
     print_profile,
     print_result,
     print_tune,
+    print_written,
 )
 from tokenprune.cli.tuning import QUESTION, tune_model, tune_settings, tune_task
 from tokenprune.config import read_yaml
@@ -165,8 +166,7 @@ def tune(
     with progress_bar(console) as show_progress:
         result = run_tune(settings, show_progress)
     print_tune(result)
-    for path in result.written:
-        console.print(f"written: {path}", highlight=False)
+    print_written(result.written)
 
 
 @app.command()
@@ -190,8 +190,7 @@ def _experiment(config: Path, output: Path | None) -> ExperimentConfig:
 def _report(result: ExperimentResult) -> None:
     written = write_report(result)
     print_result(result)
-    for path in written:
-        console.print(f"written: {path}", highlight=False)
+    print_written(written)
 
 
 @app.command("list")
@@ -278,11 +277,18 @@ def profile(
 ) -> None:
     """Measure a model's entropy curve, find where it collapses, and verify the methods whose layer selector does so."""
     experiment = ExperimentConfig.from_yaml(config)
-    check_writable(output)
+    for end in ("", ".png", ".svg", ".pdf"):
+        check_writable(output.with_suffix(end or output.suffix))
     measured = profile_model(experiment)
     measured.profile.save(output)
     print_profile(measured)
     console.print(f"written: {output} ({len(measured.profile.curves)} samples)", highlight=False)
+    try:
+        from tokenprune.experiment.profile_plot import profile_plot
+    except ImportError as error:
+        print(f"no picture was drawn ({error}); pip install 'tokenprune-mllm[plot]'", file=sys.stderr)
+    else:
+        print_written(profile_plot(measured, output.with_suffix(".png")))
 
 
 @app.command()

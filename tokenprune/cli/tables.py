@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,8 +17,6 @@ from tokenprune.experiment.plan import Plan
 from tokenprune.experiment.profiling import ProfiledModel
 from tokenprune.experiment.rows import columns, format_row
 from tokenprune.measure import bench_table
-from tokenprune.selectors.entropy_profile import detect_collapse
-from tokenprune.selectors.plateau import find_plateau
 from tokenprune.selectors.verdict import Candidate, Verdict
 from tokenprune.tuning import TuneResult
 from tokenprune.tuning import table as tune_table
@@ -35,6 +35,16 @@ def print_result(result: ExperimentResult) -> None:
     Console(width=max(console.width, 190)).print(table)
     for sentence in [*notes(result), *gates(result, summaries)]:
         console.print(escape(sentence.replace("**", "")), highlight=False)
+
+
+def print_written(paths: Sequence[Path]) -> None:
+    """Print which files were written, those of one picture in one line."""
+    pictures = {path.with_suffix("") for path in paths if path.suffix == ".png"}
+    for path in paths:
+        if path.suffix in (".svg", ".pdf") and path.with_suffix("") in pictures:
+            continue
+        others = ", and as .svg and .pdf" if path.suffix == ".png" else ""
+        console.print(f"written: {path}{others}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_tune(result: TuneResult) -> None:
@@ -91,10 +101,10 @@ def print_profile(measured: ProfiledModel) -> None:
     for layer, value in enumerate(mean):
         bar = "█" * (1 + round(40 * (value - low) / (high - low or 1)))
         console.print(f"layer {layer:>3}  {value:8.4f}  {bar}", highlight=False)
-    for found in (detect_collapse(measured.profile), find_plateau(measured.profile)):
-        console.print(found.sentence, highlight=False, soft_wrap=True)
-    for key, choice in measured.choices.items():
-        console.print(escape(f"\n{key}: {choice.reason}"), highlight=False, soft_wrap=True)
+    for sentence in measured.sentences:
+        console.print(escape(sentence), highlight=False, soft_wrap=True)
+    for key, reason in measured.reasons.items():
+        console.print(escape(f"\n{reason}"), highlight=False, soft_wrap=True)
         if key in measured.verdicts:
             _print_candidates(measured.verdicts[key])
 

@@ -127,7 +127,7 @@ def same_cost(one: float, other: float) -> bool:
 
 def notes(result: ExperimentResult) -> list[str]:
     """What a reader must know before the table: unusable samples, methods left out, published settings."""
-    out = []
+    out = list(result.remarks)
     if result.label_free:
         out.append("The task has no answers: scores are the agreement with the unpruned model's own answers.")
     if result.skipped:

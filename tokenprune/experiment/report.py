@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from tokenprune.experiment import examples
 from tokenprune.experiment.numbers import OTHER_COST, Gain, Gains, Numbers
 from tokenprune.experiment.page import numbers_page
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.rows import columns, format_row
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.report.extra import write_drawn
-from tokenprune.report.page import Example
 
 
 def markdown(result: ExperimentResult) -> str:
@@ -72,12 +72,12 @@ def _accuracy_per_type(numbers: Numbers) -> list[str]:
     return out
 
 
-def write_report(result: ExperimentResult, examples: tuple[Example, ...] = ()) -> list[Path]:
-    """Write ``report.md``, ``summary.json`` and, with the extra ``report``, ``report.html`` and ``accuracy.png``.
+def write_report(result: ExperimentResult, folder: str | Path | None = None) -> list[Path]:
+    """Write ``report.md``, ``summary.json`` and, with the extra ``report``, ``report.html`` and the plots.
 
     Args:
         result: The experiment.
-        examples: Examples for the page.
+        folder: Where to write; the experiment's own folder by default.
 
     Returns:
         The paths of the files.
@@ -85,20 +85,25 @@ def write_report(result: ExperimentResult, examples: tuple[Example, ...] = ()) -
     Warns:
         NotWrittenWarning: Packages of the extra are missing; the warning names the files that were not written.
     """
-    results, numbers = Results(result.folder), Numbers.of(result)
+    results, numbers = Results(folder or result.folder), Numbers.of(result)
     written = [
         results.write("report.md", _markdown(numbers)),
         results.write_json("summary.json", [asdict(item) for item in numbers.summaries]),
     ]
 
-    def page(path: Path) -> None:
+    def page(path: Path) -> list[Path]:
         from tokenprune.report.html import render
 
-        results.write(path.name, render(numbers_page(numbers, examples)))
+        found, reason = examples.stored(Results(result.folder))
+        shown = examples.with_answers(found, result.answers, result.rows)
+        made = numbers_page(numbers, shown)
+        if reason is not None:
+            made = replace(made, notes=(*made.notes, f"There are no example pictures: {reason}"))
+        return [results.write(path.name, render(made))]
 
-    def plot(path: Path) -> None:
+    def plot(path: Path) -> list[Path]:
         from tokenprune.experiment.plot import accuracy_plot
 
-        accuracy_plot(numbers.summaries, path)
+        return accuracy_plot(numbers.summaries, path, "agreement" if result.label_free else "accuracy")
 
     return written + write_drawn({results.folder / "report.html": page, results.folder / "accuracy.png": plot})

@@ -16,6 +16,9 @@ from tokenprune.errors import OutputError
 from tokenprune.files.folder import OutputFolder
 from tokenprune.files.lines import Row, line, lines, parse
 
+#: The file that says which series and samples the last run was about, and what its scores are.
+RUN = "run.json"
+
 
 class Flags:
     """Which positions were seen: one byte each."""

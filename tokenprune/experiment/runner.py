@@ -16,7 +16,7 @@ from tokenprune.experiment.answering import Answering, BatchInWork, Choices, why
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batch, Batches, Shard
 from tokenprune.experiment.config import UNPRUNED, ExperimentConfig
-from tokenprune.experiment.results import Results
+from tokenprune.experiment.results import RUN, Results
 from tokenprune.experiment.series import Series
 from tokenprune.files.lines import Row
 from tokenprune.registry import suggest
@@ -61,6 +61,7 @@ class ExperimentResult:
         left_out: Name of every method that the experiment would have added, and did not -> why.
         label_free: Whether scores are agreement with the unpruned model, because the task has no answers.
         settings: Name of every method with published settings -> for which model, and where they stand.
+        remarks: What to know of a result that was read from its folder, e.g. that it is not finished.
     """
 
     folder: str
@@ -71,6 +72,7 @@ class ExperimentResult:
     left_out: dict[str, str] = field(default_factory=dict)
     label_free: bool = False
     settings: dict[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def rows(self) -> list[Row]:
@@ -189,9 +191,12 @@ class _Experiment:
             results.write_json("fingerprints.json", self.config.task.fingerprints())
             results.write_json("environment.json", environment(answering.loaded.model.device))
             results.write_json("left_out.json", left_out)
+            self._store(batches)
             self._answer(answering, batches, done)
             if self.config.timing and self.part.shard is None:
                 timing = timing | self._time(answering, batches)
+        else:
+            self._store(batches)  # this part may be smaller than the one that ran before
         keys = {item.key for item in self.series}
         return ExperimentResult(
             str(results.folder),
@@ -203,6 +208,18 @@ class _Experiment:
             self.config.task.label_free,
             published_settings(self.series),
         )
+
+    def _store(self, batches: Batches) -> None:
+        """Write what a result needs beside its rows, for :func:`tokenprune.experiment.folder.read_result`."""
+        size, count = batches.size, batches.count
+        stored = {
+            "series": [item.key for item in self.series],
+            "limit": count,
+            "questions": sum(min(size, count - number * size) for number in batches.numbers),
+            "label_free": self.config.task.label_free,
+            "settings": published_settings(self.series),
+        }
+        self.results.write_json(RUN, stored)
 
     def _choose(self, answering: Answering, first: Batch, earlier: Choices) -> Choices:
         """Choose layers, try every series out, and only then tune: a tune takes longest."""

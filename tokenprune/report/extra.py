@@ -11,11 +11,12 @@ class NotWrittenWarning(UserWarning):
     """Files of a report were not written, because packages are missing. The command line prints it as one line."""
 
 
-def write_drawn(writers: Mapping[Path, Callable[[Path], None]]) -> list[Path]:
+def write_drawn(writers: Mapping[Path, Callable[[Path], list[Path]]]) -> list[Path]:
     """Write files that need optional packages.
 
     Args:
-        writers: File -> the function that writes it. It imports what it needs.
+        writers: File -> the function that writes it, and others like it, and returns their paths. It imports what it
+            needs.
 
     Returns:
         The files that were written.
@@ -27,11 +28,9 @@ def write_drawn(writers: Mapping[Path, Callable[[Path], None]]) -> list[Path]:
     missing: dict[str, str] = {}
     for path, write in writers.items():
         try:
-            write(path)
+            written += write(path)
         except ImportError as error:
             missing[path.name] = str(error)
-        else:
-            written.append(path)
     if missing:
         names, reasons = " and ".join(missing), "; ".join(dict.fromkeys(missing.values()))
         warnings.warn(
