@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,7 +55,7 @@ def caption(look: Look, stage: StageLook | None) -> str:
     text = f"layer {stage.layer}: {int(stage.kept.sum())} of {tokens(look.tokens)}"
     apart = look.cells[:, 0] < 0
     if apart.any():
-        text += f", with {int(stage.kept[apart].sum())} of {int(apart.sum())} that are on no picture"
+        text += f" (off the picture: {int(stage.kept[apart].sum())} of {int(apart.sum())})"
     return text
 
 
@@ -93,7 +94,7 @@ def shorter(text: str | None, longest: int = LONGEST) -> str:
 def numbers(chosen: Sequence[int]) -> str:
     """Numbers from 1 with ranges: ``1-3, 7``, or ``every 4th from 1 to 29``."""
     ones = [number + 1 for number in chosen]
-    steps = {after - before for before, after in zip(ones, ones[1:], strict=False)}
+    steps = {after - before for before, after in itertools.pairwise(ones)}
     if len(ones) > 3 and len(steps) == 1 and (step := steps.pop()) > 1:
         return f"every {step}{ {2: 'nd', 3: 'rd'}.get(step, 'th') } from {ones[0]} to {ones[-1]}"
     parts: list[list[int]] = []

@@ -96,7 +96,13 @@ def save(figure: Figure, path: str | Path, *, dpi: int = 200, title: str = "", d
     metadata: dict[str, dict[str, Any]] = {
         ".png": {"Software": None, "Title": title, "Description": description},
         ".svg": {"Date": None, "Creator": "tokenprune", "Title": title, "Description": description},
-        ".pdf": {"CreationDate": None, "Creator": "tokenprune", "Producer": None, "Title": title, "Subject": description},
+        ".pdf": {
+            "CreationDate": None,
+            "Creator": "tokenprune",
+            "Producer": None,
+            "Title": title,
+            "Subject": description,
+        },
     }
     kept = {name: value for name, value in metadata[ending].items() if value != ""}
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,6 +20,7 @@ from tokenprune.pictures.panels import (
     heat_panel,
     merge_panel,
     picture_panel,
+    picture_scale_panel,
     scale_panel,
 )
 from tokenprune.pictures.raster import roots
@@ -110,68 +112,84 @@ class Layout:
         question = next((look.question for look in self.looks if look.question), "")
         if question:
             y = self.page.paragraph(MARGIN, y, inner, shorter(question, 400), TITLE, bold=True) + 2 * LINE
-        columns = self._columns()
-        for row in self._rows(columns):
-            y = self._row(row, columns, y) + WIDE_GAP
+        for row in self._rows():
+            y = self._row(row, y) + WIDE_GAP
         y -= WIDE_GAP / 2
         for note in self._notes():
             y = self.page.paragraph(MARGIN, y, inner, note, SMALL, most=4, colour=GREY)
         return self.page.figure(y + MARGIN)
 
-    def _columns(self) -> int:
-        if self.settings.columns is not None:
-            return self.settings.columns
+    @cached_property
+    def most(self) -> int:
+        """Panels that fit side by side."""
         if self.strip:
             return 1
+        drawn = [block for (block, *_) in self.blocks]
+        aspect = max(_weight(block.sheets) * sheet.aspect for block in drawn for sheet in block.sheets)
+        return 1 if aspect > 4 else 2 if aspect > 2.2 else 3 if aspect > 1.7 else 4 if aspect > 0.6 else 6
+
+    @cached_property
+    def beside(self) -> bool:
+        """Whether scores and merges have room beside their picture, and not below it."""
+        panels = sum(1 + len(self._kinds(block)) for blocks in self.blocks for block in blocks)
+        return self.settings.columns is None and not self.strip and panels <= self.most
+
+    @cached_property
+    def columns(self) -> int:
+        """Stages side by side."""
         count = sum(map(len, self.blocks))
-        weight = max(_weight(blocks[0].sheets) for blocks in self.blocks)
-        aspect = max(sheet.aspect for blocks in self.blocks for sheet in blocks[0].sheets) * weight
-        most = 1 if aspect > 4 else 2 if aspect > 2.2 else 3 if aspect > 1.7 else 4 if aspect > 0.6 else 5
-        rows = -(-count // most)
+        if self.settings.columns is not None:
+            return min(self.settings.columns, count)
+        if self.beside:
+            return count
+        rows = -(-count // self.most)
         return -(-count // rows)  # rows of the same length
 
-    def _rows(self, columns: int) -> list[list[list[Block]]]:
+    def _rows(self) -> list[list[list[Block]]]:
         """Looks in rows; the stages of one stay together if they fit in a row."""
         rows: list[list[list[Block]]] = []
         room = 0
         for blocks in self.blocks:
-            for start in range(0, len(blocks), columns):
-                part = blocks[start : start + columns]
-                if room < len(part) or start:
+            for start in range(0, len(blocks), self.columns):
+                part = blocks[start : start + self.columns]
+                if room < len(part):
                     rows.append([])
-                    room = columns
+                    room = self.columns
                 rows[-1].append(part)
                 room -= len(part)
         return rows
 
-    def _row(self, groups: list[list[Block]], columns: int, top: float) -> float:
+    def _row(self, groups: list[list[Block]], top: float) -> float:
         inner = self.settings.width - 2 * MARGIN
-        gap = WIDE_GAP if columns > 1 else 0.0
-        width = (inner - (columns - 1) * gap) / columns
-        beside = not self.strip and columns <= 2 and self._aspect(groups) <= 2.2
-        x = MARGIN
-        places: list[tuple[list[Block], float, float]] = []
-        for group in groups:
-            span = len(group) * width + (len(group) - 1) * gap
-            places.append((group, x, span))
-            x += span + gap
-        y = max(self._head(group, x, top, span) for group, x, span in places) + LINE
+        more = [len(self._kinds(block)) if self.beside else 0 for group in groups for block in group]
+        panels = self.columns + sum(more)
+        width = (inner - (self.columns - 1) * WIDE_GAP - sum(more) * GAP) / panels
         # pictures, then captions and answers, then what explains them, each in a line across the row
-        stages = [
-            (block, x + place * (width + gap)) for group, x, _ in places for place, block in enumerate(group)
-        ]
-        share = (width - GAP) / 2 if beside else width
-        bottom = max(self._kind("picture", block, left, y, share) for block, left in stages) + LINE / 2
-        bottom = max(self._caption(block, left, bottom, share) for block, left in stages)
+        x, lefts, spans = MARGIN, [], []
+        extras = iter(more)
+        for group in groups:
+            start = x
+            for _ in group:
+                lefts.append(x)
+                x += width + next(extras) * (width + GAP) + WIDE_GAP
+            spans.append((group, start, x - WIDE_GAP - start))
+        stages = list(zip((block for group in groups for block in group), lefts, strict=True))
+        y = max(self._head(group, start, top, span) for group, start, span in spans) + LINE
+        bottom = max(self._kind("picture", block, left, y, width) for block, left in stages) + LINE / 2
+        bottom = max(self._caption(block, left, bottom, width) for block, left in stages)
         bottom = max(
-            self._answer(group[0].look, x, bottom, share if len(group) == 1 else span) for group, x, span in places
+            self._answer(group[0].look, start, bottom, width if self.beside else span) for group, start, span in spans
         )
         ends = [bottom]
         for block, left in stages:
-            under, right = (y, left + share + GAP) if beside else (bottom + LINE, left)
+            under = bottom + LINE
             for kind in self._kinds(block):
-                under = self._kind(kind, block, right, under, share) + LINE
-            ends.append(under)
+                if self.beside:
+                    left += width + GAP
+                    ends.append(self._kind(kind, block, left, y, width))
+                else:
+                    under = self._kind(kind, block, left, under, width) + LINE
+                    ends.append(under)
         return max(ends)
 
     def _caption(self, block: Block, x: float, y: float, width: float) -> float:
@@ -179,9 +197,6 @@ class Layout:
         short = text.replace(" visual tokens", " tokens")
         text = short if length(text, BODY) > width >= length(short, BODY) else text
         return self.page.paragraph(x, y, width, text, BODY, most=4)
-
-    def _aspect(self, groups: list[list[Block]]) -> float:
-        return max(sheet.aspect for group in groups for block in group for sheet in block.sheets)
 
     def _head(self, group: list[Block], x: float, y: float, span: float) -> float:
         look = group[0].look
@@ -199,7 +214,8 @@ class Layout:
     def _answer(self, look: Look, x: float, y: float, span: float) -> float:
         if look.answer is None:
             return y
-        y = self.page.paragraph(x, y + LINE / 2, span, f'"{shorter(look.answer, 600)}"', BODY + 0.5, most=4)
+        answer = f'"{shorter(look.answer, 600)}'
+        y = self.page.paragraph(x, y + LINE / 2, span, answer, BODY + 0.5, most=4, end='"')
         for sign, said in judgement(look, self.unpruned):
             y = self.page.paragraph(x, y, span, f"{sign} {said}", BODY, most=2, bold=sign in (WRONG, CHANGED))
         return y
@@ -243,19 +259,15 @@ class Layout:
             y = bottom + GAP
         y = bottom
         if scale is not None:
-            wide = min(right - x, 2.2)
+            wide = min(max(right - x, min(width, 1.2)), 2.2)
             word = length("score", SMALL) + 0.05
             self.page.paragraph(x, y + 0.045, word, "score", SMALL, most=1, colour=GREY)
             panel = (x + word, y + 0.05, wide - word, SCALE, scale_panel(scale, f"{block.name}, scale"))
             self.page.panels.append(panel)
             y += 0.05 + SCALE + SMALL * LEADING
-        if kind == "merge":
-            y = self.page.paragraph(x, y + LINE / 2, right - x, self._merged(block), SMALL, most=3, colour=GREY)
-        return y
+        return self._merged(block, x, y + LINE / 2, width) if kind == "merge" else y
 
-    def _drawer(
-        self, kind: str, block: Block, sheet: Sheet, scale: Scale | None, inches: float, name: str
-    ) -> Draw:
+    def _drawer(self, kind: str, block: Block, sheet: Sheet, scale: Scale | None, inches: float, name: str) -> Draw:
         if kind == "picture" or block.stage is None:
             return picture_panel(block.look, block.stage, sheet, inches, name)
         if scale is not None:
@@ -267,14 +279,22 @@ class Layout:
         assert block.stage.scores is not None
         return Scale.of(block.look, block.stage.scores)
 
-    def _merged(self, block: Block) -> str:
+    def _merged(self, block: Block, x: float, y: float, width: float) -> float:
+        """What the colours of merged tokens say."""
         assert block.stage is not None
         assert block.stage.merged is not None
         target = roots(block.stage.kept, block.stage.merged)
-        moved = (target >= 0) & ~block.stage.kept
-        if crosses_pictures(block.look, target):
-            return f"{int(moved.sum())} merged; the colour says into which picture, dark is the first"
-        return f"{int(moved.sum())} merged into the token of the same colour with a dot"
+        moved = int(((target >= 0) & ~block.stage.kept).sum())
+        if not crosses_pictures(block.look, target):
+            text = f"{moved} merged into the token of the same colour with a dot"
+            return self.page.paragraph(x, y, width, text, SMALL, most=3, colour=GREY)
+        word = f"{moved} merged into tokens of picture"
+        long = length(word, SMALL) + 0.06
+        self.page.paragraph(x, y, long, word, SMALL, most=1, colour=GREY)
+        last = max(view.picture for view in block.look.views) + 1
+        panel = (x + long, y + 0.01, 1.6, SCALE, picture_scale_panel(last, f"{block.name}, pictures"))
+        self.page.panels.append(panel)
+        return y + 0.01 + SCALE + SMALL * LEADING
 
     # ---- below everything ----
 
@@ -292,6 +312,8 @@ class Layout:
         drawn = [(block.look, sheet) for (block, *_) in self.blocks for sheet in block.sheets]
         if any(unseen([look.views[index] for index in sheet.views]) for look, sheet in drawn):
             notes.append("Hatched on a picture: not seen by the model.")
+        if any(sheet.extent != (0.0, 0.0, 1.0, 1.0) for _, sheet in drawn):
+            notes.append("Grey around a picture: padding.")
         shown, pictures = self._shown(look), {view.picture for view in look.views}
         lines = [" ".join(notes)] if notes else []
         if len(shown) < len(pictures):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 #: What a font lacks is looked up in the next that is installed: Chinese, Japanese, Korean, symbols.
 FONTS = (
@@ -76,7 +77,16 @@ class Page:
     bars: list[tuple[float, float, float, float, str]] = field(default_factory=list)
 
     def paragraph(
-        self, x: float, y: float, width: float, text: str, size: float, most: int = 3, bold: bool = False, **style: Any
+        self,
+        x: float,
+        y: float,
+        width: float,
+        text: str,
+        size: float,
+        most: int = 3,
+        bold: bool = False,
+        end: str = "",
+        **style: Any,
     ) -> float:
         """Add a text that is wrapped at a width.
 
@@ -88,12 +98,13 @@ class Page:
             size: Points.
             most: Lines at most; the last one ends with an ellipsis if there is more.
             bold: Whether it is bold.
+            end: What follows the text, also where it is cut.
             style: Further fields of :class:`Text`.
 
         Returns:
             The bottom of the last line.
         """
-        for line in wrapped(text, width, size, most, bold):
+        for line in wrapped(text, width, size, most, bold, end):
             self.texts.append(Text(x, y, line, size, bold, **style))
             y += size * LEADING
         return y
@@ -108,7 +119,7 @@ class Page:
                 draw(figure.add_axes(place))
             for x, y, width, tall, colour in self.bars:
                 figure.patches.append(
-                    mpl.patches.Rectangle(
+                    Rectangle(
                         (x / self.width, 1 - (y + tall) / height),
                         width / self.width,
                         tall / height,
@@ -154,19 +165,19 @@ def length(text: str, size: float, bold: bool = False) -> float:
         return float(_ruler().get_text_width_height_descent(text, font, False)[0]) / 300
 
 
-def wrapped(text: str, width: float, size: float, most: int, bold: bool = False) -> list[str]:
+def wrapped(text: str, width: float, size: float, most: int, bold: bool = False, end: str = "") -> list[str]:
     """A text as lines that are no longer than ``width`` inches, at most so many; what is cut ends with an ellipsis."""
     lines: list[str] = []
     rest = text.strip()
     while rest:
-        if length(rest, size, bold) <= width:
-            return [*lines, rest]
+        if length(rest + end, size, bold) <= width:
+            return [*lines, rest + end]
         last = len(lines) + 1 == most
-        fit = _fitting(rest, width, size, bold, ELLIPSIS if last else "")
+        fit = _fitting(rest, width, size, bold, ELLIPSIS + end if last else "")
         space = rest.rfind(" ", 0, fit + 1)
         cut = space if space > fit // 3 else fit
         if last:
-            return [*lines, rest[:cut].rstrip(" ,;:") + ELLIPSIS]
+            return [*lines, rest[:cut].rstrip(" ,;:") + ELLIPSIS + end]
         lines.append(rest[:cut].rstrip())
         rest = rest[cut:].lstrip()
     return lines
@@ -182,8 +193,3 @@ def _fitting(text: str, width: float, size: float, bold: bool, end: str) -> int:
         else:
             high = middle - 1
     return low
-
-
-def widest(texts: Sequence[str], size: float) -> float:
-    """Inches of the longest of several texts."""
-    return max((length(text, size) for text in texts), default=0.0)

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
@@ -21,8 +22,10 @@ from tokenprune.pictures.sheets import Sheet, unseen
 
 #: Perceptually uniform, and the same for readers with colour-vision deficiencies.
 COLOURS = "cividis"
-#: With more merged tokens than this on a sheet, lines from each to its target would hide the rest.
-MOST_LINES = 160
+#: Of pictures, so that nobody takes their numbers for scores.
+PICTURE_COLOURS = "magma"
+#: More lines from merged tokens to their targets would hide the rest: on cells of any size, and on large ones (points).
+MOST_LINES, MOST_LINES_ON_LARGE, LARGE = 40, 160, 15
 #: Colours of the corners of a picture, from which the colour of a target follows: top left, top right, bottom left,
 #: bottom right. Blue to orange, and dark to light, are told apart with any colour-vision deficiency.
 CORNERS = np.array([[[8, 64, 129], [166, 54, 3]], [[158, 202, 245], [254, 217, 118]]], dtype=np.float64) / 255
@@ -112,25 +115,32 @@ def heat_panel(look: Look, stage: StageLook, sheet: Sheet, scale: Scale, name: s
 
 def scale_panel(scale: Scale, name: str) -> Draw:
     """The colours of a heat map, with the scores of both ends."""
+    return lambda axes: _bar(axes, scale, COLOURS, _ends(scale), name)
 
-    def draw(axes: Axes) -> None:
-        axes.set_label(name)
-        extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
-        bar = axes.figure.colorbar(
-            mpl.cm.ScalarMappable(Normalize(scale.low, scale.high), COLOURS),
-            cax=axes,
-            orientation="horizontal",
-            extend=extend[scale.beyond],
-            extendfrac=0.06,
-        )
-        bar.outline.set_linewidth(0.4)
-        bar.set_ticks([scale.low, scale.high], labels=_ends(scale))
-        axes.tick_params(length=0, pad=1.5, labelsize=6.5, labelfontfamily=families())
-        first, last = axes.get_xticklabels()
-        first.set_ha("left")
-        last.set_ha("right")
 
-    return draw
+def picture_scale_panel(last: int, name: str) -> Draw:
+    """The colours of pictures by their numbers, from 1 to ``last``."""
+    return lambda axes: _bar(axes, Scale(1, last, (False, False)), PICTURE_COLOURS, ["1", str(last)], name)
+
+
+def _bar(axes: Axes, scale: Scale, colours: str, ends: list[str], name: str) -> None:
+    axes.set_label(name)
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(scale.low, scale.high), colours),
+        cax=axes,
+        orientation="horizontal",
+        extend=extend[scale.beyond],
+        extendfrac=0.06,
+    )
+    bar.outline.set_linewidth(0.4)
+    bar.set_ticks([scale.low, scale.high], labels=ends)
+    axes.tick_params(length=0, pad=1.5, labelsize=6.5, labelfontfamily=families())
+    first, last = axes.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
 
 
 def merge_panel(look: Look, stage: StageLook, sheet: Sheet, name: str) -> Draw:
@@ -154,20 +164,18 @@ def merge_panel(look: Look, stage: StageLook, sheet: Sheet, name: str) -> Draw:
             grid[shown, :3] = colours[own[shown]]
             grid[shown, 3] = 1
             left, top, right, bottom = view.box
-            axes.imshow(
-                grid, extent=(left, right, bottom, top), aspect="auto", interpolation="nearest", zorder=1
-            )
+            axes.imshow(grid, extent=(left, right, bottom, top), aspect="auto", interpolation="nearest", zorder=1)
         _limits(axes, sheet)
         points = _cell_points(look, sheet, axes)
         edges = raster.outlines(look, sheet, target, -1)
-        axes.add_collection(LineCollection(edges, colors="white", linewidths=min(0.6, 0.12 * points), zorder=3))
+        axes.add_collection(LineCollection(list(edges), colors="white", linewidths=min(0.6, 0.12 * points), zorder=3))
         here = np.isin(look.cells[:, 0], sheet.views)
         moved = np.flatnonzero(here & (target >= 0) & ~stage.kept)
         near = moved[np.isin(look.cells[target[moved], 0], sheet.views)]
-        if 0 < len(near) <= MOST_LINES:
+        if 0 < len(near) <= (MOST_LINES_ON_LARGE if points >= LARGE else MOST_LINES):
             ends = np.stack([raster.centres(look, near), raster.centres(look, target[near])], axis=1)
-            axes.add_collection(LineCollection(ends, colors="white", linewidths=1.4, zorder=4))
-            axes.add_collection(LineCollection(ends, colors="black", linewidths=0.5, zorder=5))
+            axes.add_collection(LineCollection(list(ends), colors="white", linewidths=1.4, zorder=4))
+            axes.add_collection(LineCollection(list(ends), colors="black", linewidths=0.5, zorder=5))
         received = np.zeros(look.tokens, dtype=bool)
         received[target[(target >= 0) & ~stage.kept]] = True
         dots = raster.centres(look, np.flatnonzero(here & received))
@@ -191,7 +199,7 @@ def target_colours(look: Look, target: NDArray[np.int64]) -> NDArray[np.float64]
     if crosses_pictures(look, target):
         pictures = np.array([view.picture for view in look.views])
         number = pictures[look.cells[target[tokens], 0]]
-        out[tokens] = mpl.colormaps[COLOURS](number / max(pictures.max(), 1))[:, :3]
+        out[tokens] = mpl.colormaps[PICTURE_COLOURS](number / max(pictures.max(), 1))[:, :3]
         return out
     x, y = raster.centres(look, target[tokens]).clip(0, 1).T[..., None]
     top = (1 - x) * CORNERS[0, 0] + x * CORNERS[0, 1]
@@ -250,14 +258,16 @@ def _outline(axes: Axes, lines: raster.Segments, points: float) -> None:
     """A dark line with a light one on both sides, which is seen on any picture."""
     width = min(0.9, 0.1 * points)
     ends: Any = {"capstyle": "projecting"}
-    axes.add_collection(LineCollection(lines, colors="white", linewidths=2.4 * width, zorder=3, **ends))
-    axes.add_collection(LineCollection(lines, colors="black", linewidths=width, zorder=4, **ends))
+    axes.add_collection(LineCollection(list(lines), colors="white", linewidths=2.4 * width, zorder=3, **ends))
+    axes.add_collection(LineCollection(list(lines), colors="black", linewidths=width, zorder=4, **ends))
 
 
 def _cell_points(look: Look, sheet: Sheet, axes: Axes) -> float:
     """Side of the smallest cell in points."""
     box = axes.get_position()
-    width, height = axes.figure.get_size_inches()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches()
     left, top, right, bottom = sheet.extent
     sides = []
     for index in sheet.views:

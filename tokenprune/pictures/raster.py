@@ -70,7 +70,8 @@ def _resized(picture: Pixels, look: Look, sheet: Sheet, long_side: int) -> Pixel
     # whole blocks are averaged; what is left over at the right and at the bottom repeats the edge
     padded = np.pad(picture, ((0, -height % factor), (0, -width % factor), (0, 0)), mode="edge")
     blocks = padded.reshape(padded.shape[0] // factor, factor, padded.shape[1] // factor, factor, 3)
-    return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+    mean: Pixels = blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+    return mean
 
 
 def states(look: Look, sheet: Sheet, kept: Mask, shape: tuple[int, int]) -> NDArray[np.int8]:
@@ -164,7 +165,7 @@ def centres(look: Look, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def roots(kept: Mask, merged: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The token that each token ended in, int64 ``[tokens]``: itself where it was kept, -1 where it was merged into none.
+    """The token that each token ended in, int64 ``[tokens]``: itself where it was kept, -1 where it is in none.
 
     A token may have been merged into one that was itself merged.
     """

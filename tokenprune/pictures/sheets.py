@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from tokenprune.adapters.views import View
@@ -59,9 +60,9 @@ def unseen(views: list[View]) -> list[Box]:
     xs = sorted({0.0, 1.0, *(min(max(edge, 0.0), 1.0) for view in views for edge in view.box[::2])})
     ys = sorted({0.0, 1.0, *(min(max(edge, 0.0), 1.0) for view in views for edge in view.box[1::2])})
     boxes: list[Box] = []
-    for top, bottom in zip(ys, ys[1:], strict=False):
+    for top, bottom in itertools.pairwise(ys):
         row: list[Box] = []
-        for left, right in zip(xs, xs[1:], strict=False):
+        for left, right in itertools.pairwise(xs):
             x, y = (left + right) / 2, (top + bottom) / 2
             if (right - left) < TOUCH or (bottom - top) < TOUCH:
                 continue
@@ -112,7 +113,7 @@ def _aspect(look: Look, group: list[int], extent: Box) -> float:
     view = look.views[group[0]]
     if look.pictures:
         height, width = look.pictures[view.picture].shape[:2]
-        shape = width / height
+        shape = float(width / height)
     else:
         left, top, right, bottom = view.box
         shape = (view.columns / (right - left)) / (view.rows / (bottom - top))
