@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from tokenprune.adapters.views import PlacedItem
 from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.layer_average import layer_average
+from tokenprune.budgets.slug import slug
 from tokenprune.config import Method
-from tokenprune.errors import UnsupportedModelError
+from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.flops import prefill_flops
+from tokenprune.pictures.convert import as_picture
+from tokenprune.pictures.look import Look, StageLook
+from tokenprune.pictures.place import grids_of, views_of
 from tokenprune.selectors.base import LayerChoice
 
 
@@ -38,6 +45,31 @@ class Clock:
         return float(start.event.elapsed_time(self.event))
 
 
+@dataclass(frozen=True)
+class StageTokens:
+    """The visual tokens that entered a stage, in the order of the prompt. Tensors stay where the model put them.
+
+    Attributes:
+        positions: Position of each token in the unpruned sequence, long ``[batch, tokens]``.
+        real: Which entries are tokens, bool ``[batch, tokens]``; positions of the others mean nothing.
+        keep: Which tokens survived, bool ``[batch, tokens]``.
+        scores: What the pruner preferred, floating ``[batch, tokens]``, as in
+            :class:`~tokenprune.pruners.base.Selection`; None if it scores no single tokens.
+        merged: The kept token that each dropped one was merged into, as its index here, long ``[batch, tokens]``; -1
+            for none. None if the pruner merges nothing.
+    """
+
+    positions: Tensor
+    real: Tensor
+    keep: Tensor
+    scores: Tensor | None = None
+    merged: Tensor | None = None
+
+    def survivors(self) -> StageTokens:
+        """The same tokens as a later stage sees them that drops nothing."""
+        return StageTokens(self.positions, self.keep, self.keep)
+
+
 @dataclass
 class StageResult:
     """One pruning stage of the last prefill.
@@ -49,6 +81,8 @@ class StageResult:
         rows: Position in the unpruned sequence of each row from ``layer`` on, long ``[batch, rows]``; -1 for the
             padding of samples that kept fewer tokens. None if nothing was pruned.
         reason: Why nothing was pruned; None if tokens were pruned.
+        tokens: The tokens that entered the stage, what the pruner saw in them, and which survived; None where the
+            prompt held no visual tokens.
     """
 
     layer: int
@@ -56,8 +90,7 @@ class StageResult:
     after: list[int]
     rows: Tensor | None = None
     reason: str | None = None
-    _positions: Tensor | None = field(default=None, repr=False)
-    _keep: Tensor | None = field(default=None, repr=False)
+    tokens: StageTokens | None = field(default=None, repr=False)
 
     @cached_property
     def kept(self) -> Tensor:
@@ -65,11 +98,40 @@ class StageResult:
 
         After a stage that dropped nothing these are all visual tokens that entered it.
         """
-        if self._positions is None or self._keep is None:
+        if self.tokens is None:
             return torch.full((len(self.after), 0), -1)
-        width = max(self.after, default=0)
-        order = (~self._keep).int().argsort(dim=1, stable=True)[:, :width]
-        return self._positions.gather(1, order).masked_fill(~self._keep.gather(1, order), -1)
+        keep, width = self.tokens.keep, max(self.after, default=0)
+        order = (~keep).int().argsort(dim=1, stable=True)[:, :width]
+        return self.tokens.positions.gather(1, order).masked_fill(~keep.gather(1, order), -1)
+
+    def look(self, sample: int, places: NDArray[np.int64]) -> StageLook:
+        """What can be drawn of the stage.
+
+        Args:
+            sample: Number of the sample.
+            places: Positions of all its visual tokens in the unpruned sequence, ascending.
+        """
+        tokens = self.tokens
+        assert tokens is not None
+        real = tokens.real[sample].cpu().numpy()
+        at = np.searchsorted(places, tokens.positions[sample].cpu().numpy()[real])  # of the tokens that entered
+
+        def spread(values: NDArray[Any], empty: Any) -> NDArray[Any]:
+            out = np.full(len(places), empty, dtype=values.dtype)
+            out[at] = values
+            return out
+
+        scores, merged = tokens.scores, tokens.merged
+        into = None if merged is None else merged[sample].cpu().numpy()
+        entry = np.full(len(real), -1)
+        entry[real] = at
+        return StageLook(
+            self.layer,
+            spread(tokens.keep[sample].cpu().numpy()[real], False),
+            None if scores is None else spread(scores[sample].float().cpu().numpy()[real], np.nan),
+            None if into is None else spread(np.where(into[real] < 0, -1, entry[into[real]]), -1),
+            self.reason,
+        )
 
 
 @dataclass
@@ -82,6 +144,8 @@ class PrefillRecord:
         clock: Start and end of scoring and selecting at each stage.
         kv_bytes: Bytes of the KV cache after the prefill; 0 without a cache.
         kv_bytes_unpruned: Bytes that the cache would have without pruning.
+        places: Tells where the visual tokens lie on the pictures, item by item for each sample; None where the family's
+            adapter knows no grid. Only pictures need it, so it is found out when it is asked for.
     """
 
     text_tokens: list[int] = field(default_factory=list)
@@ -89,6 +153,7 @@ class PrefillRecord:
     clock: list[tuple[Clock, Clock]] = field(default_factory=list)
     kv_bytes: int = 0
     kv_bytes_unpruned: int = 0
+    places: Callable[[], Sequence[Sequence[PlacedItem]] | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -224,6 +289,87 @@ class Run:
     def begin(self, record: PrefillRecord) -> None:
         """Show a new prefill. The engine calls this at its start and fills the record while the model runs."""
         self._record = record
+
+    def settle(self) -> None:
+        """Find out where the visual tokens of the last prefill lie. Afterwards the run holds nothing of the model.
+
+        What goes wrong is raised when somebody asks for a picture: it has nothing to do with pruning.
+        """
+        try:
+            items = self._record.places()
+        except Exception as raised:
+            error = raised.with_traceback(None)  # which holds the model
+
+            def places() -> NoReturn:
+                raise error
+
+            self._record.places = places
+        else:
+            self._record.places = lambda: items
+
+    def look(
+        self,
+        pictures: Sequence[Any] = (),
+        processor: Any = None,
+        *,
+        sample: int = 0,
+        question: str = "",
+        answer: str | None = None,
+        expected: str | None = None,
+    ) -> Look:
+        """What can be drawn of one sample of the last prefill; see :func:`tokenprune.draw`.
+
+        Args:
+            pictures: The sample's pictures in the order of the prompt, as Pillow images or uint8 arrays
+                ``[height, width, 3]``; a video is its frames. Without pictures, grids are drawn on grey.
+            processor: The model's processor. It may cut off a part of a picture before the model sees it, and only
+                with it the patches can be put at their place on the whole picture.
+            sample: Number of the sample in the batch.
+            question: The question, for the title.
+            answer: The answer under the method.
+            expected: The expected answer.
+
+        Raises:
+            UnsupportedFeatureError: The model has read no prompt with visual tokens yet.
+            UnsupportedModelError: The family's adapter knows no token grid.
+            ConfigError: The number of pictures is not that of the prompt, or there is no such sample.
+        """
+        stages = self._record.stages
+        if not stages or not any(stages[0].before):
+            raise UnsupportedFeatureError(
+                "there is nothing to draw: no prompt with visual tokens was read",
+                "run the model inside the block first",
+            )
+        if not 0 <= sample < len(stages[0].before):
+            raise ConfigError(
+                f"there is no sample {sample}: the last batch has {len(stages[0].before)}", "samples count from 0"
+            )
+        items = self._record.places()
+        if items is None:
+            raise UnsupportedModelError(
+                f"the adapter of {self._family!r} knows no token grid: it cannot be drawn",
+                "write an adapter that overrides grid()",
+            )
+        shown = [as_picture(picture) for picture in pictures]
+        sizes = [(picture.shape[1], picture.shape[0]) for picture in shown]
+        if processor is None and any(width != height for width, height in sizes):
+            raise ConfigError(
+                "pictures that are no squares were given without a processor, which may crop them",
+                "give the model's processor, too: run.figure(pictures, processor)",
+            )
+        views, cells = views_of(items[sample], sizes, processor) if shown else grids_of(items[sample])
+        places = torch.cat([item.positions for item in items[sample]]).sort().values.numpy()
+        return Look(
+            method=self.method.label or type(self.method.pruner).__name__.lower(),
+            views=views,
+            cells=cells,
+            stages=tuple(stage.look(sample, places) for stage in stages),
+            pictures=tuple(shown),
+            budget=slug(self.method.budget),
+            question=question,
+            answer=answer,
+            expected=expected,
+        )
 
     def annotate(self, sample_ids: Sequence[int] | None = None, **values: Sequence[Tensor | Sequence[float]]) -> None:
         """Provide data for the following prefills that is not in the model's inputs.

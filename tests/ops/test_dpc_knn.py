@@ -37,7 +37,7 @@ def check(images: list[Tensor], clusters: list[int]) -> None:
     for row, image in enumerate(images):
         states[row, : len(image)] = image
         valid[row, : len(image)] = True
-    centres, merged = dpc_knn(states, valid, torch.tensor(clusters))
+    centres, merged, _ = dpc_knn(states, valid, torch.tensor(clusters))
     for row, (image, count) in enumerate(zip(images, clusters, strict=True)):
         expected = literal(image, count) if count else {}
         assert centres[row].nonzero()[:, 0].tolist() == list(expected)
@@ -60,7 +60,7 @@ def test_planted_clusters_are_found(seed: int) -> None:
     middles = 5 * torch.eye(4)
     states = torch.cat([middle + 0.05 * torch.randn(6, 4, generator=noise) for middle in middles])
     check([states], [4])
-    centres, merged = dpc_knn(states[None], torch.ones(1, 24, dtype=torch.bool), torch.tensor([4]))
+    centres, merged, _ = dpc_knn(states[None], torch.ones(1, 24, dtype=torch.bool), torch.tensor([4]))
     assert sorted(int(c) // 6 for c in centres[0].nonzero()[:, 0]) == [0, 1, 2, 3]
     assert torch.allclose(merged[0][centres[0]], states.view(4, 6, 4).mean(1), atol=1e-5)
 

@@ -134,7 +134,7 @@ def test_recycling(seed: int, exact: bool) -> None:
     plan = [literal_counts(*pair) for pair in zip(sizes, quotas, strict=True)]
     valid = torch.arange(70) < torch.tensor(sizes)[:, None]
     counts = torch.tensor(plan).unbind(1)
-    keep, merged = recycle(
+    keep, merged, _ = recycle(
         states, scores.masked_fill(~valid, -torch.inf), *counts, max_pool=max(pool for _, pool, _ in plan)
     )
     for row, (size, quota) in enumerate(zip(sizes, quotas, strict=True)):

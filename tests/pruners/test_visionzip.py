@@ -145,7 +145,7 @@ def test_merging(seed: int, exact: bool, equal: bool) -> None:
     order = torch.rand(4, 30, generator=noise).masked_fill(~valid, 2.0).argsort(1)
     targets = torch.zeros_like(valid).scatter(1, order, torch.arange(30) < torch.tensor(counts)[:, None])
     others = valid & ~targets & (torch.rand(4, 30, generator=noise) < 0.8)
-    merged = merge_into(states, keys, targets, others, max(counts), own_in_mean=equal)
+    merged, _ = merge_into(states, keys, targets, others, max(counts), own_in_mean=equal)
     for row in range(4):
         marked = [mask[row].nonzero()[:, 0].tolist() for mask in (targets, others)]
         assert torch.allclose(merged[row].double(), literal_merge(keys[row], states[row], *marked, equal), atol=1e-5)
@@ -153,13 +153,13 @@ def test_merging(seed: int, exact: bool, equal: bool) -> None:
 
 def test_no_targets_at_all() -> None:
     states, none = torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool)
-    assert torch.equal(merge_into(states, states, none, ~none, 0, own_in_mean=False), states)
+    assert torch.equal(merge_into(states, states, none, ~none, 0, own_in_mean=False)[0], states)
 
 
 def test_equally_like_targets_the_earlier_one() -> None:
     keys = torch.tensor([[[1.0, 0], [0, 1], [2, 0], [1, 1]]])
     targets = torch.tensor([[True, True, True, False]])
-    merged = merge_into(torch.eye(4)[None], keys, targets, ~targets, 3, own_in_mean=False)
+    merged, _ = merge_into(torch.eye(4)[None], keys, targets, ~targets, 3, own_in_mean=False)
     assert merged[0, 0].tolist() == [1, 0, 0, 1]
     assert torch.equal(merged[0, 1:], torch.eye(4)[1:])
 
@@ -238,7 +238,7 @@ def test_nothing_waits_for_the_device() -> None:
     """The meta device has no values: whatever asks for one raises."""
     states, tokens = torch.empty(2, 9, 4, device="meta"), torch.empty(2, 9, dtype=torch.bool, device="meta")
     targets = every_nth(tokens, torch.empty(2, dtype=torch.long, device="meta"))
-    assert merge_into(states, states, targets, tokens & ~targets, 3, own_in_mean=False).shape == (2, 9, 4)
+    assert merge_into(states, states, targets, tokens & ~targets, 3, own_in_mean=False)[0].shape == (2, 9, 4)
 
 
 @pytest.mark.parametrize(("count", "contextual"), [(192, 30), (128, 20), (64, 10)])

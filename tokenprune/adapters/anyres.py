@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -19,7 +19,9 @@ from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
 from tokenprune.adapters.merging import Merging, concatenate, newline, repeat
 from tokenprune.adapters.modalities import Modality, feature_sizes, features, pixels, uniform_sizes
+from tokenprune.adapters.placements import AnyResolution
 from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site, patch_projector
+from tokenprune.adapters.views import Placement
 from tokenprune.errors import UnsupportedFeatureError
 from tokenprune.ops.vision import TowerLayer, bilinear_patches, cell_patches
 
@@ -154,11 +156,31 @@ class LlavaNextAdapter(ImageVideoAdapter):
         """Which tokens of each image are newlines, bool ``[size]``; None where the call does not tell."""
         computed = features(call, "image")
         if computed is not None:  # ``generate`` keeps no image sizes, but newlines are recognised by their embedding
-            return [(item == self._core.image_newline.to(item)).all(-1) for item in computed]
+            return [self._is_newline(item)[:, 0] for item in computed]
         image_sizes = call.get("image_sizes")
         if pixels(call, "image") is None or image_sizes is None:
             return None
         return self._pack(call, torch.as_tensor(image_sizes).cpu())[1]
+
+    def _is_newline(self, features: Tensor) -> Tensor:
+        """Which features of an image are newlines, bool ``[size, 1]``."""
+        if features.dtype == torch.bool:  # what slim_features() kept
+            return features
+        newline: Tensor = self._core.image_newline.to(features)
+        return (features == newline).all(-1, keepdim=True)
+
+    def slim_features(self, modality: Modality, computed: Any) -> Sequence[Tensor]:
+        """See :meth:`ImageVideoAdapter.slim_features`. Of images, the newlines are marked, bool ``[size, 1]`` each."""
+        if modality == "video":
+            return super().slim_features(modality, computed)
+        return [self._is_newline(item) for item in computed]
+
+    def placement(self, item: Item) -> Placement:
+        """See :meth:`ImageVideoAdapter.placement`."""
+        if item.modality == "video":
+            return super().placement(item)
+        resolutions = tuple((int(height), int(width)) for height, width in self.config.image_grid_pinpoints)
+        return AnyResolution(resolutions, int(self.config.vision_config.image_size), self._side)
 
     def _pack(self, call: Mapping[str, Any], sizes: Tensor) -> tuple[list[int], list[Tensor]]:
         """Let the model pack zeros in place of features, and -1 in place of its newline embedding.
@@ -218,6 +240,13 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
         """See :meth:`LlavaNextAdapter.video_coordinates`."""
         coordinates = frame_coordinates(size - 1, self._frame_side)
         return None if coordinates is None else torch.cat([coordinates, torch.full((1, 3), -1)])
+
+    def placement(self, item: Item) -> Placement:
+        """See :meth:`ImageVideoAdapter.placement`. Several images of a sample are padded to squares and not tiled."""
+        placement = super().placement(item)
+        if not isinstance(placement, AnyResolution):
+            return placement
+        return replace(placement, squared=True, most=int(self.config.vision_aspect_ratio.removeprefix("anyres_max_")))
 
     def _video_merging(self, frames: int) -> Merging:
         frame = Merging(*bilinear_patches(self._side, self._side, self._frame_side, self._frame_side))

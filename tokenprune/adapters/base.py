@@ -13,6 +13,7 @@ from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.adapters.layout import VisualLayout, find_tokens, layout_from_runs, layout_from_sizes
 from tokenprune.adapters.projections import Projection, Rotate, projection, rotation
 from tokenprune.adapters.towers import TowerSite
+from tokenprune.adapters.views import PlacedItem
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 
 
@@ -177,6 +178,29 @@ class Adapter(ABC):
         None where the family has no token grid.
         """
         return None
+
+    def placed(self, call: Mapping[str, Any], layout: VisualLayout) -> list[list[PlacedItem]] | None:
+        """The images and videos of every sample, in the order of the prompt, and where their tokens are on pictures.
+
+        Args:
+            call: The arguments of the model's forward, by name, or what :meth:`slim` left of them.
+            layout: Where the visual tokens are.
+
+        Returns:
+            One list per sample; None where the family has no token grid.
+        """
+        return None
+
+    def slim(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """What :meth:`placed` needs of a call's arguments, without the memory of pixels, features and caches.
+
+        Args:
+            call: The arguments of the model's forward, by name.
+
+        Returns:
+            Arguments for which :meth:`placed` tells the same. Nothing of them is copied to the host.
+        """
+        return {}
 
     def locate(self, call: Mapping[str, Any]) -> VisualLayout | None:
         """Find the visual tokens of a call, and the image or video that each belongs to.

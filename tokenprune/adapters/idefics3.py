@@ -12,7 +12,9 @@ from tokenprune.adapters.grids import lattice, square
 from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item, ItemSize, run_lengths
 from tokenprune.adapters.modalities import Modality
+from tokenprune.adapters.placements import OverviewAndJoinedTiles
 from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site
+from tokenprune.adapters.views import Placement
 
 
 class Idefics3Adapter(ImageVideoAdapter):
@@ -87,6 +89,10 @@ class Idefics3Adapter(ImageVideoAdapter):
         tile_sides = torch.tensor([1, *tile.amax(0)[1:] + 1])
         corners = lattice(1, (count - 1) // columns, columns, first_frame=1) * tile_sides
         return torch.cat([(corners[:, None] + tile).reshape(-1, 3), tile])
+
+    def placement(self, item: Item) -> Placement:
+        """See :meth:`ImageVideoAdapter.placement`."""
+        return OverviewAndJoinedTiles()
 
 
 def tile_tags(ids: Tensor, positions: Tensor) -> list[int] | None:

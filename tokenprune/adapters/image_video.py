@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,7 +13,10 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.grids import square
 from tokenprune.adapters.items import Item, ItemSize, assign_items, run_lengths
 from tokenprune.adapters.layout import VisualLayout, find_tokens
-from tokenprune.adapters.modalities import MODALITIES, Modality, uniform_sizes
+from tokenprune.adapters.modalities import MODALITIES, Modality, features, uniform_sizes
+from tokenprune.adapters.placements import Frames, Whole
+from tokenprune.adapters.slimming import slim_arguments, without_values
+from tokenprune.adapters.views import PlacedItem, Placement
 
 
 class ImageVideoAdapter(Adapter):
@@ -45,6 +49,27 @@ class ImageVideoAdapter(Adapter):
         """
         return square(item.size)
 
+    def placement(self, item: Item) -> Placement:
+        """How the token grid of an item lies on its pictures.
+
+        Args:
+            item: The item.
+        """
+        return Frames() if item.modality == "video" else Whole()
+
+    def slim_features(self, modality: Modality, computed: Any) -> Sequence[Tensor]:
+        """What :meth:`placed` needs of the features that ``generate`` computed before the call: their shapes.
+
+        Args:
+            modality: ``image`` or ``video``.
+            computed: The features of each item, ``[tokens, dim]``; see
+                :func:`tokenprune.adapters.modalities.features`.
+
+        Returns:
+            One tensor per item, of the same shape but for its last axis.
+        """
+        return [without_values(item) for item in computed]
+
     def sample_items(
         self, call: Mapping[str, Any], modality: Modality, positions: Sequence[Tensor]
     ) -> list[list[ItemSize]]:
@@ -74,6 +99,34 @@ class ImageVideoAdapter(Adapter):
                 if coordinates is not None:
                     grid[sample, item.positions] = coordinates
         return grid.to(layout.mask.device)
+
+    def placed(self, call: Mapping[str, Any], layout: VisualLayout) -> list[list[PlacedItem]] | None:
+        """See :meth:`tokenprune.adapters.base.Adapter.placed`."""
+        return [
+            [
+                PlacedItem(item.modality, item.positions, self.token_coordinates(call, item), self.placement(item))
+                for item in items
+            ]
+            for items in self.items(call, layout.mask)
+        ]
+
+    def slim(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """See :meth:`tokenprune.adapters.base.Adapter.slim`."""
+        slim = slim_arguments(call)
+        if not isinstance(call.get("input_ids"), Tensor) and call.get("inputs_embeds") is not None:
+            # embeddings are large: the ids of visual tokens take their place, -1 is any other token
+            slim["input_ids"] = torch.full(call["inputs_embeds"].shape[:2], -1, device=call["inputs_embeds"].device)
+            for token in self.visual_ids:
+                found = find_tokens(self.model, call, (token,))
+                if found is not None:
+                    slim["input_ids"].masked_fill_(found, token)
+        computed = {modality: features(call, modality) for modality in MODALITIES}
+        slim["mm_encoder_outputs"] = {
+            modality: SimpleNamespace(pooler_output=self.slim_features(modality, found))
+            for modality, found in computed.items()
+            if found is not None
+        }
+        return slim
 
     def items(self, call: Mapping[str, Any], mask: Tensor) -> list[list[Item]]:
         """The images and videos of every sample, in the order of their first tokens.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,9 @@ from tokenprune.adapters.grids import square
 from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
 from tokenprune.adapters.modalities import Modality
+from tokenprune.adapters.placements import TilesAndThumbnail
 from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site
+from tokenprune.adapters.views import Placement
 
 
 class InternVLAdapter(ImageVideoAdapter):
@@ -19,7 +21,8 @@ class InternVLAdapter(ImageVideoAdapter):
 
     The inputs hold tiles and do not tell which image a tile belongs to. But the processor puts marks around every
     image, so an unbroken run of tokens is one image. It marks the frames of a video in the same way, and each counts as
-    an image. The frame of a token is its tile, because the arrangement of the tiles in the image is unknown, too.
+    an image. The frame of a token is its tile, because the arrangement of the tiles in the image is unknown, too: it
+    follows from the size of the picture.
     """
 
     def tower_site(self, layer: int) -> TowerSite:
@@ -38,3 +41,9 @@ class InternVLAdapter(ImageVideoAdapter):
         """See :meth:`ImageVideoAdapter.token_coordinates`."""
         tiles, rest = divmod(item.size, int(self.config.image_seq_length))
         return None if rest else square(item.size, tiles)
+
+    def placement(self, item: Item) -> Placement:
+        """See :meth:`ImageVideoAdapter.placement`."""
+        size: Any = self.config.vision_config.image_size
+        height, width = size if isinstance(size, Sequence) else (size, size)
+        return TilesAndThumbnail((int(height), int(width)))

@@ -13,7 +13,9 @@ from tokenprune.adapters.grids import lattice
 from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
 from tokenprune.adapters.modalities import Modality, feature_sizes
+from tokenprune.adapters.placements import Frames
 from tokenprune.adapters.towers import PackedPatches, TowerSite, find_tower, packed_site
+from tokenprune.adapters.views import Placement
 from tokenprune.ops.vision import window_order
 
 
@@ -32,6 +34,12 @@ class QwenVLAdapter(ImageVideoAdapter):
         """Frames, rows and columns of tokens of every item of a call; None where the call does not have them."""
         patch_grids = call.get(f"{modality}_grid_thw")
         return None if patch_grids is None else self._token_grids(patch_grids)
+
+    def placement(self, item: Item) -> Placement:
+        """See :meth:`ImageVideoAdapter.placement`. A frame of tokens shows several frames of a video."""
+        if item.modality == "image":
+            return super().placement(item)
+        return Frames(int(self.config.vision_config.temporal_patch_size))
 
     def tower_site(self, layer: int) -> TowerSite:
         """See :meth:`tokenprune.adapters.base.Adapter.tower_site`."""

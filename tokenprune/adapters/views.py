@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor
 
 from tokenprune.adapters.modalities import Modality
+
+#: Left, top, right and bottom, as shares of a width and a height. A box may reach beyond 0 and 1: there is padding.
+Box: TypeAlias = tuple[float, float, float, float]
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -17,14 +23,16 @@ class View:
     Attributes:
         picture: Number of the picture among those of the sample: its images and the frames of its videos, in the order
             of the prompt, from 0.
-        box: Left, top, right and bottom of the part, as shares of the picture's width and height.
+        box: Left, top, right and bottom of the part, as shares of the picture's width and height. Where the model was
+            shown padding, the box reaches beyond the picture: below 0 or above 1.
         rows: Rows of tokens.
         columns: Columns of tokens.
-        title: What the view is, where a picture has several: ``overview``, ``tiles`` ...; else empty.
+        title: What the view is, where a picture has several: ``overview``, ``tiles`` ...; else empty. Views of one
+            picture with the same title lie beside each other; views with different titles lie over each other.
     """
 
     picture: int
-    box: tuple[float, float, float, float]
+    box: Box
     rows: int
     columns: int
     title: str = ""
@@ -44,7 +52,14 @@ class Placement(ABC):
         Returns:
             The views. ``picture`` counts from 0 within the item; boxes are shares of what the model saw of the picture,
             which a processor may have cropped before.
+
+        Raises:
+            SampleError: The grid cannot be that of a picture of this size.
         """
+
+    def pictures(self, frames: int) -> tuple[int, int]:
+        """The fewest and the most pictures that an item of so many frames of tokens can be made of."""
+        return 1, 1
 
 
 @dataclass(frozen=True)
@@ -54,11 +69,21 @@ class PlacedItem:
     Attributes:
         modality: ``image`` or ``video``.
         positions: Sequence positions of its tokens, long ``[tokens]``, on the host.
-        coordinates: (frame, row, column) of each token, long ``[tokens, 3]``; -1 for separators.
+        coordinates: (frame, row, column) of each token, long ``[tokens, 3]``; -1 for separators. None where the family
+            cannot tell them from this call.
         placement: How the grid lies on the pictures.
     """
 
     modality: Modality
     positions: Tensor
-    coordinates: Tensor
+    coordinates: Tensor | None
     placement: Placement
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """Rows and columns of tokens of each frame; empty where the coordinates are unknown."""
+        if self.coordinates is None or not len(self.coordinates):
+            return []
+        frames = int(self.coordinates[:, 0].max()) + 1
+        cells = [self.coordinates[self.coordinates[:, 0] == frame] for frame in range(frames)]
+        return [(int(frame[:, 1].max()) + 1, int(frame[:, 2].max()) + 1) if len(frame) else (0, 0) for frame in cells]

@@ -62,6 +62,7 @@ def apply(model: nn.Module, method: Method, calibration: Calibration | None = No
         run = Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
         with attached(adapter, run) as engine:
             yield run
+        run.settle()
     if engine.finished_calls and not engine.prompts:
         raise UnsupportedFeatureError(
             f"the model ran {engine.finished_calls} times inside the apply block but never read a prompt there:"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -234,6 +234,7 @@ class Engine:
         self.adapter.check_prompt(self.plan.first, width)
         if self.plan.renumbered and self._window is not None:
             check_window(self._window, width)
+        record.places = cache(partial(self.adapter.placed, self.adapter.slim(arguments), layout))
         annotations = self.run.annotations
         replay = self.thread.replays.take(arguments, self.adapter)
         sample_ids = self._sample_ids(annotations.sample_ids, batch, replay is not None)

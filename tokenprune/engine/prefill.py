@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -32,7 +32,7 @@ from tokenprune.engine.tower import TowerReader
 from tokenprune.errors import UnsupportedModelError
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.rows import compose, keep_index, take
-from tokenprune.run import Clock, PrefillRecord, StageResult
+from tokenprune.run import Clock, PrefillRecord, StageResult, StageTokens
 from tokenprune.signals import DeclaredSignals
 from tokenprune.visual_axis import VisualAxis
 
@@ -253,7 +253,8 @@ class Prefill(Call):
             hidden = replace_rows(hidden, target, selection.hidden.to(hidden.dtype))
         index = self._drop(stage, context, keep, quotas, hidden)
         after = [sum(sizes) for sizes in quotas]
-        result = StageResult(stage.layer, before, after, rows=self._rows, _positions=context.positions, _keep=keep)
+        tokens = StageTokens(context.positions, context.visual_mask, keep, selection.scores, selection.merged)
+        result = StageResult(stage.layer, before, after, rows=self._rows, tokens=tokens)
         self.record.stages.append(result)
         return take(hidden, index, 1, 0)
 
@@ -289,11 +290,12 @@ class Prefill(Call):
         """A stage that drops nothing: what was there before it is kept."""
         reason = "not pruned: the budget is no reduction" if self._compact is None else "nothing more to drop"
         if self.record.stages:
-            last = self.record.stages[-1]
-            return replace(last, layer=layer, before=before, after=before, rows=None, reason=reason)
+            tokens = self.record.stages[-1].tokens
+            left = None if tokens is None else tokens.survivors()
+            return StageResult(layer, before, before, reason=reason, tokens=left)
         mask = self._inputs.layout.mask
         positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-        return StageResult(layer, before, before, reason=reason, _positions=positions, _keep=mask)
+        return StageResult(layer, before, before, reason=reason, tokens=StageTokens(positions, mask, mask))
 
     def _forget(self, stage: Stage) -> None:
         """Let go of what was observed: it is as large as a layer's activations."""

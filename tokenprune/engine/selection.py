@@ -34,7 +34,7 @@ def select(pruner: Pruner, context: PruneContext) -> Selection:
 
 
 def check_selection(selection: Selection, context: PruneContext, pruner: Pruner) -> None:
-    """Refuse a selection of the wrong shape; a wrong count is found when the forward is done.
+    """Refuse a selection of the wrong shape; wrong counts and targets are found when the forward is done.
 
     Args:
         selection: What the pruner returned.
@@ -42,7 +42,7 @@ def check_selection(selection: Selection, context: PruneContext, pruner: Pruner)
         pruner: The pruner.
 
     Raises:
-        ScoreError: ``keep`` is not bool ``[batch, n_visual]``.
+        ScoreError: ``keep`` is not bool ``[batch, n_visual]``, or what it shows for pictures has another shape.
     """
     name = type(pruner).__name__
     if selection.keep.shape != context.visual_mask.shape or selection.keep.dtype != torch.bool:
@@ -50,6 +50,7 @@ def check_selection(selection: Selection, context: PruneContext, pruner: Pruner)
             f"pruner {name} returned keep of {tuple(selection.keep.shape)} {selection.keep.dtype}",
             f"return bool {tuple(context.visual_mask.shape)}",
         )
+    _check_shown(selection, context, name)
     quotas, kept = context.quotas, _kept_per_image(selection, context)
     if pruner.across_images:
         kept_all, wanted = kept.sum(1), quotas.sum(1)
@@ -65,6 +66,34 @@ def check_selection(selection: Selection, context: PruneContext, pruner: Pruner)
             f"keep {quotas.tolist()}",
         ),
     )
+
+
+def _check_shown(selection: Selection, context: PruneContext, name: str) -> None:
+    """Refuse scores and targets, which are for pictures, that do not belong to these tokens."""
+    shape = context.visual_mask.shape
+    for field, values, kind in (("scores", selection.scores, "floating"), ("merged", selection.merged, "long")):
+        if values is None:
+            continue
+        right = values.is_floating_point() if kind == "floating" else values.dtype == torch.long
+        if values.shape != shape or not right:
+            raise ScoreError(
+                f"pruner {name} returned {field} of {tuple(values.shape)} {values.dtype}",
+                f"return {kind} {tuple(shape)}, or None",
+            )
+    if selection.merged is not None:
+        merges = (selection.merged >= 0) & context.visual_mask
+        target = selection.merged.clamp(0, shape[1] - 1)
+        kept = selection.keep & context.visual_mask
+        wrong = merges & (kept | ~kept.gather(1, target) | (selection.merged >= shape[1]))
+        layer = context.layer
+        context.check(
+            wrong.any(1),
+            lambda sample: ScoreError(
+                f"pruner {name} merged a token of sample {sample} into one that is not kept, or merged a kept token"
+                f" (layer {layer})",
+                "return the index of a kept token for each dropped token that was merged, else -1",
+            ),
+        )
 
 
 def count_kept(selection: Selection, context: PruneContext) -> list[list[int]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def dpc_knn(states: Tensor, valid: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor]:
+def dpc_knn(states: Tensor, valid: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cluster the vectors of many images at once, and average every cluster.
 
     The density of a vector is ``exp(-mean squared distance to its k nearest neighbours)``. The vector itself counts as
@@ -29,8 +29,8 @@ def dpc_knn(states: Tensor, valid: Tensor, clusters: Tensor) -> tuple[Tensor, Te
         clusters: Number of clusters, long ``[images]``, at most the number of valid entries; 0 for none.
 
     Returns:
-        The cluster centres, bool ``[images, n]``, and the cluster means, float32 ``[images, n, dim]``, at the centres
-        (0 elsewhere).
+        The cluster centres, bool ``[images, n]``; the cluster means, float32 ``[images, n, dim]``, at the centres (0
+        elsewhere); and the centre of each vector, long ``[images, n]`` (undefined in an image without clusters).
     """
     states = states.float().masked_fill(~valid[:, :, None], 0.0)
     count = states.shape[1]
@@ -55,4 +55,4 @@ def dpc_knn(states: Tensor, valid: Tensor, clusters: Tensor) -> tuple[Tensor, Te
     centre = torch.where(centres, order, centre)
     member = (centre[:, None, :] == order[:, None]) & centres[:, :, None] & valid[:, None, :]
     weight = member.float() / member.sum(-1, keepdim=True).clamp(min=1)
-    return centres, weight @ states
+    return centres, weight @ states, centre

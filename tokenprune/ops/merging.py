@@ -13,7 +13,7 @@ from tokenprune.ops.gather import rows_at, with_rows
 
 def merge_into(
     states: Tensor, keys: Tensor, targets: Tensor, merged: Tensor, max_targets: int, *, own_in_mean: bool
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Merge every token of ``merged`` into its most similar target.
 
     Of equally similar targets the earlier one is taken. A target that no token is merged into is unchanged. No
@@ -29,19 +29,22 @@ def merge_into(
             or itself plus the mean of those merged into it.
 
     Returns:
-        Float32 ``[images, n, dim]``: merged states at the targets, unchanged states elsewhere.
+        The states, float32 ``[images, n, dim]``: merged ones at the targets, unchanged ones elsewhere. And the target
+        that each token was merged into, long ``[images, n]``; -1 for none.
     """
     states = states.float()
     if max_targets == 0:
-        return states
+        return states, torch.full(states.shape[:2], -1, device=states.device)
     place, is_target = _first(targets, max_targets)
     similarity = cosine_similarity(keys, rows_at(keys, place)).masked_fill(~is_target[:, None, :], -torch.inf)
     # A matrix product instead of a scattered sum: on a GPU the order of scattered additions is not deterministic.
     number = torch.arange(max_targets, device=place.device)
-    member = (similarity.argmax(-1)[:, None, :] == number[:, None]) & merged[:, None, :]
+    nearest = similarity.argmax(-1)
+    member = (nearest[:, None, :] == number[:, None]) & merged[:, None, :]
     own, total, count = rows_at(states, place), member.float() @ states, member.sum(-1, keepdim=True)
     become = (own + total) / (1 + count) if own_in_mean else own + total / count.clamp(min=1)
-    return with_rows(states, place, torch.where(is_target[:, :, None], become, own))
+    joined = place.gather(1, nearest).masked_fill(~(merged & is_target.any(1, keepdim=True)), -1)
+    return with_rows(states, place, torch.where(is_target[:, :, None], become, own)), joined
 
 
 def replace_at(

@@ -102,6 +102,18 @@ class PerImage:
         index = self.index.view(len(states), self.most * self.max_size)
         return rows_at(states, index).view(*self.index.shape, *states.shape[2:])
 
+    def join_places(self, places: Tensor) -> Tensor:
+        """Places within an image as indices on the visual axis.
+
+        Args:
+            places: An entry of the same image for each entry, long ``[images, max_size]``; -1 for none.
+
+        Returns:
+            Long ``[batch, n_visual]``; -1 for none. Padding of a sample is 0.
+        """
+        axis = places if self.whole else self.index.gather(1, places.clamp(min=0))
+        return self.join(axis.masked_fill(places < 0, -1))
+
     def join(self, states: Tensor) -> Tensor:
         """``[images, max_size, ...]`` back as ``[batch, n_visual, ...]``; padding of a sample is 0 (False).
 

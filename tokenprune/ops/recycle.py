@@ -30,7 +30,7 @@ def cluster_count(tokens: int, quota: int) -> int:
 
 def recycle(
     states: Tensor, scores: Tensor, kept: Tensor, pool: Tensor, clusters: Tensor, max_pool: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Keep the best tokens, cluster the next best, and put each cluster's mean at its centre.
 
     Equal scores rank the earlier token higher. Ties in the clustering go to the token with the higher rank; see
@@ -45,21 +45,27 @@ def recycle(
         max_pool: Largest entry of ``pool``, as a host integer.
 
     Returns:
-        The survivors (kept tokens and cluster centres), bool ``[images, n]``, and the states with those of the centres
-        replaced by the means of their clusters, shape and dtype of ``states``.
+        The survivors (kept tokens and cluster centres), bool ``[images, n]``; the states with those of the centres
+        replaced by the means of their clusters, shape and dtype of ``states``; and the centre of the cluster that each
+        other token of the pool belongs to, long ``[images, n]``, -1 for none.
     """
     images, size, dim = states.shape
     ranked = scores.argsort(dim=1, descending=True, stable=True)
     order = torch.arange(size, device=states.device)
     keep = torch.zeros_like(ranked, dtype=torch.bool).scatter(1, ranked, order < kept[:, None])
+    joined = torch.full_like(ranked, -1)
     if max_pool == 0:
-        return keep, states
+        return keep, states, joined
     order = order[:max_pool]
     place = ranked.gather(1, (kept[:, None] + order).clamp(max=size - 1))
     index = place[:, :, None].expand(-1, -1, dim)
-    centres, means = dpc_knn(states.gather(1, index), order < pool[:, None], clusters)
+    in_pool = order < pool[:, None]
+    centres, means, centre = dpc_knn(states.gather(1, index), in_pool, clusters)
     target = place.masked_fill(~centres, size)  # one extra column takes the tokens that are not centres
     keep = torch.cat([keep, keep[:, :1]], dim=1).scatter(1, target, True)[:, :size]
     padded = torch.cat([states, states.new_zeros(images, 1, dim)], dim=1)
     merged = padded.scatter(1, target[:, :, None].expand(-1, -1, dim), means.to(states.dtype))
-    return keep, merged[:, :size]
+    recycled = in_pool & ~centres & (clusters > 0)[:, None]
+    joined = torch.cat([joined, joined[:, :1]], dim=1)
+    joined = joined.scatter(1, place.masked_fill(~recycled, size), place.gather(1, centre))[:, :size]
+    return keep, merged[:, :size], joined

@@ -51,11 +51,12 @@ class Dpp(Pruner):
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         ctx.check_finite(ctx.hidden.sum(-1, dtype=torch.float32), type(self).__name__)
         images = ctx.per_image
-        scores = images.split(self.relevance.checked(ctx))
-        weights = relevance_weights(scores, images.valid, self.theta)
+        scores = self.relevance.checked(ctx)
+        weights = relevance_weights(images.split(scores), images.valid, self.theta)
         states = images.split(ctx.hidden)
         kernel = self_similarity(states).mul_(weights[:, :, None]).mul_(weights[:, None, :])
-        return Selection(keep=images.join(greedy_map(kernel, images.valid, images.quotas, images.max_quota)))
+        keep = greedy_map(kernel, images.valid, images.quotas, images.max_quota)
+        return Selection(keep=images.join(keep), scores=scores)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """The matrix of cosines, and the relevance. The Cholesky steps depend on the budget and are not counted."""

@@ -65,8 +65,10 @@ class DyCoke(Pruner):
         if ctx.open_ended:
             sizes = mean_of_frames(dissimilarity, compared_frames)[1].gather(1, frames.clamp(min=0))
             within_rate = rank < torch.floor(sizes * (1 - self.rate) + 1e-6)
-            return Selection(keep=(best_of_images | ~compared | within_rate) & ctx.visual_mask)
-        return Selection(keep=best_overall(scores, best_of_images, ctx.visual_mask, ctx.quotas.sum(1)))
+            keep = (best_of_images | ~compared | within_rate) & ctx.visual_mask
+        else:
+            keep = best_overall(scores, best_of_images, ctx.visual_mask, ctx.quotas.sum(1))
+        return Selection(keep=keep, scores=dissimilarity.masked_fill(~compared & (previous_group < 0), torch.nan))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """Two cosines per token."""

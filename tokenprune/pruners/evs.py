@@ -57,7 +57,8 @@ class Evs(Pruner):
             new = (best_of_images | (previous < 0)) & ctx.visual_mask
             published = [math.floor(sum(sizes) * (1 - self.rate) + 1e-9) for sizes in ctx.per_image.host_sizes]
             total = torch.maximum(new.sum(1), torch.tensor(published, device=ctx.quotas.device))
-        return Selection(keep=best_overall(scores, best_of_images, ctx.visual_mask, total))
+        keep = best_overall(scores, best_of_images, ctx.visual_mask, total)
+        return Selection(keep=keep, scores=dissimilarity.masked_fill(previous < 0, torch.nan))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """One cosine per token."""

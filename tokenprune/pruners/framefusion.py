@@ -76,7 +76,12 @@ class FrameFusion(Pruner):
         index = head[:, :, None].expand_as(states)
         sums = torch.zeros_like(states).scatter_add(1, index, states * joins[:, :, None])
         members = torch.zeros_like(similarity).scatter_add(1, head, joins.float())
-        return Selection(keep=keep, hidden=sums / members.clamp(min=1)[:, :, None])
+        return Selection(
+            keep,
+            sums / members.clamp(min=1)[:, :, None],
+            scores=(-similarity).masked_fill(predecessor < 0, torch.nan),
+            merged=head.masked_fill(keep | ~joins, -1),
+        )
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """One cosine per token, and the means."""

@@ -67,4 +67,4 @@ class HiPrune(Pruner):
         counts = torch.tensor(anchor_counts, device=ctx.quotas.device)[images.quotas]
         tiers = anchors_and_neighbours(middle, images.split(ctx.grid), images.valid, counts, anchor_counts[-1])
         keep = best_by_tier(tiers, torch.where(tiers > 0, middle, deep), images.quotas)
-        return Selection(keep=images.join(keep))
+        return Selection(keep=images.join(keep), scores=attention[1])

@@ -70,7 +70,7 @@ class HoloV(Pruner):
         order = attention.masked_fill(~crops.valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         within_quota = torch.arange(order.shape[-1], device=order.device) < crop_quotas[..., None]
         keep = torch.zeros_like(within_quota).scatter(-1, order, within_quota)
-        return Selection(keep=images.join(crops.join(keep)))
+        return Selection(keep=images.join(crops.join(keep)), scores=tower_attention)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """Cosines within the crops."""

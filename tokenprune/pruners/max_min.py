@@ -44,14 +44,15 @@ class MaxMin(Pruner):
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         ctx.check_finite(ctx.hidden.sum(-1, dtype=torch.float32), type(self).__name__)
         images = ctx.per_image
-        candidates = images.valid
+        candidates, scores = images.valid, None
         if self.pool is not None:
             scores = self.pool.checked(ctx)
             pool_sizes = (ctx.quotas * self.pool_factor).long()
             candidates = candidates & images.split(topk_by_group(scores, ctx.groups, pool_sizes))
         states = images.split(ctx.hidden)
         distance = self_similarity(states).neg_().add_(1)
-        return Selection(keep=images.join(max_min(distance, candidates, images.quotas, images.max_quota)))
+        keep = max_min(distance, candidates, images.quotas, images.max_quota)
+        return Selection(keep=images.join(keep), scores=scores)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """The matrix of cosines, and the pool's scorer. Comparisons are not counted."""

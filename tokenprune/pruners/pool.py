@@ -73,15 +73,20 @@ class Pool(Pruner):
         ]
         padded = [row + [0] * (images.most - len(row)) for row in sizes]
         pool_sizes = torch.tensor(padded, device=ctx.groups.device)
-        pooled = topk_by_group(self.scorer.checked(ctx), ctx.groups, pool_sizes)
+        scores = self.scorer.checked(ctx)
+        pooled = topk_by_group(scores, ctx.groups, pool_sizes)
         pool, index = ctx.among(pooled, sizes)
         chosen = self.pruner.select(pool)
         keep = torch.zeros_like(ctx.visual_mask).scatter(1, index, chosen.keep & pool.visual_mask)
+        merged = None
+        if chosen.merged is not None:  # from the pool's visual axis to this one
+            target = index.gather(1, chosen.merged.clamp(min=0)).masked_fill(chosen.merged < 0, -1)
+            merged = torch.full_like(ctx.groups, -1).scatter(1, index, target.masked_fill(~pool.visual_mask, -1))
         if chosen.hidden is None:
-            return Selection(keep)
+            return Selection(keep, None, scores, merged)
         own = rows_at(ctx.hidden, index)
         states = torch.where(pool.visual_mask[:, :, None], chosen.hidden.to(own.dtype), own)
-        return Selection(keep, with_rows(ctx.hidden, index, states))
+        return Selection(keep, with_rows(ctx.hidden, index, states), scores, merged)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """Those of the scorer, and of the pruner on all tokens: an upper bound, as the pool depends on the budget."""

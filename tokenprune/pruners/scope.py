@@ -53,9 +53,8 @@ class Scope(Pruner):
         images = ctx.regions(self.per, self.layer)
         similarity = self_similarity(images.split(features))
         weight = images.split(tower.attention) ** self.alpha
-        return Selection(
-            keep=images.join(greedy_coverage(similarity, weight, images.valid, images.quotas, images.max_quota))
-        )
+        keep = greedy_coverage(similarity, weight, images.valid, images.quotas, images.max_quota)
+        return Selection(keep=images.join(keep), scores=tower.attention)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """The matrix of cosines, counted at the decoder's width: an upper bound, as towers are narrower.

@@ -63,7 +63,7 @@ class SparseVLM(Pruner):
                 plan.append((quota - clusters, pool, clusters))
             plan += [(0, 0, 0)] * (images.most - len(sizes))
         kept, pools, cluster_counts = torch.tensor(plan, device=scores.device).unbind(1)
-        keep, hidden = recycle(
+        keep, hidden, joined = recycle(
             images.split(ctx.hidden),
             images.split(scores).masked_fill(~images.valid, -torch.inf),
             kept,
@@ -71,7 +71,9 @@ class SparseVLM(Pruner):
             cluster_counts,
             max(pool for _, pool, _ in plan),
         )
-        return Selection(images.join(keep), images.join(hidden) if self.recycle else None)
+        if not self.recycle:
+            return Selection(images.join(keep), scores=scores)
+        return Selection(images.join(keep), images.join(hidden), scores, images.join_places(joined))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """An upper bound: dot products with all text, attention rows of all text, distances of recycled tokens."""

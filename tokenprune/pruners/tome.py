@@ -58,7 +58,8 @@ class ToMe(Pruner):
         keep = (representative == torch.arange(images.max_size, device=representative.device)) & images.valid
         keep &= (images.quotas > 0)[:, None]
         hidden = mean_of_clusters(images.split(ctx.hidden), representative, keep, images.valid, images.max_quota)
-        return Selection(keep=images.join(keep), hidden=images.join(hidden))
+        joined = representative.masked_fill(keep | ~images.valid | (images.quotas == 0)[:, None], -1)
+        return Selection(images.join(keep), images.join(hidden), merged=images.join_places(joined))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """An upper bound: the cosines of all steps if no token merged, with heads of the decoder's size."""

@@ -29,7 +29,7 @@ class TopK(Pruner):
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         scores = self.scorer.checked(ctx)
-        return Selection(keep=topk_by_group(scores, ctx.groups, ctx.quotas))
+        return Selection(keep=topk_by_group(scores, ctx.groups, ctx.quotas), scores=scores)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """The FLOPs of the scorer. Sorting is not counted."""

@@ -74,9 +74,8 @@ class VidCom2(Pruner):
         # a token's claim is its frame's quota less its rank in the frame; the largest claims fill the budget exactly
         rank = rank_within(-(to_video + to_frame), frames)
         claims = torch.minimum(frame_quotas, sizes).gather(1, frame_index) - rank
-        return Selection(
-            keep=best_overall(claims.masked_fill(~on_grid, _ALWAYS), (rank == 0) | ~on_grid, ctx.visual_mask, total)
-        )
+        keep = best_overall(claims.masked_fill(~on_grid, _ALWAYS), (rank == 0) | ~on_grid, ctx.visual_mask, total)
+        return Selection(keep=keep, scores=(-to_video - to_frame).masked_fill(~on_grid, torch.nan))
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """The variances, the two means, and the distances to them with five kernels each."""

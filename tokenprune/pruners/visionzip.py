@@ -70,7 +70,7 @@ class VisionZip(Pruner):
         targets = every_nth(rest, target_counts)
         is_patch = (images.split(tower.features) != 0).any(-1)  # row separators are none
         most = contextual_counts[-1]
-        merged = merge_into(
+        merged, joined = merge_into(
             images.split(states),
             images.split(tower.key),
             targets,
@@ -86,4 +86,6 @@ class VisionZip(Pruner):
                 merged,
                 lambda rows: project(rows.to(ctx.hidden.dtype)),
             )
-        return Selection(keep=images.join(dominant | targets), hidden=images.join(merged))
+        return Selection(
+            images.join(dominant | targets), images.join(merged), tower.attention, images.join_places(joined)
+        )

@@ -90,7 +90,7 @@ class VisPruner(Pruner):
             self.per_round,
             rounds,
         )
-        return Selection(keep=images.join(keep))
+        return Selection(keep=images.join(keep), scores=tower.attention)
 
     def _important_count(self, quota: int) -> int:
         """Number of important tokens of a quota; the tiny addend makes 0.07 * 100 seven, not six."""

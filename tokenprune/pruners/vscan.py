@@ -77,8 +77,8 @@ class VScan(Pruner):
         rest = torch.where(valid & ~local, 0, -1)
         keep = local | topk_by_group(deep, rest, (images.quotas - counts)[:, None])
         hidden = images.split(ctx.hidden)
-        merged = merge_into(hidden, hidden, keep, valid & ~keep, images.max_quota, own_in_mean=True)
-        return Selection(keep=images.join(keep), hidden=images.join(merged))
+        merged, joined = merge_into(hidden, hidden, keep, valid & ~keep, images.max_quota, own_in_mean=True)
+        return Selection(images.join(keep), images.join(merged), attention[1], images.join_places(joined))
 
     def _windows(self, grid: Tensor, valid: Tensor) -> Tensor:
         """Window of each token, long ``[images, n]``; -1 for tokens in none."""
