@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,30 +90,31 @@ def save(figure: Figure, path: str | Path, *, dpi: int = 200, title: str = "", d
         OutputError: The file cannot be written, or its name ends with none of the three.
     """
     file = Path(path)
-    ending = check_format(file)
+    data = encoded(figure, check_format(file), dpi=dpi, title=title, description=description)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    except OSError as error:
+        raise OutputError(f"cannot write {file} ({error.strerror or error})", "choose another file") from None
+    return file
+
+
+def encoded(figure: Figure, ending: str, *, dpi: int = 200, title: str = "", description: str = "") -> bytes:
+    """The bytes of a figure's file; arguments as for :func:`save`, with the file's ending in place of its path."""
     matplotlib = optional("matplotlib", "drawing", EXTRA)
     from tokenprune.pictures.page import SETTINGS
 
     metadata: dict[str, dict[str, Any]] = {
         ".png": {"Software": None, "Title": title, "Description": description},
         ".svg": {"Date": None, "Creator": "tokenprune", "Title": title, "Description": description},
-        ".pdf": {
-            "CreationDate": None,
-            "Creator": "tokenprune",
-            "Producer": None,
-            "Title": title,
-            "Subject": description,
-        },
+        ".pdf": {"CreationDate": None, "Creator": "tokenprune", "Title": title, "Subject": description},
     }
     kept = {name: value for name, value in metadata[ending].items() if value != ""}
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing")  # it is drawn as a box
-            figure.savefig(file, dpi=dpi, format=ending[1:], metadata=kept)
-    except OSError as error:
-        raise OutputError(f"cannot write {file} ({error.strerror or error})", "choose another file") from None
-    return file
+    out = io.BytesIO()
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # it is drawn as a box
+        figure.savefig(out, dpi=dpi, format=ending[1:], metadata=kept)
+    return out.getvalue()
 
 
 def check_format(path: str | Path) -> str:
