@@ -15,7 +15,9 @@ from rich.table import Table
 from transformers.utils import logging
 
 from tokenprune import plugins
+from tokenprune.cli.budget import one_budget
 from tokenprune.cli.failures import check_writable, missing_files_reported, reported
+from tokenprune.cli.look import check_outputs, look_methods, look_model, looks, read_prompt, write
 from tokenprune.cli.methods import method_text
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import (
@@ -43,6 +45,7 @@ from tokenprune.measure.bench import BenchConfig, run_bench
 from tokenprune.measure.estimate import estimate, read_config
 from tokenprune.models.presets import PRESETS
 from tokenprune.named import NamedMethod, find_shipped, list_methods
+from tokenprune.pictures.describe import describe
 from tokenprune.tuning import run_tune
 from tokenprune.version import __version__
 
@@ -292,6 +295,44 @@ def profile(
 
 
 @app.command()
+def look(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Pictures and videos of one prompt.")],
+    question: Annotated[str, typer.Option(help="The question about them.")],
+    model: Annotated[
+        str, typer.Option(help="A checkpoint's folder or hub name, or the name of a model that a plugin brings.")
+    ],
+    method: Annotated[
+        list[str] | None, typer.Option(help="A named method, or a YAML file with one; repeat to compare several.")
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Budget: visual tokens averaged over all layers.")] = None,
+    average: Annotated[float | None, typer.Option(help="The same budget as a share of the visual tokens.")] = None,
+    keep: Annotated[int | None, typer.Option(help="Budget: visual tokens kept after the last stage.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="Budget: share of the visual tokens kept.")] = None,
+    expected: Annotated[
+        str | None, typer.Option(help="The expected answer, to mark right and wrong ones.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 32,
+    frames: Annotated[int, typer.Option(min=1, help="Frames taken from a video, at even distances.")] = 8,
+    output: Annotated[
+        list[Path] | None, typer.Option("--output", "-o", help="The figure: .png, .svg or .pdf; repeat for several.")
+    ] = None,
+) -> None:
+    """Draw which patches methods keep of a picture, what their scores saw, and what the model answers."""
+    budget, fields = one_budget({"--tokens": tokens, "--average": average, "--keep": keep, "--ratio": ratio})
+    methods = look_methods(method or (), budget, fields)
+    paths = output or [Path("look.png")]
+    check_outputs(paths)
+    spec = look_model(model)
+    prompt = read_prompt(images, question, expected, frames, max_new_tokens)
+    shown = looks(spec.load(), methods, prompt)
+    write(shown, paths)
+    for item in shown:
+        print(describe(item))
+    for path in paths:
+        console.print(f"written: {path}", highlight=False)
+
+
+@app.command()
 def flops(
     model: Annotated[str, typer.Option(help="A preset, or a folder with a config.json.")] = "llava-1.5-7b",
     method: Annotated[str, typer.Option(help="A named method, or a YAML file with one.")] = "entropyprune",
@@ -314,15 +355,7 @@ def flops(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Compute the FLOPs of a prefill, unpruned and pruned, by part of the model. No model is run or downloaded."""
-    budgets: list[tuple[str, dict[str, Any]]] = [
-        *([("layer_average", {"tokens": tokens})] if tokens is not None else []),
-        *([("keep_count", {"tokens": keep})] if keep is not None else []),
-        *([("keep_ratio", {"ratio": ratio})] if ratio is not None else []),
-        *([("flops_reduction", {"percent": reduction})] if reduction is not None else []),
-    ]
-    if len(budgets) > 1:
-        raise ConfigError("several budgets", "give one of --tokens, --keep, --ratio, --reduction")
-    budget, fields = budgets[0] if budgets else (None, {})
+    budget, fields = one_budget({"--tokens": tokens, "--keep": keep, "--ratio": ratio, "--reduction": reduction})
     shipped = find_shipped(method)
     settings = shipped.settings_for(read_config(model)) if published else None
     chosen = shipped.method(budget, model=settings.model if settings else None, **fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,7 @@ class Look:
         question: The question, or empty.
         answer: The answer under this method, or None.
         expected: The expected answer, or None.
+        score: How good the answer is, from 0 (wrong) to 1 (right), as its task scores it; None if no task did.
     """
 
     method: str
@@ -59,6 +61,21 @@ class Look:
     question: str = ""
     answer: str | None = None
     expected: str | None = None
+    score: float | None = None
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the answer is right; None if that is unknown.
+
+        A task's score of at least one half is right. Without a score, an answer is right that is the expected one, or
+        begins with its words; case and punctuation do not count.
+        """
+        if self.score is not None:
+            return self.score >= 0.5
+        if self.answer is None or not self.expected:
+            return None
+        said, wanted = words(self.answer), words(self.expected)
+        return said[: len(wanted)] == wanted if wanted else self.answer.strip() == self.expected.strip()
 
     @property
     def tokens(self) -> int:
@@ -85,3 +102,8 @@ class Look:
         here = self.cells[:, 0] == view
         out[self.cells[here, 1], self.cells[here, 2]] = values[here]
         return out
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation."""
+    return re.findall(r"\w+", text.casefold())

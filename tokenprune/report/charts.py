@@ -48,7 +48,9 @@ def library() -> str:
 
 @cache
 def _library(version: str) -> str:
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)).replace("</script", "<\\/script")
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)).replace(
+        "</script", "<\\/script"
+    )
 
 
 def cost(point: Point, kind: ChartKind) -> float:

@@ -1,0 +1,337 @@
+"""The figure of one or several looks: which panel is where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tokenprune.palette import styles
+from tokenprune.pictures.describe import CHANGED, WRONG, caption, judgement, numbers, shorter
+from tokenprune.pictures.look import Look, StageLook
+from tokenprune.pictures.page import LEADING, Page, length
+from tokenprune.pictures.panels import (
+    Draw,
+    Scale,
+    crosses_pictures,
+    heat_panel,
+    merge_panel,
+    picture_panel,
+    picture_scale_panel,
+    scale_panel,
+)
+from tokenprune.pictures.raster import roots
+from tokenprune.pictures.sheets import Sheet, sheets, unseen
+
+#: Points of the fonts.
+TITLE, HEAD, BODY, SMALL = 9.5, 8.5, 7.5, 6.5
+#: Inches.
+MARGIN, GAP, WIDE_GAP, LINE = 0.08, 0.06, 0.16, 0.05
+TALLEST = 3.4
+#: Width of an overview beside the finer sheet of its picture.
+OVERVIEW = 0.4
+SCALE = 0.07
+GREY = "0.3"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a figure is laid out.
+
+    Attributes:
+        width: Inches.
+        columns: Stages side by side; None chooses by the shape of the pictures.
+        pictures: Pictures of a sample that are shown.
+        row: Pictures in a row, where a sample has several.
+        scores: Whether heat maps are drawn.
+        merges: Whether it is drawn where tokens were merged.
+    """
+
+    width: float = 7.0
+    columns: int | None = None
+    pictures: int = 16
+    row: int = 8
+    scores: bool = True
+    merges: bool = True
+
+
+@dataclass(frozen=True)
+class Block:
+    """One stage of a look, or the unpruned model."""
+
+    look: Look
+    stage: StageLook | None
+    sheets: tuple[Sheet, ...]
+    number: int
+
+    @property
+    def name(self) -> str:
+        """What its panels are called."""
+        layer = "unpruned" if self.stage is None else f"layer {self.stage.layer}"
+        return f"{self.number}: {self.look.method}, {layer}"
+
+
+class Layout:
+    """Puts looks on a page.
+
+    Args:
+        looks: The looks.
+        settings: How.
+    """
+
+    def __init__(self, looks: Sequence[Look], settings: Settings) -> None:
+        self.looks, self.settings = looks, settings
+        self.page = Page(settings.width)
+        self.unpruned = next((look for look in looks if not look.stages), None)
+        self.colours = {name: style.colour for name, style in styles(look.method for look in looks).items()}
+        self.blocks = [self._blocks(number, look) for number, look in enumerate(looks)]
+        self.strip = max(len({sheet.picture for sheet in blocks[0].sheets}) for blocks in self.blocks) > 1
+
+    def _blocks(self, number: int, look: Look) -> list[Block]:
+        shown = tuple(sheet for sheet in sheets(look) if sheet.picture in set(self._shown(look)))
+        stages = look.stages or (None,)
+        return [Block(look, stage, shown, number) for stage in stages]
+
+    def _shown(self, look: Look) -> list[int]:
+        """Numbers of the pictures that are drawn: all, or as many as wanted at even distances."""
+        pictures = sorted({view.picture for view in look.views})
+        most = self.settings.pictures
+        if len(pictures) <= most:
+            return pictures
+        return [pictures[int(place)] for place in np.linspace(0, len(pictures) - 1, most).round()]
+
+    # ---- the page ----
+
+    def figure(self) -> Figure:
+        """The figure."""
+        inner = self.settings.width - 2 * MARGIN
+        y = MARGIN
+        question = next((look.question for look in self.looks if look.question), "")
+        if question:
+            y = self.page.paragraph(MARGIN, y, inner, shorter(question, 400), TITLE, bold=True) + 2 * LINE
+        for row in self._rows():
+            y = self._row(row, y) + WIDE_GAP
+        y -= WIDE_GAP / 2
+        for note in self._notes():
+            y = self.page.paragraph(MARGIN, y, inner, note, SMALL, most=4, colour=GREY)
+        return self.page.figure(y + MARGIN)
+
+    @cached_property
+    def most(self) -> int:
+        """Panels that fit side by side."""
+        if self.strip:
+            return 1
+        drawn = [block for (block, *_) in self.blocks]
+        aspect = max(_weight(block.sheets) * sheet.aspect for block in drawn for sheet in block.sheets)
+        return 1 if aspect > 4 else 2 if aspect > 2.2 else 3 if aspect > 1.7 else 4 if aspect > 0.6 else 6
+
+    @cached_property
+    def beside(self) -> bool:
+        """Whether scores and merges have room beside their picture, and not below it."""
+        panels = sum(1 + len(self._kinds(block)) for blocks in self.blocks for block in blocks)
+        return self.settings.columns is None and not self.strip and panels <= self.most
+
+    @cached_property
+    def columns(self) -> int:
+        """Stages side by side."""
+        count = sum(map(len, self.blocks))
+        if self.settings.columns is not None:
+            return min(self.settings.columns, count)
+        if self.beside:
+            return count
+        rows = -(-count // self.most)
+        return -(-count // rows)  # rows of the same length
+
+    def _rows(self) -> list[list[list[Block]]]:
+        """Looks in rows; the stages of one stay together if they fit in a row."""
+        rows: list[list[list[Block]]] = []
+        room = 0
+        for blocks in self.blocks:
+            for start in range(0, len(blocks), self.columns):
+                part = blocks[start : start + self.columns]
+                if room < len(part):
+                    rows.append([])
+                    room = self.columns
+                rows[-1].append(part)
+                room -= len(part)
+        return rows
+
+    def _row(self, groups: list[list[Block]], top: float) -> float:
+        inner = self.settings.width - 2 * MARGIN
+        more = [len(self._kinds(block)) if self.beside else 0 for group in groups for block in group]
+        panels = self.columns + sum(more)
+        width = (inner - (self.columns - 1) * WIDE_GAP - sum(more) * GAP) / panels
+        # pictures, then captions and answers, then what explains them, each in a line across the row
+        x, lefts, spans = MARGIN, [], []
+        extras = iter(more)
+        for group in groups:
+            start = x
+            for _ in group:
+                lefts.append(x)
+                x += width + next(extras) * (width + GAP) + WIDE_GAP
+            spans.append((group, start, x - WIDE_GAP - start))
+        stages = list(zip((block for group in groups for block in group), lefts, strict=True))
+        y = max(self._head(group, start, top, span) for group, start, span in spans) + LINE
+        bottom = max(self._kind("picture", block, left, y, width) for block, left in stages) + LINE / 2
+        bottom = max(self._caption(block, left, bottom, width) for block, left in stages)
+        bottom = max(
+            self._answer(group[0].look, start, bottom, width if self.beside else span) for group, start, span in spans
+        )
+        ends = [bottom]
+        for block, left in stages:
+            under = bottom + LINE
+            for kind in self._kinds(block):
+                if self.beside:
+                    left += width + GAP
+                    ends.append(self._kind(kind, block, left, y, width))
+                else:
+                    under = self._kind(kind, block, left, under, width) + LINE
+                    ends.append(under)
+        return max(ends)
+
+    def _caption(self, block: Block, x: float, y: float, width: float) -> float:
+        text = caption(block.look, block.stage)
+        short = text.replace(" visual tokens", " tokens")
+        text = short if length(text, BODY) > width >= length(short, BODY) else text
+        return self.page.paragraph(x, y, width, text, BODY, most=4)
+
+    def _head(self, group: list[Block], x: float, y: float, span: float) -> float:
+        look = group[0].look
+        self.page.bars.append((x, y, span, 0.025, self.colours[look.method]))
+        y += 0.025 + LINE / 2
+        bottom = self.page.paragraph(x, y, span, look.method, HEAD, most=2, bold=True)
+        if look.budget:
+            room = span - length(look.method, HEAD, True) - 0.08
+            if length(look.budget, BODY) <= room:
+                self.page.paragraph(x + span - room, y + 0.014, room, look.budget, BODY, most=1, colour=GREY)
+            else:
+                bottom = self.page.paragraph(x, bottom, span, look.budget, BODY, most=2, colour=GREY)
+        return bottom
+
+    def _answer(self, look: Look, x: float, y: float, span: float) -> float:
+        if look.answer is None:
+            return y
+        answer = f'"{shorter(look.answer, 600)}'
+        y = self.page.paragraph(x, y + LINE / 2, span, answer, BODY + 0.5, most=4, end='"')
+        for sign, said in judgement(look, self.unpruned):
+            y = self.page.paragraph(x, y, span, f"{sign} {said}", BODY, most=2, bold=sign in (WRONG, CHANGED))
+        return y
+
+    # ---- the panels of a stage ----
+
+    def _kinds(self, block: Block) -> list[str]:
+        """What is drawn of a stage beside its picture."""
+        kinds = []
+        stage = block.stage
+        if stage is not None and stage.scores is not None and self.settings.scores:
+            kinds.append("heat")
+        if stage is not None and stage.merged is not None and (stage.merged >= 0).any() and self.settings.merges:
+            kinds.append("merge")
+        return kinds
+
+    def _kind(self, kind: str, block: Block, x: float, y: float, width: float) -> float:
+        """Add all panels of a kind, in rows; returns their bottom."""
+        chunks = _chunks(block.sheets, self.settings.row)
+        weight = max(_weight(chunk) for chunk in chunks)
+        slots = max(len(chunk) for chunk in chunks)
+        unit = (width - (slots - 1) * GAP) / weight
+        unit = min(unit, TALLEST * min(sheet.aspect for sheet in block.sheets))
+        scale = self._scale(block) if kind == "heat" else None
+        titled = len(block.sheets) > 1
+        right = x
+        for chunk in chunks:
+            left, bottom = x, y
+            head = SMALL * LEADING if titled else 0.0
+            for sheet in chunk:
+                wide = unit * (OVERVIEW if sheet.small else 1.0)
+                tall = wide / sheet.aspect
+                if titled:
+                    self.page.paragraph(left, y, wide, sheet.title, SMALL, most=1, colour=GREY)
+                name = f"{block.name}, {kind}, picture {sheet.picture + 1}" + (", overview" if sheet.small else "")
+                draw = self._drawer(kind, block, sheet, scale, max(wide, tall), name)
+                self.page.panels.append((left, y + head, wide, tall, draw))
+                left += wide + GAP
+                bottom = max(bottom, y + head + tall)
+            right = max(right, left - GAP)
+            y = bottom + GAP
+        y = bottom
+        if scale is not None:
+            wide = min(max(right - x, min(width, 1.2)), 2.2)
+            word = length("score", SMALL) + 0.05
+            self.page.paragraph(x, y + 0.045, word, "score", SMALL, most=1, colour=GREY)
+            panel = (x + word, y + 0.05, wide - word, SCALE, scale_panel(scale, f"{block.name}, scale"))
+            self.page.panels.append(panel)
+            y += 0.05 + SCALE + SMALL * LEADING
+        return self._merged(block, x, y + LINE / 2, width) if kind == "merge" else y
+
+    def _drawer(self, kind: str, block: Block, sheet: Sheet, scale: Scale | None, inches: float, name: str) -> Draw:
+        if kind == "picture" or block.stage is None:
+            return picture_panel(block.look, block.stage, sheet, inches, name)
+        if scale is not None:
+            return heat_panel(block.look, block.stage, sheet, scale, name)
+        return merge_panel(block.look, block.stage, sheet, name)
+
+    def _scale(self, block: Block) -> Scale:
+        assert block.stage is not None
+        assert block.stage.scores is not None
+        return Scale.of(block.look, block.stage.scores)
+
+    def _merged(self, block: Block, x: float, y: float, width: float) -> float:
+        """What the colours of merged tokens say."""
+        assert block.stage is not None
+        assert block.stage.merged is not None
+        target = roots(block.stage.kept, block.stage.merged)
+        moved = int(((target >= 0) & ~block.stage.kept).sum())
+        if not crosses_pictures(block.look, target):
+            text = f"{moved} merged into the token of the same colour with a dot"
+            return self.page.paragraph(x, y, width, text, SMALL, most=3, colour=GREY)
+        word = f"{moved} merged into tokens of picture"
+        long = length(word, SMALL) + 0.06
+        self.page.paragraph(x, y, long, word, SMALL, most=1, colour=GREY)
+        last = max(view.picture for view in block.look.views) + 1
+        panel = (x + long, y + 0.01, 1.6, SCALE, picture_scale_panel(last, f"{block.name}, pictures"))
+        self.page.panels.append(panel)
+        return y + 0.01 + SCALE + SMALL * LEADING
+
+    # ---- below everything ----
+
+    def _notes(self) -> list[str]:
+        look = max(self.looks, key=lambda look: len(look.stages))
+        notes = []
+        if any(not stage.kept.all() for one in self.looks for stage in one.stages):
+            notes.append("Faded: dropped. Outlined: kept.")
+        if any(
+            stage.scores is not None and np.isnan(stage.scores[one.cells[:, 0] >= 0]).any()
+            for one in self.looks
+            for stage in one.stages
+        ):
+            notes.append("Hatched: dropped before, so without a score.")
+        drawn = [(block.look, sheet) for (block, *_) in self.blocks for sheet in block.sheets]
+        if any(unseen([look.views[index] for index in sheet.views]) for look, sheet in drawn):
+            notes.append("Hatched on a picture: not seen by the model.")
+        if any(sheet.extent != (0.0, 0.0, 1.0, 1.0) for _, sheet in drawn):
+            notes.append("Grey around a picture: padding.")
+        shown, pictures = self._shown(look), {view.picture for view in look.views}
+        lines = [" ".join(notes)] if notes else []
+        if len(shown) < len(pictures):
+            lines.append(f"{len(shown)} of {len(pictures)} pictures are shown: {numbers(shown)}.")
+        return lines
+
+
+def _weight(row: Sequence[Sheet]) -> float:
+    """Width of a row of sheets, in widths of a full one."""
+    return sum(OVERVIEW if sheet.small else 1.0 for sheet in row)
+
+
+def _chunks(panels: Sequence[Sheet], most: int) -> list[list[Sheet]]:
+    """Sheets in rows of at most so many pictures; the sheets of a picture stay together."""
+    rows: list[list[Sheet]] = []
+    for panel in panels:
+        pictures = {sheet.picture for sheet in rows[-1]} if rows else set()
+        if not rows or (panel.picture not in pictures and len(pictures) == most):
+            rows.append([])
+        rows[-1].append(panel)
+    return rows

@@ -1,0 +1,43 @@
+"""Looks in a notebook: the figure inside the page, and the report as text."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+
+from tokenprune.errors import MissingDataError
+from tokenprune.pictures.describe import describe
+from tokenprune.pictures.draw import draw, encoded
+from tokenprune.pictures.look import Look
+
+TEXT = "margin: 0 0 0.5em 0; padding: 0; white-space: pre-wrap; font-family: monospace; font-size: 0.9em"
+FIGURE = "max-width: 100%; height: auto; background: white"
+
+
+def html_of(looks: Look | Sequence[Look], report: str = "", dpi: int = 150) -> str:
+    """The HTML of looks and of a report in text, for ``_repr_html_``. It holds all that it shows.
+
+    Args:
+        looks: The looks, or an empty sequence where nothing can be drawn.
+        report: The text above the figure.
+        dpi: Dots per inch of the figure, a PNG.
+
+    Returns:
+        A ``div``. Without matplotlib it has the text, the looks in words, and how to install matplotlib.
+    """
+    shown = [looks] if isinstance(looks, Look) else list(looks)
+    parts = [f'<pre style="{TEXT}">{html.escape(report)}</pre>'] if report else []
+    if shown:
+        words = " ".join(map(describe, shown))
+        try:
+            parts.append(f'<img style="{FIGURE}" alt="{html.escape(words)}" src="{_png(shown, dpi)}">')
+        except MissingDataError as error:
+            parts.append(f"<p>{html.escape(words)}</p><p>{html.escape(str(error))}</p>")
+    return f"<div>{''.join(parts)}</div>"
+
+
+def _png(looks: list[Look], dpi: int) -> str:
+    """The figure as a data URL."""
+    data = base64.b64encode(encoded(draw(looks), ".png", dpi=dpi)).decode("ascii")
+    return f"data:image/png;base64,{data}"
