@@ -12,8 +12,9 @@ import yaml
 
 from tokenprune.errors import ConfigError
 from tokenprune.experiment.answers import difference
-from tokenprune.experiment.report import columns, format_row, notes
+from tokenprune.experiment.numbers import notes
 from tokenprune.experiment.results import Results
+from tokenprune.experiment.rows import columns, format_row
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary, summarise
 from tokenprune.files.folder import OutputFolder

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tokenprune.experiment.method_name import is_random
 from tokenprune.experiment.numbers import Numbers, minus, same_cost
 from tokenprune.experiment.stats import Estimate
-from tokenprune.experiment.summary import SeriesSummary, by_budget, is_random
+from tokenprune.experiment.summary import SeriesSummary, by_budget
 from tokenprune.report.page import Finding
 
 #: The upper bound: it reads the task's annotation, so it is no method.

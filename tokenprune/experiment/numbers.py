@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from tokenprune.experiment.answers import Answers, difference
 from tokenprune.experiment.config import UNPRUNED
 from tokenprune.experiment.gates import gates
+from tokenprune.experiment.method_name import is_random
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.stats import Estimate
-from tokenprune.experiment.summary import SeriesSummary, by_budget, is_random, summarise
+from tokenprune.experiment.summary import SeriesSummary, by_budget, summarise
 from tokenprune.experiment.tuned import TUNED
 
 #: Layer averages that differ by more than this share are not the same cost.

@@ -8,8 +8,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from tokenprune.experiment.config import UNPRUNED
+from tokenprune.experiment.method_name import is_random
 from tokenprune.experiment.stats import Estimate
-from tokenprune.experiment.summary import SeriesSummary, is_random
+from tokenprune.experiment.summary import SeriesSummary
 
 #: The rows of each result's table by the result's name; a single result may have an empty name.
 Tables = Mapping[str, Sequence[SeriesSummary]]

@@ -95,7 +95,7 @@ def write_report(result: ExperimentResult, folder: str | Path | None = None) -> 
         from tokenprune.report.html import render
 
         found, reason = examples.stored(Results(result.folder))
-        shown = examples.with_answers(found, result.answers, result.rows)
+        shown = examples.with_answers(found, result.rows)
         made = numbers_page(numbers, shown)
         if reason is not None:
             made = replace(made, notes=(*made.notes, f"There are no example pictures: {reason}"))

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from tokenprune.errors import ConfigError, OutputError
+from tokenprune.experiment import examples
 from tokenprune.experiment.answering import Answering, BatchInWork, Choices, why_no_foreground
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batch, Batches, Shard
@@ -178,6 +179,7 @@ class _Experiment:
         left_out, batches, done = self._resume()
         choices: Choices = results.read_json("choices.json") or {}
         timing: dict[str, list[float]] = results.read_json("timing.json") or {}
+        answering: Answering | None = None
         if not self._finished(batches, done, choices, timing):
             answering = Answering(self.config, self.config.model.load())
             first = batches.first(answering.loaded)
@@ -198,9 +200,11 @@ class _Experiment:
         else:
             self._store(batches)  # this part may be smaller than the one that ran before
         keys = {item.key for item in self.series}
+        answers = Answers.read(filter(batches.uses, results.rows()), keys)
+        self._show(answering, batches, choices, answers)
         return ExperimentResult(
             str(results.folder),
-            Answers.read(filter(batches.uses, results.rows()), keys),
+            answers,
             {key: ratios for key, ratios in timing.items() if key in keys},
             {key: choice for key, choice in choices.items() if key in keys},
             batches.skipped,
@@ -220,6 +224,23 @@ class _Experiment:
             "settings": published_settings(self.series),
         }
         self.results.write_json(RUN, stored)
+
+    def _show(self, answering: Answering | None, batches: Batches, choices: Choices, answers: Answers) -> None:
+        """Keep the examples of the report, where the folder does not have them yet."""
+        positions = examples.most_changed(answers, self.config.examples)
+        found, reason = examples.stored(self.results)
+        there = examples.complete(found, positions, self.series)
+        if (there and list(found) == positions) or (reason is not None and answering is None):
+            return
+        if not there:
+            if answering is None:
+                answering = Answering(self.config, self.config.model.load())
+                self._choose(answering, batches.first(answering.loaded), choices)
+            found, reason = examples.capture(answering, batches, self.series, positions, self._show_examples)
+        examples.write(self.results, found, positions, reason)
+
+    def _show_examples(self, done: int, total: int) -> None:
+        self.progress("examples", done, total)
 
     def _choose(self, answering: Answering, first: Batch, earlier: Choices) -> Choices:
         """Choose layers, try every series out, and only then tune: a tune takes longest."""
