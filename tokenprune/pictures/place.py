@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenprune.adapters.views import PlacedItem, View
+from tokenprune.adapters.views import PlacedItem, View, part_of
 from tokenprune.errors import SampleError, UnsupportedModelError
-from tokenprune.pictures.crop import Part, part_of, seen_parts
+from tokenprune.pictures.crop import Part, seen_parts
 
 Size = tuple[int, int]
 
