@@ -73,10 +73,9 @@ class Settings:
     def of(cls, processor: Any, modality: Modality) -> Settings:
         """Those that a processor uses for images or for videos."""
         name = f"{modality}s_kwargs"
-        older = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {})
-        defaults = getattr(processor, name, None)
-        found = defaults if isinstance(defaults, Mapping) else older.get(name, {})
-        return cls(getattr(processor, f"{modality}_processor"), found)
+        older = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {})  # transformers 5.17
+        defaults = {**(getattr(processor, name, None) or {}), **older.get(name, {})}
+        return cls(getattr(processor, f"{modality}_processor"), defaults)
 
     def has(self, name: str) -> bool:
         """Whether the image or video processor has an attribute."""
