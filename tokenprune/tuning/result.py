@@ -87,7 +87,8 @@ class TuneResult:
 
         ``tuned.yaml`` is the method of a single budget, in the form of named methods; of several budgets each has its
         ``tuned-BUDGET.yaml``. ``report.md`` holds the tables, ``tune.jsonl`` a line per candidate with its numbers for
-        every sample, ``run.json`` what was tuned, ``tune.png``, ``.svg`` and ``.pdf`` the picture where matplotlib is installed.
+        every sample, ``run.json`` what was tuned, ``tune.png``, ``.svg`` and ``.pdf`` the picture where matplotlib is
+        installed.
 
         Args:
             folder: The folder; it is made.
