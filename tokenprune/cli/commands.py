@@ -20,6 +20,7 @@ from tokenprune.cli.failures import check_writable, missing_files_reported, repo
 from tokenprune.cli.look import check_outputs, look_methods, look_model, looks, read_prompt, write
 from tokenprune.cli.methods import method_text
 from tokenprune.cli.progress import progress_bar
+from tokenprune.cli.report import make_reports
 from tokenprune.cli.tables import (
     console,
     print_bench,
@@ -181,6 +182,22 @@ def merge(
 ) -> None:
     """Put the shards of an experiment together and write its tables."""
     _report(merge_shards(_experiment(config, output), Part(limit, tuple(only or ()))))
+
+
+@app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Output folders of runs, or of a tune.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Output folder. [default: the folder itself; for several folders: report]")
+    ] = None,
+    latex: Annotated[Path | None, typer.Option(help="Also write the table for a paper to this LaTeX file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write all numbers to this CSV file.")] = None,
+    share: Annotated[
+        bool, typer.Option("--share", help="In the LaTeX table, also give the share of the unpruned accuracy.")
+    ] = False,
+) -> None:
+    """Make the reports of finished results again, or compare several. No model is loaded."""
+    make_reports(results, output, latex, csv, share)
 
 
 def _experiment(config: Path, output: Path | None) -> ExperimentConfig:

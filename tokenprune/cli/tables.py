@@ -62,7 +62,8 @@ def print_tune(result: TuneResult) -> None:
     for name, reason in result.skipped.items():
         console.print(escape(f"left out: sample {name}: {reason}"), highlight=False, soft_wrap=True)
     console.print(escape(result.sentence), highlight=False, soft_wrap=True)
-    console.print(f"measured in {duration(result.facts.seconds)}", highlight=False)
+    if result.facts.seconds:  # unknown of a tune that an older version ran
+        console.print(f"measured in {duration(result.facts.seconds)}", highlight=False)
 
 
 def print_plan(plan: Plan) -> None:

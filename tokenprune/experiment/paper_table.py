@@ -163,16 +163,11 @@ def csv_table(tables: Tables) -> str:
 
 
 def _numbers(item: SeriesSummary) -> list[float]:
-    below, above = item.accuracy.error_bars
-    mean = item.accuracy.mean
-    known = math.isfinite(item.accuracy.half)  # with a single picture there is no interval
     return [
-        100 * mean,
-        100 * (mean - below) if known else math.nan,
-        100 * (mean + above) if known else math.nan,
+        *_share(item.accuracy),
         100 * item.kept,
         *_interval(item.gain, 100),
-        *_interval(item.agreement, 100),
+        *_share(item.agreement),
         *_interval(item.divergence, 1),
         item.visual,
         item.average,
@@ -182,6 +177,12 @@ def _numbers(item: SeriesSummary) -> list[float]:
         *item.time_spread,
         item.seeds,
     ]
+
+
+def _share(estimate: Estimate) -> tuple[float, float, float]:
+    """The same of a share in percent: its interval ends at 0 and 100."""
+    mean, low, high = _interval(estimate, 100)
+    return mean, max(low, 0.0) if math.isfinite(low) else low, min(high, 100.0) if math.isfinite(high) else high
 
 
 def _interval(estimate: Estimate | None, factor: float) -> tuple[float, float, float]:

@@ -21,7 +21,7 @@ from tokenprune.experiment.config import UNPRUNED
 from tokenprune.experiment.method_name import is_random
 from tokenprune.experiment.summary import SeriesSummary, by_budget
 from tokenprune.palette import GREY, MethodStyle, styles
-from tokenprune.plotting import LineEnd, look, name_lines, save, side_by_side
+from tokenprune.plotting import LineEnd, look, marker_size, name_lines, save, side_by_side
 
 #: Methods, without those that they are compared with, that get a line of their own each.
 MOST_LINES = 10
@@ -179,7 +179,7 @@ class _Lines:
                 lw=1.2,
                 elinewidth=0.8,
                 marker=style.marker,
-                markersize=5,
+                markersize=marker_size(style),
                 markeredgecolor="white",
                 markeredgewidth=0.5,
                 zorder=2 if is_reference(name) else 3,
@@ -318,7 +318,7 @@ def _references(axes: Axes, summaries: Sequence[SeriesSummary], methods: Mapping
 
 def _row(axes: Axes, row: int, item: SeriesSummary, style: MethodStyle) -> None:
     below, above = item.accuracy.error_bars
-    options: dict[str, Any] = {"marker": style.marker, "markersize": 5, "elinewidth": 1}
+    options: dict[str, Any] = {"marker": style.marker, "markersize": marker_size(style), "elinewidth": 1}
     axes.errorbar(100 * item.accuracy.mean, row, xerr=[[100 * below], [100 * above]], color=style.colour, **options)
     place = axes.get_yaxis_transform()
     axes.text(1.0, row, f"{item.average:.1f}", transform=place, ha="right", va="center", fontsize=8, color="0.35")

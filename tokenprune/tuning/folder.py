@@ -12,7 +12,8 @@ import yaml
 
 from tokenprune.config import Method
 from tokenprune.engine.fidelity import Fidelity
-from tokenprune.errors import MissingDataError, OutputError
+from tokenprune.engine.race import Goal
+from tokenprune.errors import MissingDataError, OutputError, TokenPruneError
 from tokenprune.files.folder import OutputFolder
 from tokenprune.files.lines import Row, lines, parse
 from tokenprune.tuning.ranking import Measured, Ranking, rank
@@ -51,9 +52,9 @@ def read_tune(folder: str | Path) -> TuneResult:
         budgets = list(dict.fromkeys(row["budget"] for row in rows))
         seed = settings.get("seed", 0)
         rankings = [_ranking(budget, [row for row in rows if row["budget"] == budget], seed) for budget in budgets]
+    except TokenPruneError:
+        raise  # e.g. a plugin that is missing
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, OutputError):
-            raise
         raise OutputError(
             f"{output.folder / ROWS} is damaged ({type(error).__name__}: {error})",
             "run `tokenprune tune` again: it writes the file again",
@@ -94,7 +95,7 @@ def _settings(path: Path) -> dict[str, Any]:
 def _facts(settings: dict[str, Any]) -> Facts:
     """What an older version did not store, as far as the settings say it."""
     model, task = settings["model"], settings["task"]
-    goal = "score" if settings.get("labels") else settings["objective"]
+    goal: Goal = "score" if settings.get("labels") else settings["objective"]
     name = str(model.get("checkpoint") or model["name"]).rstrip("/").rpartition("/")[2]
     data = f"{task['name']} ({task['data']})" if isinstance(task.get("data"), str) else task["name"]
     return Facts(name, data, goal, settings["tokens"], settings["error"])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tokenprune.engine.race import Goal
 from tokenprune.palette import GREY, MethodStyle, styles
-from tokenprune.plotting import look, save
+from tokenprune.plotting import look, marker_size, save
 from tokenprune.tuning.ranking import Ranked, Ranking
 from tokenprune.tuning.words import LOSSES
 
@@ -74,12 +74,14 @@ def _panel(axes: Axes, ranking: Ranking, rows: Sequence[Ranked], factor: float, 
             color=style.colour,
             marker=style.marker,
             markerfacecolor=style.colour if row.left is None else "white",
-            markersize=5.5,
+            markersize=marker_size(style),
             elinewidth=1,
         )
         right = axes.get_yaxis_transform()
-        axes.text(1.04, place, f"{row.average:.1f}", transform=right, ha="right", va="center", fontsize=8, color="0.35")
-    axes.text(1.04, 1.0, "cost", transform=axes.transAxes, ha="right", va="bottom", fontsize=8, color="0.35")
+        axes.text(
+            1.055, place, f"{row.average:.1f}", transform=right, ha="right", va="center", fontsize=8, color="0.35"
+        )
+    axes.text(1.055, 1.0, "cost", transform=axes.transAxes, ha="right", va="bottom", fontsize=8, color="0.35")
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     for row, label in zip(rows, axes.get_yticklabels(), strict=True):
         label.set_fontweight("bold" if row.tied else "normal")
