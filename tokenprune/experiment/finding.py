@@ -17,11 +17,11 @@ ORACLE = "oracle"
 
 @dataclass(frozen=True)
 class Duel:
-    """The best method of a budget against the best random choice of the same cost.
+    """The best method of a budget against the best random choice that costs as much, or more where none costs as much.
 
     Attributes:
-        best: The best method that has a random choice of the same cost.
-        rival: The best of those random choices.
+        best: The best method that has such a random choice.
+        rival: The best of its random choices.
         gain: The method minus the random choice, paired by question.
         methods: How many methods the best one was chosen from.
     """
@@ -38,14 +38,19 @@ class Duel:
 
     @property
     def lost(self) -> bool:
-        """Whether random is better beyond the interval."""
-        return self.gain.mean + self.gain.half < 0
+        """Whether random is better beyond the interval, at the same cost. A dearer one proves nothing by winning."""
+        return self.gain.mean + self.gain.half < 0 and self.equal
+
+    @property
+    def equal(self) -> bool:
+        """Whether both cost the same."""
+        return same_cost(self.best.average, self.rival.average)
 
 
 def find(numbers: Numbers) -> Finding:
     """The finding.
 
-    Of each budget, the method with the highest score is compared with the best random choice of the same cost. What
+    Of each budget, the method with the highest score is compared with the best random choice of its cost. What
     stands out is the budget at which random is beaten most surely; else one at which random wins; else that nothing
     can be told apart.
     """
@@ -71,7 +76,7 @@ def _duels(numbers: Numbers) -> list[Duel]:
     for methods in by_budget(numbers.summaries).values():
         chance = [item for item in methods.values() if is_random(item.method)]
         pairs = [
-            (item, [rival for rival in chance if same_cost(item.average, rival.average)])
+            (item, _rivals(item, chance))
             for item in methods.values()
             if not is_random(item.method) and item.method != ORACLE
         ]
@@ -83,15 +88,23 @@ def _duels(numbers: Numbers) -> list[Duel]:
     return found
 
 
+def _rivals(item: SeriesSummary, chance: list[SeriesSummary]) -> list[SeriesSummary]:
+    """The random choices of the same cost; without one those that cost more, which are harder to beat."""
+    equal = [rival for rival in chance if same_cost(item.average, rival.average)]
+    return equal or [rival for rival in chance if rival.average > item.average]
+
+
 def _sentence(duel: Duel, numbers: Numbers) -> str:
     best, rival = duel.best, duel.rival
     right = _score(numbers)
     points = abs(100 * duel.gain.mean)
     more = "more" if duel.gain.mean >= 0 else "less"
+    cost = f" of the same cost ({rival.accuracy} %)"
+    if not duel.equal:
+        cost = f", which costs more ({rival.accuracy} %; layer averages {best.average:.0f} : {rival.average:.0f})"
     return (
         f"With `{best.budget}`, `{best.method}` {right} {best.accuracy} % at {_tokens(best)}: {points:.1f} ±"
-        f" {_half(duel.gain)} points {more} than `{rival.method}`, the best random choice of the same cost"
-        f" ({rival.accuracy} %)."
+        f" {_half(duel.gain)} points {more} than `{rival.method}`, the best random choice{cost}."
     )
 
 

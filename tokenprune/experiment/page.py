@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -58,7 +59,7 @@ def numbers_page(numbers: Numbers, examples: tuple[Example, ...] = ()) -> Page:
     config = _settings(text)
     environment = results.read_json("environment.json") or {}
     return Page(
-        title=f"Results: {_name(config.get('task'))} with {_name(config.get('model'))}",
+        title=f"Visual token pruning: model {_name(config.get('model'))}, task {_name(config.get('task'))}",
         ran=_ran(numbers, config),
         finding=find(numbers),
         notes=numbers.sentences,
@@ -127,10 +128,17 @@ def _count(number: int, noun: str) -> str:
 
 
 def _main(numbers: Numbers) -> Table:
-    """The main table; its texts are those of the Markdown table, in the same columns."""
+    """The main table; its texts are those of the Markdown table, in the same columns, without empty ones."""
     divergence = any(item.divergence is not None for item in numbers.summaries)
     titles = [Column(title, KINDS.get(title, "number")) for title in columns(numbers.result)]
-    return Table("Results", tuple(titles), tuple(_row(item, divergence) for item in numbers.summaries), numbers.size)
+    rows = [_row(item, divergence) for item in numbers.summaries]
+    filled = [place for place in range(len(titles)) if any(row.cells[place].text for row in rows)]
+    return Table(
+        "Results",
+        tuple(titles[place] for place in filled),
+        tuple(replace(row, cells=tuple(row.cells[place] for place in filled)) for row in rows),
+        numbers.size,
+    )
 
 
 def _row(item: SeriesSummary, divergence: bool) -> Row:
@@ -169,10 +177,11 @@ def _charts(numbers: Numbers) -> Charts | None:
     )
     references = tuple(
         Reference(
-            f"the unpruned model ({item.visual:.0f} visual tokens)",
+            UNPRUNED,
             100 * item.accuracy.mean,
             _end(item.accuracy, -1),
             _end(item.accuracy, 1),
+            item.visual,
         )
         for item in numbers.summaries
         if item.method == UNPRUNED and not numbers.result.label_free

@@ -26,7 +26,7 @@ MARKERS = {
     "v": "M0,.9L.95,-.75H-.95Z",
     "P": "M-.36,-.95H.36V-.36H.95V.36H.36V.95H-.36V.36H-.95V-.36H-.36Z",
     "X": "M-.9,-.45L-.45,-.9L0,-.45L.45,-.9L.9,-.45L.45,0L.9,.45L.45,.9L0,.45L-.45,.9L-.9,.45L-.45,0Z",
-    "*": "M0,-1L.26,-.34L.97,-.31L.42,.14L.6,.83L0,.44L-.6,.83L-.42,.14L-.97,-.31L-.26,-.34Z",
+    "*": "M0,-1.2L.31,-.4L1.16,-.37L.5,.17L.72,1L0,.53L-.72,1L-.5,.17L-1.16,-.37L-.31,-.4Z",
     "": "M-.9,-.2H.9V.2H-.9Z",
 }
 #: Costs that spread over more than this factor have a logarithmic axis.
@@ -34,9 +34,9 @@ WIDE = 4.0
 #: Costs of so few different values have a tick at each.
 FEW = 8
 TITLES: dict[ChartKind, tuple[str, str]] = {
-    "visual": ("visual tokens kept", "visual tokens kept after the last stage, per sample"),
-    "average": ("layer average", "visual tokens per layer (layer average)"),
-    "flops": ("FLOPs", "FLOPs of the decoder's prefill, % of the unpruned model's"),
+    "visual": ("visual tokens kept", "visual tokens kept"),
+    "average": ("layer average", "layer average (visual tokens per layer)"),
+    "flops": ("FLOPs", "prefill FLOPs, % of the unpruned model"),
     "ranking": ("candidate", ""),
 }
 
@@ -154,23 +154,52 @@ def _faded(shown: float) -> Any:
     return alt.condition("focus === '' || focus === datum.method", alt.value(shown), alt.value(0.08))
 
 
-def _bands(charts: Charts, scale: alt.Scale) -> list[Any]:
-    """What the points are compared with: a band from side to side, and a line at its mean."""
-    layers: list[Any] = []
-    for item in charts.references:
-        values = {
-            "title": item.title,
+def references(charts: Charts) -> list[dict[str, Any]]:
+    """One row per band, JSON-ready."""
+    return [
+        {
+            "method": item.method,
             "mean": item.mean,
             "low": _on_axis(item.low, charts),
             "high": _on_axis(item.high, charts),
             "value": f"{item.mean:.4g} ({item.low:.4g} to {item.high:.4g})",
+            "tokens": _number(item.visual),
         }
-        chart = alt.Chart(alt.InlineData(values=[values]))
-        tooltip = [alt.Tooltip("title:N", title="method"), alt.Tooltip("value:N", title=charts.quantity)]
-        low, mean = (alt.Y(f"{end}:Q", scale=scale, title=charts.quantity) for end in ("low", "mean"))
-        layers.append(chart.mark_rect(color="#7F7F7F", opacity=0.2).encode(y=low, y2="high:Q", tooltip=tooltip))
-        layers.append(chart.mark_rule(color="#7F7F7F").encode(y=mean, tooltip=tooltip))
-    return layers
+        for item in charts.references
+    ]
+
+
+def _bands(charts: Charts, scale: alt.Scale) -> list[Any]:
+    """What the points are compared with: a band from side to side, and a line at its mean."""
+    if not charts.references:
+        return []
+    chart = alt.Chart(alt.NamedData("bands"))
+    tooltip = [
+        alt.Tooltip("method:N", title="method"),
+        alt.Tooltip("value:N", title=charts.quantity),
+        alt.Tooltip("tokens:N", title="visual tokens"),
+    ]
+    low, mean = (alt.Y(f"{end}:Q", scale=scale, title=charts.quantity) for end in ("low", "mean"))
+    return [
+        chart.mark_rect(color="#7F7F7F", opacity=0.2).encode(y=low, y2="high:Q", tooltip=tooltip),
+        chart.mark_rule(color="#7F7F7F").encode(y=mean, tooltip=tooltip),
+    ]
+
+
+def _powers(charts: Charts) -> alt.Axis:
+    """The axis of the measured quantity. A logarithmic one has its ticks at the powers of ten."""
+    if not charts.log:
+        return alt.Axis()
+    low, high = (math.log10(end) for end in _range(charts))
+    values = [10.0**power for power in range(math.ceil(low), math.floor(high) + 1)]
+    return alt.Axis(values=values, labelExpr="format(datum.value, '~g')")
+
+
+def _scale(log: bool, domain: Sequence[float]) -> alt.Scale:
+    """An axis with exactly these ends."""
+    if log:
+        return alt.Scale(type="log", domain=list(domain), nice=False)
+    return alt.Scale(type="linear", domain=list(domain), nice=False, zero=False)
 
 
 def _against_cost(charts: Charts, styles: Mapping[str, MethodStyle], kind: ChartKind) -> dict[str, Any]:
@@ -179,31 +208,33 @@ def _against_cost(charts: Charts, styles: Mapping[str, MethodStyle], kind: Chart
     low, high = min(costs), max(costs)
     log = low > 0 and high > WIDE * low
     if log:
-        domain = [low / (high / low) ** 0.08, high * (high / low) ** 0.08]
+        domain = [low / (high / low) ** 0.12, high * (high / low) ** 0.12]
     else:
-        margin = 0.1 * (high - low) or 0.2 * abs(high) or 1.0
+        margin = 0.15 * (high - low) or 0.2 * abs(high) or 1.0
         domain = [max(0.0, low - margin), high + margin]
     ticks = _ticks(costs)
-    axis = alt.Axis(values=ticks, format="~g") if ticks else alt.Axis(format="~g", tickCount=8)
+    words = "format(datum.value, '.4~g')"  # a format alone would round to the steps of the axis
+    axis = alt.Axis(values=ticks, labelExpr=words) if ticks else alt.Axis(labelExpr=words, tickCount=8)
     x = alt.X(
         "x:Q",
-        scale=alt.Scale(type="log" if log else "linear", domain=domain, nice=False, zero=False),
+        scale=_scale(log, domain),
         axis=axis,
         title=TITLES[kind][1],
     )
-    y_scale = alt.Scale(type="log" if charts.log else "linear", domain=list(_range(charts)), nice=False, zero=False)
+    y_scale = _scale(charts.log, _range(charts))
     encodings, tooltip = _encodings(styles), _tooltip(charts)
-    y = alt.Y("mean:Q", scale=y_scale, title=charts.quantity)
+    y_axis = _powers(charts)
+    y = alt.Y("mean:Q", scale=y_scale, axis=y_axis, title=charts.quantity)
     base = alt.Chart(alt.NamedData("points")).encode(color=encodings["color"])
     line = (
         base.transform_filter("datum.line")
         .mark_line(strokeWidth=1.5)
         .encode(x=x, y=y, strokeDash=encodings["dash"], opacity=_faded(0.7))
     )
-    whisker = base.mark_rule(strokeWidth=1.2).encode(
-        x=x, y=alt.Y("low:Q", scale=y_scale, title=charts.quantity), y2="high:Q", opacity=_faded(0.6)
+    whisker = base.mark_rule(strokeWidth=1.5).encode(
+        x=x, y=alt.Y("low:Q", scale=y_scale, axis=y_axis, title=charts.quantity), y2="high:Q", opacity=_faded(0.6)
     )
-    mark = base.mark_point(filled=True, size=65).encode(
+    mark = base.mark_point(filled=True, size=90).encode(
         x=x, y=y, shape=encodings["shape"], opacity=_faded(1.0), tooltip=tooltip
     )
     front = (
@@ -227,16 +258,16 @@ def _against_cost(charts: Charts, styles: Mapping[str, MethodStyle], kind: Chart
 def _ranking(charts: Charts, styles: Mapping[str, MethodStyle], budget: str, number: int) -> dict[str, Any]:
     """The measured quantity, a row per method of one budget."""
     order = [point.method for point in charts.points if point.budget == budget]
-    scale = alt.Scale(type="log" if charts.log else "linear", domain=list(_range(charts)), nice=False, zero=False)
+    scale = _scale(charts.log, _range(charts))
     encodings = _encodings(styles)
     base = alt.Chart(alt.NamedData("points")).encode(
         color=encodings["color"], y=alt.Y("method:N", sort=order, title=None, axis=alt.Axis(labelLimit=260))
     )
     whisker = base.mark_rule(strokeWidth=1.5).encode(
-        x=alt.X("low:Q", scale=scale, title=charts.quantity), x2="high:Q", opacity=_faded(0.7)
+        x=alt.X("low:Q", scale=scale, axis=_powers(charts), title=charts.quantity), x2="high:Q", opacity=_faded(0.7)
     )
-    mark = base.mark_point(filled=True, size=65).encode(
-        x=alt.X("mean:Q", scale=scale, title=charts.quantity),
+    mark = base.mark_point(filled=True, size=90).encode(
+        x=alt.X("mean:Q", scale=scale, axis=_powers(charts), title=charts.quantity),
         shape=encodings["shape"],
         opacity=_faded(1.0),
         tooltip=_tooltip(charts),
@@ -253,11 +284,12 @@ def _ranking(charts: Charts, styles: Mapping[str, MethodStyle], budget: str, num
 
 def _finish(layers: Sequence[Any], height: int | alt.Step, label: str) -> dict[str, Any]:
     """The specification of layered charts, as wide as its place. Colours of axes are those of the page (CSS)."""
+    size = alt.AutoSizeParams(type="fit-x", contains="padding")
     chart = (
         alt.layer(*layers)
-        .properties(width="container", height=height, background="transparent", description=label)
+        .properties(width="container", height=height, background="transparent", description=label, autosize=size)
         .add_params(alt.param(name="focus", value=""))
-        .configure(font="system-ui, sans-serif", autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
+        .configure(font="system-ui, sans-serif")
         .configure_view(stroke=None)
         .configure_axis(labelFontSize=12, titleFontSize=13, titleFontWeight="normal", labelOverlap=True)
         .configure_axisX(grid=False)

@@ -11,8 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from tokenprune.files.lines import json_ready
-from tokenprune.palette import styles
-from tokenprune.report.charts import MARKERS, chart_specs, library, rows
+from tokenprune.palette import GREY, styles
+from tokenprune.report.charts import MARKERS, chart_specs, library, references, rows
 from tokenprune.report.examples import example_data
 from tokenprune.report.page import Cell, Page
 
@@ -30,14 +30,17 @@ def render(page: Page) -> str:
     Args:
         page: The report.
     """
-    methods = dict.fromkeys(point.method for point in page.charts.points) if page.charts else {}
-    shown = dict.fromkeys(panel.method for example in page.examples for panel in example.panels)
-    drawn = styles([*methods, *shown, *(row.method for row in page.table.rows if row.method)])
+    shown = {panel.method for example in page.examples for panel in example.panels}
+    if page.charts:
+        shown.update(point.method for point in page.charts.points)
+        shown.update(band.method for band in page.charts.references)
+    drawn = styles([*shown, *(row.method for row in page.table.rows if row.method)])
     examples = example_data(page.examples)
     budgets = list(dict.fromkeys(panel.budget for item in page.examples for panel in item.panels if panel.budget))
     data: dict[str, Any] = {
         "charts": chart_specs(page.charts, drawn) if page.charts else [],
         "points": rows(page.charts) if page.charts else [],
+        "references": references(page.charts) if page.charts else [],
         "examples": examples,
         "mostLines": MOST_LINES,
     }
@@ -48,7 +51,7 @@ def render(page: Page) -> str:
         .render(
             page=page,
             data=json_ready(data),
-            methods=[*methods, *(method for method in shown if method not in methods)],
+            methods=sorted(shown, key=lambda method: (drawn[method].colour == GREY, method)),
             styles=drawn,
             markers=MARKERS,
             marker_names={marker: f"mark-{number}" for number, marker in enumerate(MARKERS)},

@@ -106,16 +106,18 @@ class Reference:
     """What the charts draw as a band from side to side: the unpruned model.
 
     Attributes:
-        title: What it is.
+        method: Its name.
         mean: What was measured, in the unit of the charts.
         low: Lower end of its 95 % interval.
         high: Upper end of it.
+        visual: Visual tokens per sample; NaN where unknown.
     """
 
-    title: str
+    method: str
     mean: float
     low: float
     high: float
+    visual: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ def _finding(rankings: Sequence[Ranking], goal: Goal) -> Finding:
     beaten = [ranking for ranking in rankings if ranking.beats_random]
     top = (beaten or list(rankings))[0]
     text = sentence(top, goal)
-    text = text[:1].upper() + text[1:]
+    name = top.best.name
+    text = f"The best is `{name}`{text[len(name) :]}" if text.startswith(name) else text[:1].upper() + text[1:]
     if len(rankings) > 1:
         text = (
             f"`{top.budget}`: {text} Random is beaten beyond the noise with {len(beaten)} of {len(rankings)} budgets."
@@ -136,20 +137,19 @@ def shown(ranking: Ranking) -> list[Ranked]:
 
 
 def _charts(rankings: Sequence[Ranking], goal: Goal) -> Charts:
-    name, factor, unit = LOSSES[goal]
+    _, factor, unit = LOSSES[goal]
     rows = [row for ranking in rankings for row in shown(ranking)]
     means = [factor * row.loss.mean for row in rows]
     log = min(means) > 0 and max(means) > WIDE * min(means)
     points = {id(row): _point(row, factor) for row in rows}
     front = pareto_front([row for ranking in rankings for row in ranking.ranked])
-    subtracted = "100 % minus the " if goal in ("agreement", "score") else ""
     return Charts(
-        quantity=f"{subtracted}{name}, {unit}",
+        quantity=f"loss, {unit}",
         points=tuple(points.values()),
         kinds=("ranking", "average"),
         front=tuple(points[id(row)] for row in front if id(row) in points),
         log=log,
-        bounds=(0.0, 100.0 if subtracted else None),
+        bounds=(0.0, 100.0 if goal in ("agreement", "score") else None),
     )
 
 

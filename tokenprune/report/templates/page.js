@@ -84,14 +84,16 @@
   const boxes = form ? [...form.querySelectorAll("input[type=checkbox]")] : [];
   const switchedOn = () => new Set(boxes.filter((box) => box.checked).map((box) => box.value));
   const charts = [];
-  const spacing = 8; // pixels between points of equal cost
+  const spacing = [6, 22]; // pixels between points of equal cost: many points, few points
 
   /** Move points of nearly equal cost apart, as little as possible. Returns the places on the axis. */
   function spread(points, chart, width) {
     const [low, high] = chart.log ? chart.domain.map(Math.log) : chart.domain;
     const place = (cost) => ((chart.log ? Math.log(cost) : cost) - low) / (high - low);
     const sorted = [...points].sort((a, b) => a.cost - b.cost);
-    const step = Math.min(spacing / width, 0.9 / Math.max(1, sorted.length));
+    const count = Math.max(1, sorted.length);
+    const wanted = Math.min(spacing[1], Math.max(spacing[0], (0.4 * width) / count));
+    const step = Math.min(wanted / width, 0.9 / count);
     // blocks of neighbours that would overlap; a block stands around the mean of its places
     const blocks = [];
     sorted.forEach((point, index) => {
@@ -104,7 +106,8 @@
     });
     for (const block of blocks) {
       for (let index = block.first; index < block.first + block.count; index++) {
-        const at = Math.min(0.995, Math.max(0.005, block.sum / block.count + index * step));
+        const start = Math.max(0.02, Math.min(0.98 - (sorted.length - 1) * step, block.sum / block.count));
+        const at = start + index * step;
         const value = low + at * (high - low);
         sorted[index].x = chart.log ? Math.exp(value) : value;
       }
@@ -124,7 +127,8 @@
   }
   async function draw(chart, place) {
     const width = () => Math.max(150, place.clientWidth - 70);
-    chart.spec.datasets = { ...chart.spec.datasets, points: rowsOf(chart, switchedOn(), width()) };
+    const bands = () => data.references.filter((item) => switchedOn().has(item.method));
+    chart.spec.datasets = { points: rowsOf(chart, switchedOn(), width()), bands: bands() };
     if (chart.budget !== undefined) {
       const limit = Math.min(300, place.clientWidth * 0.45);
       chart.spec.config.axisY = { ...chart.spec.config.axisY, labelLimit: limit };
@@ -133,7 +137,11 @@
       renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false },
       downloadFileName: `tokenprune-${chart.id}`,
     });
-    const update = () => view.data("points", rowsOf(chart, switchedOn(), width())).resize().runAsync();
+    const hasBands = chart.budget === undefined && data.references.length;
+    const update = () => {
+      if (hasBands) view.data("bands", bands());
+      return view.data("points", rowsOf(chart, switchedOn(), width())).resize().runAsync();
+    };
     let before = place.clientWidth;
     new ResizeObserver(() => {
       if (Math.abs(place.clientWidth - before) < 2) return;
@@ -151,7 +159,8 @@
   async function drawAll() {
     if (!data.charts.length) return;
     const most = Math.max(...data.charts.map((chart) => rowsOf(chart, switchedOn(), 500).length));
-    byId("charts").classList.toggle("few", most <= 40 && data.charts.length > 1);
+    const costs = data.charts.filter((chart) => chart.budget === undefined).length;
+    byId("charts").classList.toggle("few", most <= 24 && costs === data.charts.length && costs > 1);
     for (const [number, chart] of data.charts.entries()) {
       const place = byId(`chart-${number}`);
       // many points need room: a narrow page scrolls the chart, never itself
@@ -233,12 +242,14 @@
     const box = boxes.find((item) => item.value === method);
     return box ? [box.parentNode.querySelector(".swatch").cloneNode(true)] : [];
   }
-  function badges(panel) {
+  /** What is worth saying about an answer: that it differs from a right one is clear when it is wrong. */
+  function badges(panel, reference) {
     const found = [];
     if (panel.right !== null) {
       found.push(make("span", { class: `badge ${panel.right ? "good" : "bad"}` }, panel.right ? "\u2713 right" : "\u2717 wrong"));
     }
-    if (panel.agrees !== null && panel.budget) {
+    const implied = reference && reference.right && panel.right !== null && panel.right === panel.agrees;
+    if (panel.agrees !== null && panel.budget && !implied) {
       found.push(make("span", { class: `badge ${panel.agrees ? "" : "bad"}` }, panel.agrees ? "= unpruned" : "\u2260 unpruned"));
     }
     return found;
@@ -252,10 +263,11 @@
   }
   function panelElement(example, panel) {
     const words = keptWords(panel);
+    const reference = example.panels.find((other) => !other.budget);
     const [picture, count] = views(example, panel, `${panel.method}: ${words}`);
     const element = make("article", { class: "panel" },
       make("h3", {}, ...swatch(panel.method), make("span", {}, panel.method)), picture,
-      make("p", {}, make("span", { class: "said" }, panel.answer || "(no answer)"), ...badges(panel)),
+      make("p", {}, make("span", { class: "said" }, panel.answer || "(no answer)"), ...badges(panel, reference)),
       make("p", { class: "kept" }, words));
     if (panel.reason) element.append(make("p", { class: "kept" }, panel.reason));
     return [element, count];
