@@ -15,8 +15,8 @@ from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment import ExperimentResult, write_report
 from tokenprune.experiment.comparison import Compared, compare, table, write_comparison
 from tokenprune.experiment.folder import read_result
+from tokenprune.experiment.numbers import notes
 from tokenprune.experiment.paper_table import Tables, csv_table, latex_table
-from tokenprune.experiment.report import notes
 from tokenprune.experiment.summary import summarise
 from tokenprune.tuning.folder import holds_tune, read_tune
 
