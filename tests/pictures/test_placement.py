@@ -14,10 +14,11 @@ import transformers as tf
 
 from tests.support.checkpoints import FAMILIES, SIDE, usable
 from tests.support.painted import painted, plain, visual_states
-from tests.support.placing import Setting, check, made, place
+from tests.support.placing import Setting, check, items_of, made, place
 from tests.support.tiny import CASES
 from tests.support.tiny.core import IMAGE, spread_weights
-from tests.support.tiny.llava import CLIP, text
+from tests.support.tiny.parts import CLIP, text
+from tokenprune.pictures.place import views_of
 
 SIZES = {
     "square": (192, 192),
@@ -159,9 +160,6 @@ def test_idefics_without_tiles(size: str) -> None:
 
 def test_left_padding_and_other_samples_change_nothing() -> None:
     """The second sample of a batch lies where it lies alone."""
-    from tests.support.placing import items_of
-    from tokenprune.pictures.place import views_of
-
     subject = setting("llava-next")
     first, second = [plain(*SIZES["square"])], [plain(*SIZES["wide"])]
     items = items_of(subject, subject.encode([first, second], 0))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import transformers as tf
 
+from tests.adapters.test_adapters import call_of_generate
 from tests.pictures.test_placement import SIZES, setting
 from tests.support.checkpoints import FAMILIES, SIDE, usable
 from tests.support.painted import plain
@@ -107,8 +108,6 @@ def test_lighton_ocr(patch: int) -> None:
 
 def test_lighton_ocr_in_generate() -> None:
     """``generate`` passes no sizes of images on: no picture rather than a wrong one."""
-    from tests.adapters.test_adapters import call_of_generate
-
     subject = lighton({"patch_size": {"height": 8, "width": 8}})
     call = call_of_generate(subject.model, subject.encode([[plain(64, 64)]], 0), 1)
     items = items_of(subject, call)[0]

@@ -140,7 +140,9 @@ def check(
     step = max(1, len(cells) // spots)
     tokens = [token for token in range(0, len(cells), step) if cells[token, 0] >= 0]
     places = dict(zip(tokens, itertools.cycle((MIDDLE,) if blurred else PLACES)))
-    found = {token: spot_of(views[cells[token, 0]], *cells[token, 1:].tolist(), places[token]) for token in tokens}
+    found = {
+        token: spot_of(views[cells[token, 0]], cells[token, 1], cells[token, 2], places[token]) for token in tokens
+    }
     tried = {token: spot for token, spot in found.items() if spot is not None}
     assert len(tried) > len(found) * fewest
     copies = [painted(pictures, spot) for spot in tried.values()]
