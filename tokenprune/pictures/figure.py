@@ -215,9 +215,20 @@ class Layout:
         if look.answer is None:
             return y
         answer = f'"{shorter(look.answer, 600)}'
-        y = self.page.paragraph(x, y + LINE / 2, span, answer, BODY + 0.5, most=4, end='"')
-        for sign, said in judgement(look, self.unpruned):
-            y = self.page.paragraph(x, y, span, f"{sign} {said}", BODY, most=2, bold=sign in (WRONG, CHANGED))
+        said = judgement(look, self.unpruned)
+        x_signs, y_signs = x, y
+        y = y_signs = self.page.paragraph(x, y + LINE / 2, span, answer, BODY + 0.5, most=4, end='"')
+        room = span - length(answer + '"', BODY + 0.5) - WIDE_GAP
+        lengths = [length(f"{sign} {words}", BODY, True) + WIDE_GAP for sign, words in said]
+        if sum(lengths) <= room:  # behind the answer, where a line holds it all
+            x_signs, y_signs = x + span - room, y - (BODY + 0.5) * LEADING
+        for (sign, words), long in zip(said, lengths, strict=True):
+            bold = sign in (WRONG, CHANGED)
+            bottom = self.page.paragraph(x_signs, y_signs, span, f"{sign} {words}", BODY, most=2, bold=bold)
+            if x_signs > x:
+                x_signs += long
+            else:
+                y = y_signs = bottom
         return y
 
     # ---- the panels of a stage ----
@@ -308,7 +319,7 @@ class Layout:
             for one in self.looks
             for stage in one.stages
         ):
-            notes.append("Hatched: dropped before, so without a score.")
+            notes.append("Hatched: no score.")
         drawn = [(block.look, sheet) for (block, *_) in self.blocks for sheet in block.sheets]
         if any(unseen([look.views[index] for index in sheet.views]) for look, sheet in drawn):
             notes.append("Hatched on a picture: not seen by the model.")
