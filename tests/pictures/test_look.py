@@ -95,7 +95,7 @@ def test_description_when_nothing_was_dropped() -> None:
 def test_caption_counts_what_is_on_no_picture() -> None:
     assert caption(look(), None) == "all 8 visual tokens"
     assert caption(look(), stage(2, 0, 3)) == "layer 2: 2 of 8 visual tokens (off the picture: 1 of 2)"
-    assert caption(look(), stage(2, *range(8), reason="why")) == "layer 2: nothing dropped (why)"
+    assert caption(look(), stage(2, *range(8), reason="not pruned: why")) == "layer 2: nothing dropped (why)"
 
 
 def test_judgement_has_a_sign_and_a_word() -> None:

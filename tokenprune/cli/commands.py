@@ -302,9 +302,7 @@ def look(
     average: Annotated[float | None, typer.Option(help="The same budget as a share of the visual tokens.")] = None,
     keep: Annotated[int | None, typer.Option(help="Budget: visual tokens kept after the last stage.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Budget: share of the visual tokens kept.")] = None,
-    expected: Annotated[
-        str | None, typer.Option(help="The expected answer, to mark right and wrong ones.")
-    ] = None,
+    expected: Annotated[str | None, typer.Option(help="The expected answer, to mark right and wrong ones.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 32,
     frames: Annotated[int, typer.Option(min=1, help="Frames taken from a video, at even distances.")] = 8,
     output: Annotated[
