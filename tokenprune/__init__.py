@@ -8,12 +8,15 @@ from tokenprune.engine import apply, observe
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment import ExperimentConfig, run_experiment
 from tokenprune.named import list_methods, load_method
+from tokenprune.pictures.draw import draw
+from tokenprune.pictures.look import Look
 from tokenprune.run import Report, Run, StageResult
 from tokenprune.tuning import TuneConfig, TuneResult, run_tune, tune
 from tokenprune.version import __version__
 
 __all__ = [
     "ExperimentConfig",
+    "Look",
     "Method",
     "Report",
     "Run",
@@ -23,6 +26,7 @@ __all__ = [
     "TuneResult",
     "__version__",
     "apply",
+    "draw",
     "list_methods",
     "load_method",
     "observe",

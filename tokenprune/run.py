@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,12 +19,17 @@ from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.layer_average import layer_average
 from tokenprune.budgets.slug import slug
 from tokenprune.config import Method
-from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
+from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.flops import prefill_flops
 from tokenprune.pictures.convert import as_picture
+from tokenprune.pictures.draw import draw
+from tokenprune.pictures.html import html_of
 from tokenprune.pictures.look import Look, StageLook
 from tokenprune.pictures.place import grids_of, views_of
 from tokenprune.selectors.base import LayerChoice
+
+if TYPE_CHECKING:  # matplotlib is optional: only pictures need it
+    from matplotlib.figure import Figure
 
 
 class Clock:
@@ -370,6 +375,30 @@ class Run:
             answer=answer,
             expected=expected,
         )
+
+    def figure(self, pictures: Sequence[Any] = (), processor: Any = None, **more: Any) -> Figure:
+        """A picture of one sample of the last prefill: dropped patches dimmed, a panel per stage, and the scores.
+
+        Args:
+            pictures: See :meth:`look`, which also describes the further arguments and errors.
+            processor: See :meth:`look`.
+            **more: See :meth:`look`.
+
+        Returns:
+            A figure of matplotlib: ``figure.savefig("kept.png")``.
+
+        Raises:
+            MissingDataError: matplotlib is not installed.
+        """
+        return draw([self.look(pictures, processor, **more)])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of the run: the report, and the kept tokens of the last prefill's first sample."""
+        try:
+            looks = [self.look()]
+        except TokenPruneError:  # no prompt yet, or no grid: the report says so
+            looks = []
+        return html_of(looks, str(self.report))
 
     def annotate(self, sample_ids: Sequence[int] | None = None, **values: Sequence[Tensor | Sequence[float]]) -> None:
         """Provide data for the following prefills that is not in the model's inputs.

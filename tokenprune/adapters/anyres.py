@@ -19,7 +19,7 @@ from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
 from tokenprune.adapters.merging import Merging, concatenate, newline, repeat
 from tokenprune.adapters.modalities import Modality, feature_sizes, features, pixels, uniform_sizes
-from tokenprune.adapters.placements import AnyResolution
+from tokenprune.adapters.placements import AnyResolution, Frames, covered_by_patches
 from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site, patch_projector
 from tokenprune.adapters.views import Placement
 from tokenprune.errors import UnsupportedFeatureError
@@ -175,12 +175,14 @@ class LlavaNextAdapter(ImageVideoAdapter):
             return super().slim_features(modality, computed)
         return [self._is_newline(item) for item in computed]
 
-    def placement(self, item: Item) -> Placement:
+    def placement(self, call: Mapping[str, Any], item: Item) -> Placement:
         """See :meth:`ImageVideoAdapter.placement`."""
+        vision = self.config.vision_config
+        tile, patch = int(vision.image_size), int(vision.patch_size)
         if item.modality == "video":
-            return super().placement(item)
+            return Frames(box=covered_by_patches(tile, patch))
         resolutions = tuple((int(height), int(width)) for height, width in self.config.image_grid_pinpoints)
-        return AnyResolution(resolutions, int(self.config.vision_config.image_size), self._side)
+        return AnyResolution(resolutions, tile, self._side, patch)
 
     def _pack(self, call: Mapping[str, Any], sizes: Tensor) -> tuple[list[int], list[Tensor]]:
         """Let the model pack zeros in place of features, and -1 in place of its newline embedding.
@@ -241,9 +243,9 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
         coordinates = frame_coordinates(size - 1, self._frame_side)
         return None if coordinates is None else torch.cat([coordinates, torch.full((1, 3), -1)])
 
-    def placement(self, item: Item) -> Placement:
+    def placement(self, call: Mapping[str, Any], item: Item) -> Placement:
         """See :meth:`ImageVideoAdapter.placement`. Several images of a sample are padded to squares and not tiled."""
-        placement = super().placement(item)
+        placement = super().placement(call, item)
         if not isinstance(placement, AnyResolution):
             return placement
         return replace(placement, squared=True, most=int(self.config.vision_aspect_ratio.removeprefix("anyres_max_")))

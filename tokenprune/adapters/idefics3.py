@@ -90,7 +90,7 @@ class Idefics3Adapter(ImageVideoAdapter):
         corners = lattice(1, (count - 1) // columns, columns, first_frame=1) * tile_sides
         return torch.cat([(corners[:, None] + tile).reshape(-1, 3), tile])
 
-    def placement(self, item: Item) -> Placement:
+    def placement(self, call: Mapping[str, Any], item: Item) -> Placement:
         """See :meth:`ImageVideoAdapter.placement`."""
         return OverviewAndJoinedTiles()
 

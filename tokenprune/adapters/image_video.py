@@ -49,10 +49,11 @@ class ImageVideoAdapter(Adapter):
         """
         return square(item.size)
 
-    def placement(self, item: Item) -> Placement:
+    def placement(self, call: Mapping[str, Any], item: Item) -> Placement:
         """How the token grid of an item lies on its pictures.
 
         Args:
+            call: The arguments of the model's forward, by name.
             item: The item.
         """
         return Frames() if item.modality == "video" else Whole()
@@ -104,7 +105,9 @@ class ImageVideoAdapter(Adapter):
         """See :meth:`tokenprune.adapters.base.Adapter.placed`."""
         return [
             [
-                PlacedItem(item.modality, item.positions, self.token_coordinates(call, item), self.placement(item))
+                PlacedItem(
+                    item.modality, item.positions, self.token_coordinates(call, item), self.placement(call, item)
+                )
                 for item in items
             ]
             for items in self.items(call, layout.mask)

@@ -42,7 +42,7 @@ class InternVLAdapter(ImageVideoAdapter):
         tiles, rest = divmod(item.size, int(self.config.image_seq_length))
         return None if rest else square(item.size, tiles)
 
-    def placement(self, item: Item) -> Placement:
+    def placement(self, call: Mapping[str, Any], item: Item) -> Placement:
         """See :meth:`ImageVideoAdapter.placement`."""
         size: Any = self.config.vision_config.image_size
         height, width = size if isinstance(size, Sequence) else (size, size)

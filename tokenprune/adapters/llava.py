@@ -11,8 +11,10 @@ from tokenprune.adapters.grids import broken_rows, square
 from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
 from tokenprune.adapters.modalities import Modality
-from tokenprune.adapters.pixtral import pixtral_sizes
+from tokenprune.adapters.pixtral import pixtral_placement, pixtral_sizes
+from tokenprune.adapters.placements import Whole, covered_by_patches
 from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site, patch_projector, pixtral_site
+from tokenprune.adapters.views import Placement
 
 
 class LlavaAdapter(ImageVideoAdapter):
@@ -41,6 +43,13 @@ class LlavaAdapter(ImageVideoAdapter):
         if not self._pixtral:
             return super().item_sizes(call, modality, count)
         return pixtral_sizes(call, modality, int(self.config.vision_config.patch_size))
+
+    def placement(self, call: Mapping[str, Any], item: Item) -> Placement:
+        """See :meth:`ImageVideoAdapter.placement`."""
+        vision = self.config.vision_config
+        if self._pixtral:
+            return pixtral_placement(call, item, int(vision.patch_size))
+        return Whole(covered_by_patches(int(vision.image_size), int(vision.patch_size)))
 
     def token_coordinates(self, call: Mapping[str, Any], item: Item) -> Tensor | None:
         """See :meth:`ImageVideoAdapter.token_coordinates`."""

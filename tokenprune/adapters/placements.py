@@ -5,19 +5,30 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tokenprune.adapters.views import WHOLE, Box, Placement, View
+from tokenprune.adapters.views import WHOLE, Box, Placement, View, part_of
 from tokenprune.errors import SampleError
 
 OVERVIEW, TILES = "overview", "tiles"
 
+#: Share of a tile by which rounding to pixels can change a side.
+ROUNDING = 0.1
+
+WRONG_PICTURES = "give the pictures that the processor was given, in their order"
+
 
 @dataclass(frozen=True)
 class Whole(Placement):
-    """One grid over the whole picture."""
+    """One grid over the whole picture.
+
+    Attributes:
+        box: What the tokens cover, where the patches leave out a part at the right or at the bottom.
+    """
+
+    box: Box = WHOLE
 
     def views(self, grids: list[tuple[int, int]], size: tuple[int, int]) -> list[View]:
         """See :meth:`Placement.views`."""
-        return [View(0, WHOLE, rows, columns) for rows, columns in grids]
+        return [View(0, self.box, rows, columns) for rows, columns in grids]
 
 
 @dataclass(frozen=True)
@@ -26,13 +37,15 @@ class Frames(Placement):
 
     Attributes:
         step: Frames of the video that one frame of tokens is made of; the first of them is its picture.
+        box: What the tokens of a frame cover.
     """
 
     step: int = 1
+    box: Box = WHOLE
 
     def views(self, grids: list[tuple[int, int]], size: tuple[int, int]) -> list[View]:
         """See :meth:`Placement.views`."""
-        return [View(frame * self.step, WHOLE, rows, columns) for frame, (rows, columns) in enumerate(grids)]
+        return [View(frame * self.step, self.box, rows, columns) for frame, (rows, columns) in enumerate(grids)]
 
     def pictures(self, frames: int) -> tuple[int, int]:
         """See :meth:`Placement.pictures`. A processor repeats the last picture where the last frame lacks some."""
@@ -41,13 +54,25 @@ class Frames(Placement):
 
 @dataclass(frozen=True)
 class OverviewAndJoinedTiles(Placement):
-    """Frame 0 is the overview and frame 1 the tiles joined to one grid; both cover the whole picture (Idefics 3)."""
+    """Frame 0 is the overview and frame 1 the tiles joined to one grid; both cover the whole picture (Idefics 3).
+
+    The processor stretches the picture to whole tiles: along its shorter side as many as its ratio of sides needs.
+    """
 
     def views(self, grids: list[tuple[int, int]], size: tuple[int, int]) -> list[View]:
         """See :meth:`Placement.views`."""
         if len(grids) == 1:
             return [View(0, WHOLE, *grids[0])]
-        return [View(0, WHOLE, *grid, title) for grid, title in zip(grids, (OVERVIEW, TILES), strict=True)]
+        overview, tiles = grids
+        along = [joined // single for joined, single in zip(tiles, overview, strict=True)]
+        (short, long), (fewer, more) = sorted(size), along if size[0] >= size[1] else along[::-1]
+        needed = more * short / long  # the processor rounds pixels, the shorter side to an even number
+        if not math.ceil(needed - ROUNDING) <= fewer <= math.ceil(needed + ROUNDING):
+            raise SampleError(
+                f"a picture of {size[0]} x {size[1]} pixels does not make {along[0]} rows of {along[1]} tiles",
+                WRONG_PICTURES,
+            )
+        return [View(0, WHOLE, *overview, OVERVIEW), View(0, WHOLE, *tiles, TILES)]
 
 
 @dataclass(frozen=True)
@@ -96,10 +121,15 @@ class AnyResolution(Placement):
     on two sides; the model then cuts off the rows or columns of tokens that show padding only. What is left of the
     padding is less than one token on each side, and the box reaches beyond the picture there.
 
+    Where a tile is no whole number of patches, its last pixels are in no patch (6 of 384 in SigLIP's). The overview's
+    box leaves them out. The grid of tiles has even steps over all of them, so that a token is drawn off by less than
+    these pixels.
+
     Attributes:
         resolutions: Height and width in pixels of the allowed arrangements of tiles.
         tile: Pixels on a side of a tile.
         side: Tokens on a side of a tile.
+        patch: Pixels on a side of a patch.
         squared: Whether an overview without tiles shows the picture padded to a square.
         most: Tiles' worth of tokens above which the model scales the grid down; None where it does not.
     """
@@ -107,16 +137,18 @@ class AnyResolution(Placement):
     resolutions: tuple[tuple[int, int], ...]
     tile: int
     side: int
+    patch: int
     squared: bool = False
     most: int | None = None
 
     def views(self, grids: list[tuple[int, int]], size: tuple[int, int]) -> list[View]:
         """See :meth:`Placement.views`."""
+        covered = covered_by_patches(self.tile, self.patch)
         if len(grids) == 1:
-            return [View(0, padded_square(*size) if self.squared else WHOLE, *grids[0])]
+            return [View(0, part_of(padded_square(*size), covered) if self.squared else covered, *grids[0])]
         overview, tiles = grids
         box = self._box(size, tiles)
-        return [View(0, WHOLE, *overview, OVERVIEW), View(0, box, *tiles, TILES)]
+        return [View(0, covered, *overview, OVERVIEW), View(0, box, *tiles, TILES)]
 
     def _box(self, size: tuple[int, int], grid: tuple[int, int]) -> Box:
         """What the tokens at high resolution cover, as shares of the picture."""
@@ -133,7 +165,7 @@ class AnyResolution(Placement):
         if grid != self._scaled(rows, columns):
             raise SampleError(
                 f"a picture of {width} x {height} pixels does not make {grid[0]} rows of {grid[1]} tokens",
-                "give the pictures that the processor was given, in their order",
+                WRONG_PICTURES,
             )
         # pixels of the picture among those of the tiles
         scale_x, scale_y = wide / width, tall / height
@@ -179,3 +211,14 @@ def padded_square(width: int, height: int) -> Box:
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
     return (-left / width, -top / height, (side - left) / width, (side - top) / height)
+
+
+def covered_by_patches(image: int, patch: int) -> Box:
+    """What whole patches cover of a square image: a rest at the right and at the bottom is in none.
+
+    Args:
+        image: Pixels on a side of the image.
+        patch: Pixels on a side of a patch.
+    """
+    share = image // patch * patch / image
+    return (0.0, 0.0, share, share)

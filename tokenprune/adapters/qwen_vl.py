@@ -35,10 +35,10 @@ class QwenVLAdapter(ImageVideoAdapter):
         patch_grids = call.get(f"{modality}_grid_thw")
         return None if patch_grids is None else self._token_grids(patch_grids)
 
-    def placement(self, item: Item) -> Placement:
+    def placement(self, call: Mapping[str, Any], item: Item) -> Placement:
         """See :meth:`ImageVideoAdapter.placement`. A frame of tokens shows several frames of a video."""
         if item.modality == "image":
-            return super().placement(item)
+            return super().placement(call, item)
         return Frames(int(self.config.vision_config.temporal_patch_size))
 
     def tower_site(self, layer: int) -> TowerSite:

@@ -16,6 +16,13 @@ Box: TypeAlias = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
+def part_of(outer: Box, inner: Box) -> Box:
+    """A box given as shares of another box, as shares of what the other is given in."""
+    left, top, right, bottom = outer
+    width, height = right - left, bottom - top
+    return (left + inner[0] * width, top + inner[1] * height, left + inner[2] * width, top + inner[3] * height)
+
+
 @dataclass(frozen=True)
 class View:
     """A grid of visual tokens over a part of one picture.

@@ -16,10 +16,11 @@ from transformers.utils import logging
 
 from tokenprune import plugins
 from tokenprune.cli.budget import one_budget
-from tokenprune.cli.failures import check_writable, reported
+from tokenprune.cli.failures import check_writable, missing_files_reported, reported
 from tokenprune.cli.look import check_outputs, look_methods, look_model, looks, read_prompt, write
 from tokenprune.cli.methods import method_text
 from tokenprune.cli.progress import progress_bar
+from tokenprune.cli.report import make_reports
 from tokenprune.cli.tables import (
     console,
     print_bench,
@@ -28,6 +29,7 @@ from tokenprune.cli.tables import (
     print_profile,
     print_result,
     print_tune,
+    print_written,
 )
 from tokenprune.cli.tuning import QUESTION, tune_model, tune_settings, tune_task
 from tokenprune.config import read_yaml
@@ -64,7 +66,7 @@ def main() -> None:
     if "--no-plugins" in sys.argv:
         sys.argv.remove("--no-plugins")
         os.environ["TOKENPRUNE_NO_PLUGINS"] = "1"
-    with reported():
+    with reported(), missing_files_reported():
         app()
 
 
@@ -168,8 +170,7 @@ def tune(
     with progress_bar(console) as show_progress:
         result = run_tune(settings, show_progress)
     print_tune(result)
-    for path in result.written:
-        console.print(f"written: {path}", highlight=False)
+    print_written(result.written)
 
 
 @app.command()
@@ -183,6 +184,22 @@ def merge(
     _report(merge_shards(_experiment(config, output), Part(limit, tuple(only or ()))))
 
 
+@app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Output folders of runs, or of a tune.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Output folder. [default: the folder itself; for several folders: report]")
+    ] = None,
+    latex: Annotated[Path | None, typer.Option(help="Also write the table for a paper to this LaTeX file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write all numbers to this CSV file.")] = None,
+    share: Annotated[
+        bool, typer.Option("--share", help="In the LaTeX table, also give the share of the unpruned accuracy.")
+    ] = False,
+) -> None:
+    """Make the reports of finished results again, or compare several. No model is loaded."""
+    make_reports(results, output, latex, csv, share)
+
+
 def _experiment(config: Path, output: Path | None) -> ExperimentConfig:
     data = read_yaml(config)
     if output is not None and isinstance(data, dict):
@@ -193,8 +210,7 @@ def _experiment(config: Path, output: Path | None) -> ExperimentConfig:
 def _report(result: ExperimentResult) -> None:
     written = write_report(result)
     print_result(result)
-    for path in written:
-        console.print(f"written: {path}", highlight=False)
+    print_written(written)
 
 
 @app.command("list")
@@ -281,11 +297,18 @@ def profile(
 ) -> None:
     """Measure a model's entropy curve, find where it collapses, and verify the methods whose layer selector does so."""
     experiment = ExperimentConfig.from_yaml(config)
-    check_writable(output)
+    for end in ("", ".png", ".svg", ".pdf"):
+        check_writable(output.with_suffix(end or output.suffix))
     measured = profile_model(experiment)
     measured.profile.save(output)
     print_profile(measured)
     console.print(f"written: {output} ({len(measured.profile.curves)} samples)", highlight=False)
+    try:
+        from tokenprune.experiment.profile_plot import profile_plot
+    except ImportError as error:
+        print(f"no picture was drawn ({error}); pip install 'tokenprune-mllm[plot]'", file=sys.stderr)
+    else:
+        print_written(profile_plot(measured, output.with_suffix(".png")))
 
 
 @app.command()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tokenprune.experiment import ExperimentResult, report, summarise
+from tokenprune.experiment import ExperimentResult, summarise
+from tokenprune.experiment.gates import gates
+from tokenprune.experiment.numbers import notes
 from tokenprune.experiment.plan import Plan
 from tokenprune.experiment.profiling import ProfiledModel
+from tokenprune.experiment.rows import columns, format_row
 from tokenprune.measure import bench_table
-from tokenprune.selectors.entropy_profile import detect_collapse
-from tokenprune.selectors.plateau import find_plateau
 from tokenprune.selectors.verdict import Candidate, Verdict
 from tokenprune.tuning import TuneResult
 from tokenprune.tuning import table as tune_table
@@ -25,13 +28,23 @@ def print_result(result: ExperimentResult) -> None:
     """Print the main table of an experiment, and what to know about it."""
     summaries = summarise(result)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for index, name in enumerate(report.columns(result)):
+    for index, name in enumerate(columns(result)):
         table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
     for item in summaries:
-        table.add_row(*map(escape, report.format_row(item)))
+        table.add_row(*map(escape, format_row(item)))
     Console(width=max(console.width, 190)).print(table)
-    for sentence in [*report.notes(result), *report.gates(result, summaries)]:
+    for sentence in [*notes(result), *gates(result, summaries)]:
         console.print(escape(sentence.replace("**", "")), highlight=False)
+
+
+def print_written(paths: Sequence[Path]) -> None:
+    """Print which files were written, those of one picture in one line."""
+    pictures = {path.with_suffix("") for path in paths if path.suffix == ".png"}
+    for path in paths:
+        if path.suffix in (".svg", ".pdf") and path.with_suffix("") in pictures:
+            continue
+        others = ", and as .svg and .pdf" if path.suffix == ".png" else ""
+        console.print(f"written: {path}{others}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_tune(result: TuneResult) -> None:
@@ -49,7 +62,8 @@ def print_tune(result: TuneResult) -> None:
     for name, reason in result.skipped.items():
         console.print(escape(f"left out: sample {name}: {reason}"), highlight=False, soft_wrap=True)
     console.print(escape(result.sentence), highlight=False, soft_wrap=True)
-    console.print(f"measured in {duration(result.facts.seconds)}", highlight=False)
+    if result.facts.seconds:  # unknown of a tune that an older version ran
+        console.print(f"measured in {duration(result.facts.seconds)}", highlight=False)
 
 
 def print_plan(plan: Plan) -> None:
@@ -88,10 +102,10 @@ def print_profile(measured: ProfiledModel) -> None:
     for layer, value in enumerate(mean):
         bar = "█" * (1 + round(40 * (value - low) / (high - low or 1)))
         console.print(f"layer {layer:>3}  {value:8.4f}  {bar}", highlight=False)
-    for found in (detect_collapse(measured.profile), find_plateau(measured.profile)):
-        console.print(found.sentence, highlight=False, soft_wrap=True)
-    for key, choice in measured.choices.items():
-        console.print(escape(f"\n{key}: {choice.reason}"), highlight=False, soft_wrap=True)
+    for sentence in measured.sentences:
+        console.print(escape(sentence), highlight=False, soft_wrap=True)
+    for key, reason in measured.reasons.items():
+        console.print(escape(f"\n{reason}"), highlight=False, soft_wrap=True)
         if key in measured.verdicts:
             _print_candidates(measured.verdicts[key])
 

@@ -29,9 +29,10 @@ from tokenprune.files.lines import Row
 from tokenprune.flops import prefill_cost
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode
+from tokenprune.pictures.look import Look
 from tokenprune.run import Run
 from tokenprune.selectors.fixed import Fixed
-from tokenprune.tasks.base import Sample, foreground_tokens
+from tokenprune.tasks.base import Sample, foreground_tokens, sample_pictures
 from tokenprune.tuning.steps import Progress
 
 #: Series key -> the layers, and the reason for the choice.
@@ -253,6 +254,20 @@ class Answering:
             with self._features.enabled():
                 ids = self._generate(work.batch)
                 work.reference = ids, forced_log_probabilities(self.loaded.model, work.batch.inputs, ids)
+
+    # ---- pictures ----
+
+    @torch.no_grad()
+    def look(self, item: Series, batch: Batch) -> Look:
+        """What a method keeps of a single sample, and where it lies on the sample's pictures.
+
+        Raises:
+            TokenPruneError: The method cannot run on the sample, or its tokens cannot be put on its pictures.
+        """
+        with named(item, batch), self._applied(item, batch) as run, self._sharing(item):
+            assert run is not None
+            self.loaded.model(**batch.inputs, use_cache=True, logits_to_keep=1)
+            return run.look(sample_pictures(batch.samples[0]), self.loaded.processor)
 
     # ---- times ----
 

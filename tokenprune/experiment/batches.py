@@ -122,15 +122,22 @@ class Batches:
         reason: SampleError | None = None
         for position in range(min(self.count, 100)):
             try:
-                sample = self.samples[position]
-                inputs, _ = encode(loaded, {position: sample}, strict=True)
+                return self.alone(position, loaded)
             except SampleError as error:
                 reason = reason or error
-            else:
-                return Batch(position // self.size, (position,), (sample,), inputs)
         if reason is not None and self.count == 1:
             raise reason
         raise SampleError(f"none of the first {min(self.count, 100)} samples can be used; the first: {reason}")
+
+    def alone(self, position: int, loaded: LoadedModel) -> Batch:
+        """A sample that can be used, as a batch of its own.
+
+        Raises:
+            SampleError: It cannot be used.
+        """
+        sample = self.samples[position]
+        inputs, _ = encode(loaded, {position: sample}, strict=True)
+        return Batch(position // self.size, (position,), (sample,), inputs)
 
     def read(self, number: int, loaded: LoadedModel, results: Results | None) -> Batch | None:
         """Read and encode a batch. What cannot be used is recorded in the results and left out.

@@ -142,6 +142,8 @@ class ExperimentConfig(RunConfig):
         max_new_tokens: Tokens generated per answer.
         calibration: Number of pictures of the task's training split that layer selectors calibrate with.
         timing: Rounds of paired prefill timings; 0 measures no times.
+        examples: Samples whose kept patches the report shows: those whose answers most methods changed. Every method
+            prunes them once more; 0 for none.
         divergence: Also measure the mean divergence from the unpruned model over the tokens of its own answers. It
             needs no labels, and about doubles the time.
         strict: Make a sample that cannot be used an error. By default it is reported and left out.
@@ -159,6 +161,7 @@ class ExperimentConfig(RunConfig):
     max_new_tokens: int = Field(default=4, ge=1)
     calibration: int = Field(default=8, ge=0)
     timing: int = Field(default=5, ge=0)
+    examples: int = Field(default=10, ge=0)
     divergence: bool = False
     strict: bool = False
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tokenprune.errors import OutputError
+from tokenprune.experiment import examples
 from tokenprune.experiment.answering import Choices
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.config import ExperimentConfig
@@ -58,6 +59,10 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
         skipped = sorted((row for source in sources for row in source.skipped_rows()), key=lambda row: row["position"])
         if skipped:
             target.write(target.skipped.name, "".join(map(line, skipped)))
+        shown: examples.Stored = {}
+        for source in sources:  # the worst of all shards are among the worst of each
+            shown |= examples.stored(source)[0]
+        examples.write(target, shown, list(shown), examples.stored(sources[0])[1])
         tunes = sources[0].folder / TUNED
         if tunes.is_dir():
             shutil.copytree(tunes, target.folder / TUNED, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)

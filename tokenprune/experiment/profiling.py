@@ -10,7 +10,8 @@ from tokenprune.errors import ConfigError
 from tokenprune.experiment.answering import calibration
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.selectors.base import LayerChoice
-from tokenprune.selectors.entropy_profile import EntropyProfile
+from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
+from tokenprune.selectors.plateau import find_plateau
 from tokenprune.selectors.verdict import Verdict
 
 
@@ -27,6 +28,16 @@ class ProfiledModel:
     profile: EntropyProfile
     choices: dict[str, LayerChoice]
     verdicts: dict[str, Verdict]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What both rules find in the curves, in words."""
+        return [detect_collapse(self.profile).sentence, find_plateau(self.profile).sentence]
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """What every selector that verifies chose, and why: a sentence by the series' key."""
+        return {key: f"{key}: {choice.reason}" for key, choice in self.choices.items()}
 
 
 def profile_model(config: ExperimentConfig) -> ProfiledModel:

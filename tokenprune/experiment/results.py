@@ -16,6 +16,9 @@ from tokenprune.errors import OutputError
 from tokenprune.files.folder import OutputFolder
 from tokenprune.files.lines import Row, line, lines, parse
 
+#: The file that says which series and samples the last run was about, and what its scores are.
+RUN = "run.json"
+
 
 class Flags:
     """Which positions were seen: one byte each."""
@@ -194,6 +197,6 @@ class Results(OutputFolder):
 
 def _lines_that_must_match(config: str) -> list[str]:
     """The lines of a configuration that must be equal for its results to be comparable."""
-    free = ("requires", "methods", "budgets", "oracle", "output", "strict")
+    free = ("requires", "methods", "budgets", "oracle", "output", "strict", "examples")
     fields = {name: value for name, value in yaml.safe_load(config).items() if name not in free}
     return yaml.safe_dump(fields, sort_keys=False).splitlines()

@@ -12,11 +12,12 @@ import torch
 import transformers
 
 from tokenprune.errors import ConfigError, OutputError
+from tokenprune.experiment import examples
 from tokenprune.experiment.answering import Answering, BatchInWork, Choices, why_no_foreground
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batch, Batches, Shard
 from tokenprune.experiment.config import UNPRUNED, ExperimentConfig
-from tokenprune.experiment.results import Results
+from tokenprune.experiment.results import RUN, Results
 from tokenprune.experiment.series import Series
 from tokenprune.files.lines import Row
 from tokenprune.registry import suggest
@@ -61,6 +62,7 @@ class ExperimentResult:
         left_out: Name of every method that the experiment would have added, and did not -> why.
         label_free: Whether scores are agreement with the unpruned model, because the task has no answers.
         settings: Name of every method with published settings -> for which model, and where they stand.
+        remarks: What to know of a result that was read from its folder, e.g. that it is not finished.
     """
 
     folder: str
@@ -71,6 +73,7 @@ class ExperimentResult:
     left_out: dict[str, str] = field(default_factory=dict)
     label_free: bool = False
     settings: dict[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def rows(self) -> list[Row]:
@@ -176,6 +179,7 @@ class _Experiment:
         left_out, batches, done = self._resume()
         choices: Choices = results.read_json("choices.json") or {}
         timing: dict[str, list[float]] = results.read_json("timing.json") or {}
+        answering: Answering | None = None
         if not self._finished(batches, done, choices, timing):
             answering = Answering(self.config, self.config.model.load())
             first = batches.first(answering.loaded)
@@ -189,13 +193,18 @@ class _Experiment:
             results.write_json("fingerprints.json", self.config.task.fingerprints())
             results.write_json("environment.json", environment(answering.loaded.model.device))
             results.write_json("left_out.json", left_out)
+            self._store(batches)
             self._answer(answering, batches, done)
             if self.config.timing and self.part.shard is None:
                 timing = timing | self._time(answering, batches)
+        else:
+            self._store(batches)  # this part may be smaller than the one that ran before
         keys = {item.key for item in self.series}
+        answers = Answers.read(filter(batches.uses, results.rows()), keys)
+        self._show(answering, batches, choices, answers)
         return ExperimentResult(
             str(results.folder),
-            Answers.read(filter(batches.uses, results.rows()), keys),
+            answers,
             {key: ratios for key, ratios in timing.items() if key in keys},
             {key: choice for key, choice in choices.items() if key in keys},
             batches.skipped,
@@ -203,6 +212,35 @@ class _Experiment:
             self.config.task.label_free,
             published_settings(self.series),
         )
+
+    def _store(self, batches: Batches) -> None:
+        """Write what a result needs beside its rows, for :func:`tokenprune.experiment.folder.read_result`."""
+        size, count = batches.size, batches.count
+        stored = {
+            "series": [item.key for item in self.series],
+            "limit": count,
+            "questions": sum(min(size, count - number * size) for number in batches.numbers),
+            "label_free": self.config.task.label_free,
+            "settings": published_settings(self.series),
+        }
+        self.results.write_json(RUN, stored)
+
+    def _show(self, answering: Answering | None, batches: Batches, choices: Choices, answers: Answers) -> None:
+        """Keep the examples of the report, where the folder does not have them yet."""
+        positions = examples.most_changed(answers, self.config.examples)
+        found, reason = examples.stored(self.results)
+        there = examples.complete(found, positions, self.series)
+        if (there and list(found) == positions) or (reason is not None and answering is None):
+            return
+        if not there:
+            if answering is None:
+                answering = Answering(self.config, self.config.model.load())
+                self._choose(answering, batches.first(answering.loaded), choices)
+            found, reason = examples.capture(answering, batches, self.series, positions, self._show_examples)
+        examples.write(self.results, found, positions, reason)
+
+    def _show_examples(self, done: int, total: int) -> None:
+        self.progress("examples", done, total)
 
     def _choose(self, answering: Answering, first: Batch, earlier: Choices) -> Choices:
         """Choose layers, try every series out, and only then tune: a tune takes longest."""

@@ -98,11 +98,6 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values) if values else math.nan
 
 
-def is_random(method: str) -> bool:
-    """Whether a method chooses tokens at random. The name decides: ``random`` or ``random-...``."""
-    return method == "random" or method.startswith("random-")
-
-
 def by_budget(summaries: Iterable[SeriesSummary]) -> dict[str, dict[str, SeriesSummary]]:
     """Budget -> method -> summary, in the order of the table, without the unpruned model."""
     table: dict[str, dict[str, SeriesSummary]] = defaultdict(dict)

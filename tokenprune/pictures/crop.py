@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenprune.adapters.modalities import Modality
 from tokenprune.adapters.placements import padded_square
-from tokenprune.adapters.views import WHOLE, Box
+from tokenprune.adapters.views import WHOLE, Box, part_of
 from tokenprune.errors import UnsupportedFeatureError
 
 #: Settings of processors that change a picture in ways that are not known here.
@@ -56,11 +57,52 @@ class Canvas:
         return self.cut((self.width - width) // 2, (self.height - height) // 2, width, height)
 
 
-def part_of(outer: Box, inner: Box) -> Box:
-    """A box given as shares of another box, as shares of what the other is given in."""
-    left, top, right, bottom = outer
-    width, height = right - left, bottom - top
-    return (left + inner[0] * width, top + inner[1] * height, left + inner[2] * width, top + inner[3] * height)
+@dataclass(frozen=True)
+class Settings:
+    """Settings of an image or video processor.
+
+    Attributes:
+        owner: The image or video processor.
+        defaults: Settings of the processor that owns it, which replace its own at every call.
+    """
+
+    owner: Any
+    defaults: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, processor: Any, modality: Modality) -> Settings:
+        """Those that a processor uses for images or for videos."""
+        name = f"{modality}s_kwargs"
+        older = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {})  # transformers 5.17
+        defaults = {**(getattr(processor, name, None) or {}), **older.get(name, {})}
+        return cls(getattr(processor, f"{modality}_processor"), defaults)
+
+    def has(self, name: str) -> bool:
+        """Whether the image or video processor has an attribute."""
+        return hasattr(self.owner, name)
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of a setting; None where there is none."""
+        return self.defaults.get(name, getattr(self.owner, name, None))
+
+    def sides(self, name: str) -> tuple[int, int]:
+        """Width and height that a setting gives.
+
+        Raises:
+            UnsupportedFeatureError: It gives none.
+        """
+        width, height = (entry(self[name], side) for side in ("width", "height"))
+        if not (width and height):
+            raise self.unknown(name)
+        return width, height
+
+    def unknown(self, name: str) -> UnsupportedFeatureError:
+        """The error for a setting that is not understood."""
+        return UnsupportedFeatureError(
+            f"{type(self.owner).__name__} has {name}={self[name]}: which part of a picture the model sees then is not"
+            " known",
+            "change this setting of the processor",
+        )
 
 
 def seen_parts(processor: Any, size: tuple[int, int], modality: Modality) -> list[Part]:
@@ -77,57 +119,54 @@ def seen_parts(processor: Any, size: tuple[int, int], modality: Modality) -> lis
     Raises:
         UnsupportedFeatureError: The processor changes pictures in a way that is not known here.
     """
-    settings = getattr(processor, f"{modality}_processor", None)
-    if settings is None:
+    if getattr(processor, f"{modality}_processor", None) is None:
         return [Part(WHOLE)]
-    name = type(settings).__name__
-    for setting in UNKNOWN:
-        if getattr(settings, setting, None):
-            raise unknown(name, setting)
-    if hasattr(settings, "image_grid_pinpoints"):
-        check_tiles(settings, name)
+    settings = Settings.of(processor, modality)
+    for name in UNKNOWN:
+        if settings[name]:
+            raise settings.unknown(name)
+    if settings.has("image_grid_pinpoints"):
+        check_tiles(settings)
         return [Part(WHOLE)]
-    if getattr(settings, "do_pan_and_scan", None):
+    if settings["do_pan_and_scan"]:
         return pan_and_scan(settings, size)
-    if hasattr(settings, "patch_size"):  # Pixtral, Qwen-VL: whole patches, of the stretched picture
-        for setting, wrong in (("do_resize", False), ("do_center_crop", True)):
-            if bool(getattr(settings, setting, not wrong)) == wrong:
-                raise unknown(name, setting, wrong)
+    if settings.has("patch_size"):  # Pixtral, Qwen-VL: whole patches, of the stretched picture
+        if not settings["do_resize"]:
+            raise settings.unknown("do_resize")
+        if settings["do_center_crop"]:
+            raise settings.unknown("do_center_crop")
         return [Part(WHOLE)]
-    if hasattr(settings, "max_image_size") or hasattr(settings, "crop_to_patches"):  # stretched to whole tiles
+    if settings.has("max_image_size") or settings.has("crop_to_patches"):  # stretched to whole tiles
         return [Part(WHOLE)]
-    return [Part(seen_box(settings, name, size))]
+    return [Part(seen_box(settings, size))]
 
 
-def seen_box(settings: Any, name: str, size: tuple[int, int]) -> Box:
+def seen_box(settings: Settings, size: tuple[int, int]) -> Box:
     """What a processor shows that pads, resizes and crops, in the order that transformers' own have.
 
     Args:
-        settings: The image or video processor.
-        name: Its name, for errors.
+        settings: Those of the image or video processor.
         size: Width and height of the picture in pixels.
 
     Raises:
         UnsupportedFeatureError: One of the steps is not known here.
     """
-    squares = hasattr(settings, "pad_to_square")  # LLaVA's own processor pads first
-    pads = bool(getattr(settings, "do_pad", None))
+    squares = settings.has("pad_to_square")  # LLaVA's own processor pads first
+    pads, crops = bool(settings["do_pad"]), bool(settings["do_center_crop"])
     canvas = Canvas(*size)
     if squares and pads:
         side = max(size)
         canvas = Canvas(side, side, padded_square(*size))
-    crops = bool(getattr(settings, "do_center_crop", None))
-    if getattr(settings, "do_resize", None):
-        resized = resized_size(getattr(settings, "size", None), canvas)
-        if resized is None:
-            if crops or (pads and not squares):
-                raise unknown(name, "size", getattr(settings, "size", None))
-        else:
+    if settings["do_resize"]:
+        resized = resized_size(settings["size"], canvas)
+        if resized is not None:
             canvas = canvas.resized(*resized)
+        elif crops or (pads and not squares):
+            raise settings.unknown("size")
     if crops:
-        canvas = canvas.cropped(*sides(settings, name, "crop_size"))
+        canvas = canvas.cropped(*settings.sides("crop_size"))
     if pads and not squares:  # at the right and at the bottom
-        canvas = canvas.cut(0, 0, *sides(settings, name, "pad_size"))
+        canvas = canvas.cut(0, 0, *settings.sides("pad_size"))
     return canvas.box
 
 
@@ -142,33 +181,32 @@ def resized_size(size: Any, canvas: Canvas) -> tuple[int, int] | None:
     return (width, height) if width and height else None
 
 
-def check_tiles(settings: Any, name: str) -> None:
+def check_tiles(settings: Settings) -> None:
     """Refuse processors of the any-resolution families that crop their overview or their tiles.
 
     Raises:
         UnsupportedFeatureError: The sides of overview, tiles and crops differ.
     """
-    size, crop = getattr(settings, "size", None), getattr(settings, "crop_size", None)
+    size, crop = settings["size"], settings["crop_size"]
     overview = entry(size, "height") or entry(size, "shortest_edge")
     tile = entry(crop, "height") or overview
-    crops = getattr(settings, "do_center_crop", None)
-    if tile != overview or (crops and (entry(crop, "width") or tile) != tile):
-        raise unknown(name, "crop_size", crop)
+    if tile != overview or (settings["do_center_crop"] and (entry(crop, "width") or tile) != tile):
+        raise settings.unknown("crop_size")
 
 
-def pan_and_scan(settings: Any, size: tuple[int, int]) -> list[Part]:
+def pan_and_scan(settings: Settings, size: tuple[int, int]) -> list[Part]:
     """Gemma 3: a long picture is shown whole, and then in equal crops along its longer side.
 
     Args:
-        settings: The image processor.
+        settings: Those of the image processor.
         size: Width and height of the picture in pixels.
     """
-    smallest = int(settings.pan_and_scan_min_crop_size)
+    smallest = int(settings["pan_and_scan_min_crop_size"])
     long, short = max(size), min(size)
-    if long / short < settings.pan_and_scan_min_ratio_to_activate:
+    if long / short < settings["pan_and_scan_min_ratio_to_activate"]:
         return [Part(WHOLE)]
     count = min(math.floor(long / smallest), math.floor(long / short + 0.5))
-    count = min(int(settings.pan_and_scan_max_num_crops), max(2, count))
+    count = min(int(settings["pan_and_scan_max_num_crops"]), max(2, count))
     step = math.ceil(long / count)
     if min(step, short) < smallest:
         return [Part(WHOLE)]
@@ -178,28 +216,7 @@ def pan_and_scan(settings: Any, size: tuple[int, int]) -> list[Part]:
     return [Part(WHOLE, "overview"), *(Part(box, "crops") for box in boxes)]
 
 
-def sides(settings: Any, name: str, setting: str) -> tuple[int, int]:
-    """Width and height that a setting gives.
-
-    Raises:
-        UnsupportedFeatureError: It gives none.
-    """
-    value = getattr(settings, setting, None)
-    width, height = entry(value, "width"), entry(value, "height")
-    if not (width and height):
-        raise unknown(name, setting, value)
-    return width, height
-
-
 def entry(size: Any, key: str) -> int | None:
     """An entry of a size, which is a mapping or an object with attributes; None where it has none."""
     value = size.get(key) if isinstance(size, dict) else getattr(size, key, None)
     return None if value is None else int(value)
-
-
-def unknown(name: str, setting: str, value: Any = True) -> UnsupportedFeatureError:
-    """The error for a processor that is not understood."""
-    return UnsupportedFeatureError(
-        f"{name} has {setting}={value}: which part of a picture the model sees then is not known",
-        "change this setting of the processor",
-    )

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenprune.adapters.views import WHOLE, PlacedItem, View
+from tokenprune.adapters.views import WHOLE, PlacedItem, View, part_of
 from tokenprune.errors import SampleError, UnsupportedModelError
-from tokenprune.pictures.crop import Part, part_of, seen_parts
+from tokenprune.pictures.crop import Part, seen_parts
 
 Size = tuple[int, int]
 
@@ -94,20 +94,21 @@ def assign(items: Sequence[PlacedItem], sizes: Sequence[Size], processor: Any) -
     Raises:
         SampleError: The pictures do not add up to the items.
     """
+    counts = counts_of(items, len(sizes))
     shown: list[tuple[int, Part]] = []
     parts: list[Part] = []  # of the last picture, which the next items show
     first = 0
-    for item, count in zip(items, counts_of(items, len(sizes)), strict=True):
+    for item, count in zip(items, counts, strict=True):
         if parts and item.modality == "image":
             shown.append((first - 1, parts.pop(0)))
             continue
         if first >= len(sizes):
-            raise wrong_number(items, f"more than {len(sizes)}", len(sizes))
+            raise wrong_number(items, sum(counts), len(sizes))
         head, *parts = seen_parts(processor, sizes[first], item.modality)
         shown.append((first, head))
         first += count
     if first != len(sizes):
-        raise wrong_number(items, str(first), len(sizes))
+        raise wrong_number(items, first, len(sizes))
     if parts:
         raise SampleError(
             f"the processor cuts {len(parts)} crops from picture {first - 1} that the prompt does not show",
@@ -140,7 +141,7 @@ def counts_of(items: Sequence[PlacedItem], given: int) -> list[int]:
     return fewest
 
 
-def wrong_number(items: Sequence[PlacedItem], needed: str, given: int) -> SampleError:
+def wrong_number(items: Sequence[PlacedItem], needed: int | str, given: int) -> SampleError:
     """The error for too many pictures, or too few."""
     videos = sum(item.modality == "video" for item in items)
     kinds = [(len(items) - videos, "images"), (videos, "videos")]

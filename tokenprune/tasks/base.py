@@ -65,6 +65,11 @@ class Sample:
         return self.answers or ((self.answer,) if self.answer else ())
 
 
+def sample_pictures(sample: Sample) -> list[Image | NDArray[np.uint8]]:
+    """What a model is shown of a sample, in the order of the prompt: its images, then the frames of its videos."""
+    return [*sample.images, *(frame for video in sample.videos for frame in video.frames)]
+
+
 class Task(Component, ABC):
     """A fixed sequence of samples and the rule that scores an answer."""
 

@@ -15,6 +15,9 @@ from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.words import LOSSES, quality, sentence
 from tokenprune.version import __version__
 
+#: The file with a line per candidate, and the file with what was tuned.
+ROWS, FACTS = "tune.jsonl", "run.json"
+
 
 @dataclass(frozen=True)
 class Facts:

@@ -1,0 +1,189 @@
+"""Several experiments side by side: one table, one picture, and in what their settings differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from tokenprune.errors import ConfigError
+from tokenprune.experiment.answers import difference
+from tokenprune.experiment.numbers import notes
+from tokenprune.experiment.results import Results
+from tokenprune.experiment.rows import columns, format_row
+from tokenprune.experiment.runner import ExperimentResult
+from tokenprune.experiment.summary import SeriesSummary, summarise
+from tokenprune.files.folder import OutputFolder
+
+#: Settings that say what ran in a folder, not under which conditions.
+NOT_COMPARED = ("requires", "methods", "budgets", "output", "oracle", "strict")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the experiments.
+
+    Attributes:
+        name: Its folder, as short as the other folders allow.
+        result: The experiment.
+        summaries: The rows of its table.
+        settings: Its configuration and its versions, by dotted name.
+    """
+
+    name: str
+    result: ExperimentResult
+    summaries: tuple[SeriesSummary, ...]
+    settings: dict[str, str]
+
+
+def compare(results: Sequence[ExperimentResult]) -> tuple[Compared, ...]:
+    """Prepare experiments for a comparison.
+
+    Raises:
+        ConfigError: A folder is named twice.
+    """
+    names = short_names([item.folder for item in results])
+    return tuple(
+        Compared(name, item, tuple(summarise(item)), _settings(Results(item.folder)))
+        for name, item in zip(names, results, strict=True)
+    )
+
+
+def short_names(folders: Sequence[str]) -> list[str]:
+    """The end of every folder's path that tells it from the others.
+
+    Raises:
+        ConfigError: A folder is named twice.
+    """
+    paths = [PurePath(Path(folder).resolve()) for folder in folders]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ConfigError(f"the folder {path.name!r} is named twice", "name it once")
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        names = [PurePath(*path.parts[-parts:]).as_posix() for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("different paths have different names")
+
+
+def table(compared: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
+    """The titles of the columns, and the rows as text; rows of one method and budget stand together.
+
+    Where two folders hold answers to the same questions, the last column is the difference to the first folder, paired
+    by question.
+    """
+    first = compared[0]
+    paired = [item for item in compared[1:] if same_questions(first, item)]
+    titles = ["results", *dict.fromkeys(name for item in compared for name in columns(item.result))]
+    minus = f"minus {first.name}"
+    rows = []
+    for method, budget in _order(compared):
+        for item in compared:
+            for summary in item.summaries:
+                if (summary.method, summary.budget) == (method, budget):
+                    cells = {"results": item.name, **dict(zip(columns(item.result), format_row(summary), strict=True))}
+                    if item in paired:
+                        cells[minus] = _minus(item, first, method, budget)
+                    rows.append(cells)
+    titles += [minus] if paired else []
+    return titles, [[cells.get(title, "") for title in titles] for cells in rows]
+
+
+def _order(compared: Sequence[Compared]) -> Iterator[tuple[str, str]]:
+    """Every method with its budgets: budget by budget, as in the tables of the single experiments."""
+    pairs = dict.fromkeys((item.method, item.budget) for one in compared for item in one.summaries)
+    budgets = list(dict.fromkeys(budget for _, budget in pairs))
+    return iter(sorted(pairs, key=lambda pair: budgets.index(pair[1])))
+
+
+def same_questions(one: Compared, other: Compared) -> bool:
+    """Whether two experiments asked the same questions, as far as their files say."""
+    tasks = [{name: text for name, text in item.settings.items() if name.startswith("task.")} for item in (one, other)]
+    prints = [Results(item.result.folder).read_json("fingerprints.json") or [] for item in (one, other)]
+    shared = min(map(len, prints))
+    return bool(tasks[0]) and tasks[0] == tasks[1] and prints[0][:shared] == prints[1][:shared]
+
+
+def _minus(item: Compared, first: Compared, method: str, budget: str) -> str:
+    mine, other = item.result.answers.of(method, budget), first.result.answers.of(method, budget)
+    if not len(other):
+        return ""
+    gain = difference(mine.by_question(), other.by_question(), item.result.answers.questions.groups)
+    return f"{100 * gain.mean:+.1f} ± {100 * gain.half:.1f}"
+
+
+def markdown(compared: Sequence[Compared]) -> str:
+    """The comparison as Markdown."""
+    titles, rows = table(compared)
+    out = [f"# Results of {len(compared)} folders", ""]
+    out += ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    out += ["| " + " | ".join(row) + " |" for row in rows]
+    out += ["", "Intervals are 95 %, clustered by picture."]
+    if titles[-1] == f"minus {compared[0].name}":
+        out[-1] += f" The last column is paired by question: the folder's accuracy minus that of {compared[0].name}."
+    differences = differing(compared)
+    if differences:
+        names = [item.name for item in compared]
+        out += ["", "In what the folders differ:", "", "| setting | " + " | ".join(names) + " |"]
+        out += ["|---|" + "---|" * len(names)]
+        out += [f"| {name} | " + " | ".join(values) + " |" for name, values in differences.items()]
+    for item in compared:
+        sentences = notes(item.result)
+        if sentences:
+            out += ["", f"## {item.name}", "", *sentences]
+    return "\n".join(out) + "\n"
+
+
+def differing(compared: Sequence[Compared]) -> dict[str, list[str]]:
+    """The settings and versions that are not equal everywhere -> their values, one per folder."""
+    names = dict.fromkeys(name for item in compared for name in item.settings)
+    values = {name: [item.settings.get(name, "") for item in compared] for name in names}
+    return {name: found for name, found in values.items() if len(set(found)) > 1}
+
+
+def write_comparison(compared: Sequence[Compared], folder: str | Path) -> list[Path]:
+    """Write ``report.md`` and, where matplotlib is installed, ``accuracy.png``, ``.svg`` and ``.pdf``.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    output = OutputFolder(folder)
+    with output.locked():
+        written = [output.write("report.md", markdown(compared))]
+        try:
+            from tokenprune.experiment.plot import comparison_plot
+        except ImportError:
+            return written  # matplotlib is optional
+        quality = "agreement" if all(item.result.label_free for item in compared) else "accuracy"
+        results = {item.name: item.summaries for item in compared}
+        return [*written, *comparison_plot(results, output.folder / "accuracy.png", quality)]
+
+
+def _settings(results: Results) -> dict[str, str]:
+    try:
+        config = yaml.safe_load((results.folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        config = None
+    environment = results.read_json("environment.json")
+    found: dict[str, str] = {}
+    if isinstance(config, dict):
+        found |= dict(_flat({name: value for name, value in config.items() if name not in NOT_COMPARED}))
+    if isinstance(environment, dict):
+        found |= dict(_flat({"versions": environment}))
+    return found
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every value of nested mappings with its dotted name, as text for a table."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, (value if isinstance(value, str) else json.dumps(value)).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,146 @@
+"""A finished experiment, or an unfinished one, read from its folder. No model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tokenprune.errors import MissingDataError, OutputError
+from tokenprune.experiment.answers import Answers
+from tokenprune.experiment.results import RUN, Flags, Results
+from tokenprune.experiment.runner import ExperimentResult
+from tokenprune.files.lines import Row
+
+
+class _Stored(BaseModel):
+    """What a run writes beside its rows.
+
+    Attributes:
+        series: Keys of the series that it asked for.
+        limit: Positions below this were asked for.
+        questions: How many these are; fewer for a shard.
+        label_free: Whether scores are agreement with the unpruned model.
+        settings: Name of every method with published settings -> what they are.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    series: list[str]
+    limit: int = Field(ge=1)
+    questions: int = Field(ge=1)
+    label_free: bool
+    settings: dict[str, str]
+
+
+def read_result(folder: str | Path) -> ExperimentResult:
+    """Read the experiment that a folder holds, as :func:`run_experiment` returned it.
+
+    Args:
+        folder: The output folder of a run, or of one of its shards.
+
+    Returns:
+        The result. Its remarks say if it is not finished, and what an older version did not store.
+
+    Raises:
+        MissingDataError: There is no such folder.
+        OutputError: It holds no experiment, no answers, or damaged ones.
+    """
+    results = check_folder(folder)
+    stored, remarks = _stored(results), []
+    skipped = results.skipped_samples()
+    try:
+        answers = Answers.read(_rows(results, stored, skipped), None if stored is None else stored.series)
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise OutputError(
+            f"{results.samples} holds a line that is no answer ({type(error).__name__}: {error})",
+            "restore the file, or run the experiment again into a new folder",
+        ) from None
+    if not len(answers.unpruned):
+        raise OutputError(
+            f"{results.folder} has no answers{' of the unpruned model' if answers.series else ''}",
+            "run the experiment again: it continues",
+        )
+    if stored is None:
+        remarks.append(
+            f"`{results.folder.name}` was written by an older version of tokenprune, which did not record published"
+            " settings, nor whether scores are agreement with the unpruned model: they are shown as accuracy."
+        )
+    wanted = _wanted(results, stored, answers, skipped)
+    there = sum(map(len, answers.series.values()))
+    if there < wanted:
+        remarks.append(
+            f"**Not finished:** {there} of {wanted} answers ({100 * there / wanted:.0f} %) are there."
+            " `tokenprune run` continues."
+        )
+    keys = answers.keys
+    return ExperimentResult(
+        folder=str(results.folder),
+        answers=answers,
+        timing=_of(results.read_json("timing.json"), keys),
+        choices=_of(results.read_json("choices.json"), keys),
+        skipped=skipped,
+        left_out=_mapping(results.read_json("left_out.json")),
+        label_free=stored is not None and stored.label_free,
+        settings={} if stored is None else stored.settings,
+        remarks=tuple(remarks),
+    )
+
+
+def check_folder(folder: str | Path) -> Results:
+    """The files of a folder that should hold an experiment.
+
+    Raises:
+        MissingDataError: There is no such folder.
+        OutputError: It holds no experiment.
+    """
+    results = Results(folder)
+    if not results.folder.is_dir():
+        what = "is a file, not a folder of results" if results.folder.exists() else "does not exist"
+        raise MissingDataError(f"{results.folder} {what}", "name the output folder of a run")
+    if not results.samples.is_file():
+        if (results.folder / "shards").is_dir():
+            raise OutputError(
+                f"{results.folder} holds shards that have not been put together", "run `tokenprune merge` first"
+            )
+        raise OutputError(
+            f"{results.folder} is no results folder: it has no samples.jsonl", "name the output folder of a run"
+        )
+    return results
+
+
+def _stored(results: Results) -> _Stored | None:
+    """What the run wrote; None in a folder of an older version."""
+    try:
+        return _Stored.model_validate(results.read_json(RUN))
+    except ValidationError:
+        return None
+
+
+def _rows(results: Results, stored: _Stored | None, skipped: Mapping[int, str]) -> Iterator[Row]:
+    """The rows of the run, each once. A run that was killed may have left a part of a batch, which counts, too."""
+    seen: dict[str, Flags] = {}
+    for row in results.rows():
+        used = row["position"] not in skipped and (stored is None or row["position"] < stored.limit)
+        if used and seen.setdefault(row["series"], Flags()).set(row["position"]):
+            yield row
+
+
+def _wanted(results: Results, stored: _Stored | None, answers: Answers, skipped: Mapping[int, str]) -> int:
+    """How many answers a finished run has."""
+    if stored is not None:
+        return len(stored.series) * (stored.questions - sum(position < stored.limit for position in skipped))
+    left_out = _mapping(results.read_json("left_out.json"))
+    series = [key for key in _mapping(results.read_json("series.json")) if key.partition(" / ")[0] not in left_out]
+    return max(len(series), len(answers.series)) * max(map(len, answers.series.values()))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _of(value: Any, keys: set[str]) -> dict[str, Any]:
+    """The entries of a file that are of these series."""
+    return {key: entry for key, entry in _mapping(value).items() if key in keys}

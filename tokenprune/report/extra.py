@@ -1,0 +1,42 @@
+"""Files that need the extra ``report``: written where its packages are installed, and never left out silently."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+class NotWrittenWarning(UserWarning):
+    """Files of a report were not written, because packages are missing. The command line prints it as one line."""
+
+
+def write_drawn(writers: Mapping[Path, Callable[[Path], list[Path]]]) -> list[Path]:
+    """Write files that need optional packages.
+
+    Args:
+        writers: File -> the function that writes it, and others like it, and returns their paths. It imports what it
+            needs.
+
+    Returns:
+        The files that were written.
+
+    Warns:
+        NotWrittenWarning: A package could not be imported.
+    """
+    written: list[Path] = []
+    missing: dict[str, str] = {}
+    for path, write in writers.items():
+        try:
+            written += write(path)
+        except ImportError as error:
+            missing[path.name] = str(error)
+    if missing:
+        names, reasons = " and ".join(missing), "; ".join(dict.fromkeys(missing.values()))
+        warnings.warn(
+            f"not written: {names} ({reasons}); to get them, pip install 'tokenprune-mllm[report]' and run the same"
+            " command again",
+            NotWrittenWarning,
+            stacklevel=3,
+        )
+    return written
