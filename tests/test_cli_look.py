@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.tiny import CASES
+from tests.support.toy import Letters
 from tests.support.toy_distribution import toy_installed
 from tokenprune import cli
 from tokenprune.cli.look import look_methods, look_model, looks, read_prompt
+from tokenprune.errors import ConfigError
+from tokenprune.models.base import LoadedModel
 from tokenprune.models.hf import HuggingFace
 
 __all__ = ["toy_installed"]
@@ -193,10 +197,7 @@ def test_the_pictures_are_of_one_prompt(
 
 
 def one_picture_only(self: object) -> object:
-    from tests.support.tiny import CASES
-    from tests.support.toy import Letters
-    from tokenprune.errors import ConfigError
-    from tokenprune.models.base import LoadedModel
+    """What stands in for loading the model."""
 
     def encode(samples: object) -> object:
         (sample,) = samples  # type: ignore[misc]
