@@ -81,9 +81,8 @@ def test_a_method_file_and_its_own_budget(
     tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text(
-        "layers: {name: fixed, layers: [1]}\npruner: {name: topk, scorer: random}\nbudget: {name: keep_count, tokens: 3}\n"
-    )
+    method = ["layers: {name: fixed, layers: [1]}", "pruner: {name: topk, scorer: random}"]
+    file.write_text("\n".join([*method, "budget: {name: keep_count, tokens: 3}"]))
     assert call(monkeypatch, *arguments(picture, tmp_path / "out.pdf", method=str(file))) == 0
     assert "Of 16 visual tokens mine keeps 3 before layer 1" in capsys.readouterr().out
 

@@ -27,10 +27,11 @@ from tokenprune.pictures.raster import roots
 from tokenprune.pictures.sheets import Sheet, sheets, unseen
 
 #: Points of the fonts.
-TITLE, HEAD, BODY, SMALL = 9.5, 8.5, 7.5, 6.5
+TITLE, HEAD, BODY, SIGNS, SMALL = 9.5, 8.5, 7.5, 7.0, 6.5
 #: Inches.
 MARGIN, GAP, WIDE_GAP, LINE = 0.08, 0.06, 0.16, 0.05
 TALLEST = 3.4
+NARROW = 3.6
 #: Width of an overview beside the finer sheet of its picture.
 OVERVIEW = 0.4
 SCALE = 0.07
@@ -112,7 +113,7 @@ class Layout:
         question = next((look.question for look in self.looks if look.question), "")
         if question:
             y = self.page.paragraph(MARGIN, y, inner, shorter(question, 400), TITLE, bold=True) + 2 * LINE
-        for row in self._rows():
+        for row in self._rows(self.columns):
             y = self._row(row, y) + WIDE_GAP
         y -= WIDE_GAP / 2
         for note in self._notes():
@@ -142,19 +143,19 @@ class Layout:
             return min(self.settings.columns, count)
         if self.beside:
             return count
-        rows = -(-count // self.most)
-        return -(-count // rows)  # rows of the same length
+        # as few rows as can be, and then as large panels
+        return min(range(1, self.most + 1), key=lambda columns: (len(self._rows(columns)), columns))
 
-    def _rows(self) -> list[list[list[Block]]]:
+    def _rows(self, columns: int) -> list[list[list[Block]]]:
         """Looks in rows; the stages of one stay together if they fit in a row."""
         rows: list[list[list[Block]]] = []
         room = 0
         for blocks in self.blocks:
-            for start in range(0, len(blocks), self.columns):
-                part = blocks[start : start + self.columns]
+            for start in range(0, len(blocks), columns):
+                part = blocks[start : start + columns]
                 if room < len(part):
                     rows.append([])
-                    room = self.columns
+                    room = columns
                 rows[-1].append(part)
                 room -= len(part)
         return rows
@@ -219,12 +220,12 @@ class Layout:
         x_signs, y_signs = x, y
         y = y_signs = self.page.paragraph(x, y + LINE / 2, span, answer, BODY + 0.5, most=4, end='"')
         room = span - length(answer + '"', BODY + 0.5) - WIDE_GAP
-        lengths = [length(f"{sign} {words}", BODY, True) + WIDE_GAP for sign, words in said]
-        if sum(lengths) <= room:  # behind the answer, where a line holds it all
+        lengths = [length(f"{sign} {words}", SIGNS, True) + WIDE_GAP for sign, words in said]
+        if span > NARROW and sum(lengths) <= room:  # behind the answer, where a line holds it all
             x_signs, y_signs = x + span - room, y - (BODY + 0.5) * LEADING
         for (sign, words), long in zip(said, lengths, strict=True):
             bold = sign in (WRONG, CHANGED)
-            bottom = self.page.paragraph(x_signs, y_signs, span, f"{sign} {words}", BODY, most=2, bold=bold)
+            bottom = self.page.paragraph(x_signs, y_signs, span, f"{sign} {words}", SIGNS, most=2, bold=bold)
             if x_signs > x:
                 x_signs += long
             else:
