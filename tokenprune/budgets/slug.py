@@ -12,5 +12,6 @@ def slug(budget: Budget) -> str:
     values = [
         f"{value:g}" if isinstance(value, float) else str(value)
         for value in budget.model_dump(exclude_none=True).values()
+        if value != ()
     ]
     return " ".join([name, *values])
