@@ -163,6 +163,17 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "out.png").exists()
 
 
+def test_a_family_without_a_grid(
+    tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tokenprune.adapters.image_video.ImageVideoAdapter.placed", lambda *arguments: None)
+    assert call(monkeypatch, *arguments(picture, tmp_path / "out.png", "--keep", "4")) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "method 'fastv': the adapter of" in error
+    assert "knows no token grid" in error
+
+
 def test_no_method_names_those_there_are(
     picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

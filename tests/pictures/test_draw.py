@@ -269,6 +269,23 @@ def test_white_pages_are_faded_to_grey() -> None:
     assert rendered.at(panel, 0.375, 0.125).max() < 200
 
 
+def test_all_frames_of_a_video_are_faded_alike() -> None:
+    views = tuple(View(number, WHOLE, 2, 2) for number in range(3))
+    frames = tuple(np.full((40, 40, 3), value, dtype=np.uint8) for value in (20, 60, 255))
+    rendered = Rendered(draw(pruned(views, frames, stages=(StageLook(2, np.zeros(12, dtype=bool)),))))
+    shown = [rendered.at(rendered.panel(f"picture {number}"), 0.25, 0.25).mean() for number in (1, 2, 3)]
+    assert 160 < shown[0] < shown[1] < shown[2]
+
+
+def test_stages_that_do_not_fit_in_a_row_have_one_answer() -> None:
+    stages = tuple(StageLook(layer, every(layer, 16)) for layer in (2, 3, 4))
+    figure = draw(pruned((View(0, WHOLE, 4, 4),), (), stages=stages, answer="two"), columns=2)
+    said = texts(figure)
+    assert said.count('"two"') == 1
+    assert said.count("fastv") == 2
+    assert sum(text.startswith("layer ") for text in said) == 3
+
+
 # ---- lines around what was kept ----
 
 
