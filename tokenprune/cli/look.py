@@ -159,9 +159,8 @@ def looks(loaded: LoadedModel, methods: dict[str, Method], prompt: Prompt) -> li
                 expected=prompt.expected,
             )
         if look.kept.all():
-            reason = next((stage.reason for stage in look.stages if stage.reason), "the budget keeps all")
             raise BudgetError(
-                f"method {title!r} drops none of the {look.tokens} visual tokens ({reason})",
+                f"method {title!r} with budget '{look.budget}' drops none of the {look.tokens} visual tokens",
                 "ask for fewer: --tokens, --keep, --ratio or --average",
             )
         found.append(replace(look, method=title))

@@ -30,7 +30,7 @@ def describe(look: Look) -> str:
     if not look.stages:
         text = f"{look.method} keeps all {tokens(look.tokens)}."
     elif all(stage.reason for stage in look.stages):
-        text = f"{look.method} drops nothing: {look.stages[0].reason}."
+        text = f"{look.method} drops nothing: {why(look.stages[0])}."
     else:
         counts = ", ".join(f"{int(stage.kept.sum())} before layer {stage.layer}" for stage in look.stages)
         share = 100 * int(look.kept.sum()) / max(look.tokens, 1)
@@ -51,12 +51,17 @@ def caption(look: Look, stage: StageLook | None) -> str:
     if stage is None:
         return f"all {tokens(look.tokens)}"
     if stage.reason is not None:
-        return f"layer {stage.layer}: nothing dropped ({stage.reason})"
+        return f"layer {stage.layer}: nothing dropped ({why(stage)})"
     text = f"layer {stage.layer}: {int(stage.kept.sum())} of {tokens(look.tokens)}"
     apart = look.cells[:, 0] < 0
     if apart.any():
         text += f" (off the picture: {int(stage.kept[apart].sum())} of {int(apart.sum())})"
     return text
+
+
+def why(stage: StageLook) -> str:
+    """Why a stage dropped nothing."""
+    return (stage.reason or "").removeprefix("not pruned: ")
 
 
 def verdict(look: Look) -> str:

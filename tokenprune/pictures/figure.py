@@ -27,10 +27,11 @@ from tokenprune.pictures.raster import roots
 from tokenprune.pictures.sheets import Sheet, sheets, unseen
 
 #: Points of the fonts.
-TITLE, HEAD, BODY, SMALL = 9.5, 8.5, 7.5, 6.5
+TITLE, HEAD, BODY, SIGNS, SMALL = 9.5, 8.5, 7.5, 7.0, 6.5
 #: Inches.
 MARGIN, GAP, WIDE_GAP, LINE = 0.08, 0.06, 0.16, 0.05
-TALLEST = 3.4
+TALLEST, STRIP = 3.4, 1.5
+NARROW = 3.6
 #: Width of an overview beside the finer sheet of its picture.
 OVERVIEW = 0.4
 SCALE = 0.07
@@ -112,7 +113,7 @@ class Layout:
         question = next((look.question for look in self.looks if look.question), "")
         if question:
             y = self.page.paragraph(MARGIN, y, inner, shorter(question, 400), TITLE, bold=True) + 2 * LINE
-        for row in self._rows():
+        for row in self._rows(self.columns):
             y = self._row(row, y) + WIDE_GAP
         y -= WIDE_GAP / 2
         for note in self._notes():
@@ -125,13 +126,13 @@ class Layout:
         if self.strip:
             return 1
         drawn = [block for (block, *_) in self.blocks]
-        aspect = max(_weight(block.sheets) * sheet.aspect for block in drawn for sheet in block.sheets)
+        aspect = max(sum(map(_shape, block.sheets)) for block in drawn)
         return 1 if aspect > 4 else 2 if aspect > 2.2 else 3 if aspect > 1.7 else 4 if aspect > 0.6 else 6
 
     @cached_property
     def beside(self) -> bool:
         """Whether scores and merges have room beside their picture, and not below it."""
-        panels = sum(1 + len(self._kinds(block)) for blocks in self.blocks for block in blocks)
+        panels = sum(self._panels(block) for blocks in self.blocks for block in blocks)
         return self.settings.columns is None and not self.strip and panels <= self.most
 
     @cached_property
@@ -142,28 +143,38 @@ class Layout:
             return min(self.settings.columns, count)
         if self.beside:
             return count
-        rows = -(-count // self.most)
-        return -(-count // rows)  # rows of the same length
+        # as few rows as can be, then stages together, then as large panels
+        return min(
+            range(1, self.most + 1), key=lambda columns: (len(self._rows(columns)), self._parts(columns), columns)
+        )
 
-    def _rows(self) -> list[list[list[Block]]]:
+    def _parts(self, columns: int) -> int:
+        """How many parts the looks are in; more than looks where the stages of one do not fit in a row."""
+        return sum(map(len, self._rows(columns)))
+
+    def _rows(self, columns: int) -> list[list[list[Block]]]:
         """Looks in rows; the stages of one stay together if they fit in a row."""
         rows: list[list[list[Block]]] = []
         room = 0
         for blocks in self.blocks:
-            for start in range(0, len(blocks), self.columns):
-                part = blocks[start : start + self.columns]
+            for start in range(0, len(blocks), columns):
+                part = blocks[start : start + columns]
                 if room < len(part):
                     rows.append([])
-                    room = self.columns
+                    room = columns
                 rows[-1].append(part)
                 room -= len(part)
         return rows
 
     def _row(self, groups: list[list[Block]], top: float) -> float:
         inner = self.settings.width - 2 * MARGIN
-        more = [len(self._kinds(block)) if self.beside else 0 for group in groups for block in group]
-        panels = self.columns + sum(more)
-        width = (inner - (self.columns - 1) * WIDE_GAP - sum(more) * GAP) / panels
+        blocks = [block for group in groups for block in group]
+        # a row that is not full has room beside its pictures, too
+        beside = self.beside or (not self.strip and sum(map(self._panels, blocks)) <= self.columns)
+        more = [self._panels(block) - 1 if beside else 0 for block in blocks]
+        gap = GAP if self.beside else WIDE_GAP
+        narrow = sum(more) if self.beside else 0
+        width = (inner - (self.columns - 1) * WIDE_GAP - narrow * GAP) / (self.columns + narrow)
         # pictures, then captions and answers, then what explains them, each in a line across the row
         x, lefts, spans = MARGIN, [], []
         extras = iter(more)
@@ -171,21 +182,19 @@ class Layout:
             start = x
             for _ in group:
                 lefts.append(x)
-                x += width + next(extras) * (width + GAP) + WIDE_GAP
+                x += width + next(extras) * (width + gap) + WIDE_GAP
             spans.append((group, start, x - WIDE_GAP - start))
-        stages = list(zip((block for group in groups for block in group), lefts, strict=True))
+        stages = list(zip(blocks, lefts, strict=True))
         y = max(self._head(group, start, top, span) for group, start, span in spans) + LINE
         bottom = max(self._kind("picture", block, left, y, width) for block, left in stages) + LINE / 2
         bottom = max(self._caption(block, left, bottom, width) for block, left in stages)
-        bottom = max(
-            self._answer(group[0].look, start, bottom, width if self.beside else span) for group, start, span in spans
-        )
+        bottom = max(self._answer(group, start, bottom, width if beside else span) for group, start, span in spans)
         ends = [bottom]
         for block, left in stages:
             under = bottom + LINE
             for kind in self._kinds(block):
-                if self.beside:
-                    left += width + GAP
+                if beside:
+                    left += width + gap
                     ends.append(self._kind(kind, block, left, y, width))
                 else:
                     under = self._kind(kind, block, left, under, width) + LINE
@@ -211,16 +220,31 @@ class Layout:
                 bottom = self.page.paragraph(x, bottom, span, look.budget, BODY, most=2, colour=GREY)
         return bottom
 
-    def _answer(self, look: Look, x: float, y: float, span: float) -> float:
-        if look.answer is None:
+    def _answer(self, group: list[Block], x: float, y: float, span: float) -> float:
+        look, last = group[-1].look, group[-1]
+        if look.answer is None or (look.stages and last.stage is not look.stages[-1]):  # it is below the last stage
             return y
         answer = f'"{shorter(look.answer, 600)}'
-        y = self.page.paragraph(x, y + LINE / 2, span, answer, BODY + 0.5, most=4, end='"')
-        for sign, said in judgement(look, self.unpruned):
-            y = self.page.paragraph(x, y, span, f"{sign} {said}", BODY, most=2, bold=sign in (WRONG, CHANGED))
+        said = judgement(look, self.unpruned)
+        x_signs, y_signs = x, y
+        y = y_signs = self.page.paragraph(x, y + LINE / 2, span, answer, BODY + 0.5, most=4, end='"')
+        room = span - length(answer + '"', BODY + 0.5) - WIDE_GAP
+        lengths = [length(f"{sign} {words}", SIGNS, True) + WIDE_GAP for sign, words in said]
+        if span > NARROW and sum(lengths) <= room:  # behind the answer, where a line holds it all
+            x_signs, y_signs = x + span - room, y - (BODY + 0.5) * LEADING
+        for (sign, words), long in zip(said, lengths, strict=True):
+            bold = sign in (WRONG, CHANGED)
+            bottom = self.page.paragraph(x_signs, y_signs, span, f"{sign} {words}", SIGNS, most=2, bold=bold)
+            if x_signs > x:
+                x_signs += long
+            else:
+                y = y_signs = bottom
         return y
 
     # ---- the panels of a stage ----
+
+    def _panels(self, block: Block) -> int:
+        return 1 + len(self._kinds(block))
 
     def _kinds(self, block: Block) -> list[str]:
         """What is drawn of a stage beside its picture."""
@@ -235,10 +259,9 @@ class Layout:
     def _kind(self, kind: str, block: Block, x: float, y: float, width: float) -> float:
         """Add all panels of a kind, in rows; returns their bottom."""
         chunks = _chunks(block.sheets, self.settings.row)
-        weight = max(_weight(chunk) for chunk in chunks)
-        slots = max(len(chunk) for chunk in chunks)
-        unit = (width - (slots - 1) * GAP) / weight
-        unit = min(unit, TALLEST * min(sheet.aspect for sheet in block.sheets))
+        # all pictures are equally high; a row is as long as its widths add up to
+        high = min((width - (len(chunk) - 1) * GAP) / sum(map(_shape, chunk)) for chunk in chunks)
+        high = min(high, STRIP if self.strip else TALLEST)
         scale = self._scale(block) if kind == "heat" else None
         titled = len(block.sheets) > 1
         right = x
@@ -246,7 +269,7 @@ class Layout:
             left, bottom = x, y
             head = SMALL * LEADING if titled else 0.0
             for sheet in chunk:
-                wide = unit * (OVERVIEW if sheet.small else 1.0)
+                wide = high * _shape(sheet)
                 tall = wide / sheet.aspect
                 if titled:
                     self.page.paragraph(left, y, wide, sheet.title, SMALL, most=1, colour=GREY)
@@ -308,7 +331,7 @@ class Layout:
             for one in self.looks
             for stage in one.stages
         ):
-            notes.append("Hatched: dropped before, so without a score.")
+            notes.append("Hatched: no score.")
         drawn = [(block.look, sheet) for (block, *_) in self.blocks for sheet in block.sheets]
         if any(unseen([look.views[index] for index in sheet.views]) for look, sheet in drawn):
             notes.append("Hatched on a picture: not seen by the model.")
@@ -321,9 +344,9 @@ class Layout:
         return lines
 
 
-def _weight(row: Sequence[Sheet]) -> float:
-    """Width of a row of sheets, in widths of a full one."""
-    return sum(OVERVIEW if sheet.small else 1.0 for sheet in row)
+def _shape(sheet: Sheet) -> float:
+    """Width of a sheet divided by the height of one that is no overview."""
+    return sheet.aspect * (OVERVIEW if sheet.small else 1.0)
 
 
 def _chunks(panels: Sequence[Sheet], most: int) -> list[list[Sheet]]:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from tokenprune.adapters.views import View
 
+ARTICLES = frozenset({"a", "an", "the"})
+
 
 @dataclass(frozen=True)
 class StageLook:
@@ -68,13 +70,14 @@ class Look:
         """Whether the answer is right; None if that is unknown.
 
         A task's score of at least one half is right. Without a score, an answer is right that is the expected one, or
-        begins with its words; case and punctuation do not count.
+        begins with its words; case, punctuation and an article before it do not count.
         """
         if self.score is not None:
             return self.score >= 0.5
         if self.answer is None or not self.expected:
             return None
-        said, wanted = words(self.answer), words(self.expected)
+        said, wanted = (words(text) for text in (self.answer, self.expected))
+        said, wanted = (found[1:] if len(found) > 1 and found[0] in ARTICLES else found for found in (said, wanted))
         return said[: len(wanted)] == wanted if wanted else self.answer.strip() == self.expected.strip()
 
     @property

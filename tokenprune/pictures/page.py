@@ -45,6 +45,7 @@ SETTINGS: dict[str, Any] = {
 }
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 LEADING = 1.25 / 72  # inches of a line per point of its size
+SLACK = 1.015  # letters stand on whole pixels, so at few dots per inch a text is a little longer
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def length(text: str, size: float, bold: bool = False) -> float:
     font = font_manager.FontProperties(family=families(), size=size, weight="bold" if bold else "normal")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # it is drawn as a box, which has a length, too
-        return float(_ruler().get_text_width_height_descent(text, font, False)[0]) / 300
+        return SLACK * float(_ruler().get_text_width_height_descent(text, font, False)[0]) / 300
 
 
 def wrapped(text: str, width: float, size: float, most: int, bold: bool = False, end: str = "") -> list[str]:

@@ -76,7 +76,7 @@ def picture_panel(look: Look, stage: StageLook | None, sheet: Sheet, inches: flo
         if stage is None:  # the unpruned model: the picture as it is, with what it did not see marked
             state[inside & (state == raster.DROPPED)] = raster.KEPT
         _begin(axes, sheet, name)
-        _image(axes, raster.faded(pixels, state, inside), sheet)
+        _image(axes, raster.faded(pixels, state, raster.is_bright(look.pictures)), sheet)
         _hatch_unseen(axes, look, sheet)
         if stage is not None and not kept.all():
             _outline(axes, raster.outlines(look, sheet, kept, np.False_), _cell_points(look, sheet, axes))

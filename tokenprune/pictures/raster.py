@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ Segments = NDArray[np.float64]
 FEWEST = 8
 #: What stands for a picture that is not known, and for what a processor added around one.
 BLANK, PADDING = 178, 225
+#: Pictures whose mean is higher are white pages.
+BRIGHT = 185
 #: States of a pixel.
 UNSEEN, DROPPED, KEPT = 0, 1, 2
 
@@ -96,18 +99,23 @@ def _centres(first: float, last: float, count: int) -> NDArray[np.float64]:
     return first + (np.arange(count) + 0.5) / count * (last - first)
 
 
-def is_bright(pixels: Pixels) -> bool:
-    """Whether a picture is mostly white paper: a scan, a chart."""
-    return float(pixels.mean()) > 185
+def is_bright(pictures: Sequence[Pixels]) -> bool:
+    """Whether pictures are mostly white paper: scans, charts."""
+    return bool(pictures) and float(np.mean([picture[::4, ::4].mean() for picture in pictures])) > BRIGHT
 
 
-def faded(pixels: Pixels, state: NDArray[np.int8], inside: Mask) -> Pixels:
+def faded(pixels: Pixels, state: NDArray[np.int8], bright: bool) -> Pixels:
     """Kept pixels as they are; dropped and unseen ones lose their colour and most of their contrast.
 
     Dropped parts of ordinary pictures become light, and those of white pages become dark: either way the kept ones
     stand out, on paper, too.
+
+    Args:
+        pixels: uint8 ``[height, width, 3]``.
+        state: What became of each pixel, ``[height, width]``; see :func:`states`.
+        bright: Whether the pictures of the sample are white pages.
     """
-    paper = 105.0 if is_bright(pixels[inside]) else 238.0
+    paper = 105.0 if bright else 238.0
     grey = (pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32))[..., None]
     dropped = 0.22 * grey + 0.08 * pixels + 0.7 * paper
     return np.where((state == KEPT)[..., None], pixels, dropped.round().clip(0, 255)).astype(np.uint8)

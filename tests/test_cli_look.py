@@ -1,0 +1,216 @@
+"""``tokenprune look``: from files on the disk to a figure; a mistake is one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.tiny import CASES
+from tests.support.toy import Letters
+from tests.support.toy_distribution import toy_installed
+from tokenprune import cli
+from tokenprune.cli.look import look_methods, look_model, looks, read_prompt
+from tokenprune.errors import ConfigError
+from tokenprune.models.base import LoadedModel
+from tokenprune.models.hf import HuggingFace
+
+__all__ = ["toy_installed"]
+pytestmark = pytest.mark.usefixtures("toy_installed")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
+    return str(path)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["tokenprune", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def arguments(picture: str, output: Path, *more: str, method: str = "fastv") -> list[str]:
+    return ["look", picture, "--question", "what?", "--model", "toy", "--method", method, "-o", str(output), *more]
+
+
+def test_look(
+    tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    png, svg = tmp_path / "made" / "out.png", tmp_path / "out.svg"
+    more = ["--method", "tome", "--keep", "5", "--max-new-tokens", "2", "-o", str(svg)]
+    assert call(monkeypatch, *arguments(picture, png, *more)) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith('unpruned keeps all 16 visual tokens. It answers "')
+    assert printed[1].startswith("Of 16 visual tokens fastv keeps 5 before layer 2")
+    assert printed[2].startswith("Of 16 visual tokens tome keeps 5 before layer 0")
+    written = [line.removeprefix("written: ") for line in "".join(printed[3:]).split("written: ") if line]
+    assert [Path(path).name for path in written] == ["out.png", "out.svg"]
+    with Image.open(png) as opened:
+        assert opened.size[0] == 1400
+    text = svg.read_text(encoding="utf-8")
+    for words in ("what?", "unpruned", "fastv", "tome", "merged into"):
+        assert words in text
+
+
+def test_looks_are_those_of_the_prefill(picture: str) -> None:
+    """The kept tokens, the scores and the answers, of every method and of the unpruned model."""
+    loaded = look_model("toy").load()
+    methods = look_methods(["norm-hidden-large"], "keep_count", {"tokens": 4})
+    prompt = read_prompt([picture], "what?", "w1", 8, 3)
+    unpruned, look = looks(loaded, methods, prompt)
+    assert (unpruned.method, unpruned.stages, unpruned.budget) == ("unpruned", (), "")
+    assert (look.method, look.expected, look.question) == ("norm-hidden-large", "w1", "what?")
+    (stage,) = look.stages
+    assert stage.scores is not None
+    assert sorted(np.argsort(-stage.scores)[:4]) == np.flatnonzero(stage.kept).tolist()
+    inputs = loaded.encode([prompt.sample])
+    ids = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=3)
+    assert unpruned.answer == loaded.decode(ids[:, inputs["input_ids"].shape[1] :])[0]
+    assert np.array_equal(look.pictures[0], np.asarray(Image.open(picture)))
+
+
+def test_a_method_file_and_its_own_budget(
+    tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    method = ["layers: {name: fixed, layers: [1]}", "pruner: {name: topk, scorer: random}"]
+    file.write_text("\n".join([*method, "budget: {name: keep_count, tokens: 3}"]))
+    assert call(monkeypatch, *arguments(picture, tmp_path / "out.pdf", method=str(file))) == 0
+    assert "Of 16 visual tokens mine keeps 3 before layer 1" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_asked_the_question_as_it_is() -> None:
+    spec = look_model("some/checkpoint")
+    assert isinstance(spec, HuggingFace)
+    assert (spec.checkpoint, spec.instruction) == ("some/checkpoint", "")
+
+
+@pytest.mark.slow
+def test_a_video_is_its_frames(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 10 * number, dtype=np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    prompt = read_prompt([str(path)], "what?", None, 4, 8)
+    assert not prompt.sample.images
+    assert [len(video.frames) for video in prompt.sample.videos] == [4]
+    means = [float(np.mean(frame)) for frame in prompt.pictures]
+    assert means == pytest.approx([0, 60, 130, 190], abs=12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"picture": "missing.png"}, ["'missing.png' cannot be read (there is no such file)", "check the path"]),
+        ({"picture": "https://example.org/a.png"}, ["is a URL, and nothing is downloaded"]),
+        ({"picture": "{folder}"}, ["is no file", "give pictures"]),
+        ({"picture": "{folder}/text.png"}, ["the image", "cannot be read", "give pictures (png, jpg"]),
+        ({"picture": "{folder}/text.mp4"}, ["the video", "cannot be read", "or videos (mp4"]),
+        ({"method": "fastw"}, ["unknown method 'fastw'", "did you mean 'fastv'"]),
+        ({"method": "no.yaml"}, ["no.yaml"]),
+        ({"question": " "}, ["the question is empty", "--question"]),
+        ({"output": "out.gif"}, ["a figure cannot be saved as 'out.gif'", ".png, .svg, .pdf"]),
+        ({"output": "{folder}/text.png/out.png"}, ["cannot write", "choose another file"]),
+        ({"more": ["--keep", "4", "--tokens", "4"]}, ["several budgets", "--tokens, --average, --keep, --ratio"]),
+        (
+            {"more": ["--keep", "16"]},
+            ["method 'fastv' with budget 'keep_count 16' drops none of the 16 visual tokens", "ask for fewer"],
+        ),
+        ({"more": ["--keep", "17"]}, ["method 'fastv'", "17"]),
+        ({"more": ["--tokens", "99"]}, ["method 'fastv'", "99"]),
+        ({"more": ["--keep", "0"]}, ["tokens", "0"]),
+        ({"more": ["--ratio", "2"]}, ["ratio", "2"]),
+        ({"more": ["--method", "fastv"]}, ["two columns are named 'fastv'"]),
+        ({"model": "no/such-checkpoint"}, ["'no/such-checkpoint' cannot be loaded"]),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path,
+    picture: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, object],
+    words: list[str],
+) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.mp4").write_text("no video")
+    monkeypatch.chdir(tmp_path)
+    given = {"picture": picture, "question": "what?", "model": "toy", "method": "fastv", "output": "out.png"} | changes
+    texts = {name: str(value).format(folder=tmp_path) for name, value in given.items() if name != "more"}
+    options = [f"--{name}={texts[name]}" for name in ("question", "model", "method", "output")]
+    more = changes.get("more", [])
+    assert isinstance(more, list)
+    assert call(monkeypatch, "look", texts["picture"], *options, *more) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    for word in words:
+        assert word in error
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_family_without_a_grid(
+    tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tokenprune.adapters.image_video.ImageVideoAdapter.placed", lambda *arguments: None)
+    assert call(monkeypatch, *arguments(picture, tmp_path / "out.png", "--keep", "4")) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "method 'fastv': the adapter of" in error
+    assert "knows no token grid" in error
+
+
+def test_no_method_names_those_there_are(
+    picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "look", picture, "--question", "what?", "--model", "toy") == 2
+    error = capsys.readouterr().err
+    assert "no method; give --method" in error
+    assert "fastv" in error
+
+
+def test_an_output_is_probed_before_the_model_is_loaded(
+    tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tests.support.toy.ToyModel.load", lambda self: pytest.fail("the model was loaded"))
+    (tmp_path / "folder.png").mkdir()
+    assert call(monkeypatch, *arguments(picture, tmp_path / "folder.png")) == 2
+    assert "cannot write" in capsys.readouterr().err
+    if os.geteuid() != 0:
+        locked = tmp_path / "locked"
+        locked.mkdir(mode=0o500)
+        assert call(monkeypatch, *arguments(picture, locked / "out.png")) == 2
+
+
+def test_the_pictures_are_of_one_prompt(
+    tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that takes another number of them says so."""
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.support.toy.ToyModel.load", one_picture_only)
+        assert call(monkeypatch, "look", picture, *arguments(picture, tmp_path / "out.png")[1:]) == 2
+    assert "takes one picture, got 2" in capsys.readouterr().err
+
+
+def one_picture_only(self: object) -> object:
+    """What stands in for loading the model."""
+
+    def encode(samples: object) -> object:
+        (sample,) = samples  # type: ignore[misc]
+        raise ConfigError(f"takes one picture, got {len(sample.images)}", "give one")
+
+    return LoadedModel(CASES["llava"].build(), Letters(), "toy", encode, 16)  # type: ignore[arg-type]
