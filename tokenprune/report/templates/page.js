@@ -157,7 +157,10 @@
     showExamples();
   }
   async function drawAll() {
-    if (!data.charts.length) return;
+    if (!data.charts.length) {
+      document.body.dataset.drawn = "yes";
+      return;
+    }
     const most = Math.max(...data.charts.map((chart) => rowsOf(chart, switchedOn(), 500).length));
     const costs = data.charts.filter((chart) => chart.budget === undefined).length;
     byId("charts").classList.toggle("few", most <= 24 && costs === data.charts.length && costs > 1);
