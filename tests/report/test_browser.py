@@ -223,7 +223,7 @@ def test_colours_follow_the_system_and_the_button(browser: Any, file: Path, sche
 def test_the_page_does_not_scroll_sideways(browser: Any, file: Path, width: int) -> None:
     made = Opened(browser, file, viewport={"width": width, "height": 800})
     assert made.tab.evaluate("document.documentElement.scrollWidth") == width
-    svg = made.tab.locator("#chart-0 svg").bounding_box()
+    svg = made.tab.locator("#chart-0 svg.marks").bounding_box()
     assert 200 < svg["width"] <= width
     made.tab.close()
 
