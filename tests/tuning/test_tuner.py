@@ -184,6 +184,7 @@ def test_the_files(tmp_path: Path) -> None:
         "tuned-layer_average-6.yaml",
         "report.md",
         "tune.jsonl",
+        "report.html",
         "tune.png",
     }
     rows = [json.loads(line) for line in (tmp_path / "tune.jsonl").read_text().splitlines()]
@@ -206,7 +207,7 @@ def test_a_result_is_saved_elsewhere(tmp_path: Path) -> None:
     result = tp.tune(model, samples, BUDGET, ["fastv"])
     assert result.folder is None
     written = result.save(tmp_path / "deep" / "folder")
-    assert {path.name for path in written} == {"tuned.yaml", "report.md", "tune.jsonl", "tune.png"}
+    assert {path.name for path in written} == {"tuned.yaml", "report.md", "tune.jsonl", "report.html", "tune.png"}
     assert tp.load_method(written[0]) == result.method
 
 
