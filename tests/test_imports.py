@@ -13,6 +13,7 @@ from tests.support.imports import PACKAGE, diagram, imports_of, module_of, own_i
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "version", "call_arguments"),
     ("ops", "palette", "optional", "files"),
+    ("plotting",),
     ("registry",),
     ("plugins",),
     ("blame", "component"),

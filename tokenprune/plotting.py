@@ -115,7 +115,7 @@ def side_by_side(values: Sequence[float], near: float, step: float) -> list[floa
     Args:
         values: Places on an axis.
         near: Neighbours closer than this are a group.
-        step: Distance within a group; less where the next group is near.
+        step: Distance within a group; down to a half of it where the next group is near.
     """
     order = sorted(range(len(values)), key=lambda index: (values[index], index))
     groups: list[list[int]] = []
@@ -130,7 +130,7 @@ def side_by_side(values: Sequence[float], near: float, step: float) -> list[floa
         low, high = edges[number]
         gaps = [low - edge for _, edge in edges[max(number - 1, 0) : number]]
         gaps += [edge - high for edge, _ in edges[number + 1 : number + 2]]
-        here = min([step, *(0.7 * gap / len(group) for gap in gaps)])
+        here = max(min([step, *(0.7 * gap / len(group) for gap in gaps)]), step / 2)
         middle = (low + high) / 2
         for place, index in enumerate(sorted(group)):
             moved[index] = middle + here * (place - (len(group) - 1) / 2) if len(group) > 1 else values[index]

@@ -153,6 +153,23 @@ def test_unbroken_runs_are_no_row() -> None:
     assert unknown[0][0].grids == []
 
 
+@pytest.mark.parametrize("how", ["forward", "generate", "embeddings"])
+@pytest.mark.parametrize("name", GRIDDED)
+def test_slimming_reads_no_value(name: str, how: str) -> None:
+    """The meta device has none: whatever brings one to the host raises."""
+    case = CASES[name]
+    model = case.build()
+    call: dict[str, Any] = dict(case.batch(model, 2, variant=variants(name)[-1]).inputs)
+    if how == "generate":
+        call = call_of_generate(model, call, 1)
+        for computed in (call.get("mm_encoder_outputs") or {}).values():
+            computed.pooler_output = [item.to("meta") for item in computed.pooler_output]
+    if how == "embeddings":
+        call["inputs_embeds"] = model.get_input_embeddings()(call.pop("input_ids")).detach()
+    call = {key: value.to("meta") if isinstance(value, Tensor) else value for key, value in call.items()}
+    assert adapter_for(model).slim(call)
+
+
 def test_what_is_left_of_arguments() -> None:
     slim = slim_arguments(
         {

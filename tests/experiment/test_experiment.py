@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from tests.support.toy import ToyModel, config
 from tokenprune.engine.features import SharedFeatures
 from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError, UnsupportedModelError
-from tokenprune.experiment import ExperimentConfig, cost, markdown, plot, run_experiment, summarise, write_report
+from tokenprune.experiment import ExperimentConfig, cost, markdown, run_experiment, summarise, write_report
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.results import Results
@@ -305,7 +304,7 @@ def test_the_report_says_what_the_lines_say(tmp_path: Path) -> None:
     assert "Noticed on these: unpruned accuracy" in text
     assert "fixed by the config" in text
     names = {path.name for path in write_report(result)}
-    assert {"report.md", "summary.json", "accuracy.png"} == names
+    assert {"report.md", "summary.json", "report.html", "accuracy.png", "accuracy.svg", "accuracy.pdf"} == names
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
 
 
@@ -376,36 +375,6 @@ def test_every_method_is_compared_with_the_random_choice_of_its_cost() -> None:
     assert "Points above random" not in markdown(
         made_up({key: value for key, value in right.items() if "random" not in key[0]}, average)
     )
-
-
-def drawn(names: list[str], path: Path, monkeypatch: pytest.MonkeyPatch) -> Figure:
-    """The figure of made-up results: method number i is right in i of 20 answers, ``m3`` lacks the smaller budget."""
-    share = {name: [1.0] * number + [0.0] * (20 - number) for number, name in enumerate(names)}
-    right = {(name, budget): share[name] for name in names for budget in ("few", "half")}
-    del right["m3", "few"]
-    right["unpruned", ""] = [1.0] * 20
-    figures: list[Figure] = []
-    save = Figure.savefig
-    with monkeypatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw)))
-        plot.accuracy_plot(summarise(made_up(right, dict.fromkeys([*names, "unpruned"], 4.0))), path)
-    assert path.stat().st_size > 10_000
-    return figures[0]
-
-
-def test_many_methods_get_a_panel_per_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines of more methods than there are colours could not be told apart."""
-    names = ["random", *(f"m{number}" for number in range(1, 11))]
-    (axes,) = drawn(names[:10], tmp_path / "few.png", monkeypatch).axes  # ten: a line each
-    legend = axes.get_legend()
-    assert legend is not None
-    assert {text.get_text() for text in legend.get_texts()} == {*names[:10], "unpruned (16 tokens)"}
-    panels = drawn(names, tmp_path / "many.png", monkeypatch).axes
-    assert [axes.get_title() for axes in panels] == ["half", "few"]  # the larger budget first
-    assert [label.get_text() for label in panels[0].get_yticklabels()] == names  # the best on top
-    for axes, shown in zip(panels, (set(range(11)), set(range(11)) - {3}), strict=True):
-        points = {int(y): float(x) for bars in axes.containers for x, y in [bars.lines[0].get_xydata()[0]]}
-        assert points == pytest.approx({row: 100 * row / 20 for row in shown})
 
 
 def test_the_table_goes_budget_by_budget_the_best_on_top() -> None:

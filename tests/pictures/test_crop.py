@@ -98,6 +98,17 @@ def test_what_is_not_understood_is_refused(settings: Mapping[str, Any], named: s
         seen_parts(processor(**settings), (64, 48), "image")
 
 
+def test_frames_that_count_as_images_are_not_cut_either() -> None:
+    """InternVL and SmolVLM: nothing tells an image from a frame of a video, which has settings of its own."""
+    subject = processor(crop_to_patches=True)
+    assert seen_parts(subject, (64, 48), "image")[0].box == WHOLE
+    subject.video_processor = SimpleNamespace(do_center_crop=None)
+    assert seen_parts(subject, (64, 48), "image")[0].box == WHOLE
+    subject.video_processor.do_center_crop = True
+    with pytest.raises(UnsupportedFeatureError, match="do_center_crop=True"):
+        seen_parts(subject, (64, 48), "image")
+
+
 # ---- numbers of pictures ---
 
 

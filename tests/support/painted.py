@@ -72,7 +72,8 @@ class Features:
 
     def changes(self) -> Tensor:
         """How much each token of each sample differs from the first sample's, float32 ``[batch - 1, tokens]``."""
-        return (self.states[1:] - self.states[:1]).norm(dim=-1)
+        changes: Tensor = (self.states[1:] - self.states[:1]).norm(dim=-1)
+        return changes
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ their input, so that no patch sees another.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,11 @@ from tokenprune.adapters.views import PlacedItem, View
 from tokenprune.models.chat import ChatEncoder
 from tokenprune.pictures.place import views_of
 from tokenprune.tasks.base import Sample, Video
+
+Place = tuple[float, float, float]
+MIDDLE: Place = (0.5, 0.5, 0.3)
+PLACES: tuple[Place, ...] = (MIDDLE, (0.25, 0.25, 0.15), (0.75, 0.25, 0.15), (0.75, 0.75, 0.15), (0.25, 0.75, 0.15))
+"""Where in its cell a token is looked for, in turn: middle from the left and the top, half of the side."""
 
 SPOTS = 24
 """So many tokens are tried, spread over all of a sample."""
@@ -85,18 +91,27 @@ def items_of(subject: Setting, call: dict[str, Any]) -> list[list[PlacedItem]]:
     return placed
 
 
-def spot_of(view: View, row: int, column: int) -> Spot | None:
-    """The middle of a cell, as far as it is on the picture; None where less than a third of the cell is."""
+def spot_of(view: View, row: int, column: int, place: Place) -> Spot | None:
+    """A spot in a cell, as far as the cell is on the picture; None where less than a third of it is.
+
+    Args:
+        view: The grid.
+        row: The cell's row.
+        column: The cell's column.
+        place: Middle of the spot from the left and from the top, and half of its side, as shares of the cell.
+    """
     left, top, right, bottom = view.box
-    sides = []
-    for start, end, number, count in ((left, right, column, view.columns), (top, bottom, row, view.rows)):
+    along = []
+    for start, end, number, count, middle in (
+        (left, right, column, view.columns, place[0]),
+        (top, bottom, row, view.rows, place[1]),
+    ):
         cell = (end - start) / count
         low, high = max(start + number * cell, 0.0), min(start + (number + 1) * cell, 1.0)
         if high - low < cell / 3:
             return None
-        middle, half = (low + high) / 2, 0.3 * (high - low)
-        sides.append((middle - half, middle + half))
-    (x, y) = sides
+        along.append((low + (middle - place[2]) * (high - low), low + (middle + place[2]) * (high - low)))
+    (x, y) = along
     return view.picture, (x[0], y[0], x[1], y[1])
 
 
@@ -124,7 +139,10 @@ def check(
     views, cells = place(subject, pictures, frames)
     step = max(1, len(cells) // spots)
     tokens = [token for token in range(0, len(cells), step) if cells[token, 0] >= 0]
-    found = {token: spot_of(views[cells[token, 0]], *cells[token, 1:].tolist()) for token in tokens}
+    places = dict(zip(tokens, itertools.cycle((MIDDLE,) if blurred else PLACES)))
+    found = {
+        token: spot_of(views[cells[token, 0]], cells[token, 1], cells[token, 2], places[token]) for token in tokens
+    }
     tried = {token: spot for token, spot in found.items() if spot is not None}
     assert len(tried) > len(found) * fewest
     copies = [painted(pictures, spot) for spot in tried.values()]

@@ -184,7 +184,11 @@ def test_the_files(tmp_path: Path) -> None:
         "tuned-layer_average-6.yaml",
         "report.md",
         "tune.jsonl",
+        "report.html",
+        "run.json",
         "tune.png",
+        "tune.svg",
+        "tune.pdf",
     }
     rows = [json.loads(line) for line in (tmp_path / "tune.jsonl").read_text().splitlines()]
     assert {row["budget"] for row in rows} == {"layer_average 0.5", "layer_average 6"}
@@ -206,7 +210,8 @@ def test_a_result_is_saved_elsewhere(tmp_path: Path) -> None:
     result = tp.tune(model, samples, BUDGET, ["fastv"])
     assert result.folder is None
     written = result.save(tmp_path / "deep" / "folder")
-    assert {path.name for path in written} == {"tuned.yaml", "report.md", "tune.jsonl", "tune.png"}
+    names = {"tuned.yaml", "report.md", "tune.jsonl", "run.json", "report.html", "tune.png", "tune.svg", "tune.pdf"}
+    assert {path.name for path in written} == names
     assert tp.load_method(written[0]) == result.method
 
 

@@ -151,7 +151,7 @@ class _Lines:
                 axes.axhspan(100 * (mean - below), 100 * (mean + above), color="0.93", lw=0)
                 axes.axhline(100 * mean, color=GREY, lw=1)
         for name in self.faint:
-            points = sorted(self.methods[name], key=lambda item: (getattr(item, cost), item.accuracy.mean))
+            points = sorted(self.methods[name], key=lambda item: (item.average, item.visual))
             xs, ys = [getattr(item, cost) for item in points], [100 * item.accuracy.mean for item in points]
             axes.plot(xs, ys, color=FAINT, lw=0.8, marker="o", markersize=2.5, zorder=1)
 
@@ -166,8 +166,9 @@ class _Lines:
         xs = [float(to_axes.inverted().transform((place, 0))[0]) for place in moved]
         self.ends = []
         for name in dict.fromkeys(name for name, _ in shown):
-            mine = sorted((x, index) for index, x in enumerate(xs) if shown[index][0] == name)
-            items = [shown[index][1] for _, index in mine]
+            mine = [(x, item) for x, (method, item) in zip(xs, shown, strict=True) if method == name]
+            mine.sort(key=lambda point: (point[1].average, point[0]))  # a line goes from budget to budget
+            items = [item for _, item in mine]
             style, heights = self.styles[name], [100 * item.accuracy.mean for item in items]
             bars = [item.accuracy.error_bars for item in items]
             axes.errorbar(
@@ -185,7 +186,8 @@ class _Lines:
                 zorder=2 if is_reference(name) else 3,
                 label=name,
             )
-            self.ends.append(LineEnd(name, style, mine[-1][0], heights[-1]))
+            end = max(range(len(mine)), key=lambda index: mine[index][0])
+            self.ends.append(LineEnd(name, style, mine[end][0], heights[end]))
 
 
 def _scale(axes: Axes, values: Sequence[float], room: float, ticks_at_values: bool) -> None:

@@ -137,6 +137,10 @@ def seen_parts(processor: Any, size: tuple[int, int], modality: Modality) -> lis
             raise settings.unknown("do_center_crop")
         return [Part(WHOLE)]
     if settings.has("max_image_size") or settings.has("crop_to_patches"):  # stretched to whole tiles
+        if getattr(processor, "video_processor", None) is not None:  # the frames of a video count as images
+            frames = Settings.of(processor, "video")
+            if frames["do_center_crop"]:
+                raise frames.unknown("do_center_crop")
         return [Part(WHOLE)]
     return [Part(seen_box(settings, size))]
 

@@ -244,7 +244,7 @@ def _against_cost(charts: Charts, styles: Mapping[str, MethodStyle], kind: Chart
         .encode(x=x, y=y)
     )
     layers = [*_bands(charts, y_scale), *([front] if charts.front else []), line, whisker, mark]
-    label = f"{charts.quantity} against {TITLES[kind][0]}"
+    label = f"{_name(charts)} against {TITLES[kind][0]}"
     return {
         "id": kind,
         "title": _capital(label),
@@ -272,17 +272,22 @@ def _ranking(charts: Charts, styles: Mapping[str, MethodStyle], budget: str, num
         opacity=_faded(1.0),
         tooltip=_tooltip(charts),
     )
-    label = f"{charts.quantity}, {budget}"
+    label = f"{_name(charts)} with {budget}"
     return {
         "id": f"ranking-{number}",
         "title": _capital(label),
         "label": f"{label}, candidate by candidate, with 95 % intervals. The table has the same numbers.",
-        "spec": _finish([whisker, mark], alt.Step(20), label),
+        "spec": _finish([whisker, mark], 20 * len(order) + 10, label),
         "budget": budget,
     }
 
 
-def _finish(layers: Sequence[Any], height: int | alt.Step, label: str) -> dict[str, Any]:
+def _name(charts: Charts) -> str:
+    """The measured quantity without its unit."""
+    return charts.quantity.partition(",")[0]
+
+
+def _finish(layers: Sequence[Any], height: int, label: str) -> dict[str, Any]:
     """The specification of layered charts, as wide as its place. Colours of axes are those of the page (CSS)."""
     size = alt.AutoSizeParams(type="fit-x", contains="padding")
     chart = (

@@ -106,7 +106,7 @@
     });
     for (const block of blocks) {
       for (let index = block.first; index < block.first + block.count; index++) {
-        const start = Math.max(0.02, Math.min(0.98 - (sorted.length - 1) * step, block.sum / block.count));
+        const start = Math.max(0.03, Math.min(0.97 - (sorted.length - 1) * step, block.sum / block.count));
         const at = start + index * step;
         const value = low + at * (high - low);
         sorted[index].x = chart.log ? Math.exp(value) : value;
@@ -157,7 +157,10 @@
     showExamples();
   }
   async function drawAll() {
-    if (!data.charts.length) return;
+    if (!data.charts.length) {
+      document.body.dataset.drawn = "yes";
+      return;
+    }
     const most = Math.max(...data.charts.map((chart) => rowsOf(chart, switchedOn(), 500).length));
     const costs = data.charts.filter((chart) => chart.budget === undefined).length;
     byId("charts").classList.toggle("few", most <= 24 && costs === data.charts.length && costs > 1);

@@ -1,0 +1,66 @@
+"""Several results side by side: rows that belong together, differences paired by question, settings that differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.toy import ToyTask, config
+from tokenprune.errors import ConfigError
+from tokenprune.experiment import run_experiment
+from tokenprune.experiment.comparison import compare, differing, markdown, same_questions, short_names, table
+from tokenprune.experiment.folder import read_result
+from tokenprune.experiment.runner import ExperimentResult
+from tokenprune.experiment.stats import clustered
+
+pytestmark = pytest.mark.usefixtures("toy_installed")
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["x/a", "x/b"], ["a", "b"]),
+        (["x/run", "y/run"], ["x/run", "y/run"]),
+        (["x/run", "y/run", "y/other"], ["x/run", "y/run", "y/other"]),
+    ],
+)
+def test_names_are_as_short_as_they_can_be(folders: list[str], names: list[str]) -> None:
+    assert short_names(folders) == names
+
+
+def test_a_folder_that_is_named_twice() -> None:
+    with pytest.raises(ConfigError, match="the folder 'a' is named twice"):
+        short_names(["x/a", "x/../x/a"])
+
+
+def ran(folder: Path, **changes: object) -> ExperimentResult:
+    run_experiment(config(str(folder), **changes))
+    return read_result(folder)
+
+
+def test_rows_of_one_method_stand_together_and_differences_are_paired(tmp_path: Path) -> None:
+    first = ran(tmp_path / "first")
+    second = ran(tmp_path / "second", max_new_tokens=1, methods=["random"])
+    compared = compare([first, second])
+    titles, rows = table(compared)
+    assert titles[:3] == ["results", "method", "budget"]
+    assert titles[-1] == "minus first"
+    both = [row for row in rows if row[1] == "oracle" and row[2] == "keep_count 2"]
+    assert [row[0] for row in both] == ["first", "second"]
+    mine, other = (one.answers.of("oracle", "keep_count 2").by_question() for one in (second, first))
+    gain = clustered([mine[at] - other[at] for at in mine], [first.answers.questions.groups[at] for at in mine])
+    assert [row[-1] for row in both] == ["", f"{100 * gain.mean:+.1f} ± {100 * gain.half:.1f}"]
+    assert differing(compared) == {"max_new_tokens": ["2", "1"]}
+    text = markdown(compared)
+    assert "| max_new_tokens | 2 | 1 |" in text
+    assert "paired by question" in text
+    lone = [row for row in rows if row[1] == "norm-hidden-large"]
+    assert {row[0] for row in lone} == {"first"}
+
+
+def test_other_questions_are_not_paired(tmp_path: Path) -> None:
+    compared = compare([ran(tmp_path / "a"), ran(tmp_path / "b", task=ToyTask(split="train"))])
+    assert not same_questions(*compared)
+    assert "minus a" not in table(compared)[0]
+    assert "| task.split |" in markdown(compared)

@@ -1,0 +1,130 @@
+"""A result read from its folder is the one that the run returned; what is missing or damaged is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.toy import ToyModel, config
+from tokenprune.errors import MissingDataError, OutputError
+from tokenprune.experiment import ExperimentConfig, markdown, run_experiment
+from tokenprune.experiment.batches import Shard
+from tokenprune.experiment.folder import read_result
+from tokenprune.experiment.merge import merge_shards
+from tokenprune.experiment.runner import Part
+
+pytestmark = pytest.mark.usefixtures("toy_installed")
+
+
+def test_it_is_the_result_of_the_run_and_no_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = ["entropyprune", {"name": "random", "seeds": [0, 1]}]
+    result = run_experiment(config(str(tmp_path), methods=methods, calibration=4, timing=1, divergence=True))
+    monkeypatch.setattr(ToyModel, "load", lambda self: pytest.fail("the model was loaded"))
+    assert read_result(tmp_path) == result
+    assert markdown(read_result(str(tmp_path))) == markdown(result)
+
+
+@pytest.mark.parametrize("part", [Part(limit=7), Part(only=("random",)), Part(only=("random",), limit=3)])
+def test_the_last_part_that_ran_is_read(tmp_path: Path, part: Part) -> None:
+    """Also where everything was there already, and nothing ran."""
+    settings = config(str(tmp_path))
+    run_experiment(settings)
+    again = run_experiment(settings, part=part)
+    assert read_result(tmp_path) == again
+    assert run_experiment(settings) == read_result(tmp_path)
+
+
+def test_shards_are_read_one_by_one_and_together(tmp_path: Path) -> None:
+    settings = config(str(tmp_path))
+    shards = [Part(shard=Shard(number, 2)) for number in (1, 2)]
+    results = [run_experiment(settings, part=shard) for shard in shards]
+    for shard, result in zip(shards, results, strict=True):
+        assert shard.shard is not None
+        assert read_result(tmp_path / shard.shard.folder) == result
+    with pytest.raises(OutputError, match="holds shards that have not been put together; run `tokenprune merge`"):
+        read_result(tmp_path)
+    merged = merge_shards(settings)
+    assert read_result(tmp_path) == merged
+
+
+def test_an_unfinished_run_says_how_much_is_there(tmp_path: Path) -> None:
+    result = run_experiment(config(str(tmp_path)))
+    lines = (tmp_path / "samples.jsonl").read_text().splitlines(keepends=True)
+    kept = 2 * len(lines) // 3
+    (tmp_path / "samples.jsonl").write_text("".join(lines[:kept]) + lines[kept][:40])
+    found = read_result(tmp_path)
+    assert found.remarks == (
+        f"**Not finished:** {kept} of {len(lines)} answers (67 %) are there. `tokenprune run` continues.",
+    )
+    assert found.remarks[0] in markdown(found)
+    assert found.skipped == result.skipped
+
+
+def test_label_free_scores_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(str(tmp_path))
+    monkeypatch.setattr(type(settings.task), "label_free", property(lambda self: True))
+    result = run_experiment(settings)
+    monkeypatch.undo()
+    assert result.label_free
+    assert read_result(tmp_path) == result
+
+
+def test_a_folder_of_an_older_version(tmp_path: Path) -> None:
+    result = run_experiment(config(str(tmp_path)))
+    (tmp_path / "run.json").unlink()
+    found = read_result(tmp_path)
+    assert found.answers == result.answers
+    assert [text for text in found.remarks if "older version" not in text] == []
+    lines = (tmp_path / "samples.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "samples.jsonl").write_text("".join(line for line in lines if '"method": "random"' not in line))
+    assert "**Not finished:**" in read_result(tmp_path).remarks[1]
+
+
+def broken(folder: Path, settings: ExperimentConfig, name: str) -> Path:
+    """A folder that cannot be read."""
+    if name == "none":
+        return folder / "none"
+    if name == "file":
+        (folder / "file").write_text("")
+        return folder / "file"
+    results = folder / "results"
+    run_experiment(settings)
+    samples = results / "samples.jsonl"
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    match name:
+        case "other":
+            shutil.rmtree(results)
+            results.mkdir()
+        case "empty":
+            samples.write_text("")
+        case "unpruned":
+            samples.write_text("".join(json.dumps(row) + "\n" for row in rows if row["method"] != "unpruned"))
+        case "damaged":
+            del rows[3]["score"]
+            samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        case "text":
+            rows[3]["score"] = "good"
+            samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return results
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("none", MissingDataError, "none does not exist; name the output folder of a run"),
+        ("file", MissingDataError, "is a file, not a folder of results"),
+        ("other", OutputError, "is no results folder: it has no samples.jsonl"),
+        ("empty", OutputError, "has no answers; run the experiment again"),
+        ("unpruned", OutputError, "has no answers of the unpruned model"),
+        ("damaged", OutputError, "holds a line that is no answer (KeyError: 'score')"),
+        ("text", OutputError, "holds a line that is no answer (TypeError"),
+    ],
+)
+def test_folders_that_cannot_be_read(tmp_path: Path, name: str, error: type[Exception], words: str) -> None:
+    folder = broken(tmp_path, config(str(tmp_path / "results")), name)
+    with pytest.raises(error) as caught:
+        read_result(folder)
+    assert words in str(caught.value)

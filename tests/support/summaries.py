@@ -1,0 +1,65 @@
+"""Rows of a table without an experiment, and the figures that a plot draws of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from tokenprune.experiment.stats import Estimate
+from tokenprune.experiment.summary import SeriesSummary
+
+
+def summary(method: str, budget: str = "keep_count 16", accuracy: float = 0.5, **changes: Any) -> SeriesSummary:
+    """One row; the unpruned model has no budget."""
+    fields: dict[str, Any] = {
+        "accuracy": Estimate(accuracy, 0.02),
+        "kept": accuracy / 0.9,
+        "gain": Estimate(accuracy - 0.9, 0.01),
+        "agreement": Estimate(accuracy, 0.03),
+        "divergence": None,
+        "visual": 16.0,
+        "average": 24.0,
+        "flops_reduction": 0.5,
+        "kv_bytes": 1024.0,
+        "time_ratio": 0.5,
+        "time_spread": (0.4, 0.6),
+        "seeds": 1,
+    }
+    return SeriesSummary(method=method, budget=budget, **fields | changes)
+
+
+def unpruned() -> SeriesSummary:
+    """The row of the unpruned model."""
+    return summary("unpruned", "", 0.9, visual=576.0, average=576.0)
+
+
+def zoo(methods: Iterable[str], budgets: Iterable[int]) -> list[SeriesSummary]:
+    """Methods at budgets: all keep as many tokens, at one of three costs; the first is the best."""
+    rows = [unpruned()]
+    for place, method in enumerate(methods):
+        for tokens in budgets:
+            accuracy = 0.9 - (0.1 + 0.01 * place) * math.exp(-tokens / 100)
+            average = tokens + (place % 3) / 32 * (576 - tokens)
+            rows.append(summary(method, f"keep_count {tokens}", accuracy, visual=float(tokens), average=average))
+    return rows
+
+
+@contextmanager
+def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
+    """The figures that are saved inside the block."""
+    found: list[Figure] = []
+    save: Callable[..., None] = Figure.savefig
+
+    def noted(self: Figure, *args: Any, **options: Any) -> None:
+        if self not in found:
+            found.append(self)
+        save(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Figure, "savefig", noted)
+        yield found
