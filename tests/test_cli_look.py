@@ -87,6 +87,22 @@ def test_a_method_file_and_its_own_budget(
     assert "Of 16 visual tokens mine keeps 3 before layer 1" in capsys.readouterr().out
 
 
+def test_a_method_that_measures_the_model_does_so_on_the_prompt(tmp_path: Path, picture: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "\n".join(
+            [
+                "layers: {name: vtw, start: 1, threshold: 10.0}",
+                "pruner: {name: topk, scorer: random}",
+                "budget: {name: keep_count, tokens: 3}",
+            ]
+        )
+    )
+    prompt = read_prompt([picture], "what?", None, 8, 2)
+    _, look = looks(look_model("toy").load(), look_methods([str(file)], None, {}), prompt)
+    assert look.stages[0].layer in range(1, 4)
+
+
 def test_a_checkpoint_is_asked_the_question_as_it_is() -> None:
     spec = look_model("some/checkpoint")
     assert isinstance(spec, HuggingFace)

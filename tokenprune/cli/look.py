@@ -134,6 +134,8 @@ def read_prompt(paths: Sequence[str], question: str, expected: str | None, frame
 def looks(loaded: LoadedModel, methods: dict[str, Method], prompt: Prompt) -> list[Look]:
     """One look per method, and that of the unpruned model before them.
 
+    Layer selectors that measure the model do so on the prompt itself.
+
     Args:
         loaded: The model.
         methods: The methods by their titles.
@@ -148,7 +150,7 @@ def looks(loaded: LoadedModel, methods: dict[str, Method], prompt: Prompt) -> li
     answer = _answer(loaded, inputs, prompt.max_new_tokens)
     found = []
     for title, method in methods.items():
-        with _named(title), apply(loaded.model, method) as run:
+        with _named(title), apply(loaded.model, method, calibration=[inputs]) as run:
             run.annotate(sample_ids=[0])
             said = _answer(loaded, inputs, prompt.max_new_tokens)
             look = run.look(
