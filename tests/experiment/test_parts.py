@@ -128,7 +128,7 @@ def test_a_plan_writes_nothing(tmp_path: Path) -> None:
     assert {item.batches for item in plan.series} == {3}
     assert {item.forwards for item in plan.series} == {6}
     assert plan.series[1].layers == (2,)
-    assert plan.seconds > plan.timing_seconds > 0
+    assert plan.seconds > plan.timing_seconds + plan.example_seconds > plan.example_seconds > 0
     run_experiment(config(str(tmp_path / "out")), part=Part(limit=10))
     before = contents_of(tmp_path / "out")
     assert {item.batches for item in plan_experiment(config(str(tmp_path / "out"))).series} == {3}  # of five

@@ -105,6 +105,18 @@ def test_a_method_is_switched_off_with_the_keyboard(opened: Opened) -> None:
     assert opened.problems == []
 
 
+def test_the_marks_of_a_method_are_found(opened: Opened) -> None:
+    """While one points at a method, the others fade."""
+    opacity = "[...document.querySelectorAll('#chart-0 .mark-symbol path')].map((mark) => mark.getAttribute('opacity'))"
+    assert len(set(opened.tab.evaluate(opacity))) == 1
+    opened.tab.hover("#methods label:has(input[value=fastv])")
+    opened.tab.wait_for_function(f"new Set({opacity}).size === 2")
+    strongest = max(map(float, opened.tab.evaluate(opacity)))
+    assert [float(value) for value in opened.tab.evaluate(opacity)].count(strongest) == 2  # of two budgets
+    opened.tab.hover("h1")
+    opened.tab.wait_for_function(f"new Set({opacity}).size === 1")
+
+
 def test_numbers_sort_as_numbers_in_both_directions(opened: Opened) -> None:
     heading = opened.tab.locator("#results thead th").nth(3)
     heading.locator("button").click()

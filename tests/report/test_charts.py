@@ -11,7 +11,7 @@ import pytest
 from tests.report.pages import page
 from tokenprune.palette import MARKERS as PALETTE
 from tokenprune.palette import styles
-from tokenprune.report.charts import MARKERS, chart_specs, cost, library, references, rows
+from tokenprune.report.charts import MARKERS, chart_specs, cost, library, references, rows, vega_lite
 from tokenprune.report.page import Charts, Point
 
 
@@ -96,6 +96,11 @@ def test_a_ranking_has_a_chart_per_budget() -> None:
     made = replace(charts(), kinds=("ranking",))
     specs = chart_specs(made, styles(["fastv", "random"]))
     assert [chart["budget"] for chart in specs] == ["keep 64", "keep 8"]
+
+
+@pytest.mark.parametrize(("wanted", "version"), [("v6.4.1", "6.4"), ("v5.20.1", "5.20"), ("v6.9.0", "6.4")])
+def test_the_library_fits_the_specifications(wanted: str, version: str) -> None:
+    assert vega_lite(wanted, ["5.8", "5.20", "6.1", "6.4"]) == version
 
 
 def test_the_library_ends_no_script() -> None:

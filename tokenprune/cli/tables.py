@@ -88,7 +88,8 @@ def print_plan(plan: Plan) -> None:
         )
     console.print(
         f"{plan.questions} questions; the times are those of the first batch ({plan.batch_size} questions), times the"
-        f" batches. Prefill timings: about {duration(plan.timing_seconds)}. In all about {duration(plan.seconds)}."
+        f" batches. Prefill timings: about {duration(plan.timing_seconds)}; the report's examples: about"
+        f" {duration(plan.example_seconds)}. In all about {duration(plan.seconds)}."
         " Nothing was written.",
         highlight=False,
         soft_wrap=True,

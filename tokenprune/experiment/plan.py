@@ -49,6 +49,7 @@ class Plan:
         batch_size: Questions in the batch that was timed.
         series: Every series, the unpruned model first.
         timing_seconds: About how long the prefill timings take.
+        example_seconds: About how long the examples of the report take.
         settings: Name of every method with published settings -> for which model, and where they stand.
         tunes: Series key -> the tune that would first choose its method: its samples, and about how many seconds each
             of its candidates takes at most. They are not in :attr:`seconds`, and its batches count as the unpruned
@@ -59,13 +60,14 @@ class Plan:
     batch_size: int
     series: tuple[PlannedSeries, ...]
     timing_seconds: float
+    example_seconds: float = 0.0
     settings: dict[str, str] = field(default_factory=dict)
     tunes: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
         """About how long everything takes, without loading the model and without tunes."""
-        return sum(item.seconds for item in self.series) + self.timing_seconds
+        return sum(item.seconds for item in self.series) + self.timing_seconds + self.example_seconds
 
 
 def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
@@ -110,7 +112,9 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
             tunes[item.key] = samples, prefill * samples / len(work.batch.samples)
     rounds = config.timing + 1 if config.timing and part.shard is None else 0
     settings = published_settings(series)
-    return Plan(batches.count, len(work.batch.samples), tuple(planned), rounds * prefills, settings, tunes)
+    size = len(work.batch.samples)
+    shown = min(config.examples, batches.count) * prefills / size  # one sample at a time
+    return Plan(batches.count, size, tuple(planned), rounds * prefills, shown, settings, tunes)
 
 
 def _first_batch(batches: Batches, answering: Answering) -> Batch:

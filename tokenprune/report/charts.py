@@ -43,7 +43,19 @@ TITLES: dict[ChartKind, tuple[str, str]] = {
 
 def library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, which sets ``vegaEmbed`` and needs no network."""
-    return _library(".".join(alt.SCHEMA_VERSION.split(".")[:2]))
+    return _library(vega_lite(alt.SCHEMA_VERSION, vl_convert.get_vegalite_versions()))
+
+
+def vega_lite(wanted: str, bundled: Sequence[str]) -> str:
+    """The version of Vega-Lite to inline: that of altair, or the newest with its major number.
+
+    Args:
+        wanted: The version that altair writes specifications for, e.g. ``v6.4.1``.
+        bundled: The versions that vl-convert holds, from the oldest to the newest, e.g. ``6.4``.
+    """
+    major, minor = wanted.removeprefix("v").split(".")[:2]
+    equal = f"{major}.{minor}"
+    return equal if equal in bundled else [item for item in bundled if item.split(".")[0] == major][-1]
 
 
 @cache

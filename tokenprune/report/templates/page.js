@@ -290,7 +290,7 @@
     });
     shown.sort((a, b) => b.differ - a.differ);
     place.replaceChildren(...shown.map(({ example, panels, pruned, differ }, position) => {
-      const element = make("details", { class: "example" });
+      const element = make("details", { class: `example${panels.length <= 8 ? " short" : ""}` });
       const start = place.dataset.open === "all" || position < 2;
       element.open = opened.has(example) ? opened.get(example) : start;
       const expected = example.expected === null ? "" : ` Expected: ${example.expected}.`;
