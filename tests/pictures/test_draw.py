@@ -446,6 +446,13 @@ def test_words_that_matplotlib_would_read_as_formulas_stay_as_they_are(tmp_path:
     assert "my_method$x$" in svg
 
 
+def test_letters_without_a_font_are_one_warning(tmp_path: Path) -> None:
+    letters = "\U00012000\U00012001\U00012002"  # cuneiform
+    with pytest.warns(UserWarning, match="no installed font has 3 of the letters") as caught:
+        draw(pruned((View(0, WHOLE, 4, 4),), (), question=letters, answer=letters), tmp_path / "look.png")
+    assert len(caught) == 1
+
+
 def test_long_answers_are_cut_and_long_words_are_broken() -> None:
     view = (View(0, WHOLE, 4, 4),)
     figure = draw(

@@ -111,10 +111,22 @@ def encoded(figure: Figure, ending: str, *, dpi: int = 200, title: str = "", des
     }
     kept = {name: value for name, value in metadata[ending].items() if value != ""}
     out = io.BytesIO()
-    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # it is drawn as a box
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         figure.savefig(out, dpi=dpi, format=ending[1:], metadata=kept)
+    _warn(caught)
     return out.getvalue()
+
+
+def _warn(caught: list[warnings.WarningMessage]) -> None:
+    """Pass warnings on, with one in place of those about single letters."""
+    letters = {str(item.message) for item in caught if str(item.message).startswith("Glyph ")}
+    for item in caught:
+        if str(item.message) not in letters:
+            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+    if letters:
+        what = f"no installed font has {len(letters)} of the letters, which are drawn as boxes"
+        warnings.warn(f"{what}; install one that has them, e.g. Noto Sans CJK", stacklevel=2)
 
 
 def check_format(path: str | Path) -> str:
