@@ -134,7 +134,8 @@ def read_prompt(paths: Sequence[str], question: str, expected: str | None, frame
 def looks(loaded: LoadedModel, methods: dict[str, Method], prompt: Prompt) -> list[Look]:
     """One look per method, and that of the unpruned model before them.
 
-    Layer selectors that measure the model do so on the prompt itself.
+    Layer selectors that measure the model do so on the prompt itself. One that looks at answers, too, has seen this
+    one: the look says so beside the budget.
 
     Args:
         loaded: The model.
@@ -165,7 +166,8 @@ def looks(loaded: LoadedModel, methods: dict[str, Method], prompt: Prompt) -> li
                 f"method {title!r} with budget '{look.budget}' drops none of the {look.tokens} visual tokens",
                 "ask for fewer: --tokens, --keep, --ratio or --average",
             )
-        found.append(replace(look, method=title))
+        seen = ", layer found on this prompt" if method.layers.runs_the_method else ""
+        found.append(replace(look, method=title, budget=look.budget + seen))
     unpruned = replace(found[0], method=UNPRUNED, stages=(), budget="", answer=answer)
     return [unpruned, *found]
 
