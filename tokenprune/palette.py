@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
-#: Colours that readers with colour-vision deficiencies can tell apart, on white and on dark paper: six of Okabe and Ito,
-#: and two more, which stay apart from these and from each other (tests/test_palette.py simulates it).
+#: Colours that readers with colour-vision deficiencies can tell apart, on white and on dark paper: six of Okabe and
+#: Ito, and two more, which stay apart from these and from each other (tests/test_palette.py simulates it).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6644EE", "#BB3333")
 #: Markers by their names in matplotlib.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

@@ -304,7 +304,7 @@ def test_the_report_says_what_the_lines_say(tmp_path: Path) -> None:
     assert "Noticed on these: unpruned accuracy" in text
     assert "fixed by the config" in text
     names = {path.name for path in write_report(result)}
-    assert {"report.md", "summary.json", "accuracy.png", "accuracy.svg", "accuracy.pdf"} == names
+    assert names == {"report.md", "summary.json", "report.html", "accuracy.png", "accuracy.svg", "accuracy.pdf"}
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
 
 

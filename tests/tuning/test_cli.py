@@ -38,7 +38,7 @@ def test_a_file_is_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     out = " ".join(capsys.readouterr().out.split())
     for words in ("layer_average 0.5", "candidate before layer", "cannot run: oracle", "random", "within the noise"):
         assert words in out
-    for name in ("tuned.yaml", "report.md", "tune.jsonl", "tune.png"):
+    for name in ("tuned.yaml", "report.md", "tune.jsonl", "report.html", "tune.png"):
         assert f"written: {tmp_path / 'out' / name}" in out
     assert tp.load_method(tmp_path / "out" / "tuned.yaml").budget.ratio == 0.5  # type: ignore[attr-defined]
 

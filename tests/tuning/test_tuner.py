@@ -185,6 +185,7 @@ def test_the_files(tmp_path: Path) -> None:
         "report.md",
         "tune.jsonl",
         "run.json",
+        "report.html",
         "tune.png",
         "tune.svg",
         "tune.pdf",
@@ -209,7 +210,7 @@ def test_a_result_is_saved_elsewhere(tmp_path: Path) -> None:
     result = tp.tune(model, samples, BUDGET, ["fastv"])
     assert result.folder is None
     written = result.save(tmp_path / "deep" / "folder")
-    names = {"tuned.yaml", "report.md", "tune.jsonl", "run.json", "tune.png", "tune.svg", "tune.pdf"}
+    names = {"tuned.yaml", "report.md", "tune.jsonl", "run.json", "report.html", "tune.png", "tune.svg", "tune.pdf"}
     assert {path.name for path in written} == names
     assert tp.load_method(written[0]) == result.method
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from transformers.utils import logging
 
 from tokenprune import plugins
-from tokenprune.cli.failures import check_writable, reported
+from tokenprune.cli.failures import check_writable, missing_files_reported, reported
 from tokenprune.cli.methods import method_text
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.report import make_reports
@@ -63,7 +63,7 @@ def main() -> None:
     if "--no-plugins" in sys.argv:
         sys.argv.remove("--no-plugins")
         os.environ["TOKENPRUNE_NO_PLUGINS"] = "1"
-    with reported():
+    with reported(), missing_files_reported():
         app()
 
 
@@ -303,7 +303,7 @@ def profile(
     try:
         from tokenprune.experiment.profile_plot import profile_plot
     except ImportError as error:
-        print(f"no picture was drawn ({error}); pip install 'tokenprune-mllm[plot]'", file=sys.stderr)
+        print(f"no picture was drawn ({error}); pip install 'tokenprune-mllm[report]'", file=sys.stderr)
     else:
         print_written(profile_plot(measured, output.with_suffix(".png")))
 

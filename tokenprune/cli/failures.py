@@ -6,12 +6,14 @@ import errno
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tokenprune.errors import ConfigError, OutputError, TokenPruneError
+from tokenprune.report.extra import NotWrittenWarning
 from tokenprune.version import __version__
 
 
@@ -38,6 +40,25 @@ def reported() -> Iterator[None]:
         _bug()
     except Exception:
         _bug()
+
+
+@contextmanager
+def missing_files_reported() -> Iterator[None]:
+    """What could not be written for lack of packages is one line on stderr, once, without a place in the code."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+            if not issubclass(category, NotWrittenWarning):
+                show(message, category, filename, lineno, *rest)
+            elif str(message) not in said:
+                said.add(str(message))
+                print(" ".join(str(message).split()), file=sys.stderr)
+
+        warnings.simplefilter("always", NotWrittenWarning)
+        warnings.showwarning = say  # type: ignore[assignment]
+        yield
 
 
 def _pipe_is_closed() -> NoReturn:

@@ -15,8 +15,8 @@ from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment import ExperimentResult, write_report
 from tokenprune.experiment.comparison import Compared, compare, table, write_comparison
 from tokenprune.experiment.folder import read_result
+from tokenprune.experiment.numbers import notes
 from tokenprune.experiment.paper_table import Tables, csv_table, latex_table
-from tokenprune.experiment.report import notes
 from tokenprune.experiment.summary import summarise
 from tokenprune.tuning.folder import holds_tune, read_tune
 
@@ -78,7 +78,7 @@ def _tune(folder: Path, output: Path | None) -> None:
 def _single(result: ExperimentResult, output: Path | None) -> list[Path]:
     if output is not None:
         check_writable(output / "report.md")
-    written = write_report(result, output)
+    written = write_report(result, folder=output)
     print_result(result)
     return written
 

@@ -10,9 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tokenprune.experiment import ExperimentResult, report, summarise
+from tokenprune.experiment import ExperimentResult, summarise
+from tokenprune.experiment.gates import gates
+from tokenprune.experiment.numbers import notes
 from tokenprune.experiment.plan import Plan
 from tokenprune.experiment.profiling import ProfiledModel
+from tokenprune.experiment.rows import columns, format_row
 from tokenprune.measure import bench_table
 from tokenprune.selectors.verdict import Candidate, Verdict
 from tokenprune.tuning import TuneResult
@@ -25,12 +28,12 @@ def print_result(result: ExperimentResult) -> None:
     """Print the main table of an experiment, and what to know about it."""
     summaries = summarise(result)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for index, name in enumerate(report.columns(result)):
+    for index, name in enumerate(columns(result)):
         table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
     for item in summaries:
-        table.add_row(*map(escape, report.format_row(item)))
+        table.add_row(*map(escape, format_row(item)))
     Console(width=max(console.width, 190)).print(table)
-    for sentence in [*report.notes(result), *report.gates(result, summaries)]:
+    for sentence in [*notes(result), *gates(result, summaries)]:
         console.print(escape(sentence.replace("**", "")), highlight=False)
 
 

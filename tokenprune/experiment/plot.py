@@ -1,4 +1,4 @@
-"""Pictures of accuracy against cost and against visual tokens kept. Needs matplotlib (the extra ``plot``)."""
+"""Pictures of accuracy against cost and against visual tokens kept. Needs matplotlib (the extra ``report``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A picture of the best candidates with intervals. Needs matplotlib (the extra ``plot``)."""
+"""A picture of the best candidates with intervals. Needs matplotlib (the extra ``report``)."""
 
 from __future__ import annotations
 

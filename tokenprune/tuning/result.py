@@ -9,7 +9,9 @@ from pathlib import Path
 from tokenprune.config import Method
 from tokenprune.errors import ConfigError
 from tokenprune.files.folder import OutputFolder
+from tokenprune.report.extra import write_drawn
 from tokenprune.tuning import table
+from tokenprune.tuning.page import tune_page
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.report import FACTS, ROWS, Facts, file_names, method_file, report, rows
 from tokenprune.tuning.words import sentence
@@ -87,8 +89,8 @@ class TuneResult:
 
         ``tuned.yaml`` is the method of a single budget, in the form of named methods; of several budgets each has its
         ``tuned-BUDGET.yaml``. ``report.md`` holds the tables, ``tune.jsonl`` a line per candidate with its numbers for
-        every sample, ``run.json`` what was tuned, ``tune.png``, ``.svg`` and ``.pdf`` the picture where matplotlib is
-        installed.
+        every sample, ``run.json`` what was tuned. With the extra ``report`` there are also ``report.html``, a page for
+        the browser, and the picture ``tune.png``, ``.svg`` and ``.pdf``.
 
         Args:
             folder: The folder; it is made.
@@ -98,6 +100,9 @@ class TuneResult:
 
         Raises:
             OutputError: The folder cannot be written.
+
+        Warns:
+            NotWrittenWarning: Packages of the extra are missing; the warning names the files that were not written.
         """
         output = OutputFolder(folder)
         with output.locked():
@@ -113,11 +118,18 @@ class TuneResult:
         written.append(output.write("report.md", report(self.rankings, self.facts, self.skipped)))
         written.append(output.write_lines(ROWS, rows(self.rankings)))
         written.append(output.write_json(FACTS, {"facts": asdict(self.facts), "skipped": dict(self.skipped)}))
-        try:
+
+        def page(path: Path) -> None:
+            from tokenprune.report.html import render
+
+            output.write(path.name, render(tune_page(self.rankings, self.facts, self.skipped, output.folder)))
+
+        def plot(path: Path) -> list[Path]:
             from tokenprune.tuning.plot import tune_plot
-        except ImportError:
-            return written  # matplotlib is optional: pip install 'tokenprune-mllm[plot]'
-        return [*written, *tune_plot(self.rankings, self.facts.goal, output.folder / "tune.png")]
+
+            return tune_plot(self.rankings, self.facts.goal, path)
+
+        return written + write_drawn({output.folder / "report.html": page, output.folder / "tune.png": plot})
 
     def __str__(self) -> str:
         parts = []

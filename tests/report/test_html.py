@@ -1,0 +1,176 @@
+"""What the page's text holds: everything inside, nothing trusted, and not too large."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from base64 import b64decode
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.report.pages import EVIL, WHOLE, look, page, panel, picture
+from tokenprune.errors import ConfigError
+from tokenprune.report.compare import side_by_side
+from tokenprune.report.examples import example_data, packed
+from tokenprune.report.html import inline, render
+from tokenprune.report.page import Example, Page
+
+MOST_BYTES = 5_000_000
+
+
+class Tags(HTMLParser):
+    """All tags of a page with their attributes, and the text of its data."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.data = ""
+        self._in_data = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._in_data = ("id", "data") in attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_data = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_data:
+            self.data += data
+
+
+def test_nothing_is_loaded_from_elsewhere() -> None:
+    links = [
+        value
+        for _, attributes in Tags(render(page())).tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "action", "data") and value
+    ]
+    assert links
+    assert all(link.startswith(("#", "data:")) for link in links)
+
+
+def test_a_name_cannot_end_a_script() -> None:
+    """The page has as many scripts as without the name, and its data read back."""
+    html = render(page())
+    assert EVIL not in html
+    scripts = [tag for tag, _ in Tags(html).tags].count("script")
+    assert scripts == 3  # data, library, page
+    data = json.loads(Tags(html).data)
+    assert EVIL in {point["method"] for point in data["points"]}
+    assert html.count("alert(1)") > 3
+
+
+def test_unknown_numbers_are_no_numbers_in_the_data() -> None:
+    made = page(shown=())
+    assert made.charts is not None
+    points = tuple(replace(point, flops_reduction=math.nan) for point in made.charts.points)
+    html = render(replace(made, charts=replace(made.charts, points=points)))
+    data = json.loads(Tags(html).data, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert [chart["id"] for chart in data["charts"]] == ["visual", "average"]  # FLOPs are unknown: no such chart
+
+
+def test_words_in_backticks_and_stars() -> None:
+    assert str(inline("a `<b>` and **c**")) == "a <code>&lt;b&gt;</code> and <strong>c</strong>"
+    assert str(inline("<i>`")) == "&lt;i&gt;`"
+
+
+@pytest.mark.parametrize(("values", "bits"), [([0, 1, 1], 1), ([0, 3, 2, 1, 3], 2), ([9, 0, 15], 4), ([200, 7], 8)])
+def test_masks_are_packed(values: list[int], bits: int) -> None:
+    text, used = packed(np.array(values, dtype=np.uint8))
+    assert used == bits
+    word = "".join(f"{byte:08b}" for byte in b64decode(text))
+    assert [int(word[at * bits : (at + 1) * bits], 2) for at in range(len(values))] == values
+    assert len(b64decode(text)) == math.ceil(len(values) * bits / 8)
+
+
+def test_no_tokens_are_an_empty_mask() -> None:
+    assert packed(np.zeros(0, dtype=np.uint8)) == ("", 1)
+
+
+def test_pictures_and_masks_stand_once() -> None:
+    kept = [[0, 1, 2, 3]]
+    panels = tuple(panel(f"m{number}", f"b{budget}", kept) for number in range(5) for budget in range(3))
+    (data,) = example_data([Example("one", "What?", None, (picture(),), panels)])
+    assert len(data["pictures"]) == len(data["masks"]) == len(data["layouts"]) == 1
+    assert len(data["panels"]) == 15
+    assert data["panels"][0]["kept"] == [4]
+    assert data["panels"][0]["tokens"] == 16
+
+
+def zoo(views: int = 1) -> Page:
+    """A page of 23 methods, 7 budgets and ten examples with 576 patches per view and random masks."""
+    rng = np.random.default_rng(0)
+    grid = tuple(replace(WHOLE, rows=24, columns=24, picture=number) for number in range(views))
+    methods, budgets = (
+        [f"method-{number}" for number in range(23)],
+        [f"keep_ratio 0.{number}" for number in range(1, 8)],
+    )
+    noise = picture().data + rng.bytes(25_000)  # as large as a photograph of 336 pixels
+    pictures = tuple(replace(picture(), data=noise) for _ in range(views))
+    examples = []
+    for number in range(10):
+        panels = [
+            replace(panel(method, budget, []), look=look(method, grid, [rng.permutation(576 * views)[:100].tolist()]))
+            for method in methods
+            for budget in budgets
+        ]
+        examples.append(Example(f"example {number}", "What is this?", "yes", pictures, tuple(panels)))
+    return page(methods, budgets, tuple(examples))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("views", [1, 5], ids=["an image", "an overview and tiles"])
+def test_the_page_of_a_zoo_stays_small(views: int) -> None:
+    assert len(render(zoo(views)).encode()) < MOST_BYTES
+
+
+def test_results_side_by_side() -> None:
+    one, two = page(["fastv", "random"], shown=()), page(["fastv"], ["keep 8"], shown=())
+    two = replace(
+        two,
+        table=replace(
+            two.table,
+            columns=two.table.columns[:3],
+            rows=tuple(replace(row, cells=row.cells[:3]) for row in two.table.rows),
+        ),
+    )
+    both = side_by_side({"first": one, "second": two})
+    assert [column.title for column in both.table.columns] == [
+        "method",
+        "results",
+        "budget",
+        "accuracy %",
+        "visual tokens",
+    ]
+    assert len(both.table.rows) == len(one.table.rows) + len(two.table.rows)
+    assert [cell.text for cell in both.table.rows[-1].cells] == ["fastv", "second", "keep 8", "90.0 ± 5.0", ""]
+    assert both.charts is not None
+    assert {point.method for point in both.charts.points} == {"first: fastv", "first: random", "second: fastv"}
+    assert "second: fastv" in render(both)
+    with pytest.raises(ConfigError, match="there are no results to compare"):
+        side_by_side({})
+    assert two.charts is not None
+    other = replace(two, charts=replace(two.charts, quantity="agreement, %"))
+    with pytest.raises(ConfigError, match="measure different things: accuracy, %, agreement, %"):
+        side_by_side({"first": one, "second": other})
+
+
+def test_every_heading_says_what_it_is() -> None:
+    """Column and row headings have a scope, tables a caption, regions a name."""
+    tags: list[tuple[str, Any]] = Tags(render(page())).tags
+    assert all(attributes.get("scope") in ("col", "row") for tag, attributes in tags if tag == "th")
+    tables = [attributes["id"] for tag, attributes in tags if tag == "table"]
+    captions = [attributes["id"] for tag, attributes in tags if tag == "caption"]
+    assert captions == [f"{name}-caption" for name in tables]
+    ids = [attributes["id"] for _, attributes in tags if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    named = [attributes["aria-labelledby"] for _, attributes in tags if "aria-labelledby" in attributes]
+    assert set(named) <= set(ids)
+    assert re.search(r'<html lang="en">', render(page(shown=())))

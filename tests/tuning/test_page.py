@@ -1,0 +1,70 @@
+"""The page of a tune: all candidates in the table, the best in the charts, and the sentence of the ranking."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.tuning.planted import BUDGET, Place, method, planted
+from tokenprune import tune
+from tokenprune.report.html import render
+from tokenprune.tuning.page import SHOWN, tune_page
+from tokenprune.tuning.result import TuneResult
+
+
+@pytest.fixture(scope="module")
+def result() -> TuneResult:
+    model, samples = planted(16)
+    candidates = [method(Place(keep="matter"), "planted"), method(Place(), "opposite"), "visionzip"]
+    budgets = [BUDGET, {"name": "layer_average", "tokens": 6}]
+    one, other = (tune(model, samples, budget, [*candidates, "oracle"]) for budget in budgets)
+    return replace(one, rankings=(*one.rankings, *other.rankings))
+
+
+def test_every_candidate_is_in_the_table(result: TuneResult) -> None:
+    page = tune_page(result.rankings, result.facts, {})
+    rows = [row for ranking in result.rankings for row in ranking.ranked]
+    assert [(row.method, row.budget) for row in page.table.rows] == [(row.name, row.budget) for row in rows]
+    loss = [column.title for column in page.table.columns].index("loss")
+    assert [row.cells[loss].value for row in page.table.rows] == [row.loss.mean for row in rows]
+    assert all(len(row.cells) == len(page.table.columns) for row in page.table.rows)
+    refused = next(table for table in page.tables if table.title == "Candidates that cannot run")
+    assert {row.cells[0].text for row in refused.rows} == {"oracle: layer 1"}
+
+
+def test_the_finding_is_the_sentence_of_the_ranking(result: TuneResult) -> None:
+    page = tune_page(result.rankings, result.facts, {})
+    assert page.finding.tone == "better"
+    assert page.finding.text.startswith("`layer_average 0.5`: The best is `planted` (agreement 100.0 %")
+    assert page.finding.text.endswith("Random is beaten beyond the noise with 2 of 2 budgets.")
+    alone = tune_page(result.rankings[:1], result.facts, {})
+    assert alone.finding.text == f"The best is `planted`{result.sentence.splitlines()[0].partition('planted')[2]}"
+
+
+def test_nothing_that_beats_random_is_no_success() -> None:
+    model, samples = planted(16)
+    found = tune(
+        model, samples, BUDGET, [method({"name": "random", "seed": seed}, f"chance {seed}") for seed in (1, 2)]
+    )
+    finding = tune_page(found.rankings, found.facts, {}).finding
+    assert finding.tone in ("worse", "open")
+    assert finding.text.startswith("Nothing beats random at equal cost: ")
+
+
+def test_charts_show_the_best_and_random(result: TuneResult) -> None:
+    charts = tune_page(result.rankings, result.facts, {}).charts
+    assert charts is not None
+    for ranking in result.rankings:
+        names = [point.method for point in charts.points if point.budget == ranking.budget]
+        assert names[0] == ranking.best.name
+        assert len(names) <= SHOWN + 1
+        assert ranking.random is None or ranking.random.name in names
+    assert {point.method for point in charts.front} <= {row.name for row in result.front}
+    assert all(point.low <= point.mean <= point.high for point in charts.points)
+
+
+def test_it_is_drawn_with_samples_that_could_not_be_used(result: TuneResult) -> None:
+    html = render(tune_page(result.rankings, result.facts, {"s<1>": "its picture is broken"}))
+    assert "The sample <code>s&lt;1&gt;</code> could not be used: its picture is broken." in html
+    assert html.count('class="chart"') == 3  # a ranking per budget, and loss against cost

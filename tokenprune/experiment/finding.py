@@ -1,0 +1,161 @@
+"""The one finding of an experiment that stands out, and what it may and may not claim."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tokenprune.experiment.numbers import Numbers, minus, same_cost
+from tokenprune.experiment.stats import Estimate
+from tokenprune.experiment.summary import SeriesSummary, by_budget, is_random
+from tokenprune.report.page import Finding
+
+#: The upper bound: it reads the task's annotation, so it is no method.
+ORACLE = "oracle"
+
+
+@dataclass(frozen=True)
+class Duel:
+    """The best method of a budget against the best random choice that costs as much, or more where none costs as much.
+
+    Attributes:
+        best: The best method that has such a random choice.
+        rival: The best of its random choices.
+        gain: The method minus the random choice, paired by question.
+        methods: How many methods the best one was chosen from.
+    """
+
+    best: SeriesSummary
+    rival: SeriesSummary
+    gain: Estimate
+    methods: int
+
+    @property
+    def won(self) -> bool:
+        """Whether the method is better beyond the interval."""
+        return self.gain.mean - self.gain.half > 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether random is better beyond the interval, at the same cost. A dearer one proves nothing by winning."""
+        return self.gain.mean + self.gain.half < 0 and self.equal
+
+    @property
+    def equal(self) -> bool:
+        """Whether both cost the same."""
+        return same_cost(self.best.average, self.rival.average)
+
+
+def find(numbers: Numbers) -> Finding:
+    """The finding.
+
+    Of each budget, the method with the highest score is compared with the best random choice of its cost. What
+    stands out is the budget at which random is beaten most surely; else one at which random wins; else that nothing
+    can be told apart.
+    """
+    duels = list(_duels(numbers))
+    if not duels:
+        return _against_unpruned(numbers)
+    won, lost = [duel for duel in duels if duel.won], [duel for duel in duels if duel.lost]
+    if won:
+        top = max(won, key=lambda duel: duel.gain.mean - duel.gain.half)
+        text = f"{_sentence(top, numbers)} {_beyond(won, duels, 'beats random')}"
+        if lost:
+            text += f" Random wins with {', '.join(f'`{duel.best.budget}`' for duel in lost)}."
+        return Finding(text + _luck(top), "better")
+    if lost:
+        top = min(lost, key=lambda duel: duel.gain.mean + duel.gain.half)
+        return Finding(f"{_sentence(top, numbers)} {_beyond(lost, duels, 'loses to random')}", "worse")
+    top = max(duels, key=lambda duel: duel.gain.mean)
+    return Finding(f"{_sentence(top, numbers)} {_too_small(top.gain, numbers)}", "open")
+
+
+def _duels(numbers: Numbers) -> list[Duel]:
+    found = []
+    for methods in by_budget(numbers.summaries).values():
+        chance = [item for item in methods.values() if is_random(item.method)]
+        pairs = [
+            (item, _rivals(item, chance))
+            for item in methods.values()
+            if not is_random(item.method) and item.method != ORACLE
+        ]
+        pairs = [(item, rivals) for item, rivals in pairs if rivals]
+        if pairs:
+            best, rivals = max(pairs, key=lambda pair: pair[0].accuracy.mean)
+            rival = max(rivals, key=lambda item: item.accuracy.mean)
+            found.append(Duel(best, rival, minus(numbers.result.answers, best, rival), len(pairs)))
+    return found
+
+
+def _rivals(item: SeriesSummary, chance: list[SeriesSummary]) -> list[SeriesSummary]:
+    """The random choices of the same cost; without one those that cost more, which are harder to beat."""
+    equal = [rival for rival in chance if same_cost(item.average, rival.average)]
+    return equal or [rival for rival in chance if rival.average > item.average]
+
+
+def _sentence(duel: Duel, numbers: Numbers) -> str:
+    best, rival = duel.best, duel.rival
+    right = _score(numbers)
+    points = abs(100 * duel.gain.mean)
+    more = "more" if duel.gain.mean >= 0 else "less"
+    cost = f" of the same cost ({rival.accuracy} %)"
+    if not duel.equal:
+        cost = f", which costs more ({rival.accuracy} %; layer averages {best.average:.0f} : {rival.average:.0f})"
+    return (
+        f"With `{best.budget}`, `{best.method}` {right} {best.accuracy} % at {_tokens(best)}: {points:.1f} ±"
+        f" {_half(duel.gain)} points {more} than `{rival.method}`, the best random choice{cost}."
+    )
+
+
+def _score(numbers: Numbers) -> str:
+    return "agrees with the unpruned model on" if numbers.result.label_free else "scores"
+
+
+def _tokens(item: SeriesSummary) -> str:
+    return f"{item.visual:.0f} visual tokens"
+
+
+def _half(estimate: Estimate) -> str:
+    return "?" if math.isinf(estimate.half) else f"{100 * estimate.half:.1f}"
+
+
+def _beyond(some: list[Duel], duels: list[Duel], what: str) -> str:
+    if len(duels) == 1:
+        return "The difference is beyond its 95 % interval."
+    return f"The best method {what} beyond the 95 % interval with {len(some)} of {len(duels)} budgets."
+
+
+def _luck(duel: Duel) -> str:
+    if duel.methods < 3:
+        return ""
+    return f" It is the best of {duel.methods} methods on these questions, so a part of its lead may be luck."
+
+
+def _too_small(gain: Estimate, numbers: Numbers) -> str:
+    questions = numbers.result.answers.questions
+    count, pictures = len(questions.groups), len(set(questions.groups.values()))
+    if math.isinf(gain.half):
+        return f"All {count} questions are about one picture, so there is no interval: nothing follows for others."
+    return (
+        f"That is within the 95 % interval: {count} questions on {pictures} pictures cannot tell differences below"
+        f" about {100 * gain.half:.0f} points, so nobody knows from this run whether the method is better than chance."
+    )
+
+
+def _against_unpruned(numbers: Numbers) -> Finding:
+    """Where nothing can be compared with random: how much of the unpruned model's score is left."""
+    methods = [item for item in numbers.summaries if item.budget and not is_random(item.method)]
+    methods = [item for item in methods if item.method != ORACLE]
+    chance = any(is_random(item.method) for item in numbers.summaries)
+    why = (
+        "No random choice in this run costs the same as a method"
+        if chance
+        else "No random choice of tokens ran, so nothing is compared with chance"
+    )
+    if not methods:
+        return Finding(f"{why}: only the unpruned model and what methods are compared with have answers.")
+    best = max(methods, key=lambda item: item.accuracy.mean)
+    return Finding(
+        f"`{best.method}` with `{best.budget}` {_score(numbers)} {best.accuracy} % at {_tokens(best)},"
+        f" {100 * best.gain.mean:+.1f} ± {_half(best.gain)} points from the unpruned model. {why}."
+    )

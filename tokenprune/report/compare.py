@@ -1,0 +1,87 @@
+"""Several reports side by side on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tokenprune.errors import ConfigError
+from tokenprune.report.page import Cell, Charts, Column, Document, Finding, Page, Row, Table
+
+
+def side_by_side(pages: Mapping[str, Page]) -> Page:
+    """One page of several: tables with a column that says which results a row is from, charts with all methods.
+
+    A method is called ``RESULTS: method``. Examples are left out: those of different results show different questions.
+
+    Args:
+        pages: Name of the results -> their page.
+
+    Raises:
+        ConfigError: There are no pages, or their charts show different quantities.
+    """
+    if not pages:
+        raise ConfigError("there are no results to compare", "name at least one folder")
+    quantities = {page.charts.quantity for page in pages.values() if page.charts}
+    if len(quantities) > 1:
+        raise ConfigError(
+            f"the results measure different things: {', '.join(sorted(quantities))}", "compare equal ones"
+        )
+    names = list(pages)
+    return Page(
+        title=f"Results side by side: {', '.join(names)}",
+        ran=tuple(f"`{name}`: {page.ran[0]}" for name, page in pages.items() if page.ran),
+        finding=_finding(pages),
+        table=_joined({name: page.table for name, page in pages.items()}),
+        notes=tuple(f"`{name}`: {note}" for name, page in pages.items() for note in page.notes),
+        charts=_charts(pages),
+        tables=tuple(
+            replace(table, title=f"{name}: {table.title}") for name, page in pages.items() for table in page.tables
+        ),
+        documents=tuple(
+            Document(f"{name}: {item.title}", item.text) for name, page in pages.items() for item in page.documents
+        ),
+        versions=tuple((f"{name}: {what}", version) for name, page in pages.items() for what, version in page.versions),
+        repeat=tuple(dict.fromkeys(line for page in pages.values() for line in page.repeat)),
+    )
+
+
+def _finding(pages: Mapping[str, Page]) -> Finding:
+    """The findings of all; the tone is theirs if they agree."""
+    tones = {page.finding.tone for page in pages.values()}
+    text = " ".join(f"`{name}`: {page.finding.text}" for name, page in pages.items())
+    return Finding(text, tones.pop() if len(tones) == 1 else "open")
+
+
+def _joined(tables: Mapping[str, Table]) -> Table:
+    """The rows of all tables; a column that a table lacks is empty in its rows."""
+    first = next(iter(tables.values()))
+    columns = list(dict.fromkeys(column for table in tables.values() for column in table.columns))
+    rows = []
+    for name, table in tables.items():
+        for row in table.rows:
+            cells = dict(zip(table.columns, row.cells, strict=True))
+            shown = tuple(cells.get(column, Cell("", float("nan"))) for column in columns)
+            method = f"{name}: {row.method}" if row.method else ""
+            rows.append(Row((shown[0], Cell(name), *shown[1:]), method, row.budget))
+    notes = [f"`{name}`: {table.note}" for name, table in tables.items() if table.note]
+    return Table(first.title, (columns[0], Column("results"), *columns[1:]), tuple(rows), " ".join(notes))
+
+
+def _charts(pages: Mapping[str, Page]) -> Charts | None:
+    charts = {name: page.charts for name, page in pages.items() if page.charts is not None}
+    if not charts:
+        return None
+    return replace(
+        next(iter(charts.values())),
+        points=tuple(
+            replace(point, method=f"{name}: {point.method}") for name, one in charts.items() for point in one.points
+        ),
+        references=tuple(
+            replace(band, method=f"{name}: {band.method}") for name, one in charts.items() for band in one.references
+        ),
+        front=tuple(
+            replace(point, method=f"{name}: {point.method}") for name, one in charts.items() for point in one.front
+        ),
+        log=any(one.log for one in charts.values()),
+    )

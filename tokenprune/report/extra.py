@@ -1,0 +1,44 @@
+"""Files that need the extra ``report``: written where its packages are installed, and never left out silently."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+
+class NotWrittenWarning(UserWarning):
+    """Files of a report were not written, because packages are missing. The command line prints it as one line."""
+
+
+def write_drawn(writers: Mapping[Path, Callable[[Path], Sequence[Path] | None]]) -> list[Path]:
+    """Write files that need optional packages.
+
+    Args:
+        writers: File -> the function that writes it. It imports what it needs, and returns its files if there are
+            several.
+
+    Returns:
+        The files that were written.
+
+    Warns:
+        NotWrittenWarning: A package could not be imported.
+    """
+    written: list[Path] = []
+    missing: dict[str, str] = {}
+    for path, write in writers.items():
+        try:
+            files = write(path)
+        except ImportError as error:
+            missing[path.name] = str(error)
+        else:
+            written += files or [path]
+    if missing:
+        names, reasons = " and ".join(missing), "; ".join(dict.fromkeys(missing.values()))
+        warnings.warn(
+            f"not written: {names} ({reasons}); to get them, pip install 'tokenprune-mllm[report]' and run the same"
+            " command again",
+            NotWrittenWarning,
+            stacklevel=3,
+        )
+    return written
