@@ -1,4 +1,6 @@
-"""What all plots share: their look, the three files of each, and where names go. Needs matplotlib (the extra ``plot``).
+"""What all plots share: their look, the three files of each, and where names go.
+
+It needs matplotlib (the extra ``report``).
 
 PNG is for screens, SVG for pages, PDF for papers. SVG holds its text as text, PDF embeds TrueType fonts. The same
 figure always gives the same bytes.

@@ -29,7 +29,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_the_reports_are_made_again(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ("report.md", "summary.json", "accuracy.png", "accuracy.svg", "accuracy.pdf")
+    names = ("report.md", "summary.json", "report.html", "accuracy.png", "accuracy.svg", "accuracy.pdf")
     before = {name: (finished / name).read_bytes() for name in names}
     for name in names:
         (finished / name).unlink()
@@ -74,7 +74,7 @@ def test_several_folders_are_compared(
     out = " ".join(capsys.readouterr().out.split())
     assert f"other: Not finished: {len(lines) // 2} of {len(lines)} answers" in out
     names = {path.name for path in (tmp_path / "report").iterdir()} - {".lock"}
-    assert {"report.md", "accuracy.png", "accuracy.svg", "accuracy.pdf"} <= names
+    assert {"report.md", "report.html", "accuracy.png", "accuracy.svg", "accuracy.pdf"} == names
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| results | random | keep_ratio 0.5 |" in text
     assert "| other | random | keep_ratio 0.5 |" in text or "| other | unpruned |" in text

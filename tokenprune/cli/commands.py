@@ -306,7 +306,7 @@ def profile(
     try:
         from tokenprune.experiment.profile_plot import profile_plot
     except ImportError as error:
-        print(f"no picture was drawn ({error}); pip install 'tokenprune-mllm[plot]'", file=sys.stderr)
+        print(f"no picture was drawn ({error}); pip install 'tokenprune-mllm[report]'", file=sys.stderr)
     else:
         print_written(profile_plot(measured, output.with_suffix(".png")))
 

@@ -78,7 +78,7 @@ def _tune(folder: Path, output: Path | None) -> None:
 def _single(result: ExperimentResult, output: Path | None) -> list[Path]:
     if output is not None:
         check_writable(output / "report.md")
-    written = write_report(result, output)
+    written = write_report(result, folder=output)
     print_result(result)
     return written
 

@@ -13,11 +13,14 @@ import yaml
 from tokenprune.errors import ConfigError
 from tokenprune.experiment.answers import difference
 from tokenprune.experiment.numbers import notes
+from tokenprune.experiment.page import experiment_page
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.rows import columns, format_row
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary, summarise
 from tokenprune.files.folder import OutputFolder
+from tokenprune.report.compare import side_by_side
+from tokenprune.report.extra import write_drawn
 
 #: Settings that say what ran in a folder, not under which conditions.
 NOT_COMPARED = ("requires", "methods", "budgets", "output", "oracle", "strict")
@@ -146,24 +149,34 @@ def differing(compared: Sequence[Compared]) -> dict[str, list[str]]:
 
 
 def write_comparison(compared: Sequence[Compared], folder: str | Path) -> list[Path]:
-    """Write ``report.md`` and, where matplotlib is installed, ``accuracy.png``, ``.svg`` and ``.pdf``.
+    """Write ``report.md`` and, with the extra ``report``, ``report.html`` and ``accuracy.png``, ``.svg`` and ``.pdf``.
 
     Returns:
         The paths of the files.
 
     Raises:
         OutputError: The folder cannot be written.
+
+    Warns:
+        NotWrittenWarning: Packages of the extra are missing; the warning names the files that were not written.
     """
     output = OutputFolder(folder)
+    joined = side_by_side({item.name: experiment_page(item.result) for item in compared})
+
+    def page(path: Path) -> None:
+        from tokenprune.report.html import render
+
+        output.write(path.name, render(joined))
+
+    def plot(path: Path) -> list[Path]:
+        from tokenprune.experiment.plot import comparison_plot
+
+        quality = "agreement" if all(item.result.label_free for item in compared) else "accuracy"
+        return comparison_plot({item.name: item.summaries for item in compared}, path, quality)
+
     with output.locked():
         written = [output.write("report.md", markdown(compared))]
-        try:
-            from tokenprune.experiment.plot import comparison_plot
-        except ImportError:
-            return written  # matplotlib is optional
-        quality = "agreement" if all(item.result.label_free for item in compared) else "accuracy"
-        results = {item.name: item.summaries for item in compared}
-        return [*written, *comparison_plot(results, output.folder / "accuracy.png", quality)]
+        return written + write_drawn({output.folder / "report.html": page, output.folder / "accuracy.png": plot})
 
 
 def _settings(results: Results) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Pictures of accuracy against cost and against visual tokens kept. Needs matplotlib (the extra ``plot``)."""
+"""Pictures of accuracy against cost and against visual tokens kept. Needs matplotlib (the extra ``report``)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from tokenprune.experiment.config import UNPRUNED
-from tokenprune.experiment.method_name import is_random
-from tokenprune.experiment.summary import SeriesSummary, by_budget
+from tokenprune.experiment.summary import SeriesSummary, by_budget, is_random
 from tokenprune.palette import GREY, MethodStyle, styles
 from tokenprune.plotting import LineEnd, look, marker_size, name_lines, save, side_by_side
 

@@ -1,4 +1,4 @@
-"""A picture of a model's entropy curve and of the layers chosen by it. Needs matplotlib (the extra ``plot``)."""
+"""A picture of a model's entropy curve and of the layers chosen by it. Needs matplotlib (the extra ``report``)."""
 
 from __future__ import annotations
 

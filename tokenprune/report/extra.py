@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -11,12 +11,12 @@ class NotWrittenWarning(UserWarning):
     """Files of a report were not written, because packages are missing. The command line prints it as one line."""
 
 
-def write_drawn(writers: Mapping[Path, Callable[[Path], list[Path]]]) -> list[Path]:
+def write_drawn(writers: Mapping[Path, Callable[[Path], Sequence[Path] | None]]) -> list[Path]:
     """Write files that need optional packages.
 
     Args:
-        writers: File -> the function that writes it, and others like it, and returns their paths. It imports what it
-            needs.
+        writers: File -> the function that writes it. It imports what it needs, and returns its files if there are
+            several.
 
     Returns:
         The files that were written.
@@ -28,9 +28,11 @@ def write_drawn(writers: Mapping[Path, Callable[[Path], list[Path]]]) -> list[Pa
     missing: dict[str, str] = {}
     for path, write in writers.items():
         try:
-            written += write(path)
+            files = write(path)
         except ImportError as error:
             missing[path.name] = str(error)
+        else:
+            written += files or [path]
     if missing:
         names, reasons = " and ".join(missing), "; ".join(dict.fromkeys(missing.values()))
         warnings.warn(
