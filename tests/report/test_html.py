@@ -15,6 +15,7 @@ import pytest
 
 from tests.report.pages import EVIL, WHOLE, look, page, panel, picture
 from tokenprune.errors import ConfigError
+from tokenprune.palette import GREY
 from tokenprune.report.compare import side_by_side
 from tokenprune.report.examples import example_data, packed
 from tokenprune.report.html import inline, render
@@ -153,7 +154,11 @@ def test_results_side_by_side() -> None:
     assert [cell.text for cell in both.table.rows[-1].cells] == ["fastv", "second", "keep 8", "90.0 ± 5.0", ""]
     assert both.charts is not None
     assert {point.method for point in both.charts.points} == {"first: fastv", "first: random", "second: fastv"}
-    assert "second: fastv" in render(both)
+    assert set(both.greys) == {"first: unpruned", "first: random", "second: unpruned"}
+    data = json.loads(Tags(render(both)).data)
+    colours = data["charts"][0]["spec"]["layer"][-1]["encoding"]["color"]["scale"]
+    colour = dict(zip(colours["domain"], colours["range"], strict=True))
+    assert {name for name, value in colour.items() if value == GREY} == set(both.greys)
     with pytest.raises(ConfigError, match="there are no results to compare"):
         side_by_side({})
     assert two.charts is not None

@@ -55,6 +55,9 @@ def test_nothing_that_beats_random_is_no_success() -> None:
 def test_charts_show_the_best_and_random(result: TuneResult) -> None:
     charts = tune_page(result.rankings, result.facts, {}).charts
     assert charts is not None
+    random = {row.name for ranking in result.rankings for row in ranking.ranked if row.random}
+    assert random
+    assert set(tune_page(result.rankings, result.facts, {}).greys) == random
     for ranking in result.rankings:
         names = [point.method for point in charts.points if point.budget == ranking.budget]
         assert names[0] == ranking.best.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -35,6 +36,7 @@ def render(page: Page) -> str:
         shown.update(point.method for point in page.charts.points)
         shown.update(band.method for band in page.charts.references)
     drawn = styles([*shown, *(row.method for row in page.table.rows if row.method)])
+    drawn |= {name: replace(drawn[name], colour=GREY) for name in page.greys if name in drawn}
     examples = example_data(page.examples)
     budgets = list(dict.fromkeys(panel.budget for item in page.examples for panel in item.panels if panel.budget))
     data: dict[str, Any] = {

@@ -238,6 +238,7 @@ class Page:
         documents: The config and what else led to the results.
         versions: Name and version of everything that ran it.
         repeat: The commands that repeat it.
+        greys: Methods that others are compared with, drawn in grey whatever their names are.
     """
 
     title: str
@@ -251,3 +252,4 @@ class Page:
     documents: tuple[Document, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
     repeat: tuple[str, ...] = ()
+    greys: tuple[str, ...] = ()

@@ -62,6 +62,7 @@ def tune_page(
         tables=(_front(rankings, facts.goal), *_refused(rankings)),
         documents=(Document("Configuration (config.yaml)", config),) if config else (),
         versions=(("tokenprune", __version__),),
+        greys=tuple(dict.fromkeys(row.name for ranking in rankings for row in ranking.ranked if row.random)),
         repeat=("tokenprune tune config.yaml --output repeated",) if config else (),
     )
 
