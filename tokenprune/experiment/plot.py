@@ -18,7 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from tokenprune.experiment.config import UNPRUNED
-from tokenprune.experiment.summary import SeriesSummary, by_budget, is_random
+from tokenprune.experiment.method_name import is_random
+from tokenprune.experiment.summary import SeriesSummary, by_budget
 from tokenprune.palette import GREY, MethodStyle, styles
 from tokenprune.plotting import LineEnd, look, marker_size, name_lines, save, side_by_side
 
