@@ -66,8 +66,8 @@ def main(folder: Path, names: list[str]) -> None:
     for name in names:
         spec, task, methods, budget = PICTURES[name]
         shown = looks(spec.load(), task, task.samples()[0], methods, budget)
-        for ending in (".png", ".svg", ".pdf"):
-            tp.draw(shown, folder / f"{name}{ending}")
+        wide = len(shown[0].pictures) == 1  # the frames of a clip fill the width alone
+        tp.draw(shown, folder / f"{name}.png", width=11 if wide else 8, columns=len(shown) if wide else 1, dpi=120)
         for look in shown:
             print(f"{name}: {look.method}: {look.kept.sum()} of {look.tokens} visual tokens, {look.answer!r}")
 
