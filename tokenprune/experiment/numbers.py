@@ -106,12 +106,22 @@ class Numbers:
         return cls(result, summaries, sentences, gains_over_random(answers, summaries), types, per_type)
 
     @property
-    def layers(self) -> dict[str, list[int]]:
-        """Why layers were chosen -> the layers."""
-        return {
-            f"{key}: {choice['reason']}" if "pruner" in choice else choice["reason"]: choice["layers"]
-            for key, choice in self.result.choices.items()
-        }
+    def layers(self) -> tuple[tuple[str, str], ...]:
+        """What layers were chosen and why, each once: ``2, 4`` and the reason.
+
+        Where the same reason led to several layers, it says which methods prune before which.
+        """
+        found: dict[str, dict[str, dict[str, None]]] = {}  # reason -> layers -> methods
+        for key, choice in self.result.choices.items():
+            reason = f"{key}: {choice['reason']}" if "pruner" in choice else choice["reason"]
+            series = self.result.answers.series.get(key)
+            methods = found.setdefault(reason, {}).setdefault(", ".join(map(str, choice["layers"])), {})
+            methods[series.method if series is not None else key] = None
+        return tuple(
+            (layers, f"{reason} ({', '.join(methods)})" if len(by_layers) > 1 else reason)
+            for reason, by_layers in found.items()
+            for layers, methods in by_layers.items()
+        )
 
     @property
     def size(self) -> str:

@@ -268,6 +268,6 @@ def _timings(numbers: Numbers) -> Table | None:
 
 
 def _layers(numbers: Numbers) -> Table | None:
-    rows = tuple(Row((Cell(", ".join(map(str, layers))), Cell(why))) for why, layers in numbers.layers.items())
+    rows = tuple(Row((Cell(layers), Cell(why))) for layers, why in numbers.layers)
     columns = (Column("before layer"), Column("why"))
     return Table("Layers", columns, rows) if rows else None
