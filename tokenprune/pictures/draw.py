@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenprune.errors import ConfigError, OutputError, UnsupportedFeatureError
 from tokenprune.optional import optional
-from tokenprune.pictures.describe import describe
+from tokenprune.pictures.describe import describe, printable
 from tokenprune.pictures.look import Look
 
 if TYPE_CHECKING:  # matplotlib is optional
@@ -103,6 +103,8 @@ def encoded(figure: Figure, ending: str, *, dpi: int = 200, title: str = "", des
     """The bytes of a figure's file; arguments as for :func:`save`, with the file's ending in place of its path."""
     matplotlib = optional("matplotlib", "drawing", EXTRA)
     from tokenprune.pictures.page import SETTINGS
+
+    title, description = printable(title), printable(description)  # control characters would break an SVG
 
     metadata: dict[str, dict[str, Any]] = {
         ".png": {"Software": None, "Title": title, "Description": description},
