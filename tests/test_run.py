@@ -150,6 +150,10 @@ def test_what_cannot_be_drawn() -> None:
         ({"pictures": [wide]}, ConfigError, "no squares were given without a processor"),
         ({"pictures": [wide[:, :8]] * 3}, SampleError, "take 1 pictures, but 3 were given"),
         ({"pictures": ["cat.png"]}, ConfigError, "a picture is str"),
+        ({"pictures": "cat.png"}, ConfigError, r"pictures is a single picture; give a list: \[picture\]"),
+        ({"pictures": Image.fromarray(wide)}, ConfigError, "pictures is a single picture"),
+        ({"pictures": wide}, ConfigError, "pictures is a single picture"),
+        ({"pictures": 5}, ConfigError, "pictures is int"),
         ({"pictures": [wide[:, :8] / 255]}, ConfigError, r"a picture is float64 \[8, 8, 3\]"),
     ]
     for arguments, kind, message in cases:

@@ -447,6 +447,14 @@ def test_words_that_matplotlib_would_read_as_formulas_stay_as_they_are(tmp_path:
     assert "my_method$x$" in svg
 
 
+def test_looks_of_several_samples_are_refused() -> None:
+    """The figure has one question, and answers are compared with one unpruned answer."""
+    look = pruned((View(0, WHOLE, 4, 4),), (), question="How many?", answer="two")
+    with pytest.raises(ConfigError, match=r"several samples: they ask 'How many\?' and 'Which colour\?'"):
+        draw([look, replace(look, question="Which colour?")])
+    draw([look, replace(look, question="")])
+
+
 def test_control_characters_break_no_file(tmp_path: Path) -> None:
     text = "one\x00two\x07\nthree \udc80"
     look = pruned((View(0, WHOLE, 4, 4),), (), question=text, answer=text, expected=text)
