@@ -20,7 +20,7 @@ from tokenprune.experiment import run_experiment, write_report
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Shard
-from tokenprune.experiment.examples import encoded, most_changed, stored, with_answers
+from tokenprune.experiment.examples import encoded, for_report, most_changed, stored, with_answers
 from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import Part
@@ -193,3 +193,30 @@ def test_a_family_without_a_grid_has_a_report_that_says_so(tmp_path: Path, monke
 def test_many_pictures_are_small(count: int, side: int) -> None:
     picture = np.zeros((600, 900, 3), dtype=np.uint8)
     assert max(Image.open(io.BytesIO(encoded([picture] * count)[-1])).size) == side
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda item: item.pop("views"),
+        lambda item: item.update(cells=None),
+        lambda item: item["cells"].__setitem__(0, [0, 99, 0]),
+        lambda item: item.update(pictures=["%%"]),
+        lambda item: next(iter(item["series"].values()))[0].update(kept=""),
+    ],
+)
+def test_a_damaged_file_is_said_in_the_report_and_made_again_by_a_run(tmp_path: Path, damage: Any) -> None:
+    experiment = config(str(tmp_path), examples=1, methods=["random"], budgets=[{"name": "keep_count", "tokens": 2}])
+    result = run_experiment(experiment)
+    whole = (tmp_path / "examples.json").read_bytes()
+    data = json.loads(whole)
+    damage(data["examples"][0])
+    (tmp_path / "examples.json").write_text(json.dumps(data))
+    found, reason = for_report(Results(tmp_path))
+    assert not found
+    assert reason is not None
+    assert reason.startswith("examples.json is damaged (")
+    write_report(result)
+    assert "There are no example pictures: examples.json is damaged" in (tmp_path / "report.html").read_text()
+    run_experiment(experiment)
+    assert (tmp_path / "examples.json").read_bytes() == whole

@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.support.toy import ToyModel, config
+from tests.support.toy import ToyModel, ToyTask, config
 from tokenprune.engine.features import SharedFeatures
-from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError, UnsupportedModelError
+from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError, PluginError, UnsupportedModelError
 from tokenprune.experiment import ExperimentConfig, cost, markdown, run_experiment, summarise, write_report
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
@@ -453,3 +453,11 @@ def test_features_of_other_pixels_are_computed() -> None:
     with shared.enabled():
         assert model.__dict__["get_image_features"] is not theirs
     assert model.__dict__["get_image_features"] is theirs  # what somebody else has put there stays
+
+
+@pytest.mark.parametrize("score", [float("nan"), 100.0, -1.0])
+def test_a_score_that_is_no_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float) -> None:
+    """Tables would show it as a percentage, a hundred times too large."""
+    monkeypatch.setattr(ToyTask, "score", lambda self, sample, text: score)
+    with pytest.raises(PluginError, match=rf"the task ToyTask scores the answer 'w.*' of sample 's0' with {score:g}"):
+        run_experiment(config(str(tmp_path)))

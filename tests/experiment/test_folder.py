@@ -14,6 +14,7 @@ from tokenprune.experiment import ExperimentConfig, markdown, run_experiment
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.folder import read_result
 from tokenprune.experiment.merge import merge_shards
+from tokenprune.experiment.page import experiment_page
 from tokenprune.experiment.runner import Part
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
@@ -128,3 +129,27 @@ def test_folders_that_cannot_be_read(tmp_path: Path, name: str, error: type[Exce
     with pytest.raises(error) as caught:
         read_result(folder)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "words"),
+    [
+        ("choices.json", None, "random / keep_count 2: Input should be"),
+        ("choices.json", {"reason": "why"}, "random / keep_count 2.layers: Field required"),
+        ("choices.json", {"layers": [2], "reason": "why", "tuned": {}}, "random / keep_count 2.tuned.sentence"),
+        ("timing.json", ["fast"], "random / keep_count 2.0: Input should be a valid number"),
+    ],
+)
+def test_damaged_entries_are_one_clear_error(tmp_path: Path, name: str, entry: object, words: str) -> None:
+    run_experiment(config(str(tmp_path), methods=["random"], budgets=[{"name": "keep_count", "tokens": 2}], timing=1))
+    path = tmp_path / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"random / keep_count 2": entry}))
+    with pytest.raises(OutputError, match=f"{name} is damaged") as caught:
+        read_result(tmp_path)
+    assert words in str(caught.value)
+
+
+def test_an_environment_that_is_no_mapping_is_not_shown(tmp_path: Path) -> None:
+    run_experiment(config(str(tmp_path), methods=["random"], budgets=[{"name": "keep_count", "tokens": 2}]))
+    (tmp_path / "environment.json").write_text('["torch"]')
+    assert not experiment_page(read_result(tmp_path)).versions

@@ -160,6 +160,15 @@ def test_equal_scores_are_no_precise_measurement() -> None:
     assert "below about 0 points" not in finding.text
 
 
+def test_an_unknown_score_is_never_the_best() -> None:
+    unknown = [float("nan")] * 40
+    result = result_of({"aaa": unknown, "unpruned": ALL, "good": half(38), "random": half(10), "zzz": unknown})
+    page = experiment_page(result)
+    assert page.finding.tone == "better"
+    assert "`good` scores 95.0" in page.finding.text
+    assert [row.method for row in page.table.rows] == ["unpruned", "good", "random", "aaa", "zzz"]
+
+
 def test_without_random_nothing_is_claimed() -> None:
     finding = experiment_page(result_of({"unpruned": ALL, "good": half(38)})).finding
     assert finding.tone == "open"

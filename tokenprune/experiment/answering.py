@@ -212,12 +212,22 @@ class Answering:
                 "group": sample.group,
                 "answer": sample.answer,
                 "prediction": texts[position],
-                "score": float(self.config.task.score(sample, texts[position])),
+                "score": self._score(sample, texts[position]),
             }
             if divergences is not None:
                 row["divergence"] = divergences[index]
             rows.append(row | costs[index])
         return rows
+
+    def _score(self, sample: Sample, text: str) -> float:
+        score = float(self.config.task.score(sample, text))
+        if not 0 <= score <= 1:
+            raise PluginError(
+                f"the task {type(self.config.task).__name__} scores the answer {text!r} of sample {sample.id!r} with"
+                f" {score:g}",
+                "let its score() return a number from 0 (wrong) to 1 (right)",
+            )
+        return score
 
     @torch.no_grad()
     def _generate(self, batch: Batch) -> Tensor:

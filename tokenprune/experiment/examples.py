@@ -36,6 +36,9 @@ SIDES = ((1, 448), (4, 256), (16, 160), (64, 96))
 SMALLEST = 64
 QUALITY = 80
 
+#: What reading a damaged file raises.
+DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+
 #: Examples as :data:`FILE` has them, by position.
 Stored = dict[int, dict[str, Any]]
 
@@ -73,11 +76,50 @@ def shown_series(series: Iterable[Series]) -> list[Series]:
 
 
 def stored(results: Results) -> tuple[Stored, str | None]:
-    """The examples in a folder, by position, and why there are none."""
+    """The examples in a folder, by position, and why there are none. A damaged file counts as none."""
+    try:
+        return _read(results)
+    except DAMAGED:
+        return {}, None
+
+
+def for_report(results: Results) -> tuple[Stored, str | None]:
+    """The same for a report, which says so where the file is damaged."""
+    if not (results.folder / FILE).is_file():
+        return {}, None
+    try:
+        return _read(results)
+    except DAMAGED as error:
+        what = f"{type(error).__name__}: {error}"
+        return {}, f"{FILE} is damaged ({what}); `tokenprune run` makes it again"
+
+
+def _read(results: Results) -> tuple[Stored, str | None]:
     data = results.read_json(FILE)
     if not isinstance(data, dict):
-        return {}, None
-    return {item["position"]: item for item in data.get("examples", ())}, data.get("reason")
+        raise TypeError("it holds no mapping")
+    found = {int(item["position"]): item for item in data["examples"]}
+    for item in found.values():
+        _check(item)
+    return found, data.get("reason")
+
+
+def _check(item: Mapping[str, Any]) -> None:
+    """Raise one of :data:`DAMAGED` where an example cannot be shown, or would be shown wrong."""
+    views, cells = _views(item), _cells(item)
+    sizes = np.array([(view.rows, view.columns) for view in views] or [(0, 0)])
+    placed = cells[cells[:, 0] >= 0]
+    if (placed[:, 0] >= len(views)).any() or (placed[:, 1:] < 0).any() or (placed[:, 1:] >= sizes[placed[:, 0]]).any():
+        raise ValueError("a token is in no cell")
+    for data in item["pictures"]:
+        b64decode(data, validate=True)
+    for stages in item["series"].values():
+        for stage in stages:
+            if len(b64decode(stage["kept"], validate=True)) != -(-len(cells) // 8):
+                raise ValueError("the number of tokens is wrong")
+            _stage(stage, len(cells))
+    if not isinstance(item["question"], str):
+        raise TypeError("a question is no text")
 
 
 def complete(found: Stored, positions: Sequence[int], series: Iterable[Series]) -> bool:
@@ -178,8 +220,7 @@ def with_answers(found: Stored, rows: Iterable[Row]) -> tuple[Example, ...]:
 
 
 def _example(item: Mapping[str, Any], rows: Mapping[str, Row]) -> Example:
-    views = tuple(View(**{**view, "box": tuple(view["box"])}) for view in item["views"])
-    cells = np.array(item["cells"], dtype=np.int64).reshape(-1, 3)
+    views, cells = _views(item), _cells(item)
     unpruned = next(row for row in rows.values() if row["method"] == UNPRUNED)
     panels = []
     for key, row in rows.items():
@@ -198,6 +239,14 @@ def _example(item: Mapping[str, Any], rows: Mapping[str, Row]) -> Example:
         panels.append(ExamplePanel(row["method"], row["budget"] or "", row["prediction"], right, agrees, look))
     pictures = tuple(Picture(b64decode(data), "image/webp") for data in item["pictures"])
     return Example(unpruned["sample"], item["question"], unpruned["answer"] or None, pictures, tuple(panels))
+
+
+def _views(item: Mapping[str, Any]) -> tuple[View, ...]:
+    return tuple(View(**{**view, "box": tuple(view["box"])}) for view in item["views"])
+
+
+def _cells(item: Mapping[str, Any]) -> NDArray[np.int64]:
+    return np.array(item["cells"], dtype=np.int64).reshape(-1, 3)
 
 
 def _stage(stage: Mapping[str, Any], tokens: int) -> StageLook:

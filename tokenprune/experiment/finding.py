@@ -87,7 +87,8 @@ def find(numbers: Numbers) -> Finding:
 
 def _duels(numbers: Numbers) -> list[Duel]:
     found = []
-    for methods in by_budget(numbers.summaries).values():
+    known = [item for item in numbers.summaries if math.isfinite(item.accuracy.mean)]
+    for methods in by_budget(known).values():
         chance = [item for item in methods.values() if is_random(item.method)]
         pairs = [
             (item, _rivals(item, chance))
@@ -181,7 +182,7 @@ def _undecided(duel: Duel, numbers: Numbers) -> str:
 def _against_unpruned(numbers: Numbers) -> Finding:
     """Where nothing can be compared with random: how much of the unpruned model's score is left."""
     methods = [item for item in numbers.summaries if item.budget and not is_random(item.method)]
-    methods = [item for item in methods if item.method != ORACLE]
+    methods = [item for item in methods if item.method != ORACLE and math.isfinite(item.accuracy.mean)]
     chance = any(is_random(item.method) for item in numbers.summaries)
     why = (
         "No random choice in this run costs the same as a method"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tokenprune.errors import MissingDataError, OutputError
 from tokenprune.experiment.answers import Answers
@@ -33,6 +33,20 @@ class _Stored(BaseModel):
     questions: int = Field(ge=1)
     label_free: bool
     settings: dict[str, str]
+
+
+class _Tuned(BaseModel):
+    """What a report shows of the tune that chose a method."""
+
+    sentence: str
+
+
+class _Choice(BaseModel):
+    """What a report shows of the choice of a method's layers."""
+
+    layers: list[int]
+    reason: str
+    tuned: _Tuned | None = None
 
 
 def read_result(folder: str | Path) -> ExperimentResult:
@@ -79,8 +93,8 @@ def read_result(folder: str | Path) -> ExperimentResult:
     return ExperimentResult(
         folder=str(results.folder),
         answers=answers,
-        timing=_of(results.read_json("timing.json"), keys),
-        choices=_of(results.read_json("choices.json"), keys),
+        timing=_read(results, "timing.json", keys, TypeAdapter(list[float])),
+        choices=_read(results, "choices.json", keys, TypeAdapter(_Choice)),
         skipped=skipped,
         left_out=_mapping(results.read_json("left_out.json")),
         label_free=stored is not None and stored.label_free,
@@ -141,6 +155,21 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _of(value: Any, keys: set[str]) -> dict[str, Any]:
-    """The entries of a file that are of these series."""
-    return {key: entry for key, entry in _mapping(value).items() if key in keys}
+def _read(results: Results, name: str, keys: set[str], kind: TypeAdapter[Any]) -> dict[str, Any]:
+    """The entries of a file that are of these series, as they stand there.
+
+    Raises:
+        OutputError: One of them is of another kind.
+    """
+    entries = {key: entry for key, entry in _mapping(results.read_json(name)).items() if key in keys}
+    for key, entry in entries.items():
+        try:
+            kind.validate_python(entry, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, (key, *first["loc"])))
+            raise OutputError(
+                f"{results.folder / name} is damaged ({place}: {first['msg']})",
+                "restore the file, or run the experiment again into a new folder",
+            ) from None
+    return entries

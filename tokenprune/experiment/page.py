@@ -57,7 +57,8 @@ def numbers_page(numbers: Numbers, examples: tuple[Example, ...] = ()) -> Page:
     results = Results(numbers.result.folder)
     text = _read(results, "config.yaml")
     config = _settings(text)
-    environment = results.read_json("environment.json") or {}
+    environment = results.read_json("environment.json")
+    versions = environment if isinstance(environment, dict) else {}
     return Page(
         title=f"Visual token pruning: model {_name(config.get('model'))}, task {_name(config.get('task'))}",
         ran=_ran(numbers, config),
@@ -68,7 +69,7 @@ def numbers_page(numbers: Numbers, examples: tuple[Example, ...] = ()) -> Page:
         tables=tuple(table for make in (_gains, _types, _timings, _layers) if (table := make(numbers))),
         examples=examples,
         documents=(Document("Configuration (config.yaml)", text),) if text else (),
-        versions=tuple((name, str(value)) for name, value in environment.items()),
+        versions=tuple((name, str(value)) for name, value in versions.items()),
         repeat=_repeat(config),
     )
 

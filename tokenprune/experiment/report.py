@@ -94,9 +94,8 @@ def write_report(result: ExperimentResult, folder: str | Path | None = None) -> 
     def page(path: Path) -> list[Path]:
         from tokenprune.report.html import render
 
-        found, reason = examples.stored(Results(result.folder))
-        shown = examples.with_answers(found, result.rows)
-        made = numbers_page(numbers, shown)
+        found, reason = examples.for_report(Results(result.folder))
+        made = numbers_page(numbers, examples.with_answers(found, result.rows))
         if reason is not None:
             made = replace(made, notes=(*made.notes, f"There are no example pictures: {reason}"))
         return [results.write(path.name, render(made))]

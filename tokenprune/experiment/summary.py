@@ -63,7 +63,7 @@ def summarise(result: ExperimentResult) -> list[SeriesSummary]:
     for item in summaries:
         most_tokens[item.budget] = max(most_tokens[item.budget], item.visual)
     return sorted(
-        summaries, key=lambda item: (-most_tokens[item.budget], item.budget, -item.accuracy.mean, item.method)
+        summaries, key=lambda item: (-most_tokens[item.budget], item.budget, -_known(item.accuracy.mean), item.method)
     )
 
 
@@ -93,6 +93,11 @@ def _summarise_method(
         time_spread=(min(ratios), max(ratios)) if ratios else (math.nan, math.nan),
         seeds=len(answers.seeds),
     )
+
+
+def _known(score: float) -> float:
+    """A score for sorting: an unknown one (NaN) is the lowest."""
+    return -math.inf if math.isnan(score) else score
 
 
 def median(values: Sequence[float]) -> float:
