@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.toy import ToyTask, config
-from tokenprune.errors import ConfigError
+from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment import run_experiment
-from tokenprune.experiment.comparison import compare, differing, markdown, same_questions, short_names, table
+from tokenprune.experiment.comparison import (
+    compare,
+    differing,
+    markdown,
+    same_questions,
+    short_names,
+    table,
+    write_comparison,
+)
 from tokenprune.experiment.folder import read_result
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.stats import clustered
@@ -64,3 +72,20 @@ def test_other_questions_are_not_paired(tmp_path: Path) -> None:
     assert not same_questions(*compared)
     assert "minus a" not in table(compared)[0]
     assert "| task.split |" in markdown(compared)
+
+
+def test_a_report_of_one_of_the_folders_is_not_overwritten(tmp_path: Path) -> None:
+    compared = compare([ran(tmp_path / "first", methods=["random"]), ran(tmp_path / "second", methods=["random"])])
+    with pytest.raises(OutputError, match="is one of the folders that are compared: its own report would be lost"):
+        write_comparison(compared, tmp_path / "x" / ".." / "second")
+    assert not (tmp_path / "second" / "report.md").exists()
+
+
+def test_bars_in_names_of_folders_break_no_table(tmp_path: Path) -> None:
+    compared = compare(
+        [ran(tmp_path / "a|b", methods=["random"]), ran(tmp_path / "c", methods=["random"], batch_size=4)]
+    )
+    lines = [line.replace(r"\|", "") for line in markdown(compared).splitlines() if line.startswith("|")]
+    for start in ("| results", "| setting"):
+        first = next(number for number, line in enumerate(lines) if line.startswith(start))
+        assert lines[first].count("|") == lines[first + 1].count("|") == lines[first + 2].count("|")

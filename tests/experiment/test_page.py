@@ -250,6 +250,15 @@ def test_every_layer_is_named_where_several_methods_give_the_same_reason() -> No
     ]
 
 
+def test_bars_in_question_types_break_no_table() -> None:
+    result = result_of({"unpruned": ALL, "good": ALL})
+    result.answers.questions.types.update(dict.fromkeys(range(0, 40, 2), "a|b\nc"))
+    lines = markdown(result).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(r"| method | budget | a\|b"))
+    assert lines[start] == r"| method | budget | a\|b c | even |"
+    assert lines[start + 1] == "|---|---|---|---|"
+
+
 def test_bold_where_random_wins() -> None:
     page = experiment_page(result_of({"unpruned": ALL, "poor": half(10), "good": half(38), "random": half(30)}))
     gains = next(table for table in page.tables if table.title == "Gains over random")

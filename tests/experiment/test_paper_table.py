@@ -44,6 +44,22 @@ def test_what_shows_the_same_number_shares_the_place() -> None:
     assert marks == {"a": ["textbf"], "b": ["textbf"], "c": ["underline"], "d": ["underline"], "e": []}
 
 
+def test_a_name_is_no_argument_of_the_end_of_the_line_before() -> None:
+    """After ``\\\\`` LaTeX looks for ``[length]`` and ``*``, in the next line, too."""
+    found = [unpruned(), summary("[x] mine", "b", 0.5), summary("*other", "b", 0.4), summary("a < b | c > d", "b", 0.3)]
+    text = latex_table({"": found})
+    assert not re.search(r"\\\\\s*[\[*]", text)
+    assert "{}[x] mine & " in text
+    assert "{}*other & " in text
+    assert r"a \textless{} b \textbar{} c \textgreater{} d & " in text
+
+
+def test_the_comment_says_among_whom_the_best_is_bold() -> None:
+    assert "Bold: best of its column;" in latex_table({"": rows(a=(0.8,))})
+    several = latex_table({"one": rows(a=(0.8,)), "two": rows(b=(0.7,))})
+    assert "Bold: best of its column among the methods of one result;" in several
+
+
 def test_references_are_never_marked() -> None:
     found = rows(oracle=(0.99,), random=(0.98,), random_layer_2=(0.97,), mine=(0.5,), other=(0.4,))
     text = latex_table({"": found})

@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from tokenprune.errors import ConfigError
+from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment.answers import difference
 from tokenprune.experiment.numbers import notes
 from tokenprune.experiment.page import experiment_page
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.rows import columns, format_row
+from tokenprune.experiment.rows import columns, format_row, markdown_cell
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary, summarise
 from tokenprune.files.folder import OutputFolder
@@ -123,14 +123,14 @@ def markdown(compared: Sequence[Compared]) -> str:
     """The comparison as Markdown."""
     titles, rows = table(compared)
     out = [f"# Results of {len(compared)} folders", ""]
-    out += ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    out += ["| " + " | ".join(row) + " |" for row in rows]
+    out += ["| " + " | ".join(map(markdown_cell, titles)) + " |", "|" + "---|" * len(titles)]
+    out += ["| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows]
     out += ["", "Intervals are 95 %, clustered by picture."]
     if titles[-1] == f"minus {compared[0].name}":
         out[-1] += f" The last column is paired by question: the folder's accuracy minus that of {compared[0].name}."
     differences = differing(compared)
     if differences:
-        names = [item.name for item in compared]
+        names = [markdown_cell(item.name) for item in compared]
         out += ["", "In what the folders differ:", "", "| setting | " + " | ".join(names) + " |"]
         out += ["|---|" + "---|" * len(names)]
         out += [f"| {name} | " + " | ".join(values) + " |" for name, values in differences.items()]
@@ -155,12 +155,16 @@ def write_comparison(compared: Sequence[Compared], folder: str | Path) -> list[P
         The paths of the files.
 
     Raises:
-        OutputError: The folder cannot be written.
+        OutputError: The folder cannot be written, or is one of those that are compared.
 
     Warns:
         NotWrittenWarning: Packages of the extra are missing; the warning names the files that were not written.
     """
     output = OutputFolder(folder)
+    if any(output.folder.resolve() == Path(item.result.folder).resolve() for item in compared):
+        raise OutputError(
+            f"{folder} is one of the folders that are compared: its own report would be lost", "choose another folder"
+        )
     joined = side_by_side({item.name: experiment_page(item.result) for item in compared})
 
     def page(path: Path) -> None:

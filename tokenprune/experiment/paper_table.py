@@ -27,6 +27,9 @@ ESCAPES = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
 }
 
 #: The columns of the CSV file behind the result, method and budget: title with unit.
@@ -69,10 +72,12 @@ def latex_table(tables: Tables, label_free: bool = False, share: bool = False) -
     """
     budgets = list(dict.fromkeys(item.budget for rows in tables.values() for item in rows if item.budget))
     wide = 2 if share else 1
+    among = " among the methods of one result" if len(tables) > 1 else ""
     quality = "Agreement with the unpruned model" if label_free else "Accuracy"
     lines = [
         "% needs \\usepackage{booktabs}",
-        f"% {quality} in %, with the half-width of its 95 % interval. Bold: best of its column; underlined: second.",
+        f"% {quality} in %, with the half-width of its 95 % interval. Bold: best of its column{among};"
+        " underlined: second.",
         f"\\begin{{tabular}}{{l{'r' * wide * len(budgets)}}}",
         "\\toprule",
     ]
@@ -134,7 +139,9 @@ def _number(item: SeriesSummary, mark: str) -> str:
 
 
 def _line(*cells: str) -> str:
-    return " & ".join(cells) + " \\\\"
+    # what follows the end of the line before must not look like its argument
+    start = "{}" if cells[0].startswith(("[", "*")) else ""
+    return start + " & ".join(cells) + " \\\\"
 
 
 def escaped(text: str) -> str:

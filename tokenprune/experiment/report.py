@@ -10,7 +10,7 @@ from tokenprune.experiment import examples
 from tokenprune.experiment.numbers import OTHER_COST, Gain, Gains, Numbers
 from tokenprune.experiment.page import numbers_page
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.rows import columns, format_row
+from tokenprune.experiment.rows import columns, format_row, markdown_cell
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.report.extra import write_drawn
 
@@ -65,7 +65,8 @@ def _gain(gain: Gain) -> str:
 
 
 def _accuracy_per_type(numbers: Numbers) -> list[str]:
-    out = ["| method | budget | " + " | ".join(numbers.types) + " |", "|---|---|" + "---|" * len(numbers.types)]
+    types = " | ".join(map(markdown_cell, numbers.types))
+    out = [f"| method | budget | {types} |", "|---|---|" + "---|" * len(numbers.types)]
     for item, per_type in zip(numbers.summaries, numbers.per_type, strict=True):
         shown = " | ".join("" if math.isnan(value) else f"{100 * value:.1f}" for value in per_type)
         out.append(f"| {item.method} | {item.budget} | {shown} |")

@@ -51,3 +51,8 @@ def format_row(summary: SeriesSummary) -> list[str]:
         "unknown" if math.isnan(summary.kv_bytes) else f"{summary.kv_bytes / 2**20:.2f} MiB",
         "" if math.isnan(summary.time_ratio) else "1" if unpruned else f"x {summary.time_ratio:.2f}{spread}",
     ]
+
+
+def markdown_cell(text: str) -> str:
+    """A text that stays in one cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
