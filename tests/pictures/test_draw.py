@@ -24,6 +24,8 @@ from tokenprune.errors import ConfigError, MissingDataError, OutputError, Unsupp
 from tokenprune.pictures.draw import draw, save
 from tokenprune.pictures.html import html_of
 from tokenprune.pictures.look import Look, StageLook
+from tokenprune.pictures.raster import base
+from tokenprune.pictures.sheets import sheets
 
 Box = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
@@ -445,6 +447,16 @@ def test_words_that_matplotlib_would_read_as_formulas_stay_as_they_are(tmp_path:
     svg = (tmp_path / "words.svg").read_text(encoding="utf-8")
     assert "costs $5_a and $\\frac{1}{2 % &amp; &lt; &gt; \\ #" in svg
     assert "my_method$x$" in svg
+
+
+@pytest.mark.parametrize("shape", [(1, 3000), (3000, 1)])
+def test_thin_pictures_need_no_gigabytes(shape: tuple[int, int]) -> None:
+    """Cells have eight pixels at least, along the short side; the long one has enough."""
+    thin = replace(pruned((View(0, WHOLE, 4, 4),), ()), pictures=(np.zeros((*shape, 3), dtype=np.uint8),))
+    (sheet,) = sheets(thin)
+    pixels, inside = base(thin, sheet, 4000)
+    assert sorted(pixels.shape[:2]) == [32, 3000]
+    assert inside.all()
 
 
 def test_looks_of_several_samples_are_refused() -> None:

@@ -59,14 +59,13 @@ def base(look: Look, sheet: Sheet, long_side: int) -> tuple[Pixels, Mask]:
 
 def _resized(picture: Pixels, look: Look, sheet: Sheet, long_side: int) -> Pixels:
     height, width = picture.shape[:2]
-    needed = 1.0
+    across = down = 1.0  # each by itself: a picture of 1 x 8000 pixels would else become one of gigabytes
     for view in (look.views[index] for index in sheet.views):
         left, top, right, bottom = view.box
-        needed = max(needed, FEWEST * view.columns / ((right - left) * width))
-        needed = max(needed, FEWEST * view.rows / ((bottom - top) * height))
-    if needed > 1:
-        factor = math.ceil(needed)
-        return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+        across = max(across, FEWEST * view.columns / ((right - left) * width))
+        down = max(down, FEWEST * view.rows / ((bottom - top) * height))
+    if across > 1 or down > 1:
+        return picture.repeat(math.ceil(down), axis=0).repeat(math.ceil(across), axis=1)
     factor = max(height, width) // long_side
     if factor < 2:
         return picture
