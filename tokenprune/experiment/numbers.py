@@ -74,6 +74,21 @@ class Gains:
 
 
 @dataclass(frozen=True)
+class ChosenLayers:
+    """Layers, and why some methods prune before them.
+
+    Attributes:
+        layers: The layers.
+        reason: Why.
+        methods: The methods.
+    """
+
+    layers: tuple[int, ...]
+    reason: str
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Numbers:
     """Everything that a report shows.
 
@@ -106,12 +121,16 @@ class Numbers:
         return cls(result, summaries, sentences, gains_over_random(answers, summaries), types, per_type)
 
     @property
-    def layers(self) -> dict[str, list[int]]:
-        """Why layers were chosen -> the layers."""
-        return {
-            f"{key}: {choice['reason']}" if "pruner" in choice else choice["reason"]: choice["layers"]
-            for key, choice in self.result.choices.items()
-        }
+    def layers(self) -> list[ChosenLayers]:
+        """Which layers were chosen, why, and by which methods."""
+        found: dict[tuple[tuple[int, ...], str], list[str]] = {}
+        for key, choice in self.result.choices.items():
+            reason = f"{key}: {choice['reason']}" if "pruner" in choice else choice["reason"]
+            series = self.result.answers.series.get(key)
+            found.setdefault((tuple(choice["layers"]), reason), []).append(key if series is None else series.method)
+        return [
+            ChosenLayers(layers, reason, tuple(dict.fromkeys(methods))) for (layers, reason), methods in found.items()
+        ]
 
     @property
     def size(self) -> str:
