@@ -88,6 +88,13 @@ def test_many_methods_may_be_lucky() -> None:
     assert "It is the best of 3 methods on these questions, so a part of its lead may be luck." in finding.text
 
 
+@pytest.mark.parametrize(("pictures", "tone"), [(5, "open"), (9, "open"), (10, "better")])
+def test_few_pictures_are_no_finding(pictures: int, tone: str) -> None:
+    finding = experiment_page(result_of({"unpruned": ALL, "good": ALL, "random": half(0)}, pictures)).finding
+    assert finding.tone == tone
+    assert ("too small for a finding" in finding.text) == (tone == "open")
+
+
 def test_random_wins() -> None:
     finding = experiment_page(result_of({"unpruned": ALL, "poor": half(10), "random": half(30)})).finding
     assert finding.tone == "worse"
@@ -205,7 +212,7 @@ def test_a_missing_package_is_a_warning_and_the_rest_is_written(tmp_path: Path) 
     result = run_experiment(config(str(tmp_path)))
     with pytest.warns(NotWrittenWarning, match=r"not written: report.html \(.*altair") as found:
         names = {path.name for path in write_report(result)}
-    assert names == {"report.md", "summary.json", "accuracy.png"}
+    assert names == {"report.md", "summary.json", "accuracy.png", "accuracy.svg", "accuracy.pdf"}
     assert found[0].filename == __file__  # whoever asked for the report
 
 
