@@ -104,6 +104,19 @@ def test_a_run_does_not_hold_the_model() -> None:
     assert run.look().tokens == 16
 
 
+@pytest.mark.parametrize("method", ["fastv", "norm-hidden-large", "tome"])
+def test_a_forward_with_gradients_can_be_drawn_and_holds_no_graph(method: str) -> None:
+    model, inputs = pair()
+    gone = weakref.ref(model)
+    with tp.apply(model, tp.load_method(method, "keep_count", tokens=4)) as run:
+        model(**inputs)
+    assert run.look().kept.sum() == 4
+    assert "data:image/png;base64," in run._repr_html_()
+    del model
+    gc.collect()
+    assert gone() is None
+
+
 def test_pictures_and_figures() -> None:
     model, inputs = pair()
     picture = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))
@@ -137,6 +150,10 @@ def test_what_cannot_be_drawn() -> None:
         ({"pictures": [wide]}, ConfigError, "no squares were given without a processor"),
         ({"pictures": [wide[:, :8]] * 3}, SampleError, "take 1 pictures, but 3 were given"),
         ({"pictures": ["cat.png"]}, ConfigError, "a picture is str"),
+        ({"pictures": "cat.png"}, ConfigError, r"pictures is a single picture; give a list: \[picture\]"),
+        ({"pictures": Image.fromarray(wide)}, ConfigError, "pictures is a single picture"),
+        ({"pictures": wide}, ConfigError, "pictures is a single picture"),
+        ({"pictures": 5}, ConfigError, "pictures is int"),
         ({"pictures": [wide[:, :8] / 255]}, ConfigError, r"a picture is float64 \[8, 8, 3\]"),
     ]
     for arguments, kind, message in cases:

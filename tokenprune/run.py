@@ -21,7 +21,7 @@ from tokenprune.budgets.slug import slug
 from tokenprune.config import Method
 from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.flops import prefill_flops
-from tokenprune.pictures.convert import as_picture
+from tokenprune.pictures.convert import as_pictures
 from tokenprune.pictures.draw import draw
 from tokenprune.pictures.html import html_of
 from tokenprune.pictures.look import Look, StageLook
@@ -355,7 +355,7 @@ class Run:
                 f"the adapter of {self._family!r} knows no token grid: it cannot be drawn",
                 "write an adapter that overrides grid()",
             )
-        shown = [as_picture(picture) for picture in pictures]
+        shown = as_pictures(pictures)
         sizes = [(picture.shape[1], picture.shape[0]) for picture in shown]
         if processor is None and any(width != height for width, height in sizes):
             raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.experiment.test_cli import call, write
 from tests.support.toy import config
 from tokenprune.experiment import ExperimentResult, markdown, run_experiment, write_report
 from tokenprune.experiment.answers import Answers
+from tokenprune.experiment.numbers import Numbers
 from tokenprune.experiment.page import experiment_page
 from tokenprune.report.extra import NotWrittenWarning
 from tokenprune.report.page import Page
@@ -53,6 +55,10 @@ def result_of(
     return ExperimentResult(folder, Answers.read(rows))
 
 
+def numbers_of(right: Right) -> Numbers:
+    return Numbers.of(result_of(right))
+
+
 def half(ones: int, count: int = 40) -> list[int]:
     return [1] * ones + [0] * (count - ones)
 
@@ -86,13 +92,6 @@ def test_many_methods_may_be_lucky() -> None:
     methods = {f"m{number}": half(30 - number) for number in range(3)}
     finding = experiment_page(result_of({"unpruned": ALL, "random": half(10), **methods})).finding
     assert "It is the best of 3 methods on these questions, so a part of its lead may be luck." in finding.text
-
-
-@pytest.mark.parametrize(("pictures", "tone"), [(5, "open"), (9, "open"), (10, "better")])
-def test_few_pictures_are_no_finding(pictures: int, tone: str) -> None:
-    finding = experiment_page(result_of({"unpruned": ALL, "good": ALL, "random": half(0)}, pictures)).finding
-    assert finding.tone == tone
-    assert ("too small for a finding" in finding.text) == (tone == "open")
 
 
 def test_random_wins() -> None:
@@ -134,6 +133,31 @@ def test_a_cheaper_random_choice_is_no_fair_rival(averages: dict[str, float], to
 def test_a_dearer_random_choice_proves_nothing_by_winning() -> None:
     right = {"unpruned": ALL, "poor": half(10), "random": half(38)}
     assert experiment_page(result_of(right, {"poor": 4.0, "random": 8.0})).finding.tone == "open"
+
+
+def test_a_loss_against_a_dearer_random_choice_is_not_called_within_the_interval() -> None:
+    """10 of 40 right against 38: 70 points with an interval of 14."""
+    right = {"unpruned": ALL, "poor": half(10), "random": half(38)}
+    text = experiment_page(result_of(right, {"poor": 4.0, "random": 8.0})).finding.text
+    assert "70.0 ± 14.4 points less" in text
+    assert "within the 95 % interval" not in text
+    assert "a random choice that costs more proves nothing by winning" in text
+
+
+@pytest.mark.parametrize(("pictures", "tone"), [(2, "open"), (5, "open"), (6, "better")])
+def test_a_few_pictures_prove_nothing(pictures: int, tone: str) -> None:
+    """Without a single exception the interval has no width, however few the pictures are."""
+    right = {"unpruned": half(pictures, pictures), "good": half(pictures, pictures), "random": half(0, pictures)}
+    finding = experiment_page(result_of(right)).finding
+    assert finding.tone == tone
+    assert ("too few to trust" in finding.text) == (tone == "open")
+
+
+def test_equal_scores_are_no_precise_measurement() -> None:
+    finding = experiment_page(result_of({"unpruned": ALL, "good": half(20), "random": half(20)})).finding
+    assert finding.tone == "open"
+    assert "Both are equally good on every picture" in finding.text
+    assert "below about 0 points" not in finding.text
 
 
 def test_without_random_nothing_is_claimed() -> None:
@@ -192,6 +216,29 @@ def test_a_folder_without_its_files_has_a_page() -> None:
     page = experiment_page(result_of({"unpruned": ALL, "good": half(38)}))
     assert page.title == "Visual token pruning: model unknown, task unknown"
     assert page.documents == ()
+
+
+def test_the_share_of_the_unpruned_score_is_paired_where_a_run_is_not_finished() -> None:
+    """The method has answered the ten questions that the unpruned model gets right, and not the thirty others."""
+    table = numbers_of({"unpruned": half(10), "good": half(8, 10), "random": half(5)})
+    shares = {item.method: item.kept for item in table.summaries}
+    assert shares == {"unpruned": 1.0, "good": 0.8, "random": 0.5}
+
+
+def test_every_layer_is_named_where_several_methods_give_the_same_reason() -> None:
+    result = replace(
+        result_of({"unpruned": ALL, "early": ALL, "late": ALL, "random": ALL}),
+        choices={
+            name: {"layers": layers, "reason": "fixed by the config"}
+            for name, layers in (("early", [2]), ("late", [3, 4]), ("random", [2]))
+        },
+    )
+    assert "- before layer 2 (early, random): fixed by the config\n" in markdown(result)
+    assert "- before layer 3, 4 (late): fixed by the config\n" in markdown(result)
+    assert texts(experiment_page(result), "Layers")[1:] == [
+        ["early, random", "2", "fixed by the config"],
+        ["late", "3, 4", "fixed by the config"],
+    ]
 
 
 def test_bold_where_random_wins() -> None:

@@ -80,6 +80,17 @@ def test_merged_shards_are_the_whole_run_to_the_byte(tmp_path: Path, count: int)
     assert markdown(again).encode() == expected["report.md"]
 
 
+def test_shards_of_an_experiment_that_measures_times_are_merged_and_timed_afterwards(tmp_path: Path) -> None:
+    split = config(str(tmp_path), timing=2, methods=["random"], budgets=[{"name": "keep_count", "tokens": 2}])
+    for number in (1, 2):
+        run_experiment(split, part=Part(shard=Shard(number, 2)))
+    assert not merge_shards(split).timing
+    assert (tmp_path / "run.json").is_file()
+    timing = run_experiment(split).timing
+    assert {len(rounds) for rounds in timing.values()} == {2}
+    assert len(timing) == 2  # random and the upper bound
+
+
 def test_the_order_of_rows_changes_no_figure(tmp_path: Path) -> None:
     rows = run_experiment(config(str(tmp_path))).rows
     for row in rows:  # sums of such numbers depend on their order, unless they are exact

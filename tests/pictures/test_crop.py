@@ -41,6 +41,12 @@ def test_crops_and_padding_by_hand() -> None:
     assert box((50, 60), size={"height": 16, "width": 32}, **padded) == (0, 0, 1, 1.5)
 
 
+def test_an_image_processor_alone_crops_as_well() -> None:
+    """Whoever gives ``processor.image_processor`` gets no patches at the wrong place."""
+    alone = processor(size={"shortest_edge": 32}, do_resize=True, do_center_crop=True, crop_size=SQUARE).image_processor
+    assert seen_parts(alone, (64, 32), "image")[0].box == (0.25, 0, 0.75, 1)
+
+
 def test_without_a_resize_the_crop_is_in_pixels_of_the_picture() -> None:
     settings = {"do_resize": False, "do_center_crop": True, "crop_size": SQUARE}
     (part,) = seen_parts(processor(**settings), (128, 64), "image")

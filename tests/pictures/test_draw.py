@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -444,6 +445,25 @@ def test_words_that_matplotlib_would_read_as_formulas_stay_as_they_are(tmp_path:
     svg = (tmp_path / "words.svg").read_text(encoding="utf-8")
     assert "costs $5_a and $\\frac{1}{2 % &amp; &lt; &gt; \\ #" in svg
     assert "my_method$x$" in svg
+
+
+def test_looks_of_several_samples_are_refused() -> None:
+    """The figure has one question, and answers are compared with one unpruned answer."""
+    look = pruned((View(0, WHOLE, 4, 4),), (), question="How many?", answer="two")
+    with pytest.raises(ConfigError, match=r"several samples: they ask 'How many\?' and 'Which colour\?'"):
+        draw([look, replace(look, question="Which colour?")])
+    draw([look, replace(look, question="")])
+
+
+def test_control_characters_break_no_file(tmp_path: Path) -> None:
+    text = "one\x00two\x07\nthree \udc80"
+    look = pruned((View(0, WHOLE, 4, 4),), (), question=text, answer=text, expected=text)
+    for ending in ("png", "svg", "pdf"):
+        draw(look, tmp_path / f"control.{ending}")
+    svg = ElementTree.parse(tmp_path / "control.svg")
+    assert next(item.text for item in svg.iter("{http://purl.org/dc/elements/1.1/}title")) == "one two three"
+    with Image.open(tmp_path / "control.png") as opened:
+        assert opened.text["Title"] == "one two three"  # type: ignore[attr-defined]
 
 
 def test_letters_without_a_font_are_one_warning(tmp_path: Path) -> None:

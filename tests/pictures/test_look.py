@@ -57,6 +57,21 @@ def test_tokens_and_what_is_left_of_them() -> None:
         ("not two", "two", False),
         ("+", "+", True),
         ("-", "+", False),
+        ("A. red", "A", True),  # the letter of a choice, no article
+        ("B. red", "A", False),
+        ("A red car", "red car", True),
+        ("3.5", "3", False),
+        ("3.", "3", True),
+        ("5", "-5", False),
+        ("-5 degrees", "\N{MINUS SIGN}5", True),
+        ("12,000", "12", False),
+        ("12,000", "12000", True),
+        ("1, 2 and 3", "1,2", True),
+        ("10-12", "10 12", True),
+        ("\u0915\u093f", "\u0915\u093e", False),  # Hindi: the same consonant with two vowels
+        ("cafe\u0301", "caf\u00e9", True),
+        ("\u2764\ufe0f", "\u2600\ufe0f", False),  # two emoji with the same selector
+        ("\u2764\ufe0f", "\u2764\ufe0f", True),
         ("two", None, None),
         ("two", "", None),
         (None, "two", None),

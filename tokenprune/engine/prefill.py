@@ -253,7 +253,8 @@ class Prefill(Call):
             hidden = replace_rows(hidden, target, selection.hidden.to(hidden.dtype))
         index = self._drop(stage, context, keep, quotas, hidden)
         after = [sum(sizes) for sizes in quotas]
-        tokens = StageTokens(context.positions, context.visual_mask, keep, selection.scores, selection.merged)
+        scores = None if selection.scores is None else selection.scores.detach()  # else the record holds the graph
+        tokens = StageTokens(context.positions, context.visual_mask, keep, scores, selection.merged)
         result = StageResult(stage.layer, before, after, rows=self._rows, tokens=tokens)
         self.record.stages.append(result)
         return take(hidden, index, 1, 0)

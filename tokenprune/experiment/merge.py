@@ -6,6 +6,7 @@ import shutil
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,7 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
         if tunes.is_dir():
             shutil.copytree(tunes, target.folder / TUNED, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
         target.write("config.yaml", config.to_yaml())
-    untimed = config.model_copy(update={"timing": 0})
-    return run_experiment(untimed, part=part)  # everything is there: it only reads
+    return run_experiment(config, part=replace(part, timed=False))  # everything is there: it only reads
 
 
 def _shards(folder: Path) -> list[Shard]:

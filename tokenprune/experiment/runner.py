@@ -35,6 +35,7 @@ class Part:
         limit: Only the first so many samples.
         only: Only the methods with these names in tables, and the unpruned model.
         shard: Only the batches of this shard, into a folder of its own.
+        timed: Whether prefill times that are missing are measured. Shards never measure any.
 
     Raises:
         ConfigError: The limit is below 1.
@@ -43,6 +44,7 @@ class Part:
     limit: int | None = None
     only: tuple[str, ...] = ()
     shard: Shard | None = None
+    timed: bool = True
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -173,6 +175,11 @@ class _Experiment:
         self.series = chosen_series(config, part)
         self.asked_for_oracle = asks_for_oracle(config, part)
 
+    @property
+    def rounds(self) -> int:
+        """Rounds of prefill timings to measure; 0 for none."""
+        return self.config.timing if self.part.timed and self.part.shard is None else 0
+
     def run(self) -> ExperimentResult:
         """Answer what is missing and return all answers."""
         results = self.results
@@ -195,7 +202,7 @@ class _Experiment:
             results.write_json("left_out.json", left_out)
             self._store(batches)
             self._answer(answering, batches, done)
-            if self.config.timing and self.part.shard is None:
+            if self.rounds:
                 timing = timing | self._time(answering, batches)
         else:
             self._store(batches)  # this part may be smaller than the one that ran before
@@ -279,9 +286,8 @@ class _Experiment:
         self, batches: Batches, done: set[tuple[str, int]], choices: Choices, timing: dict[str, list[float]]
     ) -> bool:
         answered = all((item.key, number) in done for item in self.series for number in self._used(batches))
-        untimed = self.config.timing == 0 or self.part.shard is not None
         pruned = self.series[1:]
-        timed = untimed or all(len(timing.get(item.key, ())) == self.config.timing for item in pruned)
+        timed = not self.rounds or all(len(timing.get(item.key, ())) == self.rounds for item in pruned)
         return answered and timed and {item.key for item in pruned} <= choices.keys()
 
     @staticmethod

@@ -22,7 +22,7 @@ class SeriesSummary:
         method: The method's name in tables.
         budget: The budget in a few words; empty for the unpruned model.
         accuracy: Mean score, from 0 to 1.
-        kept: Accuracy as a share of the unpruned model's.
+        kept: Accuracy as a share of the unpruned model's, on the questions that both have answered.
         gain: Accuracy minus that of the unpruned model, paired by question.
         agreement: Share of the answers that are the unpruned model's, word for word.
         divergence: Mean divergence from the unpruned model over the tokens of its answers, in nats; None if it was not
@@ -71,16 +71,18 @@ def _summarise_method(
     result: ExperimentResult, method: str, budget: str, answers: MethodAnswers, unpruned: MethodAnswers
 ) -> SeriesSummary:
     scores = answers.by_question()
-    accuracy, reference = answers.estimate(scores), unpruned.accuracy()
+    whole = unpruned.by_question()
+    both = [position for position in scores if position in whole]  # all of them, once the run has finished
+    mine, reference = (answers.estimate({at: values[at] for at in both}).mean for values in (scores, whole))
     divergences = answers.divergence_by_question()
     keys = [key for key, item in result.answers.series.items() if item.method == method and item.budget == budget]
     ratios = [ratio for key in keys for ratio in result.timing.get(key, ())]
     return SeriesSummary(
         method=method,
         budget=budget,
-        accuracy=accuracy,
-        kept=accuracy.mean / reference.mean if reference.mean else math.nan,
-        gain=difference(scores, unpruned.by_question(), result.answers.questions.groups),
+        accuracy=answers.estimate(scores),
+        kept=mine / reference if reference else math.nan,
+        gain=difference(scores, whole, result.answers.questions.groups),
         agreement=answers.estimate(answers.agreement_by_question()),
         divergence=answers.estimate(divergences) if divergences else None,
         visual=answers.mean("visual_after"),

@@ -10,6 +10,24 @@ from numpy.typing import NDArray
 from tokenprune.errors import ConfigError
 
 
+def as_pictures(pictures: Any) -> list[NDArray[np.uint8]]:
+    """Pictures as uint8 ``[height, width, 3]`` each.
+
+    Args:
+        pictures: A sequence of what :func:`as_picture` takes.
+
+    Raises:
+        ConfigError: It is a single picture, or something else.
+    """
+    if isinstance(pictures, str) or hasattr(pictures, "convert") or getattr(pictures, "ndim", None) in (2, 3):
+        raise ConfigError("pictures is a single picture", "give a list: [picture]")
+    try:
+        items = list(pictures)
+    except TypeError:
+        raise ConfigError(f"pictures is {type(pictures).__name__}", "give a list of pictures") from None
+    return [as_picture(item) for item in items]
+
+
 def as_picture(picture: Any) -> NDArray[np.uint8]:
     """A picture as uint8 ``[height, width, 3]``.
 

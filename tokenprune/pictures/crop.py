@@ -75,7 +75,7 @@ class Settings:
         name = f"{modality}s_kwargs"
         older = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {})  # transformers 5.17
         defaults = {**(getattr(processor, name, None) or {}), **older.get(name, {})}
-        return cls(getattr(processor, f"{modality}_processor"), defaults)
+        return cls(owner_of(processor, modality), defaults)
 
     def has(self, name: str) -> bool:
         """Whether the image or video processor has an attribute."""
@@ -105,21 +105,28 @@ class Settings:
         )
 
 
+def owner_of(processor: Any, modality: Modality) -> Any:
+    """The image or video processor of a processor, or itself where it is one; None where it has none."""
+    found = getattr(processor, f"{modality}_processor", None)
+    return processor if found is None and hasattr(processor, "do_resize") else found
+
+
 def seen_parts(processor: Any, size: tuple[int, int], modality: Modality) -> list[Part]:
     """The images that a processor makes of one picture, in their order: one, or more with Gemma 3's pan and scan.
 
     The tiles that a family makes of an image are not told apart here: its adapter knows them.
 
     Args:
-        processor: The processor of images and text. One without an ``image_processor`` (or a ``video_processor``, for
-            videos) is taken to show pictures as they are, stretched at most; so is None.
+        processor: The processor of images and text, or its image or video processor. One that has neither an
+            ``image_processor`` (or a ``video_processor``, for videos) nor ``do_resize`` is taken to show pictures as
+            they are, stretched at most; so is None.
         size: Width and height of the picture, or of a frame of the video, in pixels.
         modality: ``image`` or ``video``.
 
     Raises:
         UnsupportedFeatureError: The processor changes pictures in a way that is not known here.
     """
-    if getattr(processor, f"{modality}_processor", None) is None:
+    if owner_of(processor, modality) is None:
         return [Part(WHOLE)]
     settings = Settings.of(processor, modality)
     for name in UNKNOWN:

@@ -87,9 +87,14 @@ def same_answer(one: str, other: str) -> bool:
     return words(one) == words(other) if words(one) else one.strip() == other.strip()
 
 
+def printable(text: str) -> str:
+    """A text on one line, without what cannot be printed."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
 def shorter(text: str | None, longest: int = LONGEST) -> str:
     """A text on one line, without what cannot be printed, cut after a word with an ellipsis."""
-    clean = " ".join("".join(char if char.isprintable() else " " for char in text or "").split())
+    clean = printable(text or "")
     if len(clean) <= longest:
         return clean
     cut = clean[: longest - 1]

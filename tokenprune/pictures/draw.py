@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenprune.errors import ConfigError, OutputError, UnsupportedFeatureError
 from tokenprune.optional import optional
-from tokenprune.pictures.describe import describe
+from tokenprune.pictures.describe import describe, printable, shorter
 from tokenprune.pictures.look import Look
 
 if TYPE_CHECKING:  # matplotlib is optional
@@ -104,6 +104,8 @@ def encoded(figure: Figure, ending: str, *, dpi: int = 200, title: str = "", des
     matplotlib = optional("matplotlib", "drawing", EXTRA)
     from tokenprune.pictures.page import SETTINGS
 
+    title, description = printable(title), printable(description)  # control characters would break an SVG
+
     metadata: dict[str, dict[str, Any]] = {
         ".png": {"Software": None, "Title": title, "Description": description},
         ".svg": {"Date": None, "Creator": "tokenprune", "Title": title, "Description": description},
@@ -147,6 +149,10 @@ def _check(looks: list[Look], **numbers: float | None) -> None:
             raise ConfigError(f"draw: {name} is {value}", "give 1 or more")
     if not looks:
         raise ConfigError("draw: no looks", "give at least one")
+    questions = list(dict.fromkeys(look.question for look in looks if look.question))
+    if len(questions) > 1:
+        asked = " and ".join(repr(shorter(question, 60)) for question in questions[:2])
+        raise ConfigError(f"draw: the looks are of several samples: they ask {asked}", "draw each sample by itself")
     for look in looks:
         if not look.views:
             what = f"{look.method}: it is not known where the visual tokens are on the pictures"

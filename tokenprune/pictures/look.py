@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +14,10 @@ from numpy.typing import NDArray
 from tokenprune.adapters.views import View
 
 ARTICLES = frozenset({"a", "an", "the"})
+#: The sign of a number, and its decimal point.
+PARTS_OF_NUMBERS = re.compile(r"(?<!\S)-(?=\d)|(?<=\d)\.(?=\d)")
+#: The commas of 12,000.
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,11 @@ class Look:
         if self.answer is None or not self.expected:
             return None
         said, wanted = (words(text) for text in (self.answer, self.expected))
-        said, wanted = (found[1:] if len(found) > 1 and found[0] in ARTICLES else found for found in (said, wanted))
-        return said[: len(wanted)] == wanted if wanted else self.answer.strip() == self.expected.strip()
+        if not wanted:
+            return self.answer.strip() == self.expected.strip()
+        # an "a" may be an article, or the letter of a choice
+        pairs = itertools.product(_with_and_without_article(said), _with_and_without_article(wanted))
+        return any(one[: len(other)] == other for one, other in pairs)
 
     @property
     def tokens(self) -> int:
@@ -108,5 +117,18 @@ class Look:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation."""
-    return re.findall(r"\w+", text.casefold())
+    """The words of a text in lower case, without punctuation; a number with its sign and its decimals is one word."""
+    plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    plain = THOUSANDS.sub("", plain).replace("\N{MINUS SIGN}", "-")
+    numbers = {place for found in PARTS_OF_NUMBERS.finditer(plain) for place in range(*found.span())}
+    out = ""
+    for place, char in enumerate(plain):
+        kind = unicodedata.category(char)[0]
+        # marks, like the vowels of Hindi and Thai, belong to their letters; those of emoji do not count
+        counts = kind in "LN" or (kind == "M" and out[-1:].strip()) or char == "_" or place in numbers
+        out += char if counts else " "
+    return out.split()
+
+
+def _with_and_without_article(found: list[str]) -> list[list[str]]:
+    return [found, found[1:]] if len(found) > 1 and found[0] in ARTICLES else [found]
