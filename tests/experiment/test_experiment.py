@@ -289,6 +289,15 @@ def test_timing_is_paired_and_written(tmp_path: Path) -> None:
     assert "MiB |  |" in markdown(run_experiment(config(str(tmp_path / "untimed"))))  # nothing was timed
 
 
+def test_layers_that_were_fixed_are_listed_one_by_one(tmp_path: Path) -> None:
+    """Two methods with one reason and different layers are two lines."""
+    other = {"name": "norm-hidden-large", "label": "early", "layers": {"name": "fixed", "layers": [1]}}
+    result = run_experiment(config(str(tmp_path), methods=["norm-hidden-large", other], oracle=False))
+    text = markdown(result)
+    assert "- before layer 2 (norm-hidden-large): fixed by the config\n" in text
+    assert "- before layer 1 (early): fixed by the config\n" in text
+
+
 def test_the_report_says_what_the_lines_say(tmp_path: Path) -> None:
     result = run_experiment(config(str(tmp_path)))
     table = {(line.method, line.budget): line for line in summarise(result)}
@@ -302,7 +311,7 @@ def test_the_report_says_what_the_lines_say(tmp_path: Path) -> None:
     text = markdown(result)
     assert "24 questions are too few to say whether this model can tell methods apart" in text
     assert "Noticed on these: unpruned accuracy" in text
-    assert "fixed by the config" in text
+    assert "- before layer 2 (norm-hidden-large, random, oracle): fixed by the config" in text
     names = {path.name for path in write_report(result)}
     assert {"report.md", "summary.json", "report.html", "accuracy.png", "accuracy.svg", "accuracy.pdf"} == names
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000

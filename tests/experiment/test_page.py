@@ -242,11 +242,11 @@ def test_every_layer_is_named_where_several_methods_give_the_same_reason() -> No
             for name, layers in (("early", [2]), ("late", [3, 4]), ("random", [2]))
         },
     )
-    assert "- before layer 2: fixed by the config (early, random)\n" in markdown(result)
-    assert "- before layer 3, 4: fixed by the config (late)\n" in markdown(result)
+    assert "- before layer 2 (early, random): fixed by the config\n" in markdown(result)
+    assert "- before layer 3, 4 (late): fixed by the config\n" in markdown(result)
     assert texts(experiment_page(result), "Layers")[1:] == [
-        ["2", "fixed by the config (early, random)"],
-        ["3, 4", "fixed by the config (late)"],
+        ["early, random", "2", "fixed by the config"],
+        ["late", "3, 4", "fixed by the config"],
     ]
 
 

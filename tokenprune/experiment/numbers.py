@@ -74,6 +74,21 @@ class Gains:
 
 
 @dataclass(frozen=True)
+class ChosenLayers:
+    """Layers, and why some methods prune before them.
+
+    Attributes:
+        layers: The layers.
+        reason: Why.
+        methods: The methods.
+    """
+
+    layers: tuple[int, ...]
+    reason: str
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Numbers:
     """Everything that a report shows.
 
@@ -106,22 +121,16 @@ class Numbers:
         return cls(result, summaries, sentences, gains_over_random(answers, summaries), types, per_type)
 
     @property
-    def layers(self) -> tuple[tuple[str, str], ...]:
-        """What layers were chosen and why, each once: ``2, 4`` and the reason.
-
-        Where the same reason led to several layers, it says which methods prune before which.
-        """
-        found: dict[str, dict[str, dict[str, None]]] = {}  # reason -> layers -> methods
+    def layers(self) -> list[ChosenLayers]:
+        """Which layers were chosen, why, and by which methods."""
+        found: dict[tuple[tuple[int, ...], str], list[str]] = {}
         for key, choice in self.result.choices.items():
             reason = f"{key}: {choice['reason']}" if "pruner" in choice else choice["reason"]
             series = self.result.answers.series.get(key)
-            methods = found.setdefault(reason, {}).setdefault(", ".join(map(str, choice["layers"])), {})
-            methods[series.method if series is not None else key] = None
-        return tuple(
-            (layers, f"{reason} ({', '.join(methods)})" if len(by_layers) > 1 else reason)
-            for reason, by_layers in found.items()
-            for layers, methods in by_layers.items()
-        )
+            found.setdefault((tuple(choice["layers"]), reason), []).append(key if series is None else series.method)
+        return [
+            ChosenLayers(layers, reason, tuple(dict.fromkeys(methods))) for (layers, reason), methods in found.items()
+        ]
 
     @property
     def size(self) -> str:

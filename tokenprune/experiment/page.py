@@ -269,6 +269,9 @@ def _timings(numbers: Numbers) -> Table | None:
 
 
 def _layers(numbers: Numbers) -> Table | None:
-    rows = tuple(Row((Cell(layers), Cell(why))) for layers, why in numbers.layers)
-    columns = (Column("before layer"), Column("why"))
+    rows = tuple(
+        Row((Cell(", ".join(item.methods)), Cell(", ".join(map(str, item.layers))), Cell(item.reason)))
+        for item in numbers.layers
+    )
+    columns = (Column("methods"), Column("before layer"), Column("why"))
     return Table("Layers", columns, rows) if rows else None

@@ -34,7 +34,10 @@ def _markdown(numbers: Numbers) -> str:
     out += ["", numbers.size]
     out += _against_random(numbers.gains)
     out += ["", "Layers:"]
-    out += [f"- before layer {layers}: {why}" for layers, why in numbers.layers]
+    out += [
+        f"- before layer {', '.join(map(str, item.layers))} ({', '.join(item.methods)}): {item.reason}"
+        for item in numbers.layers
+    ]
     if numbers.types:
         out += ["", "Accuracy per question type, %:", "", *_accuracy_per_type(numbers)]
     return "\n".join(out) + "\n"

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tokenprune.errors import ConfigError
-from tokenprune.palette import GREY, styles
 from tokenprune.report.page import Cell, Charts, Column, Document, Finding, Page, Row, Table
 
 
@@ -44,14 +43,13 @@ def side_by_side(pages: Mapping[str, Page]) -> Page:
         ),
         versions=tuple((f"{name}: {what}", version) for name, page in pages.items() for what, version in page.versions),
         repeat=tuple(dict.fromkeys(line for page in pages.values() for line in page.repeat)),
-        greys=tuple(f"{name}: {method}" for name, page in pages.items() for method in _greys(page)),
+        greys=tuple(f"{name}: {method}" for name, page in pages.items() for method in page.greys),
+        stands_for=tuple(
+            (f"{name}: {method}", method, number)
+            for number, (name, page) in enumerate(pages.items())
+            for method in dict.fromkeys(row.method for row in page.table.rows if row.method)
+        ),
     )
-
-
-def _greys(page: Page) -> list[str]:
-    """Methods of a page that are drawn in grey."""
-    found = styles(row.method for row in page.table.rows if row.method)
-    return [method for method, style in found.items() if style.colour == GREY or method in page.greys]
 
 
 def _finding(pages: Mapping[str, Page]) -> Finding:

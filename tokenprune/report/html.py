@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from tokenprune.files.lines import json_ready
-from tokenprune.palette import GREY, styles
+from tokenprune.palette import DASHES, GREY, MethodStyle, styles
 from tokenprune.report.charts import MARKERS, chart_specs, library, references, rows
 from tokenprune.report.examples import example_data
 from tokenprune.report.page import Cell, Page
@@ -35,8 +35,7 @@ def render(page: Page) -> str:
     if page.charts:
         shown.update(point.method for point in page.charts.points)
         shown.update(band.method for band in page.charts.references)
-    drawn = styles([*shown, *(row.method for row in page.table.rows if row.method)])
-    drawn |= {name: replace(drawn[name], colour=GREY) for name in page.greys if name in drawn}
+    drawn = _styles(page, shown | {row.method for row in page.table.rows if row.method})
     examples = example_data(page.examples)
     budgets = list(dict.fromkeys(panel.budget for item in page.examples for panel in item.panels if panel.budget))
     data: dict[str, Any] = {
@@ -65,6 +64,16 @@ def render(page: Page) -> str:
             library=Markup(library()) if data["charts"] else "",
         )
     )
+
+
+def _styles(page: Page, names: set[str]) -> dict[str, MethodStyle]:
+    """The style of every name on the page."""
+    method = {name: of for name, of, _ in page.stands_for}
+    numbers = {name: number for name, _, number in page.stands_for}
+    found = styles(method.get(name, name) for name in names)
+    drawn = {name: found[method.get(name, name)] for name in names}
+    drawn |= {name: replace(drawn[name], dash=DASHES[numbers[name] % len(DASHES)]) for name in numbers if name in drawn}
+    return drawn | {name: replace(drawn[name], colour=GREY) for name in page.greys if name in drawn}
 
 
 def _environment() -> Environment:

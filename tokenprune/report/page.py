@@ -239,6 +239,8 @@ class Page:
         versions: Name and version of everything that ran it.
         repeat: The commands that repeat it.
         greys: Methods that others are compared with, drawn in grey whatever their names are.
+        stands_for: For names of several results side by side: the name, the method, and the number of its results. The
+            method has its own colour, and each results their own dashes.
     """
 
     title: str
@@ -253,3 +255,4 @@ class Page:
     versions: tuple[tuple[str, str], ...] = ()
     repeat: tuple[str, ...] = ()
     greys: tuple[str, ...] = ()
+    stands_for: tuple[tuple[str, str, int], ...] = ()
