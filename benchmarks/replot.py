@@ -1,4 +1,6 @@
-"""Draw the plots of committed results again from their summaries: nothing is measured.
+"""Draw the plots of committed results again, and list their layers again: nothing is measured.
+
+The plots are made from ``summary.json``, the section "Layers" of ``report.md`` from ``choices.json``.
 
 python benchmarks/replot.py
 """
@@ -10,7 +12,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from tokenprune.experiment.numbers import chosen_layers
 from tokenprune.experiment.plot import accuracy_plot
+from tokenprune.experiment.report import layer_line
 from tokenprune.experiment.stats import Estimate
 from tokenprune.experiment.summary import SeriesSummary
 
@@ -36,9 +40,21 @@ def summary(data: dict[str, Any]) -> SeriesSummary:
     return SeriesSummary(**words, **fields, **estimates, agreement=agreement, time_spread=(spread[0], spread[1]))
 
 
+def list_layers(folder: Path) -> None:
+    """Write the section "Layers" of a report again."""
+    choices = json.loads((folder / "choices.json").read_text(encoding="utf-8"))
+    found = chosen_layers(choices, {key: key.split(" / ")[0] for key in choices})
+    report = folder / "report.md"
+    before, _, after = report.read_text(encoding="utf-8").partition("\nLayers:\n")
+    rest = after.partition("\n\n")[2]
+    lines = "\n".join(map(layer_line, found))
+    report.write_text(before + "\nLayers:\n" + lines + "\n" + (f"\n{rest}" if rest else ""), encoding="utf-8")
+
+
 def main() -> None:
-    """Draw all."""
+    """Make all again."""
     for path in sorted(RESULTS.glob("*/summary.json")):
+        list_layers(path.parent)
         rows = [summary(data) for data in json.loads(path.read_text(encoding="utf-8"))]
         for file in accuracy_plot(rows, path.with_name("accuracy.png")):
             if file.suffix != ".png":

@@ -145,7 +145,9 @@ def test_what_cannot_be_drawn() -> None:
             run.look()
         model(**inputs)
     wide = np.zeros((8, 16, 3), dtype=np.uint8)
+    deep = Image.fromarray(np.full((8, 8), 60000, dtype=np.uint16))
     cases: list[tuple[dict[str, Any], type[TokenPruneError], str]] = [
+        ({"pictures": [deep]}, ConfigError, "a picture has the mode 'I;16'"),
         ({"sample": 2}, ConfigError, "there is no sample 2: the last batch has 2; samples count from 0"),
         ({"pictures": [wide]}, ConfigError, "no squares were given without a processor"),
         ({"pictures": [wide[:, :8]] * 3}, SampleError, "take 1 pictures, but 3 were given"),

@@ -8,6 +8,7 @@ figure always gives the same bytes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,9 +71,11 @@ def save(figure: Figure, path: Path) -> list[Path]:
         figure.draw_without_rendering()
     figure.set_layout_engine("none")
     written = []
-    for end, metadata in DATES.items():
-        figure.savefig(path.with_suffix(end), metadata=metadata)
-        written.append(path.with_suffix(end))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # it is drawn as a box
+        for end, metadata in DATES.items():
+            figure.savefig(path.with_suffix(end), metadata=metadata)
+            written.append(path.with_suffix(end))
     return written
 
 

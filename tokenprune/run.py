@@ -126,7 +126,8 @@ class StageResult:
             out[at] = values
             return out
 
-        scores, merged = tokens.scores, tokens.merged
+        # a budget that drops everything leaves nothing to score
+        scores, merged = tokens.scores if self.after[sample] else None, tokens.merged
         into = None if merged is None else merged[sample].cpu().numpy()
         entry = np.full(len(real), -1)
         entry[real] = at

@@ -170,13 +170,14 @@ class MethodAnswers:
         return self._by_question(lambda item: item.divergences)
 
     def agreement_by_question(self) -> dict[int, float]:
-        """Position -> share of the seeds that give the unpruned model's answer."""
+        """Position -> share of the seeds that give the unpruned model's answer, where that model has answered."""
         reference = {
             at: said for item in self.answers.unpruned.seeds for at, said in zip(item.positions, item.said, strict=True)
         }
-        return self._by_question(
+        found = self._by_question(
             lambda item: [float(reference.get(at) == said) for at, said in zip(item.positions, item.said, strict=True)]
         )
+        return {position: share for position, share in found.items() if position in reference}
 
     def _by_question(self, values: Callable[[SeriesAnswers], Iterable[float]]) -> dict[int, float]:
         found: dict[int, list[float]] = {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tokenprune.experiment.answering import Choices
 from tokenprune.experiment.answers import Answers, difference
 from tokenprune.experiment.config import UNPRUNED
 from tokenprune.experiment.gates import gates
@@ -123,14 +124,8 @@ class Numbers:
     @property
     def layers(self) -> list[ChosenLayers]:
         """Which layers were chosen, why, and by which methods."""
-        found: dict[tuple[tuple[int, ...], str], list[str]] = {}
-        for key, choice in self.result.choices.items():
-            reason = f"{key}: {choice['reason']}" if "pruner" in choice else choice["reason"]
-            series = self.result.answers.series.get(key)
-            found.setdefault((tuple(choice["layers"]), reason), []).append(key if series is None else series.method)
-        return [
-            ChosenLayers(layers, reason, tuple(dict.fromkeys(methods))) for (layers, reason), methods in found.items()
-        ]
+        names = {key: item.method for key, item in self.result.answers.series.items()}
+        return chosen_layers(self.result.choices, names)
 
     @property
     def size(self) -> str:
@@ -138,6 +133,20 @@ class Numbers:
         questions = self.result.answers.questions
         pictures = len(set(questions.groups.values()))
         return f"{len(questions.groups)} questions on {pictures} pictures; intervals are 95 %, clustered by picture."
+
+
+def chosen_layers(choices: Choices, names: Mapping[str, str]) -> list[ChosenLayers]:
+    """Choices of layers, put together where layers and reason are the same.
+
+    Args:
+        choices: Series key -> its layers, and why.
+        names: Series key -> the name of its method; a key without a name stands for itself.
+    """
+    found: dict[tuple[tuple[int, ...], str], list[str]] = {}
+    for key, choice in choices.items():
+        name = key if "pruner" in choice else names.get(key, key)  # what was chosen beside the layer is the budget's
+        found.setdefault((tuple(choice["layers"]), choice["reason"]), []).append(name)
+    return [ChosenLayers(layers, reason, tuple(dict.fromkeys(methods))) for (layers, reason), methods in found.items()]
 
 
 def same_cost(one: float, other: float) -> bool:

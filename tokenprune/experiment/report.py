@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tokenprune.experiment import examples
-from tokenprune.experiment.numbers import OTHER_COST, Gain, Gains, Numbers
+from tokenprune.experiment.numbers import OTHER_COST, ChosenLayers, Gain, Gains, Numbers
 from tokenprune.experiment.page import numbers_page
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.rows import columns, format_row, markdown_cell
@@ -34,13 +34,15 @@ def _markdown(numbers: Numbers) -> str:
     out += ["", numbers.size]
     out += _against_random(numbers.gains)
     out += ["", "Layers:"]
-    out += [
-        f"- before layer {', '.join(map(str, item.layers))} ({', '.join(item.methods)}): {item.reason}"
-        for item in numbers.layers
-    ]
+    out += [layer_line(item) for item in numbers.layers]
     if numbers.types:
         out += ["", "Accuracy per question type, %:", "", *_accuracy_per_type(numbers)]
     return "\n".join(out) + "\n"
+
+
+def layer_line(item: ChosenLayers) -> str:
+    """Which layers were chosen, by which methods and why, as an item of a list."""
+    return f"- before layer {', '.join(map(str, item.layers))} ({', '.join(item.methods)}): {item.reason}"
 
 
 def _against_random(gains: Gains | None) -> list[str]:

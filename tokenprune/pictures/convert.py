@@ -35,9 +35,14 @@ def as_picture(picture: Any) -> NDArray[np.uint8]:
         picture: A Pillow image of any mode, or a uint8 array or tensor ``[height, width, 3]``.
 
     Raises:
-        ConfigError: It is something else.
+        ConfigError: It is something else, or has more than 8 bits.
     """
     if hasattr(picture, "convert"):  # a Pillow image, without importing Pillow
+        if picture.mode.startswith(("I", "F")):
+            raise ConfigError(
+                f"a picture has the mode {picture.mode!r}, whose brightness has no fixed range",
+                "scale it to 8 bits first",
+            )
         picture = picture.convert("RGB")
     try:
         array = np.asarray(picture)

@@ -22,7 +22,7 @@ from tokenprune.tuning import table
 from tokenprune.tuning.intervals import Interval
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.report import Facts
-from tokenprune.tuning.words import LOSSES, quality, sentence
+from tokenprune.tuning.words import LOSSES, method_of, quality, sentence
 from tokenprune.version import __version__
 
 #: Candidates that the charts show of each budget, beside the best random one.
@@ -63,6 +63,9 @@ def tune_page(
         documents=(Document("Configuration (config.yaml)", config),) if config else (),
         versions=(("tokenprune", __version__),),
         greys=tuple(dict.fromkeys(row.name for ranking in rankings for row in ranking.ranked if row.random)),
+        stands_for=tuple(
+            dict.fromkeys((row.name, method_of(row), 0) for ranking in rankings for row in ranking.ranked)
+        ),
         repeat=("tokenprune tune config.yaml --output repeated",) if config else (),
     )
 

@@ -12,7 +12,7 @@ from tokenprune.engine.race import Goal
 from tokenprune.palette import GREY, MethodStyle, styles
 from tokenprune.plotting import look, marker_size, save
 from tokenprune.tuning.ranking import Ranked, Ranking
-from tokenprune.tuning.words import LOSSES
+from tokenprune.tuning.words import LOSSES, method_of
 
 #: Candidates that the picture shows of each budget, beside the best random one.
 SHOWN = 15
@@ -90,12 +90,6 @@ def _panel(axes: Axes, ranking: Ranking, rows: Sequence[Ranked], factor: float, 
     axes.set_xlim(left=left)
     axes.set_title(f"{ranking.budget}, {ranking.samples} samples", fontsize=10)
     axes.grid(axis="both")
-
-
-def method_of(row: Ranked) -> str:
-    """The method whose style a candidate has: variants are called ``METHOD: what differs``."""
-    name = row.name.partition(":")[0]
-    return "random" if row.random else name
 
 
 def shown(ranking: Ranking) -> list[Ranked]:

@@ -66,3 +66,8 @@ def _noise(rows: Sequence[Ranked]) -> str:
     count = NUMBERS[len(rows)] if len(rows) < len(NUMBERS) else str(len(rows))
     names = ", ".join(row.name for row in rows[:MOST_NAMED]) + (", ..." if len(rows) > MOST_NAMED else "")
     return f"{count} {'other is' if len(rows) == 1 else 'others are'} within the noise ({names})"
+
+
+def method_of(row: Ranked) -> str:
+    """The method whose style a candidate has: variants are called ``METHOD: what differs``."""
+    return "random" if row.random else row.name.partition(":")[0]
