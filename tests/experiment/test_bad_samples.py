@@ -176,7 +176,7 @@ def test_samples_are_read_batch_by_batch(tmp_path: Path, monkeypatch: pytest.Mon
     Counting.read.clear()
     read_at: list[int] = []
     run_experiment(
-        config(str(tmp_path), task=LinesTask()),
+        config(str(tmp_path), task=LinesTask(), examples=0),
         lambda name, done, total: read_at.append(max(Counting.read)),
         Part(limit=10),
     )
