@@ -57,6 +57,11 @@ def look() -> Iterator[None]:
         yield
 
 
+def footnote(figure: Figure, text: str) -> None:
+    """Put small grey text below a figure, from its left edge on."""
+    figure.supxlabel(text, fontsize=8, color="0.35", ha="left", x=0.01)
+
+
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write a figure as PNG, SVG and PDF.
 

@@ -343,7 +343,7 @@ class Run:
         stages = self._record.stages
         if not stages or not any(stages[0].before):
             raise UnsupportedFeatureError(
-                "there is nothing to draw: no prompt with visual tokens was read",
+                "there is nothing to draw: no prompt with visual tokens was read, or the last one is still being read",
                 "run the model inside the block first",
             )
         if not 0 <= sample < len(stages[0].before):

@@ -57,7 +57,8 @@ def test_charts_show_the_best_and_random(result: TuneResult) -> None:
     assert charts is not None
     random = {row.name for ranking in result.rankings for row in ranking.ranked if row.random}
     assert random
-    assert set(tune_page(result.rankings, result.facts, {}).greys) == random
+    stands_for = {name: method for name, method, _ in tune_page(result.rankings, result.facts, {}).stands_for}
+    assert {name for name, method in stands_for.items() if method == "random"} == random  # which is drawn in grey
     for ranking in result.rankings:
         names = [point.method for point in charts.points if point.budget == ranking.budget]
         assert names[0] == ranking.best.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -224,19 +224,16 @@ def _gain_cell(gain: Gain | None) -> Cell:
     return Cell("", math.nan) if gain is None else Cell(str(gain), gain.estimate.mean, gain.random_wins)
 
 
+def _method_row(item: SeriesSummary, cells: Sequence[Cell]) -> Row:
+    """A row about a method with a budget, which are its first two cells."""
+    return Row((Cell(item.method), Cell(item.budget), *cells), item.method, item.budget)
+
+
 def _types(numbers: Numbers) -> Table | None:
     if not numbers.types:
         return None
     rows = tuple(
-        Row(
-            (
-                Cell(item.method),
-                Cell(item.budget),
-                *(Cell("" if math.isnan(value) else f"{100 * value:.1f}", value) for value in values),
-            ),
-            item.method,
-            item.budget,
-        )
+        _method_row(item, [Cell("" if math.isnan(value) else f"{100 * value:.1f}", value) for value in values])
         for item, values in zip(numbers.summaries, numbers.per_type, strict=True)
     )
     columns = (Column("method"), Column("budget"), *(Column(kind, "number") for kind in numbers.types))
@@ -248,15 +245,7 @@ def _timings(numbers: Numbers) -> Table | None:
     if not timed:
         return None
     rows = tuple(
-        Row(
-            (
-                Cell(item.method),
-                Cell(item.budget),
-                *(Cell(f"{value:.2f}", value) for value in (item.time_ratio, *item.time_spread)),
-            ),
-            item.method,
-            item.budget,
-        )
+        _method_row(item, [Cell(f"{value:.2f}", value) for value in (item.time_ratio, *item.time_spread)])
         for item in timed
     )
     columns = (Column("method"), Column("budget"), *(Column(name, "number") for name in ("median", "least", "most")))

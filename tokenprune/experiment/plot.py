@@ -21,7 +21,7 @@ from tokenprune.experiment.config import UNPRUNED
 from tokenprune.experiment.method_name import is_random
 from tokenprune.experiment.summary import SeriesSummary, by_budget
 from tokenprune.palette import GREY, MethodStyle, styles
-from tokenprune.plotting import LineEnd, look, marker_size, name_lines, save, side_by_side
+from tokenprune.plotting import LineEnd, footnote, look, marker_size, name_lines, save, side_by_side
 
 #: Methods, without those that they are compared with, that get a line of their own each.
 MOST_LINES = 10
@@ -243,7 +243,7 @@ def _notes(figure: Figure, drawn: Sequence[_Lines]) -> None:
         if item.faint:
             where = f" of {item.title}" if item.title else ""
             lines += _wrapped(f"Light grey{where}, the best first: {', '.join(item.faint)}.", LETTERS)
-    figure.supxlabel("\n".join(lines), fontsize=8, color="0.35", ha="left", x=0.01)
+    footnote(figure, "\n".join(lines))
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -297,13 +297,10 @@ def by_budget_plot(summaries: Sequence[SeriesSummary], path: Path, quality: str 
                 axes.tick_params(labelbottom=True)
         low, high = panels[0].get_xlim()
         panels[0].set_xlim(low, high + 0.2 * (high - low))  # room for the costs
-        figure.supxlabel(
+        footnote(
+            figure,
             "Bars: 95 % intervals; grey band: the unpruned model; dotted: random.\nCost: visual tokens, mean over the"
             " decoder's layers. Order: mean distance from the budget's mean.",
-            fontsize=8,
-            color="0.35",
-            ha="left",
-            x=0.01,
         )
         return save(figure, path)
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tokenprune.experiment.profiling import ProfiledModel
-from tokenprune.plotting import look, save, spread
+from tokenprune.plotting import footnote, look, save, spread
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.selectors.plateau import find_plateau
 
@@ -47,7 +47,7 @@ def profile_plot(measured: ProfiledModel, path: Path) -> list[Path]:
         axes.xaxis.set_major_locator(MaxNLocator(16, integer=True, min_n_ticks=1))
         axes.set_xlim(-0.5, measured.profile.num_layers - 0.5)
         axes.grid(axis="y")
-        figure.supxlabel("\n".join(words), fontsize=8, color="0.25", ha="left", x=0.01)
+        footnote(figure, "\n".join(words))
         _chosen(figure, axes, measured)
         figure.legend(loc="outside right upper")
         return save(figure, path)

@@ -43,7 +43,6 @@ def side_by_side(pages: Mapping[str, Page]) -> Page:
         ),
         versions=tuple((f"{name}: {what}", version) for name, page in pages.items() for what, version in page.versions),
         repeat=tuple(dict.fromkeys(line for page in pages.values() for line in page.repeat)),
-        greys=tuple(f"{name}: {method}" for name, page in pages.items() for method in page.greys),
         stands_for=tuple(
             (f"{name}: {method}", method, number)
             for number, (name, page) in enumerate(pages.items())

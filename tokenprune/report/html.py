@@ -72,8 +72,9 @@ def _styles(page: Page, names: set[str]) -> dict[str, MethodStyle]:
     numbers = {name: number for name, _, number in page.stands_for}
     found = styles(method.get(name, name) for name in names)
     drawn = {name: found[method.get(name, name)] for name in names}
-    drawn |= {name: replace(drawn[name], dash=DASHES[numbers[name] % len(DASHES)]) for name in numbers if name in drawn}
-    return drawn | {name: replace(drawn[name], colour=GREY) for name in page.greys if name in drawn}
+    return drawn | {
+        name: replace(drawn[name], dash=DASHES[numbers[name] % len(DASHES)]) for name in numbers if name in drawn
+    }
 
 
 def _environment() -> Environment:

@@ -238,9 +238,8 @@ class Page:
         documents: The config and what else led to the results.
         versions: Name and version of everything that ran it.
         repeat: The commands that repeat it.
-        greys: Methods that others are compared with, drawn in grey whatever their names are.
-        stands_for: For names of several results side by side: the name, the method, and the number of its results. The
-            method has its own colour, and each results their own dashes.
+        stands_for: For names that are no methods (candidates of a tune, methods of several results side by side): the
+            name, the method whose colour it has, and a number, 0 or that of its results, which decides its dashes.
     """
 
     title: str
@@ -254,5 +253,4 @@ class Page:
     documents: tuple[Document, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
     repeat: tuple[str, ...] = ()
-    greys: tuple[str, ...] = ()
     stands_for: tuple[tuple[str, str, int], ...] = ()

@@ -62,7 +62,6 @@ def tune_page(
         tables=(_front(rankings, facts.goal), *_refused(rankings)),
         documents=(Document("Configuration (config.yaml)", config),) if config else (),
         versions=(("tokenprune", __version__),),
-        greys=tuple(dict.fromkeys(row.name for ranking in rankings for row in ranking.ranked if row.random)),
         stands_for=tuple(
             dict.fromkeys((row.name, method_of(row), 0) for ranking in rankings for row in ranking.ranked)
         ),

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tokenprune.engine.race import Goal
 from tokenprune.palette import GREY, MethodStyle, styles
-from tokenprune.plotting import look, marker_size, save
+from tokenprune.plotting import footnote, look, marker_size, save
 from tokenprune.tuning.ranking import Ranked, Ranking
 from tokenprune.tuning.words import LOSSES, method_of
 
@@ -45,13 +45,10 @@ def tune_plot(rankings: Sequence[Ranking], goal: Goal, path: Path) -> list[Path]
             _panel(axes, ranking, rows, factor, found)
         subtracted = "100 % minus the " if goal in ("agreement", "score") else ""
         axes_per_panel[-1].set_xlabel(f"{subtracted}{name}, {unit} (less is better)")
-        figure.supxlabel(
+        footnote(
+            figure,
             "Bars: 95 % intervals; band: that of the best. Hollow: left the race early. Bold: within the noise of the"
             " best.\nCost: visual tokens, mean over the decoder's layers.",
-            fontsize=8,
-            color="0.35",
-            ha="left",
-            x=0.01,
         )
         return save(figure, path)
 
