@@ -14,7 +14,7 @@ from tests.support.tiny import CASES
 from tests.support.toy import Letters
 from tests.support.toy_distribution import toy_installed
 from tokenprune import cli
-from tokenprune.cli.look import look_methods, look_model, looks, read_prompt
+from tokenprune.cli.look import in_words, look_methods, look_model, looks, read_prompt
 from tokenprune.errors import ConfigError
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.hf import HuggingFace
@@ -101,6 +101,18 @@ def test_a_method_that_measures_the_model_does_so_on_the_prompt(tmp_path: Path, 
     prompt = read_prompt([picture], "what?", None, 8, 2)
     _, look = looks(look_model("toy").load(), look_methods([str(file)], None, {}), prompt)
     assert look.stages[0].layer in range(1, 4)
+
+
+def test_a_layer_that_was_found_on_the_prompt_is_said(picture: str) -> None:
+    """VTW compares the answers of several layers to this prompt; FastV's layer is fixed."""
+    methods = look_methods(["vtw", "fastv"], None, {})
+    layers = methods["vtw"].layers.model_copy(update={"start": 1, "threshold": 10.0})
+    methods["vtw"] = methods["vtw"].model_copy(update={"layers": layers})
+    _, vtw, fastv = looks(look_model("toy").load(), methods, read_prompt([picture], "what?", None, 8, 2))
+    assert vtw.budget.endswith(", layer found on this prompt")
+    assert in_words(vtw).endswith(" Its layer was found on this prompt.")
+    assert "found" not in fastv.budget + in_words(fastv)
+    assert vtw.stages[0].scores is None  # it drops everything: nothing was preferred
 
 
 def test_a_checkpoint_is_asked_the_question_as_it_is() -> None:

@@ -75,6 +75,14 @@ def test_a_seed_counts_by_its_share() -> None:
     assert most_changed(Answers.read(rows), 2) == [1, 0]
 
 
+def test_what_the_unpruned_model_has_not_answered_is_no_disagreement() -> None:
+    """A run that was stopped: the method is ahead."""
+    rows = [row("unpruned", 0, "yes"), row("one", 0, "yes"), row("one", 1, "no")]
+    answers = Answers.read(rows)
+    assert answers.of("one", "b").agreement_by_question() == {0: 1.0}
+    assert most_changed(answers, 2) == [0]
+
+
 @torch.no_grad()
 def test_what_is_stored_is_what_each_method_keeps_of_the_sample_alone(tmp_path: Path) -> None:
     settings = config(str(tmp_path), examples=4)

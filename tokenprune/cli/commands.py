@@ -17,7 +17,7 @@ from transformers.utils import logging
 from tokenprune import plugins
 from tokenprune.cli.budget import one_budget
 from tokenprune.cli.failures import check_writable, missing_files_reported, reported
-from tokenprune.cli.look import check_outputs, look_methods, look_model, looks, read_prompt, write
+from tokenprune.cli.look import check_outputs, in_words, look_methods, look_model, looks, read_prompt, write
 from tokenprune.cli.methods import method_text
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.report import make_reports
@@ -46,7 +46,6 @@ from tokenprune.measure.bench import BenchConfig, run_bench
 from tokenprune.measure.estimate import estimate, read_config
 from tokenprune.models.presets import PRESETS
 from tokenprune.named import NamedMethod, find_shipped, list_methods
-from tokenprune.pictures.describe import describe
 from tokenprune.tuning import run_tune
 from tokenprune.version import __version__
 
@@ -342,7 +341,7 @@ def look(
     shown = looks(spec.load(), methods, prompt)
     write(shown, paths)
     for item in shown:
-        print(describe(item))
+        print(in_words(item))
     for path in paths:
         console.print(f"written: {path}", highlight=False)
 

@@ -31,6 +31,8 @@ from tokenprune.records.video import read_video
 from tokenprune.tasks.base import Sample, Video
 
 UNPRUNED = "unpruned"
+#: Stands beside the budget of a method whose selector compared answers to this prompt.
+FOUND_HERE = ", layer found on this prompt"
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv"})
 KINDS = "give pictures (png, jpg, webp ...) or videos (mp4, mov, mkv, webm ...)"
 
@@ -166,10 +168,15 @@ def looks(loaded: LoadedModel, methods: dict[str, Method], prompt: Prompt) -> li
                 f"method {title!r} with budget '{look.budget}' drops none of the {look.tokens} visual tokens",
                 "ask for fewer: --tokens, --keep, --ratio or --average",
             )
-        seen = ", layer found on this prompt" if method.layers.runs_the_method else ""
+        seen = FOUND_HERE if method.layers.runs_the_method else ""
         found.append(replace(look, method=title, budget=look.budget + seen))
     unpruned = replace(found[0], method=UNPRUNED, stages=(), budget="", answer=answer)
     return [unpruned, *found]
+
+
+def in_words(look: Look) -> str:
+    """A look in plain sentences, as the terminal shows it."""
+    return describe(look) + (" Its layer was found on this prompt." if look.budget.endswith(FOUND_HERE) else "")
 
 
 def write(shown: Sequence[Look], paths: Sequence[Path]) -> None:
