@@ -105,7 +105,7 @@ def test_a_method_that_measures_the_model_does_so_on_the_prompt(tmp_path: Path, 
 
 def test_a_layer_that_was_found_on_the_prompt_is_said(picture: str) -> None:
     """VTW compares the answers of several layers to this prompt; FastV's layer is fixed."""
-    methods = look_methods(["vtw", "fastv"], None, {})
+    methods = look_methods(["vtw"], None, {}) | look_methods(["fastv"], "keep_count", {"tokens": 3})
     layers = methods["vtw"].layers.model_copy(update={"start": 1, "threshold": 10.0})
     methods["vtw"] = methods["vtw"].model_copy(update={"layers": layers})
     _, vtw, fastv = looks(look_model("toy").load(), methods, read_prompt([picture], "what?", None, 8, 2))

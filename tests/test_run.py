@@ -80,6 +80,30 @@ def test_scores_and_merges_are_those_of_the_tokens() -> None:
     assert (look.cells[merged[merged >= 0], 0] == look.cells[merged >= 0, 0]).all()
 
 
+def test_merges_behind_an_earlier_stage_name_the_tokens_of_the_prompt() -> None:
+    """The second stage counts the tokens that the first left; a look counts those of the prompt."""
+    model, inputs = pair()
+    scored = {"name": "topk", "scorer": {"name": "random", "seed": 1}}
+    method = TWO_STAGES.model_dump(mode="json") | {
+        "pruner": {"name": "stages", "pruners": [scored, {"name": "tome", "steps": 2}]}
+    }
+    with torch.no_grad(), tp.apply(model, tp.Method.from_dict(method)) as run:
+        model(**inputs)
+    for sample in range(2):
+        first, second = run.look(sample=sample).stages
+        assert second.merged is not None
+        gone = first.kept & ~second.kept
+        assert (second.merged >= 0).tolist() == gone.tolist()
+        assert second.kept[second.merged[gone]].all()
+        # the same in positions, by hand: the tokens that entered, in order
+        tokens = run.stages[1].tokens
+        assert tokens is not None
+        assert tokens.merged is not None
+        entered = [int(at) for at in first.kept.nonzero()[0]]
+        expected = {entered[at]: entered[int(to)] for at, to in enumerate(tokens.merged[sample]) if to >= 0}
+        assert {int(at): int(second.merged[at]) for at in gone.nonzero()[0]} == expected
+
+
 @pytest.mark.parametrize("family", ["llava_next", "qwen2_vl", "idefics3"])
 def test_a_run_can_be_drawn_after_its_block_and_after_generate(family: str) -> None:
     case, model = CASES[family], model_of(family, "sdpa")

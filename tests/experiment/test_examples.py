@@ -172,11 +172,14 @@ def test_no_examples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_merged_shards_have_the_examples_of_the_whole_run(tmp_path: Path, count: int) -> None:
+def test_merged_shards_have_the_examples_of_the_whole_run(
+    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_experiment(config(str(tmp_path / "whole"), examples=4))
     split = config(str(tmp_path / "split"), examples=4)
     for number in range(1, count + 1):
         run_experiment(split, part=Part(shard=Shard(number, count)))
+    monkeypatch.setattr(ToyModel, "load", lambda self: pytest.fail("the shards have all examples"))
     merge_shards(split)
     assert (tmp_path / "split" / "examples.json").read_bytes() == (tmp_path / "whole" / "examples.json").read_bytes()
 
