@@ -257,7 +257,7 @@ def check_cache(cache: Any, first: int) -> None:
     """Refuse caches that cannot be compacted exactly.
 
     Args:
-        cache: ``past_key_values`` of a call, may be None.
+        cache: The KV cache of a call, may be None.
         first: First layer that sees fewer tokens.
 
     Raises:
@@ -286,7 +286,7 @@ def check_lengths(cache: Any, layers: Sequence[int]) -> None:
     a cache behind.
 
     Args:
-        cache: ``past_key_values`` of a call, may be None.
+        cache: The KV cache of a call, may be None.
         layers: Layers to compare with the first one.
 
     Raises:

@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
-from tokenprune.call_arguments import bound_arguments
+from tokenprune.call_arguments import bound_arguments, given_cache
 from tokenprune.engine import hooks, refusals
 from tokenprune.engine.cache import CacheOwner, check_cache, check_lengths, pruned_layer
 from tokenprune.engine.calls import Call, ThreadState
@@ -187,7 +187,7 @@ class Engine:
 
     def _begin(self, arguments: Mapping[str, Any]) -> Call:
         """Look at the arguments of a call and say what it is."""
-        cache = arguments.get("past_key_values")
+        cache = given_cache(arguments)
         if cache is not None and not isinstance(cache, Cache):
             check_cache(cache, self.plan.first)
         pruned = [layer for stage in self.plan.stages if (layer := pruned_layer(cache, stage.layer)) is not None]

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.towers import TowerRun
+from tokenprune.call_arguments import given_cache, returned_cache
 from tokenprune.context import PruneContext
 from tokenprune.engine.arguments import CompactArguments
 from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, mark
@@ -357,7 +357,5 @@ class Prefill(Call):
 
 def _cache_of(output: Any, arguments: Mapping[str, Any]) -> Any:
     """The cache that a forward filled: in its output, in its tuple (``return_dict=False``), or given to it."""
-    cache = getattr(output, "past_key_values", None)
-    if cache is None and isinstance(output, tuple):
-        cache = next((item for item in output if isinstance(item, Cache)), None)
-    return arguments.get("past_key_values") if cache is None else cache
+    cache = returned_cache(output)
+    return given_cache(arguments) if cache is None else cache

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tokenprune.adapters.base import Adapter
+from tokenprune.call_arguments import given_cache
 from tokenprune.engine import hooks
 from tokenprune.errors import UnsupportedFeatureError
 
@@ -39,7 +40,7 @@ def _check_mode(arguments: Mapping[str, Any]) -> None:
 
 def _check_chunks(adapter: Adapter, arguments: Mapping[str, Any]) -> None:
     size = getattr(arguments.get("generation_config"), "prefill_chunk_size", None)
-    ids, cache = arguments.get("input_ids"), arguments.get("model_kwargs", {}).get("past_key_values")
+    ids, cache = arguments.get("input_ids"), given_cache(arguments.get("model_kwargs", {}))
     if size is None or ids is None or (cache is not None and cache.get_seq_length()):
         return
     # a chunk of one token would look like a decode step
