@@ -89,7 +89,7 @@ def test_the_score_is_the_entropy_of_the_normed_states(name: str, layer: int, no
     )
     model(**batch.inputs)
     hook.remove()
-    normed = decoder.norm(states[0]).unflatten(-1, (adapter_for(model).num_heads, -1))
+    normed = decoder.norm(states[0]).unflatten(-1, (adapter_for(model).num_heads(0), -1))
     method = method_with(MatrixEntropy(source="hidden", normalization=normalization, final_norm=True), layer)  # type: ignore[arg-type]
     with tp.apply(model, method) as run:
         model(**batch.inputs)

@@ -182,19 +182,25 @@ def _unchanged(states: Tensor) -> Tensor:
     return states
 
 
+def layer_config(text_config: Any, layer: int) -> Any:
+    """The config of one layer, where transformers keeps one per layer (Step 3.7)."""
+    return text_config.per_layer_config[layer] if getattr(text_config, "is_heterogeneous", False) else text_config
+
+
 def layer_type(text_config: Any, layer: int) -> str:
     """``full_attention``, ``sliding_attention``, ``linear_attention`` ... of a layer, from the config."""
     types = getattr(text_config, "layer_types", None)
     if types is not None:
         return str(types[layer])
-    return "sliding_attention" if getattr(text_config, "sliding_window", None) else "full_attention"
+    own = layer_config(text_config, layer)
+    return "sliding_attention" if getattr(own, "sliding_window", None) else "full_attention"
 
 
 def window(text_config: Any, layer: int) -> int | None:
     """Tokens that a layer with a sliding or chunked window sees at most; None where it sees everything."""
     kind = layer_type(text_config, layer)
     name = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}.get(kind)
-    size = None if name is None else getattr(text_config, name, None)
+    size = None if name is None else getattr(layer_config(text_config, layer), name, None)
     return None if size is None else int(size)
 
 

@@ -61,7 +61,7 @@ def two_resolutions(model: PreTrainedModel, kind: str, size: int, noise: torch.G
 step = make(
     "Step3p7ForConditionalGeneration",
     "Step3p7Config",
-    vision_config={**PATCHES, "max_position_embeddings": 64},
+    vision_config={**PATCHES, "image_size": 64, "max_position_embeddings": 256},
     text_config=text(
         None,
         layers=6,
@@ -148,7 +148,6 @@ def bordered_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.G
     )
 
 
-CODEBOOK = {f"IMGIMG{chr(65 + i)}Z": 160 + i for i in range(16)}
 chameleon = make(
     "ChameleonForConditionalGeneration",
     "ChameleonConfig",
@@ -187,6 +186,13 @@ emu3 = make(
         **{f"<|visual token {i:06d}|>": 160 + i for i in range(10)},
     },
 )
+
+
+def sized_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
+    """An image as codes of a discrete tokenizer, with its size (Emu 3)."""
+    return visual(20, pixel_values=pixels(noise, 1, 3, 16, 16), image_sizes=torch.tensor([[16, 16]]))
+
+
 compass = make(
     "CohereCompassForConditionalGeneration",
     "CohereCompassConfig",
@@ -218,7 +224,7 @@ deepseek_ocr2 = make(
         n_routed_experts=4,
         n_shared_experts=1,
         num_experts_per_tok=2,
-        moe_intermediate_size=32,
+        moe_intermediate_size=48,
         mlp_layer_types=["dense", "sparse", "sparse", "sparse"],
     ),
     image_token_id=IMAGE,
@@ -258,14 +264,14 @@ CASES = [
     TinyCase("qianfan_ocr", qianfan, tiled_visual),
     TinyCase("pp_chart2table", chart2table, fixed(16, 128)),
     TinyCase("deepseek_vl_hybrid", hybrid_towers, two_resolutions),
-    TinyCase("step3p7", step, fixed(4)),
+    TinyCase("step3p7", step, fixed(16, 64)),
     TinyCase("kimi_k25", kimi, little_images),
-    TinyCase("fuyu", fuyu, flat_patches),
-    TinyCase("hunyuan_vl", hunyuan, bordered_visual),
+    TinyCase("fuyu", fuyu, flat_patches, beams=False),
+    TinyCase("hunyuan_vl", hunyuan, bordered_visual, finish=token_types("mm_token_type_ids")),
     TinyCase("chameleon", chameleon, fixed(16, 16)),
-    TinyCase("emu3", emu3, fixed(16)),
+    TinyCase("emu3", emu3, sized_visual),
     TinyCase("cohere_compass", compass, framewise_visual, finish=token_types("mm_token_type_ids")),
     TinyCase("deepseek_ocr2", deepseek_ocr2, fixed(145, 64)),
     TinyCase("perception_lm", perception, wrapped_tile),
-    TinyCase("fast_vlm", fast_vlm, fixed(16)),
+    TinyCase("fast_vlm", fast_vlm, fixed(16), switched="text_config"),
 ]
