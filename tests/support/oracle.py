@@ -37,7 +37,9 @@ def tolerance(logits: Tensor) -> float:
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The language model's layers."""
     decoder = model.get_decoder()
-    layers = decoder.layers if hasattr(decoder, "layers") else decoder.model.layers
+    while not hasattr(decoder, "layers"):
+        decoder = getattr(decoder, "model", None) or decoder.decoder  # OPT keeps them in the second
+    layers = decoder.layers
     assert isinstance(layers, nn.ModuleList)
     return layers
 

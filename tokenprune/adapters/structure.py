@@ -15,6 +15,9 @@ from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 #: Config attributes that hold the id of a token which stands for visual features.
 VISUAL_ID_NAMES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 
+#: Names under which a model keeps its decoder, in the order tried.
+INNER_NAMES = ("model", "language_model", "decoder")
+
 #: Names of the attention module inside a decoder layer, in the order tried.
 ATTENTION_NAMES = ("self_attn", "attention", "attn", "self_attention")
 
@@ -57,7 +60,7 @@ def find_decoder(model: Any) -> nn.Module:
         while candidate is not None:
             if isinstance(candidate, nn.Module) and isinstance(getattr(candidate, "layers", None), nn.ModuleList):
                 return candidate
-            inner = getattr(candidate, "model", None) or getattr(candidate, "language_model", None)
+            inner = next(filter(None, (getattr(candidate, name, None) for name in INNER_NAMES)), None)
             candidate = inner if inner is not candidate else None
     raise UnsupportedModelError(
         f"{type(model).__name__}: model.get_decoder() and model.language_model lead to no module with a list of layers",

@@ -126,6 +126,7 @@ class TinyCase:
         hybrid: Has layers that are not attention: hiding columns means nothing there.
         slack: How much coarser than the others its fp32 rounding is (a recurrence computed in chunks or step by step).
         beams: Its own beam search works and is the same with and without a cache.
+        generates: Its `generate` runs the model; that of others hands embeddings to the language model inside.
         since: The first transformers that has the family; older ones leave the case out.
     """
 
@@ -144,6 +145,7 @@ class TinyCase:
     hybrid: bool = False
     slack: float = 1.0
     beams: bool = True
+    generates: bool = True
     since: tuple[int, int] = (5, 17)
 
     def build(self, attention: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
