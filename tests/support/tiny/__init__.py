@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.support.tiny import blip, candidates, gemma, glm, languages, llava, newer, omni, others, qwen, towers
+from tests.support.tiny import blip, candidates, gemma, glm, languages, llava, minicpm, newer, omni, others, qwen, towers
 from tests.support.tiny.core import TRANSFORMERS, Batch, TinyCase
 
-MODULES = (llava, qwen, gemma, others, candidates, glm, omni, towers, blip, newer, languages)
+MODULES = (llava, qwen, gemma, others, candidates, glm, omni, towers, blip, minicpm, newer, languages)
 ALL_VERSIONS: dict[str, TinyCase] = {case.name: case for module in MODULES for case in module.CASES}
 EVERY: dict[str, TinyCase] = {name: case for name, case in ALL_VERSIONS.items() if case.since <= TRANSFORMERS}
 """The families that the installed transformers has."""
