@@ -24,12 +24,27 @@ ATTENTION_NAMES = ("self_attn", "attention", "attn", "self_attention")
 #: Layer types whose state is one key and one value per token: a dropped token leaves no trace in them.
 EXACT_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention", "attention"})
 
+#: Why layers of other types are refused, by a word of the type.
+INEXACT_TYPES = {
+    "reference": "counts its window from the end of the whole prompt",
+    "indexed": "chooses by an index over all tokens what it sees",
+    "sparse": "chooses by an index over all tokens what it sees",
+    "compressed": "sees blocks of tokens, compressed",
+    "conv": "mixes neighbouring tokens",
+    "linear": "keeps a recurrent state",
+    "hybrid": "keeps a recurrent or convolved state beside its attention",
+}
+
+#: Names of modules inside a layer that choose or compress what its attention sees.
+CHOOSING_MODULES = frozenset({"indexer", "compressor"})
+
 #: Settings of decoders that mix tokens or layers in ways that dropping rows would break, and what they do.
 REFUSED_SETTINGS = {
     "num_kv_shared_layers": "shares keys and values between layers",
     "use_cla": "shares keys and values between layers",
     "altup_num_inputs": "keeps several streams of hidden states (AltUp)",
     "hc_mult": "keeps several streams of hidden states (hyper-connections)",
+    "hc_count": "keeps several streams of hidden states (hyper-connections)",
 }
 
 
@@ -37,12 +52,14 @@ def check_config(model: nn.Module) -> Any:
     """The config of a decoder-only transformers model.
 
     Raises:
-        UnsupportedModelError: The model has no transformers config, or it is an encoder-decoder model.
+        UnsupportedModelError: The model has no transformers config, or an encoder reads the prompt for the decoder.
     """
     config: Any = getattr(model, "config", None)
     if config is None or not hasattr(config, "get_text_config"):
         raise UnsupportedModelError(f"{type(model).__name__} is not a transformers model", "pass a PreTrainedModel")
-    if getattr(config, "is_encoder_decoder", False):
+    base = getattr(model, "base_model", None)
+    both = all(isinstance(getattr(base, name, None), nn.Module) for name in ("encoder", "decoder"))  # DiffusionGemma
+    if both or getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(
             f"{type(model).__name__} is an encoder-decoder model", "only decoder-only models can be pruned"
         )
@@ -233,11 +250,18 @@ def check_layer(model: nn.Module, number: int, kind: str, layer: nn.Module, atte
     """
     # every recurrent mixer begins with a convolution along the sequence, whatever its layer is called
     recurrent = any(isinstance(module, nn.Conv1d) for module in layer.modules())
-    if kind in EXACT_TYPES and not recurrent and attention is not None:
+    chooses = any(name.rpartition(".")[2] in CHOOSING_MODULES for name, _ in layer.named_modules())
+    if kind not in EXACT_TYPES:
+        why = next((why for word, why in INEXACT_TYPES.items() if word in kind), "is not plain attention")
+    elif recurrent or attention is None:
+        why = "is not plain attention"
+    elif chooses:
+        why = INEXACT_TYPES["indexed"]
+    else:
         return
-    what = "not plain attention" if kind in EXACT_TYPES else f"{kind!r}"
     raise UnsupportedModelError(
-        f"{type(model).__name__}: layer {number} is {what}", "hybrid decoders cannot be pruned exactly from there on"
+        f"{type(model).__name__}: layer {number} ({kind}) {why}",
+        "it cannot be pruned exactly from there on; prune behind the last such layer, if any layer follows it",
     )
 
 
