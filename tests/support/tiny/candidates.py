@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from tests.support.tiny.core import (
     END,
+    FLAT_BEAMS,
     IMAGE,
     START,
-    TRANSFORMERS,
     VIDEO,
     TinyCase,
     Visual,
@@ -379,7 +379,7 @@ CASES = [
     TinyCase("janus", janus, fixed(16)),
     TinyCase("granite4_vision", granite4, deepstack_visual),
     TinyCase("minimax_m3_vl", minimax_m3, minimax_visual),
-    TinyCase("exaone4_5", exaone, grid_visual, beams=TRANSFORMERS >= (5, 23)),
+    TinyCase("exaone4_5", exaone, grid_visual, beams=FLAT_BEAMS),
     TinyCase("ministral3", ministral3, rows_visual),
     TinyCase("paddleocr_vl", paddle, paddle_visual, finish=token_types("mm_token_type_ids")),
 ]

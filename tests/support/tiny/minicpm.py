@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tests.support.tiny.core import END, IMAGE, START, VIDEO, TinyCase, Visual, token_types, unchanged, visual
+from tests.support.tiny.core import END, FLAT_BEAMS, IMAGE, START, VIDEO, TinyCase, Visual, token_types, unchanged, visual
 from tests.support.tiny.parts import PATCHES, make, pixels
 from tests.support.tiny.qwen import GRIDS, LINEAR
 
@@ -58,6 +58,7 @@ CASES = [
         finish=token_types("mm_token_type_ids") if ids else unchanged,
         hybrid=True,
         slack=20,
+        beams=FLAT_BEAMS,
         since=since,
     )
     for name, prefix, since, ids in (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tests.support.tiny.core import IMAGE, VIDEO, TinyCase, Visual, join_cat, join_padded, token_types, visual
+from tests.support.tiny.core import FLAT_BEAMS, IMAGE, VIDEO, TinyCase, Visual, join_cat, join_padded, token_types, visual
 from tests.support.tiny.parts import GRANITE_ATTENTION, PATCHES, make, mixed, pixels, text
 from tests.support.tiny.qwen import ALL, GRIDS, TOWER, VIDEO_GRID, grid_visual
 
@@ -202,6 +202,6 @@ CASES = [
     TinyCase("hyperclovax_vision_v2", hyperclovax, grid_visual, ALL, (IMAGE, VIDEO), **NEW),
     TinyCase("molmo2", molmo2, pooled_visual, join=join_pooled, finish=token_types("mm_token_type_ids"), **NEW),
     TinyCase("apertus1p5", apertus, coded_visual, switched="text_config", **NEW),
-    TinyCase("muse_glimmer", muse_glimmer, grid_visual, ALL, (IMAGE, VIDEO)),
+    TinyCase("muse_glimmer", muse_glimmer, grid_visual, ALL, (IMAGE, VIDEO), beams=FLAT_BEAMS),
     TinyCase("muse_spark", muse_spark, grid_visual, ALL, (IMAGE, VIDEO), **NEW),
 ]

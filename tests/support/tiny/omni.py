@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.support.tiny.core import END, IMAGE, START, VIDEO, TinyCase, token_types
+from tests.support.tiny.core import END, FLAT_BEAMS, IMAGE, START, VIDEO, TinyCase, token_types
 from tests.support.tiny.parts import MROPE, PATCHES, make, text
 from tests.support.tiny.qwen import ALL, IDS, TOWER, ernie_visual, framewise_visual, grid_visual, qwen3_tower
 
@@ -74,8 +74,8 @@ cosmos_edge = make(
 
 TYPES = token_types("mm_token_type_ids")
 CASES = [
-    TinyCase("qwen2_5_omni_thinker", qwen25_thinker, grid_visual),
-    TinyCase("qwen3_omni_moe_thinker", qwen3_thinker, grid_visual),
+    TinyCase("qwen2_5_omni_thinker", qwen25_thinker, grid_visual, beams=FLAT_BEAMS),
+    TinyCase("qwen3_omni_moe_thinker", qwen3_thinker, grid_visual, beams=FLAT_BEAMS),
     TinyCase("cosmos3_omni", cosmos_omni, framewise_visual, ALL, (IMAGE, VIDEO), finish=TYPES),
     TinyCase("cosmos3_edge", cosmos_edge, ernie_visual, finish=TYPES),
 ]

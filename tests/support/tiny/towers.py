@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
+import transformers as tf
 from transformers import PreTrainedModel
 
 from tests.support.tiny.candidates import fixed
-from tests.support.tiny.core import IMAGE, VIDEO, TinyCase, Visual, token_types, visual
+from tests.support.tiny.core import FLAT_BEAMS, IMAGE, VIDEO, TinyCase, Visual, token_types, visual
 from tests.support.tiny.languages import MLA
 from tests.support.tiny.llava import clip_visual
 from tests.support.tiny.parts import CLIP, MROPE, PATCHES, SIGLIP, make, mixed, pixels, text
@@ -109,6 +111,7 @@ fuyu = make(
     "FuyuForCausalLM",
     "FuyuConfig",
     text_config=text("persimmon", num_key_value_heads=4),
+    hidden_size=64,
     image_size=32,
     patch_size=8,
     image_token_id=IMAGE,
@@ -117,7 +120,8 @@ fuyu = make(
 
 def flat_patches(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
     """Pixels of patches, which a linear layer makes tokens of."""
-    return visual(16, pixel_values=pixels(noise, 1, 16, 192))
+    name = "pixel_values" if "pixel_values" in signature(model.forward).parameters else "image_patches"
+    return visual(16, **{name: pixels(noise, 1, 16, 192)})
 
 
 hunyuan = make(
@@ -232,7 +236,7 @@ deepseek_ocr2 = make(
 perception = make(
     "PerceptionLMForConditionalGeneration",
     "PerceptionLMConfig",
-    vision_config={**CLIP, "model_args": {"embed_dim": 32}},
+    vision_config=tf.CLIPVisionConfig(**CLIP, model_args={"embed_dim": 32}),  # released models have a tower of timm
     text_config=text(),
     image_token_id=IMAGE,
     video_token_id=VIDEO,
@@ -265,9 +269,9 @@ CASES = [
     TinyCase("pp_chart2table", chart2table, fixed(16, 128)),
     TinyCase("deepseek_vl_hybrid", hybrid_towers, two_resolutions),
     TinyCase("step3p7", step, fixed(16, 64)),
-    TinyCase("kimi_k25", kimi, little_images),
+    TinyCase("kimi_k25", kimi, little_images, beams=FLAT_BEAMS),
     TinyCase("fuyu", fuyu, flat_patches, beams=False),
-    TinyCase("hunyuan_vl", hunyuan, bordered_visual, finish=token_types("mm_token_type_ids")),
+    TinyCase("hunyuan_vl", hunyuan, bordered_visual, finish=token_types("mm_token_type_ids"), beams=FLAT_BEAMS),
     TinyCase("chameleon", chameleon, fixed(16, 16)),
     TinyCase("emu3", emu3, sized_visual),
     TinyCase("cohere_compass", compass, framewise_visual, finish=token_types("mm_token_type_ids")),
