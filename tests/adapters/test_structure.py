@@ -100,7 +100,9 @@ def test_images_through_cross_attention() -> None:
 def test_hybrid_decoders_from_their_recurrent_layers_on(name: str) -> None:
     adapter = adapter_for(model_of(name))
     last = adapter.num_layers - 1
-    with pytest.raises(UnsupportedModelError, match="(recurrent state|neighbouring tokens); it cannot be pruned exactly from there on"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"(recurrent state|neighbouring tokens); it cannot be pruned exactly from there on"
+    ):
         adapter.check_layers(0)
     adapter.check_layers(last)  # a full-attention layer: nothing recurrent follows
     with pytest.raises(UnsupportedModelError, match="has no attention"):
@@ -122,16 +124,14 @@ def test_a_mamba_beside_the_attention() -> None:
     )
     config = tf.LlavaConfig(vision_config=CLIP, text_config=language, image_token_id=IMAGE, image_seq_length=16)
     adapter = adapter_for(tf.LlavaForConditionalGeneration(config))
-    with pytest.raises(UnsupportedModelError, match="hybrid.* beside its attention"):
+    with pytest.raises(UnsupportedModelError, match=r"hybrid.* beside its attention"):
         adapter.check_layers(1)
 
 
 def test_an_encoder_that_reads_the_prompt_for_a_decoder() -> None:
     """Block diffusion: the config calls it no encoder-decoder model, and its decoder never sees a visual token."""
     config = tf.DiffusionGemmaConfig(
-        text_config=text(
-            None, head_dim=16, sliding_window=8, num_experts=4, top_k_experts=2, moe_intermediate_size=32
-        ),
+        text_config=text(None, head_dim=16, sliding_window=8, num_experts=4, top_k_experts=2, moe_intermediate_size=32),
         vision_config={"model_type": "gemma4_vision", "num_hidden_layers": 1},
         image_token_id=IMAGE,
     )
@@ -169,7 +169,7 @@ def test_an_index_that_the_config_does_not_tell_of(name: str) -> None:
     adapter = adapter_for(CASES["llava"].build())
     adapter.layers[2].self_attn.register_module(name, nn.Linear(1, 1))
     adapter.check_layers(3)
-    with pytest.raises(UnsupportedModelError, match="layer 2 .*index over all tokens"):
+    with pytest.raises(UnsupportedModelError, match=r"layer 2 .*index over all tokens"):
         adapter.check_layers(1)
 
 

@@ -119,7 +119,7 @@ def find_layers(model: nn.Module, decoder: nn.Module, signature: LayerSignature)
             f"{type(layers[0]).__name__}.forward has no argument {signature.attention_mask} (it has {names})",
             "write an adapter that overrides layer_signature",
         )
-    if any(hasattr(layer, "cross_attn") for layer in layers):
+    if any("cross_attn" in name for name, _ in decoder.named_modules()):
         raise UnsupportedModelError(
             f"{type(model).__name__} sees images through cross-attention layers",
             "there are no visual tokens to prune in its sequence",

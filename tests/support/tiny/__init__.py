@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from tests.support.tiny import blip, candidates, gemma, glm, languages, llava, minicpm, newer, omni, others, qwen, towers
+from tests.support.tiny import (
+    blip,
+    candidates,
+    gemma,
+    glm,
+    languages,
+    llava,
+    minicpm,
+    newer,
+    omni,
+    others,
+    qwen,
+    towers,
+)
 from tests.support.tiny.core import TRANSFORMERS, Batch, TinyCase
 
 MODULES = (llava, qwen, gemma, others, candidates, glm, omni, towers, blip, minicpm, newer, languages)

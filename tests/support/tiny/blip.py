@@ -1,4 +1,4 @@
-"""BLIP-2 and its kin: a Q-Former makes a fixed number of tokens of an image; their `generate` is the language model's."""
+"""BLIP-2 and its kin: a Q-Former makes eight tokens of an image; their `generate` is the language model's."""
 
 from __future__ import annotations
 

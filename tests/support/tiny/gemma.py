@@ -21,9 +21,7 @@ def gemma_text(model_type: str | None, layers: int = 6, **more: Any) -> dict[str
 
 GEMMA3: dict[str, Any] = {
     "vision_config": SIGLIP,
-    "text_config": gemma_text(
-        "gemma3_text", sliding_window=WINDOW, layer_types=mixed(), query_pre_attn_scalar=16
-    ),
+    "text_config": gemma_text("gemma3_text", sliding_window=WINDOW, layer_types=mixed(), query_pre_attn_scalar=16),
     "mm_tokens_per_image": 16,
     "image_token_index": IMAGE,
     "boi_token_index": START,
@@ -172,8 +170,6 @@ CASES = [
         slack=10,
     ),
     TinyCase("shieldgemma2", shieldgemma2_model, gemma3_visual, finish=token_types("token_type_ids")),
-    TinyCase(
-        "gemma4_unified", gemma4_unified_model, merged_patches, finish=token_types("mm_token_type_ids"), slack=10
-    ),
+    TinyCase("gemma4_unified", gemma4_unified_model, merged_patches, finish=token_types("mm_token_type_ids"), slack=10),
     TinyCase("gemma4", gemma4_model, gemma4_visual, finish=token_types("mm_token_type_ids"), slack=3),
 ]

@@ -8,7 +8,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tests.support.tiny.core import END, FLAT_BEAMS, IMAGE, START, VIDEO, TinyCase, Visual, token_types, unchanged, visual
+from tests.support.tiny.core import (
+    END,
+    FLAT_BEAMS,
+    IMAGE,
+    START,
+    VIDEO,
+    TinyCase,
+    Visual,
+    token_types,
+    unchanged,
+    visual,
+)
 from tests.support.tiny.parts import PATCHES, make, pixels
 from tests.support.tiny.qwen import GRIDS, LINEAR
 

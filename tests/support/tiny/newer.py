@@ -8,9 +8,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tests.support.tiny.core import FLAT_BEAMS, IMAGE, VIDEO, TinyCase, Visual, join_cat, join_padded, token_types, visual
+from tests.support.tiny.core import (
+    FLAT_BEAMS,
+    IMAGE,
+    VIDEO,
+    TinyCase,
+    Visual,
+    join_cat,
+    join_padded,
+    token_types,
+    visual,
+)
 from tests.support.tiny.parts import GRANITE_ATTENTION, PATCHES, make, mixed, pixels, text
-from tests.support.tiny.qwen import ALL, GRIDS, TOWER, VIDEO_GRID, grid_visual
+from tests.support.tiny.qwen import ALL, TOWER, grid_visual
 
 WINDOW = 10
 

@@ -12,10 +12,9 @@ from transformers import PreTrainedModel
 from tests.support.tiny.candidates import fixed
 from tests.support.tiny.core import FLAT_BEAMS, IMAGE, VIDEO, TinyCase, Visual, token_types, visual
 from tests.support.tiny.languages import MLA
-from tests.support.tiny.llava import clip_visual
+from tests.support.tiny.others import tiled_visual
 from tests.support.tiny.parts import CLIP, MROPE, PATCHES, SIGLIP, make, mixed, pixels, text
 from tests.support.tiny.qwen import GRIDS, IDS, framewise_visual, qwen3_tower
-from tests.support.tiny.others import tiled_visual
 
 WINDOW = 10
 SAM: dict[str, Any] = {
@@ -138,7 +137,9 @@ hunyuan = make(
         "max_image_size": 32,
         "text_hidden_size": 64,
     },
-    text_config=text(None, head_dim=16, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}),
+    text_config=text(
+        None, head_dim=16, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    ),
     image_token_id=IMAGE,
 )
 
