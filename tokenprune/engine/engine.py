@@ -207,6 +207,8 @@ class Engine:
         if past and ids is not None and ids.shape[1] == 1:
             return Call()  # a decode step after an unpruned prefill: nothing to do, nothing to look at
         check_cache(cache, self.plan.first)
+        if cache is None:
+            refusals.check_cache_arrived(arguments)
         layout = self.adapter.locate(arguments)
         if layout is None and past == 0:
             raise UnsupportedFeatureError(
