@@ -133,6 +133,7 @@ def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) 
             pruner=method.pruner,
             definition=definition,
             fingerprint=lambda: fingerprint(adapter.model, ()),
+            architecture=adapter.architecture,
         )
     batches = as_batches(calibration)
     return ModelProfile(
@@ -146,4 +147,5 @@ def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) 
         definition,
         lambda profile: remember_verdicts(adapter, batches, profile),
         lambda: fingerprint(adapter.model, ()),
+        adapter.architecture,
     )
