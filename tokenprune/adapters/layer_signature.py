@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class LayerSignature:
     """Names of the arguments of a decoder layer's ``forward`` that follow the sequence.
 
-    A family whose layers use other names overrides :attr:`tokenprune.adapters.base.Adapter.layer_signature`. The KV cache
-    is not among them: the engine knows it by its class.
+    A family whose layers use other names overrides :attr:`tokenprune.adapters.base.Adapter.layer_signature`. The KV
+    cache is not among them: the engine knows it by its class.
 
     Attributes:
         hidden_states: The hidden states ``[batch, rows, dim]``; the first argument.

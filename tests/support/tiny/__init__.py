@@ -25,7 +25,7 @@ EVERY: dict[str, TinyCase] = {name: case for name, case in ALL_VERSIONS.items() 
 UPSTREAM_FAULTS: dict[str, str] = (
     dict.fromkeys(("llama4", "llama4_tuned"), "has no attribute 'image_outputs'") if TRANSFORMERS == (5, 24) else {}
 )
-"""Families that the installed transformers cannot run unpruned, and what it says; tests/support/test_tiny.py checks it."""
+"""Families that the installed transformers cannot run unpruned, and what it says: see tests/support/test_tiny.py."""
 CASES: dict[str, TinyCase] = {name: case for name, case in EVERY.items() if name not in UPSTREAM_FAULTS}
 CORE: tuple[str, ...] = tuple(name for name, case in CASES.items() if case.core)
 
