@@ -1,12 +1,13 @@
 """Which model types are exact: `python -m tests.support.families_table` writes docs/families.md.
 
-It builds every image-text model type of the installed transformers, asks its adapter, runs the contract matrix for its
+With names of model types it looks at these alone. It builds every image-text model type of the installed transformers, asks its adapter, runs the contract matrix for its
 tiny models, keeps what it found under benchmarks/results/model_types/, and writes the page from all that is kept there.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -94,12 +95,12 @@ def row(name: str, tables: dict[str, Table]) -> str:
     return "| " + " | ".join([*cells, "; ".join(usable.signals) if usable else "", last.why.replace("|", "/")]) + " |"
 
 
-def main() -> None:
-    """Survey the installed version, and write the page."""
+def main(names: list[str]) -> None:
+    """Survey model types, or all, with the installed version, and write the page."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    table: Table = {}
-    for name in sorted(TYPES):
+    table = load(VERSION) if names else {}
+    for name in names or sorted(TYPES):
         table[name] = judged(name)
         print(name, table[name].status, flush=True)
     store(table)
@@ -107,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
