@@ -1,7 +1,8 @@
 """Which model types are exact: `python -m tests.support.families_table` writes docs/families.md.
 
-With names of model types it looks at these alone. It builds every image-text model type of the installed transformers, asks its adapter, runs the contract matrix for its
+It builds every image-text model type of the installed transformers, asks its adapter, runs the contract matrix for its
 tiny models, keeps what it found under benchmarks/results/model_types/, and writes the page from all that is kept there.
+With names of model types it looks at these alone.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ Table = dict[str, Finding]
 
 HEAD = """# Model types
 
-Every image-text model type of transformers {versions}, and what tokenprune does with it. `{command}` writes this
-page: it builds each model, asks its adapter, and runs the [contract matrix](invariants.md) for its small models.
+Every image-text model type of transformers {versions}, and what tokenprune does with it.
+`{command}` writes this page: it builds each model, asks its adapter, and runs the
+[contract matrix](invariants.md) for its small models.
 
 - *exact*: pruned at any layer, in `forward` and in `generate`, the logits of all kept tokens are those of the same
   model with the dropped tokens masked out.
 - *exact in `forward`*: `generate` of these models hands embeddings to the language model inside; it is refused.
-- *exact in the last layers*: layers that mix tokens come first; methods that prune behind the last of these are exact,
-  others are refused with the reason in the last column.
+- *exact in the last layers*: the first layers mix tokens, or get features late; methods that prune behind the last of
+  these are exact, others are refused with the reason in the last column.
 - *refused*: an error says why, before anything runs. The last column has its words.
 - *needs an adapter*: refused as well; [an adapter](adapters.md) may make it possible.
 - *broken upstream*: this version of transformers cannot run the model unpruned.
