@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import transformers as tf
@@ -154,26 +154,28 @@ def judged(model_type: str) -> Finding:
     finding = structure_of(model_type)
     if finding.status not in USABLE:
         return finding
-    refused = {name: refusals(name) for name in finding.cases}
-    some = {name: found for name, found in refused.items() if len(found) < len(matrix.cells([name]))}
+    refused = {name: refused_layers(name) for name in finding.cases}
+    some = [layers for layers in refused.values() if len(layers) < len(get_args(matrix.Layer))]
     assert some, f"{model_type}: every cell was refused: {refused}"
-    if finding.status == EXACT and all(some.values()):  # what a call brings may rule out layers (Granite 4 Vision)
-        return replace(finding, status=LAST, why=next(iter(some.values()))[0].what)
+    if finding.status == EXACT and all(some):  # what a call brings may rule out layers (Granite 4 Vision)
+        return replace(finding, status=LAST, why=next(iter(some[0].values())).what)
     return finding
 
 
-def refusals(name: str) -> list[tp.TokenPruneError]:
-    """The errors of the cells of a case that are refused. The others are run and judged.
+def refused_layers(name: str) -> dict[str, tp.TokenPruneError]:
+    """The layers of a case at which every cell is refused, and one of the errors. What runs is judged.
 
     Raises:
         AssertionError: A cell is not what the oracle says.
     """
-    found = []
+    found: dict[str, tp.TokenPruneError] = {}
+    exact = set()
     for cell in matrix.cells([name]):
         try:
             result = matrix.run_cell(cell)
         except tp.TokenPruneError as error:
-            found.append(error)
+            found[cell.layer] = error
         else:
             assert result.worst <= result.allowed, f"{cell}: {result}"
-    return found
+            exact.add(cell.layer)
+    return {layer: error for layer, error in found.items() if layer not in exact}
