@@ -197,7 +197,8 @@ class Engine:
         if pruned:
             ragged = any(layer.rows.ragged for layer in pruned)
             if self.plan.renumbered:
-                return RenumberedStep(self.applied.layers, self.layer_hooks, self.adapter, ragged, self._window)
+                mask = arguments.get("attention_mask")
+                return RenumberedStep(self.applied.layers, self.layer_hooks, self.adapter, ragged, self._window, mask)
             return DecodeStep(self.applied.layers, self.layer_hooks, self.adapter, ragged)
         self.layer_hooks.drop()
         past = cache.get_seq_length() if cache is not None else 0
