@@ -23,6 +23,7 @@ from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import attached
 from tokenprune.engine.fidelity import last_token_logits
 from tokenprune.engine.layer_call import LayerCalls
+from tokenprune.engine.prompt import count_text
 from tokenprune.engine.race import RaceRules, run_race
 from tokenprune.engine.reservation import check_free
 from tokenprune.engine.unwrap import unwrap
@@ -287,11 +288,11 @@ def why_unmet(
 
 
 def sample_sizes(adapter: Adapter, batches: Iterable[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """Visual and other tokens of every sample that has visual tokens; padding counts as text, as it is computed."""
-    sizes = []
+    """Visual and text tokens of every sample that has visual tokens; padding does not count."""
+    sizes: list[tuple[int, int]] = []
     for inputs in batches:
         layout = adapter.locate(inputs)
         if layout is not None:
-            width = layout.mask.shape[1]
-            sizes += [(count, width - count) for count in layout.mask.sum(1).tolist() if count]
+            counts = zip(layout.mask.sum(1).tolist(), count_text(inputs, layout.mask), strict=True)
+            sizes += [(visual, text) for visual, text in counts if visual]
     return sizes

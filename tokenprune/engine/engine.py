@@ -31,6 +31,7 @@ from tokenprune.engine.decode import DecodeStep
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.plan import Plan
 from tokenprune.engine.prefill import Applied, Prefill, PromptInputs
+from tokenprune.engine.prompt import count_text
 from tokenprune.engine.quotas import Quotas
 from tokenprune.engine.renumber import RenumberedStep, check_window, rotary_modules, smallest_window
 from tokenprune.engine.samples import SampleCounter, given_ids
@@ -242,7 +243,9 @@ class Engine:
         prefill = Prefill(
             self.applied,
             PromptInputs(arguments, layout, sample_ids, annotations.values, replay, bool(self.thread.copies)),
-            Quotas(self.plan, sizes, partial(prefill_cost, self.adapter.config), text),
+            Quotas(
+                self.plan, sizes, partial(prefill_cost, self.adapter.config), partial(count_text, arguments, layout.mask)
+            ),
             record,
             runs,
             self.thread.replays,
