@@ -32,7 +32,7 @@ from tests.support.oracle import (
 )
 from tests.support.shortened import shortened_logits
 from tests.support.tiny import CASES
-from tests.support.tiny.core import TRANSFORMERS, Padding, Sized, Variant
+from tests.support.tiny.core import CACHE, TRANSFORMERS, Padding, Sized, Variant
 from tokenprune.budgets.keep import KeepRatio
 from tokenprune.engine.renumber import Renumbering, RotaryCalls
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
@@ -201,7 +201,7 @@ def conversation(model: Any, inputs: Inputs) -> tuple[Any, Tensor]:
     answered = torch.ones_like(turn[:, inputs["input_ids"].shape[1] :])
     mask = torch.cat([inputs["attention_mask"], answered], 1)
     mask[0, -4:-2] = 0
-    second = {"input_ids": turn, "attention_mask": mask, "past_key_values": first.past_key_values}
+    second = {"input_ids": turn, "attention_mask": mask, CACHE: first[CACHE]}
     return generate(model, second), mask
 
 
@@ -439,7 +439,7 @@ def test_a_conversation_goes_on_after_the_renumbered_prompt(name: str) -> None:
         second = model.generate(
             input_ids=turn,
             attention_mask=torch.ones_like(turn),
-            past_key_values=copy.deepcopy(first.past_key_values),
+            **{CACHE: copy.deepcopy(first[CACHE])},
             max_new_tokens=matrix.STEPS,
             output_logits=True,
             return_dict_in_generate=True,
@@ -481,7 +481,7 @@ def test_samples_that_are_picked_or_repeated_keep_their_number() -> None:
     case, model = CASES["llava"], model_of("llava", "sdpa")
     inputs = case.batch(model, 2, "left", seed=1, variant="ragged").inputs
     with tp.apply(model, renumbered([0], {"name": "keep_ratio", "ratio": 0.4})):
-        cache = model(**inputs).past_key_values
+        cache = model(**inputs)[CACHE]
     first, second = cache.layers[0].rows.following.tolist()
     assert first != second
     cache.reorder_cache(torch.tensor([1, 0]))
