@@ -257,7 +257,10 @@ class Engine:
             self.applied,
             PromptInputs(arguments, layout, sample_ids, annotations.values, replay, bool(self.thread.copies)),
             Quotas(
-                self.plan, sizes, partial(prefill_cost, self.adapter.config), partial(count_text, arguments, layout.mask)
+                self.plan,
+                sizes,
+                partial(prefill_cost, self.adapter.config),
+                partial(count_text, arguments, layout.mask),
             ),
             record,
             runs,
