@@ -87,7 +87,7 @@ class Method(Config):
         budget: States how many tokens survive.
         positions: Whether the tokens that are left keep their ``original`` positions, or are ``renumbered`` without
             gaps, as most of the published code does. Pruned before layer 0 with renumbered positions, the model
-            computes what it computes of the shortened prompt.
+            computes what it computes of the shortened prompt. A sample that loses nothing keeps its positions.
         label: A name for tables; it does not affect the method.
     """
 
