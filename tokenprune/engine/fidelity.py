@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.layout import check_not_empty
 from tokenprune.config import Method
 from tokenprune.engine.divergence import (
     GREEDY,
@@ -88,7 +89,7 @@ class UnprunedBatch:
         sample_ids: Numbers of the samples, on which random scores depend.
 
     Raises:
-        ConfigError: The model is in training mode.
+        ConfigError: The model is in training mode, or the batch is empty.
         UnsupportedFeatureError: The model's output holds NaN; or several tokens of right-padded prompts are asked for.
     """
 
@@ -106,6 +107,7 @@ class UnprunedBatch:
         self._features = SharedFeatures(adapter.model)
         self._prefix = Prefix(adapter.layers)
         batch = next(iter(inputs.values())) if "input_ids" not in inputs else inputs["input_ids"]
+        check_not_empty(batch)
         self._sample_ids = tuple(sample_ids) if sample_ids is not None else tuple(range(len(batch)))
         self._ids: Tensor | None = None  # the answers, if several of their tokens are compared
         if tokens > 1:

@@ -38,7 +38,13 @@ class LoadedModel:
     generation: dict[str, Any] = field(default_factory=dict)
 
     def encode(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        """A left-padded batch on the model's device, ready for ``model.generate(**batch)``."""
+        """A left-padded batch on the model's device, ready for ``model.generate(**batch)``.
+
+        Raises:
+            ConfigError: There are no samples.
+        """
+        if not samples:
+            raise ConfigError("there are no samples to encode", "give at least one")
         return self.encoder(samples)
 
     def decode(self, ids: torch.Tensor) -> list[str]:
