@@ -21,11 +21,13 @@ from tokenprune.engine.divergence import (
     forced_log_probabilities,
     masked_mean,
     mean_divergence,
+    not_comparable,
 )
 from tokenprune.engine.engine import attached
 from tokenprune.engine.features import SharedFeatures
 from tokenprune.engine.prefix import Prefix
 from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
+from tokenprune.ops.finite import is_distribution
 from tokenprune.run import Run
 from tokenprune.selectors.base import LayerChoice
 
@@ -87,6 +89,7 @@ class UnprunedBatch:
         firsts: Layers before which the methods will first drop tokens.
         tokens: Tokens of the answer that are compared.
         sample_ids: Numbers of the samples, on which random scores depend.
+        names: What errors call the samples; None for their numbers.
 
     Raises:
         ConfigError: The model is in training mode, or the batch is empty.
@@ -100,10 +103,11 @@ class UnprunedBatch:
         firsts: Collection[int] = (),
         tokens: int = 1,
         sample_ids: Sequence[int] | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         if adapter.model.training:
             raise ConfigError("the model is in training mode, so its answers may be random", "call model.eval() first")
-        self._adapter, self._inputs, self._tokens = adapter, inputs, tokens
+        self._adapter, self._inputs, self._tokens, self._names = adapter, inputs, tokens, names
         self._features = SharedFeatures(adapter.model)
         self._prefix = Prefix(adapter.layers)
         batch = next(iter(inputs.values())) if "input_ids" not in inputs else inputs["input_ids"]
@@ -118,10 +122,12 @@ class UnprunedBatch:
                 ids = model.generate(**inputs, **GREEDY, max_new_tokens=tokens)
                 self._ids = ids[:, inputs["input_ids"].shape[1] :]
             self._expected = self._log_probabilities()
-        if not bool((self._expected.exp().sum(-1) * self._mask).isfinite().all()):
+        unusable = (~is_distribution(self._expected) & self._mask).any(1)
+        if bool(unusable.any()):
             raise UnsupportedFeatureError(
-                "the unpruned model's next-token distribution holds NaN, so nothing can be compared with it",
-                "check the weights, or use another dtype",
+                f"the unpruned model's next-token distribution holds NaN on {self._first(unusable)}, so nothing can be"
+                " compared with it",
+                "check the weights and the inputs, or use another dtype",
             )
 
     @torch.no_grad()
@@ -145,11 +151,7 @@ class UnprunedBatch:
         divergence = mean_divergence(self._expected, found, self._mask)
         divergence = divergence.clamp(min=0).float()  # rounding can leave it slightly below
         if not bool(divergence.isfinite().all()):
-            raise UnsupportedFeatureError(
-                "the pruned model's next-token distribution holds NaN, or zero for a token that the unpruned model may"
-                " give",
-                "use another method or dtype",
-            )
+            raise not_comparable(f"on {self._first(~divergence.isfinite())}")
         return Fidelity(
             masked_mean(same.double(), self._mask).float(),
             divergence,
@@ -157,6 +159,11 @@ class UnprunedBatch:
             torch.tensor([report.layer_average(index) for index in samples]),
             torch.tensor(self._flops(run)),
         )
+
+    def _first(self, marked: Tensor) -> str:
+        """The first marked sample, bool ``[batch]``, in words."""
+        place = int(marked.int().argmax())
+        return f"sample {self._sample_ids[place]}" if self._names is None else f"sample {self._names[place]!r}"
 
     @contextmanager
     def pruned(self, method: Method, layers: Sequence[int]) -> Iterator[Run]:

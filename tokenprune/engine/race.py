@@ -103,6 +103,7 @@ def run_race(
     log: RaceLog | None = None,
     progress: Progress | None = None,
     answer: Answer | None = None,
+    names: Sequence[Sequence[str]] | None = None,
 ) -> Race:
     """Run methods on batches next to the unpruned model, and let the clearly worse leave.
 
@@ -116,6 +117,10 @@ def run_race(
         log: Where results are read and written.
         progress: Called after every method and batch.
         answer: Answers and scores a batch; needed where the goal is the score.
+        names: What errors call the samples of each batch; None for their numbers, from 0.
+
+    Raises:
+        UnsupportedFeatureError: The unpruned model's logits of a sample hold NaN.
     """
     race = Race()
     layers = {name: fixed_layers(method) for name, method in methods.items()}
@@ -138,7 +143,8 @@ def run_race(
                 if unpruned is None:
                     firsts = {layers[other][0] for other in running}
                     ids = range(race.samples, race.samples + size)
-                    unpruned = UnprunedBatch(adapter, inputs, firsts, rules.tokens, ids)
+                    called = None if names is None else names[number]
+                    unpruned = UnprunedBatch(adapter, inputs, firsts, rules.tokens, ids, called)
                 try:
                     found = unpruned.fidelity(methods[name], layers[name])
                     if answer is not None:

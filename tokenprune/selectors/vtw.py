@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -77,4 +78,8 @@ def divergence(pruned: Tensor, unpruned: Tensor) -> float:
         unpruned: Logits of the unpruned model for the same samples.
     """
     log_p, log_q = (logits.double().log_softmax(-1) for logits in (pruned, unpruned))
-    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+    probabilities = log_p.exp()
+    terms = torch.where(
+        probabilities > 0, probabilities * (log_p - log_q), 0.0
+    )  # a token that is ruled out adds nothing
+    return float(terms.sum(-1).mean())

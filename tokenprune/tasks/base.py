@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tokenprune.component import Component
-from tokenprune.errors import SampleError
+from tokenprune.errors import PluginError, SampleError
 
 if TYPE_CHECKING:  # Pillow is optional: only tasks that make pictures need it
     from PIL.Image import Image
@@ -70,6 +72,16 @@ def sample_pictures(sample: Sample) -> list[Image | NDArray[np.uint8]]:
     return [*sample.images, *(frame for video in sample.videos for frame in video.frames)]
 
 
+def sample_seed(sample: Sample) -> int:
+    """A seed made of what the model is shown of a sample, whatever the sample is called: its pictures and question."""
+    digest = blake2b(sample.question.encode(), digest_size=8)
+    for picture in sample_pictures(sample):
+        pixels = np.ascontiguousarray(picture)
+        digest.update(repr((pixels.shape, pixels.dtype.str)).encode())
+        digest.update(pixels.tobytes())
+    return int.from_bytes(digest.digest()) >> 1  # torch takes 63 bits
+
+
 class Task(Component, ABC):
     """A fixed sequence of samples and the rule that scores an answer."""
 
@@ -106,6 +118,26 @@ class Task(Component, ABC):
             count: How many; fewer are returned if the task has not enough images.
         """
         return different_images(self.samples(), count)
+
+
+def checked_score(task: Task, sample: Sample, text: str) -> float:
+    """A task's score of a text as an answer to a sample.
+
+    Raises:
+        PluginError: It is no number from 0 to 1.
+    """
+    given: Any = task.score(sample, text)
+    try:
+        score = float(given)
+        shown = f"{score:g}"
+    except (TypeError, ValueError):
+        score, shown = math.nan, repr(given)
+    if not 0 <= score <= 1:
+        raise PluginError(
+            f"the task {type(task).__name__} scores the answer {text!r} of sample {sample.id!r} with {shown}",
+            "let its score() return a number from 0 (wrong) to 1 (right)",
+        )
+    return score
 
 
 def different_images(samples: Sequence[Sample], count: int) -> list[Sample]:

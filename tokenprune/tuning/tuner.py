@@ -23,10 +23,11 @@ from tokenprune.engine.race import Answer, Goal, Objective, RaceRules, loss, run
 from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError
+from tokenprune.models.answer import generate
 from tokenprune.models.base import LoadedModel
 from tokenprune.plugins import registry
 from tokenprune.selectors.entropy_profile import EntropyProfile
-from tokenprune.tasks.base import Task
+from tokenprune.tasks.base import Task, checked_score
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, budget_slug
 from tokenprune.tuning.config import CandidateEntry, TuneConfig
 from tokenprune.tuning.equal_time import equal_time, prefill_clock
@@ -139,6 +140,7 @@ def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: Loade
         tuning.answer = _answer(config, loaded, found)
     methods: Sequence[CandidateEntry] | None = config.methods
     tuning.skipped = found.skipped
+    tuning.names = [[sample.id for sample in samples] for samples in found.samples]
     return tuning.run(config.all_budgets, methods, config.compositions, config.output)
 
 
@@ -152,13 +154,12 @@ def task_name(task: Task) -> str:
 def _answer(config: TuneConfig, loaded: LoadedModel, found: TaskSamples) -> Answer:
     """Answers and scores a batch with the model as it is."""
 
-    @torch.no_grad()
     def answer(number: int, inputs: Mapping[str, Any]) -> Tensor:
-        options = {"do_sample": False, **loaded.generation, "max_new_tokens": config.max_new_tokens}
-        model: Any = loaded.model
-        ids = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
-        texts = zip(found.samples[number], loaded.decode(ids), strict=True)
-        return torch.tensor([float(config.task.score(sample, text)) for sample, text in texts])
+        samples = found.samples[number]
+        generated = generate(loaded, samples, inputs, config.max_new_tokens)
+        generated.check()
+        texts = zip(samples, loaded.decode(generated.ids), strict=True)
+        return torch.tensor([checked_score(config.task, sample, text) for sample, text in texts])
 
     return answer
 
@@ -177,6 +178,7 @@ class _Tuning:
         progress: Called after every candidate and batch.
         answer: Answers and scores a batch; None without labels.
         skipped: Id of every sample that cannot be used -> why.
+        names: Ids of the samples of each batch, for errors; None where they have none.
     """
 
     model: nn.Module
@@ -188,6 +190,7 @@ class _Tuning:
     progress: Progress | None = None
     answer: Answer | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+    names: Sequence[Sequence[str]] | None = None
 
     def run(
         self,
@@ -280,7 +283,7 @@ class _Tuning:
         if show is not None:
             show.begin(slug, list(methods), len(self.batches))
         with reserved(adapter.decoder):
-            race = run_race(adapter, self.batches, methods, self.rules, rows, show, self.answer)
+            race = run_race(adapter, self.batches, methods, self.rules, rows, show, self.answer, self.names)
         measured = [
             Measured(
                 item.name,
