@@ -11,7 +11,8 @@ import torch
 
 from tests.support.broken import break_prompts, letter, toy
 from tests.support.toy import ToyModel, ToyTask, config
-from tokenprune.cli.look import Prompt, _answer as look_answer
+from tokenprune.cli.look import Prompt
+from tokenprune.cli.look import _answer as look_answer
 from tokenprune.errors import PluginError, UnsupportedFeatureError
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.batches import Batches

@@ -20,6 +20,7 @@ from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.config import Method
 from tokenprune.engine import hooks
 from tokenprune.engine.compiled import eager
+from tokenprune.engine.distinct import distinct
 from tokenprune.engine.engine import attached
 from tokenprune.engine.fidelity import last_token_logits
 from tokenprune.engine.layer_call import LayerCalls
@@ -268,7 +269,7 @@ def compare_trials(
         str(number): method.model_copy(update={"layers": Fixed(layers=trial.layers), "pruner": trial.pruner})
         for number, trial in enumerate(trials)
     }
-    race = run_race(adapter, calibration, methods, RaceRules("agreement"))
+    race = run_race(adapter, calibration, methods, RaceRules("agreement"), counted=distinct(adapter, calibration))
     results = []
     for name in methods:
         if name in race.refused:

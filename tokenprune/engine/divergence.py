@@ -85,7 +85,7 @@ def mean_divergence(unpruned: Tensor, pruned: Tensor, mask: Tensor) -> Tensor:
     """
     probabilities = unpruned.exp()
     # a probability of zero adds nothing, also where the log-probability is minus infinity
-    terms = torch.where(probabilities > 0, probabilities * (unpruned - pruned), 0.0)
+    terms = torch.where(probabilities == 0, 0.0, probabilities * (unpruned - pruned))  # NaN stays NaN
     return masked_mean(terms.sum(-1), mask)
 
 

@@ -64,6 +64,15 @@ class Fidelity:
             together[field.name] = torch.cat(values) if values else None
         return cls(**together)
 
+    def at(self, places: Sequence[int]) -> Self:
+        """What the method does to some of the samples.
+
+        Args:
+            places: Their places.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value[list(places)] for name, value in values.items() if value is not None})
+
     @classmethod
     def from_lists(cls, lists: Mapping[str, Sequence[float]]) -> Self:
         """What :meth:`to_lists` returned."""

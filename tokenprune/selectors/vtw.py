@@ -79,7 +79,6 @@ def divergence(pruned: Tensor, unpruned: Tensor) -> float:
     """
     log_p, log_q = (logits.double().log_softmax(-1) for logits in (pruned, unpruned))
     probabilities = log_p.exp()
-    terms = torch.where(
-        probabilities > 0, probabilities * (log_p - log_q), 0.0
-    )  # a token that is ruled out adds nothing
+    # a token that is ruled out adds nothing, also where both logits are minus infinity; NaN stays NaN
+    terms = torch.where(probabilities == 0, 0.0, probabilities * (log_p - log_q))
     return float(terms.sum(-1).mean())

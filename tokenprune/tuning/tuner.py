@@ -19,6 +19,7 @@ from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.config import Config
 from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile, fingerprint
 from tokenprune.engine.compiled import eager
+from tokenprune.engine.fidelity import Fidelity
 from tokenprune.engine.race import Answer, Goal, Objective, RaceRules, loss, run_race
 from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.unwrap import unwrap
@@ -36,11 +37,14 @@ from tokenprune.tuning.ranking import Measured, Ranking, rank
 from tokenprune.tuning.report import Facts
 from tokenprune.tuning.result import TuneResult
 from tokenprune.tuning.samples import (
+    Counted,
     HostBatches,
     TaskSamples,
     check_budget,
     check_samples,
+    different_samples,
     fingerprints,
+    nothing_dropped,
     read_samples,
 )
 from tokenprune.tuning.steps import Progress, Steps
@@ -202,8 +206,9 @@ class _Tuning:
         adapter = adapter_for(unwrap(self.model))
         check_free(adapter.decoder)
         sizes = check_samples(adapter, self.batches)
+        counted = different_samples(adapter, self.batches, sizes)
         for budget in budgets:
-            check_budget(budget, sizes)
+            check_budget(budget, sizes, adapter)
         named = None if candidates is None else list(listed(candidates))
         with ExitStack() as stack:
             stack.enter_context(eager(self.model))
@@ -217,8 +222,8 @@ class _Tuning:
             for number, budget in enumerate(budgets):
                 show = None if self.progress is None else Steps(self.progress, number, len(budgets))
                 found = self._candidates(adapter, budget, named, compositions, sizes, store)
-                rankings.append(self._race(adapter, budget, found, store, show))
-            facts = replace(self.facts, seconds=time.perf_counter() - start)
+                rankings.append(self._race(adapter, budget, found, counted, store, show))
+            facts = replace(self.facts, seconds=time.perf_counter() - start, copies=counted.copies)
             folder = None if store is None else str(store.folder)
             result = TuneResult(tuple(rankings), facts, folder, self.skipped)
             if store is not None:
@@ -274,7 +279,13 @@ class _Tuning:
         return curves
 
     def _race(
-        self, adapter: Adapter, budget: EqualCost, found: Gathered, store: TuneStore | None, show: Steps | None
+        self,
+        adapter: Adapter,
+        budget: EqualCost,
+        found: Gathered,
+        counted: Counted,
+        store: TuneStore | None,
+        show: Steps | None,
     ) -> Ranking:
         slug = budget_slug(budget)
         methods = {candidate.name: candidate.method for candidate in found.candidates}
@@ -283,7 +294,11 @@ class _Tuning:
         if show is not None:
             show.begin(slug, list(methods), len(self.batches))
         with reserved(adapter.decoder):
-            race = run_race(adapter, self.batches, methods, self.rules, rows, show, self.answer, self.names)
+            race = run_race(
+                adapter, self.batches, methods, self.rules, rows, show, self.answer, self.names, counted.places
+            )
+        if race.fidelity and not any(_drops(item, counted.visual) for item in race.fidelity.values()):
+            raise nothing_dropped(slug)
         measured = [
             Measured(
                 item.name,
@@ -297,3 +312,13 @@ class _Tuning:
             if item.name in race.fidelity
         ]
         return rank(slug, measured, found.refused | race.refused, race.samples, self.seed)
+
+
+def _drops(fidelity: Fidelity, visual: Tensor) -> bool:
+    """Whether a candidate dropped tokens of a sample.
+
+    Args:
+        fidelity: What it did to the samples that it saw.
+        visual: Visual tokens of all samples, ``[samples]``.
+    """
+    return bool((fidelity.average < visual[: len(fidelity)] - 1e-3).any())
