@@ -3,49 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from pydantic import Field, PositiveInt, field_validator
 
+from tokenprune.architecture import Architecture
 from tokenprune.config import Config
 from tokenprune.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What decides whether published settings fit a model.
-
-    Attributes:
-        family: ``model_type`` of the model's config.
-        depth: Number of decoder layers.
-        decoder: ``model_type`` of the language model's config.
-    """
-
-    family: str
-    depth: int
-    decoder: str
-
-    @classmethod
-    def of(cls, model: Any) -> Self:
-        """The architecture of a transformers model, also inside a wrapper that shows its config, or of a config.
-
-        Raises:
-            ConfigError: It is neither.
-        """
-        config = getattr(model, "config", model)
-        try:
-            text = config.get_text_config(decoder=True)
-            return cls(str(config.model_type), int(text.num_hidden_layers), str(text.model_type))
-        except (AttributeError, TypeError, ValueError):
-            raise ConfigError(
-                f"expected a transformers model, its config, or a model's name in the method's file,"
-                f" got {type(model).__name__}",
-                "`tokenprune show METHOD` lists these names",
-            ) from None
-
-    def __str__(self) -> str:
-        return f"a {self.family!r} with {self.depth} layers of {self.decoder!r}"
 
 
 class Published(Config):

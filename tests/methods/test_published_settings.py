@@ -22,7 +22,7 @@ from tokenprune.errors import ConfigError
 from tokenprune.models.presets import PRESETS
 from tokenprune.named import NamedMethod, shipped_method
 from tokenprune.ops.recycle import cluster_count
-from tokenprune.published import Architecture, Published, choose, read_published
+from tokenprune.published import Published, choose, read_published
 from tokenprune.selectors.base import ModelProfile
 from tokenprune.selectors.entropy_collapse import PUBLISHED
 

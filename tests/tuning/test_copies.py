@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.support.tiny import CASES, CORE
 from tests.support.toy import ToyTask
 from tests.tuning.planted import BUDGET, Place, config, method, planted
 from tokenprune.adapters import adapter_for
+from tokenprune.cli.tables import print_tune
 from tokenprune.engine.calibrate import compare_trials
 from tokenprune.engine.distinct import distinct
 from tokenprune.errors import BudgetError, ConfigError
@@ -42,7 +44,7 @@ def numbers(result: TuneResult) -> list[Any]:
 def test_copies_are_found_in_every_family(name: str) -> None:
     model: Any = CASES[name].build()
     adapter = adapter_for(model)
-    first, second = (CASES[name].batch(model, 2, "left", images=images).inputs for images in (1, 2))
+    first, second = (CASES[name].batch(model, 2, "left", seed=seed).inputs for seed in (0, 1))
     size = len(first["input_ids"])
     assert distinct(adapter, [first, second, first]) == [list(range(size)), list(range(size)), []]
     pixels = next(key for key in first if key.startswith("pixel_values"))
@@ -108,15 +110,11 @@ class Copied(ToyTask):
     """Two pictures and questions, over and over, under other names."""
 
     def calibration(self, count: int) -> list[Sample]:
-        from dataclasses import replace
-
         two = super().calibration(2)
         return [replace(two[number % 2], id=f"c{number}", group=f"g{number}") for number in range(count)]
 
 
 def test_copies_in_the_data_of_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tokenprune.cli.tables import print_tune
-
     result = run_tune(config(str(tmp_path), task=Copied(), methods=["fastv"], batch_size=3, samples=8, first=2))
     assert result.rankings[0].samples == 2
     print_tune(result)
@@ -143,11 +141,7 @@ def test_a_selector_that_compares_answers_counts_copies_once() -> None:
 
 @pytest.mark.parametrize(
     "budget",
-    [
-        {"name": "layer_average", "ratio": 1.0},
-        {"name": "layer_average", "tokens": 16},
-        {"name": "flops_reduction", "percent": 0.0001},
-    ],
+    [{"name": "layer_average", "ratio": 1.0}, {"name": "layer_average", "tokens": 16}],
 )
 @pytest.mark.parametrize("output", [False, True])
 def test_a_budget_that_drops_nothing_has_no_winner(budget: dict[str, Any], output: bool, tmp_path: Path) -> None:
@@ -176,8 +170,8 @@ def test_equal_candidates_do_not_crown_random(tmp_path: Path) -> None:
     result = tp.tune(model, samples, BUDGET, [method(Place(), "mine")], first=2, output=tmp_path)
     assert not result.best.random
     assert not result.beats_random
-    assert result.sentence.startswith("no winner: the 2 candidates that saw all samples are equal on each of them")
-    assert "No winner: the 2 candidates" in (tmp_path / "tuned.yaml").read_text().replace("\n ", "")
+    assert result.sentence.startswith("no winner: the 3 candidates that saw all samples are equal on each of them")
+    assert "No winner: the 3 candidates" in " ".join((tmp_path / "tuned.yaml").read_text().split())
     assert "No winner" in (tmp_path / "report.md").read_text()
     assert read_tune(tmp_path).sentence == result.sentence
 

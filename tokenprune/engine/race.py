@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from typing import Any, Literal, Protocol
 
 import torch
@@ -137,7 +136,6 @@ def run_race(
             race.refused[name] = str(error)
     parts: dict[str, list[Fidelity]] = {name: [] for name in running}
     counted = counted or [range(len(inputs["input_ids"])) for inputs in batches]
-    starts = [0, *accumulate(len(inputs["input_ids"]) for inputs in batches)]
     total = sum(map(len, counted))
     tests = rules.tests(total)
     level = rules.error / max(1, len(tests))
@@ -149,7 +147,7 @@ def run_race(
             if found is None or len(found) != len(places) or (answer is not None and found.score is None):
                 if unpruned is None:
                     firsts = {layers[other][0] for other in running}
-                    ids = range(starts[number], starts[number + 1])
+                    ids = _numbers(len(inputs["input_ids"]), places, race.samples)
                     called = None if names is None else names[number]
                     unpruned = UnprunedBatch(adapter, inputs, firsts, rules.tokens, ids, called)
                 try:
@@ -178,6 +176,18 @@ def run_race(
             running = [name for name in running if name not in race.left]
     race.fidelity = {name: Fidelity.cat(found) for name, found in parts.items() if found and name not in race.refused}
     return race
+
+
+def _numbers(size: int, places: Sequence[int], first: int) -> list[int]:
+    """The number of every sample of a batch, on which random scores depend: those that count follow each other.
+
+    Args:
+        size: Samples of the batch.
+        places: The places of those that count.
+        first: The number of the first of these.
+    """
+    numbers = {place: number for number, place in enumerate(places, first)}
+    return [numbers.get(place, first) for place in range(size)]
 
 
 def fixed_layers(method: Method) -> tuple[int, ...]:

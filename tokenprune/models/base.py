@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from tokenprune.component import Component
 from tokenprune.errors import ConfigError
 from tokenprune.tasks.base import Sample
+from tokenprune.text import well_formed
 
 Encoder = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
 
@@ -50,7 +51,7 @@ class LoadedModel:
     def decode(self, ids: torch.Tensor) -> list[str]:
         """The texts of generated ids ``[batch, tokens]``, without special tokens and surrounding spaces."""
         texts: list[str] = self.processor.batch_decode(ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [well_formed(text).strip() for text in texts]
 
 
 class ModelSpec(Component, ABC):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tokenprune.component import Component
 from tokenprune.errors import PluginError, SampleError
+from tokenprune.text import well_formed
 
 if TYPE_CHECKING:  # Pillow is optional: only tasks that make pictures need it
     from PIL.Image import Image
@@ -37,6 +38,8 @@ class Video:
 class Sample:
     """One question about one or more images or videos.
 
+    Lone surrogates in its texts, which no file can hold, are replaced by U+FFFD.
+
     Attributes:
         id: A name that is unique within the task and split, and never changes.
         images: The images, in the order in which the model gets them.
@@ -48,6 +51,9 @@ class Sample:
         answers: All expected answers, e.g. those of ten annotators; by default ``(answer,)``.
         choices: The answers that a multiple-choice question offers; empty for an open question.
         videos: The videos, after the images.
+
+    Raises:
+        SampleError: A text is no text.
     """
 
     id: str
@@ -60,6 +66,27 @@ class Sample:
     answers: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     videos: tuple[Video, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check and repair the texts, so that no later step fails on one: not the last one, after all answers."""
+        for name in ("id", "question", "answer", "type", "group"):
+            object.__setattr__(self, name, self._text(name, getattr(self, name)))
+        for name in ("answers", "choices"):
+            values: Any = getattr(self, name)
+            if not isinstance(values, tuple | list):
+                raise self._wrong(name, values, "a tuple of texts")
+            object.__setattr__(self, name, tuple(self._text(name, value) for value in values))
+
+    def _text(self, name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise self._wrong(name, value, "text")
+        return well_formed(value)
+
+    def _wrong(self, name: str, value: Any, wanted: str) -> SampleError:
+        return SampleError(
+            f"sample {self.id!r}: {name} is of the type {type(value).__name__}, not {wanted}",
+            "let the task convert it, e.g. with str()",
+        )
 
     @property
     def references(self) -> tuple[str, ...]:
