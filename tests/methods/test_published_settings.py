@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 import tokenprune as tp
 from tests.support.tiny import CASES
 from tokenprune import named, plugins
+from tokenprune.architecture import Architecture
 from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.keep import KeepCount, KeepRatio
 from tokenprune.budgets.layer_average import LayerAverage

@@ -80,6 +80,7 @@ def test_what_cannot_be_divided_is_never_taken_for_a_copy() -> None:
     assert distinct(adapter_for(model), [strange, strange]) == [[0, 1], []]
 
 
+@pytest.mark.usefixtures("place_installed")
 @pytest.mark.parametrize("shape", ["batches", "inside", "between"])
 def test_copies_count_once(shape: str, tmp_path: Path) -> None:
     """Every figure is that of a tune without the copies, intervals among them."""
@@ -91,8 +92,9 @@ def test_copies_count_once(shape: str, tmp_path: Path) -> None:
         "inside": [joined([inputs, inputs]) for inputs in samples],
         "between": [samples[0], samples[0], *samples[1:], samples[2]],
     }[shape]
-    for _ in range(2):  # the second time its rows are read
-        result = tp.tune(model, copied, BUDGET, named, first=2, output=tmp_path)
+    output = tmp_path if shape == "inside" else None
+    for _ in range(1 if output is None else 2):  # the second time its rows are read
+        result = tp.tune(model, copied, BUDGET, named, first=2, output=output)
         assert [row[0] for row in numbers(result)] == [row[0] for row in numbers(alone)]
         for ours, theirs in zip(result.ranked, alone.ranked, strict=True):
             assert ours.seen == theirs.seen
@@ -101,9 +103,10 @@ def test_copies_count_once(shape: str, tmp_path: Path) -> None:
     given = sum(len(inputs["input_ids"]) for inputs in copied)
     line = f"{given - 8} of the {given} given samples are copies of others; each sample was counted once."
     assert line in str(result)
-    assert line in (tmp_path / "report.md").read_text()
-    assert read_tune(tmp_path).facts.copies == given - 8
     assert "copies" not in str(alone)
+    if output is not None:
+        assert line in (output / "report.md").read_text()
+        assert read_tune(output).facts.copies == given - 8
 
 
 class Copied(ToyTask):
@@ -162,6 +165,7 @@ def test_nothing_dropped_is_found_after_the_race_too(monkeypatch: pytest.MonkeyP
         tp.tune(model, samples, {"name": "prefill_time", "ratio": 0.99}, ["fastv"])
 
 
+@pytest.mark.usefixtures("place_installed")
 def test_equal_candidates_do_not_crown_random(tmp_path: Path) -> None:
     """No visual token matters: all answers are the same, whatever is dropped."""
     model, samples = planted(4)
