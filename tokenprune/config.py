@@ -110,19 +110,16 @@ class Method(Config):
     label: Label | None = None
     tuned_for: Architecture | None = None
 
-    def check_model(self, config: Any) -> None:
+    def check_fits(self, given: Architecture) -> None:
         """Check that the method was not tuned for a model of another architecture.
 
         Args:
-            config: The model's config, or the model.
+            given: The architecture of the model.
 
         Raises:
             ConfigError: It was; the message names both.
         """
-        if self.tuned_for is None:
-            return
-        given = Architecture.of(config)
-        if given != self.tuned_for:
+        if self.tuned_for not in (None, given):
             name = "the method" if self.label is None else f"method {self.label!r}"
             raise ConfigError(
                 f"{name} was tuned for {self.tuned_for}, and the model is {given}",

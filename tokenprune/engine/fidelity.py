@@ -28,7 +28,7 @@ from tokenprune.engine.features import SharedFeatures
 from tokenprune.engine.prefix import Prefix
 from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.ops.finite import is_distribution
-from tokenprune.run import Run
+from tokenprune.run import Recording, Run
 from tokenprune.selectors.base import LayerChoice
 
 
@@ -179,9 +179,9 @@ class UnprunedBatch:
         """The model prunes the batch inside the block; arguments and errors as for :meth:`fidelity`."""
         choice = LayerChoice(tuple(layers), "a candidate")
         adapter = self._adapter
-        run = Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
+        run = Run(Recording(method, choice, adapter.name, adapter.num_layers, adapter.text_config))
         run.annotate(sample_ids=self._sample_ids)
-        with attached(adapter, run):
+        with attached(adapter, run.recording):
             yield run
 
     @contextmanager

@@ -78,7 +78,7 @@ class Plan:
             UnsupportedModelError: The model cannot be pruned exactly there.
             UnsupportedFeatureError: The model's attention implementation cannot be pruned exactly.
         """
-        method.check_model(adapter.config)
+        method.check_fits(adapter.architecture)
         layers = tuple(layers)
         method.pruner.check(layers)
         stages = tuple(Stage(number, layer, method.pruner.at(number)) for number, layer in enumerate(layers))

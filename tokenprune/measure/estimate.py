@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from tokenprune.architecture import Architecture
 from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
 from tokenprune.errors import ConfigError, LayerError, MissingDataError
@@ -45,7 +46,7 @@ def estimate(
         UnsupportedModelError: No closed form for the family's vision tower or decoder.
     """
     config = read_config(model)
-    method.check_model(config)
+    method.check_fits(Architecture.of(config))
     if visual_tokens is None:
         if model not in PRESETS:
             raise ConfigError(
@@ -63,7 +64,8 @@ def estimate(
         )
     text_config = config.get_text_config(decoder=True)
     num_layers = int(text_config.num_hidden_layers)
-    choice = method.layers.select(ModelProfile(config.model_type, num_layers))
+    profile = ModelProfile(config.model_type, num_layers, architecture=Architecture.of(config))
+    choice = method.layers.select(profile)
     if choice.layers[-1] >= num_layers:
         raise LayerError(
             f"layer {choice.layers[-1]} is out of range: the model has {num_layers} layers",

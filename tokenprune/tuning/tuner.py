@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
-from tokenprune.architecture import Architecture
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.config import Config
 from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile, fingerprint
@@ -300,12 +299,11 @@ class _Tuning:
             )
         if race.fidelity and not any(_drops(item, counted.visual) for item in race.fidelity.values()):
             raise nothing_dropped(slug)
-        tuned_for = Architecture.of(adapter.config)
         measured = [
             Measured(
                 item.name,
                 item.origin,
-                item.method.model_copy(update={"tuned_for": tuned_for}),
+                item.method.model_copy(update={"tuned_for": adapter.architecture}),
                 race.fidelity[item.name],
                 loss(race.fidelity[item.name], self.rules.goal),
                 race.left.get(item.name),
