@@ -44,7 +44,7 @@ def test_embeddings_and_positional_ids() -> None:
     rest = {name: value for name, value in emptied(inputs).items() if name != "input_ids"}
     with tp.apply(model, fastv()):
         with pytest.raises(ConfigError, match=MESSAGE):
-            model(inputs_embeds=torch.zeros(0, 20, 64), **rest)
+            model(inputs_embeds=torch.zeros(0, inputs["input_ids"].shape[1], 64), **rest)
         with pytest.raises(ConfigError, match=MESSAGE):
             model.generate(inputs["input_ids"][:0], **rest, max_new_tokens=1)  # type: ignore[operator]
         model(**inputs)
