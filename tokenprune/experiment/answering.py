@@ -164,13 +164,17 @@ class Answering:
         return {"layers": list(method.layers.layers), "reason": f"a tune chose {found['name']}", TUNED: found}
 
     def try_out(self, series: Sequence[Series], batch: Batch) -> None:
-        """Run every series' prefill once, so that a method that cannot run is found before the first answer.
+        """Run every method's prefill once, so that one that cannot run is found before the first answer.
+
+        The unpruned model has run then: see :meth:`check_usable`.
 
         Raises:
             TokenPruneError: Some cannot run; the message names all of them.
         """
         failed: list[tuple[Series, TokenPruneError]] = []
         for item in series:
+            if item.unpruned:
+                continue
             try:
                 with named(item), self._sharing(item):
                     self.prefill_seconds(item, batch)
@@ -251,10 +255,10 @@ class Answering:
         """
         unpruned = next(self.config.series())
         try:
-            with self._sharing(unpruned):
+            with named(unpruned), self._sharing(unpruned):
                 self.prefill_seconds(unpruned, batch)
         except UnsupportedFeatureError as error:
-            raise SampleError(f"the unpruned model: {error.what}", error.fix) from error
+            raise SampleError(error.what, error.fix) from error
 
     def _unpruned(self, work: BatchInWork) -> Generated:
         """What the unpruned model answers, generated once."""
