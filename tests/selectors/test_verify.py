@@ -493,7 +493,7 @@ def test_a_second_apply_pays_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(calibrate, "user_cache_path", lambda name: tmp_path)
     built, batches = tiny()
     first = choose_layers(built, entropyprune(), batches)
-    monkeypatch.setattr(calibrate, "run_race", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setattr(calibrate, "run_race", lambda *_, **more: pytest.fail("it ran again"))
     assert choose_layers(built, entropyprune(), batches) == first
     (file,) = (tmp_path / "entropy").iterdir()
     assert len(EntropyProfile.load(file).verdicts) == 1

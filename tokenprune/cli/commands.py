@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,6 +66,8 @@ def main() -> None:
     if "--no-plugins" in sys.argv:
         sys.argv.remove("--no-plugins")
         os.environ["TOKENPRUNE_NO_PLUGINS"] = "1"
+    with suppress(AttributeError):  # a stream of somebody's own
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files may be no UTF-8
     with reported(), missing_files_reported():
         app()
 

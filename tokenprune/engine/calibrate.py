@@ -20,6 +20,7 @@ from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.config import Method
 from tokenprune.engine import hooks
 from tokenprune.engine.compiled import eager
+from tokenprune.engine.distinct import distinct
 from tokenprune.engine.engine import attached
 from tokenprune.engine.fidelity import last_token_logits
 from tokenprune.engine.layer_call import LayerCalls
@@ -30,6 +31,7 @@ from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import BudgetError, ConfigError, UnsupportedFeatureError
 from tokenprune.flops import prefill_cost
 from tokenprune.ops.entropy import state_entropy
+from tokenprune.ops.finite import is_distribution
 from tokenprune.ops.rows import keep_index, take
 from tokenprune.run import Recording
 from tokenprune.selectors.base import LayerChoice, Trial, TrialResult
@@ -232,7 +234,7 @@ def last_logits(
         Float32 ``[samples, vocabulary]`` on the host.
 
     Raises:
-        UnsupportedFeatureError: There are no samples.
+        UnsupportedFeatureError: There are no samples, or the logits of one hold NaN.
     """
     pruned: AbstractContextManager[object] = nullcontext()
     if layer is not None:
@@ -242,7 +244,15 @@ def last_logits(
         logits = [last_token_logits(adapter.model, inputs).cpu() for inputs in calibration]
     if not logits:
         raise UnsupportedFeatureError("the calibration holds no samples", "give a few inputs")
-    return torch.cat(logits)
+    together = torch.cat(logits)
+    finite = is_distribution(together)
+    if not bool(finite.all()):
+        where = "unpruned" if layer is None else f"pruned before layer {layer}"
+        raise UnsupportedFeatureError(
+            f"the model's logits of calibration sample {int((~finite).int().argmax())} hold NaN ({where})",
+            "check the weights and the inputs, or use another dtype",
+        )
+    return together
 
 
 def compare_trials(
@@ -260,7 +270,7 @@ def compare_trials(
         str(number): method.model_copy(update={"layers": Fixed(layers=trial.layers), "pruner": trial.pruner})
         for number, trial in enumerate(trials)
     }
-    race = run_race(adapter, calibration, methods, RaceRules("agreement"))
+    race = run_race(adapter, calibration, methods, RaceRules("agreement"), counted=distinct(adapter, calibration))
     results = []
     for name in methods:
         if name in race.refused:

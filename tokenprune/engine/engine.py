@@ -20,7 +20,7 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from tokenprune.adapters.base import Adapter
-from tokenprune.adapters.layout import VisualLayout
+from tokenprune.adapters.layout import VisualLayout, check_not_empty
 from tokenprune.call_arguments import bound_arguments, given_cache
 from tokenprune.engine import hooks, refusals
 from tokenprune.engine.cache import CacheOwner, check_cache, check_lengths, pruned_layer
@@ -119,6 +119,9 @@ class Engine:
 
     def _generating(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """``generate`` runs: how often it repeats samples is known inside it only."""
+        for prompt in (*args[:1], kwargs.get("inputs"), kwargs.get("input_ids")):
+            if prompt is not None:
+                check_not_empty(prompt)  # the vision tower runs before the first call, and would fail
         self.thread.copies.append(1)
         try:
             return own(*args, **kwargs)

@@ -14,7 +14,7 @@ import yaml
 
 from tokenprune.errors import OutputError
 from tokenprune.files.folder import OutputFolder
-from tokenprune.files.lines import Row, line, lines, parse
+from tokenprune.files.lines import Row, json_ready, line, lines, parse
 
 #: The file that says which series and samples the last run was about, and what its scores are.
 RUN = "run.json"
@@ -98,7 +98,7 @@ class Results(OutputFolder):
         """
         stored = self.read_json("fingerprints.json") or []
         free = self.skipped_samples()
-        for position, (old, new) in enumerate(zip(stored, fingerprints or (), strict=False)):
+        for position, (old, new) in enumerate(zip(stored, json_ready(list(fingerprints or ())), strict=False)):
             if old != new and position not in free:
                 raise OutputError(
                     f"sample {position + 1} of the data is another one than when {self.folder} was written",

@@ -189,7 +189,7 @@ class _Experiment:
         answering: Answering | None = None
         if not self._finished(batches, done, choices, timing):
             answering = Answering(self.config, self.config.model.load())
-            first = batches.first(answering.loaded)
+            first = batches.first(answering.loaded, answering.check_usable)
             reason = why_no_foreground(first.samples[0], answering.loaded)
             if reason is not None and not self.asked_for_oracle and self.config.oracle:
                 left_out = {"oracle": reason}
@@ -310,17 +310,34 @@ class _Experiment:
             missing = [item for item in self.series if (item.key, number) not in done]
             if not missing:
                 continue
-            batch = batches.read(number, answering.loaded, self.results)
-            if batch is None:
+            work = self._read(answering, batches, number, missing[0].unpruned)
+            if work is None:
                 finished += len(missing)
                 continue
-            work = BatchInWork(batch, {at: unpruned[at] for at in batch.positions if at in unpruned})
+            work.unpruned |= {at: unpruned[at] for at in work.batch.positions if at in unpruned}
             if not missing[0].unpruned:
                 answering.refer(work)
             for item in missing:
                 self.results.append(answering.answer(item, work))
                 finished += 1
                 self.progress(item.key, finished, total)
+
+    def _read(self, answering: Answering, batches: Batches, number: int, unanswered: bool) -> BatchInWork | None:
+        """Read a batch. Samples that the unpruned model cannot answer are left out before any method answers them.
+
+        Args:
+            answering: The model.
+            batches: The samples.
+            number: Number of the batch.
+            unanswered: Whether the unpruned model has not answered it yet.
+        """
+        while (batch := batches.read(number, answering.loaded, self.results)) is not None:
+            work = BatchInWork(batch)
+            without = answering.without_answer(work) if unanswered else {}
+            if not without:
+                return work
+            batches.leave_out(without, self.results)
+        return None
 
     def _earlier_answers(self) -> dict[int, str]:
         """The unpruned model's answers that are in the folder, by position."""
