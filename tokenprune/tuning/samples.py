@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -13,6 +12,7 @@ from torch import Tensor
 from tokenprune.adapters.base import Adapter
 from tokenprune.engine.calibrate import sample_sizes
 from tokenprune.errors import BudgetError, ConfigError, SampleError, UnsupportedFeatureError
+from tokenprune.fingerprint import fingerprint
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode
 from tokenprune.tasks.base import Sample, Task
@@ -145,19 +145,6 @@ def check_budget(budget: EqualCost, sizes: Sequence[tuple[int, int]]) -> None:
         )
 
 
-def fingerprints(batches: Sequence[Inputs]) -> list[str]:
-    """A text per batch, which changes with its samples."""
-    return [_fingerprint(inputs) for inputs in batches]
-
-
-def _fingerprint(inputs: Inputs) -> str:
-    digest = hashlib.blake2b(digest_size=12)
-    for name in sorted(inputs):
-        value = inputs[name]
-        digest.update(name.encode())
-        if isinstance(value, Tensor):
-            digest.update(repr(tuple(value.shape)).encode())
-            digest.update(value.detach().cpu().float().numpy().tobytes())
-        else:
-            digest.update(repr(value).encode())
-    return digest.hexdigest()
+def fingerprints(batches: Sequence[Inputs]) -> list[str | None]:
+    """The fingerprint of every batch; None for one that cannot be read."""
+    return [fingerprint(inputs) for inputs in batches]

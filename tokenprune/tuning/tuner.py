@@ -17,13 +17,16 @@ from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.config import Config
-from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile, fingerprint
+from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.race import Answer, Goal, Objective, RaceRules, loss, run_race
 from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError
+from tokenprune.fingerprint import fingerprint
+from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.base import LoadedModel
+from tokenprune.models.code import used_code
 from tokenprune.plugins import registry
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.tasks.base import Task
@@ -135,6 +138,7 @@ def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: Loade
     settings = config.model_dump(mode="json", exclude_none=True)
     batches = HostBatches(found.batches, loaded.model.device)
     tuning = _Tuning(loaded.model, batches, rules, facts, config.seed, settings, progress)
+    tuning.code = used_code(config.model, config.task)
     if config.labels:
         tuning.answer = _answer(config, loaded, found)
     methods: Sequence[CandidateEntry] | None = config.methods
@@ -177,6 +181,7 @@ class _Tuning:
         progress: Called after every candidate and batch.
         answer: Answers and scores a batch; None without labels.
         skipped: Id of every sample that cannot be used -> why.
+        code: Versions of the code of model, task and metric.
     """
 
     model: nn.Module
@@ -188,6 +193,7 @@ class _Tuning:
     progress: Progress | None = None
     answer: Answer | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str | None] = field(default_factory=dict)
 
     def run(
         self,
@@ -208,7 +214,8 @@ class _Tuning:
             if output is not None:
                 store = TuneStore(output)
                 stack.enter_context(store.locked())
-                store.claim(self.settings, fingerprint(adapter.model, []), fingerprints(self.batches))
+                origin = Origin(fingerprint(adapter.model), self.code)
+                store.claim(self.settings, origin, fingerprints(self.batches))
             start = time.perf_counter()
             rankings = []
             for number, budget in enumerate(budgets):
