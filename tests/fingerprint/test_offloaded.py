@@ -36,6 +36,15 @@ def test_weights_in_memory_are_read(place: str) -> None:
     assert fingerprint(scaled(1)) != fingerprint(scaled(2))
 
 
+def test_buffers_in_memory_are_read() -> None:
+    built = scaled(1)
+    built.get_decoder().norm.register_buffer("mean", torch.ones(3))
+    expected = fingerprint(built)
+    accelerate.cpu_offload(built, torch.device("cpu"), offload_buffers=True)
+    assert built.get_decoder().norm.mean.is_meta
+    assert fingerprint(built) == expected is not None
+
+
 def test_weights_on_the_disk_are_unknown_and_measured_anew(tmp_path: Path) -> None:
     """No cache entry is written, and none of another checkpoint is read."""
     case = CASES["llava"]
