@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from tokenprune.fingerprint.offloaded import offloaded
 
 #: Attributes of modules that say where a model came from and where it lies, or that a forward changes.
-PASSING = frozenset({"name_or_path", "hf_device_map", "warnings_issued", "max_seq_len_cached", "gradient_checkpointing"})
+PASSING = frozenset(
+    {"name_or_path", "hf_device_map", "warnings_issued", "max_seq_len_cached", "gradient_checkpointing"}
+)
 #: Private attributes that decide what a PEFT layer computes.
 PEFT = frozenset({"_active_adapter", "_disable_adapters"})
 #: Entries of a config that say where it came from, and which version wrote it.

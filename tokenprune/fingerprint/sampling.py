@@ -54,10 +54,8 @@ def sampled(tensor: Tensor, seed: int) -> bytes:
     tensor = tensor.detach()
     if tensor.numel() > WHOLE:
         index = torch.from_numpy(places(tensor.numel(), seed)).to(tensor.device)
-        if tensor.is_contiguous():
-            tensor = tensor.view(-1)[index]
-        else:  # flattening it would copy all of it
-            tensor = tensor[torch.unravel_index(index, tensor.shape)]
+        # flattening a tensor that is not contiguous would copy all of it
+        tensor = tensor.view(-1)[index] if tensor.is_contiguous() else tensor[torch.unravel_index(index, tensor.shape)]
     return content(tensor)
 
 

@@ -29,17 +29,17 @@ def fingerprint(*values: object) -> str | None:
     """A short text that changes with the content of values, and with nothing else: not with their place or device.
 
     Of a model it covers: config and generation config, the class and the plain attributes of every module (among them
-    LoRA's scaling and the active adapters, and whether the model trains), the attention implementation, and dtype, shape
-    and content of every weight and buffer. Of anything else, the whole content: tensors, numpy arrays, pictures, numbers,
-    texts, dataclasses, and mappings and sequences of these.
+    LoRA's scaling, the active adapters, and whether the model trains), the attention implementation, and dtype, shape
+    and content of every weight and buffer. Of anything else, the whole content: tensors, numpy arrays, pictures,
+    numbers, texts, dataclasses, and mappings and sequences of these.
 
     Weights of more than 16,384 numbers are read in places: one of every 4,096 numbers, but at least 1,024. If the share
     ``s`` of such a weight's numbers changes anywhere in it, this goes unnoticed with a probability of
     ``(1 - s) ** 1024`` at most (3e-5 for one percent of one weight). A change of consecutive numbers, e.g. of rows, is
     noticed for certain if they are at least 8,192, and as many as two shares of 1/1024 of the weight. Fewer numbers may
-    change unnoticed: a single one of a large weight nearly always does. A buffer that no checkpoint holds is compared in
-    bfloat16, as machines compute its last bits differently. Functions, and objects that are no modules, are not looked
-    into.
+    change unnoticed: a single one of a large weight nearly always does. A buffer that no checkpoint holds is compared
+    in bfloat16, as machines compute its last bits differently. Functions, and objects that are no modules, are not
+    looked into.
 
     Args:
         values: A model (``nn.Module``), inputs, or whatever the result depends on.
@@ -168,7 +168,7 @@ def _feed_numbers(tensor: Tensor, add: Add, read: Callable[[], bytes]) -> None:
     _tag(add, "tensor", tensor.dtype, tuple(tensor.shape))
     try:
         add(read())
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # a class of tensor that keeps them elsewhere
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # its class keeps the numbers elsewhere
         raise _UnreadableError(str(error)) from error
 
 

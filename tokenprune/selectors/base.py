@@ -67,8 +67,8 @@ class ModelProfile:
             None where it is unknown.
         remember: Keeps entropy curves with their verdicts for the next call with the same model and calibration
             samples. None where nothing is kept.
-        fingerprint: Computes the model's :func:`~tokenprune.fingerprint.fingerprint`, which is None if its weights cannot
-            be read. None where it is not asked for.
+        fingerprint: Computes the model's :func:`~tokenprune.fingerprint.fingerprint`, which is None if its weights
+            cannot be read. None where it is not asked for.
     """
 
     family: str
