@@ -61,8 +61,7 @@ def _sources(start: str) -> Iterator[tuple[str, bytes | None]]:
         module = sys.modules.get(name)
         yield name, _source(module)
         if module is not None and module.__package__:
-            used = {getattr(value, "__module__", None) or getattr(value, "__name__", "") for value in _values(module)}
-            near = {other for other in used if _package(other) == module.__package__}
+            near = {other for other in map(_home, _values(module)) if _package(other) == module.__package__}
             waiting += sorted(near - seen)
             seen |= near
 
@@ -70,6 +69,11 @@ def _sources(start: str) -> Iterator[tuple[str, bytes | None]]:
 def _values(module: ModuleType) -> list[object]:
     """What is imported into a module, or defined in it."""
     return [value for value in vars(module).values() if callable(value) or inspect.ismodule(value)]
+
+
+def _home(value: object) -> str:
+    """The module in which a function or class was defined; of a module its own name."""
+    return str(getattr(value, "__module__", None) or getattr(value, "__name__", ""))
 
 
 def _package(module: str) -> str | None:

@@ -139,7 +139,7 @@ def _feed_set(value: Set[object], add: Add) -> None:
 
 
 @_feed.register(np.ndarray)
-def _feed_array(value: np.ndarray, add: Add) -> None:  # type: ignore[type-arg]
+def _feed_array(value: np.ndarray, add: Add) -> None:
     _tag(add, "array", value.dtype.str, value.shape)
     if value.dtype.hasobject:
         _feed(value.tolist(), add)

@@ -43,8 +43,13 @@ def test_the_checkpoint_is_made_once(tmp_path: Path) -> None:
 def test_a_cache_folder_that_cannot_be_written_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpoint is then in a folder of this process, and made there once."""
     made: list[Path] = []
+
+    def assemble(build: object, folder: Path) -> None:
+        made.append(folder)
+        write(folder)
+
     monkeypatch.setattr(cache, "fingerprint", lambda build: "0")
-    monkeypatch.setattr(cache, "assemble", lambda build, folder: (made.append(folder), write(folder)))
+    monkeypatch.setattr(cache, "assemble", assemble)
     place = tmp_path / "file" / "cache"
     (tmp_path / "file").write_text("not a folder")
     with pytest.warns(TokenPruneWarning, match=r"file/cache cannot be used \(Not a directory\)") as caught:
