@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
-from tokenprune.call_arguments import bound_arguments
+from tokenprune.call_arguments import bound_arguments, given_cache
 from tokenprune.engine import hooks, refusals
 from tokenprune.engine.cache import CacheOwner, check_cache, check_lengths, pruned_layer
 from tokenprune.engine.calls import Call, ThreadState
@@ -35,9 +35,9 @@ from tokenprune.engine.quotas import Quotas
 from tokenprune.engine.renumber import RenumberedStep, check_window, rotary_modules, smallest_window
 from tokenprune.engine.samples import SampleCounter, given_ids
 from tokenprune.engine.tower import TowerRecorder
-from tokenprune.errors import UnsupportedFeatureError
+from tokenprune.errors import TokenPruneError, UnsupportedFeatureError
 from tokenprune.flops import prefill_cost
-from tokenprune.run import PrefillRecord, Run, StageResult
+from tokenprune.run import PrefillRecord, Recording, StageResult
 
 
 class Engine:
@@ -45,14 +45,14 @@ class Engine:
 
     Args:
         adapter: The model's adapter.
-        run: What the caller sees.
+        recording: The method, and what it records for the caller.
     """
 
-    def __init__(self, adapter: Adapter, run: Run) -> None:
-        self.adapter, self.run = adapter, run
+    def __init__(self, adapter: Adapter, recording: Recording) -> None:
+        self.adapter, self.recording = adapter, recording
         self.thread = ThreadState()
         self.samples = SampleCounter()
-        plan = self.plan = Plan.of(run.method, run.choice.layers, adapter)
+        plan = self.plan = Plan.of(recording.method, recording.choice.layers, adapter)
         layers = [LayerCalls(layer, adapter.layer_signature) for layer in adapter.layers]
         self.applied = Applied(adapter, plan, layers, CacheOwner(self.thread))
         self.tower = TowerRecorder(adapter, plan.tower_sites(adapter), lambda: self.thread.current)
@@ -94,6 +94,16 @@ class Engine:
         for item in reversed(self._attached):
             item.remove()
         self._attached.clear()
+
+    def why_nothing_was_pruned(self) -> TokenPruneError | None:
+        """What is wrong with a whole run in which the model ran and read no prompt; None if it read one."""
+        if self.prompts or not self.finished_calls:
+            return None
+        return UnsupportedFeatureError(
+            f"the model ran {self.finished_calls} times inside the apply block but never read a prompt there: nothing"
+            " was pruned",
+            "start the conversation inside the block, without a cache from before it",
+        )
 
     def _hook_layers(self) -> list[hooks.Removable]:
         # before all other hooks: those shall see what the layer gets
@@ -187,13 +197,14 @@ class Engine:
 
     def _begin(self, arguments: Mapping[str, Any]) -> Call:
         """Look at the arguments of a call and say what it is."""
-        cache = arguments.get("past_key_values")
+        cache = given_cache(arguments)
         if cache is not None and not isinstance(cache, Cache):
             check_cache(cache, self.plan.first)
         pruned = [layer for stage in self.plan.stages if (layer := pruned_layer(cache, stage.layer)) is not None]
         if pruned:
             refusals.check_continuation(pruned[0].rows.owner is self.applied.owner, arguments, self.adapter)
         check_lengths(cache, self._compared)
+        refusals.check_embeddings(self.adapter, arguments)
         if pruned:
             ragged = any(layer.rows.ragged for layer in pruned)
             if self.plan.renumbered:
@@ -207,6 +218,8 @@ class Engine:
         if past and ids is not None and ids.shape[1] == 1:
             return Call()  # a decode step after an unpruned prefill: nothing to do, nothing to look at
         check_cache(cache, self.plan.first)
+        if cache is None:
+            refusals.check_cache_arrived(arguments)
         layout = self.adapter.locate(arguments)
         if layout is None and past == 0:
             raise UnsupportedFeatureError(
@@ -226,7 +239,7 @@ class Engine:
         text = [width - sum(row) for row in sizes]
         record = PrefillRecord(text)
         runs = self.tower.take_pending(bool(arguments.get("mm_encoder_outputs")))
-        self.run.begin(record)
+        self.recording.begin(record)
         if not any(map(sum, sizes)):
             reason, none = "not pruned: the prompt holds no visual tokens", [0] * batch
             record.stages += [StageResult(stage.layer, none, none, reason=reason) for stage in self.plan.stages]
@@ -235,7 +248,7 @@ class Engine:
         if self.plan.renumbered and self._window is not None:
             check_window(self._window, width)
         record.places = cache(partial(self.adapter.placed, self.adapter.slim(arguments), layout))
-        annotations = self.run.annotations
+        annotations = self.recording.annotations
         replay = self.thread.replays.take(arguments, self.adapter)
         sample_ids = self._sample_ids(annotations.sample_ids, batch, replay is not None)
         prefill = Prefill(
@@ -261,17 +274,17 @@ class Engine:
 
 
 @contextmanager
-def attached(adapter: Adapter, run: Run) -> Iterator[Engine]:
-    """The run's method is on the model inside the block.
+def attached(adapter: Adapter, recording: Recording) -> Iterator[Engine]:
+    """The method is on the model inside the block.
 
     Args:
         adapter: The model's adapter.
-        run: What the caller sees: the method, and the layers before which it prunes.
+        recording: The method, the layers before which it prunes, and what it records for the caller.
 
     Raises:
         TokenPruneError: The method cannot run on this model.
     """
-    engine = Engine(adapter, run)
+    engine = Engine(adapter, recording)
     try:
         engine.attach()
         yield engine

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenprune.architecture import Architecture
 from tokenprune.component import Component
 from tokenprune.selectors.entropy_profile import EntropyProfile
 
@@ -69,6 +70,8 @@ class ModelProfile:
             samples. None where nothing is kept.
         fingerprint: Computes the model's :func:`~tokenprune.fingerprint.fingerprint`, which is None if its weights
             cannot be read. None where it is not asked for.
+        architecture: What decides whether a layer that was published for one model fits this one. None where it is
+            unknown: nothing published fits then.
     """
 
     family: str
@@ -81,6 +84,7 @@ class ModelProfile:
     definition: Mapping[str, Any] | None = None
     remember: Callable[[EntropyProfile], None] | None = None
     fingerprint: Callable[[], str | None] | None = None
+    architecture: Architecture | None = None
 
 
 @dataclass(frozen=True)
