@@ -208,12 +208,12 @@ def test_weights_that_cannot_be_read_are_said_to_be_unknown(tmp_path: Path, monk
         model_is(patch, on_the_disk(tmp_path / "one"))
         with pytest.warns(TokenPruneWarning, match="does not record the weights, which cannot be read") as caught:
             run_experiment(config(str(folder)), part=Part(limit=5))
-        assert len(caught) == 1
+        assert sum(issubclass(item.category, TokenPruneWarning) for item in caught) == 1
     with monkeypatch.context() as patch:
         model_is(patch, on_the_disk(tmp_path / "two"))
         with pytest.warns(TokenPruneWarning, match="of the same weights is unknown: they could not be read") as caught:
             run_experiment(config(str(folder)), part=Part(limit=10))
-        assert len(caught) == 1
+        assert sum(issubclass(item.category, TokenPruneWarning) for item in caught) == 1
     with pytest.warns(TokenPruneWarning, match="of the same weights is unknown"):
         run_experiment(config(str(folder)), part=Part(limit=15))
     assert json.loads((folder / "origin.json").read_text())["model"] is None
@@ -227,5 +227,5 @@ def test_an_older_folder_goes_on_with_one_warning(tmp_path: Path, damage: Callab
     for limit in (15, 20):
         with pytest.warns(TokenPruneWarning, match="of the same weights and code of the model .* an old") as caught:
             run_experiment(config(str(tmp_path)), part=Part(limit=limit))
-        assert len(caught) == 1
+        assert sum(issubclass(item.category, TokenPruneWarning) for item in caught) == 1
     run_experiment(config(str(tmp_path)), part=Part(limit=20))  # it has finished: nothing is computed

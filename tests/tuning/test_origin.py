@@ -62,10 +62,10 @@ def test_what_cannot_be_read_is_said_to_be_unknown(tmp_path: Path, monkeypatch: 
         patch.setattr(tuner, "fingerprint", lambda *values: None)
         with pytest.warns(TokenPruneWarning, match="does not record the weights, which cannot be read") as caught:
             tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
-        assert len(caught) == 1
+        assert sum(issubclass(item.category, TokenPruneWarning) for item in caught) == 1
     with pytest.warns(TokenPruneWarning, match="of the same weights is unknown: they could not be read") as caught:
         tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
-    assert len(caught) == 1
+    assert sum(issubclass(item.category, TokenPruneWarning) for item in caught) == 1
     assert read is tuner.fingerprint
     stored = json.loads((tmp_path / "tune.json").read_text())
     stored["batches"][1] = None
