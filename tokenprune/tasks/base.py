@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tokenprune.component import Component
 from tokenprune.errors import PluginError, SampleError
+from tokenprune.metrics.base import Metric
 from tokenprune.text import well_formed
 
 if TYPE_CHECKING:  # Pillow is optional: only tasks that make pictures need it
@@ -131,6 +132,14 @@ class Task(Component, ABC):
         None, the default, says that the task's settings alone determine its samples.
         """
         return None
+
+    def used_metrics(self) -> Sequence[Metric]:
+        """The metrics that :meth:`score` uses: a folder of results records the version of their code.
+
+        By default those among the task's fields.
+        """
+        values = (getattr(self, name) for name in type(self).model_fields)
+        return [value for value in values if isinstance(value, Metric)]
 
     @abstractmethod
     def score(self, sample: Sample, text: str) -> float:

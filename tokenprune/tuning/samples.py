@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -15,6 +14,7 @@ from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.engine.calibrate import sample_sizes
 from tokenprune.engine.distinct import distinct
 from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneError, UnsupportedFeatureError
+from tokenprune.fingerprint import fingerprint
 from tokenprune.flops import prefill_cost
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode
@@ -208,19 +208,6 @@ def nothing_dropped(budget: str) -> BudgetError:
     )
 
 
-def fingerprints(batches: Sequence[Inputs]) -> list[str]:
-    """A text per batch, which changes with its samples."""
-    return [_fingerprint(inputs) for inputs in batches]
-
-
-def _fingerprint(inputs: Inputs) -> str:
-    digest = hashlib.blake2b(digest_size=12)
-    for name in sorted(inputs):
-        value = inputs[name]
-        digest.update(name.encode())
-        if isinstance(value, Tensor):
-            digest.update(repr(tuple(value.shape)).encode())
-            digest.update(value.detach().cpu().float().numpy().tobytes())
-        else:
-            digest.update(repr(value).encode())
-    return digest.hexdigest()
+def fingerprints(batches: Sequence[Inputs]) -> list[str | None]:
+    """The fingerprint of every batch; None for one that cannot be read."""
+    return [fingerprint(inputs) for inputs in batches]

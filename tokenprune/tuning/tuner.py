@@ -17,15 +17,18 @@ from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.config import Config
-from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile, fingerprint
+from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.fidelity import Fidelity
 from tokenprune.engine.race import Answer, Goal, Objective, RaceRules, loss, run_race
 from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError
+from tokenprune.fingerprint import fingerprint
+from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.answer import generate
 from tokenprune.models.base import LoadedModel
+from tokenprune.models.code import used_code
 from tokenprune.plugins import registry
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.tasks.base import Task, checked_score
@@ -140,6 +143,7 @@ def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: Loade
     settings = config.model_dump(mode="json", exclude_none=True)
     batches = HostBatches(found.batches, loaded.model.device)
     tuning = _Tuning(loaded.model, batches, rules, facts, config.seed, settings, progress)
+    tuning.code = used_code(config.model, config.task)
     if config.labels:
         tuning.answer = _answer(config, loaded, found)
     methods: Sequence[CandidateEntry] | None = config.methods
@@ -183,6 +187,7 @@ class _Tuning:
         answer: Answers and scores a batch; None without labels.
         skipped: Id of every sample that cannot be used -> why.
         names: Ids of the samples of each batch, for errors; None where they have none.
+        code: Versions of the code of model, task and metric.
     """
 
     model: nn.Module
@@ -195,6 +200,7 @@ class _Tuning:
     answer: Answer | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     names: Sequence[Sequence[str]] | None = None
+    code: Mapping[str, str | None] = field(default_factory=dict)
 
     def run(
         self,
@@ -216,7 +222,8 @@ class _Tuning:
             if output is not None:
                 store = TuneStore(output)
                 stack.enter_context(store.locked())
-                store.claim(self.settings, fingerprint(adapter.model, []), fingerprints(self.batches))
+                origin = Origin(fingerprint(adapter.model), self.code)
+                store.claim(self.settings, origin, fingerprints(self.batches))
             start = time.perf_counter()
             rankings = []
             for number, budget in enumerate(budgets):
