@@ -10,7 +10,7 @@ from tests.support import matrix
 from tests.support.matrix import Cell, generate, method, model_of, run_cell
 from tests.support.oracle import oracle_generate_logits, tolerance
 from tests.support.tiny import CASES, CORE
-from tests.support.tiny.core import CACHE, TRANSFORMERS, Padding, Variant
+from tests.support.tiny.core import CACHE, Padding, Variant
 
 torch.set_num_threads(1)
 CROSSED = ("llava", "qwen2_5_vl")
@@ -27,8 +27,6 @@ BF16 = [
 
 REFUSED = {"gemma4", "granite4_vision", "llama4_tuned", "minimax_m3_vl"} | {n for n, c in CASES.items() if c.hybrid}
 """Families that are refused at some layers or for some prompts: docs/families.md says why."""
-if TRANSFORMERS < (5, 19):
-    REFUSED |= {"aria"}  # its forward returns no cache
 
 
 def skip_refused(name: str, error: tp.TokenPruneError) -> None:

@@ -15,7 +15,6 @@ from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.towers import TowerRun
 from tokenprune.call_arguments import given_cache, returned_cache
 from tokenprune.context import PruneContext
-from tokenprune.engine import refusals
 from tokenprune.engine.arguments import CompactArguments
 from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, mark
 from tokenprune.engine.calls import Call, Observation
@@ -184,7 +183,7 @@ class Prefill(Call):
     def _finish_cache(self, output: Any) -> None:
         cache = _cache_of(output, self._inputs.arguments)
         if cache is None:
-            refusals.check_cache_returned(output, self._uses_cache)
+            self.unseen_cache = self._uses_cache
             self._replays.remember(self._inputs.arguments, self._choices)
             return
         layers = sorted(self._stage_rows)
@@ -199,10 +198,9 @@ class Prefill(Call):
 
     @property
     def _uses_cache(self) -> bool:
-        """Whether the model is to return a KV cache; no decoder does while it recomputes layers for gradients."""
-        adapter, asked = self._applied.adapter, self._inputs.arguments.get("use_cache")
-        recomputes = adapter.model.training and getattr(adapter.decoder, "gradient_checkpointing", False)
-        return not recomputes and bool(getattr(adapter.text_config, "use_cache", False) if asked is None else asked)
+        """Whether the model is to make a KV cache."""
+        asked = self._inputs.arguments.get("use_cache")
+        return bool(getattr(self._applied.adapter.text_config, "use_cache", False) if asked is None else asked)
 
     def verify(self) -> None:
         """Raise what components found wrong; one small transfer for all stages."""
