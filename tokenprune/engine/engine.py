@@ -156,8 +156,9 @@ class Engine:
         except Exception as error:
             if call.hooks and self.applied.owner.thread is None:
                 raise UnsupportedFeatureError(
-                    "the apply block ended while a call of the model was running on another thread",
-                    "wait for all threads before you leave the block",
+                    "the apply block ended while a call of the model was running on another thread, or its run"
+                    " was dropped",
+                    "keep the run, and wait for all calls, also of other threads, before you end it",
                 ) from error
             raise
         call.finish(output)

@@ -219,7 +219,8 @@ class SharedHooks:
     def __init__(self, register: Callable[[], list[Removable]], stay: bool = False) -> None:
         self._register = register
         self._stay = stay
-        self._lock = threading.Lock()
+        # reentrant: the garbage collector may end a dropped run on the thread that holds the lock
+        self._lock = threading.RLock()
         self._handles: list[Removable] = []
         self._users = 0
         self._closed = False
@@ -231,14 +232,16 @@ class SharedHooks:
             UnsupportedFeatureError: The block has ended; the hooks would stay on the model for ever.
         """
         with self._lock:
-            if self._closed:
+            if not self._closed and not self._handles:
+                self._handles = self._register()
+            if self._closed:  # perhaps while they were registered
+                self.remove()
                 raise UnsupportedFeatureError(
-                    "the apply block ended while a call of the model was starting on another thread",
-                    "wait for all threads before you leave the block",
+                    "the apply block ended while a call of the model was starting on another thread, or its run"
+                    " was dropped",
+                    "keep the run, and wait for all calls, also of other threads, before you end it",
                 )
             self._users += 1
-            if not self._handles:
-                self._handles = self._register()
 
     def release(self) -> None:
         """That call ends."""

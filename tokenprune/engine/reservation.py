@@ -12,7 +12,8 @@ from torch import nn
 from tokenprune.errors import BusyModelError
 
 _MARK = "_tokenprune_applied"
-_LOCK = threading.Lock()  # looking for the mark and setting it are one step
+# looking for the mark and setting it are one step; the garbage collector may end a dropped run in the middle of it
+_LOCK = threading.RLock()
 
 
 class _Reservation:

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -82,6 +82,20 @@ class Run:
         wrong = end()
         self.recording.settle()
         return wrong
+
+    def __copy__(self) -> Run:
+        """A copy shows the recording; only the run itself, and not the end of a copy, takes the method off."""
+        return Run(self.recording)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+        """As a copy: so a model that holds its run can be copied."""
+        return Run(self.recording)
+
+    def __reduce__(self) -> NoReturn:
+        raise UnsupportedFeatureError(
+            "a run cannot be pickled: it belongs to the model of this process",
+            "save run.report, or take the run off the object that is saved",
+        )
 
     def __del__(self) -> None:
         if self._end is None or sys.is_finalizing():  # at the end of the process nothing runs any more
