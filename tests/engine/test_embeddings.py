@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 import tokenprune as tp
 from tests.support.matrix import model_of
@@ -73,6 +74,41 @@ def test_features_in_a_later_turn_are_refused() -> None:
             cache = model(**inputs)[CACHE]
             with pytest.raises(UnsupportedFeatureError, match="embeddings of no token"):
                 model(inputs_embeds=features, **{CACHE: cache})
+
+
+@pytest.mark.parametrize("given", ["ids", "embeddings"])
+@torch.no_grad()
+def test_an_image_in_a_later_turn_is_refused(given: str) -> None:
+    """On a pruned cache, whether its placeholders are given as ids or as their embeddings."""
+    case, model = CASES["llava"], model_of("llava", "sdpa")
+    inputs = case.batch(model, 2, "none").inputs
+    turn = {**(inputs if given == "ids" else embedded(model, inputs))}
+    turn["attention_mask"] = torch.cat([inputs["attention_mask"]] * 2, 1)
+    with tp.apply(model, fastv()):
+        cache = model(**inputs)[CACHE]
+        with pytest.raises(UnsupportedFeatureError, match="images in a later turn"):
+            model(**turn, **{CACHE: cache})
+
+
+@pytest.mark.parametrize("given", ["ids", "embeddings"])
+@torch.no_grad()
+def test_a_rebuilt_cache_is_refused(given: str) -> None:
+    """Where all layers are pruned, only the mask tells that the cache lost tokens."""
+    case, model = CASES["llava"], model_of("llava", "sdpa")
+    inputs = case.batch(model, 2, "none").inputs
+    step = {"input_ids": torch.tensor([[9], [9]])}
+    mask = torch.cat([inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
+    method = tp.Method(
+        layers={"name": "fixed", "layers": [0]},
+        pruner={"name": "topk", "scorer": {"name": "random", "seed": 0}},
+        budget={"name": "keep_count", "tokens": 5},
+    )
+    with tp.apply(model, method):
+        rebuilt = DynamicCache()
+        for number, layer in enumerate(model(**inputs)[CACHE].layers):
+            rebuilt.update(layer.keys, layer.values, number)
+        with pytest.raises(UnsupportedFeatureError, match="rebuilt from a pruned one"):
+            model(**(step if given == "ids" else embedded(model, step)), attention_mask=mask, **{CACHE: rebuilt})
 
 
 @torch.no_grad()

@@ -220,8 +220,9 @@ class Engine:
         self.layer_hooks.drop()
         past = cache.get_seq_length() if cache is not None else 0
         ids = arguments.get("input_ids")
-        if past and ids is not None:
-            refusals.check_mask_width(arguments.get("attention_mask"), past + ids.shape[1])
+        brought = arguments.get("inputs_embeds") if ids is None else ids
+        if past and brought is not None:
+            refusals.check_mask_width(arguments.get("attention_mask"), past + brought.shape[1])
         if past and ids is not None and ids.shape[1] == 1:
             return Call()  # a decode step after an unpruned prefill: nothing to do, nothing to look at
         check_cache(cache, self.plan.first)

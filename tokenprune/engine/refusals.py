@@ -93,9 +93,9 @@ def check_continuation(own: bool, arguments: Mapping[str, Any], adapter: Adapter
         raise UnsupportedFeatureError(
             "the KV cache was pruned by another apply block", "keep a conversation inside one block"
         )
-    ids = arguments.get("input_ids")
-    if ids is not None and ids.shape[1] > 1:
-        visual = adapter.visual_mask({"input_ids": ids})
+    tokens = {name: arguments[name] for name in ("input_ids", "inputs_embeds") if arguments.get(name) is not None}
+    if any(value.shape[1] > 1 for value in tokens.values()):
+        visual = adapter.visual_mask(tokens)
         if visual is not None and bool(visual.any()):
             raise UnsupportedFeatureError(
                 "images in a later turn: the KV cache is not empty", "prefill the whole conversation at once"
