@@ -10,7 +10,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.support.simple import fastv, pair
-from tokenprune.engine.replay import digest
+from tokenprune.engine.replay import digest, pixel_inputs
 
 
 def kept_by_step(inputs: dict[str, Tensor], method: tp.Method, steps: int = 4, **more: Any) -> list[list[Tensor]]:
@@ -100,6 +100,32 @@ def test_a_buffer_that_holds_the_next_picture_is_another_picture(seen_by_torch: 
         with tp.apply(model, fastv()) as run:
             alone = kept(longer)
         assert found == alone
+
+
+@torch.no_grad()
+def test_a_buffer_that_holds_the_next_prompt_is_another_prompt() -> None:
+    """Of the same picture: the tokens in front of it differ, and are no continuation of what stood there."""
+    model, inputs = pair(batch=1, padding="none")
+    ids, pixels = inputs["input_ids"], inputs["pixel_values"]
+    length = ids.shape[1]
+    for question in torch.randint(3, 100, (5, length), generator=torch.Generator().manual_seed(0)):
+        following = torch.cat([torch.where(ids == 150, ids, question[None]), torch.tensor([[20]])], 1)
+        buffer = torch.cat([ids, torch.zeros(1, 4, dtype=torch.long)], 1)
+        with tp.apply(model, fastv()) as run:
+            model(input_ids=buffer[:, :length], pixel_values=pixels, use_cache=False)
+            buffer[:, : length + 1] = following
+            model(input_ids=buffer[:, : length + 1], pixel_values=pixels, use_cache=False)
+            found = run.stages[0].kept
+        with tp.apply(model, fastv()) as run:
+            model(input_ids=following, pixel_values=pixels, use_cache=False)
+        assert torch.equal(found, run.stages[0].kept)
+
+
+def test_images_are_known_by_any_name_that_says_pixel() -> None:
+    """DeepSeek-VL gets ``high_res_pixel_values``, too."""
+    pixels = torch.zeros(1)
+    call = {"high_res_pixel_values": pixels, "pixel_values": pixels, "attention_mask": pixels}
+    assert set(pixel_inputs(call)) == {"high_res_pixel_values", "pixel_values"}
 
 
 def test_the_digest_sees_every_value_and_every_tensor() -> None:

@@ -36,7 +36,7 @@ class FinishedStep:
     """One finished step of a generation without a cache.
 
     Attributes:
-        ids: Its ``input_ids``.
+        ids: Its ``input_ids``, copied: somebody may write the next prompt into the same memory.
         pixels: Its images and videos by name, or what ``generate`` encoded of them. The tensors themselves are kept:
             freed memory may hold another image by the next call.
         content: A digest of them: somebody may write the next picture into the same memory.
@@ -49,6 +49,7 @@ class FinishedStep:
     content: bytes = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", self.ids.clone())
         object.__setattr__(self, "content", digest(self.pixels))
 
 
@@ -93,7 +94,7 @@ class Replays:
 
 def pixel_inputs(call: Mapping[str, Any]) -> dict[str, Any]:
     """A call's images and videos by name, and what ``generate`` encoded of them before the call."""
-    pixels = {name: value for name, value in call.items() if isinstance(value, Tensor) and name.startswith("pixel")}
+    pixels = {name: value for name, value in call.items() if isinstance(value, Tensor) and "pixel" in name}
     encoded = call.get("mm_encoder_outputs") or {}
     return {**pixels, **{f"encoded {kind}": output for kind, output in encoded.items()}}
 
