@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
+from tokenprune.adapters.structure import generates, head_error
 from tokenprune.adapters.towers import TowerRun
 from tokenprune.context import PruneContext
 from tokenprune.engine.arguments import CompactArguments
@@ -111,6 +112,7 @@ class Prefill(Call):
         self._deepstack: Deepstack | None = None
         self._choices: dict[int, Choice] = {}
         self._checks: list[tuple[Tensor, Callable[[int], Exception]]] = []
+        self._left: Any = None  # the decoder's hidden states, where rows are missing in them
 
     # ---- what the engine tells ---
 
@@ -142,7 +144,9 @@ class Prefill(Call):
         logits = KeptLogits(
             self._inputs.arguments.get("logits_to_keep", int(self._inputs.generating)), self._inputs.layout
         )
-        return logits.spread(output, self._compact.rows, self._checks)
+        output = logits.spread(output, self._compact.rows, self._checks)
+        self._left = output[0]
+        return output
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See :meth:`tokenprune.engine.calls.Call.before_layer`."""
@@ -168,7 +172,8 @@ class Prefill(Call):
         """Tell the cache which rows it holds, and raise what was wrong.
 
         Raises:
-            UnsupportedModelError: A stage was never reached: the layers did not run as usual.
+            UnsupportedModelError: A stage was never reached: the layers did not run as usual. Or a model that does not
+                generate returned something else than the decoder's hidden states.
         """
         passed = len(self.record.stages)
         if passed != len(self._applied.plan.stages):
@@ -178,6 +183,9 @@ class Prefill(Call):
                 f"the prompt was not pruned: layer {missed} of {model} never ran as a module of this model",
                 "apply the method to the model that really runs; something replaced or compiled its layers",
             )
+        if self._left is not None and not generates(self._applied.adapter.model) and output[0] is not self._left:
+            raise head_error(self._applied.adapter.model, "its language model")
+        self._left = None  # as large as a layer's activations
         self._finish_cache(output)
         self.verify()
 
