@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import tokenprune as tp
+from tokenprune.call_arguments import cache_name, returned_cache
 from tokenprune.measure.latency import Spread
 from tokenprune.models.presets import Preset, Request, preset
 
@@ -47,7 +48,7 @@ def microseconds(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[float, fl
         mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
         step_inputs = {"input_ids": inputs["input_ids"][:, -1:], "attention_mask": mask}
         start = time.perf_counter()
-        output = model(**step_inputs, past_key_values=output.past_key_values, use_cache=True)
+        output = model(**step_inputs, **{cache_name(model.forward): returned_cache(output)}, use_cache=True)
         steps.append(time.perf_counter() - start)
     return prefill * 1e6, statistics.median(steps) * 1e6
 

@@ -1,10 +1,15 @@
-"""Arguments of a call by name. Imports nothing of tokenprune."""
+"""Arguments of a call by name, and the KV cache among them. Imports nothing of tokenprune."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from transformers.cache_utils import Cache
+
+#: What transformers calls the KV cache of a call and of an output: since 5.24, and before. Models take both until 5.40.
+CACHE_NAMES = ("cache", "past_key_values")
 
 
 def bound_arguments(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,3 +37,34 @@ def named_parameters(forward: Callable[..., Any]) -> list[str]:
         for name, parameter in inspect.signature(forward).parameters.items()
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
+
+
+def cache_name(forward: Callable[..., Any]) -> str:
+    """What a forward calls its KV cache."""
+    names = named_parameters(forward)
+    return next((name for name in CACHE_NAMES if name in names), CACHE_NAMES[0])
+
+
+def given_cache(arguments: Mapping[str, Any]) -> Any:
+    """What a call is given as its KV cache; None where it is given none.
+
+    Under one of the usual names it may be anything, also what has to be refused. Under any other name a cache is known
+    by its class.
+
+    Args:
+        arguments: The arguments of the call, by name.
+    """
+    for name in CACHE_NAMES:
+        if arguments.get(name) is not None:
+            return arguments[name]
+    return next((value for value in arguments.values() if isinstance(value, Cache)), None)
+
+
+def returned_cache(output: Any) -> Any:
+    """The KV cache in what a forward returned, a mapping or a tuple; None where there is none.
+
+    Args:
+        output: What a model's forward returned.
+    """
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else ()
+    return next((value for value in values if isinstance(value, Cache)), None)

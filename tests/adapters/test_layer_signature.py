@@ -21,6 +21,7 @@ import tokenprune as tp
 from tests.support.matrix import STEPS, difference, generate, stages_of
 from tests.support.oracle import oracle_generate_logits, tolerance
 from tests.support.tiny import CASES
+from tests.support.tiny.core import CACHE
 from tokenprune import plugins
 from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.adapters.llava import LlavaAdapter
@@ -30,9 +31,7 @@ CASE = CASES["llava"]
 SCORERS = ("fastv", "matrix_entropy", "random")
 
 
-NAMES = LayerSignature(
-    hidden_states="x", attention_mask="mask", position_embeddings="rope", position_ids="pos", cache="kv"
-)
+NAMES = LayerSignature(hidden_states="x", attention_mask="mask", position_embeddings="rope", position_ids="pos")
 
 
 class OtherNamesConfig(LlavaConfig):
@@ -44,7 +43,7 @@ class OtherNamesLayer(LlamaDecoderLayer):
 
     def forward(self, x: Tensor, mask: Any = None, rope: Any = None, pos: Any = None, kv: Any = None) -> Tensor:
         states: Tensor = super().forward(
-            x, attention_mask=mask, position_embeddings=rope, position_ids=pos, past_key_values=kv
+            x, attention_mask=mask, position_embeddings=rope, position_ids=pos, **{CACHE: kv}
         )
         return states
 
@@ -59,24 +58,25 @@ class OtherNamesDecoder(LlamaModel):
         inputs_embeds: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        kv = DynamicCache(config=self.config) if use_cache is not False and past_key_values is None else past_key_values
+        kv = kwargs.get(CACHE)
+        if use_cache is not False and kv is None:
+            kv = DynamicCache(config=self.config)
         past = 0 if kv is None else kv.get_seq_length()
         pos = torch.arange(inputs_embeds.shape[1])[None] + past if position_ids is None else position_ids
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=kv,
             position_ids=pos,
+            **{CACHE: kv},
         )
         x, rope = inputs_embeds, self.rotary_emb(inputs_embeds, position_ids=pos)
         for layer in self.layers:
             x = layer(x, mask, rope, pos, kv) if self.by_position else layer(x, mask=mask, rope=rope, pos=pos, kv=kv)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=kv)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), **{CACHE: kv})
 
 
 class OtherNamesAdapter(LlavaAdapter):

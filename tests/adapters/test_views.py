@@ -14,7 +14,7 @@ from transformers.models.llava_next.modeling_llava_next import unpad_image
 
 from tests.adapters.test_adapters import call_of_generate
 from tests.support.tiny import CASES, CORE
-from tests.support.tiny.core import Variant
+from tests.support.tiny.core import CACHE, Variant
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.placements import (
     AnyResolution,
@@ -93,7 +93,7 @@ def test_a_slim_call_tells_the_same(name: str, how: str) -> None:
         assert (
             max(tensor.numel() for tensor in kept) <= 4 * layout.mask.numel()
         )  # Qwen-VL has four positions of each token
-        assert "past_key_values" not in slim
+        assert CACHE not in slim
 
 
 @pytest.mark.parametrize("name", GRIDDED)

@@ -17,6 +17,7 @@ from tests.support import matrix
 from tests.support.oracle import masked, oracle_generate_logits, tolerance
 from tests.support.simple import fastv, pair
 from tests.support.tiny import CASES
+from tests.support.tiny.core import CACHE
 from tokenprune.engine.cache import PRUNED_CLASSES, PrunedCacheLayer, cache_bytes
 from tokenprune.errors import UnsupportedFeatureError
 
@@ -32,12 +33,12 @@ def test_a_cache_after_its_block_is_refused(family: str, variant: Any) -> None:
     model = case.build()
     inputs = case.batch(model, 2, "left", variant=variant).inputs
     with tp.apply(model, fastv(name="keep_ratio", ratio=0.4)):
-        cache = model(**inputs).past_key_values
-        model(input_ids=TOKEN, past_key_values=copy.deepcopy(cache))
+        cache = model(**inputs)[CACHE]
+        model(input_ids=TOKEN, **{CACHE: copy.deepcopy(cache)})
     with pytest.raises(UnsupportedFeatureError, match="block that has ended"):
-        model(input_ids=TOKEN, past_key_values=cache)
+        model(input_ids=TOKEN, **{CACHE: cache})
     with tp.apply(model, fastv()), pytest.raises(UnsupportedFeatureError, match="another apply block"):
-        model(input_ids=TOKEN, past_key_values=cache)
+        model(input_ids=TOKEN, **{CACHE: cache})
 
 
 @torch.no_grad()
@@ -72,7 +73,7 @@ def test_a_generation_that_outlives_its_block_fails() -> None:
 def test_a_pruned_cache_is_refused_by_layers_called_by_hand() -> None:
     model, inputs = pair()
     with tp.apply(model, fastv()):
-        cache = model(**inputs).past_key_values
+        cache = model(**inputs)[CACHE]
         keys = cache.layers[1].keys[:, :, -1:]
         with pytest.raises(UnsupportedFeatureError, match="outside a call"):
             cache.layers[1].update(keys, keys)
@@ -83,15 +84,15 @@ def test_a_pickled_cache() -> None:
     """It can be stored and looked at; as its block is not there any more, it is not extended."""
     model, inputs = pair()
     with tp.apply(model, fastv()):
-        cache = model(**inputs).past_key_values
+        cache = model(**inputs)[CACHE]
         loaded = pickle.loads(pickle.dumps(cache))
         assert isinstance(loaded.layers[1], PrunedCacheLayer)
         assert torch.equal(loaded.layers[1].keys, cache.layers[1].keys)
         assert loaded.get_seq_length() == inputs["input_ids"].shape[1]
         with pytest.raises(UnsupportedFeatureError, match="another apply block"):
-            model(input_ids=TOKEN, past_key_values=loaded)
+            model(input_ids=TOKEN, **{CACHE: loaded})
     with pytest.raises(UnsupportedFeatureError, match="block that has ended"):
-        model(input_ids=TOKEN, past_key_values=loaded)
+        model(input_ids=TOKEN, **{CACHE: loaded})
 
 
 @pytest.mark.parametrize("family", ["llava", "gemma3"])
@@ -101,9 +102,9 @@ def test_bytes_that_were_saved(family: str) -> None:
     case = CASES[family]
     model = case.build()
     inputs = case.batch(model, 2, "left").inputs
-    whole = cache_bytes(model(**inputs).past_key_values)
+    whole = cache_bytes(model(**inputs)[CACHE])
     with tp.apply(model, fastv(name="keep_ratio", ratio=0.4)) as run:
-        cache = model(**inputs).past_key_values
+        cache = model(**inputs)[CACHE]
     assert run.report.kv_bytes_unpruned == whole
     assert run.report.kv_bytes == cache_bytes(cache) < whole
 
@@ -154,7 +155,7 @@ def test_a_new_type_of_cache_layer(attention: str, padding: Any) -> None:
     inputs = case.batch(model, 3, padding, variant="ragged").inputs
     cache = double_cache(model)
     with tp.apply(model, matrix.method([1, 3], matrix.budget_of("ragged"))) as run:
-        output = matrix.generate(model, inputs, past_key_values=cache)
+        output = matrix.generate(model, inputs, **{CACHE: cache})
     generated = output.sequences[:, -matrix.STEPS :]
     expected = oracle_generate_logits(model, inputs, generated, matrix.stages_of(run), case.visual_ids)
     assert matrix.difference(torch.stack(output.logits, 1), expected) <= tolerance(expected)
@@ -174,10 +175,11 @@ def test_beam_search_on_a_new_type_of_cache_layer() -> None:
     """It gives the sequences of the masked model without a cache."""
     case = CASES["llava"]
     model = case.build()
-    inputs = case.batch(model, 3, "left", variant="ragged").inputs
+    variant: Any = "image" if matrix.ONE_IMAGE_BEAMS else "ragged"
+    inputs = case.batch(model, 3, "left", variant=variant).inputs
     beams = {"num_beams": 3, "output_scores": True}
-    with tp.apply(model, matrix.method([1, 3], matrix.budget_of("ragged"))) as run:
-        ours = matrix.generate(model, inputs, past_key_values=double_cache(model), **beams)
+    with tp.apply(model, matrix.method([1, 3], matrix.budget_of(variant))) as run:
+        ours = matrix.generate(model, inputs, **{CACHE: double_cache(model)}, **beams)
     with masked(model, inputs, matrix.stages_of(run), case.visual_ids):
         theirs = matrix.generate(model, inputs, use_cache=False, **beams)
     assert torch.equal(ours.sequences, theirs.sequences)
@@ -197,7 +199,7 @@ def test_an_unknown_type_of_cache_layer_is_refused(made: str) -> None:
         pytest.raises(UnsupportedFeatureError, match="DoublePrecisionLayer is not supported; use the default"),
         tp.apply(model, fastv()),
     ):
-        model(**inputs, past_key_values=cache)
+        model(**inputs, **{CACHE: cache})
 
 
 @torch.no_grad()
@@ -211,11 +213,11 @@ def test_a_cache_rebuilt_by_hand_is_refused() -> None:
     )
     mask = torch.cat([inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
     with tp.apply(model, method):
-        cache = model(**inputs).past_key_values
+        cache = model(**inputs)[CACHE]
         rebuilt = DynamicCache([(layer.keys, layer.values) for layer in cache.layers])
         with pytest.raises(UnsupportedFeatureError, match=r"mask covers 28 tokens, and the KV cache .* hold 17"):
-            model(input_ids=TOKEN, attention_mask=mask, past_key_values=rebuilt)
-        model(input_ids=TOKEN, attention_mask=mask, past_key_values=cache)
+            model(input_ids=TOKEN, attention_mask=mask, **{CACHE: rebuilt})
+        model(input_ids=TOKEN, attention_mask=mask, **{CACHE: cache})
 
 
 @torch.no_grad()
@@ -224,7 +226,7 @@ def test_an_unpruned_conversation_keeps_its_mask() -> None:
     model, inputs = pair(variant="text")
     mask = torch.cat([inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
     with tp.apply(model, fastv()):
-        cache = model(**inputs).past_key_values
-        step = model(input_ids=TOKEN, attention_mask=mask, past_key_values=cache).logits
-    plain = model(**inputs).past_key_values
-    assert torch.equal(step, model(input_ids=TOKEN, attention_mask=mask, past_key_values=plain).logits)
+        cache = model(**inputs)[CACHE]
+        step = model(input_ids=TOKEN, attention_mask=mask, **{CACHE: cache}).logits
+    plain = model(**inputs)[CACHE]
+    assert torch.equal(step, model(input_ids=TOKEN, attention_mask=mask, **{CACHE: plain}).logits)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tokenprune as tp
+from tests.support.tiny.core import CACHE
 from tests.support.toy import ToyModel, ToyTask, config
 from tokenprune.engine.divergence import answer_mask, forced_log_probabilities, mean_divergence
 from tokenprune.experiment import markdown, run_experiment
@@ -62,12 +63,12 @@ def literal(samples: list[Sample], method: tp.Method | None) -> list[torch.Tenso
             ids = loaded.model.generate(**inputs, max_new_tokens=2, do_sample=False)[:, -2:]
             if method is None:
                 first = loaded.model(**inputs, use_cache=True)
-                second = loaded.model(input_ids=ids[:, :1], past_key_values=first.past_key_values)
+                second = loaded.model(input_ids=ids[:, :1], **{CACHE: first[CACHE]})
             else:
                 with tp.apply(loaded.model, method) as run:
                     run.annotate(sample_ids=[number])
                     first = loaded.model(**inputs, use_cache=True)
-                    second = loaded.model(input_ids=ids[:, :1], past_key_values=first.past_key_values)
+                    second = loaded.model(input_ids=ids[:, :1], **{CACHE: first[CACHE]})
         out.append(torch.stack([step.logits[0, -1].float().log_softmax(-1) for step in (first, second)]))
     return out
 

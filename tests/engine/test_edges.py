@@ -15,7 +15,7 @@ from tests.support.looking import looking
 from tests.support.matrix import STEPS, Cell, difference, generate, judge_forward, method, model_of, stages_of
 from tests.support.oracle import dropped, kept_rows, masked, oracle_generate_logits, oracle_logits, tolerance
 from tests.support.tiny import CASES, CORE, TinyCase
-from tests.support.tiny.core import TRANSFORMERS, Batch, pad, prompts
+from tests.support.tiny.core import CACHE, TRANSFORMERS, Batch, pad, prompts
 from tokenprune.context import PruneContext
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.pruners.topk import TopK
@@ -143,12 +143,12 @@ def test_decoding_by_hand(how: str, budget: dict[str, Any]) -> None:
             out = model(**inputs, use_cache=True, return_dict=False)
             cache = next(item for item in out if isinstance(item, DynamicCache))
         elif how == "own cache":
-            model(**inputs, past_key_values=cache)
+            model(**inputs, **{CACHE: cache})
         else:
             embeds = model.get_input_embeddings()(inputs["input_ids"])
             rest = {k: v for k, v in inputs.items() if k != "input_ids"}
-            model(**rest, inputs_embeds=embeds, past_key_values=cache)
-        logits = model(input_ids=token, attention_mask=longer, past_key_values=cache).logits[:, -1]
+            model(**rest, inputs_embeds=embeds, **{CACHE: cache})
+        logits = model(input_ids=token, attention_mask=longer, **{CACHE: cache}).logits[:, -1]
     expected = oracle_generate_logits(model, inputs, token.expand(-1, 2), stages_of(run), LLAVA.visual_ids)[:, 1]
     assert difference(logits, expected) <= tolerance(expected)
 
@@ -286,14 +286,14 @@ def test_steps_after_an_unpruned_prefill_meet_no_hook_on_any_layer() -> None:
 
     def step(past: Any, length: int) -> Any:
         mask = torch.cat([inputs["attention_mask"], torch.ones(2, length, dtype=torch.long)], 1)
-        return model(input_ids=torch.full((2, 1), 7), attention_mask=mask[:, -length:], past_key_values=past)
+        return model(input_ids=torch.full((2, 1), 7), attention_mask=mask[:, -length:], **{CACHE: past})
 
     width = inputs["input_ids"].shape[1]
     with torch.no_grad(), tp.apply(model, method([1], RATIO)):
-        pruned = model(**inputs).past_key_values
+        pruned = model(**inputs)[CACHE]
         expected = step(copy.deepcopy(pruned), width + 1).logits
         assert hooks() == [0, 1, 1, 1]
-        unpruned = model(**text).past_key_values
+        unpruned = model(**text)[CACHE]
         step(unpruned, 10)
         assert hooks() == [0, 0, 0, 0]
         assert torch.equal(step(pruned, width + 1).logits, expected)

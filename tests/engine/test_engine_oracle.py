@@ -10,7 +10,7 @@ from tests.support import matrix
 from tests.support.matrix import Cell, generate, method, model_of, run_cell
 from tests.support.oracle import oracle_generate_logits, tolerance
 from tests.support.tiny import CASES, CORE
-from tests.support.tiny.core import Padding
+from tests.support.tiny.core import CACHE, Padding
 
 torch.set_num_threads(1)
 CROSSED = ("llava", "qwen2_5_vl")
@@ -162,7 +162,7 @@ def test_next_turn_on_the_cache(name: str) -> None:
             second = model.generate(
                 input_ids=turn,
                 attention_mask=mask,
-                past_key_values=first.past_key_values,
+                **{CACHE: first[CACHE]},
                 max_new_tokens=matrix.STEPS,
                 output_logits=True,
                 return_dict_in_generate=True,

@@ -10,6 +10,7 @@ import torch
 import tokenprune as tp
 from tests.support.simple import pair
 from tests.support.tiny import CASES, CORE
+from tests.support.tiny.core import CACHE
 from tokenprune.adapters import adapter_for
 from tokenprune.engine.fidelity import Fidelity, UnprunedBatch, last_token_logits
 from tokenprune.errors import ConfigError, TokenPruneError
@@ -142,11 +143,11 @@ def test_several_tokens_are_teacher_forced() -> None:
 def _forced(model: Any, inputs: Any, answer: torch.Tensor) -> torch.Tensor:
     """Log-probabilities after the answer so far: the prompt is read, then the answer token by token."""
     out = model(**inputs, use_cache=True)
-    cache, logits = out.past_key_values, out.logits[:, -1]
+    cache, logits = out[CACHE], out.logits[:, -1]
     mask = inputs["attention_mask"]
     for token in answer.unbind(1):
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-        out = model(input_ids=token[:, None], attention_mask=mask, past_key_values=cache, use_cache=True)
+        out = model(input_ids=token[:, None], attention_mask=mask, **{CACHE: cache}, use_cache=True)
         logits = out.logits[:, -1]
     return logits.double().log_softmax(-1)
 

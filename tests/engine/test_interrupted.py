@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 import tokenprune as tp
 from tests.support.simple import fastv, pair
+from tests.support.tiny.core import CACHE
 from tokenprune.engine.calibrate import measure_entropy, observe
 from tokenprune.engine.reservation import reserved
 from tokenprune.errors import BusyModelError, UnsupportedFeatureError
@@ -24,11 +25,11 @@ def test_a_refused_crop_leaves_a_cache_that_is_refused() -> None:
     """``Cache.crop`` goes layer by layer: the unpruned layers are cropped before a pruned one refuses."""
     model, inputs = pair(batch=1, padding="none")
     with tp.apply(model, fastv([2])):
-        cache = model(**inputs).past_key_values
+        cache = model(**inputs)[CACHE]
         with pytest.raises(UnsupportedFeatureError, match="cannot be cropped"):
             cache.crop(-2)
         with pytest.raises(UnsupportedFeatureError, match=r"24 tokens in layer 0 and 26 in layer 2"):
-            model(input_ids=torch.tensor([[7]]), past_key_values=cache)
+            model(input_ids=torch.tensor([[7]]), **{CACHE: cache})
 
 
 @pytest.mark.parametrize(("first", "broken"), [(1, 3), (2, 0), (2, 1)])
@@ -43,10 +44,10 @@ def test_the_cache_of_an_interrupted_prefill_is_refused(first: int, broken: int)
     handle = model.model.language_model.layers[broken].self_attn.o_proj.register_forward_pre_hook(interrupt)
     with tp.apply(model, fastv([first])):
         with pytest.raises(KeyboardInterrupt):
-            model(**inputs, past_key_values=cache)
+            model(**inputs, **{CACHE: cache})
         handle.remove()
         with pytest.raises(UnsupportedFeatureError, match="a forward was interrupted"):
-            model(input_ids=torch.tensor([[7]]), past_key_values=cache)
+            model(input_ids=torch.tensor([[7]]), **{CACHE: cache})
         model(**inputs)
 
 
@@ -54,7 +55,7 @@ def test_the_cache_of_an_interrupted_prefill_is_refused(first: int, broken: int)
 def test_a_cache_that_is_no_cache_is_refused_by_name() -> None:
     model, inputs = pair()
     with tp.apply(model, fastv()), pytest.raises(UnsupportedFeatureError, match="a tuple is not supported"):
-        model(**inputs, past_key_values=((torch.zeros(1), torch.zeros(1)),))
+        model(**inputs, **{CACHE: ((torch.zeros(1), torch.zeros(1)),)})
 
 
 class Turnstile:
@@ -98,7 +99,7 @@ def test_a_call_that_begins_while_the_block_ends_leaves_no_hook() -> None:
             return int(super().get_seq_length(*args, **kwargs))
 
     model, inputs = pair()
-    error = run_across_the_end(model, {**inputs, "past_key_values": SlowCache()}, turnstile, 1)
+    error = run_across_the_end(model, {**inputs, CACHE: SlowCache()}, turnstile, 1)
     assert isinstance(error, UnsupportedFeatureError)
     assert "block ended while" in str(error)
     assert not any(layer._forward_pre_hooks for layer in model.model.language_model.layers)

@@ -17,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import tokenprune as tp
 from tests.support.oracle import dropped, oracle_generate_logits, oracle_logits, tolerance
 from tests.support.tiny import CASES
+from tests.support.tiny.core import CACHE
 from tokenprune.context import PruneContext
 from tokenprune.errors import (
     BudgetError,
@@ -135,8 +136,8 @@ def test_2_order_and_positions_are_kept(model: PreTrainedModel, inputs: dict[str
             assert torch.equal(seen[layer][sample], seen[0][sample, run.stages[0].rows[sample]])
     rows = run.stages[0].rows
     assert (rows.diff(dim=1)[rows[:, :-1] >= 0] > 0).all()
-    assert out.past_key_values.get_seq_length() == inputs["input_ids"].shape[1] + 2
-    assert out.past_key_values.layers[1].keys.shape[-2] == rows.shape[1] + 2
+    assert out[CACHE].get_seq_length() == inputs["input_ids"].shape[1] + 2
+    assert out[CACHE].layers[1].keys.shape[-2] == rows.shape[1] + 2
 
 
 def test_2_decoding_by_hand_goes_on_at_the_unpruned_position(model: PreTrainedModel) -> None:
@@ -147,7 +148,7 @@ def test_2_decoding_by_hand_goes_on_at_the_unpruned_position(model: PreTrainedMo
         steps, token = [], out.logits[:, -1:].argmax(-1)
         tokens = [token]
         for _ in range(3):
-            out = model(input_ids=token, past_key_values=out.past_key_values)
+            out = model(input_ids=token, **{CACHE: out[CACHE]})
             steps.append(out.logits[:, -1])
             token = out.logits[:, -1:].argmax(-1)
             tokens.append(token)
@@ -316,7 +317,7 @@ def test_9_a_further_turn_of_text_is_exact(
         second = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=first.past_key_values,
+            **{CACHE: first[CACHE]},
             max_new_tokens=3,
             output_logits=True,
             return_dict_in_generate=True,
@@ -331,18 +332,18 @@ def test_9_an_image_in_a_later_turn_is_refused(model: PreTrainedModel, inputs: d
     with tp.apply(model, method()):
         out = model(**inputs)
         with pytest.raises(UnsupportedFeatureError, match="images in a later turn"):
-            model(**inputs | {"past_key_values": out.past_key_values})
+            model(**inputs | {CACHE: out[CACHE]})
     plain = model(**{k: v for k, v in inputs.items() if k != "pixel_values"}, pixel_values=inputs["pixel_values"])
     with tp.apply(model, method()), pytest.raises(UnsupportedFeatureError, match="images in a later turn"):
-        model(**inputs | {"past_key_values": plain.past_key_values})
+        model(**inputs | {CACHE: plain[CACHE]})
 
 
 def test_9_a_cache_of_another_block_is_refused(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
     with tp.apply(model, method()):
-        cache = model(**inputs).past_key_values
+        cache = model(**inputs)[CACHE]
     token = torch.full((2, 1), 5)
     with tp.apply(model, method()), pytest.raises(UnsupportedFeatureError, match="another apply block"):
-        model(input_ids=token, past_key_values=cache)
+        model(input_ids=token, **{CACHE: cache})
 
 
 def test_9_two_conversations_may_alternate(model: PreTrainedModel) -> None:
@@ -352,12 +353,12 @@ def test_9_two_conversations_may_alternate(model: PreTrainedModel) -> None:
     token = torch.full((2, 1), 7)
     with tp.apply(model, method(name="keep_ratio", ratio=0.4)) as run:
         run.annotate(sample_ids=[0, 1])
-        alone = model(input_ids=token, past_key_values=model(**one).past_key_values).logits
-        first = model(**one).past_key_values
+        alone = model(input_ids=token, **{CACHE: model(**one)[CACHE]}).logits
+        first = model(**one)[CACHE]
         copied = copy.deepcopy(first)
         model(**two)
-        assert torch.equal(model(input_ids=token, past_key_values=first).logits, alone)
-        assert torch.equal(model(input_ids=token, past_key_values=copied).logits, alone)
+        assert torch.equal(model(input_ids=token, **{CACHE: first}).logits, alone)
+        assert torch.equal(model(input_ids=token, **{CACHE: copied}).logits, alone)
 
 
 # 10: refused by name
@@ -366,7 +367,7 @@ def test_9_two_conversations_may_alternate(model: PreTrainedModel) -> None:
 def test_10_static_cache_is_refused(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
     with tp.apply(model, method()):
         with pytest.raises(UnsupportedFeatureError, match="StaticCache"):
-            model(**inputs, past_key_values=StaticCache(config=model.config.text_config, max_cache_len=64))
+            model(**inputs, **{CACHE: StaticCache(config=model.config.text_config, max_cache_len=64)})
         with pytest.raises(UnsupportedFeatureError, match="StaticCache"):
             model.generate(**inputs, max_new_tokens=2, cache_implementation="static")
 
@@ -530,10 +531,10 @@ def test_without_a_cache_generation_is_the_same(model: PreTrainedModel, inputs: 
 
 def test_the_report_counts_what_the_cache_holds(model: PreTrainedModel) -> None:
     inputs = LLAVA.batch(model, 2, "none", seed=3).inputs
-    whole = model(**inputs).past_key_values
+    whole = model(**inputs)[CACHE]
     size = sum(layer.keys.nbytes + layer.values.nbytes for layer in whole.layers)
     with tp.apply(model, method([1])) as run:
-        cut = model(**inputs).past_key_values
+        cut = model(**inputs)[CACHE]
     assert run.report.kv_bytes_unpruned == size
     assert run.report.kv_bytes == sum(layer.keys.nbytes + layer.values.nbytes for layer in cut.layers)
     assert run.report.layer_average() == (16 + 3 * 5) / 4

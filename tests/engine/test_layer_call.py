@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 import tokenprune as tp
+from tests.support.tiny.core import CACHE
 from tests.support.tiny.llava import llava_case
 from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.engine.layer_call import LayerCalls
@@ -53,7 +54,7 @@ def test_a_cache_is_found_by_its_class() -> None:
     calls = LayerCalls(Usual(), LayerSignature())
     cache = DynamicCache()
     assert calls.cache({"past": cache}) is cache
-    assert calls.cache({"past_key_values": cache}) is cache
+    assert calls.cache({CACHE: cache}) is cache
     assert calls.cache({}) is None
 
 
@@ -84,12 +85,8 @@ def test_llava_around_xglm() -> None:
     )
     with tp.apply(model, method):
         output = model(**inputs, position_ids=positions)
-        step = model(
-            input_ids=torch.tensor([[9]]), past_key_values=output.past_key_values, position_ids=positions[:, -1:] + 1
-        )
+        step = model(input_ids=torch.tensor([[9]]), **{CACHE: output[CACHE]}, position_ids=positions[:, -1:] + 1)
     alone = model(input_ids=ids[:, text], position_ids=positions[:, text])
-    expected = model(
-        input_ids=torch.tensor([[9]]), past_key_values=alone.past_key_values, position_ids=positions[:, -1:] + 1
-    )
+    expected = model(input_ids=torch.tensor([[9]]), **{CACHE: alone[CACHE]}, position_ids=positions[:, -1:] + 1)
     torch.testing.assert_close(output.logits, alone.logits, atol=1e-5, rtol=0)
     torch.testing.assert_close(step.logits, expected.logits, atol=1e-5, rtol=0)

@@ -32,7 +32,7 @@ from tests.support.oracle import (
     tolerance,
 )
 from tests.support.tiny import CASES
-from tests.support.tiny.core import Padding, Variant
+from tests.support.tiny.core import CACHE, Padding, Variant
 from tokenprune.budgets.keep import KeepRatio
 from tokenprune.engine.renumber import Renumbering, RotaryCalls
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
@@ -319,7 +319,7 @@ def test_a_conversation_goes_on_after_the_renumbered_prompt(name: str) -> None:
         second = model.generate(
             input_ids=turn,
             attention_mask=torch.ones_like(turn),
-            past_key_values=copy.deepcopy(first.past_key_values),
+            **{CACHE: copy.deepcopy(first[CACHE])},
             max_new_tokens=matrix.STEPS,
             output_logits=True,
             return_dict_in_generate=True,
@@ -361,7 +361,7 @@ def test_samples_that_are_picked_or_repeated_keep_their_number() -> None:
     case, model = CASES["llava"], model_of("llava", "sdpa")
     inputs = case.batch(model, 2, "left", seed=1, variant="ragged").inputs
     with tp.apply(model, renumbered([0], {"name": "keep_ratio", "ratio": 0.4})):
-        cache = model(**inputs).past_key_values
+        cache = model(**inputs)[CACHE]
     first, second = cache.layers[0].rows.shift.tolist()
     assert first != second
     cache.reorder_cache(torch.tensor([1, 0]))

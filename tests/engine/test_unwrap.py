@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import tokenprune as tp
 from tests.support.simple import KEPT, fastv, pair, pruned_logits
+from tests.support.tiny.core import CACHE
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 
 
@@ -89,7 +90,7 @@ def test_the_inner_model_is_pruned_too() -> None:
         states = model.model(**inputs)
         assert run.report.after == [KEPT, KEPT]
         assert torch.equal(states.last_hidden_state, expected)
-        step = model.model(input_ids=torch.tensor([[7], [8]]), past_key_values=states.past_key_values)
+        step = model.model(input_ids=torch.tensor([[7], [8]]), **{CACHE: states[CACHE]})
     assert step.last_hidden_state.shape[:2] == (2, 1)
     with tp.apply(model.model, fastv()):
         assert torch.equal(model.model(**inputs).last_hidden_state, expected)
@@ -144,11 +145,11 @@ def test_layers_that_never_run_are_an_error() -> None:
 def test_a_block_without_a_prompt_is_an_error() -> None:
     """A conversation that began before the block goes on unpruned: whoever asked for pruning hears of it."""
     model, inputs = pair()
-    cache = model(**inputs).past_key_values
+    cache = model(**inputs)[CACHE]
     token = torch.tensor([[5], [6]])
     block = tp.apply(model, fastv())
     with pytest.raises(UnsupportedFeatureError, match=r"ran 2 times .* never read a prompt"), block:
-        [model(input_ids=token, past_key_values=cache) for _ in range(2)]
+        [model(input_ids=token, **{CACHE: cache}) for _ in range(2)]
     with tp.apply(model, fastv()):
         pass  # nothing ran: nothing to say
 

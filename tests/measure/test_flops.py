@@ -15,6 +15,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedM
 import tokenprune as tp
 from tests.experiment.test_cli import call
 from tests.support.tiny import CASES
+from tests.support.tiny.core import CACHE
 from tests.support.tiny.gemma import WINDOW, gemma4_model
 from tests.support.tiny.qwen import ernie_model
 from tokenprune.errors import ConfigError, UnsupportedModelError
@@ -109,7 +110,7 @@ def test_layers_of_different_sizes_hold_different_caches() -> None:
     model = gemma4_model().eval()
     text = model.config.get_text_config()
     tokens = WINDOW - 1  # a sliding layer's cache holds no more than that
-    cache = model(input_ids=torch.full((1, tokens), 5)).past_key_values
+    cache = model(input_ids=torch.full((1, tokens), 5))[CACHE]
     stored = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if layer.keys is not None)
     assert kv_cache_bytes(text, [tokens] * text.num_hidden_layers, 4) == stored
 
@@ -204,7 +205,7 @@ def test_the_report_of_a_family_without_a_closed_form(name: str, why: str) -> No
 def test_cache_bytes_are_what_the_cache_holds() -> None:
     model = CASES["llava"].build()
     inputs = CASES["llava"].batch(model, 1, "none").inputs
-    cache = model(**inputs).past_key_values
+    cache = model(**inputs)[CACHE]
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     length = inputs["input_ids"].shape[1]
     assert kv_cache_bytes(model.config.text_config, [length] * 4, 4) == held
@@ -259,9 +260,9 @@ def test_a_decode_step_against_torchs_counter() -> None:
     model = CASES["llava"].build("eager")
     inputs = CASES["llava"].batch(model, 1, "none").inputs
     config = model.config.get_text_config()
-    cache = model(**inputs).past_key_values
+    cache = model(**inputs)[CACHE]
     length = inputs["input_ids"].shape[1]
-    step = {"input_ids": inputs["input_ids"][:, :1], "past_key_values": cache}
+    step = {"input_ids": inputs["input_ids"][:, :1], CACHE: cache}
     counted = count_flops(lambda: model(**step))
     expected = step_flops(config, [length] * config.num_hidden_layers) + head_flops(config)
     assert counted == pytest.approx(expected, rel=0.01)

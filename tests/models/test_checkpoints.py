@@ -19,7 +19,7 @@ import tokenprune as tp
 from tests.support.checkpoints import FAMILIES, pictures, usable
 from tests.support.method_table import OTHERWISE
 from tests.support.tiny import CASES
-from tests.support.tiny.core import IMAGE
+from tests.support.tiny.core import CACHE, IMAGE
 from tokenprune import cli
 from tokenprune.budgets.keep import KeepRatio
 from tokenprune.budgets.slug import slug
@@ -200,9 +200,9 @@ def test_a_decode_step_of_the_bench_is_one_of_generate(name: str, folders: dict[
     settings = {"output_logits": True, "return_dict_in_generate": True}
     with torch.no_grad():
         expected = loaded.model.generate(**batch, max_new_tokens=2, do_sample=False, **settings)
-        past = loaded.model(**batch, use_cache=True).past_key_values
+        past = loaded.model(**batch, use_cache=True)[CACHE]
         mask = torch.cat([batch["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
-        step = {"input_ids": expected.sequences[:, -2:-1], "attention_mask": mask, "past_key_values": past}
+        step = {"input_ids": expected.sequences[:, -2:-1], "attention_mask": mask, CACHE: past}
         given = loaded.model(**step, **step_positions(loaded.model, mask))
     torch.testing.assert_close(given.logits[:, -1].float(), expected.logits[1].float(), rtol=1e-4, atol=1e-4)
 

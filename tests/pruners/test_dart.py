@@ -12,6 +12,7 @@ from torch import Tensor
 import tokenprune as tp
 from tests.support.literal import Recording, cosine, exact_vectors, record
 from tests.support.tiny import CASES
+from tests.support.tiny.core import CACHE
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.pivots import least_similar
 from tokenprune.pruners.dart import Dart
@@ -102,7 +103,7 @@ def keys_from_first_token(recording: Recording) -> list[Tensor]:
     if "qwen" not in recording.model.config.model_type:
         inputs["position_ids"] = (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)
     with torch.no_grad():
-        cache = recording.model(**inputs, use_cache=True).past_key_values
+        cache = recording.model(**inputs, use_cache=True)[CACHE]
     return [layer.keys.transpose(1, 2).flatten(2).double() for layer in cache.layers]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.support.tiny import CASES
-from tests.support.tiny.core import Padding, Variant
+from tests.support.tiny.core import CACHE, Padding, Variant
 from tokenprune.ops.topk import apportion
 
 
@@ -62,7 +62,7 @@ def record(
 
     hooks = [layer.register_forward_pre_hook(record_input, with_kwargs=True) for layer in model.get_decoder().layers]
     with torch.no_grad():
-        cache = model(**prompts.inputs, use_cache=True).past_key_values
+        cache = model(**prompts.inputs, use_cache=True)[CACHE]
     for hook in hooks:
         hook.remove()
     image_positions, text_positions = [], []

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from tokenprune.call_arguments import CACHE_NAMES
 from tokenprune.errors import UnsupportedFeatureError
 from tokenprune.ops.rows import decode_mask, hidden_value, take
 
@@ -48,7 +49,7 @@ class CacheOwner:
 
         Raises:
             UnsupportedFeatureError: The block has ended, or the model was called in a way that the block does not
-                follow.
+                follow: by its layers, or with the cache where nobody sees it.
         """
         if self.thread is None:
             raise UnsupportedFeatureError(
@@ -59,6 +60,12 @@ class CacheOwner:
             raise UnsupportedFeatureError(
                 "a pruned KV cache was used outside a call of the model that apply was given",
                 "call the model itself, not its layers",
+            )
+        if not self.thread.calls[-1].continues_pruned:
+            raise UnsupportedFeatureError(
+                "the model goes on with a pruned KV cache that was not among the arguments of its call: nobody cuts the"
+                " masks to its keys",
+                f"pass the cache itself, as {' or '.join(CACHE_NAMES)}",
             )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CacheOwner:
@@ -140,7 +147,8 @@ class PrunedCacheLayer(ABC):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add keys and values, inside the block that pruned the cache."""
         thread = self.rows.owner.thread
-        if thread is None or not thread.calls:  # asked here first: this runs in every layer of every step
+        # asked here first: this runs in every layer of every step
+        if thread is None or not thread.calls or not thread.calls[-1].continues_pruned:
             self.rows.owner.check()
         plain: Any = self.plain
         states: tuple[Tensor, Tensor] = plain.update(self, key_states, value_states, *args, **kwargs)
@@ -257,7 +265,7 @@ def check_cache(cache: Any, first: int) -> None:
     """Refuse caches that cannot be compacted exactly.
 
     Args:
-        cache: ``past_key_values`` of a call, may be None.
+        cache: The KV cache of a call, may be None.
         first: First layer that sees fewer tokens.
 
     Raises:
@@ -286,7 +294,7 @@ def check_lengths(cache: Any, layers: Sequence[int]) -> None:
     a cache behind.
 
     Args:
-        cache: ``past_key_values`` of a call, may be None.
+        cache: The KV cache of a call, may be None.
         layers: Layers to compare with the first one.
 
     Raises:

@@ -35,10 +35,12 @@ class Call:
         tower_runs: Runs of the vision tower that are part of the call.
         hooks: The hooks that the call needs while it runs.
         changes_outputs: Whether :meth:`after_layer` does anything, once the decoder has been entered.
+        continues_pruned: Whether the call was given a pruned KV cache, and cuts the masks to its keys.
     """
 
     hooks: tuple[SharedHooks, ...] = ()
     changes_outputs = False
+    continues_pruned = False
 
     def __init__(self) -> None:
         self.awaited: list[nn.Module] = []

@@ -24,6 +24,8 @@ class DecodeStep(Call):
         ragged: Whether samples kept different numbers of tokens.
     """
 
+    continues_pruned = True
+
     def __init__(self, layers: Sequence[LayerCalls], hooks: SharedHooks, adapter: Adapter, ragged: bool) -> None:
         super().__init__()
         self.hooks = (hooks,)

@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
-from tokenprune.call_arguments import bound_arguments
+from tokenprune.call_arguments import bound_arguments, given_cache
 from tokenprune.engine import hooks, refusals
 from tokenprune.engine.cache import CacheOwner, check_cache, check_lengths, pruned_layer
 from tokenprune.engine.calls import Call, ThreadState
@@ -187,7 +187,7 @@ class Engine:
 
     def _begin(self, arguments: Mapping[str, Any]) -> Call:
         """Look at the arguments of a call and say what it is."""
-        cache = arguments.get("past_key_values")
+        cache = given_cache(arguments)
         if cache is not None and not isinstance(cache, Cache):
             check_cache(cache, self.plan.first)
         pruned = [layer for stage in self.plan.stages if (layer := pruned_layer(cache, stage.layer)) is not None]
@@ -207,6 +207,8 @@ class Engine:
         if past and ids is not None and ids.shape[1] == 1:
             return Call()  # a decode step after an unpruned prefill: nothing to do, nothing to look at
         check_cache(cache, self.plan.first)
+        if cache is None:
+            refusals.check_cache_arrived(arguments)
         layout = self.adapter.locate(arguments)
         if layout is None and past == 0:
             raise UnsupportedFeatureError(

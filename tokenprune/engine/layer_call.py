@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 
 from tokenprune.adapters.layer_signature import LayerSignature
+from tokenprune.call_arguments import given_cache
 
 
 class LayerCalls:
@@ -43,5 +43,4 @@ class LayerCalls:
 
     def cache(self, others: Mapping[str, Any]) -> Any:
         """The KV cache, or None. Families call it by different names."""
-        cache = others.get(self.signature.cache)
-        return cache if cache is not None else next((v for v in others.values() if isinstance(v, Cache)), None)
+        return given_cache(others)

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.structure import generates, head_error
 from tokenprune.adapters.towers import TowerRun
+from tokenprune.call_arguments import given_cache, returned_cache
 from tokenprune.context import PruneContext
+from tokenprune.engine import refusals
 from tokenprune.engine.arguments import CompactArguments
 from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, mark
 from tokenprune.engine.calls import Call, Observation
@@ -192,6 +193,7 @@ class Prefill(Call):
     def _finish_cache(self, output: Any) -> None:
         cache = _cache_of(output, self._inputs.arguments)
         if cache is None:
+            refusals.check_cache_returned(output, self._uses_cache)
             self._replays.remember(self._inputs.arguments, self._choices)
             return
         layers = sorted(self._stage_rows)
@@ -203,6 +205,13 @@ class Prefill(Call):
                 mark(cache, layer, held)
         self.record.kv_bytes = cache_bytes(cache)
         self.record.kv_bytes_unpruned = cache_bytes(cache, unpruned=True)
+
+    @property
+    def _uses_cache(self) -> bool:
+        """Whether the model is to return a KV cache; no decoder does while it recomputes layers for gradients."""
+        adapter, asked = self._applied.adapter, self._inputs.arguments.get("use_cache")
+        recomputes = adapter.model.training and getattr(adapter.decoder, "gradient_checkpointing", False)
+        return not recomputes and bool(getattr(adapter.text_config, "use_cache", False) if asked is None else asked)
 
     def verify(self) -> None:
         """Raise what components found wrong; one small transfer for all stages."""
@@ -365,7 +374,5 @@ class Prefill(Call):
 
 def _cache_of(output: Any, arguments: Mapping[str, Any]) -> Any:
     """The cache that a forward filled: in its output, in its tuple (``return_dict=False``), or given to it."""
-    cache = getattr(output, "past_key_values", None)
-    if cache is None and isinstance(output, tuple):
-        cache = next((item for item in output if isinstance(item, Cache)), None)
-    return arguments.get("past_key_values") if cache is None else cache
+    cache = returned_cache(output)
+    return given_cache(arguments) if cache is None else cache

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tokenprune.adapters.base import Adapter
+from tokenprune.call_arguments import CACHE_NAMES, given_cache
 from tokenprune.engine import hooks
 from tokenprune.errors import UnsupportedFeatureError
 
@@ -39,7 +40,7 @@ def _check_mode(arguments: Mapping[str, Any]) -> None:
 
 def _check_chunks(adapter: Adapter, arguments: Mapping[str, Any]) -> None:
     size = getattr(arguments.get("generation_config"), "prefill_chunk_size", None)
-    ids, cache = arguments.get("input_ids"), arguments.get("model_kwargs", {}).get("past_key_values")
+    ids, cache = arguments.get("input_ids"), given_cache(arguments.get("model_kwargs", {}))
     if size is None or ids is None or (cache is not None and cache.get_seq_length()):
         return
     # a chunk of one token would look like a decode step
@@ -134,6 +135,50 @@ def check_mask_width(mask: Any, width: int) -> None:
             " was rebuilt from a pruned one",
             "pass on the cache that the model returned",
         )
+
+
+def check_cache_arrived(arguments: Mapping[str, Any]) -> None:
+    """Refuse a call that goes on with a sequence whose KV cache the engine does not see.
+
+    It would be taken for a new prompt, and a pruned cache would meet masks that nobody cuts.
+
+    Args:
+        arguments: The arguments of the model's forward, by name; no KV cache is among them.
+
+    Raises:
+        UnsupportedFeatureError: The attention mask covers more tokens than the call brings.
+    """
+    mask = arguments.get("attention_mask")
+    brought = next(
+        (arguments[name] for name in ("input_ids", "inputs_embeds") if arguments.get(name) is not None), None
+    )
+    if not isinstance(mask, torch.Tensor) or not isinstance(brought, torch.Tensor) or mask.dim() not in (2, 4):
+        return
+    if mask.shape[-1] > brought.shape[1]:
+        raise UnsupportedFeatureError(
+            f"the attention mask covers {mask.shape[-1]} tokens and the call brings {brought.shape[1]}, but no KV cache"
+            " that is a transformers Cache is among its arguments",
+            f"pass the cache as {' or '.join(CACHE_NAMES)}, or a mask of the tokens that the call brings",
+        )
+
+
+def check_cache_returned(output: Any, use_cache: Any) -> None:
+    """Refuse a prefill that was asked for a KV cache and shows none: a generation would go on with one unseen.
+
+    Args:
+        output: What the model returned.
+        use_cache: What the call, or else the decoder's config, says.
+
+    Raises:
+        UnsupportedFeatureError: A cache was asked for.
+    """
+    if not use_cache:
+        return
+    names = list(output) if isinstance(output, Mapping) else [type(item).__name__ for item in output]
+    raise UnsupportedFeatureError(
+        f"the model was asked for a KV cache and returned none that is a transformers Cache (it returned {names})",
+        "call it with use_cache=False, and generate without a cache",
+    )
 
 
 def check_no_labels(arguments: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
+from tokenprune.call_arguments import cache_name, returned_cache
 from tokenprune.config import Config, Method
 from tokenprune.engine import apply
 from tokenprune.engine.cache import cache_bytes
@@ -308,7 +309,7 @@ def _time_pass(model: Any, inputs: Inputs, decode: int, watch: Stopwatch) -> _Pa
     """Time one prefill and ``decode`` steps."""
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     output, prefill = watch.time(lambda: model(**inputs, use_cache=True, **last_only))
-    kv_bytes = cache_bytes(output.past_key_values)
+    kv_bytes = cache_bytes(returned_cache(output))
     ids = inputs["input_ids"]
     mask = inputs.get("attention_mask", torch.ones_like(ids))
     mask = torch.cat([mask, mask.new_ones(mask.shape[0], decode)], dim=1)
@@ -317,7 +318,7 @@ def _time_pass(model: Any, inputs: Inputs, decode: int, watch: Stopwatch) -> _Pa
         step_inputs: dict[str, Any] = {
             "input_ids": output.logits[:, -1:].argmax(-1),
             "attention_mask": mask[:, : ids.shape[1] + step + 1],
-            "past_key_values": output.past_key_values,
+            cache_name(model.forward): returned_cache(output),
             **step_positions(model, mask[:, : ids.shape[1] + step + 1]),
         }
         output, milliseconds = watch.time(partial(model, **step_inputs, use_cache=True))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from tests.support.tiny import candidates, gemma, languages, llava, others, qwen
-from tests.support.tiny.core import Batch, TinyCase
+from tests.support.tiny.core import TRANSFORMERS, Batch, TinyCase
 
-CASES: dict[str, TinyCase] = {
+EVERY: dict[str, TinyCase] = {
     case.name: case
     for case in [*llava.CASES, *qwen.CASES, *gemma.CASES, *others.CASES, *candidates.CASES, *languages.CASES]
 }
+UPSTREAM_FAULTS: dict[str, str] = (
+    dict.fromkeys(("llama4", "llama4_tuned"), "has no attribute 'image_outputs'") if TRANSFORMERS == (5, 24) else {}
+)
+"""Families that the installed transformers cannot run unpruned, and what it says: see tests/support/test_tiny.py."""
+CASES: dict[str, TinyCase] = {name: case for name, case in EVERY.items() if name not in UPSTREAM_FAULTS}
 CORE: tuple[str, ...] = tuple(name for name, case in CASES.items() if case.core)
 
-__all__ = ["CASES", "CORE", "Batch", "TinyCase"]
+__all__ = ["CASES", "CORE", "EVERY", "UPSTREAM_FAULTS", "Batch", "TinyCase"]

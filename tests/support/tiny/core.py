@@ -17,6 +17,8 @@ FIRST_TEXT, LAST_TEXT, VOCAB = 3, 100, 200
 
 TRANSFORMERS: tuple[int, ...] = tuple(map(int, transformers.__version__.split(".")[:2]))
 """Versions before 5.23 have defects of their own in beam search and in chunked prefill with images."""
+CACHE = "cache" if TRANSFORMERS >= (5, 24) else "past_key_values"
+"""What the KV cache is called, as an argument and in outputs."""
 
 Variant = Literal["image", "multi", "ragged", "video", "text"]
 Padding = Literal["none", "left", "right"]
