@@ -9,6 +9,8 @@ VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
 # Any Python >= 3.11; found when needed unless given: make demo PYTHON=/path/to/python3.12
 PYTHON ?=
+# A checkout of transformers, for test-transformers
+TRANSFORMERS ?=
 # Test processes, and further options of pytest: make test PYTEST_ARGS="-k engine"
 JOBS ?= 2
 PYTEST_ARGS ?=
@@ -25,11 +27,11 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-fast coverage test-oldest check format docs methods schema eval train clean distclean
+.PHONY: help demo test test-fast coverage test-oldest test-transformers check format docs methods schema eval train clean distclean
 
 help: ## List the targets
 	@echo "Usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.demo ## Install what is needed, compare methods on a small embedded model, and tune
 	@echo "==> tokenprune run examples/demo.yaml"
@@ -50,6 +52,12 @@ coverage: $(VENV)/.test ## Report which statements of each file the fast part of
 test-oldest: ## Run the engine's tests with the oldest supported transformers, in a venv of its own
 	@$(MAKE) --no-print-directory VENV=$(OLDEST_VENV) $(OLDEST_VENV)/.oldest
 	@$(ONE_THREAD) $(OLDEST_VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS) tests/engine/test_engine_oracle.py tests/engine/test_invariants.py
+
+test-transformers: $(VENV)/.test ## Run transformers' own tests with pruning applied: TRANSFORMERS=/path/to/its/checkout
+	@test -n "$(TRANSFORMERS)" || { echo "Say where a checkout of transformers is (tests/transformers/README.md):" >&2; \
+	  echo "make test-transformers TRANSFORMERS=/path/to/transformers" >&2; exit 1; }
+	@$(INSTALL) parameterized httpx
+	@$(PY) -m tests.transformers.run --checkout "$(TRANSFORMERS)"
 
 check: $(VENV)/.test ## Lint, check formatting and types
 	@$(VENV)/bin/ruff check .
