@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,11 +53,16 @@ def test_a_refusal_is_found_in_the_chain_of_an_exception() -> None:
     assert refusal(outer, KeyError) is None
 
 
-def test_of_several_lines_of_one_test_the_worst_counts(tmp_path: Path) -> None:
+def test_of_the_subtests_of_a_test_the_worst_counts(tmp_path: Path) -> None:
     file = tmp_path / "half.jsonl"
-    for result in (PASSED, FAILED, REFUSED):
-        write(file, Outcome("llava::test", result, where=("a", "b"), drops=1, outputs=("x",)))
-    assert read(file) == {"llava::test": Outcome("llava::test", FAILED, where=("a", "b"), drops=2, outputs=("x",))}
+    for number, result in enumerate((PASSED, FAILED, REFUSED, SKIPPED)):
+        write(file, Outcome("llava::a", result, where=("there",), drops=number, outputs=("x",) * number))
+    for result in (PASSED, SKIPPED):
+        write(file, Outcome("llava::b", result))
+    assert read(file) == {
+        "llava::a": Outcome("llava::a", FAILED, where=("there",), drops=3, outputs=("x", "x", "x")),
+        "llava::b": Outcome("llava::b", PASSED),
+    }
     assert read(tmp_path / "absent") == {}
 
 
@@ -128,7 +134,8 @@ def test_a_folder_that_is_no_checkout(tmp_path: Path) -> None:
 class QwenTester:
     """As in transformers: one visual token per image."""
 
-    image_token_id, vision_start_token_id, pad_token_id, batch_size = 4, 3, 2, 2
+    image_token_id, vision_start_token_id, pad_token_id = 4, 3, 2
+    parent: Any = None
 
     def prepare_config_and_inputs_for_common(self) -> Any:
         ids = torch.full((2, 30), 9)
@@ -146,6 +153,9 @@ def test_a_wider_prompt() -> None:
     assert (inputs["input_ids"] == 4).sum(1).tolist() == [8, 8]
     assert inputs["pixel_values"].shape == (16, 12)
     assert inputs["image_grid_thw"].prod(1).tolist() == [8, 8]
+    tester.parent = Namespace(_testMethodName="test_vision_position_ids")
+    _, inputs = tester().prepare_config_and_inputs_for_common()
+    assert (inputs["input_ids"] == 4).sum(1).tolist() == [1, 1]
 
 
 def test_heads_are_told_from_models_that_generate() -> None:

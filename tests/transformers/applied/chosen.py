@@ -24,11 +24,12 @@ FAMILIES = (
 #: Words of tests that are left out, and why.
 LEFT_OUT = {
     "another device, several of them, or a package that is not there": (
-        "flash|_fa[234]_|deepspeed|multi_gpu|model_parallel|tensor_parallel|test_tp_|expert_parallel|fsdp|offload|kernels"
-        "|quant_cache|peft|memory"
+        "flash|_fa[234]_|deepspeed|multi_gpu|model_parallel|tensor_parallel|test_tp_|expert_parallel|[fh]sdp|offload"
+        "|kernels|quant_cache|peft|memory"
     ),
     "exports, which are refused (tests/engine/test_unwrap.py)": "export|onnx|executorch",
-    "checkpoints from the network": "integration_?test|pipeline|is_small",
+    "checkpoints from the network": "integration_?test|pipeline|is_small|beyond_sliding_window_tiny",
+    "language models without images": "Gemma3TextModelTest|TextModelPositionIdsTest",
     "tests that call no model: configs, weights, loading, names of classes": (
         "test_config|ConfigTest|default_config|initiali[sz]|init_|tied|mapping|missing|mismatched_shapes|resize|prefix"
         "|keep_in_fp32|problem_types|weights_reload|can_load|bc_torch|load_contig|meta_device|safetensors|main_input"

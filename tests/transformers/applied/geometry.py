@@ -12,6 +12,9 @@ import torch
 PATCHES = 8
 """Visual tokens of a Qwen image: one grid of 2 x 4 patches, no merging."""
 
+OWN_PROMPTS = ("test_mismatching_num_image_tokens", "test_vision_position_ids")
+"""Tests that make prompts of their own out of the narrow ones."""
+
 
 def widen(modules: Iterable[ModuleType]) -> None:
     """Change the testers of these modules of tests."""
@@ -28,6 +31,8 @@ def _qwen(tester: Any) -> None:
 
     def prepare(self: Any) -> Any:
         config, inputs = own(self)
+        if getattr(self.parent, "_testMethodName", "") in OWN_PROMPTS:
+            return config, inputs
         ids = inputs["input_ids"]
         ids[ids == self.image_token_id] = self.pad_token_id
         ids[ids == self.vision_start_token_id] = self.pad_token_id

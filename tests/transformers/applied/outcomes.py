@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 PASSED, REFUSED, FAILED, SKIPPED = "passed", "refused", "failed", "skipped"
-SEVERITY = {PASSED: 0, SKIPPED: 1, REFUSED: 2, FAILED: 3}
+SEVERITY = {SKIPPED: 0, PASSED: 1, REFUSED: 2, FAILED: 3}
+"""Of the parts of one test (subtests) the worst counts, and one that runs counts more than one that is skipped."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +88,19 @@ def write(path: Path, outcome: Outcome) -> None:
 
 
 def read(path: Path) -> dict[str, Outcome]:
-    """The outcomes of a file, by test. Of several lines of one test the worst counts."""
-    outcomes: dict[str, Outcome] = {}
+    """The outcomes of a file, by test. A test with subtests has a line for each, with what was there until then."""
+    parts: dict[str, list[Outcome]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         values: dict[str, Any] = json.loads(line)
         values["where"], values["outputs"] = tuple(values["where"]), tuple(values["outputs"])
-        one = Outcome(**values)
-        earlier = outcomes.get(one.test)
-        if earlier is None or SEVERITY[one.result] > SEVERITY[earlier.result]:
-            outcomes[one.test] = one
-        else:
-            outcomes[one.test] = replace(earlier, drops=earlier.drops + one.drops)
-    return outcomes
+        parts.setdefault(values["test"], []).append(Outcome(**values))
+    return {test: _together(lines) for test, lines in parts.items()}
+
+
+def _together(parts: list[Outcome]) -> Outcome:
+    worst = max(parts, key=lambda part: SEVERITY[part.result])
+    outputs = max((part.outputs for part in parts), key=len)
+    return replace(worst, drops=max(part.drops for part in parts), outputs=outputs)
 
 
 def judge(baseline: Mapping[str, Outcome], outcomes: Mapping[str, Outcome], equal: bool, drops: bool) -> Verdict:

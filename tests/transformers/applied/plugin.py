@@ -43,7 +43,6 @@ class Plugin:
     def __init__(self, mode: methods.Mode, file: Path) -> None:
         self.mode, self.file = mode, file
         self.models = models.Models(methods.method(mode))
-        self.subtests: list[str] = []
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[Any]) -> None:
         """Leave tests out, and change their classes."""
@@ -60,7 +59,6 @@ class Plugin:
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Run a test: the same random numbers in every mode, and its models in blocks."""
         seed_everything()
-        self.subtests.clear()
         self.models.begin(item.name)
         with models.watched(self.models):
             try:
@@ -71,16 +69,11 @@ class Plugin:
             self.models.end()
             return result
 
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        """Note subtests that failed: the test itself counts as passed."""
-        if type(report).__name__ == "SubtestReport" and report.outcome == "failed":
-            self.subtests.append(str(report.longrepr))
-
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-        """Write what became of a test."""
+        """Write what became of a test, or of a subtest."""
         report: Any = yield
-        if type(report).__name__ != "SubtestReport" and (report.when == "call" or report.outcome != "passed"):
+        if report.when == "call" or report.outcome != "passed":
             outcomes.write(self.file, self._outcome(item, call, report))
         return report
 
@@ -95,9 +88,6 @@ class Plugin:
             result, why = outcomes.REFUSED, f"{type(refused).__name__}: {refused}"
         elif error is not None and result == outcomes.FAILED:
             why, where = f"{type(error).__name__}: {error}"[:600], frames(error)
-        elif self.subtests:
-            ours = all("tokenprune.errors." in text for text in self.subtests)
-            result, why = outcomes.REFUSED if ours else outcomes.FAILED, self.subtests[0].strip().splitlines()[-1]
         if self.models.left:
             result, why = outcomes.FAILED, f"left behind: {self.models.left[0]}"
         return outcomes.Outcome(
