@@ -17,7 +17,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("registry",),
     ("plugins",),
     ("blame", "component"),
-    ("space",),
+    ("space", "architecture"),
     ("flops_vision",),
     ("flops",),
     ("signals", "visual_axis"),

@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, field_validator
 
+from tokenprune.architecture import Architecture, ModelFit
 from tokenprune.config import Config
 from tokenprune.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """What decides whether published settings fit a model.
-
-    Attributes:
-        family: ``model_type`` of the model's config.
-        depth: Number of decoder layers.
-        decoder: ``model_type`` of the language model's config.
-    """
-
-    family: str
-    depth: int
-    decoder: str
-
-    @classmethod
-    def of(cls, model: Any) -> Self:
-        """The architecture of a transformers model, also inside a wrapper that shows its config, or of a config.
-
-        Raises:
-            ConfigError: It is neither.
-        """
-        config = getattr(model, "config", model)
-        try:
-            text = config.get_text_config(decoder=True)
-            return cls(str(config.model_type), int(text.num_hidden_layers), str(text.model_type))
-        except (AttributeError, TypeError, ValueError):
-            raise ConfigError(
-                f"expected a transformers model, its config, or a model's name in the method's file,"
-                f" got {type(model).__name__}",
-                "`tokenprune show METHOD` lists these names",
-            ) from None
-
-    def __str__(self) -> str:
-        return f"a {self.family!r} with {self.depth} layers of {self.decoder!r}"
-
-
-class Published(Config):
+class Published(Config, ModelFit):
     """Settings that were published for one model: what differs from the method's own settings there.
+
+    An entry that names layers of a stack states the depth of that stack: :class:`tokenprune.architecture.ModelFit`
+    has the fields for it.
 
     Attributes:
         model: The name of the model.
-        family: ``model_type`` of the models that they fit.
-        depth: Their number of decoder layers; None fits all.
-        decoder: ``model_type`` of their language model; None fits all.
         method: Fields of the method that differ, at any depth. A mapping without ``name`` changes fields of the
             component that the method has there, one with ``name`` replaces it. A list of as many items as the method's
             own changes these one by one.
@@ -65,9 +29,6 @@ class Published(Config):
     """
 
     model: str = Field(min_length=1)
-    family: str = Field(min_length=1)
-    depth: PositiveInt | None = None
-    decoder: str | None = None
     method: dict[str, Any] = Field(default_factory=dict)
     budgets: tuple[dict[str, Any], ...] = ()
     source: str = Field(min_length=1)
@@ -80,21 +41,6 @@ class Published(Config):
             if name in method:
                 raise ValueError(f"published settings have no {name!r} here: {place}")
         return method
-
-    def fits(self, architecture: Architecture) -> bool:
-        """Whether the settings are for models of this architecture."""
-        return (
-            self.family == architecture.family
-            and self.depth in (None, architecture.depth)
-            and self.decoder in (None, architecture.decoder)
-        )
-
-    @property
-    def condition(self) -> str:
-        """Which models the settings fit, in words."""
-        layers = "layers" if self.depth is None else f"{self.depth} layers"
-        decoder = "" if self.decoder is None else f" of {self.decoder}"
-        return self.family + (f", {layers}{decoder}" if self.depth is not None or self.decoder is not None else "")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -296,6 +296,13 @@ def test_the_page_lists_what_can_be_overridden() -> None:
     rows = re.findall(r"^\| (`.*?`) \|", page, re.M)
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert {name for name in listed if not hasattr(ImageVideoAdapter, name)} == set()
-    used_by_the_engine = {"locate", "items", "placeholder_ids", "num_layers", "attention_implementation"}
+    used_by_the_engine = {
+        "locate",
+        "items",
+        "placeholder_ids",
+        "num_layers",
+        "architecture",
+        "attention_implementation",
+    }
     public = {name for name in dir(ImageVideoAdapter) if not name.startswith("_")}
     assert public - listed == used_by_the_engine

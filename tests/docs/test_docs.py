@@ -12,16 +12,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import tokenprune as tp
+from tests.support.checkpoints import FAMILIES
+from tests.support.tiny import CASES
 from tokenprune import errors
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")])
+README = ROOT / "README.md"
+PAGES = sorted([README, *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")])
 FENCE = re.compile(r"^(?P<before>[^\n]*)\n(?:\n)?```(?P<lang>\w+)[^\n]*\n(?P<code>.*?)^```$", re.M | re.S)
 INCLUDE = re.compile(r'^--8<-- "(?P<path>[^":]+)"$', re.M)
 SETUP = ROOT / "docs" / "snippets" / "tiny.py"
 NO_RUN = re.compile(r"<!-- no-run: \S.* -->")
+OFFLINE = {"HuggingFaceTB/SmolVLM-256M-Instruct": "checkpoint", "http://images.cocodataset.org/val2017": "photos"}
+"""What README takes from the net, and the folder that stands for it in tests. Nothing else of README is changed."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,68 @@ def playground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
+@pytest.fixture
+def offline(playground: Path) -> Path:
+    """The playground with a tiny checkpoint of the hub's family and dtype, its processor, and six photos of noise."""
+    FAMILIES["idefics3"].save(playground / "checkpoint")
+    CASES["idefics3"].build().to(torch.bfloat16).save_pretrained(playground / "checkpoint")
+    (playground / "photos").mkdir()
+    noise = torch.Generator().manual_seed(0)
+    (numbers,) = re.findall(r"^numbers = \(([\d, ]+)\)$", README.read_text(encoding="utf-8"), re.M)
+    for number in numbers.split(","):
+        pixels = torch.randint(0, 256, (48, 64, 3), generator=noise, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(playground / "photos" / f"{int(number):012}.jpg")
+    return playground
+
+
+def test_readme_runs_as_pasted(offline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Top to bottom in an empty namespace: every name comes from the page. The first block calibrates and reports."""
+    namespace: dict[str, Any] = {"__name__": "example"}
+    first, *others = blocks(README, "python")
+    run_offline(first, namespace)
+    run, shown = namespace["run"], capsys.readouterr().out
+    assert str(run.report) in shown
+    assert "agrees with the unpruned model" in run.choice.reason
+    assert run.report.after[0] < run.report.before[0]
+    assert namespace["ids"].shape[1] > namespace["inputs"]["input_ids"].shape[1]
+    for block in others:
+        run_offline(block, namespace)
+
+
+def run_offline(block: Block, namespace: dict[str, Any]) -> None:
+    """Run a block with folders in place of what it takes from the net."""
+    assert block.runs, f"{block}: README promises that its lines run"
+    code = block.code
+    for online, folder in OFFLINE.items():
+        code = code.replace(online, folder)
+    assert "://" not in code
+    exec(compile("\n" * block.line + code, str(block.page), "exec"), namespace)
+
+
+def test_the_first_block_of_readme_takes_from_the_net_what_the_test_replaces() -> None:
+    first = blocks(README, "python")[0]
+    assert all(online in first.code for online in OFFLINE)
+    assert first.code.count("/") == sum(online.count("/") for online in OFFLINE) + 1, "another address or path"
+
+
+def test_the_home_page_shows_the_first_lines_of_readme() -> None:
+    """The part between the marks, whole: text, lines and what they mean."""
+    part = README.read_text(encoding="utf-8").split("[start:first] -->")[1].split("<!-- --8<-- [end:first]")[0]
+    assert blocks(README, "python")[0].code in part
+    assert '--8<-- "README.md:first"' in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+
+
+def test_bibtex_names_this_version_and_the_paper_of_the_method() -> None:
+    (bibtex,) = blocks(README, "bibtex")
+    paper = tp.named.shipped_method("entropyprune").paper
+    title, number = re.fullmatch(r"(.*) \(arXiv ([\d.]+)\)", paper).groups()  # type: ignore[union-attr]
+    plain = bibtex.code.replace("{", "").replace("}", "")
+    assert f"title = {title}," in plain
+    assert f"eprint = {number}," in plain
+    assert f"version = {tp.__version__}," in plain
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python") and page != README], ids=name_of)
 def test_python_examples_run(page: Path, playground: Path) -> None:
     """Top to bottom in one namespace that starts with the model of the start page."""
     namespace: dict[str, Any] = {"__name__": "example"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,17 @@ import pytest
 import torch
 
 import tokenprune as tp
-from tests.support.matrix import stages_of
+from tests.support.matrix import model_of, stages_of
 from tests.support.oracle import oracle_logits, tolerance
 from tests.support.simple import fastv
 from tests.support.tiny import CASES
 from tokenprune.errors import UnsupportedFeatureError
+
+RANDOM = tp.Method(
+    layers={"name": "fixed", "layers": [1]},
+    pruner={"name": "topk", "scorer": "random"},
+    budget={"name": "keep_ratio", "ratio": 0.5},
+)
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
@@ -33,6 +40,37 @@ def test_positions_mean_the_prompt(family: str, variant: Any) -> None:
     assert picked.shape == expected[:, wanted].shape
     torch.testing.assert_close(picked, expected[:, wanted], atol=tolerance(expected), rtol=0)
     torch.testing.assert_close(last, expected[:, -2:], atol=tolerance(expected), rtol=0)
+
+
+@pytest.mark.parametrize("family", [name for name, case in CASES.items() if not case.hybrid])
+@pytest.mark.each("family")
+@torch.no_grad()
+def test_every_family_returns_what_it_returns_unpruned(family: str) -> None:
+    """As many logits as unpruned, those of the positions among all pruned ones; generate runs the head on one row."""
+    case, model = CASES[family], model_of(family, "sdpa")
+    inputs = case.batch(model, 2, "left").inputs
+    knows = "logits_to_keep" in inspect.signature(model.forward).parameters
+    heads: list[int] = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda module, args, out: heads.append(out.shape[1]))
+    try:
+        with tp.apply(model, RANDOM) as run:
+            run.annotate(sample_ids=[0, 1])
+            every = model(**inputs).logits
+            for wanted in (1, 2, torch.tensor([-1, -3])) if knows else ():
+                picked = model(**inputs, logits_to_keep=wanted).logits
+                assert picked.shape[1] == (wanted if isinstance(wanted, int) else len(wanted))
+                index = slice(-wanted, None) if isinstance(wanted, int) else wanted
+                torch.testing.assert_close(picked, every[:, index], atol=1e-5, rtol=0)
+            assert run.report.reason is None
+            heads.clear()
+            model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    except tp.TokenPruneError as error:
+        assert not case.core
+        pytest.skip(f"refused: {error}")
+    finally:
+        hook.remove()
+    if knows:
+        assert heads == [1, 1]
 
 
 @torch.no_grad()

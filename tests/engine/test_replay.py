@@ -10,6 +10,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.support.simple import fastv, pair
+from tokenprune.engine.replay import digest
 
 
 def kept_by_step(inputs: dict[str, Tensor], method: tp.Method, steps: int = 4, **more: Any) -> list[list[Tensor]]:
@@ -71,3 +72,45 @@ def test_a_budget_in_flops_is_that_of_the_prompt(layers: list[int], percent: int
         ours = model.generate(**inputs, **how, use_cache=False)
     assert torch.equal(ours.sequences, cached.sequences)
     torch.testing.assert_close(torch.stack(ours.logits), torch.stack(cached.logits), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("seen_by_torch", [True, False], ids=["in place", "behind torch"])
+@torch.no_grad()
+def test_a_buffer_that_holds_the_next_picture_is_another_picture(seen_by_torch: bool) -> None:
+    """A server may write every picture into one buffer: the next one gets a choice of its own."""
+    model, inputs = pair(batch=1, padding="none")
+    noise = torch.Generator().manual_seed(3)
+    buffer, ids = inputs["pixel_values"].clone(), inputs["input_ids"]
+    longer = torch.cat([ids, torch.tensor([[20]])], 1)
+
+    def kept(ids: Tensor) -> list[int]:
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=buffer, use_cache=False)
+        return run.stages[0].kept[0].tolist()
+
+    for _ in range(5):
+        picture = torch.rand(buffer.shape, generator=noise)
+        with tp.apply(model, fastv()) as run:
+            kept(ids)
+            if seen_by_torch:
+                buffer.copy_(picture)
+            else:
+                buffer.numpy()[:] = picture.numpy()
+            found = kept(longer)
+            assert kept(torch.cat([longer, torch.tensor([[21]])], 1)) == found  # this one does continue
+        with tp.apply(model, fastv()) as run:
+            alone = kept(longer)
+        assert found == alone
+
+
+def test_the_digest_sees_every_value_and_every_tensor() -> None:
+    """Of what ``generate`` encoded, too, in whatever it is wrapped."""
+    pixels, encoded = torch.zeros(2, 3), torch.zeros(4, dtype=torch.bfloat16)
+    call = {"pixel_values": pixels, "encoded image": {"pooler_output": [encoded]}}
+    seen = {digest(call)}
+    pixels[1, 2] = 1e-30
+    seen.add(digest(call))
+    encoded[3] = 1
+    seen.add(digest(call))
+    seen.add(digest({"pixel_values": torch.zeros(3, 2)}))
+    seen.add(digest({"pixel_values": torch.zeros(3, 2, dtype=torch.int32)}))
+    assert len(seen) == 5

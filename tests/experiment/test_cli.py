@@ -172,7 +172,8 @@ def test_show_begins_with_the_description_and_ends_with_what_was_published(
     lines = capsys.readouterr().out.splitlines()
     assert "entropyprune-paper is the paper to the letter, entropyprune-reference the published code" in lines[0]
     assert "# published settings, printed in place by --model NAME:" in lines
-    (entry,) = [line for line in lines if line.startswith("# - LLaVA-1.6-Vicuna-7B (llava_next, 32 layers of llama)")]
+    sizes = "32 layers of llama, hidden size 4096, MLP size 11008"
+    (entry,) = [line for line in lines if line.startswith(f"# - LLaVA-1.6-Vicuna-7B (llava_next, {sizes})")]
     assert "budgets: [{name: keep_count, tokens: 320}, {name: layer_average, tokens: 320}]" in entry
     assert any(line.startswith("#   YahongWang1/EntropyPrune 9fc1cbb") for line in lines)
     assert call(monkeypatch, "show", "random") == 0
@@ -200,7 +201,7 @@ def test_show_lists_the_models_where_nothing_was_published(
         assert call(monkeypatch, "show", "vtw", "--model", model) == 2
         error = capsys.readouterr().err
         assert "method 'vtw' has no settings that were published for" in error
-        assert "LLaVA-1.5-13B (llava, 40 layers of llama)" in error
+        assert "LLaVA-1.5-13B (llava, 40 layers of llama, hidden size 5120, MLP size 13824)" in error
         assert error.count("\n") == 1
 
 

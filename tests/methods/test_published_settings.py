@@ -9,12 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, PreTrainedConfig
 
 import tokenprune as tp
-from tests.support.tiny import CASES
 from tokenprune import named, plugins
+from tokenprune.architecture import Architecture
 from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.keep import KeepCount, KeepRatio
 from tokenprune.budgets.layer_average import LayerAverage
@@ -22,7 +23,7 @@ from tokenprune.errors import ConfigError
 from tokenprune.models.presets import PRESETS
 from tokenprune.named import NamedMethod, shipped_method
 from tokenprune.ops.recycle import cluster_count
-from tokenprune.published import Architecture, Published, choose, read_published
+from tokenprune.published import Published, choose, read_published
 from tokenprune.selectors.base import ModelProfile
 from tokenprune.selectors.entropy_collapse import PUBLISHED
 
@@ -95,15 +96,109 @@ def test_a_shipped_entry_fits_models_that_there_are(shipped: NamedMethod, settin
 
 @pytest.mark.parametrize(("shipped", "settings"), ENTRIES)
 def test_the_layers_of_a_shipped_entry_exist(shipped: NamedMethod, settings: Published) -> None:
-    depth = settings.depth or 32
-    for method in methods_with(shipped, settings):
-        if shipped.name == "vtw":  # it needs calibration samples
-            assert method.layers.model_dump()["start"] < depth
-            continue
-        layers = method.layers.select(ModelProfile(settings.family, depth)).layers
-        method.pruner.check(layers)
-        counts = method.budget.keep(576, Schedule(layers, depth))
-        assert len(counts) == len(layers)
+    for depth in settings.depth or (32,):
+        for method in methods_with(shipped, settings):
+            if shipped.name == "vtw":  # it needs calibration samples
+                assert method.layers.model_dump()["start"] < depth
+                continue
+            layers = method.layers.select(ModelProfile(settings.family, depth)).layers
+            method.pruner.check(layers)
+            counts = method.budget.keep(576, Schedule(layers, depth))
+            assert len(counts) == len(layers)
+
+
+@pytest.mark.parametrize(("shipped", "settings"), ENTRIES)
+def test_an_entry_that_names_layers_states_the_depth_of_their_stack(shipped: NamedMethod, settings: Published) -> None:
+    """A layer's number means something else at another depth, and was searched at one width."""
+    merged = settings.over(shipped.data["method"])
+    if merged["layers"] != {"name": "fixed", "layers": [0]}:
+        assert settings.depth, "it fits decoders of any depth"
+        assert settings.hidden_size, "it fits decoders of any width"
+        assert settings.intermediate_size, "it fits decoders of any width"
+    if any(number >= 0 for number in tower_layers(merged["pruner"])):  # -2 means the same in every tower
+        assert settings.tower_depth, "it fits towers of any depth"
+
+
+def tower_layers(pruner: Any) -> list[int]:
+    """The numbers of the tower's layers that a pruner's fields name."""
+    if isinstance(pruner, list):
+        return [number for item in pruner for number in tower_layers(item)]
+    if not isinstance(pruner, dict):
+        return []
+    named = [value for name, value in pruner.items() if name == "layer" or name.endswith("_layer")]
+    return [*named, *(number for value in pruner.values() for number in tower_layers(value))]
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "depth": {"text_config": {"num_hidden_layers": 4}},
+    "width": {"text_config": {"hidden_size": 64}},
+    "MLP": {"text_config": {"intermediate_size": 64}},
+    "tower": {"vision_config": {"num_hidden_layers": 2, "depth": 2}},
+}
+"""What makes another model of one for which something was published."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("shipped", "settings"), ENTRIES)
+def test_a_shipped_entry_refuses_a_model_of_other_sizes(shipped: NamedMethod, settings: Published, change: str) -> None:
+    """If it states that size at all; those of VisionZip and its kin only change positions."""
+    sizes = {
+        "depth": settings.depth,
+        "width": settings.hidden_size,
+        "MLP": settings.intermediate_size,
+        "tower": settings.tower_depth,
+    }
+    config = config_of(settings)
+    assert shipped.settings_for(config) == settings
+    for part, values in CHANGES[change].items():
+        for name, value in values.items():
+            if hasattr(getattr(config, part), name):
+                setattr(getattr(config, part), name, value)
+    if not sizes[change]:
+        assert shipped.settings_for(config) == settings
+        return
+    with pytest.raises(ConfigError, match=f"has no settings that were published for a '{settings.family}'"):
+        shipped.settings_for(config)
+
+
+def config_of(settings: Published) -> Any:
+    """A config of the sizes that an entry states."""
+    config = CONFIG_MAPPING[settings.family](
+        **({"text_config": {"model_type": settings.decoder}} if settings.decoder else {})
+    )
+    text, vision = config.get_text_config(decoder=True), config.vision_config
+    for name, sizes in (
+        ("num_hidden_layers", settings.depth),
+        ("hidden_size", settings.hidden_size),
+        ("intermediate_size", settings.intermediate_size),
+    ):
+        if sizes:
+            setattr(text, name, sizes[-1])
+    if settings.tower_depth:
+        setattr(vision, "depth" if hasattr(vision, "depth") else "num_hidden_layers", settings.tower_depth[0])
+    return config
+
+
+@pytest.mark.parametrize(
+    ("preset", "model"),
+    [
+        ("llava-1.5-7b", "LLaVA-1.5-7B"),
+        ("llava-1.5-13b", "LLaVA-1.5-13B"),
+        ("llava-next-7b", "LLaVA-1.6-Vicuna-7B"),
+        ("qwen2.5-vl-7b", "Qwen2.5-VL-7B"),
+    ],
+)
+def test_every_entry_for_a_model_fits_its_published_config(preset: str, model: str) -> None:
+    found = [entry for shipped in SHIPPED for entry in shipped.published if entry.model == model]
+    assert len(found) >= 2
+    assert all(entry.fits(Architecture.of(PRESETS[preset].config())) for entry in found)
+
+
+def test_every_entry_without_a_size_in_its_name_fits_both_sizes() -> None:
+    for preset in ("llava-1.5-7b", "llava-1.5-13b"):
+        for shipped in SHIPPED:
+            for entry in shipped.published:
+                assert entry.model != "LLaVA-1.5" or entry.fits(Architecture.of(PRESETS[preset].config()))
 
 
 @pytest.mark.parametrize(("shipped", "settings"), ENTRIES)
@@ -115,8 +210,10 @@ def test_the_source_of_a_shipped_entry_is_a_commit_and_a_file(shipped: NamedMeth
 def test_no_two_entries_fit_the_same_model(shipped: NamedMethod) -> None:
     """Otherwise the order of the entries would choose in silence."""
     for one, other in combinations(shipped.published, 2):
-        fields = [(one.family, other.family), (one.depth, other.depth), (one.decoder, other.decoder)]
-        assert any(a is not None and b is not None and a != b for a, b in fields), (one.model, other.model)
+        assert one.family != other.family or (one.depth and other.depth and not set(one.depth) & set(other.depth)), (
+            one.model,
+            other.model,
+        )
 
 
 @pytest.mark.parametrize("name", ["entropyprune", "entropyprune-paper"])
@@ -183,10 +280,12 @@ def test_the_budgets_of_entropyprune(name: str, preset: str, layer: int, visual:
 
 
 def test_the_layers_of_entropyprune_are_those_of_its_selector() -> None:
-    layers = {
-        settings.family: settings.method["layers"]["layers"] for settings in shipped_method("entropyprune").published
-    }
-    assert layers == {family: [layer] for family, layer in PUBLISHED.items()}
+    """The selector repeats model, layer and fit."""
+    stated = [
+        (settings.model, settings.method["layers"]["layers"], settings.condition)
+        for settings in shipped_method("entropyprune").published
+    ]
+    assert stated == [(item.model, [item.layer], item.fit.condition) for item in PUBLISHED]
 
 
 def test_vscan_on_qwen() -> None:
@@ -237,22 +336,36 @@ def test_without_a_model_the_settings_are_the_methods_own() -> None:
         ({"depth": 40}, False),
         ({"decoder": "mistral"}, False),
         ({"family": "llava_next"}, False),
+        ({"depth": [24, 32]}, True),
+        ({"depth": [24, 40]}, False),
+        ({"hidden_size": 4096, "intermediate_size": 11008, "tower_depth": 24}, True),
+        ({"hidden_size": 5120}, False),
+        ({"intermediate_size": 14336}, False),
+        ({"tower_depth": 27}, False),
     ],
 )
-def test_an_entry_fits_by_family_depth_and_decoder(fields: dict[str, Any], fits: bool) -> None:
-    assert entry(**fields).fits(Architecture("llava", 32, "llama")) is fits
+def test_an_entry_fits_by_family_decoder_and_sizes(fields: dict[str, Any], fits: bool) -> None:
+    assert entry(**fields).fits(Architecture("llava", 32, "llama", 4096, 11008, 24)) is fits
+
+
+def test_a_size_that_the_config_does_not_state_fits_nothing() -> None:
+    assert not entry(hidden_size=4096).fits(Architecture("llava", 32, "llama"))
+    assert entry().fits(Architecture("llava", 32, "llama"))
 
 
 def test_the_decoder_tells_models_of_the_same_family_and_depth_apart() -> None:
     config = PRESETS["llava-next-7b"].config()
     assert choose(shipped_method("vtw").published, config, "vtw").model == "LLaVA-1.6-Vicuna-7B"
     mistral = CONFIG_MAPPING["llava_next"](text_config={"model_type": "mistral", "num_hidden_layers": 32})
-    with pytest.raises(ConfigError, match=r"a 'llava_next' with 32 layers of 'mistral'; it has some for LLaVA-1.5-7B"):
+    with pytest.raises(
+        ConfigError, match=r"a 'llava_next' with 32 layers of 'mistral', .*; it has some for LLaVA-1.5-7B"
+    ):
         tp.load_method("vtw", model=mistral)
 
 
 def test_a_model_its_config_a_wrapper_and_a_name_mean_the_same() -> None:
-    model = CASES["llava"].build()
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(PRESETS["llava-1.5-7b"].config())
     wrapper = SimpleNamespace(config=model.config)
     methods = [tp.load_method("hiprune", model=given) for given in (model, model.config, wrapper, "llava-1.5")]
     assert methods == [methods[0]] * 4
@@ -335,7 +448,7 @@ def test_framefusion_on_qwen() -> None:
         ({}, "x.yaml: published must be a list of entries"),
         ([{"model": "M"}], "published[0]: family: Field required; source: Field required"),
         ([{**ENTRY, "dept": 3}], "published[0]: dept: unknown key"),
-        ([{**ENTRY, "depth": 0}], "published[0]: depth: Input should be greater than 0"),
+        ([{**ENTRY, "depth": 0}], "published[0]: depth[0]: Input should be greater than 0"),
         ([{**ENTRY, "method": {"budget": {}}}], "published[0]: method: published settings have no 'budget' here"),
         ([ENTRY, {**ENTRY, "model": "m"}], "published names the model 'm' twice"),
         ([3], "published[0]: expected a mapping, got int"),
@@ -368,5 +481,5 @@ def test_a_file_of_ones_own_can_have_entries(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mine.yaml' has no settings that were published for 'n'"):
         tp.load_method(path, model="n")
     path.write_text(yaml.safe_dump({"method": method, "published": [{}]}))
-    with pytest.raises(ConfigError, match=r"mine.yaml: published\[0\]: model: Field required"):
+    with pytest.raises(ConfigError, match=r"mine.yaml: published\[0\]: family: Field required; model: Field required"):
         tp.load_method(path)

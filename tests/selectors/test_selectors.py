@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 import tokenprune as tp
 from tests.support.tiny import CASES
+from tokenprune.architecture import Architecture
 from tokenprune.engine import choose_layers, measure_entropy
 from tokenprune.errors import ConfigError, LayerError, MissingDataError
 from tokenprune.selectors.base import ModelProfile
@@ -107,18 +109,56 @@ def test_a_measured_profile_is_cached_per_model_and_inputs(tmp_path: Path) -> No
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def toy(family: str = "toy", curves: EntropyProfile | None = None, layers: int = 10) -> ModelProfile:
-    return ModelProfile(family, layers, None if curves is None else lambda: curves)
+LLAVA_7B = Architecture("llava", 32, "llama", 4096, 11008)
+
+
+def toy(family: str = "toy", curves: EntropyProfile | None = None, layers: int = 10, **more: Any) -> ModelProfile:
+    return ModelProfile(family, layers, None if curves is None else lambda: curves, **more)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"depth": 40}, {"decoder": "mistral"}, {"hidden_size": 2048}, {"intermediate_size": 14336}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_layer_published_for_another_model_is_not_taken(change: dict[str, Any]) -> None:
+    """Not with a fallback, whose reason then names both models, and not without one, which is an error."""
+    other = toy("llava", architecture=replace(LLAVA_7B, **change))
+    choice = EntropyCollapse(fallback=4).select(other)
+    assert choice.layers == (4,)
+    assert "layer 2 was published for LLaVA-1.5-7B (llava, 32 layers of llama" in choice.reason
+    assert f"not for {other.architecture}; fell back to layer 4" in choice.reason
+    with pytest.raises(LayerError, match=r"cannot choose a layer of 'llava': .* was published for LLaVA-1\.5-7B"):
+        EntropyCollapse().select(other)
+
+
+def test_nothing_published_is_taken_for_a_model_of_unknown_sizes() -> None:
+    choice = EntropyCollapse(fallback=4).select(toy("llava"))
+    assert choice.layers == (4,)
+    assert "not for a 'llava' of unknown sizes" in choice.reason
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", ["entropyprune", "entropyprune-paper", "entropyprune-reference"])
+def test_a_small_model_of_a_published_family_says_that_the_layer_is_a_fallback(name: str, family: str) -> None:
+    """A Qwen2.5-VL of four layers got the layer of one with 28, and the report did not say so."""
+    case = CASES[family]
+    model = case.build()
+    with torch.no_grad(), tp.apply(model, tp.load_method(name, "keep_ratio", ratio=0.5)) as run:
+        model(**case.batch(model, 1, "none", seed=1).inputs)
+    assert run.choice.layers == (2,)
+    assert f"not for a '{family}' with 4 layers of" in str(run.report)
+    assert "; fell back to layer 2)" in str(run.report)
 
 
 def test_who_decides_and_says_so(tmp_path: Path) -> None:
     collapsing = profile(noisy([4.0] * 3 + [2.0] * 7))
     flat = profile([[2.0] * 10] * 4)
     assert EntropyCollapse().select(toy(curves=collapsing)).layers == (3,)
-    published = EntropyCollapse(fallback=4).select(toy("llava", flat))
+    published = EntropyCollapse(fallback=4).select(toy("llava", flat, architecture=LLAVA_7B))
     assert published.layers == (2,)
     assert published.reason.startswith("no collapse found")
-    assert published.reason.endswith("took layer 2, published for llava")
+    assert published.reason.endswith("took layer 2, published for LLaVA-1.5-7B")
     fallback = EntropyCollapse(fallback=4, published=False).select(toy("llava"))
     assert fallback.layers == (4,)
     assert fallback.reason == "no calibration samples were given; fell back to layer 4"

@@ -15,8 +15,10 @@ import torch
 
 import tokenprune as tp
 from tests.support.tiny import CASES
+from tokenprune.architecture import Architecture
 from tokenprune.engine import calibrate, choose_layers, measure_entropy, verify_methods
 from tokenprune.errors import BusyModelError, ConfigError, LayerError, UnsupportedFeatureError
+from tokenprune.models.presets import PRESETS
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.random import Random
@@ -229,11 +231,14 @@ def test_all_that_agree_equally_badly_say_so() -> None:
 
 
 def test_without_calibration_it_is_the_published_layer() -> None:
-    for family, layer in (("llava", 2), ("qwen2_5_vl", 1)):
-        choice = tp.load_method("entropyprune").layers.select(ModelProfile(family, 32, pruner=PRUNER))
+    """Of this very model."""
+    for preset, model, layer in (("llava-1.5-7b", "LLaVA-1.5-7B", 2), ("qwen2.5-vl-7b", "Qwen2.5-VL-7B", 1)):
+        architecture = Architecture.of(PRESETS[preset].config())
+        known = ModelProfile(architecture.family, architecture.depth, pruner=PRUNER, architecture=architecture)
+        choice = tp.load_method("entropyprune").layers.select(known)
         assert choice.layers == (layer,)
         assert choice.pruner is None
-        assert choice.reason == f"no calibration samples were given; took layer {layer}, published for {family}"
+        assert choice.reason == f"no calibration samples were given; took layer {layer}, published for {model}"
 
 
 @pytest.mark.parametrize(

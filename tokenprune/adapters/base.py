@@ -14,6 +14,7 @@ from tokenprune.adapters.layout import VisualLayout, find_tokens, layout_from_ru
 from tokenprune.adapters.projections import Projection, Rotate, projection, rotation
 from tokenprune.adapters.towers import TowerSite
 from tokenprune.adapters.views import PlacedItem
+from tokenprune.architecture import Architecture
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 
 
@@ -89,6 +90,11 @@ class Adapter(ABC):
     def num_layers(self) -> int:
         """Decoder layers that run."""
         return len(self.layers)
+
+    @property
+    def architecture(self) -> Architecture:
+        """What decides whether published settings fit the model."""
+        return Architecture.of_configs(self.name, self.num_layers, self.config, self.text_config)
 
     @property
     def num_heads(self) -> int:

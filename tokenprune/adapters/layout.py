@@ -12,6 +12,9 @@ from torch.nn.functional import pad
 
 from tokenprune.errors import UnsupportedModelError
 
+#: Rows of an embedding table that are looked up at once.
+_TOKENS_AT_ONCE = 4096
+
 
 @dataclass(frozen=True)
 class VisualLayout:
@@ -45,6 +48,30 @@ def find_tokens(model: Any, call: Mapping[str, Any], tokens: Sequence[int]) -> T
     wanted = wanted[wanted < table.weight.shape[0]].to(table.weight.device)
     is_token: Tensor = (embeds[:, :, None] == table(wanted).to(embeds)).all(-1).any(-1)
     return is_token
+
+
+@torch.no_grad()
+def strange_rows(model: Any, embeds: Tensor) -> Tensor:
+    """Which rows of embeddings are the embedding of no token, bool ``[batch, seq]``: visual features, learned prompts.
+
+    A row is compared by its first eight bytes with all tokens of the vocabulary. A row of features passes with a chance
+    that is tiny for one row, and vanishing for all rows of an image.
+
+    Args:
+        model: The model; its embedding table identifies tokens.
+        embeds: ``[batch, seq, dim]``.
+    """
+    table = model.get_input_embeddings()
+    tokens = torch.arange(table.weight.shape[0], device=table.weight.device)
+    # an embedding module may scale what it looks up: it is asked, a few rows at a time
+    known = torch.cat([_first_bytes(table(chunk).to(embeds)) for chunk in tokens.split(_TOKENS_AT_ONCE)])
+    strange: Tensor = ~torch.isin(_first_bytes(embeds), known.to(embeds.device))
+    return strange
+
+
+def _first_bytes(rows: Tensor) -> Tensor:
+    """The first eight bytes of each row as one number, int64 ``[...]``."""
+    return rows[..., : 8 // rows.element_size()].contiguous().view(torch.int64)[..., 0]
 
 
 def layout_from_runs(mask: Tensor) -> VisualLayout:

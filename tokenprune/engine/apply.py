@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 
 from torch import nn
@@ -25,18 +25,20 @@ from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import attached
 from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.unwrap import unwrap
-from tokenprune.errors import ConfigError, UnsupportedFeatureError
-from tokenprune.run import Run
+from tokenprune.errors import ConfigError, TokenPruneError
+from tokenprune.run import Recording, Run
 from tokenprune.selectors.base import LayerChoice, ModelProfile
 from tokenprune.selectors.entropy_profile import EntropyProfile
 
 
-@contextmanager
-def apply(model: nn.Module, method: Method, calibration: Calibration | None = None) -> Iterator[Run]:
-    """Prune a model's visual tokens inside the block; ``forward`` and ``generate`` work as before.
+def apply(model: nn.Module, method: Method, calibration: Calibration | None = None) -> Run:
+    """Prune a model's visual tokens from now on; ``forward`` and ``generate`` work as before.
+
+    Like ``open``: the method acts at once, and the end of a ``with`` block or ``run.close()`` takes it off again. Keep
+    the run: one that is dropped takes the method off, with a warning.
 
     Wrappers are looked through: a PEFT model, ``torch.compile(model)``, ``DistributedDataParallel``. What was compiled
-    runs eagerly inside the block. Several threads may use the model at once.
+    runs eagerly meanwhile. Several threads may use the model at once.
 
     Args:
         model: Any supported transformers model; it is not changed, and nothing is left on it afterwards.
@@ -44,31 +46,31 @@ def apply(model: nn.Module, method: Method, calibration: Calibration | None = No
         calibration: A few inputs (as for ``model(**inputs)``), or a single one, for layer selectors that measure the
             model.
 
-    Yields:
+    Returns:
         The run: ``run.stages`` and ``run.report`` tell what the last prefill did.
 
     Raises:
         UnsupportedModelError: The engine cannot find what it needs in the model.
-        UnsupportedFeatureError: Flex attention, flash attention with sliding windows ...; or the model ran inside the
-            block and never read a prompt there, so that nothing was pruned.
+        UnsupportedFeatureError: Flex attention, flash attention with sliding windows ...; or, at the end, the model ran
+            and never read a prompt, so that nothing was pruned.
         LayerError: A layer is out of range, or the method needs signals that do not exist before it.
         BusyModelError: A method is already applied to the model.
     """
     _check_method(method, "apply")
     adapter = adapter_for(unwrap(model))
-    with reserved(adapter.decoder), eager(model):  # a wrapper that was compiled runs eagerly, too
+    with ExitStack() as stack:
+        stack.enter_context(reserved(adapter.decoder))
+        stack.enter_context(eager(model))  # a wrapper that was compiled runs eagerly, too
         choice = method.layers.select(_profile(adapter, method, calibration))
-        method = chosen(method, choice)
-        run = Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
-        with attached(adapter, run) as engine:
-            yield run
-        run.settle()
-    if engine.finished_calls and not engine.prompts:
-        raise UnsupportedFeatureError(
-            f"the model ran {engine.finished_calls} times inside the apply block but never read a prompt there:"
-            " nothing was pruned",
-            "start the conversation inside the block, without a cache from before it",
-        )
+        recording = Recording(chosen(method, choice), choice, adapter.name, adapter.num_layers, adapter.text_config)
+        engine = stack.enter_context(attached(adapter, recording))
+        applied = stack.pop_all()
+
+    def end() -> TokenPruneError | None:
+        applied.close()
+        return engine.why_nothing_was_pruned()
+
+    return Run(recording, end)
 
 
 def _check_method(method: object, function: str) -> None:
@@ -131,6 +133,7 @@ def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) 
             pruner=method.pruner,
             definition=definition,
             fingerprint=lambda: fingerprint(adapter.model, ()),
+            architecture=adapter.architecture,
         )
     batches = as_batches(calibration)
     return ModelProfile(
@@ -144,4 +147,5 @@ def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) 
         definition,
         lambda profile: remember_verdicts(adapter, batches, profile),
         lambda: fingerprint(adapter.model, ()),
+        adapter.architecture,
     )

@@ -30,7 +30,7 @@ from tokenprune.errors import BudgetError, ConfigError, UnsupportedFeatureError
 from tokenprune.flops import prefill_cost
 from tokenprune.ops.entropy import state_entropy
 from tokenprune.ops.rows import keep_index, take
-from tokenprune.run import Run
+from tokenprune.run import Recording
 from tokenprune.selectors.base import LayerChoice, Trial, TrialResult
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.selectors.fixed import Fixed
@@ -236,7 +236,7 @@ def last_logits(
     pruned: AbstractContextManager[object] = nullcontext()
     if layer is not None:
         choice = LayerChoice((layer,), "a candidate")
-        pruned = attached(adapter, Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config))
+        pruned = attached(adapter, Recording(method, choice, adapter.name, adapter.num_layers, adapter.text_config))
     with pruned:
         logits = [last_token_logits(adapter.model, inputs).cpu() for inputs in calibration]
     if not logits:

@@ -35,9 +35,9 @@ from tokenprune.engine.quotas import Quotas
 from tokenprune.engine.renumber import RenumberedStep, check_window, rotary_modules, smallest_window
 from tokenprune.engine.samples import SampleCounter, given_ids
 from tokenprune.engine.tower import TowerRecorder
-from tokenprune.errors import UnsupportedFeatureError
+from tokenprune.errors import TokenPruneError, UnsupportedFeatureError
 from tokenprune.flops import prefill_cost
-from tokenprune.run import PrefillRecord, Run, StageResult
+from tokenprune.run import PrefillRecord, Recording, StageResult
 
 
 class Engine:
@@ -45,14 +45,14 @@ class Engine:
 
     Args:
         adapter: The model's adapter.
-        run: What the caller sees.
+        recording: The method, and what it records for the caller.
     """
 
-    def __init__(self, adapter: Adapter, run: Run) -> None:
-        self.adapter, self.run = adapter, run
+    def __init__(self, adapter: Adapter, recording: Recording) -> None:
+        self.adapter, self.recording = adapter, recording
         self.thread = ThreadState()
         self.samples = SampleCounter()
-        plan = self.plan = Plan.of(run.method, run.choice.layers, adapter)
+        plan = self.plan = Plan.of(recording.method, recording.choice.layers, adapter)
         layers = [LayerCalls(layer, adapter.layer_signature) for layer in adapter.layers]
         self.applied = Applied(adapter, plan, layers, CacheOwner(self.thread))
         self.tower = TowerRecorder(adapter, plan.tower_sites(adapter), lambda: self.thread.current)
@@ -94,6 +94,16 @@ class Engine:
         for item in reversed(self._attached):
             item.remove()
         self._attached.clear()
+
+    def why_nothing_was_pruned(self) -> TokenPruneError | None:
+        """What is wrong with a whole run in which the model ran and read no prompt; None if it read one."""
+        if self.prompts or not self.finished_calls:
+            return None
+        return UnsupportedFeatureError(
+            f"the model ran {self.finished_calls} times inside the apply block but never read a prompt there: nothing"
+            " was pruned",
+            "start the conversation inside the block, without a cache from before it",
+        )
 
     def _hook_layers(self) -> list[hooks.Removable]:
         # before all other hooks: those shall see what the layer gets
@@ -194,6 +204,7 @@ class Engine:
         if pruned:
             refusals.check_continuation(pruned[0].rows.owner is self.applied.owner, arguments, self.adapter)
         check_lengths(cache, self._compared)
+        refusals.check_embeddings(self.adapter, arguments)
         if pruned:
             ragged = any(layer.rows.ragged for layer in pruned)
             if self.plan.renumbered:
@@ -228,7 +239,7 @@ class Engine:
         text = [width - sum(row) for row in sizes]
         record = PrefillRecord(text)
         runs = self.tower.take_pending(bool(arguments.get("mm_encoder_outputs")))
-        self.run.begin(record)
+        self.recording.begin(record)
         if not any(map(sum, sizes)):
             reason, none = "not pruned: the prompt holds no visual tokens", [0] * batch
             record.stages += [StageResult(stage.layer, none, none, reason=reason) for stage in self.plan.stages]
@@ -238,7 +249,7 @@ class Engine:
         if self.plan.renumbered and self._window is not None:
             check_window(self._window, width)
         record.places = cache(partial(self.adapter.placed, self.adapter.slim(arguments), layout))
-        annotations = self.run.annotations
+        annotations = self.recording.annotations
         replay = self.thread.replays.take(arguments, self.adapter)
         sample_ids = self._sample_ids(annotations.sample_ids, batch, replay is not None)
         prefill = Prefill(
@@ -264,17 +275,17 @@ class Engine:
 
 
 @contextmanager
-def attached(adapter: Adapter, run: Run) -> Iterator[Engine]:
-    """The run's method is on the model inside the block.
+def attached(adapter: Adapter, recording: Recording) -> Iterator[Engine]:
+    """The method is on the model inside the block.
 
     Args:
         adapter: The model's adapter.
-        run: What the caller sees: the method, and the layers before which it prunes.
+        recording: The method, the layers before which it prunes, and what it records for the caller.
 
     Raises:
         TokenPruneError: The method cannot run on this model.
     """
-    engine = Engine(adapter, run)
+    engine = Engine(adapter, recording)
     try:
         engine.attach()
         yield engine

@@ -25,7 +25,7 @@ from tokenprune.engine.engine import attached
 from tokenprune.engine.features import SharedFeatures
 from tokenprune.engine.prefix import Prefix
 from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
-from tokenprune.run import Run
+from tokenprune.run import Recording, Run
 from tokenprune.selectors.base import LayerChoice
 
 
@@ -161,9 +161,9 @@ class UnprunedBatch:
         """The model prunes the batch inside the block; arguments and errors as for :meth:`fidelity`."""
         choice = LayerChoice(tuple(layers), "a candidate")
         adapter = self._adapter
-        run = Run(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
+        run = Run(Recording(method, choice, adapter.name, adapter.num_layers, adapter.text_config))
         run.annotate(sample_ids=self._sample_ids)
-        with attached(adapter, run):
+        with attached(adapter, run.recording):
             yield run
 
     @contextmanager

@@ -19,17 +19,21 @@ class KeptLogits:
         logits_to_keep: As the model gets it: None or 0 for all rows, a number of last positions, or what indexes
             positions (a tensor, a list, a slice).
         layout: Where the visual tokens are.
+        reads_last: Whether the caller reads the last position, whatever the model returns.
     """
 
-    def __init__(self, logits_to_keep: Any, layout: VisualLayout) -> None:
-        self._wanted = logits_to_keep
+    def __init__(self, logits_to_keep: Any, layout: VisualLayout, reads_last: bool) -> None:
+        self._every = logits_to_keep is None or (isinstance(logits_to_keep, int) and logits_to_keep == 0)
+        self._wanted = 1 if self._every and reads_last else logits_to_keep
+        self._reads_last = reads_last
         self._width = layout.mask.shape[1]
 
     def spread(self, output: Any, rows: Tensor, checks: list[tuple[Tensor, Callable[[int], Exception]]]) -> Any:
         """The decoder's output, so that the model then picks the right rows of it.
 
-        Positions are read from hidden states that are spread over the unpruned sequence. A number of last positions
-        needs no spreading, as text at the end keeps its place counted from the end.
+        Positions are read from hidden states that are spread over the unpruned sequence. Of a number of last positions
+        only these rows are left: a model that picks them again picks them all, and one that compares their number with
+        that of its input (Gemma 4) takes them for picked.
 
         Args:
             output: The decoder's output, a mapping-like object with ``last_hidden_state``, or a tuple.
@@ -39,13 +43,16 @@ class KeptLogits:
         Raises:
             UnsupportedFeatureError: A position is not in the prompt.
         """
-        if self._wanted is None or (isinstance(self._wanted, int) and self._wanted == 0):
+        if self._every and not self._reads_last:
             return output
         positions = self._positions().to(rows.device)
         absent = ~(rows[:, :, None] == positions).any(1)
         checks.append((absent.any(1), lambda sample: self._dropped(positions[absent[sample]].tolist(), sample)))
-        from_end = isinstance(self._wanted, int) and self._wanted > 0
-        return output if from_end else self._whole(output, rows)
+        if self._every:
+            return output
+        if isinstance(self._wanted, int) and self._wanted > 0:
+            return _with_states(output, output[0][:, -self._wanted :])
+        return _with_states(output, self._whole(output[0], rows))
 
     def _positions(self) -> Tensor:
         """The positions as a vector of numbers that are not negative, on the host or the device of the index."""
@@ -73,13 +80,17 @@ class KeptLogits:
             "ask for positions of text tokens, or of kept ones (run.stages[-1].kept)",
         )
 
-    def _whole(self, output: Any, rows: Tensor) -> Any:
-        hidden: Tensor = output[0]
+    def _whole(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """Hidden states ``[batch, rows, dim]`` at their positions of the unpruned sequence, zero elsewhere."""
         rows = rows.to(hidden.device)
         index = rows.masked_fill(rows < 0, self._width)[:, :, None].expand(-1, -1, hidden.shape[-1])
         spread = hidden.new_zeros(hidden.shape[0], self._width + 1, hidden.shape[-1]).scatter(1, index, hidden)
-        spread = spread[:, : self._width]
-        if isinstance(output, tuple):
-            return (spread, *output[1:])
-        output["last_hidden_state"] = spread
-        return output
+        return spread[:, : self._width]
+
+
+def _with_states(output: Any, hidden: Tensor) -> Any:
+    """The decoder's output with other hidden states."""
+    if isinstance(output, tuple):
+        return (hidden, *output[1:])
+    output["last_hidden_state"] = hidden
+    return output

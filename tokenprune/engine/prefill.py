@@ -142,9 +142,8 @@ class Prefill(Call):
         """See :meth:`tokenprune.engine.calls.Call.leave_decoder`."""
         if self._compact is None:
             return output
-        logits = KeptLogits(
-            self._inputs.arguments.get("logits_to_keep", int(self._inputs.generating)), self._inputs.layout
-        )
+        inputs = self._inputs
+        logits = KeptLogits(inputs.arguments.get("logits_to_keep"), inputs.layout, inputs.generating)
         output = logits.spread(output, self._compact.rows, self._checks)
         self._left = output[0]
         return output

@@ -11,6 +11,7 @@ import transformers
 from torch import nn
 
 from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.layout import strange_rows
 from tokenprune.call_arguments import CACHE_NAMES, given_cache
 from tokenprune.engine import hooks
 from tokenprune.errors import UnsupportedFeatureError
@@ -136,6 +137,31 @@ def check_mask_width(mask: Any, width: int) -> None:
             f"the attention mask covers {mask.shape[1]} tokens, and the KV cache and the input hold {width}: the cache"
             " was rebuilt from a pruned one",
             "pass on the cache that the model returned",
+        )
+
+
+def check_embeddings(adapter: Adapter, arguments: Mapping[str, Any]) -> None:
+    """Refuse embeddings in which visual features are in place already: nothing tells them from text.
+
+    Args:
+        adapter: The model's adapter.
+        arguments: The arguments of the model's forward, by name.
+
+    Raises:
+        UnsupportedFeatureError: A row that is no padding is the embedding of no token.
+    """
+    embeds, mask = arguments.get("inputs_embeds"), arguments.get("attention_mask")
+    if arguments.get("input_ids") is not None or not isinstance(embeds, torch.Tensor) or embeds.shape[1] == 1:
+        return
+    strange = strange_rows(adapter.model, embeds)
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2:
+        strange &= mask[:, -embeds.shape[1] :].bool().to(strange.device)
+    if bool(strange.any()):
+        sample, position = strange.nonzero()[0].tolist()
+        raise UnsupportedFeatureError(
+            f"{int(strange.sum())} rows of inputs_embeds (the first at position {position} of sample {sample}) are"
+            " embeddings of no token: visual features seem to be in place already, and nothing tells them from text",
+            "pass input_ids and the pixels, or embeddings that hold the placeholder tokens' rows, and the pixels",
         )
 
 

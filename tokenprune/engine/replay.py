@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,12 +39,17 @@ class FinishedStep:
         ids: Its ``input_ids``.
         pixels: Its images and videos by name, or what ``generate`` encoded of them. The tensors themselves are kept:
             freed memory may hold another image by the next call.
+        content: A digest of them: somebody may write the next picture into the same memory.
         choices: What each stage chose, by the stage's number; a stage that dropped nothing has none.
     """
 
     ids: Tensor
     pixels: Mapping[str, Any]
     choices: Mapping[int, Choice]
+    content: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "content", digest(self.pixels))
 
 
 class Replays:
@@ -55,8 +61,8 @@ class Replays:
     def take(self, call: Mapping[str, Any], adapter: Adapter) -> Mapping[int, Choice] | None:
         """The choices of the step that a call continues, or None.
 
-        A call continues a step when its ids are one token longer, its images are the same tensors, and nothing before
-        the last visual token differs; beams may have swapped the text behind it.
+        A call continues a step when its ids are one token longer, its images are the same tensors with the same values,
+        and nothing before the last visual token differs; beams may have swapped the text behind it.
 
         Args:
             call: The arguments of the model's forward, by name.
@@ -68,7 +74,12 @@ class Replays:
         pixels = pixel_inputs(call)
         for step in self._steps:
             one_longer = ids.shape == (step.ids.shape[0], step.ids.shape[1] + 1)
-            if one_longer and _same_memory(step.pixels, pixels) and _continues(ids, step.ids, adapter):
+            if (
+                one_longer
+                and _same_memory(step.pixels, pixels)
+                and _continues(ids, step.ids, adapter)
+                and step.content == digest(pixels)
+            ):
                 self._steps.remove(step)
                 return step.choices
         return None
@@ -85,6 +96,28 @@ def pixel_inputs(call: Mapping[str, Any]) -> dict[str, Any]:
     pixels = {name: value for name, value in call.items() if isinstance(value, Tensor) and name.startswith("pixel")}
     encoded = call.get("mm_encoder_outputs") or {}
     return {**pixels, **{f"encoded {kind}": output for kind, output in encoded.items()}}
+
+
+def digest(pixels: Mapping[str, Any]) -> bytes:
+    """A digest of the values of a call's images. It brings them to the host: a step without a cache costs far more."""
+    found = hashlib.blake2b()
+    for tensor in _tensors(pixels):
+        found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        if not tensor.is_meta:
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.digest()
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in a value: in mappings (outputs of models are such), lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
 
 
 def _same_memory(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

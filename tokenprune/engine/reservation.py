@@ -49,4 +49,6 @@ def check_free(decoder: nn.Module) -> None:
         BusyModelError: A method is already applied to the model.
     """
     if vars(decoder).get(_MARK) is not None:
-        raise BusyModelError("a method is already applied to this model", "leave the first apply block before another")
+        raise BusyModelError(
+            "a method is already applied to this model", "leave the first apply block, or close its run, before another"
+        )

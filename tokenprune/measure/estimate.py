@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from tokenprune.architecture import Architecture
 from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
 from tokenprune.errors import ConfigError, LayerError, MissingDataError
@@ -62,7 +63,8 @@ def estimate(
         )
     text_config = config.get_text_config(decoder=True)
     num_layers = int(text_config.num_hidden_layers)
-    choice = method.layers.select(ModelProfile(config.model_type, num_layers))
+    profile = ModelProfile(config.model_type, num_layers, architecture=Architecture.of(config))
+    choice = method.layers.select(profile)
     if choice.layers[-1] >= num_layers:
         raise LayerError(
             f"layer {choice.layers[-1]} is out of range: the model has {num_layers} layers",

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenprune.architecture import Architecture
 from tokenprune.component import Component
 from tokenprune.selectors.entropy_profile import EntropyProfile
 
@@ -68,6 +69,8 @@ class ModelProfile:
         remember: Keeps entropy curves with their verdicts for the next call with the same model and calibration
             samples. None where nothing is kept.
         fingerprint: Computes a text that changes with the model's config and weights. None where it is unknown.
+        architecture: What decides whether a layer that was published for one model fits this one. None where it is
+            unknown: nothing published fits then.
     """
 
     family: str
@@ -80,6 +83,7 @@ class ModelProfile:
     definition: Mapping[str, Any] | None = None
     remember: Callable[[EntropyProfile], None] | None = None
     fingerprint: Callable[[], str] | None = None
+    architecture: Architecture | None = None
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from tokenprune.architecture import ModelFit
 from tokenprune.component import Component
 from tokenprune.errors import ConfigError, LayerError
 from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
@@ -14,17 +16,42 @@ from tokenprune.selectors.plateau import find_plateau
 from tokenprune.selectors.verdict import Verdict
 from tokenprune.selectors.verify import alternatives, field_values, verify
 
-#: Layers that the paper states per family. Its code contains these numbers, but not the search for them.
-PUBLISHED = {"llava": 2, "llava_next": 2, "qwen2_5_vl": 1}
+
+@dataclass(frozen=True)
+class PublishedLayer:
+    """A layer that the paper states for one model.
+
+    Attributes:
+        model: The name of the model.
+        layer: The layer.
+        fit: Which models count as this one. Where the entropy collapses depends on the decoder and its depth.
+    """
+
+    model: str
+    layer: int
+    fit: ModelFit
+
+
+_VICUNA_7B = {"depth": 32, "decoder": "llama", "hidden_size": 4096, "intermediate_size": 11008}
+
+#: The layers that the paper states. Its code contains these numbers, but not the search for them.
+PUBLISHED = (
+    PublishedLayer("LLaVA-1.5-7B", 2, ModelFit(family="llava", **_VICUNA_7B)),
+    PublishedLayer("LLaVA-1.6-Vicuna-7B", 2, ModelFit(family="llava_next", **_VICUNA_7B)),
+    PublishedLayer(
+        "Qwen2.5-VL-7B", 1, ModelFit(family="qwen2_5_vl", depth=28, hidden_size=3584, intermediate_size=18944)
+    ),
+)
 
 
 class EntropyCollapse(LayerSelector):
     """Prune before the entropy collapse layer.
 
-    The first available source decides: a verification (with ``verify``), the entropy curves by ``rule``, the published
-    layer of the family, ``fallback``. The curves come from the ``profile`` file or, without one, from the calibration
-    samples given to :func:`tokenprune.apply`. If they show no collapse, the next source decides, and the reason of the
-    choice says so.
+    The first available source decides: a verification (with ``verify``), the entropy curves by ``rule``, the layer that
+    the paper states for this very model, ``fallback``. The curves come from the ``profile`` file or, without one, from
+    the calibration samples given to :func:`tokenprune.apply`. If they show no collapse, the next source decides, and
+    the reason of the choice says so. A layer that was published for a model of another depth, width or decoder is not
+    taken; the reason names that model and this one.
 
     The rule ``drop`` is the paper's: prune before the layer where the entropy drops most sharply. The rule ``plateau``
     goes on to the collapsed layer, the first one whose input lies on the low plateau behind the drop, and prunes before
@@ -45,7 +72,7 @@ class EntropyCollapse(LayerSelector):
     Attributes:
         profile: A JSON file written by ``tokenprune profile``.
         fallback: The layer if no other source is available; None raises an error instead.
-        published: Whether to use the published layer of the family.
+        published: Whether to use the layer that the paper states, where it states one for this model.
         min_relative: See :func:`tokenprune.selectors.entropy_profile.detect_collapse`.
         min_agreement: See :func:`tokenprune.selectors.entropy_profile.detect_collapse`.
         rule: ``drop`` or ``plateau``: what the entropy curves decide by.
@@ -178,10 +205,12 @@ class EntropyCollapse(LayerSelector):
                 return LayerChoice((layer,), "; ".join(findings))
         else:
             findings = [*findings, "no calibration samples were given"]
+        if self.published:
+            layer, sentence = _published_layer(profile)
+            findings += [sentence] if sentence else []
+            if layer is not None:
+                return LayerChoice((layer,), "; ".join(findings))
         finding = "; ".join(findings)
-        published = PUBLISHED.get(profile.family) if self.published else None
-        if published is not None and published < profile.num_layers:
-            return LayerChoice((published,), f"{finding}; took layer {published}, published for {profile.family}")
         if self.fallback is None:
             raise LayerError(
                 f"entropy_collapse cannot choose a layer of {profile.family!r}: {finding}",
@@ -223,3 +252,14 @@ class EntropyCollapse(LayerSelector):
                 "make a profile of this model with `tokenprune profile`",
             )
         return curves
+
+
+def _published_layer(profile: ModelProfile) -> tuple[int | None, str]:
+    """The layer that the paper states for a model, and what it states for the family, in words."""
+    stated = [item for item in PUBLISHED if item.fit.family == profile.family]
+    for item in stated:
+        if profile.architecture is not None and item.fit.fits(profile.architecture):
+            return item.layer, f"took layer {item.layer}, published for {item.model}"
+    this = profile.architecture or f"a {profile.family!r} of unknown sizes"
+    others = (f"layer {item.layer} was published for {item.model} ({item.fit.condition})" for item in stated)
+    return None, f"{', '.join(others)}, not for {this}" if stated else ""

@@ -49,7 +49,8 @@ def own_layers(method: Method, adapter: Adapter, curves: EntropyProfile | None) 
     """
     measured = None if curves is None else lambda: curves
     try:
-        return method.layers.select(ModelProfile(adapter.name, adapter.num_layers, measured)).layers
+        profile = ModelProfile(adapter.name, adapter.num_layers, measured, architecture=adapter.architecture)
+        return method.layers.select(profile).layers
     except LayerError:
         return None
 

@@ -1,0 +1,96 @@
+"""What a running method records for its caller, and what the caller tells it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from tokenprune.config import Method
+from tokenprune.run.record import PrefillRecord
+from tokenprune.run.report import Report
+from tokenprune.selectors.base import LayerChoice
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Data that the caller provides for the following prefills.
+
+    Attributes:
+        sample_ids: One stable integer per sample; None to count the samples.
+        values: One vector per sample, by name.
+    """
+
+    sample_ids: tuple[int, ...] | None = None
+    values: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+
+
+class Recording:
+    """What a running method records, and what its caller tells it. The engine holds this, and not the caller's run.
+
+    Attributes:
+        method: The method.
+        choice: The layers before which it prunes, and why these were chosen.
+        family: Family of the model.
+        num_layers: Decoder layers.
+        text_config: Config of the decoder, from which FLOPs are computed.
+        prefill: The prefill that started last, on any thread.
+    """
+
+    def __init__(self, method: Method, choice: LayerChoice, family: str, num_layers: int, text_config: Any) -> None:
+        self.method, self.choice = method, choice
+        self.family, self.num_layers, self.text_config = family, num_layers, text_config
+        self.prefill = PrefillRecord()
+        self._annotations = Annotations()
+        self._of_thread = threading.local()  # annotations given on the current thread
+
+    @property
+    def annotations(self) -> Annotations:
+        """Annotations for a prefill on this thread: those given on it, otherwise the latest of any thread."""
+        annotations: Annotations = getattr(self._of_thread, "annotations", self._annotations)
+        return annotations
+
+    def annotate(self, annotations: Annotations) -> None:
+        """Use these annotations for the following prefills of this thread, and of threads without their own."""
+        self._annotations = self._of_thread.annotations = annotations
+
+    def begin(self, record: PrefillRecord) -> None:
+        """A new prefill starts. The engine fills its record while the model runs."""
+        self.prefill = record
+
+    def settle(self) -> None:
+        """Find out where the visual tokens of the last prefill lie. Afterwards nothing of the model is held.
+
+        What goes wrong is raised when somebody asks for a picture: it has nothing to do with pruning.
+        """
+        record = self.prefill
+        try:
+            items = record.places()
+        except Exception as raised:
+            error = raised.with_traceback(None)  # which holds the model
+
+            def places() -> NoReturn:
+                raise error
+
+            record.places = places
+        else:
+            record.places = lambda: items
+
+    @property
+    def report(self) -> Report:
+        """Summary of the last prefill."""
+        record = self.prefill
+        return Report(
+            model=self.family,
+            choice=self.choice,
+            stages=list(record.stages),
+            num_layers=self.num_layers,
+            text_tokens=record.text_tokens,
+            kv_bytes=record.kv_bytes,
+            kv_bytes_unpruned=record.kv_bytes_unpruned,
+            score_ms=sum(stop.since(start) for start, stop in record.clock),
+            text_config=self.text_config,
+        )

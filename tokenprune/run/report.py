@@ -1,0 +1,100 @@
+"""The summary of one prefill: tokens, FLOPs, bytes and time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenprune.budgets.base import Schedule
+from tokenprune.budgets.layer_average import layer_average
+from tokenprune.errors import UnsupportedModelError
+from tokenprune.flops import prefill_flops
+from tokenprune.run.record import StageResult
+from tokenprune.selectors.base import LayerChoice
+
+
+@dataclass
+class Report:
+    """Summary of the last prefill. ``print(report)`` shows it.
+
+    Attributes:
+        model: Family of the model.
+        choice: The layers before which tokens are dropped, and why these were chosen.
+        stages: The stages; see :class:`StageResult`.
+        num_layers: Decoder layers.
+        text_tokens: Tokens per sample that are not visual, padding included.
+        kv_bytes: Bytes of the KV cache after the prefill; 0 without a cache.
+        kv_bytes_unpruned: Bytes that the cache would have without pruning.
+        score_ms: Milliseconds spent on scoring and selecting in all stages.
+        text_config: Config of the decoder, from which FLOPs are computed.
+    """
+
+    model: str
+    choice: LayerChoice
+    stages: list[StageResult]
+    num_layers: int
+    text_tokens: list[int]
+    kv_bytes: int
+    kv_bytes_unpruned: int
+    score_ms: float
+    text_config: Any = field(default=None, repr=False)
+
+    @property
+    def before(self) -> list[int]:
+        """Visual tokens per sample before the first stage."""
+        return self.stages[0].before if self.stages else []
+
+    @property
+    def after(self) -> list[int]:
+        """Visual tokens per sample after the last stage."""
+        return self.stages[-1].after if self.stages else []
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing was pruned; None if tokens were pruned."""
+        reasons = [stage.reason for stage in self.stages]
+        return reasons[0] if reasons and all(reasons) else None
+
+    def layer_average(self, sample: int = 0) -> float:
+        """Visual tokens of a sample averaged over all decoder layers."""
+        schedule = Schedule(tuple(stage.layer for stage in self.stages), self.num_layers)
+        return layer_average(self.before[sample], tuple(stage.after[sample] for stage in self.stages), schedule)
+
+    def tokens_per_layer(self, sample: int = 0, pruned: bool = True) -> list[int]:
+        """Tokens of a sample, text and visual, that each decoder layer processes in the prefill."""
+        counts = [self.before[sample]] * self.num_layers
+        for stage in self.stages if pruned else ():
+            counts[stage.layer :] = [stage.after[sample]] * (self.num_layers - stage.layer)
+        return [count + self.text_tokens[sample] for count in counts]
+
+    def flops(self, sample: int = 0, pruned: bool = True) -> int:
+        """FLOPs of the decoder's prefill of one sample, closed form; see :mod:`tokenprune.flops`.
+
+        Raises:
+            UnsupportedModelError: There is no closed form for this family's layers.
+        """
+        tokens = self.tokens_per_layer(sample, pruned)
+        visual = [count - self.text_tokens[sample] for count in tokens]
+        return prefill_flops(self.text_config, tokens, visual)
+
+    def __str__(self) -> str:
+        if not self.stages:
+            return f"{self.model}: no prefill yet"
+        lines = [f"{self.model}: layers {list(self.choice.layers)} ({self.choice.reason})"]
+        for stage in self.stages:
+            lines.append(
+                f"  layer {stage.layer}: " + (stage.reason or f"visual tokens {stage.before} -> {stage.after}")
+            )
+        if self.reason is None:
+            lines.append(f"  {self._flops_line()}")
+            if self.kv_bytes:
+                lines.append(f"  KV cache: {self.kv_bytes_unpruned:,} -> {self.kv_bytes:,} bytes")
+            lines.append(f"  scoring and selecting: {self.score_ms:.2f} ms")
+        return "\n".join(lines)
+
+    def _flops_line(self) -> str:
+        try:
+            before, after = self.flops(pruned=False), self.flops()
+        except UnsupportedModelError as error:
+            return error.what
+        return f"decoder prefill FLOPs (sample 0): {before:.4g} -> {after:.4g} (-{100 * (1 - after / before):.1f} %)"
