@@ -78,6 +78,8 @@ def test_whose_fault_it_is() -> None:
         "llava::h": "skipped | why 7",
     }
     assert (verdict.not_ours, verdict.left_out, verdict.idle) == (1, 1, ["llava"])
+    excused = judge(before, now, equal=False, drops=True, excused={"c", "d"})
+    assert set(excused.failures) == {"llava::d", "llava::h"}, "one that did not run is not excused"
 
 
 def test_outputs_have_to_be_equal_where_nothing_is_dropped() -> None:

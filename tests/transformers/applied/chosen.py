@@ -45,6 +45,15 @@ LEFT_OUT = {
 }
 _LEFT_OUT = re.compile("|".join(LEFT_OUT.values()), re.IGNORECASE)
 
+#: Tests that look up rows by their position in the unpruned prompt: they cannot hold where rows are missing.
+EVERY_ROW = frozenset(
+    {
+        "test_eager_padding_matches_padding_free_with_position_ids",  # of ours: tests/engine/test_packed.py
+        "test_sdpa_padding_matches_padding_free_with_position_ids",
+        "test_bidirectional_image_attention",
+    }
+)
+
 
 def chosen(test: str) -> bool:
     """Whether a test runs, by its class and name (``Class::test``)."""
