@@ -66,8 +66,8 @@ def run_mode(mode: str, checkout: Path, families: Sequence[str], outcomes_file: 
     # their tests are a package called tests, as ours are: the plugin is found beside it
     path = os.pathsep.join([str(HERE), str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [
-        *(sys.executable, "-m", "pytest", "-q", "--tb=short", "--noconftest", "-p", "no:cacheprovider"),
-        *("-c", str(HERE / "applied" / "pytest.ini"), "--rootdir", str(checkout)),
+        *(sys.executable, "-m", "pytest", "--noconftest", "-c", str(HERE / "applied" / "pytest.ini")),
+        *("--rootdir", str(checkout)),
         *("-p", "applied.plugin", "--pruning", mode, "--outcomes", str(outcomes_file)),
         *(str(checkout / test_file(family)) for family in families),
         *options,

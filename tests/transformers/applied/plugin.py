@@ -87,7 +87,7 @@ class Plugin:
         if refused is not None:
             result, why = outcomes.REFUSED, f"{type(refused).__name__}: {refused}"
         elif error is not None and result == outcomes.FAILED:
-            why, where = f"{type(error).__name__}: {error}"[:600], frames(error)
+            why, where = " ".join(f"{type(error).__name__}: {error}".split())[:400], frames(error)
         if self.models.left:
             result, why = outcomes.FAILED, f"left behind: {self.models.left[0]}"
         return outcomes.Outcome(
