@@ -84,6 +84,21 @@ class FlatReward(tf.LlavaModel):
         return (self.score(output.last_hidden_state[:, -1]), output.past_key_values)
 
 
+class OwnLoop(tf.LlavaPreTrainedModel):
+    """A model that generates in a way of its own, without transformers' ``GenerationMixin``."""
+
+    def __init__(self, config: tf.LlavaConfig) -> None:
+        super().__init__(config)
+        self.model = tf.LlavaModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size)
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.lm_head(self.model(**inputs).last_hidden_state[:, -1:])
+
+    def generate(self, **inputs: Any) -> Any:
+        return self(**inputs, use_cache=False).argmax(-1)
+
+
 def llava_config() -> tf.LlavaConfig:
     config = CASES["llava"].build().config
     assert isinstance(config, tf.LlavaConfig)
@@ -147,6 +162,14 @@ def test_models_that_generate_and_base_models_are_not_taken_for_heads(name: str)
     model = CASES[name].build()
     for one in (model, model.base_model):
         assert adapter_for(one).visual_ids
+
+
+@torch.no_grad()
+def test_a_model_that_generates_in_its_own_way_is_no_head() -> None:
+    model = OwnLoop(llava_config()).eval()
+    with tp.apply(model, HALF) as run:
+        assert model.generate(**CASES["llava"].inputs(model)).shape == (2, 1)
+    assert run.stages[0].after == [8, 8]
 
 
 def test_a_classifier_around_a_model_that_generates_reads_its_last_row() -> None:

@@ -222,9 +222,11 @@ def test_which_models_get_a_method() -> None:
 CASE = """
 import unittest
 import torch
+from transformers.testing_utils import run_test_using_subprocess
 from tests.models.llava.tiny import inputs, model
 
 class MadeModelTest(unittest.TestCase):
+    @run_test_using_subprocess
     def test_two_calls(self):
         made = model()
         assert torch.equal(made(**inputs(made)).logits, made(**inputs(made)).logits)

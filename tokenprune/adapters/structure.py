@@ -66,9 +66,8 @@ def find_decoder(model: Any) -> nn.Module:
 
 
 def generates(model: nn.Module) -> bool:
-    """Whether a model is made for ``generate``: it says which rows of its logits it reads (``logits_to_keep``)."""
-    can_generate: Callable[[], bool] | None = getattr(model, "can_generate", None)
-    return can_generate is not None and can_generate()
+    """Whether a model has ``generate``: it is made to continue a prompt, and reads the last rows of its logits."""
+    return callable(getattr(model, "generate", None))
 
 
 def check_head(model: nn.Module, decoder: nn.Module) -> None:
