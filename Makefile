@@ -7,8 +7,11 @@ SHELL := /bin/bash
 
 VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
+NEWEST_VENV ?= .venv-newest
 # Any Python >= 3.11; found when needed unless given: make demo PYTHON=/path/to/python3.12
 PYTHON ?=
+PYTHONS := python3 python python3.11 python3.12 python3.13 python3.14
+NEWEST_PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
 # A checkout of transformers, for test-transformers
 TRANSFORMERS ?=
 # Test processes, and further options of pytest: make test PYTEST_ARGS="-k engine"
@@ -21,13 +24,17 @@ INSTALL := $(PY) -m pip install --disable-pip-version-check --no-warn-conflicts 
 EXAMPLE := plugins/tokenprune-example
 EMBEDDED := plugins/tokenprune-embedded
 TEST_PATHS := tests $(EXAMPLE)/tests $(EMBEDDED)/tests
+# what depends on the version of transformers
+VERSION_TESTS := tests/engine tests/adapters tests/models
+TESTED := -e '.[report,flops,test]' -e '$(EMBEDDED)[test]' -e $(EXAMPLE)
 RECIPE := Makefile pyproject.toml $(wildcard requirements/*.txt) $(EMBEDDED)/pyproject.toml $(EMBEDDED)/requirements.txt
 # what the tests of report.html look for (tests/support/browser.py)
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-fast coverage test-oldest test-transformers check format docs methods schema eval train clean distclean
+.PHONY: help demo test test-fast coverage test-oldest test-newest test-transformers check format docs methods schema eval \
+  train clean distclean
 
 help: ## List the targets
 	@echo "Usage: make TARGET"
@@ -51,7 +58,12 @@ coverage: $(VENV)/.test ## Report which statements of each file the fast part of
 
 test-oldest: ## Run the engine's tests with the oldest supported transformers, in a venv of its own
 	@$(MAKE) --no-print-directory VENV=$(OLDEST_VENV) $(OLDEST_VENV)/.oldest
-	@$(ONE_THREAD) $(OLDEST_VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS) tests/engine/test_engine_oracle.py tests/engine/test_invariants.py
+	@$(ONE_THREAD) $(OLDEST_VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS) $(VERSION_TESTS)
+
+test-newest: ## Run them with the newest transformers of the index, whatever the cap says, and the newest Python found
+	@$(MAKE) --no-print-directory VENV=$(NEWEST_VENV) PYTHONS="$(NEWEST_PYTHONS)" $(NEWEST_VENV)/.made $(NEWEST_VENV)/.newest
+	@$(NEWEST_VENV)/bin/python -c 'import platform, transformers; print("==> transformers", transformers.__version__, "on Python", platform.python_version())'
+	@$(ONE_THREAD) $(NEWEST_VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS) $(VERSION_TESTS)
 
 test-transformers: $(VENV)/.test ## Run transformers' own tests with pruning applied: TRANSFORMERS=/path/to/its/checkout
 	@test -n "$(TRANSFORMERS)" || { echo "Say where a checkout of transformers is (tests/transformers/README.md):" >&2; \
@@ -89,13 +101,13 @@ clean: ## Remove what builds and tools leave behind; results and venvs stay
 	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the venvs, too
-	@rm -rf $(VENV) $(OLDEST_VENV)
+	@rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV)
 
 # ---- installation: a stamp per step, made again only when its recipe changes ------------------------------------
 
 $(VENV)/.made:
 	@python=""; \
-	for candidate in $(PYTHON) python3 python python3.11 python3.12 python3.13 python3.14; do \
+	for candidate in $(PYTHON) $(PYTHONS); do \
 	  if "$$candidate" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python="$$candidate"; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
@@ -143,7 +155,14 @@ $(VENV)/.test: $(RECIPE) $(EXAMPLE)/pyproject.toml | $(VENV)/.demo $(VENV)/.torc
 	@$(INSTALL) --no-deps -e $(EXAMPLE)
 	@touch $@
 
-$(VENV)/.oldest: $(RECIPE) | $(VENV)/.torch
+$(VENV)/.oldest: $(RECIPE) | $(VENV)/.torch $(VENV)/.torchvision
 	@echo "==> installing tokenprune on the oldest supported versions"
-	@$(INSTALL) -c requirements/torch.txt -r requirements/oldest.txt -e '.[test]'
+	@$(INSTALL) -c requirements/torch.txt -r requirements/oldest.txt $(TESTED)
 	@touch $@
+
+# not kept: a release that came out since the last run is the point of it
+.PHONY: $(NEWEST_VENV)/.newest
+$(NEWEST_VENV)/.newest: $(RECIPE) | $(VENV)/.torch $(VENV)/.torchvision
+	@echo "==> installing tokenprune, and then the newest transformers over it"
+	@$(INSTALL) -c requirements/torch.txt $(TESTED)
+	@$(INSTALL) --upgrade -c requirements/torch.txt transformers

@@ -14,7 +14,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedM
 
 import tokenprune as tp
 from tests.experiment.test_cli import call
-from tests.support.tiny import CASES
+from tests.support.tiny import CASES, EVERY, UPSTREAM_FAULTS
 from tests.support.tiny.core import CACHE
 from tests.support.tiny.gemma import WINDOW, gemma4_model
 from tests.support.tiny.qwen import ernie_model
@@ -153,7 +153,7 @@ def test_experts_against_torchs_counter(name: str) -> None:
     ],
 )
 def test_families_without_a_closed_form_of_the_decoder_are_errors(name: str, why: str) -> None:
-    text = CASES[name].build().config.get_text_config()
+    text = EVERY[name].build().config.get_text_config()
     with pytest.raises(UnsupportedModelError, match=f"FLOPs of '{text.model_type}' are unknown: .*{why}"):
         prefill_flops(text, [23] * text.num_hidden_layers)
 
@@ -190,6 +190,8 @@ def test_the_report_counts_experts_per_modality() -> None:
 )
 def test_the_report_of_a_family_without_a_closed_form(name: str, why: str) -> None:
     """One line says that the FLOPs are unknown and why; everything else is printed."""
+    if name in UPSTREAM_FAULTS:
+        pytest.skip(f"this transformers cannot run it unpruned: {UPSTREAM_FAULTS[name]}")
     model = CASES[name].build()
     inputs = CASES[name].batch(model, 1, "none").inputs
     with tp.apply(model, tp.load_method("random", budget="keep_ratio", ratio=0.5)) as run:
