@@ -33,7 +33,7 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-fast coverage test-oldest test-newest test-transformers check format docs methods schema eval \
+.PHONY: help demo test test-fast coverage test-oldest test-newest test-transformers checkout-given check format docs methods schema eval \
   train clean distclean
 
 help: ## List the targets
@@ -65,11 +65,13 @@ test-newest: ## Run them with the newest transformers of the index, whatever the
 	@$(NEWEST_VENV)/bin/python -c 'import platform, transformers; print("==> transformers", transformers.__version__, "on Python", platform.python_version())'
 	@$(ONE_THREAD) $(NEWEST_VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS) $(VERSION_TESTS)
 
-test-transformers: $(VENV)/.test ## Run transformers' own tests with pruning applied: TRANSFORMERS=/path/to/its/checkout
-	@test -n "$(TRANSFORMERS)" || { echo "Say where a checkout of transformers is (tests/transformers/README.md):" >&2; \
-	  echo "make test-transformers TRANSFORMERS=/path/to/transformers" >&2; exit 1; }
+test-transformers: checkout-given $(VENV)/.test ## Run transformers' own tests with pruning applied: TRANSFORMERS=/path/to/its/checkout
 	@$(INSTALL) parameterized httpx
 	@$(PY) -m tests.transformers.run --checkout "$(TRANSFORMERS)"
+
+checkout-given:
+	@test -n "$(TRANSFORMERS)" || { echo "Say where a checkout of transformers is (tests/transformers/README.md):" >&2; \
+	  echo "make test-transformers TRANSFORMERS=/path/to/transformers" >&2; exit 1; }
 
 check: $(VENV)/.test ## Lint, check formatting and types
 	@$(VENV)/bin/ruff check .
