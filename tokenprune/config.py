@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tokenprune import plugins
+from tokenprune.architecture import Architecture
 from tokenprune.budgets.base import Budget
 from tokenprune.component import Component, FromRegistry, explain
 from tokenprune.errors import ConfigError, MissingDataError
@@ -87,8 +96,11 @@ class Method(Config):
         budget: States how many tokens survive.
         positions: Whether the tokens that are left keep their ``original`` positions, or are ``renumbered`` without
             gaps, as most of the published code does. Pruned before layer 0 with renumbered positions, the model
-            computes what it computes of the shortened prompt.
+            computes what it computes of the shortened prompt. A sample that loses nothing keeps its positions.
         label: A name for tables; it does not affect the method.
+        tuned_for: The architecture of the model that a tune found the method for; None for any. On another one the
+            method is refused: its layers and values mean nothing there. Other weights of the same architecture, e.g.
+            fine-tuned or quantized ones, are taken.
     """
 
     layers: Annotated[LayerSelector, FromRegistry("selectors")]
@@ -96,6 +108,29 @@ class Method(Config):
     budget: Annotated[Budget, FromRegistry("budgets")]
     positions: Positions = "original"
     label: Label | None = None
+    tuned_for: Architecture | None = None
+
+    def check_fits(self, given: Architecture) -> None:
+        """Check that the method was not tuned for a model of another architecture.
+
+        Args:
+            given: The architecture of the model.
+
+        Raises:
+            ConfigError: It was; the message names both.
+        """
+        if self.tuned_for not in (None, given):
+            name = "the method" if self.label is None else f"method {self.label!r}"
+            raise ConfigError(
+                f"{name} was tuned for {self.tuned_for}, and the model is {given}",
+                "tune for this model, or remove tuned_for from the method to use it all the same",
+            )
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What no tune found is written as before there were tunes: stored definitions stay equal."""
+        data: dict[str, Any] = handler(self)
+        return {name: value for name, value in data.items() if name != "tuned_for" or value is not None}
 
     @model_validator(mode="after")
     def _count_is_stated(self) -> Self:

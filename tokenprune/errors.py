@@ -21,6 +21,10 @@ class TokenPruneError(Exception):
         super().__init__(f"{what}; {fix}" if fix else what)
 
 
+class TokenPruneWarning(UserWarning):
+    """What a user should know, though the work goes on. The command line prints it as one line, once."""
+
+
 class ConfigError(TokenPruneError, ValueError):
     """A configuration is not valid: unknown key, wrong type, broken YAML, a key that stands twice."""
 

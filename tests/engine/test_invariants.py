@@ -1,4 +1,4 @@
-"""The ten promises of the engine, one section each, and what it refuses."""
+"""The eleven promises of the engine, one section each, and what it refuses."""
 
 from __future__ import annotations
 
@@ -499,6 +499,41 @@ def test_two_dimensional_masks_are_exact(padding: Any, variant: Any, batch: int)
     stages = [(stage.layer, stage.kept) for stage in run.stages]
     expected = oracle_generate_logits(model, inputs, generated, stages, LLAVA.visual_ids)
     assert (torch.stack(out.logits, 1) - expected).abs().max() <= tolerance(expected)
+
+
+# 11: no result depends on who shares the batch
+
+
+@pytest.mark.parametrize("positions", ["original", "renumbered"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen3_vl"])
+def test_11_a_sample_gets_in_a_batch_what_it_gets_alone(name: str, positions: str) -> None:
+    """The first sample loses nothing; the methods themselves are in tests/methods/test_batches.py."""
+    case, model = CASES[name], CASES[name].build()
+    batch, alone = case.mixed(model, [[("image", 1)], [("image", 0)] * 2, []], seed=4)
+    count = sum(alone[0].groups[0])
+    how = method([1], name="keep_count", tokens=count).model_copy(update={"positions": positions})
+    with tp.apply(model, how) as run:
+        run.annotate(sample_ids=[0, 1, 2])
+        together = model(**batch.inputs).logits[:, -1]
+        assert run.report.after == [count, count, 0]
+        for number, sample in enumerate(alone):
+            run.annotate(sample_ids=[number])
+            own = model(**sample.inputs).logits[:, -1]
+            assert (together[number] - own).abs().max() <= tolerance(own)
+
+
+def test_11_a_budget_in_flops_is_that_of_the_sample_alone(model: PreTrainedModel) -> None:
+    """Padding is computed, too, but it comes from the neighbours."""
+    batch, alone = LLAVA.mixed(model, [[("image", 0)], [("image", 0)] * 4])
+    how = method([1], name="flops_reduction", percent=20, scope="decoder")
+    with tp.apply(model, how) as run:
+        model(**batch.inputs)
+        together = run.report.after
+        own = []
+        for sample in alone:
+            model(**sample.inputs)
+            own += run.report.after
+    assert together == own
 
 
 def test_random_scores_do_not_depend_on_the_batch(model: PreTrainedModel) -> None:

@@ -13,6 +13,8 @@ import torch
 import tokenprune as tp
 from tests.support.simple import fastv, pair
 from tests.support.tiny.core import CACHE
+from tokenprune.adapters import adapter_for
+from tokenprune.engine.fidelity import UnprunedBatch
 from tokenprune.errors import BusyModelError, UnsupportedFeatureError
 
 TOKEN = torch.tensor([[9], [9]])
@@ -110,6 +112,16 @@ def test_a_closed_run_is_dropped_quietly(recwarn: pytest.WarningsRecorder) -> No
     del run
     gc.collect()
     assert not [warning for warning in recwarn if warning.category is ResourceWarning]
+
+
+@torch.no_grad()
+def test_comparing_methods_drops_no_run(caplog: pytest.LogCaptureFixture) -> None:
+    """What tunes and verification do many times."""
+    model, inputs = pair()
+    with caplog.at_level(logging.WARNING):
+        UnprunedBatch(adapter_for(model), inputs, [1]).fidelity(fastv(), [1])
+        gc.collect()
+    assert not caplog.records
 
 
 def test_a_closed_run_holds_nothing_of_the_model() -> None:

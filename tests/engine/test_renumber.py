@@ -1,13 +1,13 @@
 """Renumbered positions: the tokens that are left are numbered without gaps.
 
 Two computations that do not use the engine say what is right: the unpruned model on all tokens, with the dropped ones
-hidden and the new numbers as ``position_ids``; and the decoder on the shortened prompt itself.
+hidden and the new numbers as ``position_ids``; and the decoder on the shortened prompt itself
+(:mod:`tests.support.shortened`). A sample that loses nothing keeps its positions in both.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,13 +26,13 @@ from tests.support.oracle import (
     decoder_layers,
     dropped,
     extended,
-    kept_rows,
     masked,
     positions_of_generate,
     tolerance,
 )
+from tests.support.shortened import shortened_logits
 from tests.support.tiny import CASES
-from tests.support.tiny.core import CACHE, Padding, Variant
+from tests.support.tiny.core import CACHE, TRANSFORMERS, Padding, Sized, Variant
 from tokenprune.budgets.keep import KeepRatio
 from tokenprune.engine.renumber import Renumbering, RotaryCalls
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
@@ -49,12 +49,12 @@ def renumbered(layers: list[int], budget: dict[str, Any]) -> tp.Method:
     return matrix.method(layers, budget).model_copy(update={"positions": "renumbered"})
 
 
-def numbers(inputs: Inputs, stages: list[Stage], visual_ids: tuple[int, ...], layer: int, axes: int) -> Tensor:
-    """Each token's number among those that a layer sees, long ``[batch, seq]`` (or ``[axes, batch, seq]``)."""
+def numbers(inputs: Inputs, stages: list[Stage], visual_ids: tuple[int, ...], layer: int, given: Tensor) -> Tensor:
+    """Each token's position at a layer: its number among those left, or as ``given`` in samples that lost nothing."""
     gone = dropped(inputs, stages, visual_ids, layer)
     real = inputs["attention_mask"].bool() & ~gone
     counted = (real.long().cumsum(1) - 1).clamp(min=0)
-    return counted.expand(axes, -1, -1) if axes else counted
+    return torch.where(gone.any(1, keepdim=True), counted, given)
 
 
 @torch.no_grad()
@@ -64,9 +64,7 @@ def expected_logits(
     """Logits from which each generated token must have been taken, where pruning is before layer 0."""
     case = CASES[name]
     sequence = extended(inputs, generated, case.appended)
-    given = positions_of_generate(model, sequence)
-    axes = given.shape[0] if given.dim() == 3 else 0
-    ids = numbers(sequence, stages, case.visual_ids, 0, axes)
+    ids = numbers(sequence, stages, case.visual_ids, 0, positions_of_generate(model, sequence))
     with masked(model, sequence, stages, case.visual_ids):
         logits: Tensor = model(**sequence, position_ids=ids, use_cache=False).logits
     return logits[:, -generated.shape[1] - 1 : -1]
@@ -97,47 +95,149 @@ def test_every_step_is_that_of_renumbered_positions(
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in BOTH_DIRECTIONS])
 @torch.no_grad()
 def test_the_model_computes_what_it_computes_of_the_shortened_prompt(name: str) -> None:
-    """The decoder by itself, on the embeddings that are left, with the positions that it gives them itself."""
+    """The decoder by itself, on the embeddings that are left, with the positions that the model gives them itself."""
     case = CASES[name]
     model: Any = model_of(name, "sdpa")
     inputs = case.batch(model, 1, "none", seed=2, variant="image").inputs
-    entered: list[Tensor] = []
-    seen = decoder_layers(model)[0].register_forward_pre_hook(
-        lambda module, args, kwargs: entered.append((args or (kwargs["hidden_states"],))[0]), with_kwargs=True
-    )
-    model(**inputs)
-    seen.remove()
     with tp.apply(model, renumbered([0], {"name": "keep_count", "tokens": 5})) as run:
-        ours = model(**inputs).logits
-    (rows,) = kept_rows(inputs, matrix.stages_of(run), case.visual_ids)
-    decoder = model.get_decoder()
-    features = {}
-    if "deepstack_visual_embeds" in inspect.signature(decoder.forward).parameters:  # Qwen3-VL adds features later
-        kept = [int(p) for p in run.stages[0].kept[0]]
-        visual = torch.isin(inputs["input_ids"], torch.tensor(case.visual_ids))
-        order = visual[0].long().cumsum(0) - 1
-        made = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True)
-        features = {
-            "deepstack_visual_embeds": [
-                torch.cat([*states])[order[torch.tensor(kept)]] for states in made.deepstack_features
-            ],
-            "visual_pos_masks": torch.isin(rows, torch.tensor(kept))[None],
-        }
-    states = decoder(inputs_embeds=entered[0][:, rows], use_cache=False, **features).last_hidden_state
-    expected = model.get_output_embeddings()(states)
-    assert matrix.difference(ours, expected) <= tolerance(expected)
+        ours = generate(model, inputs)
+    generated = ours.sequences[0, -matrix.STEPS :]
+    expected = shortened_logits(model, case, inputs, generated, run.stages[0].kept[0])
+    assert matrix.difference(torch.cat(ours.logits), expected) <= tolerance(expected)
+
+
+MROPE = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+LONG: list[list[Sized]] = [
+    [("video", 1)],
+    [("image", 1), ("video", 2)],
+    [("video", 1), ("image", 0), ("video", 0)],
+    [],
+    [("video", 0)],
+]
+"""The time axis of the first three runs past the text behind it; the last two lose nothing to a budget of 40 tokens."""
+SECONDS = {"qwen2_5_vl": torch.tensor([2.0, 3.0, 1.0, 2.0, 4.0])}
+"""Seconds per grid of each video, where the family reads them."""
+KEPT = {"name": "keep_count", "tokens": 40}
+
+
+def long_videos(name: str) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """A batch of LONG, padded on the left, and each sample alone."""
+    batch, alone = CASES[name].mixed(model_of(name, "sdpa"), LONG, seed=1)
+    together, each = dict(batch.inputs), [dict(sample.inputs) for sample in alone]
+    if name in SECONDS:
+        together["second_per_grid_ts"] = SECONDS[name]
+        videos = [sum(kind == "video" for kind, _ in sample) for sample in LONG]
+        for inputs, seconds in zip(each, SECONDS[name].split(videos), strict=True):
+            if len(seconds):
+                inputs["second_per_grid_ts"] = seconds
+    return together, each
+
+
+def kept_alone(run: Any, row: int, width: int, alone: Inputs) -> Tensor:
+    """What the first stage kept of a row of the batch, in positions of the sample alone."""
+    kept = run.stages[0].kept[row]
+    return kept[kept >= 0] - (width - alone["input_ids"].shape[1])
+
+
+def check_shortened(name: str, run: Any, ours: Tensor, sequences: Tensor, each: list[dict[str, Tensor]]) -> None:
+    """Every row's logits are the decoder's on the shortened prompt; rows are copies of samples, in their order."""
+    model, copies = model_of(name, "sdpa"), len(ours) // len(each)
+    width = sequences.shape[1] - ours.shape[1]
+    for row, (logits, generated) in enumerate(zip(ours, sequences[:, width:], strict=True)):
+        alone = each[row // copies]
+        kept = kept_alone(run, row, width, alone)
+        expected = shortened_logits(model, CASES[name], alone, generated, kept)
+        assert matrix.difference(logits, expected[-len(logits) :]) <= tolerance(expected), row
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "no cache": {"use_cache": False},
+    "returned": {"do_sample": True, "num_return_sequences": 2},
+    "chunks": {},
+}
+
+
+@pytest.mark.each("mode")
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", MROPE)
+@torch.no_grad()
+def test_a_video_whose_time_runs_past_the_text(name: str, mode: str) -> None:
+    """Every step of every way to generate, beside samples that lose nothing."""
+    if mode == "chunks" and TRANSFORMERS < (5, 23):
+        pytest.skip("this version of transformers cannot encode videos before the chunks")
+    model: Any = model_of(name, "sdpa")
+    inputs, each = long_videos(name)
+    width = inputs["input_ids"].shape[1]
+    more = {"prefill_chunk_size": width - 2} if mode == "chunks" else MODES[mode]
+    with tp.apply(model, renumbered([0], KEPT)) as run:
+        out = generate(model, inputs, **more)
+    assert run.stages[0].after == [count for count in (40, 40, 40, 0, 12) for _ in range(len(out.sequences) // 5)]
+    check_shortened(name, run, torch.stack(out.logits, 1), out.sequences, each)
+
+
+@pytest.mark.parametrize("name", MROPE)
+@torch.no_grad()
+def test_beams_over_a_video_whose_time_runs_past_the_text(name: str) -> None:
+    """A beam's score is the sum of the log-probabilities on the shortened prompt."""
+    model: Any = model_of(name, "sdpa")
+    inputs, each = long_videos(name)
+    width = inputs["input_ids"].shape[1]
+    with tp.apply(model, renumbered([0], KEPT)) as run:
+        out = generate(model, inputs, num_beams=3, num_return_sequences=2, output_scores=True, length_penalty=0.0)
+    for row, (tokens, score) in enumerate(zip(out.sequences[:, width:], out.sequences_scores, strict=True)):
+        alone = each[row // 2]
+        kept = kept_alone(run, 3 * (row // 2), width, alone)
+        expected = shortened_logits(model, CASES[name], alone, tokens, kept)
+        taken = expected.log_softmax(-1).gather(1, tokens[:, None]).sum()
+        assert abs(float(score - taken)) <= matrix.STEPS * tolerance(expected)
+
+
+def conversation(model: Any, inputs: Inputs) -> tuple[Any, Tensor]:
+    """Two turns of `generate`; the second is padded in front in the first sample. Returns it, and its mask."""
+    more = torch.randint(3, 100, (len(inputs["input_ids"]), 4), generator=torch.Generator().manual_seed(0))
+    first = generate(model, inputs)
+    turn = torch.cat([first.sequences, more], 1)
+    answered = torch.ones_like(turn[:, inputs["input_ids"].shape[1] :])
+    mask = torch.cat([inputs["attention_mask"], answered], 1)
+    mask[0, -4:-2] = 0
+    second = {"input_ids": turn, "attention_mask": mask, CACHE: first[CACHE]}
+    return generate(model, second), mask
+
+
+@pytest.mark.parametrize("name", MROPE)
+@torch.no_grad()
+def test_a_conversation_about_a_video_whose_time_runs_past_the_text(name: str) -> None:
+    """The model goes on at the last position and one in the first turn, at the largest and one in the second."""
+    model: Any = model_of(name, "sdpa")
+    inputs, each = long_videos(name)
+    width = inputs["input_ids"].shape[1]
+    with tp.apply(model, renumbered([0], KEPT)) as run:
+        ours, mask = conversation(model, inputs)
+        stages = run.stages
+    theirs, _ = conversation(model, inputs)
+    assert torch.equal(ours.sequences[3:], theirs.sequences[3:])
+    expected = torch.stack(theirs.logits, 1)
+    assert matrix.difference(torch.stack(ours.logits, 1)[3:], expected[3:]) <= tolerance(expected)  # lose nothing
+    for row, alone in enumerate(each[:3]):
+        told = torch.cat([mask[row, width:], mask.new_ones(matrix.STEPS)]).bool()
+        kept = stages[0].kept[row] - (width - alone["input_ids"].shape[1])
+        logits = shortened_logits(model, CASES[name], alone, ours.sequences[row, width:][told], kept)
+        assert matrix.difference(torch.stack(ours.logits, 1)[row], logits[-matrix.STEPS :]) <= tolerance(logits), row
 
 
 @contextmanager
-def numbered_by_layer(model: Any, inputs: Inputs, stages: list[Stage], visual_ids: tuple[int, ...]) -> Iterator[None]:
-    """Every layer gets the numbers that its tokens have there; layers before the first stage keep what they get."""
+def numbered_by_layer(
+    model: Any, inputs: Inputs, stages: list[Stage], visual_ids: tuple[int, ...], given: Tensor
+) -> Iterator[None]:
+    """Every layer gets the positions that its tokens have there; ``given`` are those before the first stage."""
     decoder = model.get_decoder()
     handles = []
+    given = given[1:] if len(given) == 4 else given  # `generate` adds the number in the text to the three axes
     for index, layer in enumerate(decoder_layers(model)):
         if index < stages[0][0]:
             continue
-        axes = 3 if "mrope" in str(model.config.get_text_config().rope_parameters) else 0
-        ids = numbers(inputs, stages, visual_ids, index, axes)
+        ids = numbers(inputs, stages, visual_ids, index, given)
 
         def change(module: Any, args: Any, kwargs: dict[str, Any], ids: Tensor = ids) -> Any:
             states = args[0] if args else kwargs["hidden_states"]
@@ -151,24 +251,33 @@ def numbered_by_layer(model: Any, inputs: Inputs, stages: list[Stage], visual_id
             handle.remove()
 
 
+SEVERAL = {
+    "falling": {"name": "keep_schedule", "ratios": [0.6, 0.3]},
+    "the smallest later": {"name": "keep_schedule", "tokens": [17, 6]},
+    "the smallest never": {"name": "keep_schedule", "tokens": [20, 17]},
+}
+"""Budgets of two stages; the smallest sample has 8 or 16 tokens, and loses some later than the others, or none."""
+
+
+@pytest.mark.each("name")
+@pytest.mark.parametrize("budget", SEVERAL)
 @pytest.mark.parametrize("padding", ["none", "left"])
 @pytest.mark.parametrize("name", ["llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl"])
 @torch.no_grad()
-def test_stages_inside_the_model_number_their_own_tokens(name: str, padding: Padding) -> None:
+def test_stages_inside_the_model_number_their_own_tokens(name: str, padding: Padding, budget: str) -> None:
     """Two stages; a decode step goes on at another number in every layer group."""
     case = CASES[name]
     model = model_of(name, "sdpa")
     inputs = case.batch(model, 3, padding, seed=1, variant="ragged").inputs
     last = len(decoder_layers(model)) - 1
-    budget = {"name": "keep_schedule", "ratios": [0.6, 0.3]}
-    with tp.apply(model, renumbered([1, last], budget)) as run:
+    with tp.apply(model, renumbered([1, last], SEVERAL[budget])) as run:
         ours = generate(model, inputs)
     stages = matrix.stages_of(run)
     generated = ours.sequences[:, -matrix.STEPS :]
     sequence = extended(inputs, generated, case.appended)
     given = positions_of_generate(model, sequence)
     with (
-        numbered_by_layer(model, sequence, stages, case.visual_ids),
+        numbered_by_layer(model, sequence, stages, case.visual_ids, given),
         masked(model, sequence, stages, case.visual_ids),
     ):
         logits = model(**sequence, position_ids=given, use_cache=False).logits
@@ -271,14 +380,25 @@ def test_numbers_of_rows() -> None:
     rotary = RotaryCalls()
     made = Renumbering(rotary, rows, tokens)
     assert made.ids(plain).tolist() == [[0, 0, 1, 2, 3], [0, 0, 0, 1, 2]]
-    # three axes (time, row, column) of an image at the end: text goes on after the largest number
+    # three axes (time, row, column) of an image at the end
     axes = torch.stack([plain.clamp(max=2), plain, plain.clamp(max=4)])
     assert made.ids(axes).tolist() == [[[0, 0, 1, 2, 3], [0, 0, 0, 1, 2]]] * 3
-    rotary.record(lambda **_: None, {"position_ids": plain}, None)
-    assert made.shift().tolist() == [2, 4]
+    for ids in (plain, axes, axes.flip(0) * 9):  # wherever the model itself would go on
+        rotary = RotaryCalls()
+        rotary.record(lambda **_: None, {"position_ids": ids}, None)
+        assert Renumbering(rotary, rows, tokens).following().tolist() == [4, 3]
+
+
+def test_numbers_of_a_sample_that_loses_nothing() -> None:
+    """It keeps its positions, gaps included, beside one that loses some; padding in front is no token."""
+    rows = torch.tensor([[1, 2, 3, 4], [-1, 0, 3, 4]])
+    tokens = torch.tensor([[False, True, True, True, True], [True] * 5])
+    old = torch.tensor([[1, 0, 4, 4, 8], [0, 1, 2, 3, 4]])
     rotary = RotaryCalls()
-    rotary.record(lambda **_: None, {"position_ids": axes}, None)
-    assert Renumbering(rotary, rows, tokens).shift().tolist() == [2, 4]
+    rotary.record(lambda **_: None, {"position_ids": old}, None)
+    made = Renumbering(rotary, rows, tokens)
+    assert made.ids(old).tolist() == [[0, 4, 4, 8], [0, 0, 1, 2]]
+    assert made.following().tolist() == [-1, 3]
 
 
 @torch.no_grad()
@@ -362,14 +482,14 @@ def test_samples_that_are_picked_or_repeated_keep_their_number() -> None:
     inputs = case.batch(model, 2, "left", seed=1, variant="ragged").inputs
     with tp.apply(model, renumbered([0], {"name": "keep_ratio", "ratio": 0.4})):
         cache = model(**inputs)[CACHE]
-    first, second = cache.layers[0].rows.shift.tolist()
+    first, second = cache.layers[0].rows.following.tolist()
     assert first != second
     cache.reorder_cache(torch.tensor([1, 0]))
-    assert [layer.rows.shift.tolist() for layer in cache.layers] == [[second, first]] * len(cache.layers)
+    assert [layer.rows.following.tolist() for layer in cache.layers] == [[second, first]] * len(cache.layers)
     cache.batch_repeat_interleave(2)
-    assert cache.layers[-1].rows.shift.tolist() == [second, second, first, first]
+    assert cache.layers[-1].rows.following.tolist() == [second, second, first, first]
     cache.batch_select_indices(torch.tensor([3, 1]))
-    assert cache.layers[-1].rows.shift.tolist() == [first, second]
+    assert cache.layers[-1].rows.following.tolist() == [first, second]
 
 
 def test_an_experiment_replaces_the_positions_of_a_named_method() -> None:

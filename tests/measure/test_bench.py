@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import tokenprune as tp
 from tests.experiment.test_cli import call
-from tokenprune.errors import ConfigError
+from tokenprune.errors import ConfigError, UnsupportedFeatureError
 from tokenprune.measure import bench, bench_table
 from tokenprune.measure.latency import Spread, Stopwatch, ratios
 from tokenprune.measure.memory import peak_bytes
@@ -84,6 +86,37 @@ def test_a_method_that_cannot_run_says_so_and_hurts_no_other(tiny: str) -> None:
     assert rows[3]["kept"] == [7]
     assert len(bench_table.format_row(rows[2])) == len(bench_table.COLUMNS)
     assert any(rows[2]["problem"] in sentence for sentence in bench_table.sentences(result))
+
+
+@pytest.mark.parametrize("decode", [0, 2])
+@pytest.mark.parametrize("pruned", [False, True])
+def test_broken_logits_are_no_result(tiny: str, monkeypatch: pytest.MonkeyPatch, pruned: bool, decode: int) -> None:
+    load = bench._load_model
+
+    def broken(*args: Any) -> bench.BenchModel:
+        loaded = load(*args)
+        rows: list[int] = []
+
+        def see(module: Any, args: Any, output: torch.Tensor) -> None:
+            rows[:] = [output.shape[1]]
+
+        def spoil(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            if kwargs["input_ids"].shape[1] > 1 and (not pruned or rows[0] < kwargs["input_ids"].shape[1]):
+                output.logits[:, -1, 3] = math.nan
+
+        inner: Any = loaded.model
+        inner.model.language_model.norm.register_forward_hook(see)
+        inner.register_forward_hook(spoil, with_kwargs=True)
+        return loaded
+
+    monkeypatch.setattr(bench, "_load_model", broken)
+    if not pruned:
+        with pytest.raises(UnsupportedFeatureError, match="the logits of the timed prompts hold NaN or infinity"):
+            bench.run_bench(config(rounds=1, decode=decode))
+        return
+    rows = bench.run_bench(config(rounds=1, decode=decode))["batches"][0]["rows"]
+    assert "the logits of the timed prompts hold NaN or infinity" in rows[2]["problem"]
+    assert "problem" not in rows[1]
 
 
 def test_ragged_prompts_and_the_models_inputs(tiny: str) -> None:

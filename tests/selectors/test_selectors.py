@@ -243,3 +243,15 @@ def test_what_is_no_profile(tmp_path: Path) -> None:
         EntropyProfile.load(tmp_path)
     with pytest.raises(ConfigError, match="is not an entropy profile"):
         EntropyProfile.load("a\0b")
+
+
+def test_curves_of_other_weights_do_not_decide_where_there_are_samples(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    of_file = profile(noisy([4.0] * 5 + [2.0] * 7)).model_copy(update={"family": "toy", "model": "2-these"})
+    of_file.save(path)
+    reader = EntropyCollapse(profile=str(path))
+    known = ModelProfile("toy", 12, lambda: profile(noisy([4.0] * 8 + [2.0] * 4)))
+    assert reader.select(replace(known, fingerprint=lambda: "2-these")).layers == (5,)
+    assert reader.select(replace(known, fingerprint=lambda: "2-others")).layers == (8,)
+    without = replace(known, measure_entropy=None, fingerprint=lambda: "2-others")
+    assert reader.select(without).layers == (5,)

@@ -16,7 +16,7 @@ import torch
 import tokenprune as tp
 from tests.support.tiny import CASES
 from tokenprune.architecture import Architecture
-from tokenprune.engine import calibrate, choose_layers, measure_entropy, verify_methods
+from tokenprune.engine import calibrate, choose_layers, measure_entropy, profile_cache, verify_methods
 from tokenprune.errors import BusyModelError, ConfigError, LayerError, UnsupportedFeatureError
 from tokenprune.models.presets import PRESETS
 from tokenprune.pruners.topk import TopK
@@ -375,18 +375,25 @@ def test_a_verdict_of_another_family_is_not_used(tmp_path: Path) -> None:
 
 
 def test_a_verdict_of_other_weights_is_not_used(tmp_path: Path) -> None:
+    """Where it is unknown of which weights it is, the reason says so."""
     path = tmp_path / "p.json"
     reader = verdict_file(path)
     known = model(None, selector=reader)
-    EntropyProfile.load(path).model_copy(update={"model": "these"}).save(path)
-    same = replace(known, fingerprint=lambda: "these")
+    EntropyProfile.load(path).model_copy(update={"model": "2-these"}).save(path)
+    same = replace(known, fingerprint=lambda: "2-these")
     assert "verdict in" in reader.select(same).reason
-    other = replace(known, fingerprint=lambda: "others")
+    other = replace(known, fingerprint=lambda: "2-others")
     found = reader.select(other).reason
     assert found.startswith(f"{path} was made with other weights; {path} has no verdict on this method and budget")
     rule = EntropyCollapse(profile=str(path))
     assert "other weights" not in rule.select(same).reason
     assert rule.select(other).reason.startswith(f"{path} was made with other weights; collapse before layer 2")
+    unknown = f"whether {path} was made with these weights is unknown"
+    for doubtful in (replace(known, fingerprint=lambda: None), replace(known, fingerprint=lambda: "1-otherwise")):
+        choice = reader.select(doubtful)
+        assert choice.layers == (4,)
+        assert choice.reason.endswith(f"(verdict in {path}; {unknown})")
+        assert rule.select(doubtful).reason.startswith(unknown)
 
 
 @pytest.mark.parametrize(
@@ -490,10 +497,10 @@ def test_the_verdict_is_the_table_of_direct_comparisons(tmp_path: Path) -> None:
 
 
 def test_a_second_apply_pays_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(calibrate, "user_cache_path", lambda name: tmp_path)
+    monkeypatch.setattr(profile_cache, "user_cache_path", lambda name: tmp_path)
     built, batches = tiny()
     first = choose_layers(built, entropyprune(), batches)
-    monkeypatch.setattr(calibrate, "run_race", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setattr(calibrate, "run_race", lambda *_, **more: pytest.fail("it ran again"))
     assert choose_layers(built, entropyprune(), batches) == first
     (file,) = (tmp_path / "entropy").iterdir()
     assert len(EntropyProfile.load(file).verdicts) == 1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tokenprune.adapters import structure
 from tokenprune.adapters.layer_signature import LayerSignature
-from tokenprune.adapters.layout import VisualLayout, find_tokens, layout_from_runs, layout_from_sizes
+from tokenprune.adapters.layout import VisualLayout, check_not_empty, find_tokens, layout_from_runs, layout_from_sizes
 from tokenprune.adapters.projections import Projection, Rotate, projection, rotation
 from tokenprune.adapters.towers import TowerSite
 from tokenprune.adapters.views import PlacedItem
@@ -216,11 +216,13 @@ class Adapter(ABC):
             call: The arguments of the model's forward, by name.
 
         Raises:
+            ConfigError: The batch is empty.
             UnsupportedModelError: A sample's images do not add up to its visual tokens.
         """
         mask = self.visual_mask(call)
         if mask is None:
             return None
+        check_not_empty(mask)
         sizes = self.group_sizes(call, mask)
         return layout_from_runs(mask) if sizes is None else layout_from_sizes(mask, sizes)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tokenprune.errors import UnsupportedModelError
+from tokenprune.errors import ConfigError, UnsupportedModelError
 
 #: Rows of an embedding table that are looked up at once.
 _TOKENS_AT_ONCE = 4096
@@ -48,6 +48,19 @@ def find_tokens(model: Any, call: Mapping[str, Any], tokens: Sequence[int]) -> T
     wanted = wanted[wanted < table.weight.shape[0]].to(table.weight.device)
     is_token: Tensor = (embeds[:, :, None] == table(wanted).to(embeds)).all(-1).any(-1)
     return is_token
+
+
+def check_not_empty(batch: Any) -> None:
+    """Refuse a batch without samples: models fail on it, each in its own way.
+
+    Args:
+        batch: What has one row per sample: ids or a mask ``[batch, seq]``, embeddings, a list of texts.
+
+    Raises:
+        ConfigError: It has no rows.
+    """
+    if not len(batch):
+        raise ConfigError("the batch is empty: it has no samples", "give at least one, or leave the call out")
 
 
 @torch.no_grad()

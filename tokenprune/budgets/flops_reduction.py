@@ -14,8 +14,8 @@ from tokenprune.errors import BudgetError
 class FlopsReduction(Budget):
     """Keep the most tokens with which the FLOPs of the prefill fall by at least the given share.
 
-    The FLOPs are those of the closed form. The count is solved for each sample with its own visual and text tokens
-    (padding counts as text, because it is computed, too). With several stages the counts fall geometrically.
+    The FLOPs are those of the closed form. The count is solved for each sample with its own visual and text tokens, as
+    if it came alone: padding is computed, too, but does not count. With several stages the counts fall geometrically.
 
     Attributes:
         percent: Reduction in percent, 0 < percent < 100.

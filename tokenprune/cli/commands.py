@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from transformers.utils import logging
 
 from tokenprune import plugins
 from tokenprune.cli.budget import one_budget
-from tokenprune.cli.failures import check_writable, missing_files_reported, reported
+from tokenprune.cli.failures import check_writable, reported, warnings_reported
 from tokenprune.cli.look import check_outputs, in_words, look_methods, look_model, looks, read_prompt, write
 from tokenprune.cli.methods import method_text
 from tokenprune.cli.progress import progress_bar
@@ -65,7 +66,9 @@ def main() -> None:
     if "--no-plugins" in sys.argv:
         sys.argv.remove("--no-plugins")
         os.environ["TOKENPRUNE_NO_PLUGINS"] = "1"
-    with reported(), missing_files_reported():
+    with suppress(AttributeError):  # a stream of somebody's own
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files may be no UTF-8
+    with reported(), warnings_reported():
         app()
 
 
@@ -299,8 +302,8 @@ def profile(
     for end in ("", ".png", ".svg", ".pdf"):
         check_writable(output.with_suffix(end or output.suffix))
     measured = profile_model(experiment)
+    print_profile(measured)  # first: it took long, and the disk may be full
     measured.profile.save(output)
-    print_profile(measured)
     console.print(f"written: {output} ({len(measured.profile.curves)} samples)", highlight=False)
     try:
         from tokenprune.experiment.profile_plot import profile_plot

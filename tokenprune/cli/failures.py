@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tokenprune.errors import ConfigError, OutputError, TokenPruneError
-from tokenprune.report.extra import NotWrittenWarning
+from tokenprune.errors import ConfigError, OutputError, TokenPruneError, TokenPruneWarning
 from tokenprune.version import __version__
 
 
@@ -43,20 +42,20 @@ def reported() -> Iterator[None]:
 
 
 @contextmanager
-def missing_files_reported() -> Iterator[None]:
-    """What could not be written for lack of packages is one line on stderr, once, without a place in the code."""
+def warnings_reported() -> Iterator[None]:
+    """Our own warnings are one line each on stderr, once, without a place in the code."""
     said: set[str] = set()
     with warnings.catch_warnings():
         show = warnings.showwarning
 
         def say(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
-            if not issubclass(category, NotWrittenWarning):
+            if not issubclass(category, TokenPruneWarning):
                 show(message, category, filename, lineno, *rest)
             elif str(message) not in said:
                 said.add(str(message))
                 print(" ".join(str(message).split()), file=sys.stderr)
 
-        warnings.simplefilter("always", NotWrittenWarning)
+        warnings.simplefilter("always", TokenPruneWarning)
         warnings.showwarning = say  # type: ignore[assignment]
         yield
 

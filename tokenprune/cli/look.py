@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tokenprune.cli.failures import check_writable
@@ -18,6 +17,7 @@ from tokenprune.component import FromRegistry
 from tokenprune.config import Config, Method
 from tokenprune.engine import apply
 from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneError
+from tokenprune.models.answer import generate
 from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.models.encode import encode
 from tokenprune.named import find_shipped, list_methods
@@ -146,16 +146,18 @@ def looks(loaded: LoadedModel, methods: dict[str, Method], prompt: Prompt) -> li
 
     Raises:
         SampleError: The model cannot take the prompt.
+        UnsupportedFeatureError: The logits of an answer hold NaN or infinity.
         BudgetError: A method drops nothing.
         TokenPruneError: A method cannot run on the model, or the family's adapter knows no grid.
     """
     inputs, _ = encode(loaded, {0: prompt.sample}, strict=True)
-    answer = _answer(loaded, inputs, prompt.max_new_tokens)
+    with _named(UNPRUNED):
+        answer = _answer(loaded, prompt, inputs)
     found = []
     for title, method in methods.items():
         with _named(title), apply(loaded.model, method, calibration=[inputs]) as run:
             run.annotate(sample_ids=[0])
-            said = _answer(loaded, inputs, prompt.max_new_tokens)
+            said = _answer(loaded, prompt, inputs)
             look = run.look(
                 prompt.pictures,
                 loaded.processor,
@@ -186,15 +188,10 @@ def write(shown: Sequence[Look], paths: Sequence[Path]) -> None:
         save(figure, path, title=shown[0].question, description=" ".join(map(describe, shown)))
 
 
-@torch.no_grad()
-def _answer(loaded: LoadedModel, inputs: Any, length: int) -> str:
-    options = {"do_sample": False, **loaded.generation, "max_new_tokens": length}
-    model: Any = loaded.model
-    with torch.random.fork_rng(enabled=bool(options["do_sample"])):
-        if options["do_sample"]:
-            torch.manual_seed(0)
-        ids = model.generate(**inputs, **options)
-    return loaded.decode(ids[:, inputs["input_ids"].shape[1] :])[0]
+def _answer(loaded: LoadedModel, prompt: Prompt, inputs: Any) -> str:
+    generated = generate(loaded, [prompt.sample], inputs, prompt.max_new_tokens)
+    generated.check()
+    return loaded.decode(generated.ids)[0]
 
 
 @contextmanager

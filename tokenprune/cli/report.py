@@ -18,6 +18,7 @@ from tokenprune.experiment.folder import read_result
 from tokenprune.experiment.numbers import notes
 from tokenprune.experiment.paper_table import Tables, csv_table, latex_table
 from tokenprune.experiment.summary import summarise
+from tokenprune.text import well_formed
 from tokenprune.tuning.folder import holds_tune, read_tune
 
 #: Where a comparison is written by default.
@@ -98,7 +99,7 @@ def _print_comparison(compared: Sequence[Compared]) -> None:
 
 def _write(path: Path, text: str) -> Path:
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(well_formed(text), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {path} ({error.strerror})", "choose another file") from None
     return path

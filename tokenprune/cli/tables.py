@@ -20,6 +20,7 @@ from tokenprune.measure import bench_table
 from tokenprune.selectors.verdict import Candidate, Verdict
 from tokenprune.tuning import TuneResult
 from tokenprune.tuning import table as tune_table
+from tokenprune.tuning.words import copies_sentence
 
 console = Console()
 
@@ -61,6 +62,8 @@ def print_tune(result: TuneResult) -> None:
             console.print(escape(f"cannot run: {name}: {reason}"), highlight=False, soft_wrap=True)
     for name, reason in result.skipped.items():
         console.print(escape(f"left out: sample {name}: {reason}"), highlight=False, soft_wrap=True)
+    for line in copies_sentence(result.rankings[0].samples, result.facts.copies):
+        console.print(escape(line), highlight=False, soft_wrap=True)
     console.print(escape(result.sentence), highlight=False, soft_wrap=True)
     if result.facts.seconds:  # unknown of a tune that an older version ran
         console.print(f"measured in {duration(result.facts.seconds)}", highlight=False)

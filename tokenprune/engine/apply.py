@@ -16,7 +16,6 @@ from tokenprune.engine.calibrate import (
     as_batches,
     compare_trials,
     entropy_profile,
-    fingerprint,
     last_logits,
     remember_verdicts,
     why_unmet,
@@ -26,6 +25,7 @@ from tokenprune.engine.engine import attached
 from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError, TokenPruneError
+from tokenprune.fingerprint import fingerprint
 from tokenprune.run import Recording, Run
 from tokenprune.selectors.base import LayerChoice, ModelProfile
 from tokenprune.selectors.entropy_profile import EntropyProfile
@@ -132,7 +132,7 @@ def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) 
             adapter.num_layers,
             pruner=method.pruner,
             definition=definition,
-            fingerprint=lambda: fingerprint(adapter.model, ()),
+            fingerprint=lambda: fingerprint(adapter.model),
             architecture=adapter.architecture,
         )
     batches = as_batches(calibration)
@@ -146,6 +146,6 @@ def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) 
         lambda layers: why_unmet(adapter, method.budget, batches, layers),
         definition,
         lambda profile: remember_verdicts(adapter, batches, profile),
-        lambda: fingerprint(adapter.model, ()),
+        lambda: fingerprint(adapter.model),
         adapter.architecture,
     )

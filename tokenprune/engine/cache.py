@@ -89,15 +89,15 @@ class Rows:
         length: Unpruned length of the prompt.
         ragged: Whether any row is padding (known on the host).
         owner: The block that pruned it.
-        shift: By how much the positions after the prompt are smaller than the model counts, long ``[batch]``; None
-            where tokens keep their positions.
+        following: Position of the first token after the prompt where positions are renumbered, long ``[batch]``; -1 for
+            samples that keep their positions, None where all do.
     """
 
     positions: Tensor
     length: int
     ragged: bool
     owner: CacheOwner
-    shift: Tensor | None = None
+    following: Tensor | None = None
 
     @property
     def dropped(self) -> int:
@@ -111,8 +111,8 @@ class Rows:
 
     def of_samples(self, change: Callable[[Tensor], Tensor]) -> Rows:
         """The rows of other samples; ``change`` picks or repeats along the batch axis."""
-        shift = None if self.shift is None else change(self.shift)
-        return replace(self, positions=change(self.positions), shift=shift)
+        following = None if self.following is None else change(self.following)
+        return replace(self, positions=change(self.positions), following=following)
 
     def cut(self, mask: Tensor) -> Tensor:
         """The columns of the kept rows and of all that followed the prompt, of a mask that covers the whole sequence.

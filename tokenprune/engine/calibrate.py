@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor, nn
 
 from tokenprune.adapters import adapter_for
@@ -20,15 +17,19 @@ from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.config import Method
 from tokenprune.engine import hooks
 from tokenprune.engine.compiled import eager
+from tokenprune.engine.distinct import distinct
 from tokenprune.engine.engine import attached
 from tokenprune.engine.fidelity import last_token_logits
 from tokenprune.engine.layer_call import LayerCalls
+from tokenprune.engine.profile_cache import ProfileCache
+from tokenprune.engine.prompt import count_text
 from tokenprune.engine.race import RaceRules, run_race
 from tokenprune.engine.reservation import check_free
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import BudgetError, ConfigError, UnsupportedFeatureError
 from tokenprune.flops import prefill_cost
 from tokenprune.ops.entropy import state_entropy
+from tokenprune.ops.finite import is_distribution
 from tokenprune.ops.rows import keep_index, take
 from tokenprune.run import Recording
 from tokenprune.selectors.base import LayerChoice, Trial, TrialResult
@@ -102,8 +103,9 @@ def measure_entropy(model: nn.Module, calibration: Calibration, cache: bool | Pa
         model: A supported transformers model.
         calibration: A list of inputs as for ``model(**inputs)``, or a single one; every sample of every batch gives
             one curve.
-        cache: Keep the result in the user's cache folder (or the given one), keyed by configuration, weights and
-            inputs, and read it from there next time.
+        cache: Keep the result in the user's cache folder (or the given one), keyed by model and inputs (see
+            :func:`tokenprune.fingerprint.fingerprint`), and read it from there next time. What has no fingerprint, e.g.
+            a model on the disk, is measured anew. A folder that cannot be written is a warning.
 
     Raises:
         UnsupportedFeatureError: A sample holds no visual tokens, or its states hold NaN.
@@ -123,10 +125,10 @@ def entropy_profile(
     adapter: Adapter, calibration: Sequence[Mapping[str, Any]], cache: bool | Path = True
 ) -> EntropyProfile:
     """The same for a model whose adapter is known; see :func:`measure_entropy`."""
-    path = _cache_file(adapter, calibration, cache) if cache else None
-    kept = _kept(path) if path is not None else None
-    if kept is not None:
-        return kept
+    kept = ProfileCache(adapter.model, calibration, cache)
+    known = kept.read()
+    if known is not None:
+        return known
     curves: list[tuple[float, ...]] = []
     for inputs in calibration:
         columns: dict[int, Tensor] = {}
@@ -153,10 +155,9 @@ def entropy_profile(
         family=adapter.name,
         num_layers=adapter.num_layers,
         curves=tuple(curves),
-        model=fingerprint(adapter.model, ()),
+        model=kept.model or "",
     )
-    if path is not None:
-        profile.save(path)
+    kept.write(profile)
     return profile
 
 
@@ -171,48 +172,8 @@ def remember_verdicts(
         profile: The profile. Verdicts on other methods that have been kept meanwhile stay.
         cache: See :func:`measure_entropy`.
     """
-    if cache:
-        path = _cache_file(adapter, calibration, cache)
-        (_kept(path) or profile).with_verdicts(*profile.verdicts).save(path)
-
-
-def _cache_file(adapter: Adapter, calibration: Sequence[Mapping[str, Any]], cache: bool | Path) -> Path:
-    """Where the curves of a model and its calibration samples are kept."""
-    folder = cache if isinstance(cache, Path) else user_cache_path("tokenprune") / "entropy"
-    return folder / f"{fingerprint(adapter.model, calibration)}.json"
-
-
-def _kept(path: Path) -> EntropyProfile | None:
-    """The profile in the cache, if there is one that can be read."""
-    if not path.is_file():
-        return None
-    try:
-        return EntropyProfile.load(path)
-    except ConfigError:
-        path.unlink()  # an old or broken entry is measured again
-        return None
-
-
-def fingerprint(model: nn.Module, calibration: Sequence[Mapping[str, Any]]) -> str:
-    """A key of a model and its calibration inputs: config, a sample of every weight, PEFT adapters, all inputs."""
-    digest = hashlib.sha256()
-    config = getattr(model, "config", None)
-    digest.update(json.dumps(config.to_dict() if config is not None else {}, sort_keys=True, default=str).encode())
-    for name, weight in model.state_dict().items():
-        digest.update(name.encode())
-        if weight.numel() and weight.device.type != "meta":
-            digest.update(weight.flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes())
-    for name, module in model.named_modules():
-        for state in ("_active_adapter", "_disable_adapters", "merged_adapters"):  # of a PEFT layer
-            if state in vars(module):
-                digest.update(f"{name} {state} {vars(module)[state]}".encode())
-    for inputs in calibration:
-        for name in sorted(inputs):
-            value = inputs[name]
-            digest.update(name.encode())
-            if isinstance(value, Tensor):
-                digest.update(value.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:24]
+    kept = ProfileCache(adapter.model, calibration, cache)
+    kept.write((kept.read() or profile).with_verdicts(*profile.verdicts))
 
 
 @torch.no_grad()
@@ -231,7 +192,7 @@ def last_logits(
         Float32 ``[samples, vocabulary]`` on the host.
 
     Raises:
-        UnsupportedFeatureError: There are no samples.
+        UnsupportedFeatureError: There are no samples, or the logits of one hold NaN.
     """
     pruned: AbstractContextManager[object] = nullcontext()
     if layer is not None:
@@ -241,7 +202,15 @@ def last_logits(
         logits = [last_token_logits(adapter.model, inputs).cpu() for inputs in calibration]
     if not logits:
         raise UnsupportedFeatureError("the calibration holds no samples", "give a few inputs")
-    return torch.cat(logits)
+    together = torch.cat(logits)
+    finite = is_distribution(together)
+    if not bool(finite.all()):
+        where = "unpruned" if layer is None else f"pruned before layer {layer}"
+        raise UnsupportedFeatureError(
+            f"the model's logits of calibration sample {int((~finite).int().argmax())} hold NaN ({where})",
+            "check the weights and the inputs, or use another dtype",
+        )
+    return together
 
 
 def compare_trials(
@@ -259,7 +228,7 @@ def compare_trials(
         str(number): method.model_copy(update={"layers": Fixed(layers=trial.layers), "pruner": trial.pruner})
         for number, trial in enumerate(trials)
     }
-    race = run_race(adapter, calibration, methods, RaceRules("agreement"))
+    race = run_race(adapter, calibration, methods, RaceRules("agreement"), counted=distinct(adapter, calibration))
     results = []
     for name in methods:
         if name in race.refused:
@@ -287,11 +256,11 @@ def why_unmet(
 
 
 def sample_sizes(adapter: Adapter, batches: Iterable[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """Visual and other tokens of every sample that has visual tokens; padding counts as text, as it is computed."""
-    sizes = []
+    """Visual and text tokens of every sample that has visual tokens; padding does not count."""
+    sizes: list[tuple[int, int]] = []
     for inputs in batches:
         layout = adapter.locate(inputs)
         if layout is not None:
-            width = layout.mask.shape[1]
-            sizes += [(count, width - count) for count in layout.mask.sum(1).tolist() if count]
+            counts = zip(layout.mask.sum(1).tolist(), count_text(inputs, layout.mask), strict=True)
+            sizes += [(visual, text) for visual, text in counts if visual]
     return sizes

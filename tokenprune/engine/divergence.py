@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin, LogitsProcessorList
 
+from tokenprune.errors import UnsupportedFeatureError
+
 #: Options of ``generate`` for one answer of the most likely tokens, whatever the model's own generation config says.
 GREEDY: Mapping[str, Any] = {
     "do_sample": False,
@@ -83,8 +85,21 @@ def mean_divergence(unpruned: Tensor, pruned: Tensor, mask: Tensor) -> Tensor:
     """
     probabilities = unpruned.exp()
     # a probability of zero adds nothing, also where the log-probability is minus infinity
-    terms = torch.where(probabilities > 0, probabilities * (unpruned - pruned), 0.0)
+    terms = torch.where(probabilities == 0, 0.0, probabilities * (unpruned - pruned))  # NaN stays NaN
     return masked_mean(terms.sum(-1), mask)
+
+
+def not_comparable(where: str) -> UnsupportedFeatureError:
+    """The error for a pruned model whose distributions have no divergence from the unpruned model's.
+
+    Args:
+        where: On which sample.
+    """
+    return UnsupportedFeatureError(
+        f"the pruned model's next-token distribution holds NaN, or zero for a token that the unpruned model may give,"
+        f" {where}",
+        "use another method or dtype",
+    )
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from tokenprune.adapters.base import Adapter
-from tokenprune.adapters.layout import VisualLayout
+from tokenprune.adapters.layout import VisualLayout, check_not_empty
 from tokenprune.call_arguments import bound_arguments, given_cache
 from tokenprune.engine import hooks, refusals
 from tokenprune.engine.cache import CacheOwner, check_cache, check_lengths, pruned_layer
@@ -31,6 +31,7 @@ from tokenprune.engine.decode import DecodeStep
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.plan import Plan
 from tokenprune.engine.prefill import Applied, Prefill, PromptInputs
+from tokenprune.engine.prompt import count_text
 from tokenprune.engine.quotas import Quotas
 from tokenprune.engine.renumber import RenumberedStep, check_window, rotary_modules, smallest_window
 from tokenprune.engine.samples import SampleCounter, given_ids
@@ -118,6 +119,9 @@ class Engine:
 
     def _generating(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """``generate`` runs: how often it repeats samples is known inside it only."""
+        for prompt in (*args[:1], kwargs.get("inputs"), kwargs.get("input_ids")):
+            if prompt is not None:
+                check_not_empty(prompt)  # the vision tower runs before the first call, and would fail
         self.thread.copies.append(1)
         try:
             return own(*args, **kwargs)
@@ -208,7 +212,8 @@ class Engine:
         if pruned:
             ragged = any(layer.rows.ragged for layer in pruned)
             if self.plan.renumbered:
-                return RenumberedStep(self.applied.layers, self.layer_hooks, self.adapter, ragged, self._window)
+                mask = arguments.get("attention_mask")
+                return RenumberedStep(self.applied.layers, self.layer_hooks, self.adapter, ragged, self._window, mask)
             return DecodeStep(self.applied.layers, self.layer_hooks, self.adapter, ragged)
         self.layer_hooks.drop()
         past = cache.get_seq_length() if cache is not None else 0
@@ -255,7 +260,12 @@ class Engine:
         prefill = Prefill(
             self.applied,
             PromptInputs(arguments, layout, sample_ids, annotations.values, replay, bool(self.thread.copies)),
-            Quotas(self.plan, sizes, partial(prefill_cost, self.adapter.config), text),
+            Quotas(
+                self.plan,
+                sizes,
+                partial(prefill_cost, self.adapter.config),
+                partial(count_text, arguments, layout.mask),
+            ),
             record,
             runs,
             self.thread.replays,

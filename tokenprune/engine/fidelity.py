@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.layout import check_not_empty
 from tokenprune.config import Method
 from tokenprune.engine.divergence import (
     GREEDY,
@@ -20,11 +21,13 @@ from tokenprune.engine.divergence import (
     forced_log_probabilities,
     masked_mean,
     mean_divergence,
+    not_comparable,
 )
 from tokenprune.engine.engine import attached
 from tokenprune.engine.features import SharedFeatures
 from tokenprune.engine.prefix import Prefix
 from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
+from tokenprune.ops.finite import is_distribution
 from tokenprune.run import Recording, Run
 from tokenprune.selectors.base import LayerChoice
 
@@ -61,6 +64,15 @@ class Fidelity:
             together[field.name] = torch.cat(values) if values else None
         return cls(**together)
 
+    def at(self, places: Sequence[int]) -> Self:
+        """What the method does to some of the samples.
+
+        Args:
+            places: Their places.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value[list(places)] for name, value in values.items() if value is not None})
+
     @classmethod
     def from_lists(cls, lists: Mapping[str, Sequence[float]]) -> Self:
         """What :meth:`to_lists` returned."""
@@ -86,9 +98,10 @@ class UnprunedBatch:
         firsts: Layers before which the methods will first drop tokens.
         tokens: Tokens of the answer that are compared.
         sample_ids: Numbers of the samples, on which random scores depend.
+        names: What errors call the samples; None for their numbers.
 
     Raises:
-        ConfigError: The model is in training mode.
+        ConfigError: The model is in training mode, or the batch is empty.
         UnsupportedFeatureError: The model's output holds NaN; or several tokens of right-padded prompts are asked for.
     """
 
@@ -99,13 +112,15 @@ class UnprunedBatch:
         firsts: Collection[int] = (),
         tokens: int = 1,
         sample_ids: Sequence[int] | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         if adapter.model.training:
             raise ConfigError("the model is in training mode, so its answers may be random", "call model.eval() first")
-        self._adapter, self._inputs, self._tokens = adapter, inputs, tokens
+        self._adapter, self._inputs, self._tokens, self._names = adapter, inputs, tokens, names
         self._features = SharedFeatures(adapter.model)
         self._prefix = Prefix(adapter.layers)
         batch = next(iter(inputs.values())) if "input_ids" not in inputs else inputs["input_ids"]
+        check_not_empty(batch)
         self._sample_ids = tuple(sample_ids) if sample_ids is not None else tuple(range(len(batch)))
         self._ids: Tensor | None = None  # the answers, if several of their tokens are compared
         if tokens > 1:
@@ -116,10 +131,12 @@ class UnprunedBatch:
                 ids = model.generate(**inputs, **GREEDY, max_new_tokens=tokens)
                 self._ids = ids[:, inputs["input_ids"].shape[1] :]
             self._expected = self._log_probabilities()
-        if not bool((self._expected.exp().sum(-1) * self._mask).isfinite().all()):
+        unusable = (~is_distribution(self._expected) & self._mask).any(1)
+        if bool(unusable.any()):
             raise UnsupportedFeatureError(
-                "the unpruned model's next-token distribution holds NaN, so nothing can be compared with it",
-                "check the weights, or use another dtype",
+                f"the unpruned model's next-token distribution holds NaN on {self._first(unusable)}, so nothing can be"
+                " compared with it",
+                "check the weights and the inputs, or use another dtype",
             )
 
     @torch.no_grad()
@@ -143,11 +160,7 @@ class UnprunedBatch:
         divergence = mean_divergence(self._expected, found, self._mask)
         divergence = divergence.clamp(min=0).float()  # rounding can leave it slightly below
         if not bool(divergence.isfinite().all()):
-            raise UnsupportedFeatureError(
-                "the pruned model's next-token distribution holds NaN, or zero for a token that the unpruned model may"
-                " give",
-                "use another method or dtype",
-            )
+            raise not_comparable(f"on {self._first(~divergence.isfinite())}")
         return Fidelity(
             masked_mean(same.double(), self._mask).float(),
             divergence,
@@ -155,6 +168,11 @@ class UnprunedBatch:
             torch.tensor([report.layer_average(index) for index in samples]),
             torch.tensor(self._flops(run)),
         )
+
+    def _first(self, marked: Tensor) -> str:
+        """The first marked sample, bool ``[batch]``, in words."""
+        place = int(marked.int().argmax())
+        return f"sample {self._sample_ids[place]}" if self._names is None else f"sample {self._names[place]!r}"
 
     @contextmanager
     def pruned(self, method: Method, layers: Sequence[int]) -> Iterator[Run]:

@@ -73,10 +73,12 @@ class Plan:
         """The plan of a method that prunes a model before some layers.
 
         Raises:
+            ConfigError: The method was tuned for a model of another architecture.
             LayerError: A layer is out of range, or the method reads what does not exist before it.
             UnsupportedModelError: The model cannot be pruned exactly there.
             UnsupportedFeatureError: The model's attention implementation cannot be pruned exactly.
         """
+        method.check_fits(adapter.architecture)
         layers = tuple(layers)
         method.pruner.check(layers)
         stages = tuple(Stage(number, layer, method.pruner.at(number)) for number, layer in enumerate(layers))

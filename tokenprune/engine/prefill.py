@@ -198,8 +198,8 @@ class Prefill(Call):
         layers = sorted(self._stage_rows)
         for first, end in pairwise([*layers, self._applied.adapter.num_layers]):
             rows = self._stage_rows[first]
-            shift = None if rows.renumbering is None else rows.renumbering.shift()
-            held = Rows(rows.rows, rows.width, rows.ragged, self._applied.owner, shift)
+            following = None if rows.renumbering is None else rows.renumbering.following()
+            held = Rows(rows.rows, rows.width, rows.ragged, self._applied.owner, following)
             for layer in range(first, end):
                 mark(cache, layer, held)
         self.record.kv_bytes = cache_bytes(cache)

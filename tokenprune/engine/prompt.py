@@ -40,10 +40,7 @@ class PromptMap:
     @cached_property
     def tokens(self) -> Tensor:
         """What is no padding, bool ``[batch, seq]``."""
-        mask = self._arguments.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.dim() == 2:
-            return mask.bool().to(self.visual.device)
-        return torch.ones_like(self.visual)
+        return real_tokens(self._arguments, self.visual)
 
     @cached_property
     def grid(self) -> Tensor:
@@ -66,6 +63,30 @@ class PromptMap:
         frame = self.grid[..., 0].masked_fill(self.image < 0, -1)
         numbers = number_frames(frame, self.image, self._images)
         return torch.cat([numbers[..., None], frame_sizes(numbers, self.grid)], -1)
+
+
+def real_tokens(arguments: Mapping[str, Any], visual: Tensor) -> Tensor:
+    """What is no padding, bool ``[batch, seq]``.
+
+    Args:
+        arguments: The arguments of the model's forward, by name.
+        visual: Which tokens are visual, bool ``[batch, seq]``.
+    """
+    mask = arguments.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        return mask.bool().to(visual.device)
+    return torch.ones_like(visual)
+
+
+def count_text(arguments: Mapping[str, Any], visual: Tensor) -> list[int]:
+    """Tokens per sample that are neither visual nor padding: a transfer to the host.
+
+    Args:
+        arguments: The arguments of the model's forward, by name.
+        visual: Which tokens are visual, bool ``[batch, seq]``.
+    """
+    counts: list[int] = (real_tokens(arguments, visual) & ~visual).sum(1).tolist()
+    return counts
 
 
 def at_positions(values: Tensor, positions: Tensor, real: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 
 from tokenprune.engine.plan import Plan
 from tokenprune.errors import BudgetError
@@ -20,7 +21,7 @@ class Quotas:
         plan: The method's stages.
         sizes: Visual tokens per sample and image.
         cost: Makes the cost function of a sample from the number of its text tokens, for budgets stated in FLOPs.
-        text_tokens: Tokens per sample that are not visual.
+        text_tokens: Counts the tokens per sample that are neither visual nor padding; called only for such budgets.
 
     Attributes:
         sizes: Visual tokens per sample and image now, after the stages that have passed.
@@ -28,11 +29,16 @@ class Quotas:
     """
 
     def __init__(
-        self, plan: Plan, sizes: list[list[int]], cost: Callable[[int], Cost], text_tokens: Sequence[int]
+        self,
+        plan: Plan,
+        sizes: list[list[int]],
+        cost: Callable[[int], Cost],
+        text_tokens: Callable[[], Sequence[int]],
     ) -> None:
         self._plan = plan
         self._cost = cost
-        self._text_tokens = text_tokens
+        self._text_tokens = cache(text_tokens)
+        self._reads_cost = False
         self._budget_cache: dict[tuple[int, int], tuple[int, ...]] = {}
         self.sizes = sizes
         self.initial = [sum(row) for row in sizes]
@@ -73,13 +79,22 @@ class Quotas:
 
     def _survivors(self, sample: int) -> tuple[int, ...]:
         """What the budget leaves of a sample after each stage."""
-        initial, text = self.initial[sample], self._text_tokens[sample]
-        if initial == 0:
+        if self.initial[sample] == 0:
             return (0,) * len(self._plan.stages)
-        if (initial, text) not in self._budget_cache:
-            schedule = replace(self._plan.schedule, cost=self._cost(text))
-            self._budget_cache[initial, text] = self._plan.budget.keep(initial, schedule)
-        return self._budget_cache[initial, text]
+        kept = self._budget_cache.get(self._alike(sample))
+        if kept is None:
+            schedule = replace(self._plan.schedule, cost=partial(self._cost_of, sample))
+            kept = self._plan.budget.keep(self.initial[sample], schedule)
+            self._budget_cache[self._alike(sample)] = kept
+        return kept
+
+    def _alike(self, sample: int) -> tuple[int, int]:
+        """What samples have in common that a budget treats alike: text counts where it reads the cost."""
+        return self.initial[sample], self._text_tokens()[sample] if self._reads_cost else 0
+
+    def _cost_of(self, sample: int, visual: Sequence[int], vision: bool) -> int:
+        self._reads_cost = True
+        return self._cost(self._text_tokens()[sample])(visual, vision)
 
     def may_drop(self, stage: int) -> bool:
         """Whether anything may be dropped at a stage: if not, nothing has to be observed for it."""

@@ -103,6 +103,8 @@ def run_race(
     log: RaceLog | None = None,
     progress: Progress | None = None,
     answer: Answer | None = None,
+    names: Sequence[Sequence[str]] | None = None,
+    counted: Sequence[Sequence[int]] | None = None,
 ) -> Race:
     """Run methods on batches next to the unpruned model, and let the clearly worse leave.
 
@@ -116,6 +118,12 @@ def run_race(
         log: Where results are read and written.
         progress: Called after every method and batch.
         answer: Answers and scores a batch; needed where the goal is the score.
+        names: What errors call the samples of each batch; None for their numbers, from 0.
+        counted: The places of each batch whose samples count; None for all. See
+            :func:`tokenprune.engine.distinct.distinct`.
+
+    Raises:
+        UnsupportedFeatureError: The unpruned model's logits of a sample hold NaN.
     """
     race = Race()
     layers = {name: fixed_layers(method) for name, method in methods.items()}
@@ -127,23 +135,27 @@ def run_race(
         except TokenPruneError as error:
             race.refused[name] = str(error)
     parts: dict[str, list[Fidelity]] = {name: [] for name in running}
-    tests = rules.tests(sum(len(inputs["input_ids"]) for inputs in batches))
+    counted = counted or [range(len(inputs["input_ids"])) for inputs in batches]
+    total = sum(map(len, counted))
+    tests = rules.tests(total)
     level = rules.error / max(1, len(tests))
     for number, inputs in enumerate(batches):
-        size = len(inputs["input_ids"])
+        places = counted[number]
         unpruned: UnprunedBatch | None = None
-        for name in list(running):
+        for name in list(running) if places else ():
             found = log.read(name, number) if log is not None else None
-            if found is None or (answer is not None and found.score is None):
+            if found is None or len(found) != len(places) or (answer is not None and found.score is None):
                 if unpruned is None:
                     firsts = {layers[other][0] for other in running}
-                    ids = range(race.samples, race.samples + size)
-                    unpruned = UnprunedBatch(adapter, inputs, firsts, rules.tokens, ids)
+                    ids = _numbers(len(inputs["input_ids"]), places, race.samples)
+                    called = None if names is None else names[number]
+                    unpruned = UnprunedBatch(adapter, inputs, firsts, rules.tokens, ids, called)
                 try:
                     found = unpruned.fidelity(methods[name], layers[name])
                     if answer is not None:
                         with unpruned.pruned(methods[name], layers[name]):
                             found = replace(found, score=answer(number, inputs))
+                    found = found.at(places)
                 except TokenPruneError as error:
                     race.refused[name] = str(error)
                     running.remove(name)
@@ -153,15 +165,29 @@ def run_race(
             parts[name].append(found)
             if progress is not None:
                 progress(name, number, len(batches))
+        if not places and progress is not None and running:
+            progress(running[-1], number, len(batches))
         del unpruned  # before the next one is made
-        before, race.samples = race.samples, race.samples + size
-        if any(before < test <= race.samples for test in tests) and number < len(batches) - 1 and len(running) > 1:
+        before, race.samples = race.samples, race.samples + len(places)
+        if any(before < test <= race.samples for test in tests) and race.samples < total and len(running) > 1:
             losses = torch.stack([loss(Fidelity.cat(parts[name]), rules.goal) for name in running])
             leaving = [name for name, bad in zip(running, clearly_worse(losses, level), strict=True) if bad]
             race.left |= dict.fromkeys(leaving, race.samples)
             running = [name for name in running if name not in race.left]
     race.fidelity = {name: Fidelity.cat(found) for name, found in parts.items() if found and name not in race.refused}
     return race
+
+
+def _numbers(size: int, places: Sequence[int], first: int) -> list[int]:
+    """The number of every sample of a batch, on which random scores depend: those that count follow each other.
+
+    Args:
+        size: Samples of the batch.
+        places: The places of those that count.
+        first: The number of the first of these.
+    """
+    numbers = {place: number for number, place in enumerate(places, first)}
+    return [numbers.get(place, first) for place in range(size)]
 
 
 def fixed_layers(method: Method) -> tuple[int, ...]:

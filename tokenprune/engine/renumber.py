@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tokenprune.adapters.base import Adapter
-from tokenprune.engine.cache import pruned_layer
+from tokenprune.engine.cache import Rows, pruned_layer
 from tokenprune.engine.decode import DecodeStep
 from tokenprune.engine.hooks import SharedHooks
 from tokenprune.engine.layer_call import LayerCalls
@@ -85,7 +86,8 @@ def _unknown_rotary() -> UnsupportedModelError:
 class Renumbering:
     """The positions of the rows that are left: the sample's first token keeps its own, and the others count on.
 
-    A model whose positions have several axes (M-RoPE) gets the same number on every axis, as for text.
+    A model whose positions have several axes (M-RoPE) gets the same number on every axis, as for text. A sample that
+    loses nothing keeps its positions, whatever is dropped of the samples that share its batch.
 
     Args:
         rotary: What the rotary modules made in this call.
@@ -95,27 +97,34 @@ class Renumbering:
 
     def __init__(self, rotary: RotaryCalls, rows: Tensor, tokens: Tensor) -> None:
         self._rotary = rotary
+        self._rows = rows
         self._first = tokens.int().argmax(1, keepdim=True)
         real = (rows >= 0) & tokens.gather(1, rows.clamp(min=0))
         self._rank = (real.long().cumsum(1) - 1).clamp(min=0)
+        self._whole = (real.sum(1) == tokens.sum(1))[:, None]
 
     def ids(self, old: Tensor) -> Tensor:
         """The positions of the rows that are left, long ``[..., batch, kept]``, from those of all rows."""
-        return take(old, self._first, -1, -2) + self._rank.to(old.device)
+        counted = take(old, self._first, -1, -2) + self._rank.to(old.device)
+        return torch.where(self._whole.to(old.device), take(old, self._rows, -1, -2), counted)
 
     def embeddings(self, value: Any) -> Any:
         """The cosines and sines of the rows that are left."""
         return self._rotary.again(value, self.ids)
 
-    def shift(self) -> Tensor:
-        """By how much the positions after the prompt are smaller than the model counts, long ``[batch]``."""
-        old = self._rotary.position_ids
-        shift = old.amax(-1) - self.ids(old)[..., -1]
-        return shift.view(-1, shift.shape[-1]).amax(0)  # over the axes of M-RoPE: text follows the largest
+    def following(self) -> Tensor:
+        """The position of the first token after the prompt, long ``[batch]``; -1 where a sample keeps its positions.
+
+        It does not ask where the model would go on: models have several rules, which differ where a video's time axis
+        runs past the text behind it (``generate`` adds one to the last token's, ``rope_deltas`` to the largest).
+        """
+        first = take(self._rotary.position_ids, self._first, -1, -2)
+        first = first.reshape(-1, len(self._first), 1).amax(0)  # the same on every axis, as for text
+        return (first + self._rank[:, -1:].to(first.device) + 1).masked_fill(self._whole.to(first.device), -1)[:, 0]
 
 
 class RenumberedStep(DecodeStep):
-    """A decode step whose positions go on after the renumbered prompt.
+    """A decode step whose positions go on after the renumbered prompt, one for each token that is no padding.
 
     Args:
         layers: How each decoder layer is called.
@@ -123,17 +132,25 @@ class RenumberedStep(DecodeStep):
         adapter: The model's adapter.
         ragged: Whether samples kept different numbers of tokens.
         window: The smallest window of a pruned layer; None where all see everything.
+        mask: The call's attention mask, in any form; only a two-dimensional one says what is padding.
     """
 
     def __init__(
-        self, layers: Sequence[LayerCalls], hooks: SharedHooks, adapter: Adapter, ragged: bool, window: int | None
+        self,
+        layers: Sequence[LayerCalls],
+        hooks: SharedHooks,
+        adapter: Adapter,
+        ragged: bool,
+        window: int | None,
+        mask: Any,
     ) -> None:
         super().__init__(layers, hooks, adapter, ragged)
         self._rotary = RotaryCalls()
         self._names = adapter.layer_signature
         self._window = window
+        self._mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         # layers of one stage get the same cosines and sines; the key's objects are kept, so that ids stay their own
-        self._moved: dict[tuple[int, int], tuple[Any, Tensor, Any]] = {}
+        self._moved: dict[tuple[int, int], tuple[Any, Tensor | None, Any]] = {}
 
     def see_rotary(self, own: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
         """See :meth:`tokenprune.engine.calls.Call.see_rotary`."""
@@ -145,23 +162,38 @@ class RenumberedStep(DecodeStep):
         calls = self._layers[layer]
         others, hidden = calls.others(args, kwargs), calls.hidden(args, kwargs)
         cache_layer = pruned_layer(calls.cache(others), layer)
-        if cache_layer is None or cache_layer.rows.shift is None:
+        if cache_layer is None or cache_layer.rows.following is None:
             return (hidden,), others
+        width, new = cache_layer.get_seq_length() + hidden.shape[1], hidden.shape[1]
         if self._window is not None:
-            check_window(self._window, cache_layer.get_seq_length() + hidden.shape[1])
-        shift, moved = cache_layer.rows.shift, dict(others)
+            check_window(self._window, width)
+        rows, moved = cache_layer.rows, dict(others)
+
+        def move(ids: Tensor) -> Tensor:
+            return self._continued(rows, ids, width, new)
+
         for name, value in others.items():
             if name.startswith(self._names.position_embeddings):
-                moved[name] = self._at(value, shift)
+                moved[name] = self._once(value, rows, lambda value: self._rotary.again(value, move))
             elif name == self._names.position_ids and isinstance(value, Tensor):
-                moved[name] = value - shift[:, None].to(value.device)
+                moved[name] = self._once(value, rows, move)
         return (hidden,), moved
 
-    def _at(self, value: Any, shift: Tensor) -> Any:
-        key = (id(value), id(shift))
+    def _continued(self, rows: Rows, ids: Tensor, width: int, new: int) -> Tensor:
+        """The positions of a step's tokens, long ``[..., batch, new]``, from those that the model gave them."""
+        following = rows.following
+        assert following is not None
+        if self._mask is not None and self._mask.shape[1] == width:
+            number = (self._mask[:, rows.length :].bool().cumsum(1) - 1).clamp(min=0)[:, -new:]
+        else:
+            number = torch.arange(width - rows.length - new, width - rows.length, device=ids.device)[None]
+        following = following[:, None].to(ids.device)
+        return torch.where(following < 0, ids, following + number.to(ids.device))
+
+    def _once(self, value: Any, rows: Rows, make: Callable[[Any], Any]) -> Any:
+        key = (id(value), id(rows.following))
         if key not in self._moved:
-            made = self._rotary.again(value, lambda ids: ids - shift[:, None].to(ids.device))
-            self._moved[key] = (value, shift, made)
+            self._moved[key] = (value, rows.following, make(value))
         return self._moved[key][2]
 
 

@@ -104,7 +104,7 @@ def digest(pixels: Mapping[str, Any]) -> bytes:
     for tensor in _tensors(pixels):
         found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         if not tensor.is_meta:
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.digest()
 
 

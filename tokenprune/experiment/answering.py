@@ -17,9 +17,16 @@ from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
 from tokenprune.engine import apply, choose_layers, chosen
-from tokenprune.engine.divergence import answer_mask, forced_log_probabilities, mean_divergence
+from tokenprune.engine.divergence import answer_mask, forced_log_probabilities, mean_divergence, not_comparable
 from tokenprune.engine.features import SharedFeatures
-from tokenprune.errors import BudgetError, ConfigError, PluginError, SampleError, TokenPruneError
+from tokenprune.errors import (
+    BudgetError,
+    ConfigError,
+    PluginError,
+    SampleError,
+    TokenPruneError,
+    UnsupportedFeatureError,
+)
 from tokenprune.experiment.batches import Batch
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.cost import sample_cost
@@ -27,12 +34,13 @@ from tokenprune.experiment.series import Series
 from tokenprune.experiment.tuned import TUNED, chosen_method, verdict
 from tokenprune.files.lines import Row
 from tokenprune.flops import prefill_cost
+from tokenprune.models.answer import Generated, check_prompt_logits, generate
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode
 from tokenprune.pictures.look import Look
 from tokenprune.run import Run
 from tokenprune.selectors.fixed import Fixed
-from tokenprune.tasks.base import Sample, foreground_tokens, sample_pictures
+from tokenprune.tasks.base import Sample, checked_score, foreground_tokens, sample_pictures
 from tokenprune.tuning.steps import Progress
 
 #: Series key -> the layers, and the reason for the choice.
@@ -60,11 +68,13 @@ class BatchInWork:
     Attributes:
         batch: The batch.
         unpruned: The unpruned model's answers by position, as far as they are known.
+        generated: The same as ids, once they were generated.
         reference: The ids of the unpruned model's answers and their log-probabilities, once they were needed.
     """
 
     batch: Batch
     unpruned: dict[int, str] = field(default_factory=dict)
+    generated: Generated | None = None
     reference: tuple[Tensor, Tensor] | None = None
 
 
@@ -154,13 +164,17 @@ class Answering:
         return {"layers": list(method.layers.layers), "reason": f"a tune chose {found['name']}", TUNED: found}
 
     def try_out(self, series: Sequence[Series], batch: Batch) -> None:
-        """Run every series' prefill once, so that a method that cannot run is found before the first answer.
+        """Run every method's prefill once, so that one that cannot run is found before the first answer.
+
+        The unpruned model has run then: see :meth:`check_usable`.
 
         Raises:
             TokenPruneError: Some cannot run; the message names all of them.
         """
         failed: list[tuple[Series, TokenPruneError]] = []
         for item in series:
+            if item.unpruned:
+                continue
             try:
                 with named(item), self._sharing(item):
                     self.prefill_seconds(item, batch)
@@ -184,7 +198,9 @@ class Answering:
             TokenPruneError: The method cannot run on the batch; the message names both.
         """
         with named(item, work.batch), self._applied(item, work.batch) as run, self._sharing(item):
-            ids = self._generate(work.batch)
+            generated = self._unpruned(work) if item.unpruned else self._generate(work.batch)
+            generated.check()
+            ids = generated.ids
             costs = self._costs(work.batch, run)  # of this prefill, and not of the next
             divergences = self._divergences(item, work, ids) if self.config.divergence else None
         return self._rows(item, work, ids, costs, divergences)
@@ -212,32 +228,46 @@ class Answering:
                 "group": sample.group,
                 "answer": sample.answer,
                 "prediction": texts[position],
-                "score": self._score(sample, texts[position]),
+                "score": checked_score(self.config.task, sample, texts[position]),
             }
             if divergences is not None:
                 row["divergence"] = divergences[index]
             rows.append(row | costs[index])
         return rows
 
-    def _score(self, sample: Sample, text: str) -> float:
-        score = float(self.config.task.score(sample, text))
-        if not 0 <= score <= 1:
-            raise PluginError(
-                f"the task {type(self.config.task).__name__} scores the answer {text!r} of sample {sample.id!r} with"
-                f" {score:g}",
-                "let its score() return a number from 0 (wrong) to 1 (right)",
-            )
-        return score
+    def without_answer(self, work: BatchInWork) -> dict[int, str]:
+        """Position of every sample that the unpruned model cannot answer, as its logits hold NaN -> why.
 
-    @torch.no_grad()
-    def _generate(self, batch: Batch) -> Tensor:
-        """The ids of the answers, int64 ``[batch, tokens]``. Sampling has a seed: the number of the batch."""
-        options = {"do_sample": False, **self.loaded.generation, "max_new_tokens": self.config.max_new_tokens}
-        with torch.random.fork_rng(enabled=bool(options["do_sample"])):
-            if options["do_sample"]:
-                torch.manual_seed(batch.number)
-            ids: Tensor = self.loaded.model.generate(**batch.inputs, **options)
-        return ids[:, batch.inputs["input_ids"].shape[1] :]
+        Raises:
+            TokenPruneError: The model fails on the batch.
+        """
+        unpruned = next(self.config.series())
+        with named(unpruned, work.batch), self._sharing(unpruned):
+            problems = self._unpruned(work).problems
+        return {work.batch.positions[place]: f"the unpruned model: {why}" for place, why in problems.items()}
+
+    def check_usable(self, batch: Batch) -> None:
+        """Check that the unpruned model can answer a batch: that its logits are finite behind the prompts.
+
+        Raises:
+            SampleError: They are not.
+            TokenPruneError: The model fails on the batch.
+        """
+        unpruned = next(self.config.series())
+        try:
+            with named(unpruned), self._sharing(unpruned):
+                self.prefill_seconds(unpruned, batch)
+        except UnsupportedFeatureError as error:
+            raise SampleError(error.what, error.fix) from error
+
+    def _unpruned(self, work: BatchInWork) -> Generated:
+        """What the unpruned model answers, generated once."""
+        if work.generated is None:
+            work.generated = self._generate(work.batch)
+        return work.generated
+
+    def _generate(self, batch: Batch) -> Generated:
+        return generate(self.loaded, batch.samples, batch.inputs, self.config.max_new_tokens)
 
     def _costs(self, batch: Batch, run: Run | None) -> list[Row]:
         size, inputs = self.loaded.model.dtype.itemsize, batch.inputs
@@ -256,13 +286,16 @@ class Answering:
         mask = answer_mask(answers, model.generation_config.eos_token_id)
         given = forced_log_probabilities(model, work.batch.inputs, answers)
         divergences: list[float] = mean_divergence(expected, given, mask).tolist()
+        for sample, value in zip(work.batch.samples, divergences, strict=True):
+            if not math.isfinite(value):
+                raise not_comparable(f"on sample {sample.id!r}")
         return divergences
 
     def refer(self, work: BatchInWork) -> None:
         """Compute what the other series need of the unpruned model, where its own rows are there already."""
         if self.config.divergence and work.reference is None:
             with self._features.enabled():
-                ids = self._generate(work.batch)
+                ids = self._unpruned(work).ids
                 work.reference = ids, forced_log_probabilities(self.loaded.model, work.batch.inputs, ids)
 
     # ---- pictures ----
@@ -299,13 +332,19 @@ class Answering:
 
     @torch.no_grad()
     def prefill_seconds(self, item: Series, batch: Batch) -> float:
-        """Seconds of a prefill."""
+        """Seconds of a prefill.
+
+        Raises:
+            UnsupportedFeatureError: Its logits hold NaN or infinity.
+        """
         with self._applied(item, batch):
             self._wait()
             start = time.perf_counter()
-            self.loaded.model(**batch.inputs, use_cache=True, logits_to_keep=1)
+            output = self.loaded.model(**batch.inputs, use_cache=True, logits_to_keep=1)
             self._wait()
-            return time.perf_counter() - start
+            seconds = time.perf_counter() - start
+        check_prompt_logits(output.logits, batch.samples)
+        return seconds
 
     def _wait(self) -> None:
         if self.loaded.model.device.type == "cuda":

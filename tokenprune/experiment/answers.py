@@ -15,6 +15,7 @@ from hashlib import blake2b
 
 from tokenprune.experiment.stats import Estimate, clustered
 from tokenprune.files.lines import Row
+from tokenprune.text import well_formed
 
 #: Numbers of a row that are averaged. A missing one makes the average unknown (NaN).
 AVERAGED = ("visual_after", "flops", "flops_unpruned", "kv_bytes")
@@ -89,7 +90,7 @@ class SeriesAnswers:
 
 def digest(text: str) -> int:
     """64 bits that tell texts apart."""
-    return int.from_bytes(blake2b(text.strip().encode(), digest_size=8).digest())
+    return int.from_bytes(blake2b(well_formed(text).strip().encode(), digest_size=8).digest())
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -113,8 +113,12 @@ class Batches:
             return False
         return True
 
-    def first(self, loaded: LoadedModel) -> Batch:
+    def first(self, loaded: LoadedModel, check: Callable[[Batch], None] | None = None) -> Batch:
         """The first sample that can be used, as a batch of its own.
+
+        Args:
+            loaded: The model that encodes it.
+            check: Raises SampleError where the model cannot answer a sample.
 
         Raises:
             SampleError: There is none among the first 100.
@@ -122,9 +126,13 @@ class Batches:
         reason: SampleError | None = None
         for position in range(min(self.count, 100)):
             try:
-                return self.alone(position, loaded)
+                batch = self.alone(position, loaded)
+                if check is not None:
+                    check(batch)
             except SampleError as error:
                 reason = reason or error
+            else:
+                return batch
         if reason is not None and self.count == 1:
             raise reason
         raise SampleError(f"none of the first {min(self.count, 100)} samples can be used; the first: {reason}")
@@ -166,12 +174,27 @@ class Batches:
                 new[position] = str(error)
         inputs, refused = encode(loaded, good, self.strict)
         new |= refused
-        if new:
-            self.skipped |= new
-            if results is not None:
-                rows = [{"position": at, "error": new[at], "readable": at in good} for at in sorted(new)]
-                results.skip(rows)
+        self._record(new, results, good)
         positions = tuple(position for position in good if position not in refused)
         if not positions:
             return None
         return Batch(number, positions, tuple(good[position] for position in positions), inputs)
+
+    def leave_out(self, reasons: Mapping[int, str], results: Results | None) -> None:
+        """Leave samples out that can be read, but not answered.
+
+        Args:
+            reasons: Position of each -> why.
+            results: Where that is recorded; None records nothing.
+
+        Raises:
+            SampleError: The batches are strict.
+        """
+        if self.strict:
+            raise SampleError(next(iter(reasons.values())))
+        self._record(reasons, results, reasons)
+
+    def _record(self, reasons: Mapping[int, str], results: Results | None, readable: Container[int]) -> None:
+        self.skipped |= reasons
+        if reasons and results is not None:
+            results.skip([{"position": at, "error": reasons[at], "readable": at in readable} for at in sorted(reasons)])

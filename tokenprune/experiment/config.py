@@ -123,7 +123,14 @@ class MethodEntry(Component):
         assert layers is not None
         assert pruner is not None
         positions = self.positions or (named.positions if named else "original")
-        return Method(layers=layers, pruner=pruner, budget=budget, positions=positions, label=self.title)
+        return Method(
+            layers=layers,
+            pruner=pruner,
+            budget=budget,
+            positions=positions,
+            label=self.title,
+            tuned_for=named.tuned_for if named else None,
+        )
 
 
 class ExperimentConfig(RunConfig):

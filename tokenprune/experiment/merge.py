@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenprune.errors import OutputError
+from tokenprune.errors import OutputError, TokenPruneWarning
 from tokenprune.experiment import examples
 from tokenprune.experiment.answering import Choices
 from tokenprune.experiment.batches import Shard
@@ -21,6 +22,7 @@ from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult, Part, chosen_series, finished, run_experiment
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.files.lines import Row, line, parse
+from tokenprune.fingerprint.origin import ORIGIN, Origin
 
 
 def merge_shards(config: ExperimentConfig, part: Part | None = None) -> ExperimentResult:
@@ -54,6 +56,7 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
         _check_equal(sources, "left_out.json")
         _check_equal(sources, "series.json")
         _check_equal(sources, "fingerprints.json")
+        target.write_json(ORIGIN, _merged_origin(sources).stored())
         for name in ("choices.json", "left_out.json", "environment.json", "series.json", "fingerprints.json"):
             target.write_json(name, sources[0].read_json(name))
         _write_rows(target, sources, list(definitions), config.batch_size)
@@ -117,6 +120,34 @@ def _without_words(choices: Choices) -> Choices:
     return {
         key: choice | ({TUNED: choice[TUNED]["method"]} if TUNED in choice else {}) for key, choice in choices.items()
     }
+
+
+def _merged_origin(sources: list[Results]) -> Origin:
+    """What all answers were computed with; what is unknown of a shard is unknown of all.
+
+    Raises:
+        OutputError: Two shards ran with different weights or code.
+
+    Warns:
+        TokenPruneWarning: It is unknown whether they did.
+    """
+    first, *others = (Origin.read(source.read_json(ORIGIN)) for source in sources)
+    unknown = first.unknown(first)
+    for source, other in zip(sources[1:], others, strict=True):
+        found = first.difference(other)
+        if found is not None:
+            what, mine, theirs = found
+            raise OutputError(
+                f"the shards ran with another {what}: {mine} in {sources[0].folder}, {theirs} in {source.folder}",
+                "run both shards with the same one, into a new folder",
+            )
+        unknown += first.unknown(other)
+    if unknown:
+        names = " and ".join(dict.fromkeys(unknown))
+        what = f"whether the shards in {sources[0].folder.parent} ran with the same {names} is unknown"
+        warnings.warn(what, TokenPruneWarning, stacklevel=3)
+    code = {name: None if f"code of the {name}" in unknown else version for name, version in first.code.items()}
+    return replace(first, model=None if "weights" in unknown else first.model, code=code)
 
 
 def _check_equal(sources: list[Results], name: str) -> None:

@@ -19,6 +19,9 @@ from tokenprune.experiment.runner import (
     select_batches,
 )
 from tokenprune.experiment.tuned import TUNED
+from tokenprune.fingerprint import fingerprint
+from tokenprune.fingerprint.origin import Origin
+from tokenprune.models.code import used_code
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     results.check(config.to_yaml(), {item.key: item.definition for item in series})
     done = results.complete(batches.count, batches.size)[0]
     answering = Answering(config, config.model.load())
-    first = batches.first(answering.loaded)
+    results.check_origin(Origin(fingerprint(answering.adapter.model), used_code(config.model, config.task)))
+    first = batches.first(answering.loaded, answering.check_usable)
     if why_no_foreground(first.samples[0], answering.loaded) is not None and not asks_for_oracle(config, part):
         series = [item for item in series if item.title != "oracle"]
     earlier = results.read_json("choices.json") or {}
@@ -98,6 +102,7 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     tunes: dict[str, tuple[int, float]] = {}
     for item in series:
         stand_in = item if item in ready else series[0]
+        work.generated = None  # the unpruned model may stand in for another series: it is timed again
         start = time.perf_counter()
         answering.answer(stand_in, work)
         seconds = time.perf_counter() - start

@@ -14,7 +14,8 @@ import yaml
 
 from tokenprune.errors import OutputError
 from tokenprune.files.folder import OutputFolder
-from tokenprune.files.lines import Row, line, lines, parse
+from tokenprune.files.lines import Row, json_ready, line, lines, parse
+from tokenprune.fingerprint.origin import ORIGIN, Origin
 
 #: The file that says which series and samples the last run was about, and what its scores are.
 RUN = "run.json"
@@ -98,15 +99,40 @@ class Results(OutputFolder):
         """
         stored = self.read_json("fingerprints.json") or []
         free = self.skipped_samples()
-        for position, (old, new) in enumerate(zip(stored, fingerprints or (), strict=False)):
+        for position, (old, new) in enumerate(zip(stored, json_ready(list(fingerprints or ())), strict=False)):
             if old != new and position not in free:
                 raise OutputError(
                     f"sample {position + 1} of the data is another one than when {self.folder} was written",
                     "choose another output folder, or delete that one",
                 )
 
-    def claim(self, config: str, series: Mapping[str, Any]) -> None:
-        """Reserve the folder for a configuration that :meth:`check` accepted."""
+    @property
+    def claimed(self) -> bool:
+        """Whether the folder belongs to an experiment."""
+        return (self.folder / "config.yaml").is_file()
+
+    def check_code(self, code: Mapping[str, str | None]) -> None:
+        """Check that the code of model, task and metrics is that which the answers were made with, as far as known.
+
+        Raises:
+            OutputError: It is not.
+        """
+        if self.claimed:
+            Origin.read(self.read_json(ORIGIN)).refuse(Origin(code=code), self.folder)
+
+    def check_origin(self, origin: Origin) -> None:
+        """The same for the model's weights, too; see :meth:`Origin.check`. A new folder has none to compare with."""
+        if self.claimed:
+            origin.check(self.folder, self.read_json(ORIGIN))
+
+    def claim(self, config: str, series: Mapping[str, Any], origin: Origin) -> None:
+        """Reserve the folder for a configuration and an origin that were accepted.
+
+        The origin is written once: what was unknown of the first answers does not become known by later ones.
+        """
+        if not self.claimed:
+            origin.announce(self.folder)
+            self.write_json(ORIGIN, origin.stored())
         stored_series = self.read_json("series.json") or {}
         self.write_json("series.json", {**stored_series, **series})
         self.write("config.yaml", config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from tokenprune.experiment.config import UNPRUNED, ExperimentConfig
 from tokenprune.experiment.results import RUN, Results
 from tokenprune.experiment.series import Series
 from tokenprune.files.lines import Row
+from tokenprune.fingerprint import fingerprint
+from tokenprune.fingerprint.origin import Origin
+from tokenprune.models.code import used_code
 from tokenprune.registry import suggest
 from tokenprune.version import __version__
 
@@ -175,6 +179,11 @@ class _Experiment:
         self.series = chosen_series(config, part)
         self.asked_for_oracle = asks_for_oracle(config, part)
 
+    @cached_property
+    def code(self) -> dict[str, str | None]:
+        """Versions of the code of model, task and metrics."""
+        return used_code(self.config.model, self.config.task)
+
     @property
     def rounds(self) -> int:
         """Rounds of prefill timings to measure; 0 for none."""
@@ -188,14 +197,14 @@ class _Experiment:
         timing: dict[str, list[float]] = results.read_json("timing.json") or {}
         answering: Answering | None = None
         if not self._finished(batches, done, choices, timing):
-            answering = Answering(self.config, self.config.model.load())
-            first = batches.first(answering.loaded)
+            answering, origin = self._load()
+            first = batches.first(answering.loaded, answering.check_usable)
             reason = why_no_foreground(first.samples[0], answering.loaded)
             if reason is not None and not self.asked_for_oracle and self.config.oracle:
                 left_out = {"oracle": reason}
                 self._leave_out(left_out)
             choices = choices | self._choose(answering, first, choices)
-            results.claim(self.config.to_yaml(), self._definitions())
+            results.claim(self.config.to_yaml(), self._definitions(), origin)
             results.write_json("choices.json", choices)
             results.write_json("fingerprints.json", self.config.task.fingerprints())
             results.write_json("environment.json", environment(answering.loaded.model.device))
@@ -220,6 +229,13 @@ class _Experiment:
             published_settings(self.series),
         )
 
+    def _load(self) -> tuple[Answering, Origin]:
+        """Load the model, unless it is another one than that of the folder's answers."""
+        answering = Answering(self.config, self.config.model.load())
+        origin = Origin(fingerprint(answering.adapter.model), self.code)
+        self.results.check_origin(origin)
+        return answering, origin
+
     def _store(self, batches: Batches) -> None:
         """Write what a result needs beside its rows, for :func:`tokenprune.experiment.folder.read_result`."""
         size, count = batches.size, batches.count
@@ -241,7 +257,7 @@ class _Experiment:
             return
         if not there:
             if answering is None:
-                answering = Answering(self.config, self.config.model.load())
+                answering, _ = self._load()
                 self._choose(answering, batches.first(answering.loaded), choices)
             found, reason = examples.capture(answering, batches, self.series, positions, self._show_examples)
         examples.write(self.results, found, positions, reason)
@@ -269,12 +285,12 @@ class _Experiment:
     def _resume(self) -> tuple[dict[str, str], Batches, set[tuple[str, int]]]:
         """Take up what the folder holds: methods left out, the samples, and what has been answered."""
         self.results.check(self.config.to_yaml(), self._definitions())
+        self.results.check_code(self.code)
         left_out: dict[str, str] = {} if self.asked_for_oracle else self.results.read_json("left_out.json") or {}
         self._leave_out(left_out)
         batches = select_batches(self.config, self.part)
         self.results.check_samples(self.config.task.fingerprints())
-        claimed = self.results.folder.joinpath("config.yaml").is_file()
-        return left_out, batches, batches.resume(self.results) if claimed else set()
+        return left_out, batches, batches.resume(self.results) if self.results.claimed else set()
 
     def _definitions(self) -> dict[str, Any]:
         return {item.key: item.definition for item in self.series}
@@ -310,17 +326,34 @@ class _Experiment:
             missing = [item for item in self.series if (item.key, number) not in done]
             if not missing:
                 continue
-            batch = batches.read(number, answering.loaded, self.results)
-            if batch is None:
+            work = self._read(answering, batches, number, missing[0].unpruned)
+            if work is None:
                 finished += len(missing)
                 continue
-            work = BatchInWork(batch, {at: unpruned[at] for at in batch.positions if at in unpruned})
+            work.unpruned |= {at: unpruned[at] for at in work.batch.positions if at in unpruned}
             if not missing[0].unpruned:
                 answering.refer(work)
             for item in missing:
                 self.results.append(answering.answer(item, work))
                 finished += 1
                 self.progress(item.key, finished, total)
+
+    def _read(self, answering: Answering, batches: Batches, number: int, unanswered: bool) -> BatchInWork | None:
+        """Read a batch. Samples that the unpruned model cannot answer are left out before any method answers them.
+
+        Args:
+            answering: The model.
+            batches: The samples.
+            number: Number of the batch.
+            unanswered: Whether the unpruned model has not answered it yet.
+        """
+        while (batch := batches.read(number, answering.loaded, self.results)) is not None:
+            work = BatchInWork(batch)
+            without = answering.without_answer(work) if unanswered else {}
+            if not without:
+                return work
+            batches.leave_out(without, self.results)
+        return None
 
     def _earlier_answers(self) -> dict[int, str]:
         """The unpruned model's answers that are in the folder, by position."""

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from tokenprune.errors import OutputError
 from tokenprune.files.lines import Row, json_ready, line
+from tokenprune.text import well_formed
 
 
 class OutputFolder:
@@ -84,14 +85,14 @@ class OutputFolder:
             ) from None
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file atomically: a reader sees the old text or the new one.
+        """Write a file atomically: a reader sees the old text or the new one. Lone surrogates become U+FFFD.
 
         Raises:
             OutputError: The disk is full, or the folder cannot be written.
         """
         path = self.folder / name
         with self.replacing(path) as file:
-            file.write(text)
+            file.write(well_formed(text))
         return path
 
     def write_lines(self, name: str, rows: Iterable[Row]) -> Path:
@@ -118,7 +119,7 @@ class OutputFolder:
                 partial.unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Write a value as JSON. Numbers that JSON does not have (NaN, infinity) become null."""
+        """Write a value as JSON; see :func:`tokenprune.files.lines.json_ready`."""
         return self.write(name, json.dumps(json_ready(value), indent=1, allow_nan=False))
 
     def read_json(self, name: str) -> Any:

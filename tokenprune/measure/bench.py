@@ -24,10 +24,12 @@ from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedModelErro
 from tokenprune.flops_vision import vision_flops
 from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios
 from tokenprune.measure.memory import peak_bytes
+from tokenprune.models.answer import not_finite
 from tokenprune.models.device import resolve_device
 from tokenprune.models.hf import HuggingFace
 from tokenprune.models.presets import PRESETS, Request
 from tokenprune.named import is_file_name, list_methods, load_method
+from tokenprune.ops.finite import is_distribution
 from tokenprune.registry import suggest
 from tokenprune.run import Run
 from tokenprune.tasks.base import Sample
@@ -146,6 +148,7 @@ def run_bench(config: BenchConfig, progress: Callable[[str, int, int], None] | N
 
     Raises:
         ConfigError: Unknown preset, device or method.
+        UnsupportedFeatureError: The unpruned model's logits hold NaN or infinity: it computes nothing worth timing.
     """
     device = resolve_device(config.device)
     names = _names(config.methods)
@@ -262,6 +265,8 @@ def _time(
             try:
                 with _applied(model, item.method) as run:
                     times = _time_pass(model, inputs, config.decode, watch)
+                    if not times.finite:
+                        raise not_finite("of the timed prompts")
                     if number == 0:  # after a first pass, so that the workspaces of libraries are allocated
                         item.kv_bytes = times.kv_bytes
                         one_step = partial(_time_pass, model, inputs, min(config.decode, 1), watch)
@@ -297,11 +302,13 @@ class _PassTimes:
         prefill: Milliseconds of the prefill.
         steps: Milliseconds of each decode step.
         kv_bytes: Bytes of the KV cache after the prefill.
+        finite: Whether the logits behind the prompt and of the last step hold neither NaN nor infinity.
     """
 
     prefill: float
     steps: list[float]
     kv_bytes: int
+    finite: bool
 
 
 @torch.no_grad()
@@ -309,7 +316,7 @@ def _time_pass(model: Any, inputs: Inputs, decode: int, watch: Stopwatch) -> _Pa
     """Time one prefill and ``decode`` steps."""
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     output, prefill = watch.time(lambda: model(**inputs, use_cache=True, **last_only))
-    kv_bytes = cache_bytes(returned_cache(output))
+    kv_bytes, prompt_logits = cache_bytes(returned_cache(output)), output.logits[:, -1]
     ids = inputs["input_ids"]
     mask = inputs.get("attention_mask", torch.ones_like(ids))
     mask = torch.cat([mask, mask.new_ones(mask.shape[0], decode)], dim=1)
@@ -323,7 +330,8 @@ def _time_pass(model: Any, inputs: Inputs, decode: int, watch: Stopwatch) -> _Pa
         }
         output, milliseconds = watch.time(partial(model, **step_inputs, use_cache=True))
         steps.append(milliseconds)
-    return _PassTimes(prefill, steps, kv_bytes)
+    finite = is_distribution(torch.stack([prompt_logits, output.logits[:, -1]])).all()
+    return _PassTimes(prefill, steps, kv_bytes, bool(finite))
 
 
 def step_positions(model: Any, mask: Tensor) -> Inputs:

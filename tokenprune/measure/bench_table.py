@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.errors import OutputError
+from tokenprune.files.lines import json_ready
+from tokenprune.text import well_formed
 
 COLUMNS = (
     "method",
@@ -111,7 +113,7 @@ def save(result: Mapping[str, Any], path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        path.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+        path.write_text(json.dumps(json_ready(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        path.with_suffix(".md").write_text(well_formed(markdown(result)), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {path} ({error.strerror})", "choose another file") from None

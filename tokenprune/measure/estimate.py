@@ -40,12 +40,13 @@ def estimate(
         bfloat16.
 
     Raises:
-        ConfigError: Unknown preset, impossible token counts.
+        ConfigError: Unknown preset, impossible token counts, or the method was tuned for another architecture.
         BudgetError: The budget cannot be met.
         LayerError: The method's layers do not exist in the model.
         UnsupportedModelError: No closed form for the family's vision tower or decoder.
     """
     config = read_config(model)
+    method.check_fits(Architecture.of(config))
     if visual_tokens is None:
         if model not in PRESETS:
             raise ConfigError(

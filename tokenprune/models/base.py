@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from tokenprune.component import Component
 from tokenprune.errors import ConfigError
 from tokenprune.tasks.base import Sample
+from tokenprune.text import well_formed
 
 Encoder = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
 
@@ -38,13 +39,19 @@ class LoadedModel:
     generation: dict[str, Any] = field(default_factory=dict)
 
     def encode(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        """A left-padded batch on the model's device, ready for ``model.generate(**batch)``."""
+        """A left-padded batch on the model's device, ready for ``model.generate(**batch)``.
+
+        Raises:
+            ConfigError: There are no samples.
+        """
+        if not samples:
+            raise ConfigError("there are no samples to encode", "give at least one")
         return self.encoder(samples)
 
     def decode(self, ids: torch.Tensor) -> list[str]:
         """The texts of generated ids ``[batch, tokens]``, without special tokens and surrounding spaces."""
         texts: list[str] = self.processor.batch_decode(ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [well_formed(text).strip() for text in texts]
 
 
 class ModelSpec(Component, ABC):

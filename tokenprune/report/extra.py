@@ -6,9 +6,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tokenprune.errors import TokenPruneWarning
 
-class NotWrittenWarning(UserWarning):
-    """Files of a report were not written, because packages are missing. The command line prints it as one line."""
+
+class NotWrittenWarning(TokenPruneWarning):
+    """Files of a report were not written, because packages are missing."""
 
 
 def write_drawn(writers: Mapping[Path, Callable[[Path], Sequence[Path] | None]]) -> list[Path]:

@@ -40,12 +40,13 @@ class Run:
 
     Args:
         recording: What the method records.
-        end: Takes the method off the model, and returns what only a whole run shows to be wrong.
+        end: Takes the method off the model, and returns what only a whole run shows to be wrong. None where somebody
+            else does: the run shows the recording, and there is nothing to close.
     """
 
-    def __init__(self, recording: Recording, end: Callable[[], TokenPruneError | None] = lambda: None) -> None:
+    def __init__(self, recording: Recording, end: Callable[[], TokenPruneError | None] | None = None) -> None:
         self.recording = recording
-        self._end: Callable[[], TokenPruneError | None] | None = end
+        self._end = end
 
     # ---- its life ---
 

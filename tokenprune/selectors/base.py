@@ -68,7 +68,8 @@ class ModelProfile:
             None where it is unknown.
         remember: Keeps entropy curves with their verdicts for the next call with the same model and calibration
             samples. None where nothing is kept.
-        fingerprint: Computes a text that changes with the model's config and weights. None where it is unknown.
+        fingerprint: Computes the model's :func:`~tokenprune.fingerprint.fingerprint`, which is None if its weights
+            cannot be read. None where it is not asked for.
         architecture: What decides whether a layer that was published for one model fits this one. None where it is
             unknown: nothing published fits then.
     """
@@ -82,7 +83,7 @@ class ModelProfile:
     refusal: Callable[[tuple[int, ...]], str | None] | None = None
     definition: Mapping[str, Any] | None = None
     remember: Callable[[EntropyProfile], None] | None = None
-    fingerprint: Callable[[], str] | None = None
+    fingerprint: Callable[[], str | None] | None = None
     architecture: Architecture | None = None
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from tokenprune.architecture import ModelFit
 from tokenprune.component import Component
 from tokenprune.errors import ConfigError, LayerError
+from tokenprune.fingerprint import same
 from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
 from tokenprune.selectors.plateau import find_plateau
@@ -51,7 +52,8 @@ class EntropyCollapse(LayerSelector):
     the paper states for this very model, ``fallback``. The curves come from the ``profile`` file or, without one, from
     the calibration samples given to :func:`tokenprune.apply`. If they show no collapse, the next source decides, and
     the reason of the choice says so. A layer that was published for a model of another depth, width or decoder is not
-    taken; the reason names that model and this one.
+    taken; the reason names that model and this one. A file that was made with other weights gives no verdict, and its
+    curves decide only where there are no calibration samples; the reason says that, too.
 
     The rule ``drop`` is the paper's: prune before the layer where the entropy drops most sharply. The rule ``plateau``
     goes on to the collapsed layer, the first one whose input lies on the low plateau behind the drop, and prunes before
@@ -113,12 +115,13 @@ class EntropyCollapse(LayerSelector):
     def select(self, profile: ModelProfile) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
         stored = self._stored(profile)
-        others = stored is not None and self._of_other_weights(stored, profile)
-        findings = [f"{self.profile} was made with other weights"] if others else []
+        matches = True if stored is None else self._of_these_weights(stored, profile)
+        findings = [] if matches else [self._doubt(matches)]
         if self.verify:
-            verdict = None if others else self._kept_verdict(stored, profile)
+            verdict = None if matches is False else self._kept_verdict(stored, profile)
             if verdict is not None:
-                return self._follow(verdict, profile, f"{verdict.reason} (verdict in {self.profile})")
+                source = "; ".join([f"verdict in {self.profile}", *findings])
+                return self._follow(verdict, profile, f"{verdict.reason} ({source})")
             if stored is not None:
                 findings.append(f"{self.profile} has no verdict on this method and budget")
             if profile.compare is not None:
@@ -128,7 +131,7 @@ class EntropyCollapse(LayerSelector):
                 except LayerError as error:
                     findings.append(f"nothing was verified: {error.what}")
         curves = stored
-        if curves is None and profile.measure_entropy is not None:
+        if (curves is None or matches is False) and profile.measure_entropy is not None:
             curves = profile.measure_entropy()
         return self._by_rule(curves, profile, findings)
 
@@ -139,9 +142,15 @@ class EntropyCollapse(LayerSelector):
         return None if kept is None or profile.definition is None else kept.verdict(profile.definition)
 
     @staticmethod
-    def _of_other_weights(kept: EntropyProfile, profile: ModelProfile) -> bool:
-        """Whether a profile is known to have been made with other weights."""
-        return bool(kept.model) and profile.fingerprint is not None and kept.model != profile.fingerprint()
+    def _of_these_weights(kept: EntropyProfile, profile: ModelProfile) -> bool | None:
+        """Whether a profile was made with the model's weights; None if this is unknown."""
+        return True if profile.fingerprint is None else same(kept.model, profile.fingerprint())
+
+    def _doubt(self, matches: bool | None) -> str:
+        """What is wrong with a profile that was not made with these weights, or for which this is unknown."""
+        if matches is None:
+            return f"whether {self.profile} was made with these weights is unknown"
+        return f"{self.profile} was made with other weights"
 
     def _verify(self, profile: ModelProfile) -> Verdict:
         """The verdict of the calibration samples, from the cache if they have been verified on before.

@@ -26,7 +26,7 @@ class EntropyProfile(BaseModel):
         num_layers: Number of decoder layers.
         curves: One curve of ``num_layers`` numbers per sample.
         verdicts: What verifications of methods on these samples found, one per method and budget.
-        model: Fingerprint of the model's config and weights; empty in a file that was written without it.
+        model: The model's :func:`~tokenprune.fingerprint.fingerprint`; empty where it is unknown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,13 +66,21 @@ class EntropyProfile(BaseModel):
         return self.model_copy(update={"verdicts": (*kept, *verdicts)})
 
     def save(self, path: str | Path) -> None:
-        """Write the profile as JSON, atomically."""
+        """Write the profile as JSON, atomically.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(self.model_dump_json(indent=1))
-        os.replace(partial, path)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(self.model_dump_json(indent=1))
+            os.replace(partial, path)
+        except OSError:  # e.g. a full disk
+            Path(partial).unlink(missing_ok=True)
+            raise
 
     @classmethod
     def load(cls, path: str | Path) -> EntropyProfile:

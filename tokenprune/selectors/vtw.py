@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -77,4 +78,7 @@ def divergence(pruned: Tensor, unpruned: Tensor) -> float:
         unpruned: Logits of the unpruned model for the same samples.
     """
     log_p, log_q = (logits.double().log_softmax(-1) for logits in (pruned, unpruned))
-    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+    probabilities = log_p.exp()
+    # a token that is ruled out adds nothing, also where both logits are minus infinity; NaN stays NaN
+    terms = torch.where(probabilities == 0, 0.0, probabilities * (log_p - log_q))
+    return float(terms.sum(-1).mean())

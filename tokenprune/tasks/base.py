@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tokenprune.component import Component
-from tokenprune.errors import SampleError
+from tokenprune.errors import PluginError, SampleError
+from tokenprune.metrics.base import Metric
+from tokenprune.text import well_formed
 
 if TYPE_CHECKING:  # Pillow is optional: only tasks that make pictures need it
     from PIL.Image import Image
@@ -35,6 +39,8 @@ class Video:
 class Sample:
     """One question about one or more images or videos.
 
+    Lone surrogates in its texts, which no file can hold, are replaced by U+FFFD.
+
     Attributes:
         id: A name that is unique within the task and split, and never changes.
         images: The images, in the order in which the model gets them.
@@ -46,6 +52,9 @@ class Sample:
         answers: All expected answers, e.g. those of ten annotators; by default ``(answer,)``.
         choices: The answers that a multiple-choice question offers; empty for an open question.
         videos: The videos, after the images.
+
+    Raises:
+        SampleError: A text is no text.
     """
 
     id: str
@@ -59,6 +68,27 @@ class Sample:
     choices: tuple[str, ...] = ()
     videos: tuple[Video, ...] = field(default=(), repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        """Check and repair the texts, so that no later step fails on one: not the last one, after all answers."""
+        for name in ("id", "question", "answer", "type", "group"):
+            object.__setattr__(self, name, self._text(name, getattr(self, name)))
+        for name in ("answers", "choices"):
+            values: Any = getattr(self, name)
+            if not isinstance(values, tuple | list):
+                raise self._wrong(name, values, "a tuple of texts")
+            object.__setattr__(self, name, tuple(self._text(name, value) for value in values))
+
+    def _text(self, name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise self._wrong(name, value, "text")
+        return well_formed(value)
+
+    def _wrong(self, name: str, value: Any, wanted: str) -> SampleError:
+        return SampleError(
+            f"sample {self.id!r}: {name} is of the type {type(value).__name__}, not {wanted}",
+            "let the task convert it, e.g. with str()",
+        )
+
     @property
     def references(self) -> tuple[str, ...]:
         """All expected answers: ``answers``, or the only one."""
@@ -68,6 +98,16 @@ class Sample:
 def sample_pictures(sample: Sample) -> list[Image | NDArray[np.uint8]]:
     """What a model is shown of a sample, in the order of the prompt: its images, then the frames of its videos."""
     return [*sample.images, *(frame for video in sample.videos for frame in video.frames)]
+
+
+def sample_seed(sample: Sample) -> int:
+    """A seed made of what the model is shown of a sample, whatever the sample is called: its pictures and question."""
+    digest = blake2b(sample.question.encode(), digest_size=8)
+    for picture in sample_pictures(sample):
+        pixels = np.ascontiguousarray(picture)
+        digest.update(repr((pixels.shape, pixels.dtype.str)).encode())
+        digest.update(pixels.tobytes())
+    return int.from_bytes(digest.digest()) >> 1  # torch takes 63 bits
 
 
 class Task(Component, ABC):
@@ -93,6 +133,14 @@ class Task(Component, ABC):
         """
         return None
 
+    def used_metrics(self) -> Sequence[Metric]:
+        """The metrics that :meth:`score` uses: a folder of results records the version of their code.
+
+        By default those among the task's fields.
+        """
+        values = (getattr(self, name) for name in type(self).model_fields)
+        return [value for value in values if isinstance(value, Metric)]
+
     @abstractmethod
     def score(self, sample: Sample, text: str) -> float:
         """How good a generated text is as an answer to the sample's question, from 0 (wrong) to 1 (right)."""
@@ -106,6 +154,26 @@ class Task(Component, ABC):
             count: How many; fewer are returned if the task has not enough images.
         """
         return different_images(self.samples(), count)
+
+
+def checked_score(task: Task, sample: Sample, text: str) -> float:
+    """A task's score of a text as an answer to a sample.
+
+    Raises:
+        PluginError: It is no number from 0 to 1.
+    """
+    given: Any = task.score(sample, text)
+    try:
+        score = float(given)
+        shown = f"{score:g}"
+    except (TypeError, ValueError):
+        score, shown = math.nan, repr(given)
+    if not 0 <= score <= 1:
+        raise PluginError(
+            f"the task {type(task).__name__} scores the answer {text!r} of sample {sample.id!r} with {shown}",
+            "let its score() return a number from 0 (wrong) to 1 (right)",
+        )
+    return score
 
 
 def different_images(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -71,6 +71,10 @@ class Vqa(Task):
         """A hash of what every row says. Pictures count by their names; those inside Parquet and datasets do not."""
         return self._opened.fingerprints()
 
+    def used_metrics(self) -> Sequence[Metric]:
+        """The metric, or the one that is used by default."""
+        return [self._opened.metric]
+
     def score(self, sample: Sample, text: str) -> float:
         """The metric of the text as an answer to the sample."""
         return self._opened.metric.score(text, sample.references, sample.choices) if sample.references else 0.0

@@ -119,6 +119,7 @@ def _of_method(setting: Setting, shipped: NamedMethod, limit: int) -> Iterator[C
     if shipped.problem is not None:
         raise PluginError(f"its file cannot be read ({shipped.problem})", f"repair {shipped.distribution}")
     method = shipped.method()
+    method.check_fits(setting.adapter.architecture)
     own = own_layers(method, setting.adapter, setting.curves)
     options = (
         schedules(own)

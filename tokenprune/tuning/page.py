@@ -22,7 +22,7 @@ from tokenprune.tuning import table
 from tokenprune.tuning.intervals import Interval
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.report import Facts
-from tokenprune.tuning.words import LOSSES, method_of, quality, sentence
+from tokenprune.tuning.words import LOSSES, copies_sentence, method_of, quality, sentence
 from tokenprune.version import __version__
 
 #: Candidates that the charts show of each budget, beside the best random one.
@@ -57,7 +57,10 @@ def tune_page(
         ran=_ran(rankings, facts),
         finding=_finding(rankings, facts.goal),
         table=_main(rankings, facts.goal),
-        notes=tuple(f"The sample `{name}` could not be used: {why}." for name, why in skipped.items()),
+        notes=(
+            *copies_sentence(rankings[0].samples, facts.copies),
+            *(f"The sample `{name}` could not be used: {why}." for name, why in skipped.items()),
+        ),
         charts=_charts(rankings, facts.goal),
         tables=(_front(rankings, facts.goal), *_refused(rankings)),
         documents=(Document("Configuration (config.yaml)", config),) if config else (),

@@ -109,6 +109,13 @@ class Ranking:
         return self.ranked[0]
 
     @property
+    def undecided(self) -> bool:
+        """Whether candidates at random and others saw all samples, and all have the same loss on each of them."""
+        finalists = [row for row in self.ranked if row.left is None]
+        equal = all(row.losses.equal(self.best.losses) for row in finalists)
+        return equal and len({row.random for row in finalists}) == 2
+
+    @property
     def within_noise(self) -> list[Ranked]:
         """The other candidates that are not worse than the best beyond the noise."""
         return [row for row in self.ranked[1:] if row.tied]
@@ -144,9 +151,9 @@ def rank(budget: str, measured: Sequence[Measured], refused: Mapping[str, str], 
         first = f"; the first, {name}: {reason}" if name else ""
         what = f"budget '{budget}': no candidate can run{first}"
         raise ConfigError(what, "name other candidates, or raise the budget")
-    best = _cheapest(finalists, min(finalists, key=lambda item: float(item.loss.double().mean())), seed)
+    best = _cheapest(finalists, min(finalists, key=_order), seed)
     rows = [_row(item, best, budget, seed) for item in measured]
-    rows.sort(key=lambda row: (row.name != best.name, row.left is not None, row.difference.mean))
+    rows.sort(key=lambda row: (row.name != best.name, row.left is not None, row.difference.mean, row.random))
     return Ranking(budget, tuple(rows), dict(refused), samples)
 
 
@@ -156,7 +163,12 @@ def _cheapest(finalists: Sequence[Measured], lowest: Measured, seed: int) -> Mea
     limit = min(map(_average, equal)) * (1 + SAME_COST)
     if _average(lowest) <= limit:
         return lowest
-    return min((item for item in equal if _average(item) <= limit), key=lambda item: float(item.loss.double().mean()))
+    return min((item for item in equal if _average(item) <= limit), key=_order)
+
+
+def _order(item: Measured) -> tuple[float, bool]:
+    """By the mean loss; of equal candidates those at random come last: chance wins nothing by standing first."""
+    return float(item.loss.double().mean()), is_random(item.method.pruner)
 
 
 def _within_one_error(difference: Interval) -> bool:

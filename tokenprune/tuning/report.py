@@ -12,7 +12,7 @@ from tokenprune.files.lines import Row
 from tokenprune.named import method_names, shipped_method
 from tokenprune.tuning import table
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
-from tokenprune.tuning.words import LOSSES, quality, sentence
+from tokenprune.tuning.words import LOSSES, copies_sentence, no_winner, quality, sentence
 from tokenprune.version import __version__
 
 #: The file with a line per candidate, and the file with what was tuned.
@@ -30,6 +30,7 @@ class Facts:
         tokens: Answer tokens that were compared.
         error: Probability that a race drops its best candidate.
         seconds: How long the measurements of this call took; what an earlier call measured is not in it.
+        copies: How many of the given samples are copies of others, which do not count.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Facts:
     tokens: int = 1
     error: float = 0.05
     seconds: float = 0.0
+    copies: int = 0
 
 
 def file_names(budgets: Sequence[str]) -> list[str]:
@@ -56,7 +58,7 @@ def method_file(ranking: Ranking, facts: Facts) -> str:
     description = (
         f"{best.name}, chosen by tokenprune {__version__} tune among {ran} for {facts.model} on {ranking.samples}"
         f" samples of {facts.data}, {labels}, by the {LOSSES[facts.goal][0]}: {quality(best)}; {noise} other"
-        f" candidates are within the noise."
+        f" candidates are within the noise." + (f" {_capital(no_winner(ranking))}." if ranking.undecided else "")
     )
     data: dict[str, object] = {"description": description}
     name = best.name.partition(":")[0]  # variants are called METHOD: what differs
@@ -115,7 +117,8 @@ def _how(rankings: Sequence[Ranking], facts: Facts) -> list[str]:
         f"{rankings[0].samples} samples of {facts.data}, {compared}. The loss is the {name} (in {unit};"
         " agreement and score are subtracted from 100 %). Intervals: bootstrap over the samples, 95 %. Differences are"
         f" paired by sample. Candidates that were clearly worse left the race early; it drops the best one with a"
-        f" probability of at most about {facts.error:g}."
+        f" probability of at most about {facts.error:g}.",
+        *copies_sentence(rankings[0].samples, facts.copies),
     ]
 
 

@@ -14,7 +14,7 @@ from tokenprune.tuning import table
 from tokenprune.tuning.page import tune_page
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.report import FACTS, ROWS, Facts, file_names, method_file, report, rows
-from tokenprune.tuning.words import sentence
+from tokenprune.tuning.words import copies_sentence, sentence
 
 
 @dataclass(frozen=True)
@@ -139,4 +139,5 @@ class TuneResult:
             lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
             parts += [f"budget {ranking.budget}", *(line.rstrip() for line in lines)]
             parts += [f"refused: {name}: {reason}" for name, reason in ranking.refused.items()]
+        parts += copies_sentence(self.rankings[0].samples, self.facts.copies)
         return "\n".join([*parts, self.sentence])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -11,8 +10,12 @@ import torch
 from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
+from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.engine.calibrate import sample_sizes
-from tokenprune.errors import BudgetError, ConfigError, SampleError, UnsupportedFeatureError
+from tokenprune.engine.distinct import distinct
+from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneError, UnsupportedFeatureError
+from tokenprune.fingerprint import fingerprint
+from tokenprune.flops import prefill_cost
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode
 from tokenprune.tasks.base import Sample, Task
@@ -111,7 +114,7 @@ def check_samples(adapter: Adapter, batches: Sequence[Inputs]) -> list[tuple[int
     """Visual and other tokens of every sample.
 
     Raises:
-        ConfigError: There are fewer than two samples: nothing could be said about others.
+        ConfigError: There are no samples, or a batch has no ids.
         UnsupportedFeatureError: A sample has no visual tokens.
     """
     for number, inputs in enumerate(batches, 1):
@@ -124,16 +127,57 @@ def check_samples(adapter: Adapter, batches: Sequence[Inputs]) -> list[tuple[int
             f"{count - len(sizes)} of {count} samples have no visual tokens, so nothing could be pruned",
             "give samples with a picture or video in the prompt",
         )
-    if count < 2:
-        raise ConfigError(f"{count} sample says nothing about others", "give at least 2 samples, better 64")
     return sizes
 
 
-def check_budget(budget: EqualCost, sizes: Sequence[tuple[int, int]]) -> None:
-    """Check a budget against the visual tokens of the samples.
+@dataclass(frozen=True)
+class Counted:
+    """Which samples count: every one once, however often it was given.
+
+    Attributes:
+        places: The places of each batch whose samples count.
+        visual: Visual tokens of these samples, float32 ``[samples]``.
+        copies: How many samples are copies of others.
+    """
+
+    places: list[list[int]]
+    visual: Tensor
+    copies: int
+
+
+def different_samples(adapter: Adapter, batches: Sequence[Inputs], sizes: Sequence[tuple[int, int]]) -> Counted:
+    """Which samples count.
+
+    Args:
+        adapter: The model's adapter.
+        batches: The samples.
+        sizes: Visual and other tokens of every sample.
 
     Raises:
-        BudgetError: It asks for more tokens than the smallest sample has.
+        ConfigError: There are fewer than two different samples: nothing could be said about others.
+    """
+    places = distinct(adapter, batches)
+    visual: list[int] = []
+    start = 0
+    for inputs, counted in zip(batches, places, strict=True):
+        visual += [sizes[start + place][0] for place in counted]
+        start += len(inputs["input_ids"])
+    if len(visual) < 2:
+        copied = f"all {len(sizes)} samples are copies of one, and " if len(sizes) > 1 else ""
+        raise ConfigError(f"{copied}1 sample says nothing about others", "give at least 2 samples, better 64")
+    return Counted(places, torch.tensor(visual, dtype=torch.float32), len(sizes) - len(visual))
+
+
+def check_budget(budget: EqualCost, sizes: Sequence[tuple[int, int]], adapter: Adapter) -> None:
+    """Check a budget against the visual tokens of the samples.
+
+    Args:
+        budget: The budget.
+        sizes: Visual and other tokens of every sample.
+        adapter: The model's adapter.
+
+    Raises:
+        BudgetError: It asks for more tokens than the smallest sample has, or nothing has to be dropped for it.
     """
     if isinstance(budget, PrefillTime):
         return
@@ -143,21 +187,27 @@ def check_budget(budget: EqualCost, sizes: Sequence[tuple[int, int]]) -> None:
             f"budget '{budget_slug(budget)}' asks for more than the {visual} visual tokens of a sample",
             f"ask for 1 to {visual}",
         )
+    if all(_keeps_all(budget, visual, text, adapter) for visual, text in sizes):
+        raise nothing_dropped(budget_slug(budget))
 
 
-def fingerprints(batches: Sequence[Inputs]) -> list[str]:
-    """A text per batch, which changes with its samples."""
-    return [_fingerprint(inputs) for inputs in batches]
+def _keeps_all(budget: Budget, visual: int, text: int, adapter: Adapter) -> bool:
+    """Whether a sample keeps all tokens even where dropping them saves least: before the last layer."""
+    last = Schedule((adapter.num_layers - 1,), adapter.num_layers, prefill_cost(adapter.config, text))
+    try:
+        return budget.keep(visual, last) == (visual,)
+    except TokenPruneError:  # it cannot be met so late
+        return False
 
 
-def _fingerprint(inputs: Inputs) -> str:
-    digest = hashlib.blake2b(digest_size=12)
-    for name in sorted(inputs):
-        value = inputs[name]
-        digest.update(name.encode())
-        if isinstance(value, Tensor):
-            digest.update(repr(tuple(value.shape)).encode())
-            digest.update(value.detach().cpu().float().numpy().tobytes())
-        else:
-            digest.update(repr(value).encode())
-    return digest.hexdigest()
+def nothing_dropped(budget: str) -> BudgetError:
+    """The error for a budget at which no candidate drops a token: all of them are the unpruned model."""
+    return BudgetError(
+        f"budget '{budget}': nothing is dropped, so all candidates are equal and there is no winner",
+        "ask for fewer tokens, e.g. a layer average of half of them",
+    )
+
+
+def fingerprints(batches: Sequence[Inputs]) -> list[str | None]:
+    """The fingerprint of every batch; None for one that cannot be read."""
+    return [fingerprint(inputs) for inputs in batches]

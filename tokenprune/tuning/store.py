@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import yaml
 
 from tokenprune.engine.fidelity import Fidelity
-from tokenprune.errors import OutputError
+from tokenprune.errors import OutputError, TokenPruneWarning
 from tokenprune.files.folder import OutputFolder
 from tokenprune.files.lines import Row, lines, parse
+from tokenprune.fingerprint import same
+from tokenprune.fingerprint.origin import ORIGIN, Origin
 
 #: Settings that may change between two calls for one folder: what was measured stays comparable.
 FREE = ("requires", "budget", "budgets", "methods", "compositions", "objective", "error", "first", "output", "strict")
@@ -51,21 +54,23 @@ class BudgetRows:
 class TuneStore(OutputFolder):
     """The files of one tune."""
 
-    def claim(self, settings: Mapping[str, Any], model: str, batches: Sequence[str]) -> None:
+    def claim(self, settings: Mapping[str, Any], origin: Origin, batches: Sequence[str | None]) -> None:
         """Reserve the folder for a tune, or go on with the tune that it holds.
 
         Args:
             settings: The settings of the tune, JSON-ready.
-            model: A text that changes with the model's weights and configuration.
-            batches: A text for every batch, which changes with its samples.
+            origin: The model's weights, and versions of code.
+            batches: The fingerprint of every batch; None where a batch cannot be read.
 
         Raises:
             OutputError: The folder holds something else: an experiment, or a tune with other settings, of another
-                model, or of other samples.
+                model, by other code, of other samples, or of a version without fingerprints that can be compared.
+
+        Warns:
+            TokenPruneWarning: It is unknown whether model, code and samples are the same, or will be for a later run.
         """
         fix = "choose another output folder, or delete that one"
         path = self.folder / "config.yaml"
-        prints = {"model": model, "batches": list(batches)}
         if path.is_file():
             stored = _read_settings(path)
             known = self.read_json("tune.json")
@@ -76,16 +81,42 @@ class TuneStore(OutputFolder):
                 old, new = (repr(data.get(different)) for data in (stored, settings))
                 what = f"{self.folder} holds a tune with other settings ({different}: {old} there, {new} now)"
                 raise OutputError(what, fix)
-            if known.get("model") != model:
-                raise OutputError(f"{self.folder} holds a tune of another model", fix)
-            if known.get("batches") != prints["batches"]:
-                raise OutputError(f"{self.folder} holds a tune on other samples", fix)
+            made = self.read_json(ORIGIN)
+            if made is None:
+                what = f"{self.folder} holds a tune of an older version of tokenprune, of unknown weights and samples"
+                raise OutputError(what, fix)
+            origin.check(self.folder, made)
+            self._check_batches(known.get("batches"), batches)
         else:
             if self.samples.exists():
                 raise OutputError(f"{self.samples} is not of a tune, or the config.yaml beside it is missing", fix)
-            self.write_json("tune.json", prints)
+            origin.announce(self.folder)
+            self.write_json(ORIGIN, origin.stored())
+            self.write_json("tune.json", {"batches": list(batches)})
         self.write("config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
         self._remove_damaged_lines()
+
+    def _check_batches(self, stored: Any, batches: Sequence[str | None]) -> None:
+        """Check that the samples are those of the folder's rows."""
+        fix = "choose another output folder, or delete that one"
+        if not isinstance(stored, list) or len(stored) != len(batches):
+            count = len(stored) if isinstance(stored, list) else "an unknown number of"
+            what = f"{self.folder} holds a tune on other samples ({count} batches there, {len(batches)} now)"
+            raise OutputError(what, fix)
+        unknown = 0
+        for number, (old, new) in enumerate(zip(stored, batches, strict=True), 1):
+            equal = same(old, new)
+            unknown += equal is None
+            if equal is False:
+                what = f"{self.folder} holds a tune on other samples (batch {number}: {old} there, {new} now)"
+                raise OutputError(what, fix)
+        if unknown:
+            warnings.warn(
+                f"{unknown} of {len(batches)} batches cannot be read: whether {self.folder} holds a tune on the same"
+                " samples is unknown",
+                TokenPruneWarning,
+                stacklevel=2,
+            )
 
     def rows(self, budget: str, definitions: Mapping[str, Any]) -> BudgetRows:
         """What was measured at a budget, and where more of it is written.

@@ -17,16 +17,21 @@ from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.config import Config
-from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile, fingerprint
+from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile
 from tokenprune.engine.compiled import eager
+from tokenprune.engine.fidelity import Fidelity
 from tokenprune.engine.race import Answer, Goal, Objective, RaceRules, loss, run_race
 from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError
+from tokenprune.fingerprint import fingerprint
+from tokenprune.fingerprint.origin import Origin
+from tokenprune.models.answer import generate
 from tokenprune.models.base import LoadedModel
+from tokenprune.models.code import used_code
 from tokenprune.plugins import registry
 from tokenprune.selectors.entropy_profile import EntropyProfile
-from tokenprune.tasks.base import Task
+from tokenprune.tasks.base import Task, checked_score
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, budget_slug
 from tokenprune.tuning.config import CandidateEntry, TuneConfig
 from tokenprune.tuning.equal_time import equal_time, prefill_clock
@@ -35,11 +40,14 @@ from tokenprune.tuning.ranking import Measured, Ranking, rank
 from tokenprune.tuning.report import Facts
 from tokenprune.tuning.result import TuneResult
 from tokenprune.tuning.samples import (
+    Counted,
     HostBatches,
     TaskSamples,
     check_budget,
     check_samples,
+    different_samples,
     fingerprints,
+    nothing_dropped,
     read_samples,
 )
 from tokenprune.tuning.steps import Progress, Steps
@@ -135,10 +143,12 @@ def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: Loade
     settings = config.model_dump(mode="json", exclude_none=True)
     batches = HostBatches(found.batches, loaded.model.device)
     tuning = _Tuning(loaded.model, batches, rules, facts, config.seed, settings, progress)
+    tuning.code = used_code(config.model, config.task)
     if config.labels:
         tuning.answer = _answer(config, loaded, found)
     methods: Sequence[CandidateEntry] | None = config.methods
     tuning.skipped = found.skipped
+    tuning.names = [[sample.id for sample in samples] for samples in found.samples]
     return tuning.run(config.all_budgets, methods, config.compositions, config.output)
 
 
@@ -152,13 +162,12 @@ def task_name(task: Task) -> str:
 def _answer(config: TuneConfig, loaded: LoadedModel, found: TaskSamples) -> Answer:
     """Answers and scores a batch with the model as it is."""
 
-    @torch.no_grad()
     def answer(number: int, inputs: Mapping[str, Any]) -> Tensor:
-        options = {"do_sample": False, **loaded.generation, "max_new_tokens": config.max_new_tokens}
-        model: Any = loaded.model
-        ids = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
-        texts = zip(found.samples[number], loaded.decode(ids), strict=True)
-        return torch.tensor([float(config.task.score(sample, text)) for sample, text in texts])
+        samples = found.samples[number]
+        generated = generate(loaded, samples, inputs, config.max_new_tokens)
+        generated.check()
+        texts = zip(samples, loaded.decode(generated.ids), strict=True)
+        return torch.tensor([checked_score(config.task, sample, text) for sample, text in texts])
 
     return answer
 
@@ -177,6 +186,8 @@ class _Tuning:
         progress: Called after every candidate and batch.
         answer: Answers and scores a batch; None without labels.
         skipped: Id of every sample that cannot be used -> why.
+        names: Ids of the samples of each batch, for errors; None where they have none.
+        code: Versions of the code of model, task and metric.
     """
 
     model: nn.Module
@@ -188,6 +199,8 @@ class _Tuning:
     progress: Progress | None = None
     answer: Answer | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+    names: Sequence[Sequence[str]] | None = None
+    code: Mapping[str, str | None] = field(default_factory=dict)
 
     def run(
         self,
@@ -199,8 +212,9 @@ class _Tuning:
         adapter = adapter_for(unwrap(self.model))
         check_free(adapter.decoder)
         sizes = check_samples(adapter, self.batches)
+        counted = different_samples(adapter, self.batches, sizes)
         for budget in budgets:
-            check_budget(budget, sizes)
+            check_budget(budget, sizes, adapter)
         named = None if candidates is None else list(listed(candidates))
         with ExitStack() as stack:
             stack.enter_context(eager(self.model))
@@ -208,14 +222,15 @@ class _Tuning:
             if output is not None:
                 store = TuneStore(output)
                 stack.enter_context(store.locked())
-                store.claim(self.settings, fingerprint(adapter.model, []), fingerprints(self.batches))
+                origin = Origin(fingerprint(adapter.model), self.code)
+                store.claim(self.settings, origin, fingerprints(self.batches))
             start = time.perf_counter()
             rankings = []
             for number, budget in enumerate(budgets):
                 show = None if self.progress is None else Steps(self.progress, number, len(budgets))
                 found = self._candidates(adapter, budget, named, compositions, sizes, store)
-                rankings.append(self._race(adapter, budget, found, store, show))
-            facts = replace(self.facts, seconds=time.perf_counter() - start)
+                rankings.append(self._race(adapter, budget, found, counted, store, show))
+            facts = replace(self.facts, seconds=time.perf_counter() - start, copies=counted.copies)
             folder = None if store is None else str(store.folder)
             result = TuneResult(tuple(rankings), facts, folder, self.skipped)
             if store is not None:
@@ -271,7 +286,13 @@ class _Tuning:
         return curves
 
     def _race(
-        self, adapter: Adapter, budget: EqualCost, found: Gathered, store: TuneStore | None, show: Steps | None
+        self,
+        adapter: Adapter,
+        budget: EqualCost,
+        found: Gathered,
+        counted: Counted,
+        store: TuneStore | None,
+        show: Steps | None,
     ) -> Ranking:
         slug = budget_slug(budget)
         methods = {candidate.name: candidate.method for candidate in found.candidates}
@@ -280,12 +301,16 @@ class _Tuning:
         if show is not None:
             show.begin(slug, list(methods), len(self.batches))
         with reserved(adapter.decoder):
-            race = run_race(adapter, self.batches, methods, self.rules, rows, show, self.answer)
+            race = run_race(
+                adapter, self.batches, methods, self.rules, rows, show, self.answer, self.names, counted.places
+            )
+        if race.fidelity and not any(_drops(item, counted.visual) for item in race.fidelity.values()):
+            raise nothing_dropped(slug)
         measured = [
             Measured(
                 item.name,
                 item.origin,
-                item.method,
+                item.method.model_copy(update={"tuned_for": adapter.architecture}),
                 race.fidelity[item.name],
                 loss(race.fidelity[item.name], self.rules.goal),
                 race.left.get(item.name),
@@ -294,3 +319,13 @@ class _Tuning:
             if item.name in race.fidelity
         ]
         return rank(slug, measured, found.refused | race.refused, race.samples, self.seed)
+
+
+def _drops(fidelity: Fidelity, visual: Tensor) -> bool:
+    """Whether a candidate dropped tokens of a sample.
+
+    Args:
+        fidelity: What it did to the samples that it saw.
+        visual: Visual tokens of all samples, ``[samples]``.
+    """
+    return bool((fidelity.average < visual[: len(fidelity)] - 1e-3).any())

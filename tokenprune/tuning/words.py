@@ -26,6 +26,8 @@ def sentence(ranking: Ranking, goal: Goal) -> str:
     best, chance = ranking.best, ranking.random
     where = f" ({quality(best)}, {ranking.samples} samples)"
     noise = _noise(ranking.within_noise)
+    if ranking.undecided:
+        return f"{no_winner(ranking)}; {best.name} stands for all{where}."
     if chance is None:
         return f"{best.name}{where}; {noise}; random could not run, so nothing was compared with it."
     if best.random:
@@ -40,6 +42,27 @@ def sentence(ranking: Ranking, goal: Goal) -> str:
     others = [row for row in ranking.within_noise if not row.random]
     seen = "" if chance.left is None else f" on the {chance.seen} samples that it saw"
     return f"{best.name}{where}; {_noise(others)}; {chance.name} loses by {amount(chance.difference, goal)}{seen}."
+
+
+def no_winner(ranking: Ranking) -> str:
+    """That no candidate can be told from another one, and what would help."""
+    finalists = sum(row.left is None for row in ranking.ranked)
+    return (
+        f"no winner: the {finalists} candidates that saw all samples are equal on each of them, those at random, too"
+        " (fewer tokens, more samples or another objective may tell them apart)"
+    )
+
+
+def copies_sentence(samples: int, copies: int) -> list[str]:
+    """That some of the given samples did not count; nothing where all did.
+
+    Args:
+        samples: The samples that counted.
+        copies: The others.
+    """
+    given = samples + copies
+    are = "is a copy of another one" if copies == 1 else "are copies of others"
+    return [f"{copies} of the {given} given samples {are}; each sample was counted once."] if copies else []
 
 
 def quality(row: Ranked) -> str:

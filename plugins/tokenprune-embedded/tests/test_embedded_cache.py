@@ -10,7 +10,8 @@ from threading import Barrier
 import pytest
 from transformers import LlavaForConditionalGeneration
 
-from tokenprune.errors import MissingDataError
+from tokenprune.errors import MissingDataError, TokenPruneWarning
+from tokenprune_embedded import cache
 from tokenprune_embedded.cache import checkpoint_folder, create_once
 from tokenprune_embedded.checkpoint import CLIPS
 
@@ -37,6 +38,36 @@ def test_the_checkpoint_is_made_once(tmp_path: Path) -> None:
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     assert len(LlavaForConditionalGeneration.from_pretrained(folder).get_decoder().layers) == 8
+
+
+def test_a_cache_folder_that_cannot_be_written_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint is then in a folder of this process, and made there once."""
+    made: list[Path] = []
+
+    def assemble(build: object, folder: Path) -> None:
+        made.append(folder)
+        write(folder)
+
+    monkeypatch.setattr(cache, "fingerprint", lambda build: "0")
+    monkeypatch.setattr(cache, "assemble", assemble)
+    place = tmp_path / "file" / "cache"
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.warns(TokenPruneWarning, match=r"file/cache cannot be used \(Not a directory\)") as caught:
+        folders = [checkpoint_folder(CLIPS, place) for _ in range(2)]
+    assert len(caught) == 1
+    assert len(made) == 1
+    assert folders[0] == folders[1]
+    assert content(folders[0]) == {"one": "1", "two": "2"}
+
+
+def test_a_missing_part_is_no_matter_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(build: object, folder: Path) -> None:
+        raise MissingDataError("no wheel")
+
+    monkeypatch.setattr(cache, "fingerprint", lambda build: "0")
+    monkeypatch.setattr(cache, "assemble", missing)
+    with pytest.raises(MissingDataError, match="no wheel"):
+        checkpoint_folder(CLIPS, tmp_path)
 
 
 def test_two_at_once_end_with_one_whole_folder(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ Variant = Literal["image", "multi", "ragged", "video", "text"]
 Padding = Literal["none", "left", "right"]
 Part = tuple[int, int]
 """(token id, how many of it)."""
+Sized = tuple[str, int]
+"""("image" or "video", which size)."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,21 @@ class TinyCase:
         variant: Variant = "image",
     ) -> Batch:
         """A batch of prompts. Without padding, samples with fewer visual tokens get more text."""
+        return self.mixed(model, [plan(variant, b) for b in range(batch)], padding, seed)[0]
+
+    def mixed(
+        self, model: PreTrainedModel, visuals: Sequence[Sequence[Sized]], padding: Padding = "left", seed: int = 0
+    ) -> tuple[Batch, list[Batch]]:
+        """A batch of samples with the given images and videos, and each of its samples alone, without padding."""
         noise = torch.Generator().manual_seed(seed + 1)
-        samples = [[self.make_visual(model, *what, noise) for what in plan(variant, b)] for b in range(batch)]
+        samples = [[self.make_visual(model, *what, noise) for what in sample] for sample in visuals]
         rows = prompts(samples, padding, self.first, noise)
+        alone = [self._joined(model, [sample], [row], "none") for sample, row in zip(samples, rows, strict=True)]
+        return self._joined(model, samples, rows, padding), alone
+
+    def _joined(
+        self, model: PreTrainedModel, samples: list[list[Visual]], rows: list[list[int]], padding: Padding
+    ) -> Batch:
         inputs = pad(rows, padding)
         floats = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in self.join(samples).items()}
         inputs = self.finish(model, {**inputs, **floats})
@@ -176,7 +190,7 @@ class TinyCase:
         return self.batch(model, batch, "left" if left_pad else "none", seed, variant).inputs
 
 
-def plan(variant: Variant, sample: int) -> list[tuple[str, int]]:
+def plan(variant: Variant, sample: int) -> list[Sized]:
     """The visuals of one sample as (kind, size): ragged samples differ in number and sizes."""
     if variant == "text":
         return []

@@ -13,7 +13,8 @@ from tests.support.tiny.core import END, IMAGE, START, VIDEO, TinyCase, Variant,
 from tests.support.tiny.parts import MROPE, pixels, text
 
 GRIDS = [(1, 8, 8), (1, 4, 8), (1, 8, 12)]
-VIDEO_GRID = (3, 4, 4)
+VIDEO_GRIDS = [(3, 4, 4), (20, 4, 4), (16, 4, 4)]
+"""The time axis of the second and the third runs past the text behind them."""
 TOWER: dict[str, Any] = {
     "depth": 2,
     "intermediate_size": 64,
@@ -32,8 +33,8 @@ PATCH = 3 * 2 * 4 * 4
 
 
 def grid_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
-    """Patches of one of GRIDS; four patches are one token."""
-    grid = torch.tensor([VIDEO_GRID if kind == "video" else GRIDS[size]])
+    """Patches of one of GRIDS or VIDEO_GRIDS; four patches are one token."""
+    grid = torch.tensor([(VIDEO_GRIDS if kind == "video" else GRIDS)[size]])
     patches = int(grid.prod())
     values = pixels(noise, patches, PATCH)
     if kind == "video":
@@ -45,12 +46,14 @@ def framewise_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.
     """Like `grid_visual`, but the frames of a video stand apart, each after a timestamp (Qwen3-VL)."""
     if kind != "video":
         return grid_visual(model, kind, size, noise)
-    grid = torch.tensor([VIDEO_GRID])
-    patches = int(grid.prod())
-    frame = patches // 4 // VIDEO_GRID[0]
-    parts = tuple(part for t in range(VIDEO_GRID[0]) for part in ((10 + t, 2), (START, 1), (VIDEO, frame), (END, 1)))
-    tensors = {"pixel_values_videos": pixels(noise, patches, PATCH), "video_grid_thw": grid}
-    return Visual(parts, (frame,) * VIDEO_GRID[0], tensors)
+    frames, rows, columns = VIDEO_GRIDS[size]
+    frame = rows * columns // 4
+    parts = tuple(part for t in range(frames) for part in ((10 + t, 2), (START, 1), (VIDEO, frame), (END, 1)))
+    tensors = {
+        "pixel_values_videos": pixels(noise, 4 * frames * frame, PATCH),
+        "video_grid_thw": torch.tensor([VIDEO_GRIDS[size]]),
+    }
+    return Visual(parts, (frame,) * frames, tensors)
 
 
 def qwen2_model() -> PreTrainedModel:

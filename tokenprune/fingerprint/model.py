@@ -1,0 +1,89 @@
+"""What of a model its outputs depend on, part by part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.fingerprint.offloaded import offloaded
+
+#: Attributes of modules that say where a model came from and where it lies, or that a forward changes.
+PASSING = frozenset(
+    {"name_or_path", "hf_device_map", "warnings_issued", "max_seq_len_cached", "gradient_checkpointing"}
+)
+#: Private attributes that decide what a PEFT layer computes.
+PEFT = frozenset({"_active_adapter", "_disable_adapters"})
+#: Entries of a config that say where it came from, and which version wrote it.
+ORIGIN = frozenset({"_name_or_path", "transformers_version"})
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor of a model, which is read in places.
+
+    Attributes:
+        name: Its name in the model.
+        tensor: Its numbers; None where they are elsewhere.
+    """
+
+    name: str
+    tensor: Tensor | None
+
+
+def parts(model: nn.Module) -> Iterator[object]:
+    """Config, settings and weights of a model, in a fixed order; numbers of weights are not copied.
+
+    A weight that accelerate holds in memory is that weight, wherever it is computed with.
+    """
+    yield from (_plain(getattr(model, name, None)) for name in ("config", "generation_config"))
+    for name, module in model.named_modules():
+        yield name, type(module).__qualname__, _settings(module)
+    stored = model.state_dict()
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, value in stored.items():
+        if not isinstance(value, Tensor):
+            yield name, value  # what a module adds to its weights
+        elif value.device.type == "meta" or (name in parameters and not value.numel()):
+            yield Weight(name, offloaded(model, name))
+        else:
+            yield Weight(name, value)
+    for name, buffer in model.named_buffers():
+        if name not in stored:
+            yield Weight(name, _rounded(buffer))
+
+
+def _plain(config: Any) -> str:
+    """A config of transformers as text, without where it came from."""
+    return json.dumps(_without_origin(config.to_dict()), sort_keys=True, default=str) if config is not None else ""
+
+
+def _without_origin(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _without_origin(item) for key, item in value.items() if key not in ORIGIN}
+    return value
+
+
+def _settings(module: nn.Module) -> dict[str, str]:
+    """The plain attributes of a module, e.g. a norm's epsilon, LoRA's scaling, whether it trains; and how it attends.
+
+    Implementations of the attention compute the same only as far as they know all of the model's features.
+    """
+    found = {"attention": repr(getattr(getattr(module, "config", None), "_attn_implementation", None))}
+    for name, value in vars(module).items():
+        if value is None:  # often what a forward sets, e.g. positions of the last prompt
+            continue
+        if (not name.startswith("_") and name not in PASSING) or name in PEFT:
+            with suppress(TypeError, ValueError):  # no plain value
+                found[name] = json.dumps(value, sort_keys=True)
+    return found
+
+
+def _rounded(buffer: Tensor) -> Tensor:
+    """A buffer that is in no checkpoint: every machine computes it anew, and the last bits differ between machines."""
+    return buffer.to(torch.bfloat16) if buffer.dtype in (torch.float32, torch.float64) else buffer

@@ -1,0 +1,202 @@
+"""Generating answers: the one place where experiments, tunes and looks let a model write text.
+
+Answers of equal samples are equal wherever they are made. Where answers are drawn at random
+(``generation: {do_sample: true}``), each sample draws with a generator of its own, whose seed is made of the sample. An
+answer then depends neither on the place of the sample in a batch nor on the other samples, apart from rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from transformers import LogitsProcessorList
+
+from tokenprune.errors import UnsupportedFeatureError
+from tokenprune.models.base import LoadedModel
+from tokenprune.ops.finite import is_distribution
+from tokenprune.tasks.base import Sample, sample_seed
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Answers of a batch.
+
+    Attributes:
+        ids: The ids of the answers, int64 ``[batch, tokens]``.
+        samples: Ids of the samples.
+        broken: Per sample, the first answer token whose logits hold NaN or infinity, from 0; -1 for none.
+    """
+
+    ids: Tensor
+    samples: tuple[str, ...]
+    broken: tuple[int, ...]
+
+    @property
+    def problems(self) -> dict[int, UnsupportedFeatureError]:
+        """Place in the batch of every sample whose answer means nothing -> why."""
+        return {
+            place: not_finite(f"at answer token {token + 1} of sample {name!r}")
+            for place, (name, token) in enumerate(zip(self.samples, self.broken, strict=True))
+            if token >= 0
+        }
+
+    def check(self) -> None:
+        """Refuse answers that mean nothing.
+
+        Raises:
+            UnsupportedFeatureError: The logits of some held NaN or infinity; the message names the first sample.
+        """
+        for problem in self.problems.values():
+            raise problem
+
+
+def not_finite(where: str) -> UnsupportedFeatureError:
+    """The error for logits that hold NaN or infinity.
+
+    Args:
+        where: Of which token or sample they are.
+    """
+    return UnsupportedFeatureError(
+        f"the logits {where} hold NaN or infinity, so the most likely token means nothing",
+        "check the weights and the inputs, or use another dtype (bfloat16 where float16 overflows)",
+    )
+
+
+def check_prompt_logits(logits: Tensor, samples: Sequence[Sample]) -> None:
+    """Check the logits of the last prompt tokens, which decide the first tokens of the answers.
+
+    Args:
+        logits: Floating ``[batch, tokens, vocabulary]``.
+        samples: The samples of the batch.
+
+    Raises:
+        UnsupportedFeatureError: Some hold NaN or infinity; the message names the first sample.
+    """
+    for sample, finite in zip(samples, is_distribution(logits[:, -1]).tolist(), strict=True):
+        if not finite:
+            raise not_finite(f"behind the prompt of sample {sample.id!r}")
+
+
+@torch.no_grad()
+def generate(loaded: LoadedModel, samples: Sequence[Sample], inputs: Mapping[str, Tensor], length: int) -> Generated:
+    """Let a model answer a batch, with the settings of ``generate`` that belong to it.
+
+    Args:
+        loaded: The model; a method may be applied to it.
+        samples: The samples of the batch.
+        inputs: The batch: the model's inputs, padded on the left.
+        length: Tokens of an answer at most.
+    """
+    options = {"do_sample": False, **loaded.generation, "max_new_tokens": length}
+    start, watch, model = inputs["input_ids"].shape[1], _Watch(), _generative(loaded)
+    with _drawing(samples, bool(options["do_sample"])):
+        ids: Tensor = model(**inputs, **options, logits_processor=LogitsProcessorList([watch]))
+    answers = ids[:, start:]
+    return Generated(
+        answers, tuple(sample.id for sample in samples), watch.broken(len(samples), _ends(loaded, answers))
+    )
+
+
+def _generative(loaded: LoadedModel) -> Callable[..., Tensor]:
+    model: Any = loaded.model
+    found: Callable[..., Tensor] = model.generate
+    return found
+
+
+def _ends(loaded: LoadedModel, answers: Tensor) -> Tensor:
+    """Tokens of every answer, with the one that ends it, long ``[batch]``; what follows is padding."""
+    model: Any = loaded.model
+    end = loaded.generation.get("eos_token_id", model.generation_config.eos_token_id)
+    width = answers.shape[1]
+    if end is None:
+        return torch.full((len(answers),), width)
+    is_end = torch.isin(answers, torch.as_tensor(end, device=answers.device).reshape(-1))
+    first: Tensor = torch.where(is_end.any(1), is_end.int().argmax(1) + 1, width)
+    return first.cpu()
+
+
+class _Watch:
+    """Looks at the logits of every step, behind those processors of the model that rule tokens out.
+
+    Nothing waits for the device while the model generates.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores as they are, ``[rows, vocabulary]``."""
+        self._steps.append(is_distribution(scores))
+        return scores
+
+    def broken(self, batch: int, lengths: Tensor) -> tuple[int, ...]:
+        """The first step of each sample that had no finite logits; -1 for none.
+
+        Args:
+            batch: Number of samples; a beam search has several rows of each.
+            lengths: Tokens of each sample's answer, long ``[batch]``: what is computed behind its end is not used.
+        """
+        if not self._steps:
+            return (-1,) * batch
+        finite = torch.stack([step.reshape(batch, -1).all(1) for step in self._steps], 1).cpu()
+        used = torch.arange(finite.shape[1]) < lengths[:, None]
+        bad = ~finite & used
+        return tuple(torch.where(bad.any(1), bad.int().argmax(1), -1).tolist())
+
+
+@contextmanager
+def _drawing(samples: Sequence[Sample], random: bool) -> Iterator[None]:
+    """Inside the block every sample draws tokens with its own generator; the random state stays as it was."""
+    if not random:
+        yield
+        return
+    seeds = [sample_seed(sample) for sample in samples]
+    with torch.random.fork_rng():
+        torch.manual_seed(seeds[0])  # for whatever else a model draws
+        with _OwnGenerators(seeds):
+            yield
+
+
+class _OwnGenerators(TorchFunctionMode):
+    """Draws each sample's rows of ``torch.multinomial``, by which ``generate`` samples, with a generator of its own.
+
+    Args:
+        seeds: The seed of each sample.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        super().__init__()
+        self._seeds = seeds
+        self._generators: list[torch.Generator] | None = None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Every torch function that is called inside the block comes through here."""
+        kwargs = kwargs or {}
+        if func in (torch.multinomial, Tensor.multinomial):
+            return self._draw(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _draw(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        rows = len(input)
+        if input.dim() != 2 or rows % len(self._seeds) or kwargs.get("generator") is not None:
+            return torch.multinomial(input, *args, **kwargs)  # not a batch of next tokens
+        if self._generators is None:
+            self._generators = [torch.Generator(input.device).manual_seed(seed) for seed in self._seeds]
+        # NaN would stop the program on a GPU; that the answer means nothing has been noted
+        usable = (input.isfinite() & (input >= 0)).all(-1, keepdim=True) & (input.sum(-1, keepdim=True) > 0)
+        input = torch.where(usable, input, 1.0)
+        copies = rows // len(self._seeds)
+        kwargs.pop("generator", None)
+        drawn = [
+            torch.multinomial(part, *args, **kwargs, generator=generator)
+            for part, generator in zip(input.split(copies), self._generators, strict=True)
+        ]
+        return torch.cat(drawn)

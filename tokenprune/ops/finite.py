@@ -1,0 +1,22 @@
+"""Which logits are those of a distribution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def is_distribution(logits: Tensor) -> Tensor:
+    """Which rows of logits say which token is likely. Nothing waits for the device.
+
+    Minus infinity rules a token out, and may stand anywhere but everywhere. NaN or plus infinity anywhere make the row
+    worthless, although its ``argmax`` is a token like any other.
+
+    Args:
+        logits: Logits or log-probabilities, floating ``[..., vocabulary]``.
+
+    Returns:
+        Bool ``[...]``.
+    """
+    wide = torch.promote_types(logits.dtype, torch.float32)  # float16 could overflow
+    return logits.to(wide).logsumexp(-1).isfinite()
