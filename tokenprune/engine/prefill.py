@@ -113,6 +113,7 @@ class Prefill(Call):
         self._deepstack: Deepstack | None = None
         self._choices: dict[int, Choice] = {}
         self._checks: list[tuple[Tensor, Callable[[int], Exception]]] = []
+        self._asked_for_cache: bool | None = None
         self._left: Any = None  # the decoder's hidden states, where rows are missing in them
 
     # ---- what the engine tells ---
@@ -134,6 +135,7 @@ class Prefill(Call):
 
     def enter_decoder(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """See :meth:`tokenprune.engine.calls.Call.enter_decoder`."""
+        self._asked_for_cache = arguments.get("use_cache")  # what became of the call's, and of the configs of all parts
         arguments, self._deepstack = take_over(arguments, self._applied.plan.first, self._applied.adapter.num_layers)
         self.changes_outputs = self._deepstack is not None
         return arguments
@@ -208,7 +210,7 @@ class Prefill(Call):
     @property
     def _uses_cache(self) -> bool:
         """Whether the model is to return a KV cache; no decoder does while it recomputes layers for gradients."""
-        adapter, asked = self._applied.adapter, self._inputs.arguments.get("use_cache")
+        adapter, asked = self._applied.adapter, self._asked_for_cache
         recomputes = adapter.model.training and getattr(adapter.decoder, "gradient_checkpointing", False)
         return not recomputes and bool(getattr(adapter.text_config, "use_cache", False) if asked is None else asked)
 

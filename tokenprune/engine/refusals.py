@@ -195,7 +195,7 @@ def check_cache_returned(output: Any, use_cache: Any) -> None:
 
     Args:
         output: What the model returned.
-        use_cache: What the call, or else the decoder's config, says.
+        use_cache: What the call of the decoder, or else its config, says.
 
     Raises:
         UnsupportedFeatureError: A cache was asked for.
