@@ -148,15 +148,15 @@ class QwenTester:
 def test_a_wider_prompt() -> None:
     tester = type("Qwen2VLVisionText2TextModelTester", (QwenTester,), {"__module__": "made"})
     module = ModuleType("made")
-    module.Tester = tester  # type: ignore[attr-defined]
     vars(module)[tester.__name__] = tester
     geometry.widen([module])
     _, inputs = tester().prepare_config_and_inputs_for_common()
     assert (inputs["input_ids"] == 4).sum(1).tolist() == [8, 8]
     assert inputs["pixel_values"].shape == (16, 12)
     assert inputs["image_grid_thw"].prod(1).tolist() == [8, 8]
-    tester.parent = Namespace(_testMethodName="test_vision_position_ids")
-    _, inputs = tester().prepare_config_and_inputs_for_common()
+    narrow: Any = tester()
+    narrow.parent = Namespace(_testMethodName="test_vision_position_ids")
+    _, inputs = narrow.prepare_config_and_inputs_for_common()
     assert (inputs["input_ids"] == 4).sum(1).tolist() == [1, 1]
 
 
