@@ -64,7 +64,8 @@ def returned_cache(output: Any) -> Any:
     """The KV cache in what a forward returned, a mapping or a tuple; None where there is none.
 
     Args:
-        output: What a model's forward returned.
+        output: What a model's forward returned; it may hold the output of another model (BLIP-2).
     """
-    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else ()
-    return next((value for value in values if isinstance(value, Cache)), None)
+    values = tuple(output.values()) if isinstance(output, Mapping) else output if isinstance(output, tuple) else ()
+    own = next((value for value in values if isinstance(value, Cache)), None)
+    return own if own is not None else next((c for c in map(returned_cache, values) if c is not None), None)

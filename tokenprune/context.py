@@ -39,7 +39,7 @@ class PruneContext:
         row_mask: Rows that are tokens and not padding, bool ``[batch, rows]``.
         hidden_rows: Hidden states that enter ``layer``, ``[batch, rows, dim]``.
         sample_ids: One integer per sample, the same in every batch. Random choices are seeded with it.
-        num_heads: Query heads of the decoder.
+        num_heads: Query heads of the layer whose states are read.
         target: Tokens to keep per sample after the *last* stage, host integers.
         open_ended: Whether the pruner decides how many tokens survive; ``quotas`` are then lower bounds.
         signals: All other signals; see :class:`tokenprune.signals.Signals`.

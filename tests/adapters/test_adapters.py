@@ -26,10 +26,10 @@ from tokenprune.ops.gather import rows_at
 from tokenprune.signals import AttentionProbe
 
 HYBRID = {name for name, case in CASES.items() if case.hybrid}
-UNREADABLE = {"llava_gpt_neox", "llava_deepseek_v3"}
-"""Their attention has no q_proj, k_proj and v_proj."""
-NO_ROWS = {"llava_gpt_oss", "llama4", "llama4_tuned", "ministral3"}
-"""Their attention weights are more than a softmax of dot products."""
+UNREADABLE = {"llava_gpt_neox", "llava_deepseek_v3", "kimi_k25", "fuyu", "hunyuan_vl"}
+"""Their attention has no q_proj, k_proj and v_proj, or normalises behind the rotation."""
+NO_ROWS = {"llava_gpt_oss", "llama4", "llama4_tuned", "ministral3", "muse_glimmer", "muse_spark", "blip_2"}
+"""Their attention weights are more than a softmax of rotated dot products, or their positions are no rotation."""
 READABLE = sorted(set(CASES) - HYBRID - UNREADABLE)
 
 

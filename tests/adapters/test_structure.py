@@ -100,7 +100,9 @@ def test_images_through_cross_attention() -> None:
 def test_hybrid_decoders_from_their_recurrent_layers_on(name: str) -> None:
     adapter = adapter_for(model_of(name))
     last = adapter.num_layers - 1
-    with pytest.raises(UnsupportedModelError, match="hybrid decoders cannot be pruned exactly"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"(recurrent state|neighbouring tokens); it cannot be pruned exactly from there on"
+    ):
         adapter.check_layers(0)
     adapter.check_layers(last)  # a full-attention layer: nothing recurrent follows
     with pytest.raises(UnsupportedModelError, match="has no attention"):
@@ -122,8 +124,69 @@ def test_a_mamba_beside_the_attention() -> None:
     )
     config = tf.LlavaConfig(vision_config=CLIP, text_config=language, image_token_id=IMAGE, image_seq_length=16)
     adapter = adapter_for(tf.LlavaForConditionalGeneration(config))
-    with pytest.raises(UnsupportedModelError, match="hybrid"):
+    with pytest.raises(UnsupportedModelError, match=r"hybrid.* beside its attention"):
         adapter.check_layers(1)
+
+
+def test_an_encoder_that_reads_the_prompt_for_a_decoder() -> None:
+    """Block diffusion: the config calls it no encoder-decoder model, and its decoder never sees a visual token."""
+    config = tf.DiffusionGemmaConfig(
+        text_config=text(None, head_dim=16, sliding_window=8, num_experts=4, top_k_experts=2, moe_intermediate_size=32),
+        vision_config={"model_type": "gemma4_vision", "num_hidden_layers": 1},
+        image_token_id=IMAGE,
+    )
+    with torch.device("meta"):
+        model = tf.DiffusionGemmaForBlockDiffusion(config)
+    assert not config.is_encoder_decoder
+    with pytest.raises(UnsupportedModelError, match="encoder-decoder"):
+        adapter_for(model)
+
+
+@pytest.mark.parametrize(
+    "kind, why",
+    [
+        ("indexed_attention", "by an index over all tokens"),
+        ("qwen_sparse_attention", "by an index over all tokens"),
+        ("heavily_compressed_attention", "blocks of tokens"),
+        ("reference_sliding_attention", "from the end of the whole prompt"),
+        ("conv", "neighbouring tokens"),
+        ("linear_attention", "recurrent state"),
+        ("hybrid_sliding", "beside its attention"),
+        ("a_type_of_tomorrow", "is not plain attention"),
+    ],
+)
+def test_layers_of_other_types(kind: str, why: str) -> None:
+    """What a layer sees of dropped tokens must not depend on them; types that nobody knows are refused as well."""
+    adapter = adapter_for(CASES["llava"].build())
+    adapter.check_layers(0)
+    adapter.text_config.layer_types = ["full_attention"] * 3 + [kind]
+    with pytest.raises(UnsupportedModelError, match=rf"layer 3 \({kind}\).*{why}"):
+        adapter.check_layers(1)
+
+
+@pytest.mark.parametrize("name", ["indexer", "compressor"])
+def test_an_index_that_the_config_does_not_tell_of(name: str) -> None:
+    adapter = adapter_for(CASES["llava"].build())
+    adapter.layers[2].self_attn.register_module(name, nn.Linear(1, 1))
+    adapter.check_layers(3)
+    with pytest.raises(UnsupportedModelError, match=r"layer 2 .*index over all tokens"):
+        adapter.check_layers(1)
+
+
+@pytest.mark.parametrize("setting", ["hc_mult", "hc_count", "altup_num_inputs"])
+def test_several_streams_of_hidden_states(setting: str) -> None:
+    adapter = adapter_for(CASES["llava"].build())
+    setattr(adapter.text_config, setting, 4)
+    with pytest.raises(UnsupportedModelError, match="several streams of hidden states"):
+        adapter.check_layers(3)
+
+
+def test_layers_that_differ_in_their_number_of_heads() -> None:
+    """Transformers raises where such a setting is read from the whole decoder's config."""
+    adapter = adapter_for(model_of("step3p7"))
+    assert [adapter.num_heads(layer) for layer in range(6)] == [8, 8, 4, 8, 8, 4]
+    with pytest.raises(RuntimeError, match="num_attention_heads"):
+        _ = adapter.text_config.num_attention_heads
 
 
 def test_layers_that_share_keys_and_values() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import DynamicCache, LlavaForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutput
 
 import tokenprune as tp
@@ -59,13 +59,31 @@ def test_a_step_on_a_pruned_cache_that_is_hidden(with_mask: bool) -> None:
 
 
 @pytest.mark.parametrize("use_cache", [None, True])
+@pytest.mark.parametrize("with_mask", [True, False], ids=["mask", "no mask"])
 @torch.no_grad()
-def test_a_prefill_whose_cache_is_hidden(use_cache: bool | None) -> None:
-    """Its layers would not know which rows they hold."""
+def test_a_step_on_a_cache_that_the_prefill_hid(use_cache: bool | None, with_mask: bool) -> None:
+    """Its layers do not know which rows they hold. The prefill alone is right: some models drop their cache."""
     model, inputs = hiding(hides_output=True)
     asked = {} if use_cache is None else {"use_cache": use_cache}
-    with tp.apply(model, fastv()), pytest.raises(UnsupportedFeatureError, match=r"returned none .*'logits'.*use_cache"):
-        model(**inputs, **asked)
+    mask = torch.cat([inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
+    with tp.apply(model, fastv()) as run:
+        cache = DynamicCache(config=model.config.get_text_config())
+        model(**inputs, **asked, held=Holder(cache))
+        assert run.report.after == [5, 5]
+        with pytest.raises(UnsupportedFeatureError, match="no KV cache that is a transformers Cache"):
+            model(input_ids=TOKEN, held=Holder(cache), **({"attention_mask": mask} if with_mask else {}))
+
+
+@torch.no_grad()
+def test_one_token_of_text_is_a_prompt_elsewhere() -> None:
+    """Where nothing was pruned before, or after another prompt."""
+    model, inputs = hiding(hides_output=True)
+    with tp.apply(model, fastv()) as run:
+        model(input_ids=TOKEN)
+        model(**inputs)
+        model(input_ids=TOKEN.repeat(1, 2))
+        model(input_ids=TOKEN)
+        assert run.report.reason == "not pruned: the prompt holds no visual tokens"
 
 
 @torch.no_grad()
@@ -85,7 +103,8 @@ def test_no_cache_is_fine_where_the_config_of_the_whole_model_asks_for_none(fami
     assert model.config.get_text_config().use_cache
     with tp.apply(model, fastv()) as run:
         assert CACHE not in model(**CASES[family].inputs(model))
-    assert run.report.after < run.report.before
+        assert run.report.after < run.report.before
+        model(input_ids=TOKEN)  # a prompt of its own, and no step on a cache that was hidden
 
 
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])

@@ -28,7 +28,8 @@ def test_it_is_the_norm_that_the_model_applies(name: str) -> None:
     seen: list[Any] = []
     hook = decoder_layers(model)[-1].register_forward_hook(lambda module, args, output: seen.append(output))
     inputs = case.batch(model, 2, "none", seed=1).inputs
-    returned = model(**inputs, output_hidden_states=True).hidden_states[-1]
+    output = model(**inputs, output_hidden_states=True)
+    returned = getattr(output, "language_model_outputs", output).hidden_states[-1]  # BLIP-2 and its kin nest them
     hook.remove()
     last = seen[0] if isinstance(seen[0], Tensor) else seen[0][0]
     norm = adapter_for(model).final_norm()
@@ -89,7 +90,7 @@ def test_the_score_is_the_entropy_of_the_normed_states(name: str, layer: int, no
     )
     model(**batch.inputs)
     hook.remove()
-    normed = decoder.norm(states[0]).unflatten(-1, (adapter_for(model).num_heads, -1))
+    normed = decoder.norm(states[0]).unflatten(-1, (adapter_for(model).num_heads(0), -1))
     method = method_with(MatrixEntropy(source="hidden", normalization=normalization, final_norm=True), layer)  # type: ignore[arg-type]
     with tp.apply(model, method) as run:
         model(**batch.inputs)

@@ -225,7 +225,7 @@ def full_cross(family: str) -> list[Cell]:
 def factors(case: TinyCase) -> tuple[tuple[Any, ...], ...]:
     """The values of attention, padding, variant, layer and mode that a family has."""
     variants = tuple(v for v in case.variants if v != "text")
-    modes = tuple(m for m in get_args(Mode) if case.beams or m != "beam")
+    modes = tuple(m for m in get_args(Mode) if case.beams or m != "beam") if case.generates else ("forward",)
     return case.attentions, ("none", "left"), variants, get_args(Layer), modes
 
 

@@ -27,14 +27,19 @@ class CannotJudgeError(Exception):
 
 
 def tolerance(logits: Tensor) -> float:
-    """Tolerance of fp32 results: 1e-5 per unit of the largest logit, because logits are sums of that size."""
-    return 1e-5 * max(1.0, float(logits.abs().max()))
+    """Tolerance of fp32 results: 1e-5 per unit of the largest logit, because logits are sums of that size.
+
+    A model may close tokens of the vocabulary with the least number that there is (Chameleon): those are no sums.
+    """
+    return 1e-5 * max(1.0, float(logits[logits > torch.finfo(logits.dtype).min / 2].abs().max()))
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The language model's layers."""
     decoder = model.get_decoder()
-    layers = decoder.layers if hasattr(decoder, "layers") else decoder.model.layers
+    while not hasattr(decoder, "layers"):
+        decoder = getattr(decoder, "model", None) or decoder.decoder  # OPT keeps them in the second
+    layers = decoder.layers
     assert isinstance(layers, nn.ModuleList)
     return layers
 

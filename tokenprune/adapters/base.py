@@ -96,17 +96,16 @@ class Adapter(ABC):
         """What decides whether published settings fit the model."""
         return Architecture.of_configs(self.name, self.num_layers, self.config, self.text_config)
 
-    @property
-    def num_heads(self) -> int:
-        """Query heads of the decoder.
+    def num_heads(self, layer: int) -> int:
+        """Query heads of a layer.
 
         Raises:
-            UnsupportedModelError: Layers differ in the number of heads.
+            UnsupportedModelError: The config does not say.
         """
-        heads = self.text_config.num_attention_heads
+        heads = structure.layer_config(self.text_config, layer).num_attention_heads
         if not isinstance(heads, int):
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} has another number of heads in every layer",
+                f"{type(self.model).__name__}: the config gives layer {layer} {heads!r} heads",
                 "write an adapter that overrides num_heads and projections()",
             )
         return heads
@@ -269,13 +268,13 @@ class Adapter(ABC):
             UnsupportedModelError: The attention module is not built in a known way.
         """
         attention: Any = self._required_attention(layer)
-        heads = self.num_heads
+        heads, own = self.num_heads(layer), structure.layer_config(self.text_config, layer)
         queries_per_key = getattr(attention, "num_key_value_groups", None)
         if queries_per_key:
             key_heads = heads // int(queries_per_key)
         else:
-            key_heads = int(getattr(self.text_config, "num_key_value_heads", None) or heads)
-        head_dim = int(getattr(attention, "head_dim", None) or self.text_config.hidden_size // heads)
+            key_heads = int(getattr(own, "num_key_value_heads", None) or heads)
+        head_dim = int(getattr(attention, "head_dim", None) or own.hidden_size // heads)
         return {name: projection(attention, name, heads, key_heads, head_dim) for name in sorted(names)}
 
     def entering_norm(self, layer: int) -> Callable[[Tensor], Tensor]:

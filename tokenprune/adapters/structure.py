@@ -15,11 +15,28 @@ from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 #: Config attributes that hold the id of a token which stands for visual features.
 VISUAL_ID_NAMES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 
+#: Names under which a model keeps its decoder, in the order tried.
+INNER_NAMES = ("model", "language_model", "decoder")
+
 #: Names of the attention module inside a decoder layer, in the order tried.
 ATTENTION_NAMES = ("self_attn", "attention", "attn", "self_attention")
 
 #: Layer types whose state is one key and one value per token: a dropped token leaves no trace in them.
 EXACT_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention", "attention"})
+
+#: Why layers of other types are refused, by a word of the type.
+INEXACT_TYPES = {
+    "reference": "counts its window from the end of the whole prompt",
+    "indexed": "chooses by an index over all tokens what it sees",
+    "sparse": "chooses by an index over all tokens what it sees",
+    "compressed": "sees blocks of tokens, compressed",
+    "conv": "mixes neighbouring tokens",
+    "linear": "keeps a recurrent state",
+    "hybrid": "keeps a recurrent or convolved state beside its attention",
+}
+
+#: Names of modules inside a layer that choose or compress what its attention sees.
+CHOOSING_MODULES = frozenset({"indexer", "compressor"})
 
 #: Settings of decoders that mix tokens or layers in ways that dropping rows would break, and what they do.
 REFUSED_SETTINGS = {
@@ -27,6 +44,7 @@ REFUSED_SETTINGS = {
     "use_cla": "shares keys and values between layers",
     "altup_num_inputs": "keeps several streams of hidden states (AltUp)",
     "hc_mult": "keeps several streams of hidden states (hyper-connections)",
+    "hc_count": "keeps several streams of hidden states (hyper-connections)",
 }
 
 
@@ -34,12 +52,14 @@ def check_config(model: nn.Module) -> Any:
     """The config of a decoder-only transformers model.
 
     Raises:
-        UnsupportedModelError: The model has no transformers config, or it is an encoder-decoder model.
+        UnsupportedModelError: The model has no transformers config, or an encoder reads the prompt for the decoder.
     """
     config: Any = getattr(model, "config", None)
     if config is None or not hasattr(config, "get_text_config"):
         raise UnsupportedModelError(f"{type(model).__name__} is not a transformers model", "pass a PreTrainedModel")
-    if getattr(config, "is_encoder_decoder", False):
+    base = getattr(model, "base_model", None)
+    both = all(isinstance(getattr(base, name, None), nn.Module) for name in ("encoder", "decoder"))  # DiffusionGemma
+    if both or getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(
             f"{type(model).__name__} is an encoder-decoder model", "only decoder-only models can be pruned"
         )
@@ -57,7 +77,7 @@ def find_decoder(model: Any) -> nn.Module:
         while candidate is not None:
             if isinstance(candidate, nn.Module) and isinstance(getattr(candidate, "layers", None), nn.ModuleList):
                 return candidate
-            inner = getattr(candidate, "model", None) or getattr(candidate, "language_model", None)
+            inner = next(filter(None, (getattr(candidate, name, None) for name in INNER_NAMES)), None)
             candidate = inner if inner is not candidate else None
     raise UnsupportedModelError(
         f"{type(model).__name__}: model.get_decoder() and model.language_model lead to no module with a list of layers",
@@ -141,7 +161,7 @@ def find_layers(model: nn.Module, decoder: nn.Module, signature: LayerSignature)
             f"{type(layers[0]).__name__}.forward has no argument {signature.attention_mask} (it has {names})",
             "write an adapter that overrides layer_signature",
         )
-    if any(hasattr(layer, "cross_attn") for layer in layers):
+    if any("cross_attn" in name for name, _ in decoder.named_modules()):
         raise UnsupportedModelError(
             f"{type(model).__name__} sees images through cross-attention layers",
             "there are no visual tokens to prune in its sequence",
@@ -224,19 +244,25 @@ def _unchanged(states: Tensor) -> Tensor:
     return states
 
 
+def layer_config(text_config: Any, layer: int) -> Any:
+    """The config of one layer, where transformers keeps one per layer (Step 3.7)."""
+    return text_config.per_layer_config[layer] if getattr(text_config, "is_heterogeneous", False) else text_config
+
+
 def layer_type(text_config: Any, layer: int) -> str:
     """``full_attention``, ``sliding_attention``, ``linear_attention`` ... of a layer, from the config."""
     types = getattr(text_config, "layer_types", None)
     if types is not None:
         return str(types[layer])
-    return "sliding_attention" if getattr(text_config, "sliding_window", None) else "full_attention"
+    own = layer_config(text_config, layer)
+    return "sliding_attention" if getattr(own, "sliding_window", None) else "full_attention"
 
 
 def window(text_config: Any, layer: int) -> int | None:
     """Tokens that a layer with a sliding or chunked window sees at most; None where it sees everything."""
     kind = layer_type(text_config, layer)
     name = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}.get(kind)
-    size = None if name is None else getattr(text_config, name, None)
+    size = None if name is None else getattr(layer_config(text_config, layer), name, None)
     return None if size is None else int(size)
 
 
@@ -266,11 +292,18 @@ def check_layer(model: nn.Module, number: int, kind: str, layer: nn.Module, atte
     """
     # every recurrent mixer begins with a convolution along the sequence, whatever its layer is called
     recurrent = any(isinstance(module, nn.Conv1d) for module in layer.modules())
-    if kind in EXACT_TYPES and not recurrent and attention is not None:
+    chooses = any(name.rpartition(".")[2] in CHOOSING_MODULES for name, _ in layer.named_modules())
+    if kind not in EXACT_TYPES:
+        why = next((why for word, why in INEXACT_TYPES.items() if word in kind), "is not plain attention")
+    elif recurrent or attention is None:
+        why = "is not plain attention"
+    elif chooses:
+        why = INEXACT_TYPES["indexed"]
+    else:
         return
-    what = "not plain attention" if kind in EXACT_TYPES else f"{kind!r}"
     raise UnsupportedModelError(
-        f"{type(model).__name__}: layer {number} is {what}", "hybrid decoders cannot be pruned exactly from there on"
+        f"{type(model).__name__}: layer {number} ({kind}) {why}",
+        "it cannot be pruned exactly from there on; prune behind the last such layer, if any layer follows it",
     )
 
 

@@ -36,11 +36,14 @@ class Call:
         hooks: The hooks that the call needs while it runs.
         changes_outputs: Whether :meth:`after_layer` does anything, once the decoder has been entered.
         continues_pruned: Whether the call was given a pruned KV cache, and cuts the masks to its keys.
+        unseen_cache: Whether the model pruned and was to return a KV cache, and returned none that is known: it dropped
+            the cache, or it hides one whose layers do not know which rows they hold. Known once the call has finished.
     """
 
     hooks: tuple[SharedHooks, ...] = ()
     changes_outputs = False
     continues_pruned = False
+    unseen_cache = False
 
     def __init__(self) -> None:
         self.awaited: list[nn.Module] = []
@@ -83,12 +86,14 @@ class ThreadState(threading.local):
         calls: The running calls, the innermost last.
         copies: How often each running generation repeats a sample (beams, sequences), the innermost last.
         replays: The latest steps of generations without a cache.
+        unseen_cache: That of the last call that finished.
     """
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.copies: list[int] = []
         self.replays = Replays()
+        self.unseen_cache = False
 
     @property
     def current(self) -> Call | None:

@@ -161,6 +161,7 @@ class Engine:
                 ) from error
             raise
         call.finish(output)
+        self.thread.unseen_cache = call.unseen_cache
         self.finished_calls += 1
         return output
 
@@ -224,7 +225,7 @@ class Engine:
             return Call()  # a decode step after an unpruned prefill: nothing to do, nothing to look at
         check_cache(cache, self.plan.first)
         if cache is None:
-            refusals.check_cache_arrived(arguments)
+            refusals.check_cache_arrived(arguments, self.thread.unseen_cache)
         layout = self.adapter.locate(arguments)
         if layout is None and past == 0:
             raise UnsupportedFeatureError(

@@ -16,7 +16,6 @@ from tokenprune.adapters.structure import generates, head_error
 from tokenprune.adapters.towers import TowerRun
 from tokenprune.call_arguments import given_cache, returned_cache
 from tokenprune.context import PruneContext
-from tokenprune.engine import refusals
 from tokenprune.engine.arguments import CompactArguments
 from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, mark
 from tokenprune.engine.calls import Call, Observation
@@ -194,7 +193,7 @@ class Prefill(Call):
     def _finish_cache(self, output: Any) -> None:
         cache = _cache_of(output, self._inputs.arguments)
         if cache is None:
-            refusals.check_cache_returned(output, self._uses_cache)
+            self.unseen_cache = self._uses_cache
             self._replays.remember(self._inputs.arguments, self._choices)
             return
         layers = sorted(self._stage_rows)
@@ -209,10 +208,9 @@ class Prefill(Call):
 
     @property
     def _uses_cache(self) -> bool:
-        """Whether the model is to return a KV cache; no decoder does while it recomputes layers for gradients."""
-        adapter, asked = self._applied.adapter, self._asked_for_cache
-        recomputes = adapter.model.training and getattr(adapter.decoder, "gradient_checkpointing", False)
-        return not recomputes and bool(getattr(adapter.text_config, "use_cache", False) if asked is None else asked)
+        """Whether the decoder is to make a KV cache."""
+        asked = self._asked_for_cache
+        return bool(getattr(self._applied.adapter.text_config, "use_cache", False) if asked is None else asked)
 
     def verify(self) -> None:
         """Raise what components found wrong; one small transfer for all stages."""
@@ -357,7 +355,7 @@ class Prefill(Call):
         return PruneContext(
             layer=stage.layer,
             num_layers=self._applied.adapter.num_layers,
-            num_heads=self._applied.adapter.num_heads,
+            num_heads=self._applied.adapter.num_heads(max(stage.layer - 1, 0)),  # of the states that are read
             visual_mask=axis.mask,
             visual_rows=axis.rows,
             positions=axis.positions,

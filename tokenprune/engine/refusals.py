@@ -165,48 +165,36 @@ def check_embeddings(adapter: Adapter, arguments: Mapping[str, Any]) -> None:
         )
 
 
-def check_cache_arrived(arguments: Mapping[str, Any]) -> None:
+def check_cache_arrived(arguments: Mapping[str, Any], after_unseen: bool) -> None:
     """Refuse a call that goes on with a sequence whose KV cache the engine does not see.
 
     It would be taken for a new prompt, and a pruned cache would meet masks that nobody cuts.
 
     Args:
         arguments: The arguments of the model's forward, by name; no KV cache is among them.
+        after_unseen: Whether the call before pruned, and returned no KV cache although one was asked for.
 
     Raises:
-        UnsupportedFeatureError: The attention mask covers more tokens than the call brings.
+        UnsupportedFeatureError: The attention mask covers more tokens than the call brings; or a single token comes
+            after such a call.
     """
-    mask = arguments.get("attention_mask")
-    brought = next(
-        (arguments[name] for name in ("input_ids", "inputs_embeds") if arguments.get(name) is not None), None
-    )
-    if not isinstance(mask, torch.Tensor) or not isinstance(brought, torch.Tensor) or mask.dim() not in (2, 4):
+    mask, ids, embeds = (arguments.get(name) for name in ("attention_mask", "input_ids", "inputs_embeds"))
+    brought = embeds if ids is None else ids
+    if not isinstance(brought, torch.Tensor):
         return
-    if mask.shape[-1] > brought.shape[1]:
+    new, fix = brought.shape[1], f"pass the cache as {' or '.join(CACHE_NAMES)}"
+    if isinstance(mask, torch.Tensor) and mask.dim() in (2, 4) and mask.shape[-1] > new:
         raise UnsupportedFeatureError(
-            f"the attention mask covers {mask.shape[-1]} tokens and the call brings {brought.shape[1]}, but no KV cache"
-            " that is a transformers Cache is among its arguments",
-            f"pass the cache as {' or '.join(CACHE_NAMES)}, or a mask of the tokens that the call brings",
+            f"the attention mask covers {mask.shape[-1]} tokens and the call brings {new}, but no KV cache that is a"
+            " transformers Cache is among its arguments",
+            f"{fix}, or a mask of the tokens that the call brings",
         )
-
-
-def check_cache_returned(output: Any, use_cache: Any) -> None:
-    """Refuse a prefill that was asked for a KV cache and shows none: a generation would go on with one unseen.
-
-    Args:
-        output: What the model returned.
-        use_cache: What the call of the decoder, or else its config, says.
-
-    Raises:
-        UnsupportedFeatureError: A cache was asked for.
-    """
-    if not use_cache:
-        return
-    names = list(output) if isinstance(output, Mapping) else [type(item).__name__ for item in output]
-    raise UnsupportedFeatureError(
-        f"the model was asked for a KV cache and returned none that is a transformers Cache (it returned {names})",
-        "call it with use_cache=False, and generate without a cache",
-    )
+    if after_unseen and new == 1 and arguments.get("use_cache") is not False:
+        raise UnsupportedFeatureError(
+            "one token follows a pruned prefill that returned no KV cache that is a transformers Cache, and none is"
+            " among the arguments: its layers do not know which rows they hold",
+            f"{fix}, or generate with use_cache=False",
+        )
 
 
 def check_no_labels(arguments: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +10,9 @@ from transformers import PreTrainedModel
 
 from tests.support.tiny.core import (
     END,
+    FLAT_BEAMS,
     IMAGE,
     START,
-    TRANSFORMERS,
     VIDEO,
     TinyCase,
     Visual,
@@ -24,7 +23,7 @@ from tests.support.tiny.core import (
 from tests.support.tiny.languages import COHERE2, WINDOW
 from tests.support.tiny.llava import PINPOINTS, SIZES, clip_visual
 from tests.support.tiny.others import rows_visual
-from tests.support.tiny.parts import CLIP, GRANITE_ATTENTION, MROPE, PATCHES, SIGLIP, mixed, pixels, text
+from tests.support.tiny.parts import CLIP, GRANITE_ATTENTION, MROPE, PATCHES, SIGLIP, make, mixed, pixels, text
 from tests.support.tiny.qwen import GRIDS, TOWER, grid_visual
 
 
@@ -35,11 +34,6 @@ def fixed(n: int, size: int = 32, before: tuple[int, ...] = (), after: tuple[int
         return visual(n, IMAGE, before, after, pixel_values=pixels(noise, 1, 3, size, size))
 
     return make
-
-
-def make(model_class: Any, config_class: Any, **config: Any) -> Callable[[], PreTrainedModel]:
-    """Builds `model_class` from a fresh config."""
-    return lambda: model_class(config_class(**config))
 
 
 vipllava = make(
@@ -385,7 +379,7 @@ CASES = [
     TinyCase("janus", janus, fixed(16)),
     TinyCase("granite4_vision", granite4, deepstack_visual),
     TinyCase("minimax_m3_vl", minimax_m3, minimax_visual),
-    TinyCase("exaone4_5", exaone, grid_visual, beams=TRANSFORMERS >= (5, 23)),
+    TinyCase("exaone4_5", exaone, grid_visual, beams=FLAT_BEAMS),
     TinyCase("ministral3", ministral3, rows_visual),
     TinyCase("paddleocr_vl", paddle, paddle_visual, finish=token_types("mm_token_type_ids")),
 ]

@@ -17,6 +17,8 @@ FIRST_TEXT, LAST_TEXT, VOCAB = 3, 100, 200
 
 TRANSFORMERS: tuple[int, ...] = tuple(map(int, transformers.__version__.split(".")[:2]))
 """Versions before 5.23 have defects of their own in beam search and in chunked prefill with images."""
+FLAT_BEAMS = TRANSFORMERS >= (5, 23)
+"""Older versions repeat the patches of all images row by row for beams: with a cache and without, others are seen."""
 CACHE = "cache" if TRANSFORMERS >= (5, 24) else "past_key_values"
 """What the KV cache is called, as an argument and in outputs."""
 
@@ -123,10 +125,13 @@ class TinyCase:
         first: True puts the visuals at the very start of the prompt (PaliGemma).
         core: One of the families the project names; the others are candidates for the generic path.
         attentions: The attention implementations that the family supports.
+        switched: The config that the implementation is set on, where a tower cannot have it.
         appended: What generated tokens get in per-token inputs other than `attention_mask`, where it is not 0.
         hybrid: Has layers that are not attention: hiding columns means nothing there.
         slack: How much coarser than the others its fp32 rounding is (a recurrence computed in chunks or step by step).
         beams: Its own beam search works and is the same with and without a cache.
+        generates: Its `generate` runs the model; that of others hands embeddings to the language model inside.
+        since: The first transformers that has the family; older ones leave the case out.
     """
 
     name: str
@@ -139,10 +144,13 @@ class TinyCase:
     first: bool = False
     core: bool = False
     attentions: tuple[str, ...] = ("sdpa", "eager")
+    switched: str | None = None
     appended: dict[str, int] = field(default_factory=dict)
     hybrid: bool = False
     slack: float = 1.0
     beams: bool = True
+    generates: bool = True
+    since: tuple[int, int] = (5, 17)
 
     def build(self, attention: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The model: seeded, weights that make masks and positions matter, eval mode."""
@@ -150,7 +158,7 @@ class TinyCase:
         model = self.create().eval()
         spread_weights(model, seed)
         if attention in self.attentions:
-            model.set_attn_implementation(attention)
+            model.set_attn_implementation({self.switched: attention} if self.switched else attention)
         allow_only_text(model)
         return model if dtype == torch.float32 else model.to(dtype)
 

@@ -19,16 +19,18 @@ def gemma_text(model_type: str | None, layers: int = 6, **more: Any) -> dict[str
     return text(model_type, layers=layers, head_dim=16, **more)
 
 
+GEMMA3: dict[str, Any] = {
+    "vision_config": SIGLIP,
+    "text_config": gemma_text("gemma3_text", sliding_window=WINDOW, layer_types=mixed(), query_pre_attn_scalar=16),
+    "mm_tokens_per_image": 16,
+    "image_token_index": IMAGE,
+    "boi_token_index": START,
+    "eoi_token_index": END,
+}
+
+
 def gemma3_model() -> PreTrainedModel:
-    config = tf.Gemma3Config(
-        vision_config=SIGLIP,
-        text_config=gemma_text(None, sliding_window=WINDOW, layer_types=mixed(), query_pre_attn_scalar=16),
-        mm_tokens_per_image=16,
-        image_token_index=IMAGE,
-        boi_token_index=START,
-        eoi_token_index=END,
-    )
-    return tf.Gemma3ForConditionalGeneration(config)
+    return tf.Gemma3ForConditionalGeneration(tf.Gemma3Config(**GEMMA3))
 
 
 def gemma3_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
@@ -64,6 +66,17 @@ def plain_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Gene
     return visual(16, IMAGE, pixel_values=pixels(noise, 1, 3, 32, 32))
 
 
+GEMMA4_IDS: dict[str, int] = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "boi_token_id": START,
+    "eoi_token_id": END,
+    "boa_token_id": 156,
+    "eoa_token_index": 157,
+    "audio_token_id": 158,
+}
+
+
 def gemma4_text(**more: Any) -> dict[str, Any]:
     usual = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 200, "num_kv_shared_layers": 2}
     return gemma_text(None, sliding_window=WINDOW, layer_types=mixed(), **{**usual, **more})
@@ -84,13 +97,7 @@ def gemma4_model(**more: Any) -> PreTrainedModel:
             "position_embedding_size": 64,
         },
         audio_config=None,
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
-        boi_token_id=START,
-        eoi_token_id=END,
-        boa_token_id=156,
-        eoa_token_index=157,
-        audio_token_id=158,
+        **GEMMA4_IDS,
     )
     return tf.Gemma4ForConditionalGeneration(config)
 
@@ -102,6 +109,35 @@ def gemma4_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Gen
     return visual(
         16, IMAGE, [START], [END], pixel_values=pixels(noise, 1, 64, 48).sigmoid(), image_position_ids=positions
     )
+
+
+def shieldgemma2_model() -> PreTrainedModel:
+    """Gemma 3 under the name of its safety classifier."""
+    return tf.Gemma3ForConditionalGeneration(tf.ShieldGemma2Config(**GEMMA3))
+
+
+def gemma4_unified_model() -> PreTrainedModel:
+    """No tower: patches of pixels become tokens by a linear layer."""
+    config = tf.Gemma4UnifiedConfig(
+        text_config=gemma_text(None, sliding_window=WINDOW, layer_types=mixed()),
+        vision_config={
+            "patch_size": 4,
+            "pooling_kernel_size": 2,
+            "mm_embed_dim": 32,
+            "mm_posemb_size": 16,
+            "output_proj_dims": 32,
+        },
+        audio_config=None,
+        **GEMMA4_IDS,
+    )
+    return tf.Gemma4UnifiedForConditionalGeneration(config)
+
+
+def merged_patches(model: PreTrainedModel, kind: str, size: int, noise: torch.Generator) -> Visual:
+    """4 x 4 patches of 8 x 8 pixels, with their positions."""
+    rows, columns = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
+    positions = torch.stack([columns, rows], -1).reshape(1, 16, 2)
+    return visual(16, IMAGE, [START], [END], pixel_values=pixels(noise, 1, 16, 192), image_position_ids=positions)
 
 
 SUFFIX = {"token_type_ids": 1}
@@ -133,5 +169,7 @@ CASES = [
         finish=token_types("mm_token_type_ids"),
         slack=10,
     ),
+    TinyCase("shieldgemma2", shieldgemma2_model, gemma3_visual, finish=token_types("token_type_ids")),
+    TinyCase("gemma4_unified", gemma4_unified_model, merged_patches, finish=token_types("mm_token_type_ids"), slack=10),
     TinyCase("gemma4", gemma4_model, gemma4_visual, finish=token_types("mm_token_type_ids"), slack=3),
 ]

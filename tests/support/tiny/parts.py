@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers as tf
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tests.support.tiny.core import VOCAB
 
@@ -66,3 +69,13 @@ def mixed(layers: int = 6, every: int = 3) -> list[str]:
 def pixels(noise: torch.Generator, *shape: int) -> Tensor:
     """Random pixels."""
     return torch.randn(*shape, generator=noise)
+
+
+def make(model_class: Any, config_class: Any, **config: Any) -> Callable[[], PreTrainedModel]:
+    """Builds a model from a fresh config. Classes that older versions lack are given by name."""
+
+    def create() -> PreTrainedModel:
+        model, settings = (getattr(tf, c) if isinstance(c, str) else c for c in (model_class, config_class))
+        return model(settings(**config))  # type: ignore[no-any-return]
+
+    return create

@@ -109,21 +109,34 @@ def qwen3_moe_model() -> PreTrainedModel:
     return tf.Qwen3VLMoeForConditionalGeneration(config)
 
 
+LINEAR: dict[str, Any] = text(
+    None,
+    layers=8,
+    head_dim=16,
+    linear_key_head_dim=16,
+    linear_value_head_dim=16,
+    linear_num_key_heads=2,
+    linear_num_value_heads=4,
+    partial_rotary_factor=1.0,
+    rope_parameters={**MROPE, "partial_rotary_factor": 1.0},
+)
+"""A hybrid stack: three linear-attention layers, then a full one, twice."""
+
+
 def qwen35_model() -> PreTrainedModel:
-    """A hybrid stack: three linear-attention layers, then a full one, twice."""
-    language = text(
-        None,
-        layers=8,
-        head_dim=16,
-        linear_key_head_dim=16,
-        linear_value_head_dim=16,
-        linear_num_key_heads=2,
-        linear_num_value_heads=4,
-        partial_rotary_factor=1.0,
-        rope_parameters={**MROPE, "partial_rotary_factor": 1.0},
-    )
-    config = tf.Qwen3_5Config(text_config=language, vision_config=qwen3_tower(), **IDS)
+    config = tf.Qwen3_5Config(text_config=LINEAR, vision_config=qwen3_tower(), **IDS)
     return tf.Qwen3_5ForConditionalGeneration(config)
+
+
+def qwen35_moe_model() -> PreTrainedModel:
+    experts = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+    }
+    config = tf.Qwen3_5MoeConfig(text_config={**LINEAR, **experts}, vision_config=qwen3_tower(), **IDS)
+    return tf.Qwen3_5MoeForConditionalGeneration(config)
 
 
 def glm4v_model() -> PreTrainedModel:
@@ -180,6 +193,9 @@ CASES = [
     TinyCase("qwen3_vl", qwen3_model, framewise_visual, ALL, (IMAGE, VIDEO), finish=TYPES, core=True),
     TinyCase("qwen3_vl_moe", qwen3_moe_model, framewise_visual, ALL, (IMAGE, VIDEO), finish=TYPES),
     TinyCase("qwen3_5", qwen35_model, framewise_visual, ALL, (IMAGE, VIDEO), finish=TYPES, hybrid=True, slack=20),
+    TinyCase(
+        "qwen3_5_moe", qwen35_moe_model, framewise_visual, ALL, (IMAGE, VIDEO), finish=TYPES, hybrid=True, slack=20
+    ),
     TinyCase("glm4v", glm4v_model, grid_visual, finish=TYPES, beams=False),
     TinyCase("ernie4_5_vl", ernie_model, ernie_visual, finish=TYPES),
 ]
