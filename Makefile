@@ -12,6 +12,8 @@ NEWEST_VENV ?= .venv-newest
 PYTHON ?=
 PYTHONS := python3 python python3.11 python3.12 python3.13 python3.14
 NEWEST_PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
+# A checkout of transformers, for test-transformers
+TRANSFORMERS ?=
 # Test processes, and further options of pytest: make test PYTEST_ARGS="-k engine"
 JOBS ?= 2
 PYTEST_ARGS ?=
@@ -31,11 +33,12 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-fast coverage test-oldest test-newest check format docs methods schema eval train clean distclean
+.PHONY: help demo test test-fast coverage test-oldest test-newest test-transformers checkout-given check format docs methods schema eval \
+  train clean distclean
 
 help: ## List the targets
 	@echo "Usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.demo ## Install what is needed, compare methods on a small embedded model, and tune
 	@echo "==> tokenprune run examples/demo.yaml"
@@ -61,6 +64,14 @@ test-newest: ## Run them with the newest transformers of the index, whatever the
 	@$(MAKE) --no-print-directory VENV=$(NEWEST_VENV) PYTHONS="$(NEWEST_PYTHONS)" $(NEWEST_VENV)/.made $(NEWEST_VENV)/.newest
 	@$(NEWEST_VENV)/bin/python -c 'import platform, transformers; print("==> transformers", transformers.__version__, "on Python", platform.python_version())'
 	@$(ONE_THREAD) $(NEWEST_VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS) $(VERSION_TESTS)
+
+test-transformers: checkout-given $(VENV)/.test ## Run transformers' own tests with pruning applied: TRANSFORMERS=/path/to/its/checkout
+	@$(INSTALL) parameterized httpx
+	@$(PY) -m tests.transformers.run --checkout "$(TRANSFORMERS)"
+
+checkout-given:
+	@test -n "$(TRANSFORMERS)" || { echo "Say where a checkout of transformers is (tests/transformers/README.md):" >&2; \
+	  echo "make test-transformers TRANSFORMERS=/path/to/transformers" >&2; exit 1; }
 
 check: $(VENV)/.test ## Lint, check formatting and types
 	@$(VENV)/bin/ruff check .

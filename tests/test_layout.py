@@ -10,7 +10,7 @@ import pytest
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "tokenprune"
 #: Folders of tests that are not folders of the package.
-OTHERS = {"docs", "published", "support"}
+OTHERS = {"docs", "published", "support", "transformers"}
 
 
 def modules(folder: str) -> list[str]:

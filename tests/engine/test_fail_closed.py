@@ -12,6 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 import tokenprune as tp
 from tests.support.simple import fastv, pair
+from tests.support.tiny import CASES
 from tests.support.tiny.core import CACHE
 from tokenprune.adapters import adapter_for
 from tokenprune.engine.fidelity import UnprunedBatch
@@ -91,6 +92,19 @@ def test_no_cache_is_fine_where_none_is_asked_for() -> None:
     with tp.apply(model, fastv()) as run:
         assert CACHE not in model(**inputs, use_cache=False)
     assert run.report.after == [5, 5]
+
+
+@pytest.mark.parametrize("family", ["idefics3", "llava_next", "mistral3"])
+@torch.no_grad()
+def test_no_cache_is_fine_where_the_config_of_the_whole_model_asks_for_none(family: str) -> None:
+    """Its language model's config says otherwise, and is not asked."""
+    model = CASES[family].build()
+    model.config.use_cache = False
+    assert model.config.get_text_config().use_cache
+    with tp.apply(model, fastv()) as run:
+        assert CACHE not in model(**CASES[family].inputs(model))
+        assert run.report.after < run.report.before
+        model(input_ids=TOKEN)  # a prompt of its own, and no step on a cache that was hidden
 
 
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])

@@ -212,9 +212,20 @@ def checked_stages(run: Any, inputs: Inputs, case: TinyCase) -> list[Stage]:
     return stages
 
 
-def cells(families: list[str]) -> list[Cell]:
-    """Every pair of values of any two factors for every family."""
-    return [Cell(name, *values) for name in families for values in pairs(factors(CASES[name]))]
+def cells(families: list[str], thin: bool = False) -> list[Cell]:
+    """Every pair of values of any two factors for every family.
+
+    Args:
+        families: The families.
+        thin: Two of the four layers, and one variant with several images.
+    """
+    out = []
+    for name in families:
+        attentions, paddings, variants, layers, modes = factors(CASES[name])
+        if thin:
+            variants, layers = tuple(v for v in variants if v != "multi"), ("0", "middle")
+        out += [Cell(name, *values) for values in pairs((attentions, paddings, variants, layers, modes))]
+    return out
 
 
 def full_cross(family: str) -> list[Cell]:

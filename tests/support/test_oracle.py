@@ -26,13 +26,13 @@ PADDINGS: tuple[Padding, ...] = ("none", "left")
 
 
 def combinations(*, hybrid: bool = True) -> list[tuple[str, str, Padding]]:
-    """(family, attention, padding) of every case."""
+    """(family, attention, padding): all of them for the families that the project names, one for the others."""
     return [
         (name, attention, padding)
         for name, case in CASES.items()
         if hybrid or not case.hybrid
-        for attention in case.attentions
-        for padding in PADDINGS
+        for attention in (case.attentions if case.core else case.attentions[:1])
+        for padding in (PADDINGS if case.core else ("left",))
     ]
 
 

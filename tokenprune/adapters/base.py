@@ -57,6 +57,7 @@ class Adapter(ABC):
         self.config = structure.check_config(model)
         self.text_config: Any = self.config.get_text_config(decoder=True)
         self.decoder = self.find_decoder()
+        structure.check_head(model, self.decoder)
         self.layers: Sequence[nn.Module] = structure.find_layers(model, self.decoder, self.layer_signature)
         self.visual_ids = self.find_visual_ids()
 

@@ -85,6 +85,48 @@ def find_decoder(model: Any) -> nn.Module:
     )
 
 
+def generates(model: nn.Module) -> bool:
+    """Whether a model has ``generate``: it is made to continue a prompt, and reads the last rows of its logits."""
+    return callable(getattr(model, "generate", None))
+
+
+def check_head(model: nn.Module, decoder: nn.Module) -> None:
+    """Refuse models that neither generate nor are a base model: classifiers, rewards, retrieval.
+
+    Their heads pick rows of the hidden states by positions of the prompt, and a pruned model has fewer rows.
+
+    Args:
+        model: The model, without its wrappers.
+        decoder: The module that holds its decoder layers.
+
+    Raises:
+        UnsupportedModelError: The model puts a head of its own on a model of images and text.
+    """
+    inner = None if generates(model) else _model_inside(model, decoder)
+    if inner is not None:
+        raise head_error(model, type(inner).__name__)
+
+
+def head_error(model: nn.Module, inner: str) -> UnsupportedModelError:
+    """What is raised for a model that puts a head of its own on ``inner``."""
+    return UnsupportedModelError(
+        f"{type(model).__name__} puts a head on {inner}, which picks rows by their position in the unpruned prompt",
+        f"apply the method to {inner}, call that, and put the head on the rows that you want"
+        " (run.stages[-1].rows holds their positions)",
+    )
+
+
+def _model_inside(model: Any, decoder: nn.Module) -> nn.Module | None:
+    """The model of images and text that a model is built around; None for a base model, which is one itself."""
+    base = getattr(model, "base_model", model)
+    if base is not model:
+        found: nn.Module = base
+        return found
+    # a head whose class does not say where its base model is (base_model_prefix)
+    inside = (part for part in model.modules() if part is not model and hasattr(part, "get_image_features"))
+    return next((part for part in inside if any(module is decoder for module in part.modules())), None)
+
+
 def find_layers(model: nn.Module, decoder: nn.Module, signature: LayerSignature) -> Sequence[nn.Module]:
     """The decoder layers; of compiled ones, the modules inside.
 

@@ -253,6 +253,7 @@ class Engine:
             record.stages += [StageResult(stage.layer, none, none, reason=reason) for stage in self.plan.stages]
             return Call()
         self.adapter.check_prompt(self.plan.first, width)
+        refusals.check_checkpointing(self.adapter.layers[self.plan.first :])
         if self.plan.renumbered and self._window is not None:
             check_window(self._window, width)
         record.places = cache(partial(self.adapter.placed, self.adapter.slim(arguments), layout))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
+from tokenprune.adapters.structure import generates, head_error
 from tokenprune.adapters.towers import TowerRun
 from tokenprune.call_arguments import given_cache, returned_cache
 from tokenprune.context import PruneContext
@@ -111,6 +112,8 @@ class Prefill(Call):
         self._deepstack: Deepstack | None = None
         self._choices: dict[int, Choice] = {}
         self._checks: list[tuple[Tensor, Callable[[int], Exception]]] = []
+        self._asked_for_cache: bool | None = None
+        self._left: Any = None  # the decoder's hidden states, where rows are missing in them
 
     # ---- what the engine tells ---
 
@@ -131,6 +134,7 @@ class Prefill(Call):
 
     def enter_decoder(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """See :meth:`tokenprune.engine.calls.Call.enter_decoder`."""
+        self._asked_for_cache = arguments.get("use_cache")  # what became of the call's, and of the configs of all parts
         arguments, self._deepstack = take_over(arguments, self._applied.plan.first, self._applied.adapter.num_layers)
         self.changes_outputs = self._deepstack is not None
         return arguments
@@ -141,7 +145,9 @@ class Prefill(Call):
             return output
         inputs = self._inputs
         logits = KeptLogits(inputs.arguments.get("logits_to_keep"), inputs.layout, inputs.generating)
-        return logits.spread(output, self._compact.rows, self._checks)
+        output = logits.spread(output, self._compact.rows, self._checks)
+        self._left = output[0]
+        return output
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See :meth:`tokenprune.engine.calls.Call.before_layer`."""
@@ -167,7 +173,8 @@ class Prefill(Call):
         """Tell the cache which rows it holds, and raise what was wrong.
 
         Raises:
-            UnsupportedModelError: A stage was never reached: the layers did not run as usual.
+            UnsupportedModelError: A stage was never reached: the layers did not run as usual. Or a model that does not
+                generate returned something else than the decoder's hidden states.
         """
         passed = len(self.record.stages)
         if passed != len(self._applied.plan.stages):
@@ -177,6 +184,9 @@ class Prefill(Call):
                 f"the prompt was not pruned: layer {missed} of {model} never ran as a module of this model",
                 "apply the method to the model that really runs; something replaced or compiled its layers",
             )
+        if self._left is not None and not generates(self._applied.adapter.model) and output[0] is not self._left:
+            raise head_error(self._applied.adapter.model, "its language model")
+        self._left = None  # as large as a layer's activations
         self._finish_cache(output)
         self.verify()
 
@@ -198,8 +208,8 @@ class Prefill(Call):
 
     @property
     def _uses_cache(self) -> bool:
-        """Whether the model is to make a KV cache."""
-        asked = self._inputs.arguments.get("use_cache")
+        """Whether the decoder is to make a KV cache."""
+        asked = self._asked_for_cache
         return bool(getattr(self._applied.adapter.text_config, "use_cache", False) if asked is None else asked)
 
     def verify(self) -> None:

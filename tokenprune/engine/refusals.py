@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
+from torch import nn
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import strange_rows
@@ -203,3 +205,26 @@ def check_no_labels(arguments: Mapping[str, Any]) -> None:
     """
     if arguments.get("labels") is not None:
         raise UnsupportedFeatureError("labels: a pruned forward has fewer logits than labels", "leave out labels")
+
+
+def check_checkpointing(layers: Sequence[nn.Module]) -> None:
+    """Refuse gradient checkpointing that runs a layer's hooks again in the backward pass.
+
+    The hooks would meet no running call there, and the layer would be computed on all rows. Older versions of
+    transformers checkpoint ``__call__``, newer ones ``forward``, which leaves hooks alone.
+
+    Args:
+        layers: The decoder layers whose rows may be dropped.
+
+    Raises:
+        UnsupportedFeatureError: One of them is checkpointed so, and gradients are computed.
+    """
+    for layer in layers:
+        checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
+        if checkpointed and torch.is_grad_enabled() and type(layer).__call__ is not nn.Module.__call__:
+            raise UnsupportedFeatureError(
+                f"gradient checkpointing in transformers {transformers.__version__}: the backward pass would run"
+                f" {type(layer).__name__} again on the rows that were dropped, too",
+                "use a newer transformers (5.23 does not), call model.gradient_checkpointing_disable(), or compute no"
+                " gradients (torch.no_grad, model.eval)",
+            )
