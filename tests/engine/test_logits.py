@@ -73,6 +73,27 @@ def test_every_family_returns_what_it_returns_unpruned(family: str) -> None:
         assert heads == [1, 1]
 
 
+@pytest.mark.parametrize("family", [name for name, case in CASES.items() if not case.hybrid and case.generates])
+@pytest.mark.each("family")
+@torch.no_grad()
+def test_a_model_that_ignores_it_returns_all_logits_pruned_too(family: str) -> None:
+    """Some models swallow any keyword; what they return unpruned tells."""
+    case, model = CASES[family], model_of(family, "sdpa")
+    inputs = case.batch(model, 2, "left").inputs
+    try:
+        unpruned = model(**inputs, logits_to_keep=2).logits.shape[1]
+    except TypeError:
+        pytest.skip("the model takes no logits_to_keep")
+    try:
+        with tp.apply(model, RANDOM):
+            every = model(**inputs).logits.shape[1]
+            picked = model(**inputs, logits_to_keep=2).logits.shape[1]
+    except tp.TokenPruneError as error:
+        assert not case.core
+        pytest.skip(f"refused: {error}")
+    assert picked == (2 if unpruned == 2 else every)
+
+
 @torch.no_grad()
 def test_dropped_positions_are_an_error() -> None:
     case = CASES["llava"]

@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout, check_not_empty
 from tokenprune.call_arguments import bound_arguments, given_cache
-from tokenprune.engine import hooks, refusals
+from tokenprune.engine import hooks, logits, refusals
 from tokenprune.engine.cache import CacheOwner, check_cache, check_lengths, pruned_layer
 from tokenprune.engine.calls import Call, ThreadState
 from tokenprune.engine.capture import Captures
@@ -55,7 +55,8 @@ class Engine:
         self.samples = SampleCounter()
         plan = self.plan = Plan.of(recording.method, recording.choice.layers, adapter)
         layers = [LayerCalls(layer, adapter.layer_signature) for layer in adapter.layers]
-        self.applied = Applied(adapter, plan, layers, CacheOwner(self.thread))
+        reads_logits_to_keep = logits.is_read(adapter.model, adapter.decoder)
+        self.applied = Applied(adapter, plan, layers, CacheOwner(self.thread), reads_logits_to_keep)
         self.tower = TowerRecorder(adapter, plan.tower_sites(adapter), lambda: self.thread.current)
         captures = Captures(plan, adapter, layers, lambda: self.thread.current)
         self.layer_hooks = hooks.SharedHooks(self._hook_layers, stay=True)

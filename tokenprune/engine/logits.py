@@ -6,10 +6,25 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenprune.adapters.layout import VisualLayout
+from tokenprune.call_arguments import named_parameters
 from tokenprune.errors import UnsupportedFeatureError
+
+
+def is_read(model: nn.Module, decoder: nn.Module) -> bool:
+    """Whether a model reads ``logits_to_keep``: it, or a model inside that runs its decoder (BLIP-2), takes it by name.
+
+    Some models swallow any keyword; they return all logits whatever is asked for.
+
+    Args:
+        model: The model.
+        decoder: Its decoder.
+    """
+    path = next((name for name, module in model.named_modules() if module is decoder), "").split(".")
+    around = [model, *(model.get_submodule(".".join(path[:end])) for end in range(1, len(path)))]
+    return any("logits_to_keep" in named_parameters(module.forward) for module in around)
 
 
 class KeptLogits:

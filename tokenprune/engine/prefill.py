@@ -47,12 +47,14 @@ class Applied:
         plan: The method's stages.
         layers: How each decoder layer is called.
         owner: The apply block, for the cache.
+        reads_logits_to_keep: Whether the model reads ``logits_to_keep``.
     """
 
     adapter: Adapter
     plan: Plan
     layers: Sequence[LayerCalls]
     owner: CacheOwner
+    reads_logits_to_keep: bool
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ class Prefill(Call):
         if self._compact is None:
             return output
         inputs = self._inputs
-        logits = KeptLogits(inputs.arguments.get("logits_to_keep"), inputs.layout, inputs.generating)
+        wanted = inputs.arguments.get("logits_to_keep") if self._applied.reads_logits_to_keep else None
+        logits = KeptLogits(wanted, inputs.layout, inputs.generating)
         output = logits.spread(output, self._compact.rows, self._checks)
         self._left = output[0]
         return output
