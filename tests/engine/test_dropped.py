@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -104,6 +106,19 @@ def test_a_model_that_holds_its_run_can_be_copied() -> None:
     gc.collect()
     assert torch.equal(model(**inputs).logits, expected)
     model.pruning.close()
+
+
+def test_a_process_may_end_with_an_open_run() -> None:
+    """Without a word: what is on the model is taken off before Python takes itself apart."""
+    script = """
+import tokenprune as tp
+from tests.support.simple import fastv, pair
+model, inputs = pair()
+run = tp.apply(model, fastv())
+model(**inputs)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
+    assert "Traceback" not in ended.stderr, ended.stderr
 
 
 def test_a_run_is_not_pickled() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -47,6 +48,8 @@ class Run:
     def __init__(self, recording: Recording, end: Callable[[], TokenPruneError | None] | None = None) -> None:
         self.recording = recording
         self._end = end
+        # at the end of the process, while everything is there still
+        self._at_exit = None if end is None else weakref.finalize(self, end)
 
     # ---- its life ---
 
@@ -79,6 +82,8 @@ class Run:
         end, self._end = self._end, None
         if end is None:
             return None
+        if self._at_exit is not None:
+            self._at_exit.detach()
         wrong = end()
         self.recording.settle()
         return wrong
