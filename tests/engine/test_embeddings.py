@@ -13,6 +13,7 @@ from tests.support.matrix import model_of
 from tests.support.simple import fastv
 from tests.support.tiny import CASES, CORE
 from tests.support.tiny.core import CACHE
+from tokenprune.adapters import adapter_for
 from tokenprune.errors import UnsupportedFeatureError
 
 FAMILIES = ["llava", "qwen2_5_vl", "gemma3"]
@@ -37,14 +38,30 @@ def in_place(family: str) -> tuple[Any, dict[str, Any]]:
     return model, {"inputs_embeds": entered[0], "attention_mask": inputs["attention_mask"]}
 
 
-@pytest.mark.parametrize("family", CORE)
+#: Families that turn pictures into tokens of their vocabulary.
+DISCRETE = sorted({"emu3", "chameleon", "apertus1p5"} & set(CASES))
+
+
+@pytest.mark.parametrize("family", DISCRETE)
+@torch.no_grad()
+def test_picture_tokens_in_place_are_refused(family: str) -> None:
+    """What the model itself puts in the placeholders' places, given as ids."""
+    case, model = CASES[family], model_of(family, "sdpa")
+    inputs = case.batch(model, 2, "left").inputs
+    pictures, ids = adapter_for(model).picture_ids, inputs["input_ids"]
+    ids = torch.where(torch.isin(ids, torch.tensor(case.visual_ids)), pictures[ids % len(pictures)], ids)
+    with tp.apply(model, fastv()), pytest.raises(UnsupportedFeatureError, match=r"tokens of input_ids .* are no text"):
+        model(input_ids=ids, attention_mask=inputs["attention_mask"])
+
+
+@pytest.mark.parametrize("family", [*CORE, *(name for name in DISCRETE if name != "chameleon")])
 @pytest.mark.each("family")
 @torch.no_grad()
 def test_features_in_place_are_refused(family: str) -> None:
     model, inputs = in_place(family)
     with (
         tp.apply(model, fastv()),
-        pytest.raises(UnsupportedFeatureError, match=r"features seem to be in place already.*input_ids and the pixels"),
+        pytest.raises(UnsupportedFeatureError, match=r"are no text: visual features seem to be in place.*the pixels"),
     ):
         model(**inputs)
 
@@ -72,7 +89,7 @@ def test_features_in_a_later_turn_are_refused() -> None:
         inputs = case.batch(model, 2, "none", variant=variant).inputs  # type: ignore[arg-type]
         with tp.apply(model, fastv()):
             cache = model(**inputs)[CACHE]
-            with pytest.raises(UnsupportedFeatureError, match="embeddings of no token"):
+            with pytest.raises(UnsupportedFeatureError, match="are no text"):
                 model(inputs_embeds=features, **{CACHE: cache})
 
 

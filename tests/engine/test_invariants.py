@@ -390,7 +390,7 @@ def test_10_labels_are_refused(model: PreTrainedModel, inputs: dict[str, Tensor]
 
 
 def test_10_embeddings_with_features_already_in_place_are_not_guessed(model: PreTrainedModel) -> None:
-    with tp.apply(model, method()), pytest.raises(UnsupportedFeatureError, match=r"8 rows .* embeddings of no token"):
+    with tp.apply(model, method()), pytest.raises(UnsupportedFeatureError, match=r"8 rows .* are no text"):
         model(inputs_embeds=torch.randn(1, 8, model.config.text_config.hidden_size))
 
 

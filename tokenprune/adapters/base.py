@@ -60,6 +60,7 @@ class Adapter(ABC):
         structure.check_head(model, self.decoder)
         self.layers: Sequence[nn.Module] = structure.find_layers(model, self.decoder, self.layer_signature)
         self.visual_ids = self.find_visual_ids()
+        self.picture_ids = structure.find_picture_ids(model, self.config)
 
     # ---- structure -------------------------------------------------------------------------------------------
 

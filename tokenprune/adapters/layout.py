@@ -63,9 +63,29 @@ def check_not_empty(batch: Any) -> None:
         raise ConfigError("the batch is empty: it has no samples", "give at least one, or leave the call out")
 
 
+def features_in_place(model: Any, call: Mapping[str, Any], pictures: Tensor) -> Tensor | None:
+    """Where a call seems to hold visual features already, bool ``[batch, seq]``; None where it cannot.
+
+    Args:
+        model: The model; its embedding table identifies tokens in ``inputs_embeds``.
+        call: The arguments of the model's forward, by name.
+        pictures: Ids of the tokens that are pieces of pictures themselves, long ``[tokens]``.
+    """
+    ids, embeds, mask = (call.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask"))
+    if isinstance(ids, Tensor) and pictures.numel():
+        found = torch.isin(ids, pictures.to(ids.device))
+    elif ids is None and isinstance(embeds, Tensor):
+        found = strange_rows(model, embeds, pictures)
+    else:
+        return None
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        found = found & mask[:, -found.shape[1] :].bool().to(found.device)
+    return found
+
+
 @torch.no_grad()
-def strange_rows(model: Any, embeds: Tensor) -> Tensor:
-    """Which rows of embeddings are the embedding of no token, bool ``[batch, seq]``: visual features, learned prompts.
+def strange_rows(model: Any, embeds: Tensor, pictures: Tensor) -> Tensor:
+    """Which rows of embeddings are the embedding of no text, bool ``[batch, seq]``: visual features, learned prompts.
 
     A row is compared by its first eight bytes with all tokens of the vocabulary. A row of features passes with a chance
     that is tiny for one row, and vanishing for all rows of an image.
@@ -73,9 +93,11 @@ def strange_rows(model: Any, embeds: Tensor) -> Tensor:
     Args:
         model: The model; its embedding table identifies tokens.
         embeds: ``[batch, seq, dim]``.
+        pictures: Ids of the tokens that are no text but pieces of pictures, long ``[tokens]``.
     """
     table = model.get_input_embeddings()
     tokens = torch.arange(table.weight.shape[0], device=table.weight.device)
+    tokens = tokens[~torch.isin(tokens, pictures.to(tokens.device))]
     # an embedding module may scale what it looks up: it is asked, a few rows at a time
     known = torch.cat([_first_bytes(table(chunk).to(embeds)) for chunk in tokens.split(_TOKENS_AT_ONCE)])
     strange: Tensor = ~torch.isin(_first_bytes(embeds), known.to(embeds.device))

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tokenprune.adapters.layer_signature import LayerSignature
@@ -183,6 +184,20 @@ def find_visual_ids(config: Any, text_config: Any) -> tuple[int, ...]:
         if visual_ids:
             return visual_ids
     return ()
+
+
+def find_picture_ids(model: nn.Module, config: Any) -> Tensor:
+    """Ids of the tokens that are pieces of pictures themselves, long ``[tokens]``; most models have none.
+
+    Emu3, Chameleon and Apertus 1.5 turn a picture into tokens of their vocabulary, which take the placeholders' places.
+    """
+    mapping = getattr(getattr(model, "base_model", model), "vocabulary_mapping", None)
+    offset = getattr(config, "image_token_offset", None)
+    if mapping is not None:
+        return torch.tensor(mapping.image_tokens, dtype=torch.long)
+    if offset is not None:
+        return torch.arange(offset, offset + config.vision_config.codebook_size)
+    return torch.empty(0, dtype=torch.long)
 
 
 def find_attention(layer: nn.Module) -> nn.Module | None:

@@ -211,7 +211,7 @@ class Engine:
         if pruned:
             refusals.check_continuation(pruned[0].rows.owner is self.applied.owner, arguments, self.adapter)
         check_lengths(cache, self._compared)
-        refusals.check_embeddings(self.adapter, arguments)
+        refusals.check_features(self.adapter, arguments)
         if pruned:
             ragged = any(layer.rows.ragged for layer in pruned)
             if self.plan.renumbered:

@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 
 from tokenprune.adapters.base import Adapter
-from tokenprune.adapters.layout import strange_rows
+from tokenprune.adapters.layout import features_in_place
 from tokenprune.call_arguments import CACHE_NAMES, given_cache
 from tokenprune.engine import hooks
 from tokenprune.errors import UnsupportedFeatureError
@@ -140,29 +140,31 @@ def check_mask_width(mask: Any, width: int) -> None:
         )
 
 
-def check_embeddings(adapter: Adapter, arguments: Mapping[str, Any]) -> None:
-    """Refuse embeddings in which visual features are in place already: nothing tells them from text.
+def check_features(adapter: Adapter, arguments: Mapping[str, Any]) -> None:
+    """Refuse prompts in which visual features are in place already: nothing tells them from text.
 
     Args:
         adapter: The model's adapter.
         arguments: The arguments of the model's forward, by name.
 
     Raises:
-        UnsupportedFeatureError: A row that is no padding is the embedding of no token.
+        UnsupportedFeatureError: A row of embeddings that is no padding is the embedding of no text; or a token is a
+            piece of a picture.
     """
-    embeds, mask = arguments.get("inputs_embeds"), arguments.get("attention_mask")
-    if arguments.get("input_ids") is not None or not isinstance(embeds, torch.Tensor) or embeds.shape[1] == 1:
+    ids, embeds = arguments.get("input_ids"), arguments.get("inputs_embeds")
+    given = embeds if ids is None else ids
+    if isinstance(given, torch.Tensor) and given.shape[1] == 1:
+        return  # a decode step
+    found = features_in_place(adapter.model, arguments, adapter.picture_ids)
+    if found is None or not bool(found.any()):
         return
-    strange = strange_rows(adapter.model, embeds)
-    if isinstance(mask, torch.Tensor) and mask.dim() == 2:
-        strange &= mask[:, -embeds.shape[1] :].bool().to(strange.device)
-    if bool(strange.any()):
-        sample, position = strange.nonzero()[0].tolist()
-        raise UnsupportedFeatureError(
-            f"{int(strange.sum())} rows of inputs_embeds (the first at position {position} of sample {sample}) are"
-            " embeddings of no token: visual features seem to be in place already, and nothing tells them from text",
-            "pass input_ids and the pixels, or embeddings that hold the placeholder tokens' rows, and the pixels",
-        )
+    sample, position = found.nonzero()[0].tolist()
+    name, what = ("inputs_embeds", "rows") if ids is None else ("input_ids", "tokens")
+    raise UnsupportedFeatureError(
+        f"{int(found.sum())} {what} of {name} (the first at position {position} of sample {sample}) are no text: visual"
+        " features seem to be in place already, and nothing tells which image they belong to",
+        "pass the placeholder tokens, as ids or as embeddings, and the pixels",
+    )
 
 
 def check_cache_arrived(arguments: Mapping[str, Any], after_unseen: bool) -> None:
