@@ -61,6 +61,31 @@ def test_a_closed_run_begins_no_block() -> None:
         pass
 
 
+def test_a_block_in_its_own_block_is_refused() -> None:
+    """Its end would take the method off, and the outer block would go on unpruned."""
+    model, inputs = pair()
+    with tp.apply(model, fastv()) as run:
+        with pytest.raises(UnsupportedFeatureError, match="a with block of this run has begun"), run:
+            pass
+        logits(model, inputs)
+        assert run.report.after == [5, 5]
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@torch.no_grad()
+def test_a_generation_that_outlives_its_run_is_an_error(use_cache: bool) -> None:
+    """Without a cache nothing else would notice."""
+    model, inputs = pair()
+    run = tp.apply(model, fastv())
+
+    def close(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        run.close()
+        return scores
+
+    with pytest.raises(UnsupportedFeatureError, match="block"):
+        model.generate(**inputs, max_new_tokens=3, use_cache=use_cache, logits_processor=[close])
+
+
 def test_an_open_run_keeps_the_model_busy() -> None:
     model, _ = pair()
     run = tp.apply(model, fastv())

@@ -125,7 +125,12 @@ class Engine:
                 check_not_empty(prompt)  # the vision tower runs before the first call, and would fail
         self.thread.copies.append(1)
         try:
-            return own(*args, **kwargs)
+            output = own(*args, **kwargs)
+            if self.applied.owner.thread is None:  # without a cache, the steps after that were not pruned
+                raise UnsupportedFeatureError(
+                    "the apply block ended while generate was running", "end it when the generation has ended"
+                )
+            return output
         finally:
             self.thread.copies.pop()
             self.tower.drop_pending()

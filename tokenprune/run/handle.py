@@ -48,6 +48,7 @@ class Run:
     def __init__(self, recording: Recording, end: Callable[[], TokenPruneError | None] | None = None) -> None:
         self.recording = recording
         self._end = end
+        self._entered = False
         # at the end of the process, while everything is there still
         self._at_exit = None if end is None else weakref.finalize(self, end)
 
@@ -56,6 +57,9 @@ class Run:
     def __enter__(self) -> Run:
         if self.closed:
             raise UnsupportedFeatureError("this run was closed: its method is off the model", "call apply again")
+        if self._entered:
+            raise UnsupportedFeatureError("a with block of this run has begun: its end would end both", "use one block")
+        self._entered = True
         return self
 
     def __exit__(
