@@ -131,6 +131,40 @@ def test_other_code_of_the_task_is_refused_before_the_model_is_loaded(
         run_experiment(config(str(tmp_path)))
 
 
+@pytest.mark.parametrize("name", ["pruners.topk", "scorers.norm", "selectors.fixed", "budgets.keep"])
+@STARTS
+def test_other_code_of_a_method_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[Path], None], name: str
+) -> None:
+    """Rows of a scorer's earlier version are not mixed with those of a later one."""
+    start(tmp_path)
+    asked = config(str(tmp_path), methods=["norm-hidden-large"])
+    run_experiment(asked, part=Part(limit=10))
+    source = code._source
+    module = f"tokenprune.{name}"
+    monkeypatch.setattr(
+        code, "_source", lambda item: (source(item) or b"") + b"#" * (getattr(item, "__name__", "") == module)
+    )
+    match = r"holds results of '[\w-]+ .*' with another version of the .*: tokenprune-mllm .* there, tokenprune-mllm"
+    for run in (run_experiment, plan_experiment):
+        with pytest.raises(OutputError, match=match):
+            run(asked)
+
+
+def test_a_folder_without_code_of_methods_goes_on(tmp_path: Path) -> None:
+    """Folders of older versions do not know it, and do not learn it from later answers."""
+    run_experiment(config(str(tmp_path)), part=Part(limit=10))
+    path = tmp_path / "series.json"
+    older = {key: item and {name: item[name] for name in item if name != "code"} for key, item in read(path).items()}
+    path.write_text(json.dumps(older))
+    run_experiment(config(str(tmp_path)))
+    assert read(path) == older
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
 def test_other_code_of_a_metric_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 

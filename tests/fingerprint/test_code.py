@@ -23,9 +23,13 @@ FILES = {
     "words.py": "from scores_pkg.letters import lower\n\n\ndef clean(text):\n    return lower(text).strip()\n",
     "letters.py": "def lower(text):\n    return text.lower()\n",
     "unused.py": "LIMIT = 1\n",
+    "constants.py": "WORDS = ('a', 'the')\n",
+    "late.py": "def slow():\n    return 1\n",
     "metric.py": (
-        "from scores_pkg.words import clean\nfrom tokenprune.metrics.base import Metric\n\n\n"
-        "class Clean(Metric):\n    def score(self, text, references, choices=()):\n        return 1.0\n"
+        "from scores_pkg.words import clean\nfrom tokenprune.metrics.base import Metric\n"
+        "from .constants import WORDS\n\n\n"
+        "class Clean(Metric):\n    def score(self, text, references, choices=()):\n"
+        "        from scores_pkg import late\n\n        return float(late.slow())\n"
     ),
 }
 
@@ -45,7 +49,15 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    ("name", "counts"), [("metric.py", True), ("words.py", True), ("letters.py", True), ("unused.py", False)]
+    ("name", "counts"),
+    [
+        ("metric.py", True),
+        ("words.py", True),
+        ("letters.py", True),
+        ("constants.py", True),  # a constant does not say which module it is from
+        ("late.py", True),  # imported in a function, so not yet
+        ("unused.py", False),
+    ],
 )
 def test_the_class_and_what_it_uses_count(package: ModuleType, tmp_path: Path, name: str, counts: bool) -> None:
     before = code_version("metrics", package.Clean)

@@ -18,6 +18,7 @@ from tokenprune.experiment import examples
 from tokenprune.experiment.answering import Choices
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.config import ExperimentConfig
+from tokenprune.experiment.definitions import definitions
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult, Part, chosen_series, finished, run_experiment
 from tokenprune.experiment.tuned import TUNED
@@ -49,9 +50,9 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
             )
     sources = [Results(Path(config.output) / shard.folder) for shard in shards]
     target = Results(config.output)
-    definitions = {item.key: item.definition for item in chosen_series(config, part)}
+    wanted = definitions(chosen_series(config, part))
     with target.locked():
-        target.check(config.to_yaml(), definitions)
+        target.check(config.to_yaml(), wanted)
         _check_choices(sources)
         _check_equal(sources, "left_out.json")
         _check_equal(sources, "series.json")
@@ -59,7 +60,7 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
         target.write_json(ORIGIN, _merged_origin(sources).stored())
         for name in ("choices.json", "left_out.json", "environment.json", "series.json", "fingerprints.json"):
             target.write_json(name, sources[0].read_json(name))
-        _write_rows(target, sources, list(definitions), config.batch_size)
+        _write_rows(target, sources, list(wanted), config.batch_size)
         skipped = sorted((row for source in sources for row in source.skipped_rows()), key=lambda row: row["position"])
         if skipped:
             target.write(target.skipped.name, "".join(map(line, skipped)))

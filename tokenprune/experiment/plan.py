@@ -9,6 +9,7 @@ from tokenprune.errors import ConfigError
 from tokenprune.experiment.answering import Answering, BatchInWork, why_no_foreground
 from tokenprune.experiment.batches import Batch, Batches
 from tokenprune.experiment.config import ExperimentConfig
+from tokenprune.experiment.definitions import definitions
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import (
     Part,
@@ -83,7 +84,7 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     series = chosen_series(config, part)
     results = Results(output_folder(config, part))
     batches = select_batches(config, part)
-    results.check(config.to_yaml(), {item.key: item.definition for item in series})
+    results.check(config.to_yaml(), definitions(series))
     done = results.complete(batches.count, batches.size)[0]
     answering = Answering(config, config.model.load())
     results.check_origin(Origin(fingerprint(answering.adapter.model), used_code(config.model, config.task)))

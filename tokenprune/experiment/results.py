@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from tokenprune.errors import OutputError
+from tokenprune.experiment.definitions import what_differs
 from tokenprune.files.folder import OutputFolder
 from tokenprune.files.lines import Row, json_ready, line, lines, parse
 from tokenprune.fingerprint.origin import ORIGIN, Origin
@@ -82,9 +83,10 @@ class Results(OutputFolder):
                 )
         stored_series = self.read_json("series.json") or {}
         for key, definition in series.items():
-            if stored_series.get(key, definition) != definition:
+            what = what_differs(stored_series.get(key, definition), definition)
+            if what is not None:
                 raise OutputError(
-                    f"{self.folder} holds results of {key!r} with another definition",
+                    f"{self.folder} holds results of {key!r} with {what}",
                     "give the method another label, choose another output folder, or delete that one",
                 )
 
@@ -134,7 +136,7 @@ class Results(OutputFolder):
             origin.announce(self.folder)
             self.write_json(ORIGIN, origin.stored())
         stored_series = self.read_json("series.json") or {}
-        self.write_json("series.json", {**stored_series, **series})
+        self.write_json("series.json", {**stored_series, **series, **stored_series})
         self.write("config.yaml", config)
 
     def append(self, rows: Sequence[Row]) -> None:

@@ -18,6 +18,7 @@ from tokenprune.experiment.answering import Answering, BatchInWork, Choices, why
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batch, Batches, Shard
 from tokenprune.experiment.config import UNPRUNED, ExperimentConfig
+from tokenprune.experiment.definitions import definitions
 from tokenprune.experiment.results import RUN, Results
 from tokenprune.experiment.series import Series
 from tokenprune.files.lines import Row
@@ -293,7 +294,7 @@ class _Experiment:
         return left_out, batches, batches.resume(self.results) if self.results.claimed else set()
 
     def _definitions(self) -> dict[str, Any]:
-        return {item.key: item.definition for item in self.series}
+        return definitions(self.series)
 
     def _leave_out(self, titles: dict[str, str]) -> None:
         self.series = [item for item in self.series if item.title not in titles]

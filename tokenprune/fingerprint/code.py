@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
+from importlib.util import find_spec, module_from_spec, resolve_name
 from pathlib import Path
 from types import ModuleType
 
@@ -54,30 +57,47 @@ def _version(distribution: str) -> str:
 
 
 def _sources(start: str) -> Iterator[tuple[str, bytes | None]]:
-    """A module, and those of the same package that it uses, directly or not: their names, and their sources."""
+    """A module, and those of the same package that it imports, directly or not: their names, and their sources."""
     waiting, seen = [start], {start}
     while waiting:
         name = waiting.pop()
-        module = sys.modules.get(name)
-        yield name, _source(module)
-        if module is not None and module.__package__:
-            near = {other for other in map(_home, _values(module)) if _package(other) == module.__package__}
+        module = _module(name)
+        source = _source(module)
+        yield name, source
+        package = getattr(module, "__package__", None)
+        if package and source is not None:
+            near = {other for other in _imports(source, package) if _is_in(other, package)}
             waiting += sorted(near - seen)
             seen |= near
 
 
-def _values(module: ModuleType) -> list[object]:
-    """What is imported into a module, or defined in it."""
-    return [value for value in vars(module).values() if callable(value) or inspect.ismodule(value)]
+def _imports(source: bytes, package: str) -> Iterator[str]:
+    """Names of what a source imports, in functions, too: modules, and what stands in them.
+
+    They are read from the source: a constant that was imported does not say where it is from.
+    """
+    with suppress(SyntaxError):  # it was changed after it was imported
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = resolve_name("." * node.level + (node.module or ""), package)
+                yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
 
 
-def _home(value: object) -> str:
-    """The module in which a function or class was defined; of a module its own name."""
-    return str(getattr(value, "__module__", None) or getattr(value, "__name__", ""))
+def _is_in(name: str, package: str) -> bool:
+    """Whether it is a module of a package; modules of packages inside it are not."""
+    near = name == package or name.rpartition(".")[0] == package
+    return near and getattr(_module(name), "__package__", None) == package
 
 
-def _package(module: str) -> str | None:
-    return getattr(sys.modules.get(module), "__package__", None)
+def _module(name: str) -> ModuleType | None:
+    """A module; it does not run if nothing has imported it yet. None if there is none of this name."""
+    if name not in sys.modules:
+        with suppress(ImportError, ValueError):
+            spec = find_spec(name)
+            return module_from_spec(spec) if spec is not None else None
+    return sys.modules.get(name)
 
 
 def _source(module: ModuleType | None) -> bytes | None:

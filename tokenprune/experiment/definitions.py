@@ -1,0 +1,69 @@
+"""What the results of every series were computed with: the method's fields, and the versions of its code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tokenprune.component import Component
+from tokenprune.experiment.series import Series
+from tokenprune.fingerprint.code import code_name, code_version
+from tokenprune.plugins import registry
+
+#: The kinds of components that a method is made of.
+KINDS = ("selectors", "pruners", "scorers", "budgets")
+#: The key of a definition that holds the versions.
+CODE = "code"
+
+Definition = dict[str, Any] | None
+
+
+def definitions(series: Iterable[Series]) -> dict[str, Definition]:
+    """The definition of every series by its key, JSON-ready, with the versions of the code of its method."""
+    versions: dict[type[Component], tuple[str, str | None]] = {}  # series share components
+    return {item.key: _defined(item, versions) for item in series}
+
+
+def what_differs(stored: Definition, now: Definition) -> str | None:
+    """What differs between two definitions, in words; None where nothing is known to.
+
+    Versions of code that one of the two does not know are no difference: folders of older versions have none.
+    """
+    if _without_code(stored) != _without_code(now):
+        return "another definition"
+    old, new = _code(stored), _code(now)
+    for name in old.keys() & new.keys():
+        if old[name] and new[name] and old[name] != new[name]:
+            return f"another version of the {name}: {old[name]} there, {new[name]} now"
+    return None
+
+
+def _defined(series: Series, versions: dict[type[Component], tuple[str, str | None]]) -> Definition:
+    definition = series.definition
+    if definition is None or series.method is None:
+        return definition
+    used = {type(part) for part in _parts(series.method)}
+    for cls in used - versions.keys():
+        kind = next(kind for kind in KINDS if issubclass(cls, registry(kind).base))
+        versions[cls] = code_name(kind, cls), code_version(kind, cls)
+    return definition | {CODE: dict(sorted(versions[cls] for cls in used))}
+
+
+def _parts(value: Any) -> Iterator[Component]:
+    """The components in a method, however deep: a pruner's scorer, the scorers of a combination."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _parts(item)
+    elif isinstance(value, Component):
+        if issubclass(type(value), tuple(registry(kind).base for kind in KINDS)):
+            yield value
+        for name in type(value).model_fields:
+            yield from _parts(getattr(value, name))
+
+
+def _code(definition: Definition) -> Mapping[str, str | None]:
+    return (definition or {}).get(CODE) or {}
+
+
+def _without_code(definition: Definition) -> Definition:
+    return definition and {key: value for key, value in definition.items() if key != CODE}
