@@ -95,7 +95,7 @@ def test_the_same_weights_and_code_go_on(tmp_path: Path, start: Callable[[Path],
     assert (tmp_path / "origin.json").read_bytes() == before
     kept = json.loads(before)
     assert kept["model"].startswith("2-")
-    assert list(kept["code"]) == ["model 'tests.support.toy:ToyModel'", "task 'tests.support.toy:ToyTask'"]
+    assert list(kept["code"]) == ["model 'tests.support.toy:ToyModel'", "task 'tests.support.toy:ToyTask'", "processor"]
 
 
 @STARTS

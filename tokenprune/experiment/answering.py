@@ -33,10 +33,13 @@ from tokenprune.experiment.cost import sample_cost
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.tuned import TUNED, chosen_method, verdict
 from tokenprune.files.lines import Row
+from tokenprune.fingerprint import fingerprint
+from tokenprune.fingerprint.origin import Origin
 from tokenprune.flops import prefill_cost
 from tokenprune.models.answer import Generated, check_prompt_logits, generate
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode
+from tokenprune.models.processor import processor_fingerprint
 from tokenprune.pictures.look import Look
 from tokenprune.run import Run
 from tokenprune.selectors.fixed import Fixed
@@ -93,6 +96,11 @@ class Answering:
         self._features = SharedFeatures(loaded.model)
 
     # ---- before the first answer ----
+
+    def origin(self, code: Mapping[str, str | None]) -> Origin:
+        """What answers are made with: the weights, the processor, and versions of the code of components."""
+        processor = processor_fingerprint(self.loaded.processor)
+        return Origin(fingerprint(self.adapter.model), {**code, "processor": processor})
 
     def choose_layers(self, series: Sequence[Series], images: int) -> Choices:
         """Choose the layers of every series that states its method, and check that its budget can be met.

@@ -20,8 +20,6 @@ from tokenprune.experiment.runner import (
     select_batches,
 )
 from tokenprune.experiment.tuned import TUNED
-from tokenprune.fingerprint import fingerprint
-from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.code import used_code
 
 
@@ -87,7 +85,7 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     results.check(config.to_yaml(), definitions(series))
     done = results.complete(batches.count, batches.size)[0]
     answering = Answering(config, config.model.load())
-    results.check_origin(Origin(fingerprint(answering.adapter.model), used_code(config.model, config.task)))
+    results.check_origin(answering.origin(used_code(config.model, config.task)))
     first = batches.first(answering.loaded, answering.check_usable)
     if why_no_foreground(first.samples[0], answering.loaded) is not None and not asks_for_oracle(config, part):
         series = [item for item in series if item.title != "oracle"]

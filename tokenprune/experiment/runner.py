@@ -22,7 +22,6 @@ from tokenprune.experiment.definitions import definitions
 from tokenprune.experiment.results import RUN, Results
 from tokenprune.experiment.series import Series
 from tokenprune.files.lines import Row
-from tokenprune.fingerprint import fingerprint
 from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.code import used_code
 from tokenprune.registry import suggest
@@ -233,7 +232,7 @@ class _Experiment:
     def _load(self) -> tuple[Answering, Origin]:
         """Load the model, unless it is another one than that of the folder's answers."""
         answering = Answering(self.config, self.config.model.load())
-        origin = Origin(fingerprint(answering.adapter.model), self.code)
+        origin = answering.origin(self.code)
         self.results.check_origin(origin)
         return answering, origin
 
