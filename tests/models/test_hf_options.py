@@ -187,8 +187,9 @@ def test_divergence_is_forced_whatever_generation_is(
 
     monkeypatch.setattr(model, "generate", generate)
     tp.run_experiment(config(llava, tmp_path, {"generation": {"num_beams": 3}}, divergence=True))
-    forced = [options for options in calls if "logits_processor" in options]
-    answers = [options for options in calls if "logits_processor" not in options]
+    kinds = [[type(item).__name__ for item in options["logits_processor"]] for options in calls]
+    forced = [options for options, kind in zip(calls, kinds, strict=True) if kind == ["_Forced"]]
+    answers = [options for options, kind in zip(calls, kinds, strict=True) if kind == ["_Watch"]]
     assert len(forced) == len(answers) == 2
     assert all(options["do_sample"] is False and options["num_beams"] == 1 for options in forced)
     assert all(options["num_beams"] == 3 for options in answers)
