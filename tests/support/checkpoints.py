@@ -14,7 +14,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tests.support.tiny import CASES
-from tests.support.tiny.core import END, IMAGE, START, VIDEO, VOCAB
+from tests.support.tiny.core import END, IMAGE, START, TRANSFORMERS, VIDEO, VOCAB
 from tests.support.tiny.llava import PINPOINTS
 from tokenprune.tasks.base import Video
 
@@ -269,7 +269,8 @@ FAMILIES: dict[str, Family] = {
         (16, 16),
         extra={"image_token": "<img>", "boi_token": "<boi>", "eoi_token": "<eoi>"},
     ),
-    "idefics3": Family("idefics3", _idefics3, TILED, "<image>", (80, 48)),
+    # before 5.19 its image processor needed torchvision, too
+    "idefics3": Family("idefics3", _idefics3, TILED, "<image>", (80, 48), torchvision=TRANSFORMERS < (5, 19)),
     "mistral3": Family(
         "mistral3",
         _mistral3,
