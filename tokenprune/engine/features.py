@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,7 +53,10 @@ class SharedFeatures:
 def fresh(features: Any) -> Any:
     """The same tensors in new containers: a beam search puts the features of its beams into the ones that it gets."""
     if isinstance(features, ModelOutput):
-        return type(features)(**{key: fresh(value) for key, value in features.items()})
+        made = copy.copy(features)
+        for name, value in vars(features).items():  # also what is no field: before 5.23 some models add pooler_output
+            setattr(made, name, fresh(value))
+        return made
     if type(features) in (list, tuple):
         return type(features)(fresh(value) for value in features)
     return features
