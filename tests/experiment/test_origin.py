@@ -48,13 +48,13 @@ def on_the_disk(folder: Path) -> Callable[[Any], object]:
     return lambda model: accelerate.disk_offload(model, str(folder), torch.device("cpu"))
 
 
-def other_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The module of the toy task is another version."""
+def other_code(monkeypatch: pytest.MonkeyPatch, name: str = "tests.support.toy") -> None:
+    """A module is another version; by default that of the toy task."""
     source = code._source
 
     def changed(module: Any) -> bytes | None:
         found = source(module)
-        return found + b"# changed" if found is not None and module.__name__ == "tests.support.toy" else found
+        return found + b"# changed" if found is not None and module.__name__ == name else found
 
     monkeypatch.setattr(code, "_source", changed)
 
@@ -140,11 +140,7 @@ def test_other_code_of_a_method_is_refused(
     start(tmp_path)
     asked = config(str(tmp_path), methods=["norm-hidden-large"])
     run_experiment(asked, part=Part(limit=10))
-    source = code._source
-    module = f"tokenprune.{name}"
-    monkeypatch.setattr(
-        code, "_source", lambda item: (source(item) or b"") + b"#" * (getattr(item, "__name__", "") == module)
-    )
+    other_code(monkeypatch, f"tokenprune.{name}")
     match = r"holds results of '[\w-]+ .*' with another version of the .*: tokenprune-mllm .* there, tokenprune-mllm"
     for run in (run_experiment, plan_experiment):
         with pytest.raises(OutputError, match=match):

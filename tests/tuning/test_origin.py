@@ -45,6 +45,17 @@ def test_other_code_of_the_task_is_refused(tmp_path: Path, monkeypatch: pytest.M
         run_tune(config(str(tmp_path), methods=["fastv"]))
 
 
+@pytest.mark.parametrize("name", ["scorers.fastv", "pruners.topk", "selectors.fixed"])
+def test_other_code_of_a_candidate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Rows of a scorer's earlier version are not raced against those of a later one."""
+    model, samples = planted(8)
+    tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
+    other_code(monkeypatch, f"tokenprune.{name}")
+    match = r"holds rows of '.*' with another version of the .*: tokenprune-mllm .* there, tokenprune-mllm .* now"
+    with pytest.raises(OutputError, match=match):
+        tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
+
+
 def test_a_tune_of_an_older_version_is_refused(tmp_path: Path) -> None:
     """Its fingerprints of samples were made in another way: nobody knows what its rows are about."""
     model, samples = planted(8)

@@ -18,9 +18,9 @@ from tokenprune.experiment import examples
 from tokenprune.experiment.answering import Choices
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.config import ExperimentConfig
-from tokenprune.experiment.definitions import definitions
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult, Part, chosen_series, finished, run_experiment
+from tokenprune.experiment.series import definitions
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.files.lines import Row, line, parse
 from tokenprune.fingerprint.origin import ORIGIN, Origin

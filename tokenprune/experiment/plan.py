@@ -9,7 +9,6 @@ from tokenprune.errors import ConfigError
 from tokenprune.experiment.answering import Answering, BatchInWork, why_no_foreground
 from tokenprune.experiment.batches import Batch, Batches
 from tokenprune.experiment.config import ExperimentConfig
-from tokenprune.experiment.definitions import definitions
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import (
     Part,
@@ -19,6 +18,7 @@ from tokenprune.experiment.runner import (
     published_settings,
     select_batches,
 )
+from tokenprune.experiment.series import definitions
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.models.code import used_code
 

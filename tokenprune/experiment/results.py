@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from tokenprune.errors import OutputError
-from tokenprune.experiment.definitions import what_differs
 from tokenprune.files.folder import OutputFolder
 from tokenprune.files.lines import Row, json_ready, line, lines, parse
+from tokenprune.fingerprint.definition import what_differs
 from tokenprune.fingerprint.origin import ORIGIN, Origin
 
 #: The file that says which series and samples the last run was about, and what its scores are.

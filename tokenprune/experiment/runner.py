@@ -18,9 +18,8 @@ from tokenprune.experiment.answering import Answering, BatchInWork, Choices, why
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batch, Batches, Shard
 from tokenprune.experiment.config import UNPRUNED, ExperimentConfig
-from tokenprune.experiment.definitions import definitions
 from tokenprune.experiment.results import RUN, Results
-from tokenprune.experiment.series import Series
+from tokenprune.experiment.series import Series, definitions
 from tokenprune.files.lines import Row
 from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.code import used_code

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from tokenprune.config import Method
 from tokenprune.experiment.tuned import Tune
+from tokenprune.fingerprint.definition import Definition, with_code
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,9 @@ class Series:
         if self.tune is not None:
             return {"tuned": self.tune.model_dump(mode="json")}
         return self.method.model_dump(mode="json", exclude={"label"}) if self.method else None
+
+
+def definitions(series: Iterable[Series]) -> dict[str, Definition]:
+    """The definition of every series by its key, with the versions of the code of its method."""
+    kept = list(series)
+    return with_code({item.key: item.definition for item in kept}, {item.key: item.method for item in kept})

@@ -16,6 +16,7 @@ from tokenprune.errors import OutputError, TokenPruneWarning
 from tokenprune.files.folder import OutputFolder
 from tokenprune.files.lines import Row, lines, parse
 from tokenprune.fingerprint import same
+from tokenprune.fingerprint.definition import what_differs
 from tokenprune.fingerprint.origin import ORIGIN, Origin
 
 #: Settings that may change between two calls for one folder: what was measured stays comparable.
@@ -123,17 +124,19 @@ class TuneStore(OutputFolder):
 
         Args:
             budget: The budget in a few words.
-            definitions: All fields of every candidate's method, JSON-ready, by name.
+            definitions: All fields of every candidate's method and the versions of its code, JSON-ready, by name.
 
         Raises:
-            OutputError: A name stood for another candidate when the folder was written, or it is unknown for which.
+            OutputError: A name stood for another candidate when the folder was written, or for other code, or it is
+                unknown for which.
         """
         stored = self.read_json("candidates.json")
         known: dict[str, Any] = stored if isinstance(stored, dict) else {}
         for name, definition in definitions.items():
-            if known.get(f"{budget} / {name}", definition) != definition:
+            what = what_differs(known.get(f"{budget} / {name}", definition), definition)
+            if what is not None:
                 raise OutputError(
-                    f"{self.folder} holds rows of {name!r} with another definition",
+                    f"{self.folder} holds rows of {name!r} with {what}",
                     "give the candidate another label, choose another output folder, or delete that one",
                 )
         found = BudgetRows(budget, self)
@@ -147,8 +150,8 @@ class TuneStore(OutputFolder):
                     )
                 found.measured[name, row["batch"]] = _fidelity(row)
         new = {f"{budget} / {name}": definition for name, definition in definitions.items()}
-        if not new.items() <= known.items():
-            self.write_json("candidates.json", known | new)
+        if not new.keys() <= known.keys():
+            self.write_json("candidates.json", new | known)  # rows of an older version do not learn of code later
         return found
 
     def _rows(self) -> list[Row]:

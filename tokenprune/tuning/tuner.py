@@ -25,6 +25,7 @@ from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError
 from tokenprune.fingerprint import fingerprint
+from tokenprune.fingerprint.definition import with_code
 from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.answer import generate
 from tokenprune.models.base import LoadedModel
@@ -296,7 +297,8 @@ class _Tuning:
     ) -> Ranking:
         slug = budget_slug(budget)
         methods = {candidate.name: candidate.method for candidate in found.candidates}
-        definitions = {name: method.model_dump(mode="json", exclude={"label"}) for name, method in methods.items()}
+        dumped = {name: method.model_dump(mode="json", exclude={"label"}) for name, method in methods.items()}
+        definitions = with_code(dumped, methods)
         rows = BudgetRows(slug) if store is None else store.rows(slug, definitions)
         if show is not None:
             show.begin(slug, list(methods), len(self.batches))

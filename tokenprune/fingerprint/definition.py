@@ -1,12 +1,11 @@
-"""What the results of every series were computed with: the method's fields, and the versions of its code."""
+"""What the results of a method were computed with: its fields, and the versions of its code."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tokenprune.component import Component
-from tokenprune.experiment.series import Series
 from tokenprune.fingerprint.code import code_name, code_version
 from tokenprune.plugins import registry
 
@@ -18,10 +17,19 @@ CODE = "code"
 Definition = dict[str, Any] | None
 
 
-def definitions(series: Iterable[Series]) -> dict[str, Definition]:
-    """The definition of every series by its key, JSON-ready, with the versions of the code of its method."""
-    versions: dict[type[Component], tuple[str, str | None]] = {}  # series share components
-    return {item.key: _defined(item, versions) for item in series}
+def with_code(definitions: Mapping[str, Definition], methods: Mapping[str, Any]) -> dict[str, Definition]:
+    """Definitions with the versions of the code of their methods.
+
+    Args:
+        definitions: What results were computed with, JSON-ready, by name.
+        methods: The methods by the same names; a definition without one stays as it is.
+    """
+    versions: dict[type[Component], tuple[str, str | None]] = {}  # methods share components
+    found = dict(definitions)
+    for name, definition in definitions.items():
+        if definition is not None and methods.get(name) is not None:
+            found[name] = definition | _code_of(methods[name], versions)
+    return found
 
 
 def what_differs(stored: Definition, now: Definition) -> str | None:
@@ -38,15 +46,12 @@ def what_differs(stored: Definition, now: Definition) -> str | None:
     return None
 
 
-def _defined(series: Series, versions: dict[type[Component], tuple[str, str | None]]) -> Definition:
-    definition = series.definition
-    if definition is None or series.method is None:
-        return definition
-    used = {type(part) for part in _parts(series.method)}
+def _code_of(method: Any, versions: dict[type[Component], tuple[str, str | None]]) -> dict[str, Any]:
+    used = {type(part) for part in _parts(method)}
     for cls in used - versions.keys():
         kind = next(kind for kind in KINDS if issubclass(cls, registry(kind).base))
         versions[cls] = code_name(kind, cls), code_version(kind, cls)
-    return definition | {CODE: dict(sorted(versions[cls] for cls in used))}
+    return {CODE: dict(sorted(versions[cls] for cls in used))}
 
 
 def _parts(value: Any) -> Iterator[Component]:
