@@ -8,16 +8,9 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.support.tiny.core import IMAGE, VIDEO, TinyCase, Visual, visual
-from tests.support.tiny.parts import make, pixels, text
+from tests.support.tiny.parts import CLIP, make, pixels, text
 
-TOWER: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-}
+TOWER: dict[str, Any] = {name: value for name, value in CLIP.items() if name != "model_type"}
 QFORMER: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,

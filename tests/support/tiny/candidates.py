@@ -23,7 +23,7 @@ from tests.support.tiny.core import (
 from tests.support.tiny.languages import COHERE2, WINDOW
 from tests.support.tiny.llava import PINPOINTS, SIZES, clip_visual
 from tests.support.tiny.others import rows_visual
-from tests.support.tiny.parts import CLIP, GRANITE_ATTENTION, MROPE, PATCHES, SIGLIP, make, mixed, pixels, text
+from tests.support.tiny.parts import CLIP, GRANITE_ATTENTION, MROPE, PATCHES, SAM, SIGLIP, make, mixed, pixels, text
 from tests.support.tiny.qwen import GRIDS, TOWER, grid_visual
 
 
@@ -73,17 +73,7 @@ ovis2 = make(
 got_ocr2 = make(
     tf.GotOcr2ForConditionalGeneration,
     tf.GotOcr2Config,
-    vision_config={
-        "hidden_size": 32,
-        "output_channels": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 128,
-        "patch_size": 8,
-        "window_size": 4,
-        "global_attn_indexes": [1],
-        "mlp_dim": 64,
-    },
+    vision_config=SAM,
     text_config=text("qwen2"),
     image_token_index=IMAGE,
 )

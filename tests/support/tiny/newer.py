@@ -19,7 +19,7 @@ from tests.support.tiny.core import (
     token_types,
     visual,
 )
-from tests.support.tiny.parts import GRANITE_ATTENTION, PATCHES, make, mixed, pixels, text
+from tests.support.tiny.parts import GRANITE_ATTENTION, MOON, PATCHES, make, mixed, pixels, text
 from tests.support.tiny.qwen import ALL, TOWER, grid_visual
 
 WINDOW = 10
@@ -149,16 +149,7 @@ def coded_visual(model: PreTrainedModel, kind: str, size: int, noise: torch.Gene
     return visual(height * width // 16, pixel_values=values, image_sizes=torch.tensor([[height, width]]))
 
 
-MUSE_VISION: dict[str, Any] = {
-    "patch_size": 4,
-    "pos_emb_height": 8,
-    "pos_emb_width": 8,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 2,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-}
+MUSE_VISION: dict[str, Any] = {**MOON, "max_position_embeddings": 64}
 MUSE_TEXT = text(
     None,
     layers=6,

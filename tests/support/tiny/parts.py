@@ -22,6 +22,27 @@ CLIP: dict[str, Any] = {
     "patch_size": 8,
 }
 SIGLIP: dict[str, Any] = {**CLIP, "model_type": "siglip_vision_model", "vision_use_head": False}
+SAM: dict[str, Any] = {
+    "hidden_size": 32,
+    "output_channels": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 128,
+    "patch_size": 8,
+    "window_size": 4,
+    "global_attn_indexes": [1],
+    "mlp_dim": 64,
+}
+MOON: dict[str, Any] = {
+    "patch_size": 4,
+    "pos_emb_height": 8,
+    "pos_emb_width": 8,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+}
+"""MoonViT's."""
 PATCHES: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,

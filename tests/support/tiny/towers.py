@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from inspect import signature
-from typing import Any
 
 import torch
 import transformers as tf
@@ -13,21 +12,10 @@ from tests.support.tiny.candidates import fixed
 from tests.support.tiny.core import FLAT_BEAMS, IMAGE, VIDEO, TinyCase, Visual, token_types, visual
 from tests.support.tiny.languages import MLA
 from tests.support.tiny.others import tiled_visual
-from tests.support.tiny.parts import CLIP, MROPE, PATCHES, SIGLIP, make, mixed, pixels, text
+from tests.support.tiny.parts import CLIP, MOON, MROPE, PATCHES, SAM, SIGLIP, make, mixed, pixels, text
 from tests.support.tiny.qwen import GRIDS, IDS, framewise_visual, qwen3_tower
 
 WINDOW = 10
-SAM: dict[str, Any] = {
-    "hidden_size": 32,
-    "output_channels": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 128,
-    "patch_size": 8,
-    "window_size": 4,
-    "global_attn_indexes": [1],
-    "mlp_dim": 64,
-}
 
 qianfan = make(
     "QianfanOCRForConditionalGeneration",
@@ -83,15 +71,7 @@ step = make(
 kimi = make(
     "Kimi_K25ForConditionalGeneration",
     "Kimi_K25Config",
-    vision_config={
-        "patch_size": 4,
-        "pos_emb_height": 8,
-        "pos_emb_width": 8,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-    },
+    vision_config=MOON,
     text_config=MLA,
     projection_hidden_size=32,
     image_token_id=IMAGE,
