@@ -27,7 +27,7 @@ from tokenprune import ExperimentConfig
 from tokenprune.adapters import adapter_for
 from tokenprune.config import Method
 from tokenprune.engine import choose_layers, chosen
-from tokenprune.engine.fidelity import Fidelity, UnprunedBatch
+from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch
 from tokenprune.experiment.series import Series
 from tokenprune.selectors.fixed import Fixed
 

@@ -7,7 +7,7 @@ from tokenprune.config import Method
 from tokenprune.engine import apply, observe
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment import ExperimentConfig, run_experiment
-from tokenprune.named import list_methods, load_method
+from tokenprune.methods.named import list_methods, load_method
 from tokenprune.pictures.draw import draw
 from tokenprune.pictures.look import Look
 from tokenprune.run import Report, Run, StageResult

@@ -17,8 +17,9 @@ from PIL import Image
 
 import tokenprune as tp
 from tests.support.tiny import CASES
-from tokenprune.engine import choose_layers, profile_cache
-from tokenprune.engine.profile_cache import ProfileCache
+from tokenprune.engine import choose_layers
+from tokenprune.engine.trials import profile_cache
+from tokenprune.engine.trials.profile_cache import ProfileCache
 from tokenprune.errors import TokenPruneWarning
 from tokenprune.selectors.entropy_profile import EntropyProfile
 

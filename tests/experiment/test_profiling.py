@@ -12,7 +12,8 @@ import yaml
 import tokenprune as tp
 from tests.support.toy import ToyModel, config
 from tokenprune import cli
-from tokenprune.engine import apply, calibrate
+from tokenprune.engine import apply
+from tokenprune.engine.trials import calibrate
 from tokenprune.errors import ConfigError
 from tokenprune.experiment import run_experiment
 from tokenprune.experiment.profiling import profile_model

@@ -12,7 +12,7 @@ import torch
 
 import tokenprune as tp
 from tests.support.tiny import CASES
-from tokenprune.architecture import Architecture
+from tokenprune.core.architecture import Architecture
 from tokenprune.engine import choose_layers, measure_entropy
 from tokenprune.errors import ConfigError, LayerError, MissingDataError
 from tokenprune.selectors.base import ModelProfile

@@ -17,8 +17,8 @@ from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
 from tokenprune.engine import apply, choose_layers, chosen
-from tokenprune.engine.divergence import answer_mask, forced_log_probabilities, mean_divergence, not_comparable
-from tokenprune.engine.features import SharedFeatures
+from tokenprune.engine.trials.divergence import answer_mask, forced_log_probabilities, mean_divergence, not_comparable
+from tokenprune.engine.trials.features import SharedFeatures
 from tokenprune.errors import (
     BudgetError,
     ConfigError,
@@ -35,7 +35,7 @@ from tokenprune.experiment.tuned import TUNED, chosen_method, verdict
 from tokenprune.files.lines import Row
 from tokenprune.fingerprint import fingerprint
 from tokenprune.fingerprint.origin import Origin
-from tokenprune.flops import prefill_cost
+from tokenprune.flops.decoder import prefill_cost
 from tokenprune.models.answer import Generated, check_prompt_logits, generate
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode

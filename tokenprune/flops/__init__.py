@@ -1,0 +1,3 @@
+"""FLOPs and cache bytes in closed form."""
+
+from __future__ import annotations
