@@ -16,11 +16,12 @@ import torch
 import tokenprune as tp
 from tests.support.tiny import CASES
 from tokenprune.core.architecture import Architecture
-from tokenprune.engine import choose_layers, measure_entropy, verify_methods
+from tokenprune.engine import measure_entropy
 from tokenprune.engine.trials import calibrate, profile_cache
 from tokenprune.errors import BusyModelError, ConfigError, LayerError, UnsupportedFeatureError
 from tokenprune.models.presets import PRESETS
 from tokenprune.pruners.topk import TopK
+from tokenprune.run import choose_layers, verify_methods
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.random import Random
 from tokenprune.selectors.base import ModelProfile, Trial, TrialResult

@@ -17,7 +17,6 @@ from tokenprune.config import Config, Method
 from tokenprune.core.component import FromRegistry
 from tokenprune.core.optional import optional
 from tokenprune.core.plugins import registry
-from tokenprune.engine import apply
 from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneError
 from tokenprune.methods.named import find_shipped, list_methods
 from tokenprune.models.answer import generate
@@ -28,6 +27,7 @@ from tokenprune.pictures.draw import EXTRA, check_format, draw, save
 from tokenprune.pictures.look import Look
 from tokenprune.records.images import URL, Source, read_image
 from tokenprune.records.video import read_video
+from tokenprune.run import apply
 from tokenprune.tasks.base import Sample, Video
 
 UNPRUNED = "unpruned"

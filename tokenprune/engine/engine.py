@@ -38,7 +38,7 @@ from tokenprune.engine.samples import SampleCounter, given_ids
 from tokenprune.engine.tower import TowerRecorder
 from tokenprune.errors import TokenPruneError, UnsupportedFeatureError
 from tokenprune.flops.decoder import prefill_cost
-from tokenprune.run import PrefillRecord, Recording, StageResult
+from tokenprune.recording import PrefillRecord, Recording, StageResult
 
 
 class Engine:

@@ -32,7 +32,7 @@ from tokenprune.engine.tower import TowerReader
 from tokenprune.errors import UnsupportedModelError
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.rows import compose, keep_index, take
-from tokenprune.run import Clock, PrefillRecord, StageResult, StageTokens
+from tokenprune.recording import Clock, PrefillRecord, StageResult, StageTokens
 from tokenprune.signals.context import PruneContext
 from tokenprune.signals.signals import DeclaredSignals
 from tokenprune.signals.visual_axis import VisualAxis

@@ -16,7 +16,6 @@ from torch import Tensor
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
-from tokenprune.engine import apply, choose_layers, chosen
 from tokenprune.engine.trials.divergence import answer_mask, forced_log_probabilities, mean_divergence, not_comparable
 from tokenprune.engine.trials.features import SharedFeatures
 from tokenprune.errors import (
@@ -41,7 +40,7 @@ from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode
 from tokenprune.models.processor import processor_fingerprint
 from tokenprune.pictures.look import Look
-from tokenprune.run import Run
+from tokenprune.run import Run, apply, choose_layers, chosen
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tasks.base import Sample, checked_score, foreground_tokens, sample_pictures
 from tokenprune.tuning.steps import Progress

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from tokenprune.config import Config, Method
 from tokenprune.core.call_arguments import cache_name, returned_cache
 from tokenprune.core.registry import suggest
-from tokenprune.engine import apply
 from tokenprune.engine.cache import cache_bytes
 from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedModelError
 from tokenprune.flops.vision import vision_flops
@@ -31,7 +30,7 @@ from tokenprune.models.device import resolve_device
 from tokenprune.models.hf import HuggingFace
 from tokenprune.models.presets import PRESETS, Request
 from tokenprune.ops.finite import is_distribution
-from tokenprune.run import Run
+from tokenprune.run import Run, apply
 from tokenprune.tasks.base import Sample
 
 Inputs = dict[str, Tensor]

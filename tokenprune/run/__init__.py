@@ -1,19 +1,8 @@
-"""The result of a method applied to a model: which tokens were kept, and what this saves."""
+"""A method applied to a model: :func:`apply`, and the run that it returns."""
 
 from __future__ import annotations
 
+from tokenprune.run.apply import apply, choose_layers, chosen, verify_methods
 from tokenprune.run.handle import Run
-from tokenprune.run.record import Clock, PrefillRecord, StageResult, StageTokens
-from tokenprune.run.recording import Annotations, Recording
-from tokenprune.run.report import Report
 
-__all__ = [
-    "Annotations",
-    "Clock",
-    "PrefillRecord",
-    "Recording",
-    "Report",
-    "Run",
-    "StageResult",
-    "StageTokens",
-]
+__all__ = ["Run", "apply", "choose_layers", "chosen", "verify_methods"]

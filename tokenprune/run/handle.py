@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
-from tokenprune.budgets.slug import slug
 from tokenprune.config import Method
-from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedFeatureError, UnsupportedModelError
-from tokenprune.pictures.convert import as_pictures
+from tokenprune.errors import TokenPruneError, UnsupportedFeatureError
 from tokenprune.pictures.draw import draw
 from tokenprune.pictures.html import html_of
 from tokenprune.pictures.look import Look
-from tokenprune.pictures.place import grids_of, views_of
-from tokenprune.run.record import StageResult
-from tokenprune.run.recording import Annotations, Recording
-from tokenprune.run.report import Report
+from tokenprune.pictures.recorded import recorded_look
+from tokenprune.recording.record import StageResult
+from tokenprune.recording.recording import Annotations, Recording
+from tokenprune.recording.report import Report
 from tokenprune.selectors.base import LayerChoice
 
 if TYPE_CHECKING:  # matplotlib is optional: only pictures need it
@@ -111,8 +109,8 @@ class Run:
             return
         self._take_off()
         what = (
-            f"a run of {self._name!r} was dropped without close(), so its method was taken off the model: keep what"
-            " apply returns, or use it in a with block"
+            f"a run of {self.recording.name!r} was dropped without close(), so its method was taken off the model: keep"
+            " what apply returns, or use it in a with block"
         )
         logging.getLogger("tokenprune").warning(what)  # Python hides ResourceWarnings unless it is asked for them
         warnings.warn(what, ResourceWarning, stacklevel=2, source=self)
@@ -139,10 +137,6 @@ class Run:
         """Summary of the last prefill."""
         return self.recording.report
 
-    @property
-    def _name(self) -> str:
-        return self.method.label or type(self.method.pruner).__name__.lower()
-
     def look(
         self,
         pictures: Sequence[Any] = (),
@@ -153,7 +147,7 @@ class Run:
         answer: str | None = None,
         expected: str | None = None,
     ) -> Look:
-        """What can be drawn of one sample of the last prefill; see :func:`tokenprune.draw`.
+        """Collect what can be drawn of one sample of the last prefill; see :func:`tokenprune.draw`.
 
         Args:
             pictures: The sample's pictures in the order of the prompt, as Pillow images or uint8 arrays
@@ -170,41 +164,8 @@ class Run:
             UnsupportedModelError: The family's adapter knows no token grid.
             ConfigError: The number of pictures is not that of the prompt, or there is no such sample.
         """
-        stages = self.recording.prefill.stages
-        if not stages or not any(stages[0].before):
-            raise UnsupportedFeatureError(
-                "there is nothing to draw: no prompt with visual tokens was read, or the last one is still being read",
-                "run the model inside the block first",
-            )
-        if not 0 <= sample < len(stages[0].before):
-            raise ConfigError(
-                f"there is no sample {sample}: the last batch has {len(stages[0].before)}", "samples count from 0"
-            )
-        items = self.recording.prefill.places()
-        if items is None:
-            raise UnsupportedModelError(
-                f"the adapter of {self.recording.family!r} knows no token grid: it cannot be drawn",
-                "write an adapter that overrides grid()",
-            )
-        shown = as_pictures(pictures)
-        sizes = [(picture.shape[1], picture.shape[0]) for picture in shown]
-        if processor is None and any(width != height for width, height in sizes):
-            raise ConfigError(
-                "pictures that are no squares were given without a processor, which may crop them",
-                "give the model's processor, too: run.figure(pictures, processor)",
-            )
-        views, cells = views_of(items[sample], sizes, processor) if shown else grids_of(items[sample])
-        places = torch.cat([item.positions for item in items[sample]]).sort().values.numpy()
-        return Look(
-            method=self._name,
-            views=views,
-            cells=cells,
-            stages=tuple(stage.look(sample, places) for stage in stages),
-            pictures=tuple(shown),
-            budget=slug(self.method.budget),
-            question=question,
-            answer=answer,
-            expected=expected,
+        return recorded_look(
+            self.recording, pictures, processor, sample=sample, question=question, answer=answer, expected=expected
         )
 
     def figure(self, pictures: Sequence[Any] = (), processor: Any = None, **more: Any) -> Figure:

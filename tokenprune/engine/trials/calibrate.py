@@ -31,7 +31,7 @@ from tokenprune.flops.decoder import prefill_cost
 from tokenprune.ops.entropy import state_entropy
 from tokenprune.ops.finite import is_distribution
 from tokenprune.ops.rows import keep_index, take
-from tokenprune.run import Recording
+from tokenprune.recording import Recording
 from tokenprune.selectors.base import LayerChoice, Trial, TrialResult
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.selectors.fixed import Fixed

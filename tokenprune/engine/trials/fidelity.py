@@ -28,7 +28,7 @@ from tokenprune.engine.trials.features import SharedFeatures
 from tokenprune.engine.trials.prefix import Prefix
 from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.ops.finite import is_distribution
-from tokenprune.run import Recording, Run
+from tokenprune.recording import Annotations, Recording
 from tokenprune.selectors.base import LayerChoice
 
 
@@ -151,9 +151,9 @@ class UnprunedBatch:
             TokenPruneError: The method cannot run on this model or batch.
         """
         reads_tower = bool(method.pruner.vision_layers)
-        with self.pruned(method, layers) as run, self._shared(not reads_tower):
+        with self.pruned(method, layers) as recording, self._shared(not reads_tower):
             found = self._log_probabilities(layers[0])
-            report = run.report
+            report = recording.report
         same = found.argmax(-1) == self._expected.argmax(-1)
         distance = (self._expected.exp() - found.exp()).abs().sum(-1) / 2
         samples = range(len(report.before))
@@ -166,7 +166,7 @@ class UnprunedBatch:
             divergence,
             masked_mean(distance, self._mask).float(),
             torch.tensor([report.layer_average(index) for index in samples]),
-            torch.tensor(self._flops(run)),
+            torch.tensor(self._flops(recording)),
         )
 
     def _first(self, marked: Tensor) -> str:
@@ -175,14 +175,14 @@ class UnprunedBatch:
         return f"sample {self._sample_ids[place]}" if self._names is None else f"sample {self._names[place]!r}"
 
     @contextmanager
-    def pruned(self, method: Method, layers: Sequence[int]) -> Iterator[Run]:
+    def pruned(self, method: Method, layers: Sequence[int]) -> Iterator[Recording]:
         """The model prunes the batch inside the block; arguments and errors as for :meth:`fidelity`."""
         choice = LayerChoice(tuple(layers), "a candidate")
         adapter = self._adapter
-        run = Run(Recording(method, choice, adapter.name, adapter.num_layers, adapter.text_config))
-        run.annotate(sample_ids=self._sample_ids)
-        with attached(adapter, run.recording):
-            yield run
+        recording = Recording(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
+        recording.annotate(Annotations(self._sample_ids))
+        with attached(adapter, recording):
+            yield recording
 
     @contextmanager
     def _shared(self, shared: bool) -> Iterator[None]:
@@ -212,9 +212,9 @@ class UnprunedBatch:
         model: Any = self._adapter.model
         return answer_mask(self._ids.cpu(), model.generation_config.eos_token_id)
 
-    def _flops(self, run: Run) -> list[float]:
+    def _flops(self, recording: Recording) -> list[float]:
         mask = self._inputs.get("attention_mask")
-        report = run.report
+        report = recording.report
         padding = (mask == 0).sum(1).tolist() if mask is not None and mask.dim() == 2 else [0] * len(report.before)
         report = replace(report, text_tokens=[n - p for n, p in zip(report.text_tokens, padding, strict=True)])
         try:

@@ -8,13 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenprune.adapters.views import PlacedItem
-from tokenprune.pictures.look import StageLook
 
 
 class Clock:
@@ -56,7 +53,7 @@ class StageTokens:
     merged: Tensor | None = None
 
     def survivors(self) -> StageTokens:
-        """The same tokens as a later stage sees them that drops nothing."""
+        """The kept tokens, as they enter a later stage that drops nothing."""
         return StageTokens(self.positions, self.keep, self.keep)
 
 
@@ -93,36 +90,6 @@ class StageResult:
         keep, width = self.tokens.keep, max(self.after, default=0)
         order = (~keep).int().argsort(dim=1, stable=True)[:, :width]
         return self.tokens.positions.gather(1, order).masked_fill(~keep.gather(1, order), -1)
-
-    def look(self, sample: int, places: NDArray[np.int64]) -> StageLook:
-        """What can be drawn of the stage.
-
-        Args:
-            sample: Number of the sample.
-            places: Positions of all its visual tokens in the unpruned sequence, ascending.
-        """
-        tokens = self.tokens
-        assert tokens is not None
-        real = tokens.real[sample].cpu().numpy()
-        at = np.searchsorted(places, tokens.positions[sample].cpu().numpy()[real])  # of the tokens that entered
-
-        def spread(values: NDArray[Any], empty: Any) -> NDArray[Any]:
-            out = np.full(len(places), empty, dtype=values.dtype)
-            out[at] = values
-            return out
-
-        # a budget that drops everything leaves nothing to score
-        scores, merged = tokens.scores if self.after[sample] else None, tokens.merged
-        into = None if merged is None else merged[sample].cpu().numpy()
-        entry = np.full(len(real), -1)
-        entry[real] = at
-        return StageLook(
-            self.layer,
-            spread(tokens.keep[sample].cpu().numpy()[real], False),
-            None if scores is None else spread(scores[sample].float().cpu().numpy()[real], np.nan),
-            None if into is None else spread(np.where(into[real] < 0, -1, entry[into[real]]), -1),
-            self.reason,
-        )
 
 
 @dataclass

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from tokenprune.config import Method
-from tokenprune.run.record import PrefillRecord
-from tokenprune.run.report import Report
+from tokenprune.recording.record import PrefillRecord
+from tokenprune.recording.report import Report
 from tokenprune.selectors.base import LayerChoice
 
 
@@ -46,6 +46,11 @@ class Recording:
         self.prefill = PrefillRecord()
         self._annotations = Annotations()
         self._of_thread = threading.local()  # annotations given on the current thread
+
+    @property
+    def name(self) -> str:
+        """The method's name in messages and pictures."""
+        return self.method.label or type(self.method.pruner).__name__.lower()
 
     @property
     def annotations(self) -> Annotations:

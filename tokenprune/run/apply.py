@@ -26,7 +26,8 @@ from tokenprune.engine.trials.calibrate import (
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.fingerprint import fingerprint
-from tokenprune.run import Recording, Run
+from tokenprune.recording import Recording
+from tokenprune.run.handle import Run
 from tokenprune.selectors.base import LayerChoice, ModelProfile
 from tokenprune.selectors.entropy_profile import EntropyProfile
 

@@ -9,7 +9,7 @@ from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.layer_average import layer_average
 from tokenprune.errors import UnsupportedModelError
 from tokenprune.flops.decoder import prefill_flops
-from tokenprune.run.record import StageResult
+from tokenprune.recording.record import StageResult
 from tokenprune.selectors.base import LayerChoice
 
 

@@ -1,0 +1,9 @@
+"""The record of a prefill: which tokens were kept, how long choosing them took, and what this saves."""
+
+from __future__ import annotations
+
+from tokenprune.recording.record import Clock, PrefillRecord, StageResult, StageTokens
+from tokenprune.recording.recording import Annotations, Recording
+from tokenprune.recording.report import Report
+
+__all__ = ["Annotations", "Clock", "PrefillRecord", "Recording", "Report", "StageResult", "StageTokens"]
