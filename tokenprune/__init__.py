@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from tokenprune import ops
 from tokenprune.config import Method
-from tokenprune.engine import observe
+from tokenprune.engine import measure_entropy, observe
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment import ExperimentConfig, run_experiment
+from tokenprune.experiment.runner import Part
 from tokenprune.methods.named import list_methods, load_method
+from tokenprune.pictures.describe import describe
 from tokenprune.pictures.draw import draw
 from tokenprune.pictures.look import Look
 from tokenprune.recording import Report, StageResult
-from tokenprune.run import Run, apply
+from tokenprune.run import Run, apply, choose_layers
 from tokenprune.tuning import TuneConfig, TuneResult, run_tune, tune
 from tokenprune.version import __version__
 
@@ -19,6 +21,7 @@ __all__ = [
     "ExperimentConfig",
     "Look",
     "Method",
+    "Part",
     "Report",
     "Run",
     "StageResult",
@@ -27,9 +30,12 @@ __all__ = [
     "TuneResult",
     "__version__",
     "apply",
+    "choose_layers",
+    "describe",
     "draw",
     "list_methods",
     "load_method",
+    "measure_entropy",
     "observe",
     "ops",
     "run_experiment",

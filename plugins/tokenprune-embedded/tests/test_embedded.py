@@ -12,9 +12,7 @@ import onnx
 import pytest
 import torch
 
-from tokenprune.errors import ConfigError, MissingDataError
-from tokenprune.models.base import LoadedModel
-from tokenprune.tasks.base import Task
+from tokenprune.authoring import ConfigError, LoadedModel, MissingDataError, Task
 from tokenprune_embedded import checkpoint, models, sources
 from tokenprune_embedded.tasks.digits import Digits
 from tokenprune_embedded.tasks.moving_digits import MovingDigits

@@ -10,7 +10,7 @@ from threading import Barrier
 import pytest
 from transformers import LlavaForConditionalGeneration
 
-from tokenprune.errors import MissingDataError, TokenPruneWarning
+from tokenprune.authoring import MissingDataError, TokenPruneWarning
 from tokenprune_embedded import cache
 from tokenprune_embedded.cache import checkpoint_folder, create_once
 from tokenprune_embedded.checkpoint import CLIPS

@@ -10,9 +10,7 @@ import pytest
 
 import tokenprune as tp
 from tokenprune import cli
-from tokenprune.core import plugins
-from tokenprune.errors import UnknownNameError
-from tokenprune.experiment.runner import Part
+from tokenprune.authoring import UnknownNameError, builtin_only, registry
 
 DISTRIBUTION = Path(__file__).parents[1]
 FILES = sorted((DISTRIBUTION.parents[1] / "examples").glob("*.yaml"))
@@ -26,11 +24,11 @@ REGISTERED = [
 
 @pytest.mark.parametrize(("kind", "name"), REGISTERED)
 def test_every_name_is_found(kind: str, name: str) -> None:
-    registry = plugins.registry(kind)
-    assert [entry.distribution for entry in registry.entries(name)] == ["tokenprune-embedded"]
-    assert registry.name_of(registry.get(name)) == name
-    with plugins.builtin_only(), pytest.raises(UnknownNameError, match=name):
-        plugins.registry(kind).get(name)
+    components = registry(kind)
+    assert [entry.distribution for entry in components.entries(name)] == ["tokenprune-embedded"]
+    assert components.name_of(components.get(name)) == name
+    with builtin_only(), pytest.raises(UnknownNameError, match=name):
+        registry(kind).get(name)
 
 
 def test_there_are_examples() -> None:
@@ -42,7 +40,7 @@ def test_the_examples_are_valid_and_say_what_they_need(path: Path) -> None:
     config = tp.ExperimentConfig.from_yaml(path)
     assert list(config.series())
     used = {("models", type(config.model)), ("tasks", type(config.task))}
-    if {(kind, plugins.registry(kind).name_of(component)) for kind, component in used} & set(REGISTERED):
+    if {(kind, registry(kind).name_of(component)) for kind, component in used} & set(REGISTERED):
         assert list(config.requires) == ["tokenprune-embedded"]
 
 
@@ -61,7 +59,7 @@ def test_the_examples_run(path: Path, tmp_path: Path) -> None:
             "output": str(tmp_path),
         }
     )
-    rows = tp.run_experiment(short, part=Part(limit=2)).rows
+    rows = tp.run_experiment(short, part=tp.Part(limit=2)).rows
     assert len(rows) == 2 * len(list(short.series()))
 
 

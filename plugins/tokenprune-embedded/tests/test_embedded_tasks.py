@@ -8,8 +8,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from tokenprune.errors import ConfigError
-from tokenprune.tasks.base import Sample, Task, first_word, foreground_tokens
+from tokenprune.authoring import ConfigError, Sample, Task, first_word, foreground_tokens
 from tokenprune_embedded.tasks import clips, easy_vqa, scenes
 from tokenprune_embedded.tasks.digits import Digits
 from tokenprune_embedded.tasks.easy_vqa import EasyVQA

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tokenprune.models.base import LoadedModel
-from tokenprune.tasks.base import Sample, Task, first_word, foreground_tokens
+from tokenprune.authoring import LoadedModel, Sample, Task, first_word, foreground_tokens
 from tokenprune_embedded.models import Clips as ClipsModel
 from tokenprune_embedded.models import Digits as DigitsModel
 from tokenprune_embedded.tasks.digits import Digits, scene

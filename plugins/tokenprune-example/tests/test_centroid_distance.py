@@ -7,9 +7,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from tokenprune.core.tunable import tunable_fields, variants
-from tokenprune.signals.context import PruneContext
-from tokenprune.testing import make_context
+from tokenprune.authoring import PruneContext, make_context, tunable_fields, variants
 from tokenprune_example.centroid_distance import CentroidDistance, image_means
 
 GROUPS = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, -1, -1]])

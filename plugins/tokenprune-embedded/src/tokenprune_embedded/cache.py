@@ -13,7 +13,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from tokenprune.errors import MissingDataError, TokenPruneWarning
+from tokenprune.authoring import MissingDataError, TokenPruneWarning
 from tokenprune_embedded import sources
 from tokenprune_embedded.checkpoint import DIGITS, Build, assemble
 

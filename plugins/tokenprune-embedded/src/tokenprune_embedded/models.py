@@ -8,9 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from tokenprune.errors import ConfigError
-from tokenprune.models.base import LoadedModel, ModelSpec
-from tokenprune.tasks.base import Sample
+from tokenprune.authoring import ConfigError, LoadedModel, ModelSpec, Sample
 from tokenprune_embedded.cache import checkpoint_folder
 from tokenprune_embedded.checkpoint import CLIPS, DIGITS, Build
 

@@ -16,7 +16,7 @@ import onnx
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tokenprune.errors import MissingDataError
+from tokenprune.authoring import MissingDataError
 
 FIX = (
     "pip install --no-deps --require-hashes -r plugins/tokenprune-embedded/requirements.txt"

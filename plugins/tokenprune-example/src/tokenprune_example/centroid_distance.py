@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from tokenprune.core.tunable import Tunable
-from tokenprune.scorers.base import Scorer
-from tokenprune.signals.context import PruneContext
+from tokenprune.authoring import PruneContext, Scorer, Tunable
 
 
 class CentroidDistance(Scorer):

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from tokenprune.tasks.base import Sample, Task, different_images, first_word
+from tokenprune.authoring import Sample, Task, different_images, first_word
 from tokenprune_embedded.tasks import scenes
 
 Split = Literal["train", "validation", "test"]

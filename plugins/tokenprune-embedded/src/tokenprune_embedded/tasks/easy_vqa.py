@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from tokenprune.errors import ConfigError, MissingDataError
-from tokenprune.tasks.base import Sample, Task, different_images, first_word
+from tokenprune.authoring import ConfigError, MissingDataError, Sample, Task, different_images, first_word
 from tokenprune_embedded.tasks.scenes import CANVAS, PATCH, background
 
 SIZE = 56  # pixels of the pasted picture: 4 x 4 patches

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from tokenprune.tasks.base import Sample, Task, different_images
+from tokenprune.authoring import Sample, Task, different_images
 from tokenprune_embedded.tasks import clips, scenes
 from tokenprune_embedded.tasks.digits import SPLITS, Split, says
 

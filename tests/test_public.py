@@ -1,0 +1,97 @@
+"""The public names: what users and authors import, and that nothing else is needed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tokenprune
+from tokenprune import authoring, errors
+
+ROOT = Path(__file__).parent.parent
+#: A name joins or leaves with an entry in the changelog.
+USERS = """
+ExperimentConfig Look Method Part Report Run StageResult TokenPruneError TuneConfig TuneResult __version__ apply
+choose_layers describe draw list_methods load_method measure_entropy observe ops run_experiment run_tune tune
+"""
+AUTHORS = """
+Adapter AttentionProbe Budget BudgetError Component ConfigError EntropyProfile FromRegistry ImageVideoAdapter Item
+LayerChoice LayerError LayerSelector LayerSignature LoadedModel Metric MissingDataError Modality ModelProfile
+ModelSpec Placement Projection Prompt PruneContext Pruner Sample SampleError Schedule ScoreError Scorer Selection Task
+TokenPruneError TokenPruneWarning TowerLayerNumber TowerSignals TowerSite TowerTensors Trial TrialResult Tunable
+TunableLayer UnknownNameError UnsupportedFeatureError UnsupportedModelError Video VisualLayout builtin_only
+different_images find_tower first_word foreground_tokens image_batch_site lattice make_context refresh registry
+tunable_fields variants views_of
+"""
+#: What docs, README, examples and plugins may import from.
+FACES = {"tokenprune", "tokenprune.authoring"}
+#: Errors that only the framework raises.
+OURS = {"BusyModelError", "OutputError", "PluginError"}
+
+
+def sources() -> Iterator[tuple[str, str]]:
+    """Name and Python text of everything that a user or author reads or runs."""
+    listed = subprocess.run(
+        ["git", "ls-files", "README.md", "CONTRIBUTING.md", "docs", "examples", "plugins"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.split():
+        path = ROOT / name
+        if path.suffix == ".py" and not name.startswith("docs/snippets/"):  # these write our own pages
+            yield name, path.read_text(encoding="utf-8")
+        elif path.suffix == ".md":
+            for block in re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S):
+                yield name, block
+
+
+def imported(text: str) -> set[str]:
+    """Modules of ours that a text imports from."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.partition(".")[0] == "tokenprune"}
+
+
+def test_names_for_users() -> None:
+    assert tokenprune.__all__ == USERS.split()
+    assert all(hasattr(tokenprune, name) for name in USERS.split())
+
+
+def test_names_for_authors() -> None:
+    assert authoring.__all__ == AUTHORS.split()
+    assert all(hasattr(authoring, name) for name in AUTHORS.split())
+
+
+def test_authors_find_every_error_that_they_may_raise() -> None:
+    ours = {name for name in vars(errors) if name.endswith("Error")}
+    assert ours - OURS == {name for name in AUTHORS.split() if name.endswith("Error")}
+
+
+def test_nothing_that_people_read_imports_from_elsewhere() -> None:
+    found = [(name, modules) for name, text in sources() if (modules := imported(text) - FACES)]
+    assert not found
+
+
+def test_the_search_sees_imports() -> None:
+    assert len([1 for _, text in sources() if "tokenprune.authoring" in imported(text)]) >= 10
+    assert imported("from tokenprune.core.plugins import registry") == {"tokenprune.core.plugins"}
+
+
+def test_every_public_name_is_documented() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^::: tokenprune\.(?:authoring\.)?(\w+)$", page, re.M))
+    not_shown = {"__version__", "ops"} | {name for name in AUTHORS.split() if name.endswith(("Error", "Warning"))}
+    assert shown == ({*USERS.split(), *AUTHORS.split()}) - not_shown | {"TokenPruneError"}
