@@ -18,6 +18,7 @@ import tokenprune as tp
 from tests.support.checkpoints import FAMILIES
 from tests.support.tiny import CASES
 from tokenprune import errors
+from tokenprune.methods.named import shipped_method
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -128,7 +129,7 @@ def test_the_home_page_shows_the_first_lines_of_readme() -> None:
 
 def test_bibtex_names_this_version_and_the_paper_of_the_method() -> None:
     (bibtex,) = blocks(README, "bibtex")
-    paper = tp.named.shipped_method("entropyprune").paper
+    paper = shipped_method("entropyprune").paper
     title, number = re.fullmatch(r"(.*) \(arXiv ([\d.]+)\)", paper).groups()  # type: ignore[union-attr]
     plain = bibtex.code.replace("{", "").replace("}", "")
     assert f"title = {title}," in plain

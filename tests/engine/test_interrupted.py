@@ -152,6 +152,6 @@ def test_a_model_is_not_measured_while_it_prunes() -> None:
         with pytest.raises(BusyModelError):
             observe(model, inputs, lambda layer, hidden, mask: None)
         with pytest.raises(BusyModelError):
-            tp.engine.choose_layers(model, tp.load_method("entropyprune"), [inputs])
+            tp.choose_layers(model, tp.load_method("entropyprune"), [inputs])
         model(**inputs)
     measure_entropy(model, [inputs], cache=False)
