@@ -55,13 +55,15 @@ def sources() -> Iterator[tuple[str, str]]:
 
 
 def imported(text: str) -> set[str]:
-    """Modules of ours that a text imports from."""
+    """Modules of ours that a text imports from, or reaches through ``tp``."""
     found = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tp":
+            found.add("tokenprune" if node.attr in USERS.split() else f"tokenprune.{node.attr}")
     return {name for name in found if name.partition(".")[0] == "tokenprune"}
 
 
@@ -88,6 +90,7 @@ def test_nothing_that_people_read_imports_from_elsewhere() -> None:
 def test_the_search_sees_imports() -> None:
     assert len([1 for _, text in sources() if "tokenprune.authoring" in imported(text)]) >= 10
     assert imported("from tokenprune.core.plugins import registry") == {"tokenprune.core.plugins"}
+    assert imported("tp.engine.observe(model)") == {"tokenprune.engine"}
 
 
 def test_every_public_name_is_documented() -> None:
