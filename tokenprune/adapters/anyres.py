@@ -164,15 +164,15 @@ class LlavaNextAdapter(ImageVideoAdapter):
 
     def _is_newline(self, features: Tensor) -> Tensor:
         """Which features of an image are newlines, bool ``[size, 1]``."""
-        if features.dtype == torch.bool:  # what slim_features() kept
+        if features.dtype == torch.bool:  # what feature_shapes() kept
             return features
         newline: Tensor = self._core.image_newline.to(features)
         return (features == newline).all(-1, keepdim=True)
 
-    def slim_features(self, modality: Modality, computed: Any) -> Sequence[Tensor]:
-        """See :meth:`ImageVideoAdapter.slim_features`. Of images, the newlines are marked, bool ``[size, 1]`` each."""
+    def feature_shapes(self, modality: Modality, computed: Any) -> Sequence[Tensor]:
+        """See :meth:`ImageVideoAdapter.feature_shapes`. Of images, the newlines are marked, bool ``[size, 1]`` each."""
         if modality == "video":
-            return super().slim_features(modality, computed)
+            return super().feature_shapes(modality, computed)
         return [self._is_newline(item) for item in computed]
 
     def placement(self, call: Mapping[str, Any], item: Item) -> Placement:

@@ -41,9 +41,9 @@ class Projection:
     read: Callable[[Tensor], Tensor]
 
 
-def names_used(attention: nn.Module) -> tuple[str, ...]:
-    """Global and attribute names in an attention's forward, in the order of their first use."""
-    forward: Any = inspect.unwrap(type(attention).forward)
+def names_used(module: nn.Module) -> tuple[str, ...]:
+    """Global and attribute names in a module's forward, in the order of their first use."""
+    forward: Any = inspect.unwrap(type(module).forward)
     return tuple(forward.__code__.co_names)
 
 
@@ -191,13 +191,13 @@ def _rope_parameters(attention: Any) -> dict[str, Any]:
 def _unreadable(attention: nn.Module, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{type(attention).__name__} {what}",
-        "use a scorer that reads hidden states, or write an adapter that overrides projections()",
+        "use a scorer that reads hidden states, or write an adapter whose stack_class overrides projections()",
     )
 
 
 def _no_rows(attention: nn.Module, why: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{type(attention).__name__}: cannot compute single attention rows ({why})",
-        "use a method that needs no attention rows (scorers matrix_entropy, random, norm), or write an adapter that"
-        " overrides rotary()",
+        "use a method that needs no attention rows (scorers matrix_entropy, random, norm), or write an adapter whose"
+        " stack_class overrides rotary()",
     )

@@ -95,7 +95,7 @@ class CompactArguments:
 
     @property
     def _flash(self) -> bool:
-        return "flash" in self.adapter.attention_implementation
+        return "flash" in self.adapter.stack.attention_implementation
 
     def _once(self, name: str, value: Any, make: Callable[..., Any], *arguments: Any) -> Any:
         """What ``make`` makes of a value, made once for all layers that get this very value."""
@@ -123,7 +123,7 @@ class CompactArguments:
         if self._flash:
             return self.rows >= 0
         visible = causal_mask(self.rows, causal)
-        if self.adapter.attention_implementation == "sdpa":
+        if self.adapter.stack.attention_implementation == "sdpa":
             return visible
         hidden = torch.finfo(self.dtype).min
         return torch.zeros_like(visible, dtype=self.dtype).masked_fill(~visible, hidden)
@@ -132,4 +132,4 @@ class CompactArguments:
 def is_causal(adapter: Adapter, layer: int, arguments: Mapping[str, Any]) -> bool:
     """What a layer makes of a mask that is None."""
     causal = arguments.get("is_causal")
-    return bool(getattr(adapter.attention(layer), "is_causal", True) if causal is None else causal)
+    return bool(getattr(adapter.stack.attention(layer), "is_causal", True) if causal is None else causal)

@@ -41,7 +41,7 @@ class Captures:
             handles.append(hooks.before(self._adapter.layers[0], self._keep_input, first=True))
         for stage in self._plan.stages:
             if stage.layer_states:
-                projections = self._adapter.projections(stage.layer - 1, stage.layer_states)
+                projections = self._adapter.stack.projections(stage.layer - 1, stage.layer_states)
                 for name, projection in projections.items():
                     handles.append(hooks.after(projection.module, self._keep_states(stage, name, projection)))
             if stage.reads_attention:

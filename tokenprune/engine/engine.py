@@ -258,11 +258,11 @@ class Engine:
             reason, none = "not pruned: the prompt holds no visual tokens", [0] * batch
             record.stages += [StageResult(stage.layer, none, none, reason=reason) for stage in self.plan.stages]
             return Call()
-        self.adapter.check_prompt(self.plan.first, width)
+        self.adapter.stack.check_prompt(self.plan.first, width)
         refusals.check_checkpointing(self.adapter.layers[self.plan.first :])
         if self.plan.renumbered and self._window is not None:
             check_window(self._window, width)
-        record.places = cache(partial(self.adapter.placed, self.adapter.slim(arguments), layout))
+        record.places = cache(partial(self.adapter.placed, self.adapter.without_pixels(arguments), layout))
         annotations = self.recording.annotations
         replay = self.thread.replays.take(arguments, self.adapter)
         sample_ids = self._sample_ids(annotations.sample_ids, batch, replay is not None)

@@ -358,7 +358,7 @@ class Prefill(Call):
         return PruneContext(
             layer=stage.layer,
             num_layers=self._applied.adapter.num_layers,
-            num_heads=self._applied.adapter.num_heads(max(stage.layer - 1, 0)),  # of the states that are read
+            num_heads=self._applied.adapter.stack.num_heads(max(stage.layer - 1, 0)),  # of the states that are read
             visual_mask=axis.mask,
             visual_rows=axis.rows,
             positions=axis.positions,

@@ -199,7 +199,7 @@ class RenumberedStep(DecodeStep):
 
 def smallest_window(adapter: Adapter, first: int) -> int | None:
     """The smallest window of the layers from ``first`` on; None where all see everything."""
-    windows = (adapter.window(layer) for layer in range(first, adapter.num_layers))
+    windows = (adapter.stack.window(layer) for layer in range(first, adapter.num_layers))
     return min((window for window in windows if window is not None), default=None)
 
 

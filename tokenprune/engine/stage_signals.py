@@ -79,9 +79,9 @@ class StageSignals:
 
     def entering(self) -> AttentionProbe:
         """See :meth:`tokenprune.signals.Signals.entering`."""
-        projections = self.adapter.projections(self.layer, frozenset({"query", "key"}))
+        projections = self.adapter.stack.projections(self.layer, frozenset({"query", "key"}))
         query, key = projections["query"], projections["key"]
-        entered = self.adapter.entering_norm(self.layer)(self.hidden)
+        entered = self.adapter.stack.entering_norm(self.layer)(self.hidden)
         pick = partial(rows_at, entered)
 
         def queries(index: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class StageSignals:
 
     def final_norm(self) -> Callable[[Tensor], Tensor]:
         """See :meth:`tokenprune.signals.Signals.final_norm`."""
-        return self.adapter.final_norm()
+        return self.adapter.stack.final_norm()
 
     def _probe(
         self, layer: int, arguments: Mapping[str, Any], queries: Callable[[Tensor], Tensor], key: Tensor
@@ -104,8 +104,8 @@ class StageSignals:
             queries: See :class:`tokenprune.signals.AttentionProbe`.
             key: Keys of all rows.
         """
-        attention = self.adapter.attention(layer)
-        rotate = self.adapter.rotary(layer)
+        attention = self.adapter.stack.attention(layer)
+        rotate = self.adapter.stack.rotary(layer)
         cos, sin = arguments[self.adapter.layer_signature.position_embeddings]
 
         def rotated(states: Tensor, keys: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
