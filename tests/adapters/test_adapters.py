@@ -18,10 +18,10 @@ from tests.support.tiny.core import IMAGE, VIDEO
 from tests.support.tiny.llava import SIZES
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.decoder_stack import EXACT_TYPES
 from tokenprune.adapters.generic import GenericAdapter
 from tokenprune.adapters.items import assign_items
 from tokenprune.adapters.layout import VisualLayout
-from tokenprune.adapters.decoder_stack import EXACT_TYPES
 from tokenprune.ops.gather import rows_at
 from tokenprune.signals import AttentionProbe
 

@@ -16,7 +16,6 @@ VISUAL_ID_NAMES = ("image_token_id", "image_token_index", "video_token_id", "vid
 INNER_NAMES = ("model", "language_model", "decoder")
 
 
-
 def check_config(model: nn.Module) -> Any:
     """The config of a decoder-only transformers model.
 

@@ -56,8 +56,8 @@ class Call:
     def see_input(self, hidden: Tensor) -> None:
         """The hidden states that enter layer 0, ``[batch, seq, dim]``."""
 
-    def see_rotary(self, own: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
-        """A rotary module of the decoder, whose forward is ``own``, made ``value`` of its arguments."""
+    def see_rotary(self, original: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
+        """A rotary module of the decoder, whose forward is ``original``, made ``value`` of its arguments."""
 
     def enter_decoder(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """The arguments with which the decoder runs."""

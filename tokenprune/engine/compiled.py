@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tokenprune.engine.hooks import Around, PatchedMethod, Removable
+from tokenprune.engine.hooks import PatchedMethod, Removable, Replacement
 
 
 class EagerModule:
@@ -50,8 +50,8 @@ def run_eagerly(model: nn.Module) -> list[Removable]:
     return paused
 
 
-def _instead(function: Callable[..., Any]) -> Around:
-    return lambda own, args, kwargs: function(*args, **kwargs)
+def _instead(function: Callable[..., Any]) -> Replacement:
+    return lambda original, args, kwargs: function(*args, **kwargs)
 
 
 @contextmanager

@@ -118,14 +118,14 @@ class Engine:
 
     # ---- generation ---
 
-    def _generating(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _generating(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """``generate`` runs: how often it repeats samples is known inside it only."""
         for prompt in (*args[:1], kwargs.get("inputs"), kwargs.get("input_ids")):
             if prompt is not None:
                 check_not_empty(prompt)  # the vision tower runs before the first call, and would fail
         self.thread.copies.append(1)
         try:
-            output = own(*args, **kwargs)
+            output = original(*args, **kwargs)
             if self.applied.owner.thread is None:  # without a cache, the steps after that were not pruned
                 raise UnsupportedFeatureError(
                     "the apply block ended while generate was running", "end it when the generation has ended"
@@ -145,7 +145,7 @@ class Engine:
         self,
         module: nn.Module,
         awaited: list[nn.Module],
-        own: Callable[..., Any],
+        original: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
@@ -154,11 +154,11 @@ class Engine:
         current = self.thread.current
         if current is not None and module in current.awaited:
             current.awaited.remove(module)
-            return own(*args, **kwargs)
-        call = self._begin(bound_arguments(own, args, kwargs))
+            return original(*args, **kwargs)
+        call = self._begin(bound_arguments(original, args, kwargs))
         call.awaited = list(awaited)
         try:
-            output = self.thread.run(call, own, args, kwargs)
+            output = self.thread.run(call, original, args, kwargs)
         except Exception as error:
             if call.hooks and self.applied.owner.thread is None:
                 raise UnsupportedFeatureError(
@@ -172,7 +172,7 @@ class Engine:
         self.finished_calls += 1
         return output
 
-    def _enter_decoder(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _enter_decoder(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = self.thread.current
         decoder = self.adapter.decoder
         if call is None or decoder not in call.awaited:
@@ -182,17 +182,17 @@ class Engine:
                 f"call the {type(self.adapter.model).__name__} that apply was given, or leave the block",
             )
         call.awaited.clear()
-        arguments = call.enter_decoder(bound_arguments(own, args, kwargs))
+        arguments = call.enter_decoder(bound_arguments(original, args, kwargs))
         if not call.changes_outputs:
-            return call.leave_decoder(own(**arguments))
+            return call.leave_decoder(original(**arguments))
         with hooks.in_use(self.output_hooks):
-            return call.leave_decoder(own(**arguments))
+            return call.leave_decoder(original(**arguments))
 
-    def _rotate(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _rotate(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A rotary module of the decoder runs: what it was given is needed again for other positions."""
-        value, call = own(*args, **kwargs), self.thread.current
+        value, call = original(*args, **kwargs), self.thread.current
         if call is not None:
-            call.see_rotary(own, bound_arguments(own, args, kwargs), value)
+            call.see_rotary(original, bound_arguments(original, args, kwargs), value)
         return value
 
     def _after_layer(self, layer: int, module: nn.Module, args: Any, output: Any) -> Any:

@@ -38,14 +38,14 @@ class SharedFeatures:
         finally:
             patched.remove()
 
-    def _remember(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        arguments = bound_arguments(own, args, kwargs)
+    def _remember(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        arguments = bound_arguments(original, args, kwargs)
         pixels = arguments.pop("pixel_values", None)
         if pixels is None or any(isinstance(value, Tensor) for value in arguments.values()):
-            return own(*args, **kwargs)  # grids and sizes change the features, too
+            return original(*args, **kwargs)  # grids and sizes change the features, too
         if self._last is not None and self._last[1] == arguments and torch.equal(self._last[0], pixels):
             return fresh(self._last[2])
-        features = own(*args, **kwargs)
+        features = original(*args, **kwargs)
         self._last = (pixels, arguments, fresh(features))
         return features
 

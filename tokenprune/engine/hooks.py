@@ -21,8 +21,8 @@ from torch import nn
 from tokenprune.call_arguments import bound_arguments
 from tokenprune.errors import UnsupportedFeatureError
 
-#: ``around(own, args, kwargs)`` runs in place of a method; ``own`` is the method that was there.
-Around: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+#: ``replacement(original, args, kwargs)`` runs in place of a method; ``original`` is the method that was there.
+Replacement: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 #: ``hook(module, args, kwargs)`` of a module's forward: returns new (args, kwargs), or None to leave them.
 BeforeHook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
@@ -59,35 +59,35 @@ class PatchedMethod:
     Args:
         owner: The object; an object without the method is left alone.
         name: The method.
-        around: Runs in its place.
+        replacement: Runs in its place.
         eager: Run everything inside the method without Dynamo.
     """
 
-    def __init__(self, owner: Any, name: str, around: Around, eager: bool = False) -> None:
+    def __init__(self, owner: Any, name: str, replacement: Replacement, eager: bool = False) -> None:
         self.owner, self.name = owner, name
-        self.around: Around | None = around
+        self.replacement: Replacement | None = replacement
         self.earlier = vars(owner).get(name)  # somebody else's replacement
-        own = getattr(owner, name, None)
-        if own is None:
-            self.around = None
+        original = getattr(owner, name, None)
+        if original is None:
+            self.replacement = None
             return
-        self.own: Callable[..., Any] = own
-        functools.update_wrapper(self, own, updated=())  # transformers reads the signature of forward
-        self.__code__ = getattr(own, "__code__", None)  # so does torch.export, which is then refused in one line
-        self._run = torch.compiler.disable(around) if eager else around
+        self.original: Callable[..., Any] = original
+        functools.update_wrapper(self, original, updated=())  # transformers reads the signature of forward
+        self.__code__ = getattr(original, "__code__", None)  # so does torch.export, which is then refused in one line
+        self._run = torch.compiler.disable(replacement) if eager else replacement
         vars(owner)[name] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the method."""
-        return self.own(*args, **kwargs) if self.around is None else self._run(self.own, args, kwargs)
+        return self.original(*args, **kwargs) if self.replacement is None else self._run(self.original, args, kwargs)
 
     def remove(self) -> None:
         """Give the object back what it had. Whoever still holds the replacement calls the method itself."""
-        self.around = None
+        self.replacement = None
         if vars(self.owner).get(self.name) is self:
             del vars(self.owner)[self.name]
             earlier = self.earlier
-            while isinstance(earlier, PatchedMethod) and earlier.around is None:  # removed before this one
+            while isinstance(earlier, PatchedMethod) and earlier.replacement is None:  # removed before this one
                 earlier = earlier.earlier
             if earlier is not None:
                 vars(self.owner)[self.name] = earlier
@@ -117,15 +117,15 @@ def observe_calls(owner: Any, name: str, tell: Callable[[Mapping[str, Any]], Non
     # the class knows the names of the arguments, even where an instance's method was replaced by a wrapper
     described = inspect.getattr_static(type(owner), name, None)
 
-    def around(own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        named = own if described is None else described.__get__(owner, type(owner))
+    def replacement(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        named = original if described is None else described.__get__(owner, type(owner))
         tell(bound_arguments(named, args, kwargs))
         try:
-            return own(*args, **kwargs)
+            return original(*args, **kwargs)
         finally:
             tell({})
 
-    return PatchedMethod(owner, name, around)
+    return PatchedMethod(owner, name, replacement)
 
 
 class BeforeForward:

@@ -130,9 +130,9 @@ class Prefill(Call):
         if self._inputs.replay is None:
             self._embeddings = hidden
 
-    def see_rotary(self, own: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
+    def see_rotary(self, original: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
         """See :meth:`tokenprune.engine.calls.Call.see_rotary`."""
-        self._rotary.record(own, arguments, value)
+        self._rotary.record(original, arguments, value)
 
     def enter_decoder(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """See :meth:`tokenprune.engine.calls.Call.enter_decoder`."""
@@ -261,7 +261,7 @@ class Prefill(Call):
         start = Clock(hidden.device)
         context = self._context(stage, hidden, others, quotas)
         selection = select(stage.pruner, context) if choice is None else choice.selection
-        if choice is None and (decides or (stage.pruner.across_images and max(map(len, quotas)) > 1)):
+        if choice is None and (decides or (stage.pruner.shares_quota_itself and max(map(len, quotas)) > 1)):
             quotas = count_kept(selection, context)
         self._choices[stage.number] = Choice(selection, quotas)
         self.record.clock.append((start, Clock(hidden.device)))

@@ -27,7 +27,7 @@ def rotary_modules(decoder: nn.Module) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class _RotaryCall:
-    own: Callable[..., Any]
+    original: Callable[..., Any]
     arguments: Mapping[str, Any]
     value: Any
 
@@ -38,11 +38,11 @@ class RotaryCalls:
     def __init__(self) -> None:
         self._calls: list[_RotaryCall] = []
 
-    def record(self, own: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
+    def record(self, original: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
         """A rotary module made ``value`` of some arguments."""
         # hidden states are read for their dtype and device only: one number is kept of them
         small = {k: v.new_zeros(1, 1, 1) if _is_states(v) else v for k, v in arguments.items()}
-        self._calls.append(_RotaryCall(own, small, value))
+        self._calls.append(_RotaryCall(original, small, value))
 
     def again(self, value: Any, move: Callable[[Tensor], Tensor]) -> Any:
         """What a rotary module makes of other positions.
@@ -56,7 +56,7 @@ class RotaryCalls:
         """
         for call in self._calls:
             if call.value is value and isinstance(call.arguments.get("position_ids"), Tensor):
-                return call.own(**{**call.arguments, "position_ids": move(call.arguments["position_ids"])})
+                return call.original(**{**call.arguments, "position_ids": move(call.arguments["position_ids"])})
         raise _unknown_rotary()
 
     @property
@@ -152,9 +152,9 @@ class RenumberedStep(DecodeStep):
         # layers of one stage get the same cosines and sines; the key's objects are kept, so that ids stay their own
         self._moved: dict[tuple[int, int], tuple[Any, Tensor | None, Any]] = {}
 
-    def see_rotary(self, own: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
+    def see_rotary(self, original: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
         """See :meth:`tokenprune.engine.calls.Call.see_rotary`."""
-        self._rotary.record(own, arguments, value)
+        self._rotary.record(original, arguments, value)
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See :meth:`tokenprune.engine.calls.Call.before_layer`."""

@@ -52,7 +52,7 @@ def check_selection(selection: Selection, context: PruneContext, pruner: Pruner)
         )
     _check_shown(selection, context, name)
     quotas, kept = context.quotas, _kept_per_image(selection, context)
-    if pruner.across_images:
+    if pruner.shares_quota_itself:
         kept_all, wanted = kept.sum(1), quotas.sum(1)
         missed = kept_all < wanted if context.open_ended else kept_all != wanted
         wrong = missed | (kept < quotas.clamp(max=1)).any(1)

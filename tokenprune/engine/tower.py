@@ -83,11 +83,11 @@ class TowerRecorder:
         """``generate`` has ended: runs that it made for a prefill that never came belong to no other."""
         self._thread.pending = []
 
-    def _encoding(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _encoding(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """``generate`` encodes the images of its prefill."""
         self._thread.pending, self._thread.encoding = [], True
         try:
-            return own(*args, **kwargs)
+            return original(*args, **kwargs)
         finally:
             self._thread.encoding = False
 

@@ -44,7 +44,7 @@ class Pruner(SignalReader, ABC):
 
     #: Whether the pruner divides a sample's count between its images itself, at least one token each. Then only the
     #: sum of ``quotas`` is binding.
-    across_images: ClassVar[bool] = False
+    shares_quota_itself: ClassVar[bool] = False
 
     def at(self, stage: int) -> Pruner:
         """The pruner of one stage, counted from 0. This pruner itself, unless it combines several."""
@@ -69,7 +69,7 @@ class Pruner(SignalReader, ABC):
 
         Returns:
             The selection. Its counts per image must equal ``ctx.quotas`` exactly, unless ``ctx.open_ended`` or
-            ``across_images`` is true.
+            ``shares_quota_itself`` is true.
         """
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:

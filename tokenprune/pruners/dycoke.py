@@ -44,7 +44,7 @@ class DyCoke(Pruner):
     """
 
     adaptive: ClassVar[bool] = True
-    across_images: ClassVar[bool] = True
+    shares_quota_itself: ClassVar[bool] = True
 
     rate: float = Field(default=0.7, ge=0, lt=1)
 

@@ -41,7 +41,7 @@ class Evs(Pruner):
     """
 
     adaptive: ClassVar[bool] = True
-    across_images: ClassVar[bool] = True
+    shares_quota_itself: ClassVar[bool] = True
 
     rate: float = Field(default=0.75, ge=0, lt=1)
 

@@ -47,7 +47,7 @@ class FrameFusion(Pruner):
     """
 
     adaptive: ClassVar[bool] = True
-    across_images: ClassVar[bool] = True
+    shares_quota_itself: ClassVar[bool] = True
 
     threshold: Annotated[float, Tunable(0.4, 0.6, 0.8)] = Field(default=0.6, ge=-1, le=1)
 

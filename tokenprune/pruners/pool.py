@@ -48,7 +48,7 @@ class Pool(Pruner):
 
     @model_validator(mode="after")
     def _one_image_at_a_time(self) -> Self:
-        if self.pruner.across_images or self.pruner.at(0) is not self.pruner:
+        if self.pruner.shares_quota_itself or self.pruner.at(0) is not self.pruner:
             raise ValueError(
                 f"{type(self.pruner).__name__} has no quota of its own for each image: give a pruner that has, e.g."
                 " max_min"

@@ -45,7 +45,7 @@ class VidCom2(Pruner):
         channels: Share of the channels that is compared.
     """
 
-    across_images: ClassVar[bool] = True
+    shares_quota_itself: ClassVar[bool] = True
 
     temperature: Annotated[float, Tunable(0.01, 0.1)] = Field(default=0.01, gt=0)
     channels: Annotated[float, Tunable(0.5, 1.0)] = Field(default=0.5, gt=0, le=1)
