@@ -88,7 +88,7 @@ class TowerOnAxis:
         return self.rows.tiles
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorSignals:
     """Implements :class:`tokenprune.signals.Signals` by tensors of all rows.
 
@@ -259,10 +259,19 @@ def make_context(
             "pass one number, or for each sample a list with one number per image",
         )
     axis = VisualAxis.of(visual, image, max(map(sum, counts)))
-    max_images = max(map(len, counts))
     tower = tower or {}
     signals = TensorSignals(
-        axis, row_mask, visual, image, max_images, states, embeddings, grid, tower, annotations or {}, final_norm
+        axis=axis,
+        row_mask=row_mask,
+        is_visual=visual,
+        image=image,
+        max_images=max(map(len, counts)),
+        layer_states=states,
+        embeddings=embeddings,
+        row_grid=grid,
+        tower_layers=tower,
+        annotations=annotations or {},
+        norm=final_norm,
     )
     return PruneContext(
         layer=layer,

@@ -105,7 +105,7 @@ class Prefill(Call):
         self.tower_runs = tower_runs
         self.record = record
         self._applied, self._inputs, self._quotas, self._replays = applied, inputs, quotas, replays
-        self._reader = TowerReader(applied.adapter, inputs.arguments, inputs.layout, quotas.initial, tower_runs)
+        self._tower_reader = TowerReader(applied.adapter, inputs.arguments, inputs.layout, quotas.initial, tower_runs)
         self._prompt_map: PromptMap | None = None
         self._compact: CompactArguments | None = None  # of the latest stage that dropped something
         self._stage_rows: dict[int, CompactArguments] = {}  # by the stage's layer
@@ -303,8 +303,7 @@ class Prefill(Call):
         return index
 
     def _renumbering(self, rows: Tensor) -> Renumbering:
-        assert self._prompt_map is not None
-        return Renumbering(self._rotary, rows, self._prompt_map.tokens.to(rows.device))
+        return Renumbering(self._rotary, rows, self._prompt(rows.device).tokens.to(rows.device))
 
     def _skipped(self, layer: int, before: list[int]) -> StageResult:
         """A stage that drops nothing: what was there before it is kept."""
@@ -323,17 +322,19 @@ class Prefill(Call):
         if not any(later.reads_prompt for later in self._applied.plan.stages[stage.number + 1 :]):
             self._embeddings = None
 
+    def _prompt(self, device: torch.device) -> PromptMap:
+        """The prompt before any stage; on the device on which it is asked for first."""
+        if self._prompt_map is None:
+            inputs, images = self._inputs, max(map(len, self._quotas.sizes))
+            self._prompt_map = PromptMap(self._applied.adapter, inputs.arguments, inputs.layout, images, device)
+        return self._prompt_map
+
     def _context(
         self, stage: Stage, hidden: Tensor, others: Mapping[str, Any], quotas: list[list[int]]
     ) -> PruneContext:
-        """What scorers and pruners may see at a stage."""
-        if self._prompt_map is None:
-            images = max(map(len, self._quotas.sizes))
-            self._prompt_map = PromptMap(
-                self._applied.adapter, self._inputs.arguments, self._inputs.layout, images, hidden.device
-            )
-        prompt, rows = self._prompt_map, self._rows
-        device = hidden.device
+        """The stage as scorers and pruners see it."""
+        device, rows = hidden.device, self._rows
+        prompt = self._prompt(device)
         is_visual, image, tokens = (x.to(device) for x in (prompt.visual, prompt.image, prompt.tokens))
         if rows is not None:
             absent, rows = rows < 0, rows.to(device)
@@ -341,19 +342,19 @@ class Prefill(Call):
             is_visual, image, tokens = is_visual & ~absent, image.masked_fill(absent, -1), tokens & ~absent
         axis = VisualAxis.of(is_visual, image, max(self._quotas.totals), rows)
         signals = StageSignals(
-            self._applied.adapter,
-            stage.layer,
-            prompt,
-            self._observations.get(stage.number, Observation()),
-            hidden,
-            self._compact.cut(stage.layer, others) if self._compact and stage.reads_entering else others,
-            self._embeddings,
-            self._reader,
-            rows,
-            tokens,
-            axis,
-            self._quotas.initial,
-            self._inputs.annotations,
+            adapter=self._applied.adapter,
+            layer=stage.layer,
+            prompt_map=prompt,
+            observation=self._observations.get(stage.number, Observation()),
+            hidden=hidden,
+            arguments=self._compact.cut(stage.layer, others) if self._compact and stage.reads_entering else others,
+            embeddings=self._embeddings,
+            tower_reader=self._tower_reader,
+            rows=rows,
+            row_mask=tokens,
+            axis=axis,
+            counts=self._quotas.initial,
+            annotations=self._inputs.annotations,
         )
         return PruneContext(
             layer=stage.layer,

@@ -47,7 +47,7 @@ class Evs(Pruner):
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        previous = ctx.earlier(torch.ones_like(ctx.positions))
+        previous = ctx.grid.earlier(torch.ones_like(ctx.positions))
         dissimilarity = 1 - cosine_to(ctx.hidden, previous)
         ctx.check_finite(dissimilarity, type(self).__name__)
         scores = dissimilarity.masked_fill(previous < 0, _NEW)

@@ -53,9 +53,9 @@ class FrameFusion(Pruner):
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        order, continues = chains(ctx.frames, ctx.frame_sizes, ctx.grid)
+        order, continues = chains(ctx.grid.frames, ctx.grid.frame_sizes, ctx.grid.coordinates)
         predecessor = torch.full_like(order, -1).scatter(1, order, order.roll(1, 1).masked_fill(~continues, -1))
-        ctx.check_frames(predecessor >= 0)
+        ctx.grid.check_compared(predecessor >= 0)
         similarity = cosine_to(ctx.hidden, predecessor)
         ctx.check_finite(similarity + ctx.hidden.float().square().sum(-1), type(self).__name__)
         similarity = similarity.masked_fill(predecessor < 0, -2.0)

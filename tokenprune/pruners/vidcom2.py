@@ -52,7 +52,7 @@ class VidCom2(Pruner):
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        frames = ctx.frames
+        frames = ctx.grid.frames
         on_grid = frames >= 0
         states = steady_channels(ctx.hidden.float(), on_grid, max(1, int(ctx.hidden.shape[-1] * self.channels)))
         states = normalize(states, dim=-1)

@@ -73,7 +73,7 @@ class VScan(Pruner):
         # the tiny addend makes 0.07 * 100 seven, not six
         local_counts = [math.floor(quota * self.local + 1e-9) for quota in range(images.max_quota + 1)]
         counts = torch.tensor(local_counts, device=ctx.quotas.device)[images.quotas]
-        local = best_of_windows(shallow, self._windows(images.split(ctx.grid), valid), valid, counts)
+        local = best_of_windows(shallow, self._windows(images.split(ctx.grid.coordinates), valid), valid, counts)
         rest = torch.where(valid & ~local, 0, -1)
         keep = local | topk_by_group(deep, rest, (images.quotas - counts)[:, None])
         hidden = images.split(ctx.hidden)
