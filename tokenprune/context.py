@@ -30,7 +30,7 @@ class TokenGrid:
 
     Attributes:
         signals: Source of the coordinates.
-        visual_mask: Which entries of the visual axis are tokens and not padding, bool ``[batch, n_visual]``.
+        visual_mask: Entries of the visual axis that are tokens and not padding, bool ``[batch, n_visual]``.
         check: See :meth:`PruneContext.check`.
     """
 
@@ -101,7 +101,7 @@ class PruneContext:
     Attributes:
         layer: Tokens are dropped before this layer; signals are those of layer ``layer - 1``.
         num_layers: Decoder layers of the model.
-        visual_mask: Which entries of the visual axis are tokens and not padding, bool ``[batch, n_visual]``.
+        visual_mask: Entries of the visual axis that are tokens and not padding, bool ``[batch, n_visual]``.
         visual_rows: Row of each visual token, long ``[batch, n_visual]`` (0 where padding).
         positions: Position of each visual token in the unpruned sequence, long ``[batch, n_visual]``.
         per_image: The visual tokens image by image, with sizes and quotas, for methods that treat images one by one.
@@ -238,7 +238,7 @@ class PruneContext:
 
         Args:
             picked: The tokens, bool ``[batch, n_visual]``.
-            sizes: How many these are of each image, per sample; host integers, so that nothing waits for the device.
+            sizes: Picked tokens of each image, per sample; host integers, so that nothing waits for the device.
 
         Returns:
             The context; and for each entry of its visual axis the index on this one, long ``[batch, picked]``. Indices

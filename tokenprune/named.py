@@ -53,7 +53,7 @@ class NamedMethod:
 
     @property
     def description(self) -> str:
-        """What the method does, in one sentence."""
+        """The method in one sentence."""
         return str(self.data.get("description", ""))
 
     @property

@@ -163,7 +163,7 @@ class TowerSignals(Protocol):
 
     @property
     def projector(self) -> Callable[[Tensor], Tensor] | None:
-        """What the model makes of :attr:`features`, token by token: ``[..., width]`` to ``[..., dim]``.
+        """The model's projector, which maps :attr:`features` token by token: ``[..., width]`` to ``[..., dim]``.
 
         It takes other states in their place, in the model's dtype. None where no such module exists: the model takes
         its features from another layer, or its projector mixes, pools or scales patches.
@@ -311,12 +311,12 @@ class PickedTower:
 
 @dataclass(frozen=True)
 class PickedSignals:
-    """Signals of some of the visual tokens; those of rows are the same. See :class:`Signals`.
+    """Signals of some of the visual tokens; signals of rows are not changed. See :class:`Signals`.
 
     Attributes:
         source: Signals of all visual tokens.
         index: Index of each picked token on the visual axis, long ``[batch, picked]``.
-        mask: Which entries are tokens and not padding, bool ``[batch, picked]``.
+        mask: Entries that are tokens and not padding, bool ``[batch, picked]``.
     """
 
     source: Signals

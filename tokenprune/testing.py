@@ -137,7 +137,7 @@ class TensorSignals:
         )
 
     def entering(self) -> AttentionProbe:
-        """The same attention: there is only one layer here; see :meth:`tokenprune.signals.Signals.entering`."""
+        """That of :meth:`attention`: a context has one layer. See :meth:`tokenprune.signals.Signals.entering`."""
         return self.attention()
 
     def final_norm(self) -> Callable[[Tensor], Tensor]:
@@ -214,7 +214,7 @@ def make_context(
 
     Args:
         hidden: Hidden states that enter the stage's layer, ``[batch, rows, dim]``.
-        visual: Which rows are visual tokens, bool ``[batch, rows]``; all by default.
+        visual: Rows that are visual tokens, bool ``[batch, rows]``; all by default.
         keep: Tokens to keep of each image: one number for all images, or one list of numbers per sample.
         images: Image of each row, counted from 0 in each sample, long ``[batch, rows]``; by default a sample has one
             image.

@@ -14,7 +14,7 @@ class VisualAxis:
     """Maps the visual axis to the rows of a batch.
 
     Attributes:
-        mask: Which entries are tokens and not padding, bool ``[batch, n_visual]``.
+        mask: Entries that are tokens and not padding, bool ``[batch, n_visual]``.
         rows: Row of each visual token, long ``[batch, n_visual]`` (0 where padding).
         positions: Position of each visual token in the unpruned sequence, long ``[batch, n_visual]`` (0 where padding).
         images: Image or video that each visual token belongs to, long ``[batch, n_visual]`` (-1 where padding).
@@ -30,7 +30,7 @@ class VisualAxis:
         """Build the axis from a mask of the rows.
 
         Args:
-            is_visual: Which rows are visual tokens, bool ``[batch, rows]``.
+            is_visual: Rows that are visual tokens, bool ``[batch, rows]``.
             image: Image of each row, long ``[batch, rows]``.
             size: Length of the axis: the largest number of visual tokens of a sample. It is a host integer, so that
                 nothing waits for the device.

@@ -42,10 +42,10 @@ class Adapter(ABC):
         UnsupportedFeatureError: A decoder layer is wrapped in a module that hides its arguments (FSDP1).
     """
 
-    #: What the decoder layers call their arguments.
+    #: Names of the decoder layers' arguments.
     layer_signature: ClassVar[LayerSignature] = LayerSignature()
 
-    #: How the decoder layers are built: a subclass, where that is not the usual way.
+    #: Describes the decoder layers; a subclass, where they are not built in the usual way.
     stack_class: ClassVar[type[DecoderStack]] = DecoderStack
 
     #: Tensors that layers are given and that have the sequence as an axis, beside the usual ones: name -> axis.
@@ -105,7 +105,7 @@ class Adapter(ABC):
     # ---- visual tokens of a call -----------------------------------------------------------------------------
 
     def visual_mask(self, call: Mapping[str, Any]) -> Tensor | None:
-        """Which positions of the call hold visual features, bool ``[batch, seq]``; None when there is no text input.
+        """Mark the positions that hold visual features, bool ``[batch, seq]``; None when there is no text input.
 
         Args:
             call: The arguments of the model's forward, by name.
@@ -113,7 +113,7 @@ class Adapter(ABC):
         return find_tokens(self.model, call, self.visual_ids)
 
     def video_mask(self, call: Mapping[str, Any]) -> Tensor | None:
-        """Which positions of the call hold features of videos, bool ``[batch, seq]``; None when that is unknown.
+        """Mark the positions that hold features of videos, bool ``[batch, seq]``; None when that is unknown.
 
         Args:
             call: The arguments of the model's forward, by name.

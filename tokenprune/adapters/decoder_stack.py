@@ -1,4 +1,4 @@
-"""A model's stack of decoder layers: how they attend, what can be read of them, and where pruning is exact."""
+"""A model's stack of decoder layers: their attention, the states that can be read, and where pruning is exact."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class DecoderStack:
         model: The model.
         decoder: The module that holds the layers.
         text_config: The language model's config.
-        signature: What the layers call their arguments.
+        signature: Names of the layers' arguments.
         layers: The layers; of compiled ones, the modules inside.
 
     Raises:

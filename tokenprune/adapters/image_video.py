@@ -50,7 +50,7 @@ class ImageVideoAdapter(Adapter):
         return square(item.size)
 
     def placement(self, call: Mapping[str, Any], item: Item) -> Placement:
-        """The way in which the token grid of an item lies on its pictures.
+        """The placement of an item's token grid on its pictures.
 
         Args:
             call: The arguments of the model's forward, by name.

@@ -76,7 +76,7 @@ def check_head(model: nn.Module, decoder: nn.Module) -> None:
 
 
 def head_error(model: nn.Module, inner: str) -> UnsupportedModelError:
-    """What is raised for a model that puts a head of its own on ``inner``."""
+    """The error for a model that puts a head of its own on ``inner``."""
     return UnsupportedModelError(
         f"{type(model).__name__} puts a head on {inner}, which picks rows by their position in the unpruned prompt",
         f"apply the method to {inner}, call that, and put the head on the rows that you want"

@@ -66,7 +66,7 @@ class KeepSchedule(Budget):
 
     Attributes:
         ratios: Per stage the share of the visual tokens *before the first stage* that survives; it must not rise.
-        tokens: The same in tokens. Give exactly one of the two.
+        tokens: Per stage the number of tokens that survives; it must not rise. Give exactly one of the two.
     """
 
     ratios: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()

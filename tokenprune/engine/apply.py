@@ -1,4 +1,4 @@
-"""Applying a method to a model."""
+"""Applies a method to a model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def apply(model: nn.Module, method: Method, calibration: Calibration | None = No
 
     Args:
         model: Any supported transformers model; it is not changed, and nothing is left on it afterwards.
-        method: What to do; see :class:`tokenprune.Method`.
+        method: The method; see :class:`tokenprune.Method`.
         calibration: A few inputs (as for ``model(**inputs)``), or a single one, for layer selectors that measure the
             model.
 

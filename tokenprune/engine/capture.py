@@ -1,4 +1,4 @@
-"""What the layers before the stages show: only what a stage's pruner needs, and only while a prefill runs."""
+"""Records the layers before the stages: only what a stage's pruner needs, and only while a prefill runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Captures:
     Args:
         plan: The method's stages.
         adapter: The model's adapter.
-        layers: How each decoder layer is called.
+        layers: The calls of each decoder layer.
         current: The call that runs on this thread.
     """
 

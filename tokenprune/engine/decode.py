@@ -18,7 +18,7 @@ class DecodeStep(Call):
     """Cuts each mask to the keys that a pruned layer's cache holds, and does nothing else.
 
     Args:
-        layers: How each decoder layer is called.
+        layers: The calls of each decoder layer.
         hooks: The hooks on the layers.
         adapter: The model's adapter.
         ragged: Whether samples kept different numbers of tokens.

@@ -1,4 +1,4 @@
-"""Which samples are copies of others: equal prompts with equal pictures. A copy says nothing that is new."""
+"""Finds samples that are copies of others: equal prompts with equal pictures. A copy tells nothing new."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _split(value: Any, sizes: Sequence[int]) -> list[Any]:
 
 
 def _add(digest: Any, value: Any) -> None:
-    """Add a value to a digest: the bytes of tensors, what others are when they are written."""
+    """Add a value to a digest: the bytes of a tensor, the ``repr`` of anything else."""
     if isinstance(value, Tensor):
         digest.update(repr((tuple(value.shape), str(value.dtype))).encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

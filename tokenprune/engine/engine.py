@@ -98,7 +98,7 @@ class Engine:
         self._attached.clear()
 
     def why_nothing_was_pruned(self) -> TokenPruneError | None:
-        """What is wrong with a whole run in which the model ran and read no prompt; None if it read one."""
+        """The error for a whole run in which the model ran and read no prompt; None if it read one."""
         if self.prompts or not self.finished_calls:
             return None
         return UnsupportedFeatureError(

@@ -51,7 +51,7 @@ class SharedFeatures:
 
 
 def fresh(features: Any) -> Any:
-    """The same tensors in new containers: a beam search puts the features of its beams into the ones that it gets."""
+    """Copy the containers but not the tensors; beam search overwrites the containers' entries."""
     if isinstance(features, ModelOutput):
         made = copy.copy(features)
         for name, value in vars(features).items():  # also what is no field: before 5.23 some models add pooler_output

@@ -36,10 +36,10 @@ class Removable(Protocol):
 
 
 class LayerAnswer(Protocol):
-    """What a hook on a layer asks."""
+    """Answers the hook on a layer."""
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """New (args, kwargs) of a decoder layer, or None to leave them."""
+        """Return new (args, kwargs) of a decoder layer, or None to leave them."""
 
 
 class ThreadCalls(Protocol):
@@ -93,7 +93,7 @@ class PatchedMethod:
                 vars(self.owner)[self.name] = earlier
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """In a copy of the object: the method of the copy, not replaced."""
+        """Give a copy of the object its own method, not replaced."""
         made = memo.get(id(self.owner))
         if made is None:  # only the method is copied
             return self
@@ -102,7 +102,7 @@ class PatchedMethod:
         return inspect.getattr_static(type(made), self.name).__get__(made, type(made))
 
     def __reduce__(self) -> Any:
-        """In a pickle of the object: the method of the unpickled object, not replaced."""
+        """Give the unpickled object its own method, not replaced."""
         if self.earlier is not None:
             return _itself, (self.earlier,)
         return getattr, (self.owner, self.name)
@@ -181,7 +181,7 @@ class AfterForward:
 
 
 def no_hook(*args: Any, **kwargs: Any) -> None:
-    """What a hook is in a copy of its module."""
+    """Stands in for a hook in a copied or pickled module; it does nothing."""
 
 
 def _get_no_hook() -> Callable[..., None]:
@@ -226,7 +226,7 @@ class SharedHooks:
         self._closed = False
 
     def acquire(self) -> None:
-        """A call begins that needs the hooks.
+        """Put the hooks on the model for a call that begins.
 
         Raises:
             UnsupportedFeatureError: The block has ended; the hooks would stay on the model for ever.
@@ -244,7 +244,7 @@ class SharedHooks:
             self._users += 1
 
     def release(self) -> None:
-        """That call ends."""
+        """Take the hooks off when the call ends, unless another needs them or they stay."""
         with self._lock:
             self._users -= 1
             if not self._stay and not self._users:
@@ -272,7 +272,7 @@ class SharedHooks:
 
 @contextmanager
 def in_use(shared: SharedHooks) -> Iterator[None]:
-    """The hooks are on the model inside the block."""
+    """Keep the hooks on the model inside the block."""
     shared.acquire()
     try:
         yield

@@ -17,7 +17,7 @@ class LayerCalls:
 
     Args:
         module: The layer.
-        signature: What the layer calls its arguments; an adapter can override it.
+        signature: Names of the layer's arguments; an adapter can override it.
     """
 
     def __init__(self, module: nn.Module, signature: LayerSignature) -> None:

@@ -1,4 +1,4 @@
-"""What an applied method does at which layer, checked against the model before anything runs."""
+"""The stages of an applied method, checked against the model before anything runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stage:
     Attributes:
         number: Its number, from 0.
         layer: Tokens are dropped before this layer.
-        pruner: Which tokens survive it.
+        pruner: Chooses the tokens that survive it.
     """
 
     number: int
@@ -56,7 +56,7 @@ class Plan:
 
     Attributes:
         stages: The stages, in the order of their layers.
-        budget: How many tokens survive each.
+        budget: Decides how many tokens survive each.
         schedule: The layers, as budgets read them.
         tower_layers: Layers of the vision tower that are read.
         renumbered: Whether the tokens that are left get new positions, without gaps.

@@ -1,4 +1,4 @@
-"""One pruned prefill: which tokens are kept at each stage, and what the layers then see. No hooks here."""
+"""One pruned prefill: keeps tokens at each stage, and cuts the arguments of the layers behind it. No hooks here."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from tokenprune.visual_axis import VisualAxis
 
 @dataclass(frozen=True)
 class Applied:
-    """What is the same for all prefills of an applied method.
+    """The parts of an applied method that all its prefills share.
 
     Attributes:
         adapter: The model's adapter.
         plan: The method's stages.
-        layers: How each decoder layer is called.
+        layers: The calls of each decoder layer.
         owner: The apply block, for the cache.
         reads_logits_to_keep: Whether the model reads ``logits_to_keep``.
     """
@@ -59,13 +59,13 @@ class Applied:
 
 @dataclass(frozen=True)
 class PromptInputs:
-    """What one prefill starts from.
+    """The inputs of one prefill.
 
     Attributes:
         arguments: The arguments of the model's forward, by name.
         layout: Where the visual tokens are.
         sample_ids: One stable integer per sample.
-        annotations: What the caller gave per visual token.
+        annotations: Values that the caller gave per visual token, by name.
         replay: Choices to use again, by stage, when this is the next step of a generation without a cache.
         generating: Whether ``generate`` runs: it reads the logits of the last position, also of models without
             ``logits_to_keep``.
@@ -84,9 +84,9 @@ class Prefill(Call):
 
     Args:
         applied: The applied method.
-        inputs: What the prefill starts from.
-        quotas: How many tokens survive each stage.
-        record: What the run shows of the prefill; filled on the way.
+        inputs: The inputs.
+        quotas: Numbers of tokens that survive each stage.
+        record: The part of the prefill that the run shows; filled on the way.
         tower_runs: Runs of the vision tower that belong to this prefill.
         replays: Where finished steps of generations without a cache are remembered.
     """

@@ -39,16 +39,16 @@ class RotaryCalls:
         self._calls: list[_RotaryCall] = []
 
     def record(self, original: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
-        """A rotary module made ``value`` of some arguments."""
+        """Note that a rotary module made ``value`` of some arguments."""
         # hidden states are read for their dtype and device only: one number is kept of them
         small = {k: v.new_zeros(1, 1, 1) if _is_states(v) else v for k, v in arguments.items()}
         self._calls.append(_RotaryCall(original, small, value))
 
     def again(self, value: Any, move: Callable[[Tensor], Tensor]) -> Any:
-        """What a rotary module makes of other positions.
+        """Run the rotary module that made ``value`` again, with new positions.
 
         Args:
-            value: What it made.
+            value: Its cosines and sines.
             move: Gives the new positions from those that it was given, long ``[..., batch, rows]``.
 
         Raises:
@@ -90,9 +90,9 @@ class Renumbering:
     loses nothing keeps its positions, whatever is dropped of the samples that share its batch.
 
     Args:
-        rotary: What the rotary modules made in this call.
+        rotary: The cosines and sines that the rotary modules made in this call.
         rows: Rows of the unpruned sequence that are left, long ``[batch, kept]``, -1 for padding.
-        tokens: What is no padding, bool ``[batch, seq]``.
+        tokens: Tokens without padding, bool ``[batch, seq]``.
     """
 
     def __init__(self, rotary: RotaryCalls, rows: Tensor, tokens: Tensor) -> None:
@@ -127,7 +127,7 @@ class RenumberedStep(DecodeStep):
     """A decode step whose positions go on after the renumbered prompt, one for each token that is no padding.
 
     Args:
-        layers: How each decoder layer is called.
+        layers: The calls of each decoder layer.
         hooks: The hooks on the layers.
         adapter: The model's adapter.
         ragged: Whether samples kept different numbers of tokens.

@@ -20,7 +20,7 @@ REMEMBERED = 16
 
 @dataclass(frozen=True)
 class Choice:
-    """What one stage chose at the first step.
+    """The choice of one stage at the first step.
 
     Attributes:
         selection: The tokens.
@@ -40,7 +40,7 @@ class FinishedStep:
         pixels: Its images and videos by name, or what ``generate`` encoded of them. The tensors themselves are kept:
             freed memory may hold another image by the next call.
         content: A digest of them: somebody may write the next picture into the same memory.
-        choices: What each stage chose, by the stage's number; a stage that dropped nothing has none.
+        choices: The choice of each stage, by its number; a stage that dropped nothing has none.
     """
 
     ids: Tensor

@@ -249,7 +249,7 @@ class TowerView:
     Attributes:
         layer: The layer's states, image by image.
         order: Number of each visual token among all features of the batch, long ``[batch, n_visual]``.
-        visual_mask: Which entries of the visual axis are real, bool ``[batch, n_visual]``.
+        visual_mask: Entries of the visual axis that are tokens and not padding, bool ``[batch, n_visual]``.
         projector: See :attr:`tokenprune.signals.TowerSignals.projector`.
         counts: Visual tokens per sample before any stage.
         repeats: Times that the prompts repeat each sample that the tower got, as beams.
@@ -292,5 +292,5 @@ class TowerView:
 
 
 def _count_up_to(chosen: Tensor) -> Tensor:
-    """How many are chosen up to each place of all samples in a row, ``[batch, seq]``."""
+    """Running count of the chosen places over all samples in a row, ``[batch, seq]``."""
     return chosen.flatten().cumsum(0).view(chosen.shape)

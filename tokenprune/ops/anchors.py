@@ -15,7 +15,7 @@ def anchors_and_neighbours(scores: Tensor, grid: Tensor, valid: Tensor, counts: 
     Args:
         scores: Floating ``[images, n]``.
         grid: (frame, row, column) of each token, long ``[images, n, 3]``; negative for tokens that are not on the grid.
-        valid: Which entries are tokens, bool ``[images, n]``.
+        valid: Entries that are tokens, bool ``[images, n]``.
         counts: Number of anchors, long ``[images]``.
         max_count: Largest entry of ``counts``, as a host integer.
 

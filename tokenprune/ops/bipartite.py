@@ -156,7 +156,7 @@ def mean_of_clusters(states: Tensor, representative: Tensor, keep: Tensor, valid
         states: Floating ``[images, n, dim]``.
         representative: The token that represents each token's cluster, long ``[images, n]``.
         keep: Representatives, bool ``[images, n]``.
-        valid: Which entries are tokens, bool ``[images, n]``.
+        valid: Entries that are tokens, bool ``[images, n]``.
         max_clusters: Largest number of clusters of an image, as a host integer.
 
     Returns:

@@ -69,7 +69,7 @@ class PerImage:
 
     @cached_property
     def valid(self) -> Tensor:
-        """Which entries of an image are tokens, bool ``[images, max_size]``."""
+        """Entries of an image that are tokens and not padding, bool ``[images, max_size]``."""
         return torch.arange(self.max_size, device=self.groups.device) < self.sizes[:, None]
 
     @cached_property

@@ -22,7 +22,7 @@ class Selection:
             quota, unless the stage is open-ended or the pruner divides the count between images itself.
         hidden: New hidden states of the visual tokens, ``[batch, n_visual, dim]``, if the pruner merges tokens. Only
             the entries of kept tokens are used. None leaves the states unchanged.
-        scores: What the pruner preferred, the higher the more wanted, floating ``[batch, n_visual]``; NaN for tokens
+        scores: The pruner's preference, the higher the more wanted, floating ``[batch, n_visual]``; NaN for tokens
             without a score. For pictures only: ``keep`` alone decides. None if the pruner scores no single tokens.
         merged: The kept token that each dropped token was merged into, as its index on the visual axis, long
             ``[batch, n_visual]``; -1 for tokens that were not merged. For pictures only. None if the pruner merges

@@ -40,8 +40,8 @@ class Run:
     thread, also after the run was closed.
 
     Args:
-        recording: What the method records.
-        end: Takes the method off the model, and returns what only a whole run shows to be wrong. None where somebody
+        recording: The records of the method.
+        end: Takes the method off the model, and returns an error that only a whole run shows. None where somebody
             else does: the run shows the recording, and there is nothing to close.
     """
 
@@ -153,7 +153,7 @@ class Run:
         answer: str | None = None,
         expected: str | None = None,
     ) -> Look:
-        """What can be drawn of one sample of the last prefill; see :func:`tokenprune.draw`.
+        """Collect what can be drawn of one sample of the last prefill; see :func:`tokenprune.draw`.
 
         Args:
             pictures: The sample's pictures in the order of the prompt, as Pillow images or uint8 arrays
@@ -224,7 +224,7 @@ class Run:
         return draw([self.look(pictures, processor, **more)])
 
     def _repr_html_(self) -> str:
-        """What a notebook shows of the run: the report, and the kept tokens of the last prefill's first sample."""
+        """HTML for a notebook: the report, and the kept tokens of the last prefill's first sample."""
         try:
             looks = [self.look()]
         except TokenPruneError:  # no prompt yet, or no grid: the report says so

@@ -1,4 +1,4 @@
-"""What one prefill leaves behind: the tokens that were kept at each stage, and how long choosing them took."""
+"""The record of one prefill: the tokens that were kept at each stage, and the time that choosing them took."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class StageTokens:
 
     Attributes:
         positions: Position of each token in the unpruned sequence, long ``[batch, tokens]``.
-        real: Which entries are tokens, bool ``[batch, tokens]``; positions of the others mean nothing.
-        keep: Which tokens survived, bool ``[batch, tokens]``.
-        scores: What the pruner preferred, floating ``[batch, tokens]``, as in
+        real: Entries that are tokens, bool ``[batch, tokens]``; positions of the others mean nothing.
+        keep: Tokens that survived, bool ``[batch, tokens]``.
+        scores: The pruner's preference, floating ``[batch, tokens]``, as in
             :class:`~tokenprune.pruners.base.Selection`; None if it scores no single tokens.
         merged: The kept token that each dropped one was merged into, as its index here, long ``[batch, tokens]``; -1
             for none. None if the pruner merges nothing.
@@ -56,7 +56,7 @@ class StageTokens:
     merged: Tensor | None = None
 
     def survivors(self) -> StageTokens:
-        """The same tokens as a later stage sees them that drops nothing."""
+        """The tokens that survived, all of them kept: as a later stage records them that drops nothing."""
         return StageTokens(self.positions, self.keep, self.keep)
 
 
@@ -71,7 +71,7 @@ class StageResult:
         rows: Position in the unpruned sequence of each row from ``layer`` on, long ``[batch, rows]``; -1 for the
             padding of samples that kept fewer tokens. None if nothing was pruned.
         reason: Why nothing was pruned; None if tokens were pruned.
-        tokens: The tokens that entered the stage, what the pruner saw in them, and which survived; None where the
+        tokens: The tokens that entered the stage, their scores, and whether they survived; None where the
             prompt held no visual tokens.
     """
 
@@ -95,7 +95,7 @@ class StageResult:
         return self.tokens.positions.gather(1, order).masked_fill(~keep.gather(1, order), -1)
 
     def look(self, sample: int, places: NDArray[np.int64]) -> StageLook:
-        """What can be drawn of the stage.
+        """Collect the parts of the stage that can be drawn.
 
         Args:
             sample: Number of the sample.

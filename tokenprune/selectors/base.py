@@ -29,7 +29,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How close a trial's answers are to the unpruned model's.
+    """The closeness of a trial's answers to the unpruned model's.
 
     The trials race: one that is clearly worse than another leaves early. All see the samples in the same order, so the
     shorter tuples are comparable with the beginning of the longer ones.

@@ -25,7 +25,7 @@ class PublishedLayer:
     Attributes:
         model: The name of the model.
         layer: The layer.
-        fit: Which models count as this one. Where the entropy collapses depends on the decoder and its depth.
+        fit: Models that count as this one. Where the entropy collapses depends on the decoder and its depth.
     """
 
     model: str
@@ -202,7 +202,7 @@ class EntropyCollapse(LayerSelector):
         Args:
             curves: The entropy curves; None if there are none.
             ctx: The model.
-            findings: What was found before.
+            findings: Findings so far, in words.
 
         Raises:
             LayerError: None of them decides.

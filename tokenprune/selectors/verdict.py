@@ -43,7 +43,7 @@ class Verdict(BaseModel):
     """The outcome of one verification.
 
     Attributes:
-        definition: What was verified: the method as data, without its label and its selector's profile file. A verdict
+        definition: The verified method as data, without its label and its selector's profile file. A verdict
             holds for a method that is equal in all of it, budget included.
         layer: The chosen layer.
         fields: The chosen values of the verified fields, by path.

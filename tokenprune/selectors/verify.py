@@ -1,4 +1,4 @@
-"""Verification of layers: which candidate's pruned answers agree most with the unpruned model? It needs no labels."""
+"""Verifies layers: finds the candidate whose answers agree most with the unpruned model's. It needs no labels."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def verify(ctx: SelectorContext, fields: Sequence[str], plateau: Plateau, most: 
     Args:
         ctx: The model; with a pruner, ``compare`` and ``refusal``.
         fields: Paths of the pruner's fields whose alternatives are verified together with the layer.
-        plateau: What the entropy curves show.
+        plateau: The plateau of the entropy curves.
         most: The largest number of layers.
-        finding: What the entropy curves show, in words.
+        finding: The collapse and the plateau of the entropy curves, in words.
 
     Raises:
         LayerError: The budget cannot be met before any layer, or no candidate can run.
@@ -104,7 +104,7 @@ def _candidate(trial: Trial, result: TrialResult, fields: Sequence[str]) -> Verd
 
 
 def _sentence(candidates: Sequence[VerdictRow], results: Sequence[TrialResult], best: int, second: int | None) -> str:
-    """Which candidate was chosen, how sure that is, and against what."""
+    """State the chosen candidate, how sure the choice is, and the runner-up."""
     chosen, values = candidates[best], results[best].agreement
     share, samples = statistics.fmean(values), len(values)
     low, high = wilson(share, samples)
@@ -139,7 +139,7 @@ def candidate_layers(num_layers: int, feasible: Sequence[int], plateau: Plateau,
     Args:
         num_layers: Layers of the model.
         feasible: Layers from 1 on before which pruning meets the budget.
-        plateau: What the entropy curves show.
+        plateau: The plateau of the entropy curves.
         most: The largest number of layers.
     """
     start = max(1, plateau.drop - 1)
