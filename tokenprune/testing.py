@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +20,15 @@ from tokenprune.errors import ConfigError, ScoreError, UnsupportedModelError
 from tokenprune.ops.frames import frame_sizes, number_frames
 from tokenprune.ops.gather import rows_at
 from tokenprune.ops.per_image import PerImage
-from tokenprune.signals import SIGNALS, AttentionProbe, DeclaredSignals, Prompt, TowerSignals, check_needs
+from tokenprune.signals import (
+    SIGNALS,
+    AttentionProbe,
+    DeclaredSignals,
+    GatheredTower,
+    Prompt,
+    TowerSignals,
+    check_needs,
+)
 from tokenprune.visual_axis import VisualAxis
 
 
@@ -43,49 +51,6 @@ class TowerTensors:
     features: Tensor
     projector: Callable[[Tensor], Tensor] | None = None
     tiles: Sequence[Tensor] | None = None
-
-
-@dataclass(frozen=True)
-class TowerOnAxis:
-    """The signals of the visual tokens, gathered when they are read; see :class:`tokenprune.signals.TowerSignals`.
-
-    Attributes:
-        rows: The signals of all rows.
-        axis: The visual axis.
-    """
-
-    rows: TowerTensors
-    axis: VisualAxis
-
-    @cached_property
-    def attention(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.attention`."""
-        return self.axis.gather(self.rows.attention)
-
-    @cached_property
-    def received(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.received`."""
-        return self.axis.gather(self.rows.received)
-
-    @cached_property
-    def key(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.key`."""
-        return self.axis.gather(self.rows.key)
-
-    @cached_property
-    def features(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.features`."""
-        return self.axis.gather(self.rows.features)
-
-    @property
-    def projector(self) -> Callable[[Tensor], Tensor] | None:
-        """See :attr:`tokenprune.signals.TowerSignals.projector`."""
-        return self.rows.projector
-
-    @property
-    def tiles(self) -> Sequence[Tensor] | None:
-        """See :attr:`tokenprune.signals.TowerSignals.tiles`."""
-        return self.rows.tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +135,7 @@ class TensorSignals:
             raise ScoreError(
                 f"this context has no tower layer {layer}", f"pass make_context(..., tower={{{layer}: ...}})"
             )
-        return TowerOnAxis(self.tower_layers[layer], self.axis)
+        return GatheredTower(self.tower_layers[layer], self.axis.gather)
 
     def annotation(self, name: str) -> Tensor:
         """See :meth:`tokenprune.signals.Signals.annotation`."""

@@ -128,8 +128,18 @@ def observe_calls(owner: Any, name: str, tell: Callable[[Mapping[str, Any]], Non
     return PatchedMethod(owner, name, replacement)
 
 
-class BeforeForward:
-    """A forward-pre-hook that does nothing in a copy of the module."""
+class ModelHook:
+    """A hook that does nothing in a copy of its module."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return no_hook
+
+    def __reduce__(self) -> Any:
+        return _get_no_hook, ()
+
+
+class BeforeForward(ModelHook):
+    """A forward-pre-hook."""
 
     def __init__(self, hook: BeforeHook) -> None:
         self.hook = hook
@@ -139,14 +149,8 @@ class BeforeForward:
         # torch leaves kwargs out while another thread registers or removes the hook: that call is not of interest
         return None if kwargs is None else self.hook(module, args, kwargs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return no_hook
 
-    def __reduce__(self) -> Any:
-        return _get_no_hook, ()
-
-
-class BeforeLayer(BeforeForward):
+class BeforeLayer(ModelHook):
     """Asks the call that runs on this thread what a decoder layer gets. It runs in every layer of every step.
 
     Args:
@@ -163,8 +167,8 @@ class BeforeLayer(BeforeForward):
         return calls[-1].before_layer(self.layer, args, kwargs) if calls and kwargs is not None else None
 
 
-class AfterForward:
-    """A forward hook that does nothing in a copy of the module."""
+class AfterForward(ModelHook):
+    """A forward hook."""
 
     def __init__(self, hook: Callable[[nn.Module, Any, Any], Any]) -> None:
         self.hook = hook
@@ -172,12 +176,6 @@ class AfterForward:
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Run the hook."""
         return self.hook(module, args, output)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return no_hook
-
-    def __reduce__(self) -> Any:
-        return _get_no_hook, ()
 
 
 def no_hook(*args: Any, **kwargs: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from tokenprune.engine import hooks
 from tokenprune.engine.calls import Call
 from tokenprune.errors import ScoreError, UnsupportedModelError
 from tokenprune.ops.vision import TowerLayer, TowerRuns, on_visual_axis
+from tokenprune.signals import GatheredTower, TowerSignals
 from tokenprune.visual_axis import VisualAxis
 
 
@@ -132,15 +133,47 @@ def _shape_of_pixels(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _RecordedLayer:
-    """One layer of the tower in one prefill.
+    """Implements :class:`tokenprune.signals.TowerSignals` for all features that the tower made.
 
     Attributes:
-        states: The states, of all images and then of all videos.
+        states: The layer's states, of all images and then of all videos.
+        counts: Visual tokens per sample before any stage.
         repeats: Times that the prompts repeat each sample that the tower got, as beams.
+        projector: See :attr:`tokenprune.signals.TowerSignals.projector`.
     """
 
     states: TowerLayer | TowerRuns
+    counts: Sequence[int]
     repeats: int
+    projector: Callable[[Tensor], Tensor] | None
+
+    @property
+    def attention(self) -> Tensor:
+        """See :attr:`tokenprune.signals.TowerSignals.attention`."""
+        return self.states.attention
+
+    @property
+    def received(self) -> Tensor:
+        """See :attr:`tokenprune.signals.TowerSignals.received`."""
+        return self.states.received
+
+    @property
+    def key(self) -> Tensor:
+        """See :attr:`tokenprune.signals.TowerSignals.key`."""
+        return self.states.mean_key
+
+    @property
+    def features(self) -> Tensor:
+        """See :attr:`tokenprune.signals.TowerSignals.features`."""
+        return self.states.mean_output
+
+    @property
+    def tiles(self) -> Sequence[Tensor] | None:
+        """See :attr:`tokenprune.signals.TowerSignals.tiles`."""
+        if self.states.tiles is None:
+            return None
+        samples = self.states.tiles.split(list(self.counts[:: self.repeats]))
+        return [sample for sample in samples for _ in range(self.repeats)]
 
 
 class TowerReader:
@@ -169,7 +202,7 @@ class TowerReader:
         self._runs = runs
         self._layers: dict[int, _RecordedLayer] = {}  # all stages read them
 
-    def view(self, layer: int, axis: VisualAxis) -> TowerView:
+    def view(self, layer: int, axis: VisualAxis) -> TowerSignals:
         """One layer of the tower for the visual tokens that are left.
 
         Args:
@@ -183,10 +216,8 @@ class TowerReader:
         if layer not in self._layers:
             self._layers[layer] = self._read(layer)
         recorded = self._layers[layer]
-        # a call that names another layer of features has another projector
-        projector = None if self._arguments.get("vision_feature_layer") else self._adapter.projector(layer)
         order = self._feature_order(axis.positions, recorded.repeats)
-        return TowerView(recorded.states, order, axis.mask, projector, self._counts, recorded.repeats)
+        return GatheredTower(recorded, partial(on_visual_axis, order=order, visual_mask=axis.mask))
 
     def _read(self, layer: int) -> _RecordedLayer:
         modalities = self._modalities()
@@ -215,7 +246,9 @@ class TowerReader:
                 f"the vision tower made {states.features} features for {visual} visual tokens",
                 "use a method that does not read the vision tower",
             )
-        return _RecordedLayer(states, repeats)
+        # a call that names another layer of features has another projector
+        projector = None if self._arguments.get("vision_feature_layer") else self._adapter.projector(layer)
+        return _RecordedLayer(states, self._counts, repeats, projector)
 
     def _modalities(self) -> list[Modality]:
         """Image or video, or both, in the order in which the tower got them."""
@@ -240,55 +273,6 @@ class TowerReader:
         ahead, behind = mask & ~second, mask & second
         order = torch.where(second, _count_up_to(behind) + ahead.sum(), _count_up_to(ahead)) - 1
         return order.repeat_interleave(repeats, dim=0).gather(1, positions.clamp(min=0))
-
-
-@dataclass(frozen=True)
-class TowerView:
-    """See :class:`tokenprune.signals.TowerSignals`.
-
-    Attributes:
-        layer: The layer's states, image by image.
-        order: Number of each visual token among all features of the batch, long ``[batch, n_visual]``.
-        visual_mask: Entries of the visual axis that are tokens and not padding, bool ``[batch, n_visual]``.
-        projector: See :attr:`tokenprune.signals.TowerSignals.projector`.
-        counts: Visual tokens per sample before any stage.
-        repeats: Times that the prompts repeat each sample that the tower got, as beams.
-    """
-
-    layer: TowerLayer | TowerRuns
-    order: Tensor
-    visual_mask: Tensor
-    projector: Callable[[Tensor], Tensor] | None
-    counts: Sequence[int]
-    repeats: int
-
-    @property
-    def tiles(self) -> Sequence[Tensor] | None:
-        """See :attr:`tokenprune.signals.TowerSignals.tiles`."""
-        if self.layer.tiles is None:
-            return None
-        samples = self.layer.tiles.split(list(self.counts[:: self.repeats]))
-        return [sample for sample in samples for _ in range(self.repeats)]
-
-    @cached_property
-    def attention(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.attention`."""
-        return on_visual_axis(self.layer.attention, self.order, self.visual_mask)
-
-    @cached_property
-    def received(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.received`."""
-        return on_visual_axis(self.layer.received, self.order, self.visual_mask)
-
-    @cached_property
-    def key(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.key`."""
-        return on_visual_axis(self.layer.mean_key, self.order, self.visual_mask)
-
-    @cached_property
-    def features(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.features`."""
-        return on_visual_axis(self.layer.mean_output, self.order, self.visual_mask)
 
 
 def _count_up_to(chosen: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -61,6 +61,20 @@ class PerImage:
     def quotas(self) -> Tensor:
         """Tokens to keep of each image, long ``[images]``."""
         return self.quotas_by_sample.flatten()
+
+    def counts(self, of_quota: Callable[[int], int]) -> tuple[Tensor, int]:
+        """A count for each image that follows from its quota. It must not fall with rising quotas.
+
+        It is computed on the host: rounding in double precision must not depend on the device.
+
+        Args:
+            of_quota: Gives the count of a quota.
+
+        Returns:
+            Long ``[images]``, and the largest of them, a host integer.
+        """
+        table = [of_quota(quota) for quota in range(self.max_quota + 1)]
+        return torch.tensor(table, device=self.groups.device)[self.quotas], table[-1]
 
     @cached_property
     def sizes(self) -> Tensor:

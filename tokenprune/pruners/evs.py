@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -11,6 +10,7 @@ from pydantic import Field
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.frames import best_of_each, best_overall, cosine_to
+from tokenprune.ops.topk import floor_share
 from tokenprune.pruners.base import Pruner, Selection
 
 _NEW = 3.0  # more than any dissimilarity, which is at most 2
@@ -55,7 +55,7 @@ class Evs(Pruner):
         total = ctx.quotas.sum(1)
         if ctx.open_ended:
             new = (best_of_images | (previous < 0)) & ctx.visual_mask
-            published = [math.floor(sum(sizes) * (1 - self.rate) + 1e-9) for sizes in ctx.per_image.host_sizes]
+            published = [floor_share(sum(sizes), 1 - self.rate) for sizes in ctx.per_image.host_sizes]
             total = torch.maximum(new.sum(1), torch.tensor(published, device=ctx.quotas.device))
         keep = best_overall(scores, best_of_images, ctx.visual_mask, total)
         return Selection(keep=keep, scores=dissimilarity.masked_fill(previous < 0, torch.nan))

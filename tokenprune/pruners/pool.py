@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Self
 
 import torch
@@ -12,7 +11,7 @@ from tokenprune.component import FromRegistry
 from tokenprune.context import PruneContext
 from tokenprune.flops import Shape
 from tokenprune.ops.gather import rows_at, with_rows
-from tokenprune.ops.topk import topk_by_group
+from tokenprune.ops.topk import floor_share, topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
 from tokenprune.space import Tunable
@@ -68,7 +67,7 @@ class Pool(Pruner):
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         images = ctx.per_image
         sizes = [
-            [min(size, math.floor(self.factor * quota + 1e-9)) for size, quota in zip(*counts, strict=True)]
+            [min(size, floor_share(quota, self.factor)) for size, quota in zip(*counts, strict=True)]
             for counts in zip(images.host_sizes, images.host_quotas, strict=True)
         ]
         padded = [row + [0] * (images.most - len(row)) for row in sizes]
