@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tokenprune.errors import ScoreError, UnsupportedFeatureError
 from tokenprune.ops.frames import earlier
-from tokenprune.ops.gather import rows_at
+from tokenprune.ops.gather import marked_first, rows_at
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.tiles import per_tile
 from tokenprune.signals import AttentionProbe, PickedSignals, Prompt, Signals, TowerSignals
@@ -245,8 +245,7 @@ class PruneContext:
             of padding are those of tokens that are not picked, so that no index stands twice.
         """
         picked = picked & self.visual_mask
-        index = (~picked).int().argsort(dim=1, stable=True)[:, : max(1, *map(sum, sizes))]
-        mask = picked.gather(1, index)
+        index, mask = marked_first(picked, max(1, *map(sum, sizes)))
         left_out = torch.zeros_like(self.row_mask, dtype=torch.int32)
         left_out.scatter_add_(1, self.visual_rows, (self.visual_mask & ~picked).int())
         row_mask = self.row_mask & (left_out == 0)

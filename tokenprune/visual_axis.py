@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tokenprune.ops.gather import rows_at
+from tokenprune.ops.gather import marked_first, rows_at
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ class VisualAxis:
             positions: Position of each row in the unpruned sequence, long ``[batch, rows]``; None if nothing has been
                 dropped yet.
         """
-        order = (~is_visual).int().argsort(dim=1, stable=True)[:, :size]
-        mask = is_visual.gather(1, order)
+        order, mask = marked_first(is_visual, size)
         rows = order.masked_fill(~mask, 0)
         # padding entries point to row 0, which in a ragged batch may be padding itself (position -1)
         token_positions = rows if positions is None else positions.gather(1, rows).masked_fill(~mask, 0)

@@ -1,4 +1,4 @@
-"""Where the visual tokens of a prompt are on its pictures."""
+"""Places of visual tokens on the pictures of a prompt."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class CacheOwner:
         self.thread = thread
 
     def end(self) -> None:
-        """The block ends; its caches cannot be used from now on."""
+        """End the block: its caches cannot be used from now on."""
         self.thread = None
 
     def check(self) -> None:
@@ -204,7 +204,7 @@ class PrunedCacheLayer(ABC):
         self.rows = self.rows.of_samples(lambda values: values.repeat_interleave(repeats, dim=0))
 
     def crop(self, *args: Any, **kwargs: Any) -> None:
-        """Refused: a crop would roll the cache back past dropped rows."""
+        """Refuse a crop, which would roll the cache back past dropped rows."""
         raise UnsupportedFeatureError(
             "a pruned KV cache cannot be cropped (assisted decoding?)", "use greedy, sampling or beam search"
         )

@@ -1,4 +1,4 @@
-"""Running calls of the model: what each of them does at a layer, and which one a thread is in."""
+"""Running calls of the model, which act at its layers, and the calls that each thread is in."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def _instead(function: Callable[..., Any]) -> Replacement:
 
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
-    """Everything inside the model that was compiled runs eagerly inside the block."""
+    """Run everything inside the model eagerly inside the block, also what was compiled."""
     paused = run_eagerly(model)
     try:
         yield

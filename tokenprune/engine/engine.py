@@ -1,4 +1,4 @@
-"""The order of events while a method is applied: which call has begun, and who is asked at each point of it.
+"""The order of events while a method is applied: recognises the call that begins, and asks it at each point.
 
 A call enters the model, then its inner model, then the decoder and its layers. The first module of that chain that is
 called begins the call. A call is one of three kinds: a prefill (:mod:`tokenprune.engine.prefill`), a decode step on a
@@ -119,7 +119,7 @@ class Engine:
     # ---- generation ---
 
     def _generating(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """``generate`` runs: how often it repeats samples is known inside it only."""
+        """Run ``generate``, and keep how often it repeats samples: this is known inside it only."""
         for prompt in (*args[:1], kwargs.get("inputs"), kwargs.get("input_ids")):
             if prompt is not None:
                 check_not_empty(prompt)  # the vision tower runs before the first call, and would fail
@@ -149,7 +149,7 @@ class Engine:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """The model or its inner model is called: a new call, or the next module of the running one."""
+        """Run the model or its inner model: a new call, or the next module of the running one."""
         refusals.check_not_traced()
         current = self.thread.current
         if current is not None and module in current.awaited:
@@ -189,7 +189,7 @@ class Engine:
             return call.leave_decoder(original(**arguments))
 
     def _rotate(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A rotary module of the decoder runs: what it was given is needed again for other positions."""
+        """Run a rotary module of the decoder, and keep its arguments: they are needed again for other positions."""
         value, call = original(*args, **kwargs), self.thread.current
         if call is not None:
             call.see_rotary(original, bound_arguments(original, args, kwargs), value)
@@ -295,7 +295,7 @@ class Engine:
 
 @contextmanager
 def attached(adapter: Adapter, recording: Recording) -> Iterator[Engine]:
-    """The method is on the model inside the block.
+    """Keep the method on the model inside the block.
 
     Args:
         adapter: The model's adapter.

@@ -1,4 +1,4 @@
-"""One decoder layer's call: where its arguments are, and how they are replaced."""
+"""Reads the arguments of one decoder layer's calls, however the model passes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenprune.call_arguments import given_cache
 
 
 class LayerCalls:
-    """Reads and writes the arguments of one decoder layer's calls.
+    """Reads the arguments of one decoder layer's calls.
 
     Args:
         module: The layer.

@@ -82,11 +82,11 @@ class TowerRecorder:
         return pending if encoded else []
 
     def drop_pending(self) -> None:
-        """``generate`` has ended: runs that it made for a prefill that never came belong to no other."""
+        """Forget runs that ``generate`` made for a prefill that never came: they belong to no other."""
         self._thread.pending = []
 
     def _encoding(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """``generate`` encodes the images of its prefill."""
+        """Let ``generate`` encode the images of its prefill, which then starts with these runs."""
         self._thread.pending, self._thread.encoding = [], True
         try:
             return original(*args, **kwargs)

@@ -38,7 +38,7 @@ class Origin:
         return cls(kept.get("model"), _mapping(kept.get("code")), str(kept.get("transformers", "of unknown version")))
 
     def stored(self) -> dict[str, Any]:
-        """As it stands in the file :data:`ORIGIN`."""
+        """The content of the file :data:`ORIGIN`."""
         return {"model": self.model, "transformers": self.transformers, "code": dict(self.code)}
 
     def difference(self, other: Origin) -> tuple[str, str, str] | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenprune.adapters.views import PlacedItem
+from tokenprune.ops.gather import marked_first
 from tokenprune.pictures.look import StageLook
 
 
@@ -91,8 +92,8 @@ class StageResult:
         if self.tokens is None:
             return torch.full((len(self.after), 0), -1)
         keep, width = self.tokens.keep, max(self.after, default=0)
-        order = (~keep).int().argsort(dim=1, stable=True)[:, :width]
-        return self.tokens.positions.gather(1, order).masked_fill(~keep.gather(1, order), -1)
+        place, kept = marked_first(keep, width)
+        return self.tokens.positions.gather(1, place).masked_fill(~kept, -1)
 
     def look(self, sample: int, places: NDArray[np.int64]) -> StageLook:
         """Collect the parts of the stage that can be drawn.
