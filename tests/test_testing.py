@@ -145,8 +145,8 @@ def test_grids_are_those_of_a_prefill() -> None:
     ctx = context_of(recording, 0, grid=on_rows(recording, places, (-1, -1, -1)))
     for sample, images in enumerate(recording.image_positions):
         expected = [number for number, image in enumerate(images) for _ in image]
-        assert ctx.frames[sample, : len(expected)].tolist() == expected
-        assert (ctx.frames[sample, len(expected) :] == -1).all()
+        assert ctx.grid.frames[sample, : len(expected)].tolist() == expected
+        assert (ctx.grid.frames[sample, len(expected) :] == -1).all()
     method = {"layers": {"name": "fixed", "layers": [0]}, "budget": {"name": "keep_count", "tokens": TOKENS}}
     assert kept_positions(ctx, VidCom2()) == recording.kept({**method, "pruner": VidCom2()})
 
@@ -220,7 +220,7 @@ def test_missing_signals_name_their_argument(read: Any, argument: str) -> None:
 def test_a_missing_grid_is_no_support_for_grids() -> None:
     """The same error as for a model whose adapter has no grid: a component may catch it."""
     with pytest.raises(UnsupportedModelError, match="grid="):
-        _ = make_context(HIDDEN).frames
+        _ = make_context(HIDDEN).grid.frames
 
 
 @pytest.mark.parametrize("name", ["query", "key", "value", "attention", "entering", "embeddings"])

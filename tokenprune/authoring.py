@@ -8,6 +8,7 @@ changelog.
 from __future__ import annotations
 
 from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.decoder_stack import DecoderStack
 from tokenprune.adapters.grids import lattice
 from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
@@ -39,9 +40,9 @@ from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.pictures.place import views_of
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
-from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile, Trial, TrialResult
+from tokenprune.selectors.base import LayerChoice, LayerSelector, SelectorContext, Trial, TrialResult
 from tokenprune.selectors.entropy_profile import EntropyProfile
-from tokenprune.signals.context import PruneContext
+from tokenprune.signals.context import PruneContext, TokenGrid
 from tokenprune.signals.signal_reader import TowerLayerNumber
 from tokenprune.signals.signals import AttentionProbe, Prompt, TowerSignals
 from tokenprune.tasks.base import Sample, Task, Video, different_images, first_word, foreground_tokens
@@ -54,6 +55,7 @@ __all__ = [
     "BudgetError",
     "Component",
     "ConfigError",
+    "DecoderStack",
     "EntropyProfile",
     "FromRegistry",
     "ImageVideoAdapter",
@@ -66,7 +68,6 @@ __all__ = [
     "Metric",
     "MissingDataError",
     "Modality",
-    "ModelProfile",
     "ModelSpec",
     "Placement",
     "Projection",
@@ -79,7 +80,9 @@ __all__ = [
     "ScoreError",
     "Scorer",
     "Selection",
+    "SelectorContext",
     "Task",
+    "TokenGrid",
     "TokenPruneError",
     "TokenPruneWarning",
     "TowerLayerNumber",

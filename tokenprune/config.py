@@ -83,7 +83,7 @@ def check_label(label: str) -> str:
 Label = Annotated[str, AfterValidator(check_label)]
 
 
-#: What happens to the positions of the tokens that are left.
+#: Positions of the tokens that are left: their own, or new ones without gaps.
 Positions = Literal["original", "renumbered"]
 
 
@@ -128,7 +128,7 @@ class Method(Config):
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What no tune found is written as before there were tunes: stored definitions stay equal."""
+        """Leave ``tuned_for`` out where it is None, so that definitions equal those stored before there were tunes."""
         data: dict[str, Any] = handler(self)
         return {name: value for name, value in data.items() if name != "tuned_for" or value is not None}
 
@@ -160,7 +160,7 @@ def as_entries(methods: Any) -> Any:
 
 
 class RunConfig(Config):
-    """What a command runs, as a file says it.
+    """The base of configs that a command runs.
 
     Attributes:
         requires: Distributions that its components come from, each with how to install it. Checked first, so that a run

@@ -9,8 +9,8 @@ class TokenPruneError(Exception):
     """Base class of all errors that tokenprune raises on purpose.
 
     Args:
-        what: What is wrong, with the value that was given.
-        fix: What is allowed, or how to fix it.
+        what: The mistake, with the value that was given.
+        fix: The allowed values, or a way to fix it.
     """
 
     code: ClassVar[str] = "tokenprune"
@@ -22,7 +22,7 @@ class TokenPruneError(Exception):
 
 
 class TokenPruneWarning(UserWarning):
-    """What a user should know, though the work goes on. The command line prints it as one line, once."""
+    """Tells a user something, though the work goes on. The command line prints it as one line, once."""
 
 
 class ConfigError(TokenPruneError, ValueError):

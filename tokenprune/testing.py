@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +20,15 @@ from tokenprune.ops.frames import frame_sizes, number_frames
 from tokenprune.ops.gather import rows_at
 from tokenprune.ops.per_image import PerImage
 from tokenprune.signals.context import PruneContext
-from tokenprune.signals.signals import SIGNALS, AttentionProbe, DeclaredSignals, Prompt, TowerSignals, check_needs
+from tokenprune.signals.signals import (
+    SIGNALS,
+    AttentionProbe,
+    DeclaredSignals,
+    GatheredTower,
+    Prompt,
+    TowerSignals,
+    check_needs,
+)
 from tokenprune.signals.visual_axis import VisualAxis
 
 
@@ -45,52 +53,7 @@ class TowerTensors:
     tiles: Sequence[Tensor] | None = None
 
 
-@dataclass(frozen=True)
-class TowerOnAxis:
-    """The signals of the visual tokens, gathered when they are read.
-
-    See :class:`tokenprune.signals.signals.TowerSignals`.
-
-    Attributes:
-        rows: The signals of all rows.
-        axis: The visual axis.
-    """
-
-    rows: TowerTensors
-    axis: VisualAxis
-
-    @cached_property
-    def attention(self) -> Tensor:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.attention`."""
-        return self.axis.gather(self.rows.attention)
-
-    @cached_property
-    def received(self) -> Tensor:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.received`."""
-        return self.axis.gather(self.rows.received)
-
-    @cached_property
-    def key(self) -> Tensor:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.key`."""
-        return self.axis.gather(self.rows.key)
-
-    @cached_property
-    def features(self) -> Tensor:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.features`."""
-        return self.axis.gather(self.rows.features)
-
-    @property
-    def projector(self) -> Callable[[Tensor], Tensor] | None:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.projector`."""
-        return self.rows.projector
-
-    @property
-    def tiles(self) -> Sequence[Tensor] | None:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.tiles`."""
-        return self.rows.tiles
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorSignals:
     """Implements :class:`tokenprune.signals.signals.Signals` by tensors of all rows.
 
@@ -139,7 +102,7 @@ class TensorSignals:
         )
 
     def entering(self) -> AttentionProbe:
-        """The same attention: there is only one layer here; see :meth:`tokenprune.signals.signals.Signals.entering`."""
+        """Return that of :meth:`attention`: a context has one layer."""
         return self.attention()
 
     def final_norm(self) -> Callable[[Tensor], Tensor]:
@@ -172,7 +135,7 @@ class TensorSignals:
             raise ScoreError(
                 f"this context has no tower layer {layer}", f"pass make_context(..., tower={{{layer}: ...}})"
             )
-        return TowerOnAxis(self.tower_layers[layer], self.axis)
+        return GatheredTower(self.tower_layers[layer], self.axis.gather)
 
     def annotation(self, name: str) -> Tensor:
         """See :meth:`tokenprune.signals.signals.Signals.annotation`."""
@@ -216,7 +179,7 @@ def make_context(
 
     Args:
         hidden: Hidden states that enter the stage's layer, ``[batch, rows, dim]``.
-        visual: Which rows are visual tokens, bool ``[batch, rows]``; all by default.
+        visual: Rows that are visual tokens, bool ``[batch, rows]``; all by default.
         keep: Tokens to keep of each image: one number for all images, or one list of numbers per sample.
         images: Image of each row, counted from 0 in each sample, long ``[batch, rows]``; by default a sample has one
             image.
@@ -261,10 +224,19 @@ def make_context(
             "pass one number, or for each sample a list with one number per image",
         )
     axis = VisualAxis.of(visual, image, max(map(sum, counts)))
-    max_images = max(map(len, counts))
     tower = tower or {}
     signals = TensorSignals(
-        axis, row_mask, visual, image, max_images, states, embeddings, grid, tower, annotations or {}, final_norm
+        axis=axis,
+        row_mask=row_mask,
+        is_visual=visual,
+        image=image,
+        max_images=max(map(len, counts)),
+        layer_states=states,
+        embeddings=embeddings,
+        row_grid=grid,
+        tower_layers=tower,
+        annotations=annotations or {},
+        norm=final_norm,
     )
     return PruneContext(
         layer=layer,

@@ -18,10 +18,10 @@ from tests.support.tiny.core import IMAGE, VIDEO
 from tests.support.tiny.llava import SIZES
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.decoder_stack import EXACT_TYPES
 from tokenprune.adapters.generic import GenericAdapter
 from tokenprune.adapters.items import assign_items
 from tokenprune.adapters.layout import VisualLayout
-from tokenprune.adapters.structure import EXACT_TYPES
 from tokenprune.ops.gather import rows_at
 from tokenprune.signals.signals import AttentionProbe
 
@@ -346,8 +346,8 @@ class Observed:
         self.entering: dict[int, Tensor] = {}
         self.weights: dict[int, Tensor] = {}
         self.given: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        modules = {id(self.adapter.attention(i)): i for i in range(self.adapter.num_layers)}
-        source = sys.modules[type(self.adapter.attention(0)).__module__]
+        modules = {id(self.adapter.stack.attention(i)): i for i in range(self.adapter.num_layers)}
+        source = sys.modules[type(self.adapter.stack.attention(0)).__module__]
         eager = source.eager_attention_forward
 
         def spy(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -367,8 +367,8 @@ class Observed:
 
     def _is_readable(self, layer: int) -> bool:
         """Not a layer that may not be pruned anyway: sparse, or without keys of its own."""
-        shared = getattr(self.adapter.attention(layer), "is_kv_shared_layer", False)
-        return self.adapter.layer_type(layer) in EXACT_TYPES and not shared
+        shared = getattr(self.adapter.stack.attention(layer), "is_kv_shared_layer", False)
+        return self.adapter.stack.kind(layer) in EXACT_TYPES and not shared
 
     def _watch(self, layer: int) -> list[Any]:
         def arguments(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -383,9 +383,9 @@ class Observed:
 
             return hook
 
-        attention = self.adapter.attention(layer)
+        attention = self.adapter.stack.attention(layer)
         assert attention is not None
-        found = self.adapter.projections(layer, frozenset({"query", "key", "value"}))
+        found = self.adapter.stack.projections(layer, frozenset({"query", "key", "value"}))
         return [
             self.adapter.layers[layer].register_forward_pre_hook(arguments, with_kwargs=True),
             attention.register_forward_pre_hook(entering, with_kwargs=True),
@@ -394,10 +394,10 @@ class Observed:
 
     def probe(self, layer: int) -> AttentionProbe:
         """The probe that the engine would make."""
-        rotate = self.adapter.rotary(layer)
+        rotate = self.adapter.stack.rotary(layer)
         cos, sin = self.arguments[layer]["position_embeddings"]
         mask = self.arguments[layer]["attention_mask"]
-        attention: Any = self.adapter.attention(layer)
+        attention: Any = self.adapter.stack.attention(layer)
         samples = torch.arange(len(self.layout.mask))[:, None]
 
         def rows_of(angles: Tensor, index: Tensor) -> Tensor:
@@ -435,7 +435,7 @@ def test_projections_are_what_attention_is_given(name: str, monkeypatch: pytest.
         if name in NO_ROWS:
             continue
         cos, sin = seen.arguments[layer]["position_embeddings"]
-        rotate = seen.adapter.rotary(layer)
+        rotate = seen.adapter.stack.rotary(layer)
         for which, given in (("query", query), ("key", key)):
             close(rotate(seen.states[layer, which].transpose(1, 2), cos, sin), given.transpose(1, 2), 1e-6)
 
@@ -445,7 +445,7 @@ def test_projections_are_what_attention_is_given(name: str, monkeypatch: pytest.
 )
 def test_projections_computed_by_hand(name: str, norm: int, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Observed(name, monkeypatch)
-    attention: Any = seen.adapter.attention(1)
+    attention: Any = seen.adapter.stack.attention(1)
     for which, heads in (("query", 4), ("key", 2), ("value", 2)):
         linear = getattr(attention, f"{which[0]}_proj")
         states = F.linear(seen.entering[1], linear.weight, linear.bias)

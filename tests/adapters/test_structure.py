@@ -26,9 +26,9 @@ from tests.support.tiny.llava import llava_with
 from tests.support.tiny.parts import CLIP, text
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.decoder_stack import DecoderStack
 from tokenprune.adapters.generic import GenericAdapter
 from tokenprune.adapters.image_video import ImageVideoAdapter
-from tokenprune.adapters.structure import check_position_embeddings
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 
 # ---- how the decoder is built ---
@@ -103,12 +103,12 @@ def test_hybrid_decoders_from_their_recurrent_layers_on(name: str) -> None:
     with pytest.raises(
         UnsupportedModelError, match=r"(recurrent state|neighbouring tokens); it cannot be pruned exactly from there on"
     ):
-        adapter.check_layers(0)
-    adapter.check_layers(last)  # a full-attention layer: nothing recurrent follows
+        adapter.stack.check_exact(0)
+    adapter.stack.check_exact(last)  # a full-attention layer: nothing recurrent follows
     with pytest.raises(UnsupportedModelError, match="has no attention"):
-        adapter.projections(0, frozenset({"query"}))
+        adapter.stack.projections(0, frozenset({"query"}))
     with pytest.raises(UnsupportedModelError, match="has no attention"):
-        adapter.rotary(0)
+        adapter.stack.rotary(0)
 
 
 def test_a_mamba_beside_the_attention() -> None:
@@ -125,7 +125,7 @@ def test_a_mamba_beside_the_attention() -> None:
     config = tf.LlavaConfig(vision_config=CLIP, text_config=language, image_token_id=IMAGE, image_seq_length=16)
     adapter = adapter_for(tf.LlavaForConditionalGeneration(config))
     with pytest.raises(UnsupportedModelError, match=r"hybrid.* beside its attention"):
-        adapter.check_layers(1)
+        adapter.stack.check_exact(1)
 
 
 def test_an_encoder_that_reads_the_prompt_for_a_decoder() -> None:
@@ -158,19 +158,19 @@ def test_an_encoder_that_reads_the_prompt_for_a_decoder() -> None:
 def test_layers_of_other_types(kind: str, why: str) -> None:
     """What a layer sees of dropped tokens must not depend on them; types that nobody knows are refused as well."""
     adapter = adapter_for(CASES["llava"].build())
-    adapter.check_layers(0)
+    adapter.stack.check_exact(0)
     adapter.text_config.layer_types = ["full_attention"] * 3 + [kind]
     with pytest.raises(UnsupportedModelError, match=rf"layer 3 \({kind}\).*{why}"):
-        adapter.check_layers(1)
+        adapter.stack.check_exact(1)
 
 
 @pytest.mark.parametrize("name", ["indexer", "compressor"])
 def test_an_index_that_the_config_does_not_tell_of(name: str) -> None:
     adapter = adapter_for(CASES["llava"].build())
     adapter.layers[2].self_attn.register_module(name, nn.Linear(1, 1))
-    adapter.check_layers(3)
+    adapter.stack.check_exact(3)
     with pytest.raises(UnsupportedModelError, match=r"layer 2 .*index over all tokens"):
-        adapter.check_layers(1)
+        adapter.stack.check_exact(1)
 
 
 @pytest.mark.parametrize("setting", ["hc_mult", "hc_count", "altup_num_inputs"])
@@ -178,46 +178,46 @@ def test_several_streams_of_hidden_states(setting: str) -> None:
     adapter = adapter_for(CASES["llava"].build())
     setattr(adapter.text_config, setting, 4)
     with pytest.raises(UnsupportedModelError, match="several streams of hidden states"):
-        adapter.check_layers(3)
+        adapter.stack.check_exact(3)
 
 
 def test_layers_that_differ_in_their_number_of_heads() -> None:
     """Transformers raises where such a setting is read from the whole decoder's config."""
     adapter = adapter_for(model_of("step3p7"))
-    assert [adapter.num_heads(layer) for layer in range(6)] == [8, 8, 4, 8, 8, 4]
+    assert [adapter.stack.num_heads(layer) for layer in range(6)] == [8, 8, 4, 8, 8, 4]
     with pytest.raises(RuntimeError, match="num_attention_heads"):
         _ = adapter.text_config.num_attention_heads
 
 
 def test_layers_that_share_keys_and_values() -> None:
     with pytest.raises(UnsupportedModelError, match="shares keys and values between layers"):
-        adapter_for(model_of("gemma4")).check_layers(3)
+        adapter_for(model_of("gemma4")).stack.check_exact(3)
 
 
 @pytest.mark.parametrize("name", sorted(UNREADABLE))
 def test_attention_of_another_make(name: str) -> None:
     adapter = adapter_for(model_of(name))
-    adapter.check_layers(0)
+    adapter.stack.check_exact(0)
     with pytest.raises(UnsupportedModelError, match="reads hidden states"):
-        adapter.projections(1, frozenset({"query", "key"}))
+        adapter.stack.projections(1, frozenset({"query", "key"}))
 
 
 @pytest.mark.parametrize("name", sorted(NO_ROWS & set(CASES)))
 def test_attention_weights_of_another_make(name: str) -> None:
     with pytest.raises(UnsupportedModelError, match="cannot compute single attention rows"):
-        adapter_for(model_of(name)).check_attention_rows(1)
+        adapter_for(model_of(name)).stack.check_attention_rows(1)
 
 
 def test_norms_after_the_rotation_cannot_be_read() -> None:
     model = llava_with(text("hunyuan_v1_dense", head_dim=16))
     with pytest.raises(UnsupportedModelError, match="after the rotary embedding"):
-        adapter_for(model).projections(0, frozenset({"query"}))
+        adapter_for(model).stack.projections(0, frozenset({"query"}))
 
 
 def test_a_gate_beside_the_query_cannot_be_read() -> None:
     adapter = adapter_for(model_of("qwen3_5"))
     with pytest.raises(UnsupportedModelError, match="makes 128 features where 64 were expected"):
-        adapter.projections(3, frozenset({"query"}))
+        adapter.stack.projections(3, frozenset({"query"}))
 
 
 # ---- attention rows ---
@@ -226,9 +226,9 @@ def test_a_gate_beside_the_query_cannot_be_read() -> None:
 @pytest.mark.parametrize("name", sorted(set(READABLE) - NO_ROWS))
 def test_attention_that_is_given_its_rotary_embedding(name: str) -> None:
     adapter = adapter_for(model_of(name))
-    for number, layer in enumerate(adapter.layers):
-        if adapter.attention(number) is not None:
-            check_position_embeddings(layer, adapter.layer_signature.position_embeddings)
+    for layer in range(adapter.num_layers):
+        if adapter.stack.attention(layer) is not None:
+            adapter.stack.check_attention_rows(layer)
 
 
 def keep_five(scorer: str) -> tp.Method:
@@ -351,14 +351,13 @@ def test_advice_names_methods_that_exist() -> None:
             assert names, f"{path.name}: {match[0]}"
             advised += [method or attribute for method, attribute in names]
     assert len(advised) > 4
-    assert all(hasattr(Adapter, name) for name in advised), advised
+    assert {name for name in advised if not hasattr(Adapter, name) and not hasattr(DecoderStack, name)} == set()
 
 
 def test_the_page_lists_what_can_be_overridden() -> None:
     page = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.*?`) \|", page, re.M)
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    assert {name for name in listed if not hasattr(ImageVideoAdapter, name)} == set()
     used_by_the_engine = {
         "locate",
         "items",
@@ -367,5 +366,26 @@ def test_the_page_lists_what_can_be_overridden() -> None:
         "architecture",
         "attention_implementation",
     }
-    public = {name for name in dir(ImageVideoAdapter) if not name.startswith("_")}
-    assert public - listed == used_by_the_engine
+    public = {name for part in (ImageVideoAdapter, DecoderStack) for name in dir(part) if not name.startswith("_")}
+    assert listed ^ public == used_by_the_engine
+
+
+class EverythingIsExact(DecoderStack):
+    """Layers that keep a key and a value per token, and nothing else, whatever the config calls them."""
+
+    def kind(self, layer: int) -> str:
+        return "full_attention"
+
+
+class OwnStackAdapter(GenericAdapter):
+    """A family whose config calls its layers something else."""
+
+    stack_class = EverythingIsExact
+
+
+def test_a_family_may_describe_its_layers_itself() -> None:
+    model: Any = CASES["llava"].build()
+    model.config.get_text_config(decoder=True).layer_types = ["a_type_of_tomorrow"] * 4
+    with pytest.raises(UnsupportedModelError, match="a_type_of_tomorrow"):
+        GenericAdapter(model).stack.check_exact(1)
+    OwnStackAdapter(model).stack.check_exact(1)

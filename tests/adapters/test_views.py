@@ -16,7 +16,7 @@ from tests.adapters.test_adapters import call_of_generate
 from tests.support.tiny import CASES, CORE
 from tests.support.tiny.core import CACHE, Variant
 from tokenprune.adapters import adapter_for
-from tokenprune.adapters.call_shapes import slim_arguments
+from tokenprune.adapters.call_shapes import small_arguments
 from tokenprune.adapters.placements import (
     AnyResolution,
     Frames,
@@ -73,7 +73,7 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("how", ["forward", "generate", "beams", "embeddings"])
 @pytest.mark.parametrize("name", GRIDDED)
-def test_a_slim_call_tells_the_same(name: str, how: str) -> None:
+def test_a_call_without_pixels_tells_the_same(name: str, how: str) -> None:
     case = CASES[name]
     model = case.build()
     adapter = adapter_for(model)
@@ -85,15 +85,15 @@ def test_a_slim_call_tells_the_same(name: str, how: str) -> None:
             call["inputs_embeds"] = model.get_input_embeddings()(call.pop("input_ids")).detach()
         layout = adapter.locate(call)
         assert layout is not None
-        slim = adapter.slim(call)
-        assert same(adapter.placed(call, layout), adapter.placed(slim, layout))
-        kept = [tensor for tensor in tensors_of(slim) if tensor.device.type != "meta"]
+        small = adapter.without_pixels(call)
+        assert same(adapter.placed(call, layout), adapter.placed(small, layout))
+        kept = [tensor for tensor in tensors_of(small) if tensor.device.type != "meta"]
         assert kept
         assert not any(tensor.is_floating_point() for tensor in kept)
         assert (
             max(tensor.numel() for tensor in kept) <= 4 * layout.mask.numel()
         )  # Qwen-VL has four positions of each token
-        assert CACHE not in slim
+        assert CACHE not in small
 
 
 @pytest.mark.parametrize("name", GRIDDED)
@@ -126,7 +126,7 @@ def test_a_family_without_a_grid_places_nothing() -> None:
     layout = adapter.locate(call)
     assert layout is not None
     assert adapter.placed(call, layout) is None
-    assert adapter.slim(call) == {}
+    assert adapter.without_pixels(call) == {}
 
 
 def test_unbroken_runs_are_no_row() -> None:
@@ -155,7 +155,7 @@ def test_unbroken_runs_are_no_row() -> None:
 
 @pytest.mark.parametrize("how", ["forward", "generate", "embeddings"])
 @pytest.mark.parametrize("name", GRIDDED)
-def test_slimming_reads_no_value(name: str, how: str) -> None:
+def test_leaving_pixels_out_reads_no_value(name: str, how: str) -> None:
     """The meta device has none: whatever brings one to the host raises."""
     case = CASES[name]
     model = case.build()
@@ -167,11 +167,11 @@ def test_slimming_reads_no_value(name: str, how: str) -> None:
     if how == "embeddings":
         call["inputs_embeds"] = model.get_input_embeddings()(call.pop("input_ids")).detach()
     call = {key: value.to("meta") if isinstance(value, Tensor) else value for key, value in call.items()}
-    assert adapter_for(model).slim(call)
+    assert adapter_for(model).without_pixels(call)
 
 
 def test_what_is_left_of_arguments() -> None:
-    slim = slim_arguments(
+    small = small_arguments(
         {
             "ids": torch.ones(2, 3, dtype=torch.long),
             "pixels": torch.ones(4, 5),
@@ -182,13 +182,13 @@ def test_what_is_left_of_arguments() -> None:
             "flag": False,
         }
     )
-    assert set(slim) == {"ids", "pixels", "list", "mask", "flag"}
-    assert slim["ids"].tolist() == [[1, 1, 1]] * 2
-    assert [slim[name].device.type for name in ("pixels", "mask")] == ["meta", "meta"]
-    assert slim["pixels"].shape == (4, 5)
-    assert slim["list"][0].shape == (6,)
-    assert slim["list"][1] == [7, "a"]
-    assert slim["flag"] is False
+    assert set(small) == {"ids", "pixels", "list", "mask", "flag"}
+    assert small["ids"].tolist() == [[1, 1, 1]] * 2
+    assert [small[name].device.type for name in ("pixels", "mask")] == ["meta", "meta"]
+    assert small["pixels"].shape == (4, 5)
+    assert small["list"][0].shape == (6,)
+    assert small["list"][1] == [7, "a"]
+    assert small["flag"] is False
 
 
 # ---- placements ---

@@ -271,8 +271,7 @@ def test_what_a_pruner_sees_of_the_text_and_the_budget() -> None:
         text = ctx.text_mask.sum(1) + torch.tensor(stage.before)
         assert text.tolist() == ctx.row_mask.sum(1).tolist()
         assert not ctx.text_mask.gather(1, ctx.visual_rows)[ctx.visual_mask].any()
-        assert ctx.rows("key").shape[:2] == ctx.row_mask.shape
-        assert ctx.rows("hidden") is ctx.hidden_rows
+        assert ctx.signals.states("key").shape[:2] == ctx.hidden_rows.shape[:2] == ctx.row_mask.shape
 
 
 def test_steps_after_an_unpruned_prefill_meet_no_hook_on_any_layer() -> None:

@@ -16,7 +16,7 @@ from tests.support.tiny import CASES
 from tests.support.tiny.core import Padding
 from tests.support.tower import eager_maps
 from tokenprune.adapters import adapter_for
-from tokenprune.adapters.structure import entering_norm
+from tokenprune.adapters.decoder_stack import entering_norm
 from tokenprune.errors import UnsupportedModelError
 from tokenprune.pruners.base import Selection
 from tokenprune.pruners.topk import TopK
@@ -56,7 +56,7 @@ def test_the_row_is_the_one_that_the_layer_computes(name: str, place: matrix.Lay
     with tp.apply(model, method([layer])):
         model(**inputs)
     eager: Any = model_of(name, "eager")
-    module = adapter_for(eager).attention(layer)
+    module = adapter_for(eager).stack.attention(layer)
     (maps,) = eager_maps(eager, module, inputs)
     rows = maps.mean(1)[:, -1]
     ((positions, mask, score),) = Looks.seen
@@ -110,7 +110,7 @@ def test_before_and_entering_are_different_scores() -> None:
 def test_the_norm_is_the_layers_own() -> None:
     adapter = adapter_for(model_of("llava", "sdpa"))
     layers: Any = adapter.layers
-    assert adapter.entering_norm(1) is layers[1].input_layernorm
+    assert adapter.stack.entering_norm(1) is layers[1].input_layernorm
 
 
 class Layer(torch.nn.Module):

@@ -13,7 +13,7 @@ from tests.ops.test_entropy import literal
 from tests.support.oracle import decoder_layers
 from tests.support.tiny import CASES
 from tokenprune.adapters import adapter_for
-from tokenprune.adapters.structure import final_norm
+from tokenprune.adapters.decoder_stack import final_norm
 from tokenprune.errors import ConfigError, UnsupportedModelError
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.testing import make_context
@@ -32,7 +32,7 @@ def test_it_is_the_norm_that_the_model_applies(name: str) -> None:
     returned = getattr(output, "language_model_outputs", output).hidden_states[-1]  # BLIP-2 and its kin nest them
     hook.remove()
     last = seen[0] if isinstance(seen[0], Tensor) else seen[0][0]
-    norm = adapter_for(model).final_norm()
+    norm = adapter_for(model).stack.final_norm()
     assert torch.equal(norm(last), returned)
     assert not torch.equal(last, returned)
 
@@ -90,7 +90,7 @@ def test_the_score_is_the_entropy_of_the_normed_states(name: str, layer: int, no
     )
     model(**batch.inputs)
     hook.remove()
-    normed = decoder.norm(states[0]).unflatten(-1, (adapter_for(model).num_heads(0), -1))
+    normed = decoder.norm(states[0]).unflatten(-1, (adapter_for(model).stack.num_heads(0), -1))
     method = method_with(MatrixEntropy(source="hidden", normalization=normalization, final_norm=True), layer)  # type: ignore[arg-type]
     with tp.apply(model, method) as run:
         model(**batch.inputs)

@@ -47,8 +47,8 @@ def test_arguments_are_told_by_name_and_end_with_the_call() -> None:
 
 def test_replacements_are_taken_off_one_by_one() -> None:
     encoder = Encoder()
-    outer = PatchedMethod(encoder, "encode", lambda own, args, kwargs: ("outer", own(*args)))
-    inner = PatchedMethod(encoder, "encode", lambda own, args, kwargs: ("inner", own(*args)))
+    outer = PatchedMethod(encoder, "encode", lambda original, args, kwargs: ("outer", original(*args)))
+    inner = PatchedMethod(encoder, "encode", lambda original, args, kwargs: ("inner", original(*args)))
     assert encoder.encode(1, 2) == ("inner", ("outer", (1, 2)))  # type: ignore[comparison-overlap]
     inner.remove()
     assert encoder.encode(1, 2) == ("outer", (1, 2))  # type: ignore[comparison-overlap]
@@ -58,15 +58,15 @@ def test_replacements_are_taken_off_one_by_one() -> None:
 
 def test_what_is_not_there_is_not_put_there() -> None:
     encoder = Encoder()
-    PatchedMethod(encoder, "decode", lambda own, args, kwargs: own(*args)).remove()
+    PatchedMethod(encoder, "decode", lambda original, args, kwargs: original(*args)).remove()
     assert not vars(encoder)
     assert not hasattr(encoder, "decode")
 
 
 def test_removal_in_any_order_leaves_nothing() -> None:
     encoder = Encoder()
-    first = PatchedMethod(encoder, "encode", lambda own, args, kwargs: ("first", own(*args)))
-    second = PatchedMethod(encoder, "encode", lambda own, args, kwargs: ("second", own(*args)))
+    first = PatchedMethod(encoder, "encode", lambda original, args, kwargs: ("first", original(*args)))
+    second = PatchedMethod(encoder, "encode", lambda original, args, kwargs: ("second", original(*args)))
     held = encoder.encode
     first.remove()
     assert encoder.encode(1, 2) == ("second", (1, 2))  # type: ignore[comparison-overlap]
@@ -77,7 +77,7 @@ def test_removal_in_any_order_leaves_nothing() -> None:
 
 def test_somebody_elses_replacement_stays() -> None:
     encoder = Encoder()
-    ours = PatchedMethod(encoder, "encode", lambda own, args, kwargs: ("ours", own(*args)))
+    ours = PatchedMethod(encoder, "encode", lambda original, args, kwargs: ("ours", original(*args)))
     inner = encoder.encode
     theirs = lambda *args: ("theirs", inner(*args))  # noqa: E731
     encoder.encode = theirs  # type: ignore[method-assign, assignment]

@@ -75,7 +75,7 @@ def test_it_is_let_go_after_the_last_stage_that_needs_it() -> None:
     recording = record("llava", "image")
     held: list[bool] = []
     with torch.no_grad(), tp.apply(recording.model, method((1, 2), (9, 4))):
-        engine: Any = vars(recording.model)["forward"].around.func.__self__
+        engine: Any = vars(recording.model)["forward"].replacement.func.__self__
         for layer in recording.model.get_decoder().layers:
             layer.register_forward_hook(lambda *_: held.append(engine.thread.current._embeddings is not None))
         recording.model(**recording.inputs)

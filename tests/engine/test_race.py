@@ -55,7 +55,7 @@ METHODS = {
 
 def race(rules: RaceRules | None = None, log: Log | None = None, batches: int = 8, **more: Any) -> Race:
     model, inputs = pictures(batches)
-    return run_race(adapter_for(model), inputs, METHODS | more, rules or RaceRules("divergence", first=4), log)
+    return run_race(adapter_for(model), inputs, METHODS | more, rules or RaceRules("divergence", first=4), log=log)
 
 
 def test_a_method_that_drops_nothing_wins() -> None:
@@ -183,7 +183,7 @@ def test_the_planted_winner_rarely_leaves(objective: Any) -> None:
     batches = [{"input_ids": torch.zeros(8, 1, dtype=torch.long)}] * 8
     methods = {f"m{number}": METHODS["random"] for number in range(20)}
     rules = RaceRules(objective)
-    races = [run_race(adapter, batches, methods, rules, Planted(seed, list(methods))) for seed in range(200)]
+    races = [run_race(adapter, batches, methods, rules, log=Planted(seed, list(methods))) for seed in range(200)]
     lost = sum("m0" in found.left for found in races) / len(races)
     assert lost <= rules.error + 3 * (rules.error * (1 - rules.error) / len(races)) ** 0.5
     assert sum("m19" in found.left for found in races) / len(races) > 0.9

@@ -10,7 +10,9 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.support.simple import fastv, pair
-from tokenprune.engine.replay import digest, pixel_inputs
+from tests.support.tiny import CASES
+from tokenprune.adapters import adapter_for
+from tokenprune.engine.replay import Replays, pixel_inputs
 
 
 def kept_by_step(inputs: dict[str, Tensor], method: tp.Method, steps: int = 4, **more: Any) -> list[list[Tensor]]:
@@ -128,15 +130,18 @@ def test_images_are_known_by_any_name_that_says_pixel() -> None:
     assert set(pixel_inputs(call)) == {"high_res_pixel_values", "pixel_values"}
 
 
-def test_the_digest_sees_every_value_and_every_tensor() -> None:
+@pytest.mark.parametrize("change", ["a pixel", "a feature", "nothing"])
+def test_a_step_with_other_values_in_the_same_memory_is_another_prompt(change: str) -> None:
     """Of what ``generate`` encoded, too, in whatever it is wrapped."""
+    adapter = adapter_for(CASES["llava"].build())
     pixels, encoded = torch.zeros(2, 3), torch.zeros(4, dtype=torch.bfloat16)
-    call = {"pixel_values": pixels, "encoded image": {"pooler_output": [encoded]}}
-    seen = {digest(call)}
-    pixels[1, 2] = 1e-30
-    seen.add(digest(call))
-    encoded[3] = 1
-    seen.add(digest(call))
-    seen.add(digest({"pixel_values": torch.zeros(3, 2)}))
-    seen.add(digest({"pixel_values": torch.zeros(3, 2, dtype=torch.int32)}))
-    assert len(seen) == 5
+    ids = torch.tensor([[3, 150, 4]])
+    call = {"pixel_values": pixels, "mm_encoder_outputs": {"image": {"pooler_output": [encoded]}}, "use_cache": False}
+    replays = Replays()
+    replays.remember({**call, "input_ids": ids}, {})
+    if change == "a pixel":
+        pixels[1, 2] = 1e-30
+    if change == "a feature":
+        encoded[3] = 1
+    following = replays.take({**call, "input_ids": torch.cat([ids, ids[:, :1]], 1)}, adapter)
+    assert following == ({} if change == "nothing" else None)

@@ -44,7 +44,7 @@ def test_the_file_is_used_without_calibration_and_says_so(tmp_path: Path, monkey
     measured = profile_model(toy(tmp_path))
     measured.profile.save(tmp_path / "profile.json")
     method = tp.load_method("entropyprune", "keep_count", tokens=3)
-    layers = method.layers.model_copy(update={"profile": str(tmp_path / "profile.json")})
+    layers = method.layers.model_copy(update={"profile_file": str(tmp_path / "profile.json")})
     with apply(ToyModel().load().model, method.model_copy(update={"layers": layers})) as run:
         assert run.choice.layers == measured.choices[KEYS[0]].layers
         assert run.choice.pruner == measured.choices[KEYS[0]].pruner
@@ -75,7 +75,8 @@ def test_an_experiment_verifies_and_stores_what_it_chose(tmp_path: Path) -> None
 
 def test_the_profile_file_of_a_selector_is_not_read_when_it_is_made(tmp_path: Path) -> None:
     """The file may be the one that is to be written."""
-    entry = {"name": "entropyprune", "layers": {"name": "entropy_collapse", "profile": "none.json", "verify": True}}
+    layers = {"name": "entropy_collapse", "profile_file": "none.json", "verify": True}
+    entry = {"name": "entropyprune", "layers": layers}
     measured = profile_model(toy(tmp_path).model_copy(update={"methods": methods(entry)}))
     assert list(measured.verdicts) == KEYS
 

@@ -25,7 +25,7 @@ from tokenprune.methods.named import NamedMethod, shipped_method
 from tokenprune.methods.published import Published, choose, read_published
 from tokenprune.models.presets import PRESETS
 from tokenprune.ops.recycle import cluster_count
-from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.base import SelectorContext
 from tokenprune.selectors.entropy_collapse import PUBLISHED
 
 SHIPPED = [method for method in tp.list_methods() if method.distribution == "tokenprune-mllm" and method.published]
@@ -102,7 +102,7 @@ def test_the_layers_of_a_shipped_entry_exist(shipped: NamedMethod, settings: Pub
             if shipped.name == "vtw":  # it needs calibration samples
                 assert method.layers.model_dump()["start"] < depth
                 continue
-            layers = method.layers.select(ModelProfile(settings.family, depth)).layers
+            layers = method.layers.select(SelectorContext(settings.family, depth)).layers
             method.pruner.check(layers)
             counts = method.budget.keep(576, Schedule(layers, depth))
             assert len(counts) == len(layers)
@@ -245,8 +245,8 @@ def test_sparsevlm_prunes_at_the_same_layers_at_every_depth() -> None:
     depths = {"llava-1.5-7b": 32, "llava-1.5-13b": 40}
     for preset, depth in depths.items():
         method = tp.load_method("sparsevlm", model=PRESETS[preset].config())
-        assert method.layers.select(ModelProfile("llava", depth)).layers == (3, 7, 16)
-    assert tp.load_method("sparsevlm").layers.select(ModelProfile("llava", 40)).layers == (4, 9, 20)
+        assert method.layers.select(SelectorContext("llava", depth)).layers == (3, 7, 16)
+    assert tp.load_method("sparsevlm").layers.select(SelectorContext("llava", 40)).layers == (4, 9, 20)
 
 
 def test_the_budgets_of_sparsevlm_are_the_published_counts_and_their_clusters() -> None:
@@ -274,7 +274,7 @@ def test_the_budgets_of_entropyprune(name: str, preset: str, layer: int, visual:
     shipped, depth = shipped_method(name), Architecture.of(config).depth
     kept = []
     for method in methods_with(shipped, shipped.settings_for(config)):
-        layers = method.layers.select(ModelProfile(config.model_type, depth)).layers
+        layers = method.layers.select(SelectorContext(config.model_type, depth)).layers
         assert layers == (layer,)
         kept += method.budget.keep(visual, Schedule(layers, depth))
     assert tuple(kept) == counts
@@ -297,7 +297,7 @@ def test_vscan_on_qwen() -> None:
     assert first["window_size"] == 4
     assert first["local_layer"] == config.vision_config.fullatt_block_indexes[0]
     assert first["layer"] % config.vision_config.depth == config.vision_config.depth - 1
-    assert method.layers.select(ModelProfile("qwen2_5_vl", 28)).layers == (0, 14)
+    assert method.layers.select(SelectorContext("qwen2_5_vl", 28)).layers == (0, 14)
     kept = int(0.167 * 1000)
     assert method.budget.keep(1000, Schedule((0, 14), 28)) == (kept, int(0.333 * kept))
 

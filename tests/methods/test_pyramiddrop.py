@@ -19,7 +19,7 @@ from tests.support.tiny import CASES
 from tokenprune.budgets.base import Schedule
 from tokenprune.errors import BudgetError, LayerError
 from tokenprune.ops.topk import apportion
-from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.base import SelectorContext
 
 
 def masked_attention(model: Any, inputs: dict[str, Tensor], dropped: dict[int, list[list[int]]]) -> Any:
@@ -93,13 +93,13 @@ def test_every_stage_keeps_what_the_last_token_attends_to(name: str, variant: An
 def test_published_defaults() -> None:
     """LLaVA-1.5-7B: layers 8, 16 and 24 of 32 leave 288, 144 and 72 of 576 tokens."""
     method = tp.load_method("pyramiddrop")
-    assert method.layers.select(ModelProfile("llava", 32)).layers == (8, 16, 24)
+    assert method.layers.select(SelectorContext("llava", 32)).layers == (8, 16, 24)
     assert method.budget.keep(576, Schedule((8, 16, 24), 32)) == (288, 144, 72)
 
 
 def test_a_model_with_too_few_layers_is_refused_before_any_forward() -> None:
     with pytest.raises(LayerError, match="are layers"):
-        tp.load_method("pyramiddrop").layers.select(ModelProfile("llava", 2))
+        tp.load_method("pyramiddrop").layers.select(SelectorContext("llava", 2))
 
 
 def test_a_schedule_of_other_length_is_refused_before_any_forward() -> None:

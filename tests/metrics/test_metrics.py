@@ -49,7 +49,7 @@ def test_exact_match_and_agreement(metric: Metric) -> None:
 
 def test_only_agreement_needs_no_answers() -> None:
     names = plugins.registry("metrics").names()
-    assert {name for name in names if not plugins.registry("metrics").get(name).fewest} == {"agreement"}
+    assert {name for name in names if not plugins.registry("metrics").get(name).min_references} == {"agreement"}
 
 
 @pytest.mark.parametrize(

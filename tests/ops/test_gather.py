@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tokenprune.ops.gather import rows_at, with_rows
+from tokenprune.ops.gather import marked_first, rows_at, with_rows
 
 
 @pytest.mark.parametrize("rest", [(), (4,), (2, 3)])
@@ -38,3 +38,13 @@ def test_other_entries_are_unchanged() -> None:
     before = states.clone()
     assert torch.equal(with_rows(states, index, rows), expected)
     assert torch.equal(states, before)
+
+
+def test_marked_entries_come_first_and_in_order() -> None:
+    mask = torch.tensor([[False, True, False, True], [False, False, True, False]])
+    place, is_marked = marked_first(mask, 2)
+    assert place.tolist() == [[1, 3], [2, 0]]
+    assert is_marked.tolist() == [[True, True], [True, False]]
+    place, is_marked = marked_first(mask, 9)
+    assert place.tolist() == [[1, 3, 0, 2], [2, 0, 1, 3]]
+    assert is_marked.sum(1).tolist() == [2, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from tokenprune.ops.per_image import PerImage
+from tokenprune.ops.topk import floor_share
 
 
 def test_split_and_join() -> None:
@@ -51,3 +52,16 @@ def test_host_counts() -> None:
     images = PerImage(torch.tensor([[0, 0, 1], [0, 0, -1]]), [[2, 1], [2]], [[1, 1], [2]])
     assert images.host_counts == [(2, 1), (1, 1), (2, 2), (0, 0)]
     assert images.host_counts == list(zip(images.sizes.tolist(), images.quotas.tolist(), strict=True))
+
+
+def test_counts_follow_from_quotas() -> None:
+    """Of images that a sample lacks, the quota is 0."""
+    images = PerImage(torch.tensor([[0, 0, 1], [0, 0, -1]]), [[2, 1], [2]], [[1, 1], [2]])
+    counts, most = images.counts(lambda quota: 3 * quota + 1)
+    assert counts.tolist() == [4, 4, 7, 1]
+    assert most == 7
+
+
+def test_shares_are_rounded_down_and_errors_of_floating_point_do_not_count() -> None:
+    assert 100 * 0.29 < 29, "nothing is rounded wrongly: the test shows nothing"
+    assert [floor_share(100, share) for share in (0.29, 0.295, 0.299, 0.0, 1.0)] == [29, 29, 29, 0, 100]

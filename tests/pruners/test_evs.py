@@ -60,7 +60,7 @@ def test_one_image_has_nothing_to_compare(name: str) -> None:
 class Unfair(Pruner):
     """Keeps the last tokens of a sample, all of the count in the last image but what ``spare`` says."""
 
-    across_images = True
+    shares_quota_itself = True
     spare: int = 1
 
     @property

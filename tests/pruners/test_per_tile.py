@@ -75,7 +75,7 @@ def cut(ctx: PruneContext, index: Tensor, keep: int) -> PruneContext:
         tower[number] = TowerTensors(
             shown.attention[:, index], shown.received[:, index], shown.key[:, index], shown.features[:, index]
         )
-    return make_context(ctx.hidden[:, index], keep=keep, tower=tower, grid=ctx.grid[:, index], layer=0)
+    return make_context(ctx.hidden[:, index], keep=keep, tower=tower, grid=ctx.grid.coordinates[:, index], layer=0)
 
 
 @functools.cache
@@ -98,7 +98,7 @@ class Looks(Scope):
     seen: Any = None
 
     def select(self, ctx: PruneContext) -> Selection:
-        type(self).seen = (ctx.regions("tile", self.layer), ctx.grid)
+        type(self).seen = (ctx.regions("tile", self.layer), ctx.grid.coordinates)
         return super().select(ctx)
 
 

@@ -132,8 +132,8 @@ def test_a_restricted_context_is_one_that_never_had_the_others() -> None:
     assert small.last_row.tolist() == [8, 8]
     assert small.hidden[0].equal(hidden[0, [1, 3, 5]])
     assert small.key[0, :, 0].equal(hidden[0, [1, 3, 5]])
-    assert small.grid.tolist() == [[[0, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 0, 2], [-1] * 3, [-1] * 3]]
-    assert small.frames.tolist() == [[0, 0, 1], [0, -1, -1]]
+    assert small.grid.coordinates.tolist() == [[[0, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 0, 2], [-1] * 3, [-1] * 3]]
+    assert small.grid.frames.tolist() == [[0, 0, 1], [0, -1, -1]]
     assert small.annotation("s").tolist() == [[1, 3, 5], [12, 0, 0]]
 
 

@@ -18,7 +18,7 @@ from tokenprune.ops.raters import raters
 from tokenprune.ops.recycle import cluster_count, recycle, recycled_count
 from tokenprune.ops.topk import apportion
 from tokenprune.pruners.sparsevlm import SparseVLM
-from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.base import SelectorContext
 
 Rows = list[list[float]]
 
@@ -309,5 +309,5 @@ def test_published_defaults() -> None:
     """LLaVA-1.5-7B's setting for 192 tokens: after layers 2, 6 and 15, 300 + 9, 200 + 4 and 110 + 3 of 576."""
     made = tp.load_method("sparsevlm")
     assert made.pruner == SparseVLM(recycle=True)
-    assert made.layers.select(ModelProfile("llava", 32)).layers == (3, 7, 16)
+    assert made.layers.select(SelectorContext("llava", 32)).layers == (3, 7, 16)
     assert made.budget.keep(576, Schedule((3, 7, 16), 32)) == (309, 204, 113)

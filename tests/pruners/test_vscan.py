@@ -21,7 +21,7 @@ from tokenprune.pruners.stages import Stages
 from tokenprune.pruners.topk import TopK
 from tokenprune.pruners.vscan import VScan
 from tokenprune.scorers.fastv import FastV
-from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.base import SelectorContext
 from tokenprune.testing import TowerTensors, make_context
 
 Place = tuple[int, int, int]
@@ -323,6 +323,6 @@ def test_published_defaults() -> None:
     assert made.pruner == Stages(pruners=(VScan(), TopK(scorer=FastV(at="entering"))))
     assert VScan() == scan
     for count, middle in ((32, 16), (28, 14), (40, 20)):
-        layers = made.layers.select(ModelProfile("llava", count)).layers
+        layers = made.layers.select(SelectorContext("llava", count)).layers
         assert layers == (0, middle)
         assert made.budget.keep(576, Schedule(layers, count)) == (96, 32)

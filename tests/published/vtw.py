@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tests.published.llama import llama_model
 from tests.published.load import definitions, statements
 from tests.published.source import Case, Result, Source, rounded
-from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.base import SelectorContext
 from tokenprune.selectors.vtw import Vtw, divergence
 
 SOURCE = Source(
@@ -123,7 +123,7 @@ def ours(case: Case) -> Result:
             hidden = step(hidden, matrix)
         return hidden[:, -1] @ tensors["head"].T
 
-    choice = Vtw(threshold=THRESHOLDS[case["model"]]).select(ModelProfile("llava", LAYERS, last_logits=last_logits))
+    choice = Vtw(threshold=THRESHOLDS[case["model"]]).select(SelectorContext("llava", LAYERS, last_logits=last_logits))
     unpruned = last_logits(None)
     changes = [divergence(last_logits(layer), unpruned) for layer in range(START, LAYERS)]
     return {"layer": list(choice.layers), "divergences": rounded(torch.tensor(changes, dtype=torch.float64))}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.base import SelectorContext
 from tokenprune.selectors.entropy_collapse import EntropyCollapse
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
 from tokenprune.selectors.plateau import find_plateau, largest_drop
@@ -92,7 +92,7 @@ def test_the_first_of_equal_drops_counts() -> None:
 def test_the_rule_prunes_behind_the_collapsed_layer() -> None:
     """What is observed is the layer before the pruned one: it must be the first collapsed one."""
     curves = EntropyProfile.load(DIGITS)
-    model = ModelProfile("llava", 30, lambda: curves)
+    model = SelectorContext("llava", 30, measure_entropy=lambda: curves)
     choice = EntropyCollapse(rule="plateau").select(model)
     assert choice.layers == (find_plateau(curves).first + 1,) == (4,)  # type: ignore[operator]
     assert choice.reason == find_plateau(curves).sentence
@@ -101,7 +101,8 @@ def test_the_rule_prunes_behind_the_collapsed_layer() -> None:
 
 def test_without_a_plateau_the_next_source_decides_and_says_why() -> None:
     falling = profile([8.0 - layer for layer in range(8)], copies=4)
-    choice = EntropyCollapse(rule="plateau", fallback=3).select(ModelProfile("toy", 8, lambda: falling))
+    model = SelectorContext("toy", 8, measure_entropy=lambda: falling)
+    choice = EntropyCollapse(rule="plateau", fallback=3).select(model)
     assert choice.layers == (3,)
     assert choice.reason.startswith("no plateau found: the entropy falls on")
     assert choice.reason.endswith("fell back to layer 3")

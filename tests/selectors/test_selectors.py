@@ -16,7 +16,7 @@ from tokenprune.core.architecture import Architecture
 from tokenprune.engine import measure_entropy
 from tokenprune.errors import ConfigError, LayerError, MissingDataError
 from tokenprune.run import choose_layers
-from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.base import SelectorContext
 from tokenprune.selectors.entropy_collapse import EntropyCollapse
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
 from tokenprune.selectors.fixed import Fixed
@@ -113,8 +113,8 @@ def test_a_measured_profile_is_cached_per_model_and_inputs(tmp_path: Path) -> No
 LLAVA_7B = Architecture("llava", 32, "llama", 4096, 11008)
 
 
-def toy(family: str = "toy", curves: EntropyProfile | None = None, layers: int = 10, **more: Any) -> ModelProfile:
-    return ModelProfile(family, layers, None if curves is None else lambda: curves, **more)
+def toy(family: str = "toy", curves: EntropyProfile | None = None, layers: int = 10, **more: Any) -> SelectorContext:
+    return SelectorContext(family, layers, measure_entropy=None if curves is None else lambda: curves, **more)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_who_decides_and_says_so(tmp_path: Path) -> None:
     assert fallback.layers == (4,)
     assert fallback.reason == "no calibration samples were given; fell back to layer 4"
     collapsing.save(tmp_path / "p.json")
-    assert EntropyCollapse(profile=str(tmp_path / "p.json")).select(toy()).layers == (3,)
+    assert EntropyCollapse(profile_file=str(tmp_path / "p.json")).select(toy()).layers == (3,)
 
 
 def test_bad_profiles_and_layers_are_clear_errors(tmp_path: Path) -> None:
@@ -173,13 +173,13 @@ def test_bad_profiles_and_layers_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(LayerError, match="fallback layer 10 is out of range"):
         EntropyCollapse(fallback=10).select(toy())
     with pytest.raises(MissingDataError, match="no entropy profile at"):
-        EntropyCollapse(profile=str(tmp_path / "none.json")).select(toy())
+        EntropyCollapse(profile_file=str(tmp_path / "none.json")).select(toy())
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ConfigError, match="is not an entropy profile"):
-        EntropyCollapse(profile=str(tmp_path / "broken.json")).select(toy())
+        EntropyCollapse(profile_file=str(tmp_path / "broken.json")).select(toy())
     profile([[1.0, 2.0]]).save(tmp_path / "short.json")
     with pytest.raises(LayerError, match="of a model with 2 layers, this one has 10"):
-        EntropyCollapse(profile=str(tmp_path / "short.json")).select(toy())
+        EntropyCollapse(profile_file=str(tmp_path / "short.json")).select(toy())
     with pytest.raises(LayerError, match="layer 10 is out of range"):
         Fixed(layers=(2, 10)).select(toy())
 
@@ -196,12 +196,12 @@ def test_calibration_chooses_the_layer_in_apply() -> None:
 
 
 def test_relative_depths() -> None:
-    assert Relative(depths=(0.25, 0.5, 0.75)).select(ModelProfile("any", 32)).layers == (8, 16, 24)
-    assert Relative(depths=(0.25, 0.5, 0.75)).select(ModelProfile("any", 30)).layers == (8, 15, 23)
-    assert Relative(depths=(0.0,)).select(ModelProfile("any", 4)).layers == (0,)
+    assert Relative(depths=(0.25, 0.5, 0.75)).select(SelectorContext("any", 32)).layers == (8, 16, 24)
+    assert Relative(depths=(0.25, 0.5, 0.75)).select(SelectorContext("any", 30)).layers == (8, 15, 23)
+    assert Relative(depths=(0.0,)).select(SelectorContext("any", 4)).layers == (0,)
     for depths in ((0.5, 0.25), (0.5, 0.51), (0.99,)):
         with pytest.raises(LayerError, match="depths"):
-            Relative(depths=depths).select(ModelProfile("any", 4))
+            Relative(depths=depths).select(SelectorContext("any", 4))
 
 
 def test_calibration_takes_a_single_input_for_a_list_of_one() -> None:
@@ -250,8 +250,8 @@ def test_curves_of_other_weights_do_not_decide_where_there_are_samples(tmp_path:
     path = tmp_path / "p.json"
     of_file = profile(noisy([4.0] * 5 + [2.0] * 7)).model_copy(update={"family": "toy", "model": "2-these"})
     of_file.save(path)
-    reader = EntropyCollapse(profile=str(path))
-    known = ModelProfile("toy", 12, lambda: profile(noisy([4.0] * 8 + [2.0] * 4)))
+    reader = EntropyCollapse(profile_file=str(path))
+    known = SelectorContext("toy", 12, measure_entropy=lambda: profile(noisy([4.0] * 8 + [2.0] * 4)))
     assert reader.select(replace(known, fingerprint=lambda: "2-these")).layers == (5,)
     assert reader.select(replace(known, fingerprint=lambda: "2-others")).layers == (8,)
     without = replace(known, measure_entropy=None, fingerprint=lambda: "2-others")

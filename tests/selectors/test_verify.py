@@ -24,7 +24,7 @@ from tokenprune.pruners.topk import TopK
 from tokenprune.run import choose_layers, verify_methods
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.random import Random
-from tokenprune.selectors.base import ModelProfile, Trial, TrialResult
+from tokenprune.selectors.base import SelectorContext, Trial, TrialResult
 from tokenprune.selectors.entropy_collapse import EntropyCollapse
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.selectors.layer_trials import alternatives, candidate_layers, choose, paired_interval, wilson
@@ -72,14 +72,14 @@ def model(
     kept: list[EntropyProfile] | None = None,
     budget: dict[str, Any] | None = None,
     selector: EntropyCollapse = VERIFIED,
-) -> ModelProfile:
+) -> SelectorContext:
     """A model of 12 layers whose trials end as planted."""
     method = tp.Method(layers=selector, pruner=PRUNER, budget=budget or {"name": "keep_ratio", "ratio": 0.5})  # type: ignore[arg-type]
     without = compare is None
-    return ModelProfile(
+    return SelectorContext(
         "toy",
         12,
-        None if without else lambda: kept[-1] if kept else curves,
+        measure_entropy=None if without else lambda: kept[-1] if kept else curves,
         pruner=PRUNER,
         compare=compare,
         refusal=None if without else lambda layers: None if feasible(layers[0]) else "there is no room",
@@ -236,7 +236,7 @@ def test_without_calibration_it_is_the_published_layer() -> None:
     """Of this very model."""
     for preset, model, layer in (("llava-1.5-7b", "LLaVA-1.5-7B", 2), ("qwen2.5-vl-7b", "Qwen2.5-VL-7B", 1)):
         architecture = Architecture.of(PRESETS[preset].config())
-        known = ModelProfile(architecture.family, architecture.depth, pruner=PRUNER, architecture=architecture)
+        known = SelectorContext(architecture.family, architecture.depth, pruner=PRUNER, architecture=architecture)
         choice = tp.load_method("entropyprune").layers.select(known)
         assert choice.layers == (layer,)
         assert choice.pruner is None
@@ -308,7 +308,7 @@ def verdict_file(path: Path, selector: EntropyCollapse = VERIFIED, **changes: An
     kept = [CURVES]
     selector.select(model(planted((4, "hidden")), kept=kept, selector=selector, **changes))
     kept[-1].save(path)
-    return selector.model_copy(update={"profile": str(path)})
+    return selector.model_copy(update={"profile_file": str(path)})
 
 
 def test_a_verdict_in_the_file_is_used_without_running_anything(tmp_path: Path) -> None:
@@ -364,14 +364,14 @@ def test_a_verdict_holds_for_its_pruner_and_positions_only(tmp_path: Path, chang
     reader = verdict_file(tmp_path / "p.json")
     known = model(None, selector=reader)
     assert known.definition is not None
-    other = ModelProfile("toy", 12, pruner=PRUNER, definition={**known.definition, **change})
+    other = SelectorContext("toy", 12, pruner=PRUNER, definition={**known.definition, **change})
     assert "has no verdict" in reader.select(other).reason
 
 
 def test_a_verdict_of_another_family_is_not_used(tmp_path: Path) -> None:
     reader = verdict_file(tmp_path / "p.json")
     known = model(None, selector=reader)
-    other = ModelProfile("llava", 12, pruner=PRUNER, definition=known.definition)
+    other = SelectorContext("llava", 12, pruner=PRUNER, definition=known.definition)
     with pytest.raises(LayerError, match="of a model of the family 'toy', this one is 'llava'"):
         reader.select(other)
 
@@ -387,7 +387,7 @@ def test_a_verdict_of_other_weights_is_not_used(tmp_path: Path) -> None:
     other = replace(known, fingerprint=lambda: "2-others")
     found = reader.select(other).reason
     assert found.startswith(f"{path} was made with other weights; {path} has no verdict on this method and budget")
-    rule = EntropyCollapse(profile=str(path))
+    rule = EntropyCollapse(profile_file=str(path))
     assert "other weights" not in rule.select(same).reason
     assert rule.select(other).reason.startswith(f"{path} was made with other weights; collapse before layer 2")
     unknown = f"whether {path} was made with these weights is unknown"
@@ -493,7 +493,7 @@ def test_the_verdict_is_the_table_of_direct_comparisons(tmp_path: Path) -> None:
         right = [a == b for a, b in zip(found, unpruned, strict=False)]
         assert item.agreement == sum(right) / len(right)
     profile.save(tmp_path / "p.json")
-    layers = method.layers.model_copy(update={"profile": str(tmp_path / "p.json")})
+    layers = method.layers.model_copy(update={"profile_file": str(tmp_path / "p.json")})
     read = choose_layers(built, method.model_copy(update={"layers": layers}))
     assert (read.layers, read.pruner) == (choices["it"].layers, choices["it"].pruner)
 

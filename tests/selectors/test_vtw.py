@@ -13,7 +13,7 @@ import tokenprune as tp
 from tests.methods.test_pyramiddrop import masked_attention
 from tests.support.tiny import CASES
 from tokenprune.errors import BusyModelError, LayerError
-from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.base import SelectorContext
 from tokenprune.selectors.vtw import Vtw, divergence
 
 
@@ -114,7 +114,7 @@ def test_what_is_missing_is_said() -> None:
     with pytest.raises(LayerError, match="no calibration samples were given"), tp.apply(model, method(start=1)):
         pass
     with pytest.raises(LayerError, match="start layer 99 is out of range"):
-        method(start=99).layers.select(ModelProfile("llava", depth))
+        method(start=99).layers.select(SelectorContext("llava", depth))
     with (
         pytest.raises(LayerError, match="start layer 99 is out of range"),
         tp.apply(model, method(start=99), calibration=[inputs]),

@@ -102,7 +102,7 @@ def accepted(model: PreTrainedModel, case: TinyCase | None) -> Finding:
         adapter = adapter_for(model)
     except tp.TokenPruneError as error:
         return refusal(error)
-    reasons = [reason(partial(adapter.check_layers, layer)) for layer in range(adapter.num_layers)]
+    reasons = [reason(partial(adapter.stack.check_exact, layer)) for layer in range(adapter.num_layers)]
     if reasons[-1] is not None:
         return refusal(reasons[-1])
     if case is None:
@@ -134,12 +134,12 @@ def signals(adapter: Adapter, first: int) -> tuple[str, ...]:
     def everywhere(check: Callable[[int], Any]) -> bool:
         return all(reason(partial(check, layer)) is None for layer in layers)
 
-    states = everywhere(partial(adapter.projections, names=frozenset({"query", "key", "value"})))
-    rows = states and everywhere(adapter.check_attention_rows)
+    states = everywhere(partial(adapter.stack.projections, names=frozenset({"query", "key", "value"})))
+    rows = states and everywhere(adapter.stack.check_attention_rows)
     read = {
         "query, key, value": states,
         "attention": rows,
-        "entering": rows and everywhere(adapter.entering_norm),
+        "entering": rows and everywhere(adapter.stack.entering_norm),
         "tower": reason(partial(adapter.tower_site, 0)) is None,
     }
     return tuple(name for name, there in read.items() if there)

@@ -1,4 +1,4 @@
-"""Adapters: what the engine must know about a model family. Registered by ``model_type`` as entry points."""
+"""Adapters tell the engine about a model family. They are registered by ``model_type`` as entry points."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class LlavaNextAdapter(ImageVideoAdapter):
 
         Args:
             size: Height and width of the image in pixels.
-            newlines: Which features are newlines, bool ``[features]``.
+            newlines: Features that are newlines, bool ``[features]``.
         """
         side = self._side
         overview = side**2
@@ -153,7 +153,7 @@ class LlavaNextAdapter(ImageVideoAdapter):
         return getattr(self.model, "model", self.model)
 
     def _newlines(self, call: Mapping[str, Any]) -> list[Tensor] | None:
-        """Which tokens of each image are newlines, bool ``[size]``; None where the call does not tell."""
+        """Mark the tokens of each image that are newlines, bool ``[size]``; None where the call does not tell."""
         computed = features(call, "image")
         if computed is not None:  # ``generate`` keeps no image sizes, but newlines are recognised by their embedding
             return [self._is_newline(item)[:, 0] for item in computed]
@@ -163,16 +163,16 @@ class LlavaNextAdapter(ImageVideoAdapter):
         return self._pack(call, torch.as_tensor(image_sizes).cpu())[1]
 
     def _is_newline(self, features: Tensor) -> Tensor:
-        """Which features of an image are newlines, bool ``[size, 1]``."""
-        if features.dtype == torch.bool:  # what slim_features() kept
+        """Mark the features of an image that are newlines, bool ``[size, 1]``."""
+        if features.dtype == torch.bool:  # what feature_shapes() kept
             return features
         newline: Tensor = self._core.image_newline.to(features)
         return (features == newline).all(-1, keepdim=True)
 
-    def slim_features(self, modality: Modality, computed: Any) -> Sequence[Tensor]:
-        """See :meth:`ImageVideoAdapter.slim_features`. Of images, the newlines are marked, bool ``[size, 1]`` each."""
+    def feature_shapes(self, modality: Modality, computed: Any) -> Sequence[Tensor]:
+        """See :meth:`ImageVideoAdapter.feature_shapes`. Of images, the newlines are marked, bool ``[size, 1]`` each."""
         if modality == "video":
-            return super().slim_features(modality, computed)
+            return super().feature_shapes(modality, computed)
         return [self._is_newline(item) for item in computed]
 
     def placement(self, call: Mapping[str, Any], item: Item) -> Placement:
@@ -209,7 +209,7 @@ class LlavaNextAdapter(ImageVideoAdapter):
         return tiles, [item[:, 0] < 0 for item in packed]
 
     def _overview_only(self, call: Mapping[str, Any], images: int) -> list[bool]:
-        """Which images have an overview only."""
+        """Whether each image has an overview only."""
         return [False] * images
 
     def _packing_arguments(self, call: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,7 +269,7 @@ def anyres_coordinates(newlines: Tensor, side: int) -> Tensor | None:
     """Coordinates of one image's tokens: an overview of ``side * side``, then rows that end with a newline.
 
     Args:
-        newlines: Which tokens are newlines, bool ``[size]``.
+        newlines: Tokens that are newlines, bool ``[size]``.
         side: Rows, and columns, of the overview.
     """
     overview, rows = side * side, int(newlines[side * side :].sum())

@@ -1,25 +1,25 @@
-"""The contract of an adapter: what a model family tells the engine, and may override."""
+"""The contract of an adapter: how a model family tells the engine about itself, and what it may override."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from tokenprune.adapters import structure
+from tokenprune.adapters.decoder_stack import DecoderStack
 from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.adapters.layout import VisualLayout, check_not_empty, find_tokens, layout_from_runs, layout_from_sizes
-from tokenprune.adapters.projections import Projection, Rotate, projection, rotation
 from tokenprune.adapters.towers import TowerSite
 from tokenprune.adapters.views import PlacedItem
 from tokenprune.core.architecture import Architecture
-from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
+from tokenprune.errors import UnsupportedModelError
 
 
 class Adapter(ABC):
-    """What a model family tells the engine. Bound to one model; keeps no state of a call.
+    """Tells the engine about a model family: its visual tokens and its vision tower. Keeps no state of a call.
 
     Subclasses override what differs. Families with images and videos extend
     :class:`tokenprune.adapters.image_video.ImageVideoAdapter`, which implements most of this.
@@ -30,7 +30,8 @@ class Adapter(ABC):
         config: The model's config.
         text_config: The language model's config.
         decoder: The module that holds the decoder layers.
-        layers: The decoder layers.
+        stack: The decoder layers: how they attend, and what can be read of them.
+        layers: The decoder layers themselves.
         visual_ids: Ids of the tokens that stand for visual features.
 
     Args:
@@ -41,8 +42,11 @@ class Adapter(ABC):
         UnsupportedFeatureError: A decoder layer is wrapped in a module that hides its arguments (FSDP1).
     """
 
-    #: What the decoder layers call their arguments.
+    #: Names of the decoder layers' arguments.
     layer_signature: ClassVar[LayerSignature] = LayerSignature()
+
+    #: Describes the decoder layers; a subclass, where they are not built in the usual way.
+    stack_class: ClassVar[type[DecoderStack]] = DecoderStack
 
     #: Tensors that layers are given and that have the sequence as an axis, beside the usual ones: name -> axis.
     sequence_kwargs: ClassVar[Mapping[str, int]] = {"per_layer_input": 1, "moe_mm_token_type_ids": 1}
@@ -58,7 +62,8 @@ class Adapter(ABC):
         self.text_config: Any = self.config.get_text_config(decoder=True)
         self.decoder = self.find_decoder()
         structure.check_head(model, self.decoder)
-        self.layers: Sequence[nn.Module] = structure.find_layers(model, self.decoder, self.layer_signature)
+        self.stack = self.stack_class(model, self.decoder, self.text_config, self.layer_signature)
+        self.layers: Sequence[nn.Module] = self.stack.layers
         self.visual_ids = self.find_visual_ids()
         self.picture_ids = structure.find_picture_ids(model, self.config)
 
@@ -94,64 +99,13 @@ class Adapter(ABC):
 
     @property
     def architecture(self) -> Architecture:
-        """What decides whether published settings fit the model."""
+        """Sizes and names that decide whether published settings fit the model."""
         return Architecture.of_configs(self.name, self.num_layers, self.config, self.text_config)
-
-    def num_heads(self, layer: int) -> int:
-        """Query heads of a layer.
-
-        Raises:
-            UnsupportedModelError: The config does not say.
-        """
-        heads = structure.layer_config(self.text_config, layer).num_attention_heads
-        if not isinstance(heads, int):
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__}: the config gives layer {layer} {heads!r} heads",
-                "write an adapter that overrides num_heads and projections()",
-            )
-        return heads
-
-    @property
-    def attention_implementation(self) -> str:
-        """``sdpa``, ``eager``, ``flash_attention_2`` ... as set on the decoder now."""
-        return str(getattr(self.decoder.config, "_attn_implementation", None) or "eager")
-
-    def layer_type(self, layer: int) -> str:
-        """``full_attention``, ``sliding_attention``, ``linear_attention`` ... of a layer."""
-        return structure.layer_type(self.text_config, layer)
-
-    def window(self, layer: int) -> int | None:
-        """Tokens that a layer with a sliding or chunked window sees at most; None where it sees everything."""
-        return structure.window(self.text_config, layer)
-
-    def attention(self, layer: int) -> nn.Module | None:
-        """The attention module of a layer, or None where it has none."""
-        return structure.find_attention(self.layers[layer])
-
-    def check_layers(self, first: int) -> None:
-        """Refuse what cannot be pruned exactly when tokens are dropped before layer ``first``.
-
-        Raises:
-            UnsupportedModelError: A layer from ``first`` on is recurrent, or layers share what they keep of a token.
-        """
-        structure.check_settings(self.model, self.text_config)
-        for layer in range(first, self.num_layers):
-            structure.check_layer(self.model, layer, self.layer_type(layer), self.layers[layer], self.attention(layer))
-
-    def check_prompt(self, first: int, width: int) -> None:
-        """Refuse a prompt of ``width`` tokens that cannot be pruned exactly before layer ``first``.
-
-        Raises:
-            UnsupportedFeatureError: A layer scales its queries by their row number, and the prompt is long enough for
-                that to differ.
-        """
-        for layer in range(first, self.num_layers):
-            structure.check_temperature(layer, self.attention(layer), width)
 
     # ---- visual tokens of a call -----------------------------------------------------------------------------
 
     def visual_mask(self, call: Mapping[str, Any]) -> Tensor | None:
-        """Which positions of the call hold visual features, bool ``[batch, seq]``; None when there is no text input.
+        """Mark the positions that hold visual features, bool ``[batch, seq]``; None when there is no text input.
 
         Args:
             call: The arguments of the model's forward, by name.
@@ -159,7 +113,7 @@ class Adapter(ABC):
         return find_tokens(self.model, call, self.visual_ids)
 
     def video_mask(self, call: Mapping[str, Any]) -> Tensor | None:
-        """Which positions of the call hold features of videos, bool ``[batch, seq]``; None when that is unknown.
+        """Mark the positions that hold features of videos, bool ``[batch, seq]``; None when that is unknown.
 
         Args:
             call: The arguments of the model's forward, by name.
@@ -190,7 +144,7 @@ class Adapter(ABC):
         """The images and videos of every sample, in the order of the prompt, and where their tokens are on pictures.
 
         Args:
-            call: The arguments of the model's forward, by name, or what :meth:`slim` left of them.
+            call: The arguments of the model's forward, by name, or what :meth:`without_pixels` left of them.
             layout: Where the visual tokens are.
 
         Returns:
@@ -198,14 +152,14 @@ class Adapter(ABC):
         """
         return None
 
-    def slim(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        """What :meth:`placed` needs of a call's arguments, without the memory of pixels, features and caches.
+    def without_pixels(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep of a call's arguments only what :meth:`placed` needs: no memory of pixels, features and caches.
 
         Args:
             call: The arguments of the model's forward, by name.
 
         Returns:
-            Arguments for which :meth:`placed` tells the same. Nothing of them is copied to the host.
+            Arguments for which :meth:`placed` returns equal items. Nothing of them is copied to the host.
         """
         return {}
 
@@ -244,7 +198,7 @@ class Adapter(ABC):
         )
 
     def video_tower_site(self, layer: int) -> TowerSite:
-        """The same for videos, in families that have another tower for them."""
+        """Like :meth:`tower_site`, for the separate video tower of some families; by default the images' site."""
         return self.tower_site(layer)
 
     def projector(self, layer: int) -> nn.Module | None:
@@ -257,78 +211,3 @@ class Adapter(ABC):
             A module ``[..., width]`` to ``[..., dim]``. None where the family has none, or does not say.
         """
         return None
-
-    def projections(self, layer: int, names: frozenset[str]) -> dict[str, Projection]:
-        """Where the query, key and value states of a layer can be read.
-
-        Args:
-            layer: Decoder layer.
-            names: Any of ``query``, ``key``, ``value``.
-
-        Raises:
-            UnsupportedModelError: The attention module is not built in a known way.
-        """
-        attention: Any = self._required_attention(layer)
-        heads, own = self.num_heads(layer), structure.layer_config(self.text_config, layer)
-        queries_per_key = getattr(attention, "num_key_value_groups", None)
-        if queries_per_key:
-            key_heads = heads // int(queries_per_key)
-        else:
-            key_heads = int(getattr(own, "num_key_value_heads", None) or heads)
-        head_dim = int(getattr(attention, "head_dim", None) or own.hidden_size // heads)
-        return {name: projection(attention, name, heads, key_heads, head_dim) for name in sorted(names)}
-
-    def entering_norm(self, layer: int) -> Callable[[Tensor], Tensor]:
-        """What a layer does to the hidden states that enter it, before its attention projects them.
-
-        Returns:
-            ``norm(hidden [batch, rows, dim])``, of the same shape.
-
-        Raises:
-            UnsupportedModelError: The layer is not built in a known way.
-        """
-        self._required_attention(layer)
-        return structure.entering_norm(self.layers[layer])
-
-    def final_norm(self) -> Callable[[Tensor], Tensor]:
-        """The norm that the decoder applies behind its last layer.
-
-        Returns:
-            ``norm(hidden [..., dim])``, of the same shape.
-
-        Raises:
-            UnsupportedModelError: The decoder is not built in a known way.
-        """
-        return structure.final_norm(self.decoder)
-
-    def rotary(self, layer: int) -> Rotate:
-        """The family's own rotary embedding for one tensor.
-
-        Returns:
-            ``rotate(states, cos, sin)`` for ``states`` ``[batch, heads, rows, head_dim]``.
-
-        Raises:
-            UnsupportedModelError: Single attention rows cannot be computed as the layer computes them.
-        """
-        return rotation(self._required_attention(layer))
-
-    def check_attention_rows(self, layer: int) -> None:
-        """Refuse early where single attention rows cannot be computed.
-
-        Raises:
-            UnsupportedModelError: See :meth:`rotary`; or the layer is not given its rotary embedding.
-            UnsupportedFeatureError: The model uses flex attention.
-        """
-        self.rotary(layer)
-        structure.check_position_embeddings(self.layers[layer], self.layer_signature.position_embeddings)
-        if self.attention_implementation == "flex_attention":
-            raise UnsupportedFeatureError("flex_attention is not supported", "use sdpa, eager or flash_attention_2")
-
-    def _required_attention(self, layer: int) -> nn.Module:
-        attention = self.attention(layer)
-        if attention is None:
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__}: layer {layer} ({self.layer_type(layer)}) has no attention",
-                "use a scorer that reads hidden states only, or prune before another layer",
-            )
-        return attention

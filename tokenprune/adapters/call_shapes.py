@@ -1,4 +1,4 @@
-"""Arguments of a call without what takes memory: pixels, features, embeddings, caches."""
+"""The arguments of a call without what takes memory: shapes in place of pixels, features and embeddings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 MOST_AXES = 3
 
 
-def slim_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments without the values of floating-point tensors and without objects such as caches.
+def small_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the values of floating-point tensors, and objects such as caches.
 
     Args:
         call: Arguments by name.
@@ -22,17 +22,17 @@ def slim_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
         Plain values, and lists of them, as they are. Of tensors, whole numbers and flags are kept as they are; others
         are on the meta device, where only the shape is left. Everything else is left out.
     """
-    slim = {name: slim_value(value) for name, value in call.items()}
-    return {name: value for name, value in slim.items() if value is not None}
+    small = {name: _small_value(value) for name, value in call.items()}
+    return {name: value for name, value in small.items() if value is not None}
 
 
-def slim_value(value: Any) -> Any:
-    """One argument without what takes memory; None where nothing is left of it."""
+def _small_value(value: Any) -> Any:
+    """Leave out what takes memory of one argument; None where nothing is left of it."""
     if isinstance(value, Tensor):
         small = not value.is_floating_point() and not value.is_complex() and value.dim() <= MOST_AXES
         return value if small else without_values(value)
     if isinstance(value, list | tuple):
-        return [slim_value(part) for part in value]
+        return [_small_value(part) for part in value]
     return value if isinstance(value, bool | int | float | str) else None
 
 

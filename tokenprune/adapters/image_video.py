@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
-from tokenprune.adapters.call_shapes import slim_arguments, without_values
+from tokenprune.adapters.call_shapes import small_arguments, without_values
 from tokenprune.adapters.grids import square
 from tokenprune.adapters.items import Item, ItemSize, assign_items, run_lengths
 from tokenprune.adapters.layout import VisualLayout, find_tokens
@@ -50,7 +50,7 @@ class ImageVideoAdapter(Adapter):
         return square(item.size)
 
     def placement(self, call: Mapping[str, Any], item: Item) -> Placement:
-        """How the token grid of an item lies on its pictures.
+        """The placement of an item's token grid on its pictures.
 
         Args:
             call: The arguments of the model's forward, by name.
@@ -58,8 +58,8 @@ class ImageVideoAdapter(Adapter):
         """
         return Frames() if item.modality == "video" else Whole()
 
-    def slim_features(self, modality: Modality, computed: Any) -> Sequence[Tensor]:
-        """What :meth:`placed` needs of the features that ``generate`` computed before the call: their shapes.
+    def feature_shapes(self, modality: Modality, computed: Any) -> Sequence[Tensor]:
+        """Keep only the shapes of the features that ``generate`` computed before the call, for :meth:`placed`.
 
         Args:
             modality: ``image`` or ``video``.
@@ -113,23 +113,23 @@ class ImageVideoAdapter(Adapter):
             for items in self.items(call, layout.mask)
         ]
 
-    def slim(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        """See :meth:`tokenprune.adapters.base.Adapter.slim`."""
-        slim = slim_arguments(call)
+    def without_pixels(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """See :meth:`tokenprune.adapters.base.Adapter.without_pixels`."""
+        small = small_arguments(call)
         if not isinstance(call.get("input_ids"), Tensor) and call.get("inputs_embeds") is not None:
             # embeddings are large: the ids of visual tokens take their place, -1 is any other token
-            slim["input_ids"] = torch.full(call["inputs_embeds"].shape[:2], -1, device=call["inputs_embeds"].device)
+            small["input_ids"] = torch.full(call["inputs_embeds"].shape[:2], -1, device=call["inputs_embeds"].device)
             for token in self.visual_ids:
                 found = find_tokens(self.model, call, (token,))
                 if found is not None:
-                    slim["input_ids"].masked_fill_(found, token)
+                    small["input_ids"].masked_fill_(found, token)
         computed = {modality: features(call, modality) for modality in MODALITIES}
-        slim["mm_encoder_outputs"] = {
-            modality: SimpleNamespace(pooler_output=self.slim_features(modality, found))
+        small["mm_encoder_outputs"] = {
+            modality: SimpleNamespace(pooler_output=self.feature_shapes(modality, found))
             for modality, found in computed.items()
             if found is not None
         }
-        return slim
+        return small
 
     def items(self, call: Mapping[str, Any], mask: Tensor) -> list[list[Item]]:
         """The images and videos of every sample, in the order of their first tokens.

@@ -1,4 +1,4 @@
-"""What a family's decoder layers call their arguments."""
+"""Names of the arguments of a family's decoder layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which positions of a call are visual tokens, and the image or video that each belongs to."""
+"""Finds the visual tokens of a call, and the image or video that each belongs to."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class VisualLayout:
 
 
 def find_tokens(model: Any, call: Mapping[str, Any], tokens: Sequence[int]) -> Tensor | None:
-    """Which positions of a call hold one of some tokens, bool ``[batch, seq]``; None when there is no text input.
+    """Mark the positions that hold one of some tokens, bool ``[batch, seq]``; None when there is no text input.
 
     Args:
         model: The model; its embedding table identifies tokens in ``inputs_embeds``.
@@ -54,7 +54,7 @@ def check_not_empty(batch: Any) -> None:
     """Refuse a batch without samples: models fail on it, each in its own way.
 
     Args:
-        batch: What has one row per sample: ids or a mask ``[batch, seq]``, embeddings, a list of texts.
+        batch: Anything with one row per sample: ids or a mask ``[batch, seq]``, embeddings, a list of texts.
 
     Raises:
         ConfigError: It has no rows.
@@ -64,7 +64,7 @@ def check_not_empty(batch: Any) -> None:
 
 
 def features_in_place(model: Any, call: Mapping[str, Any], pictures: Tensor) -> Tensor | None:
-    """Where a call seems to hold visual features already, bool ``[batch, seq]``; None where it cannot.
+    """Mark the positions that seem to hold visual features already, bool ``[batch, seq]``; None where none can.
 
     Args:
         model: The model; its embedding table identifies tokens in ``inputs_embeds``.
@@ -85,7 +85,7 @@ def features_in_place(model: Any, call: Mapping[str, Any], pictures: Tensor) -> 
 
 @torch.no_grad()
 def strange_rows(model: Any, embeds: Tensor, pictures: Tensor) -> Tensor:
-    """Which rows of embeddings are the embedding of no text, bool ``[batch, seq]``: visual features, learned prompts.
+    """Mark the rows that are the embedding of no text, bool ``[batch, seq]``: visual features, learned prompts.
 
     A row is compared by its first eight bytes with all tokens of the vocabulary. A row of features passes with a chance
     that is tiny for one row, and vanishing for all rows of an image.

@@ -1,4 +1,4 @@
-"""Which patches a model merges to which feature, where it pools, scales or rearranges them itself."""
+"""The patches that make up each feature, where a model pools, scales or rearranges patches itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Merging(NamedTuple):
-    """How features are made of patches, on the host.
+    """The patches and weights of each feature, on the host.
 
     Attributes:
         patches: Patches of each feature, long ``[features, merged]``.
@@ -36,6 +36,6 @@ def repeat(merging: Merging, patches: int, times: int) -> Merging:
 
 
 def concatenate(mergings: Sequence[Merging]) -> Merging:
-    """Some mergings one after the other; their patches are already numbered over all of them."""
+    """Join mergings whose patches are already numbered over all of them."""
     patches, weights = zip(*mergings, strict=True)
     return Merging(torch.cat(patches), torch.cat(weights))

@@ -1,4 +1,4 @@
-"""What the families with Pixtral's tower share: images that differ in size."""
+"""Shared by the families with Pixtral's tower: images that differ in size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways in which families lay their tokens over pictures."""
+"""The usual ways of laying tokens over pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Whole(Placement):
     """One grid over the whole picture.
 
     Attributes:
-        box: What the tokens cover, where the patches leave out a part at the right or at the bottom.
+        box: The part that the tokens cover, where the patches leave out a part at the right or at the bottom.
     """
 
     box: Box = WHOLE
@@ -37,7 +37,7 @@ class Frames(Placement):
 
     Attributes:
         step: Frames of the video that one frame of tokens is made of; the first of them is its picture.
-        box: What the tokens of a frame cover.
+        box: The part that the tokens of a frame cover.
     """
 
     step: int = 1
@@ -151,7 +151,7 @@ class AnyResolution(Placement):
         return [View(0, covered, *overview, OVERVIEW), View(0, box, *tiles, TILES)]
 
     def _box(self, size: tuple[int, int], grid: tuple[int, int]) -> Box:
-        """What the tokens at high resolution cover, as shares of the picture."""
+        """The part of the picture that the tokens at high resolution cover."""
         width, height = size
         tall, wide = best_resolution(self.resolutions, width, height)  # pixels of all tiles
         all_rows, all_columns = tall // self.tile * self.side, wide // self.tile * self.side
@@ -214,7 +214,7 @@ def padded_square(width: int, height: int) -> Box:
 
 
 def covered_by_patches(image: int, patch: int) -> Box:
-    """What whole patches cover of a square image: a rest at the right and at the bottom is in none.
+    """The part of a square image that whole patches cover: a rest at the right and at the bottom is in none.
 
     Args:
         image: Pixels on a side of the image.

@@ -1,6 +1,6 @@
-"""How a decoder's attention module makes its queries, keys and values, found out from the module itself.
+"""Finds out from a decoder's attention module how it makes its queries, keys and values.
 
-What is read has to be what the model uses. A module that does anything unknown to its states is refused.
+The states that are read have to be those that the model uses. A module that does anything unknown to them is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Projection:
-    """How to read one of query, key and value from a layer.
+    """Reads one of query, key and value from a layer.
 
     Attributes:
         module: The linear layer whose output is observed.
@@ -41,9 +41,9 @@ class Projection:
     read: Callable[[Tensor], Tensor]
 
 
-def names_used(attention: nn.Module) -> tuple[str, ...]:
-    """Global and attribute names in an attention's forward, in the order of their first use."""
-    forward: Any = inspect.unwrap(type(attention).forward)
+def names_used(module: nn.Module) -> tuple[str, ...]:
+    """Global and attribute names in a module's forward, in the order of their first use."""
+    forward: Any = inspect.unwrap(type(module).forward)
     return tuple(forward.__code__.co_names)
 
 
@@ -52,7 +52,7 @@ def projection(attention: Any, name: str, heads: int, key_heads: int, head_dim: 
 
     Args:
         attention: The attention module of a layer.
-        name: Which of the three.
+        name: One of the three.
         heads: Query heads.
         key_heads: Key and value heads.
         head_dim: Size of a head.
@@ -119,7 +119,7 @@ def _normaliser(attention: Any, name: str, head_dim: int) -> Callable[[Tensor], 
 
 
 def rotary_names(used: Sequence[str]) -> list[str]:
-    """Which of the names used in an attention's forward apply a rotary embedding."""
+    """The names used in an attention's forward that apply a rotary embedding."""
     return [name for name in used if name.startswith("apply_") and "rot" in name]
 
 
@@ -191,13 +191,13 @@ def _rope_parameters(attention: Any) -> dict[str, Any]:
 def _unreadable(attention: nn.Module, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{type(attention).__name__} {what}",
-        "use a scorer that reads hidden states, or write an adapter that overrides projections()",
+        "use a scorer that reads hidden states, or write an adapter whose stack_class overrides projections()",
     )
 
 
 def _no_rows(attention: nn.Module, why: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{type(attention).__name__}: cannot compute single attention rows ({why})",
-        "use a method that needs no attention rows (scorers matrix_entropy, random, norm), or write an adapter that"
-        " overrides rotary()",
+        "use a method that needs no attention rows (scorers matrix_entropy, random, norm), or write an adapter whose"
+        " stack_class overrides rotary()",
     )

@@ -1,4 +1,4 @@
-"""Vision towers: which modules are observed in a layer, and which patches become which visual token."""
+"""Vision towers: the modules that are observed in a layer, and the patches that become each visual token."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TowerRun:
 
 @dataclass(frozen=True)
 class TowerSite:
-    """Where one layer of a vision tower is observed, and how the observed states are read.
+    """One layer of a vision tower: the modules that are observed, and the reading of their outputs.
 
     Attributes:
         tower: The tower; it runs once for all images, and once for all videos.
@@ -61,7 +61,7 @@ class TowerSite:
 
 @dataclass(frozen=True)
 class PackedPatches:
-    """The patches of a tower that gets all images as one row: who attends to whom, and how patches merge.
+    """The patches of a tower that gets all images as one row: its attention blocks, and the patches of each feature.
 
     Attributes:
         blocks: See :class:`tokenprune.ops.vision.TowerLayer`.

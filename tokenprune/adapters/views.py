@@ -1,4 +1,4 @@
-"""Where the visual tokens of a prompt are on its pictures."""
+"""Places of visual tokens on the pictures of a prompt."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class View:
             shown padding, the box reaches beyond the picture: below 0 or above 1.
         rows: Rows of tokens.
         columns: Columns of tokens.
-        title: What the view is, where a picture has several: ``overview``, ``tiles`` ...; else empty. Views of one
+        title: The kind of view, where a picture has several: ``overview``, ``tiles`` ...; else empty. Views of one
             picture with the same title lie beside each other; views with different titles lie over each other.
     """
 
@@ -46,7 +46,7 @@ class View:
 
 
 class Placement(ABC):
-    """How the token grid of an item lies on its pictures. Frozen, and free of the model and its tensors."""
+    """Lays the token grid of an item over its pictures. Frozen, and free of the model and its tensors."""
 
     @abstractmethod
     def views(self, grids: list[tuple[int, int]], size: tuple[int, int]) -> list[View]:
@@ -78,7 +78,7 @@ class PlacedItem:
         positions: Sequence positions of its tokens, long ``[tokens]``, on the host.
         coordinates: (frame, row, column) of each token, long ``[tokens, 3]``; -1 for separators. None where the family
             cannot tell them from this call.
-        placement: How the grid lies on the pictures.
+        placement: Lays the grid over the pictures.
     """
 
     modality: Modality

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.errors import BudgetError
+from tokenprune.ops.topk import floor_share
 
 
 def ladder(before: int, last: int, stages: int) -> tuple[int, ...]:
@@ -57,8 +58,7 @@ class KeepRatio(Budget):
 
     def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
         """See :meth:`tokenprune.budgets.base.Budget.keep`."""
-        # 1e-9 corrects rounding: 0.07 * 100 must give 7, not 6
-        return ladder(before, max(1, math.floor(before * self.ratio + 1e-9)), len(schedule.layers))
+        return ladder(before, max(1, floor_share(before, self.ratio)), len(schedule.layers))
 
 
 class KeepSchedule(Budget):
@@ -66,7 +66,7 @@ class KeepSchedule(Budget):
 
     Attributes:
         ratios: Per stage the share of the visual tokens *before the first stage* that survives; it must not rise.
-        tokens: The same in tokens. Give exactly one of the two.
+        tokens: Per stage the number of tokens that survives; it must not rise. Give exactly one of the two.
     """
 
     ratios: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
@@ -102,7 +102,7 @@ class KeepSchedule(Budget):
         self.check(schedule.layers)
         if self.tokens:
             return tuple(min(tokens, before) for tokens in self.tokens)
-        return tuple(max(1, math.floor(before * ratio + 1e-9)) for ratio in self.ratios)
+        return tuple(max(1, floor_share(before, ratio)) for ratio in self.ratios)
 
 
 class DropAll(Budget):

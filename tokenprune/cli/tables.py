@@ -17,7 +17,7 @@ from tokenprune.experiment.plan import Plan
 from tokenprune.experiment.profiling import ProfiledModel
 from tokenprune.experiment.rows import columns, format_row
 from tokenprune.measure import bench_table
-from tokenprune.selectors.verdict import Candidate, Verdict
+from tokenprune.selectors.verdict import Verdict, VerdictRow
 from tokenprune.tuning import TuneResult
 from tokenprune.tuning import table as tune_table
 from tokenprune.tuning.words import copies_sentence
@@ -129,19 +129,19 @@ def _print_candidates(verdict: Verdict) -> None:
     console.print(f"agreement in percent, * chosen; (n) left after n of {most} samples; - cannot run", highlight=False)
 
 
-def _columns(candidate: Candidate) -> str:
+def _columns(row: VerdictRow) -> str:
     """The verified fields of a candidate in words."""
-    fields = (f"{path.rpartition('.')[2]} {value}" for path, value in candidate.fields.items())
+    fields = (f"{path.rpartition('.')[2]} {value}" for path, value in row.fields.items())
     return ", ".join(fields) or "agreement"
 
 
-def _cell(candidate: Candidate, verdict: Verdict, most: int) -> str:
+def _cell(row: VerdictRow, verdict: Verdict, most: int) -> str:
     """The agreement of a candidate, marked if it was chosen or left early."""
-    if candidate.agreement is None:
+    if row.agreement is None:
         return "-"
-    chosen = (candidate.layer, candidate.fields) == (verdict.layer, verdict.fields)
-    early = f" ({candidate.samples})" if candidate.samples < most else ""
-    return f"{'* ' if chosen else ''}{100 * candidate.agreement:.1f}{early}"
+    chosen = (row.layer, row.fields) == (verdict.layer, verdict.fields)
+    early = f" ({row.samples})" if row.samples < most else ""
+    return f"{'* ' if chosen else ''}{100 * row.agreement:.1f}{early}"
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from tokenprune.errors import ConfigError
 
 @dataclass(frozen=True)
 class Architecture:
-    """What decides whether published settings fit a model. A number that the config does not state is 0.
+    """Sizes and names that decide whether published settings fit a model. A number that the config does not state is 0.
 
     Attributes:
         family: ``model_type`` of the model's config.
@@ -133,7 +133,7 @@ class ModelFit(Component):
 
     @property
     def condition(self) -> str:
-        """Which models the settings fit, in words."""
+        """The models that the settings fit, in words."""
         sizes = _sizes(self.depth, self.decoder or "", self.hidden_size, self.intermediate_size, self.tower_depth)
         return f"{self.family}, {sizes}" if sizes else self.family
 

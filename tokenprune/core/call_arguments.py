@@ -8,15 +8,15 @@ from typing import Any
 
 from transformers.cache_utils import Cache
 
-#: What transformers calls the KV cache of a call and of an output: since 5.24, and before. Models take both until 5.40.
+#: Names of the KV cache of a call and of an output: in transformers since 5.24, and before. Until 5.40 both are taken.
 CACHE_NAMES = ("cache", "past_key_values")
 
 
 def bound_arguments(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name, ``**kwargs`` flattened in.
+    """Name the arguments of a call, ``**kwargs`` flattened in.
 
     Args:
-        forward: What is called, bound to its object.
+        forward: The function that is called, bound to its object.
         args: The positional arguments.
         kwargs: The keyword arguments.
     """
@@ -40,13 +40,13 @@ def named_parameters(forward: Callable[..., Any]) -> list[str]:
 
 
 def cache_name(forward: Callable[..., Any]) -> str:
-    """What a forward calls its KV cache."""
+    """The name of a forward's KV cache argument."""
     names = named_parameters(forward)
     return next((name for name in CACHE_NAMES if name in names), CACHE_NAMES[0])
 
 
 def given_cache(arguments: Mapping[str, Any]) -> Any:
-    """What a call is given as its KV cache; None where it is given none.
+    """The KV cache that a call is given; None where it is given none.
 
     Under one of the usual names it may be anything, also what has to be refused. Under any other name a cache is known
     by its class.
@@ -61,10 +61,10 @@ def given_cache(arguments: Mapping[str, Any]) -> Any:
 
 
 def returned_cache(output: Any) -> Any:
-    """The KV cache in what a forward returned, a mapping or a tuple; None where there is none.
+    """The KV cache in the output of a forward, a mapping or a tuple; None where there is none.
 
     Args:
-        output: What a model's forward returned; it may hold the output of another model (BLIP-2).
+        output: The output of a model's forward; it may hold the output of another model (BLIP-2).
     """
     values = tuple(output.values()) if isinstance(output, Mapping) else output if isinstance(output, tuple) else ()
     own = next((value for value in values if isinstance(value, Cache)), None)

@@ -13,7 +13,7 @@ def optional(module: str, purpose: str, extra: str = "data") -> Any:
 
     Args:
         module: Its dotted name, e.g. ``"pyarrow.parquet"``.
-        purpose: What needs it, for the error, e.g. ``"reading Parquet"``.
+        purpose: The task that needs it, for the error, e.g. ``"reading Parquet"``.
         extra: The extra of tokenprune that installs the package.
 
     Raises:

@@ -71,7 +71,7 @@ def require(distribution: str, how: str) -> None:
 
     Args:
         distribution: Its name.
-        how: How to install it, for the error.
+        how: Instruction to install it, for the error.
 
     Raises:
         MissingDataError: It is not installed.

@@ -1,4 +1,4 @@
-"""What may be tuned: values worth trying, as data beside the fields of components.
+"""Tunable fields: values worth trying, as data beside the fields of components.
 
 A component says it in the annotation of a field::
 
@@ -180,7 +180,7 @@ def variants(component: C, paths: Sequence[str] | None = None, tower_layers: int
 
 
 def _mark(component: Component, name: str, field: FieldInfo) -> Tunable | TunableLayer | None:
-    """What a field is annotated with.
+    """The annotation of a field.
 
     Raises:
         ConfigError: It has two annotations, or only a part of its type has one, which would do nothing.

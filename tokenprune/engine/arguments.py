@@ -17,7 +17,7 @@ from tokenprune.ops.rows import causal_mask, prefill_mask, take, take_nested
 
 @dataclass
 class CompactArguments:
-    """Cuts what the layers from one stage on are given. All of these layers get the same few tensors, cut once.
+    """Cuts the arguments of the layers from one stage on. All of these layers get the same few tensors, cut once.
 
     Attributes:
         adapter: The model's adapter.
@@ -95,10 +95,10 @@ class CompactArguments:
 
     @property
     def _flash(self) -> bool:
-        return "flash" in self.adapter.attention_implementation
+        return "flash" in self.adapter.stack.attention_implementation
 
     def _once(self, name: str, value: Any, make: Callable[..., Any], *arguments: Any) -> Any:
-        """What ``make`` makes of a value, made once for all layers that get this very value."""
+        """Call ``make(value)`` once per distinct object and reuse the result in all layers that get it."""
         key = (name, id(value))
         if key not in self._made:
             self._made[key] = (value, make(value, *arguments))  # the value is kept, so that its id stays its own
@@ -123,13 +123,13 @@ class CompactArguments:
         if self._flash:
             return self.rows >= 0
         visible = causal_mask(self.rows, causal)
-        if self.adapter.attention_implementation == "sdpa":
+        if self.adapter.stack.attention_implementation == "sdpa":
             return visible
         hidden = torch.finfo(self.dtype).min
         return torch.zeros_like(visible, dtype=self.dtype).masked_fill(~visible, hidden)
 
 
 def is_causal(adapter: Adapter, layer: int, arguments: Mapping[str, Any]) -> bool:
-    """What a layer makes of a mask that is None."""
+    """Whether the layer masks later tokens by itself when it gets no mask."""
     causal = arguments.get("is_causal")
-    return bool(getattr(adapter.attention(layer), "is_causal", True) if causal is None else causal)
+    return bool(getattr(adapter.stack.attention(layer), "is_causal", True) if causal is None else causal)

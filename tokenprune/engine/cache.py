@@ -25,7 +25,7 @@ from tokenprune.ops.rows import decode_mask, hidden_value, take
 
 
 class RunningCalls(Protocol):
-    """What a cache has to know of a thread."""
+    """The calls of a thread, as a cache sees them."""
 
     calls: Any  # empty where no call of the model is running
 
@@ -41,7 +41,7 @@ class CacheOwner:
         self.thread = thread
 
     def end(self) -> None:
-        """The block ends; its caches cannot be used from now on."""
+        """End the block: its caches cannot be used from now on."""
         self.thread = None
 
     def check(self) -> None:
@@ -82,7 +82,7 @@ def _ended() -> CacheOwner:
 
 @dataclass(frozen=True)
 class Rows:
-    """What a pruned layer's cache holds of the prompt.
+    """The rows of the prompt that a pruned layer's cache holds.
 
     Attributes:
         positions: Unpruned position of each cached prompt row, long ``[batch, kept]``, -1 for padding.
@@ -106,7 +106,7 @@ class Rows:
 
     @cached_property
     def padding(self) -> Tensor:
-        """Which rows are padding, bool ``[batch, kept]``."""
+        """Rows that are padding, bool ``[batch, kept]``."""
         return self.positions < 0
 
     def of_samples(self, change: Callable[[Tensor], Tensor]) -> Rows:
@@ -132,7 +132,7 @@ class Rows:
 
 
 class PrunedCacheLayer(ABC):
-    """What a plain cache layer becomes when it holds fewer rows than the sequence; made by :func:`mark`.
+    """Mixin for cache layers that hold fewer rows than the sequence; :func:`mark` adds it to a plain layer.
 
     Like the cache layers of transformers it is an ``ABC`` without slots: Python swaps the class of an object only for
     one of the same layout.
@@ -163,7 +163,7 @@ class PrunedCacheLayer(ABC):
         """The mask of a step that adds ``new`` tokens, over the keys that this layer holds.
 
         Args:
-            mask: What the model made for the unpruned cache; None where everything is visible.
+            mask: The mask that the model made for the unpruned cache; None where everything is visible.
             new: Tokens of the step.
             two_dimensional: Whether flash attention reads it: ``[batch, keys]`` where the model made none.
         """
@@ -204,7 +204,7 @@ class PrunedCacheLayer(ABC):
         self.rows = self.rows.of_samples(lambda values: values.repeat_interleave(repeats, dim=0))
 
     def crop(self, *args: Any, **kwargs: Any) -> None:
-        """Refused: a crop would roll the cache back past dropped rows."""
+        """Refuse a crop, which would roll the cache back past dropped rows."""
         raise UnsupportedFeatureError(
             "a pruned KV cache cannot be cropped (assisted decoding?)", "use greedy, sampling or beam search"
         )

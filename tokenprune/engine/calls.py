@@ -1,4 +1,4 @@
-"""Running calls of the model: what each of them does at a layer, and which one a thread is in."""
+"""Running calls of the model, which act at its layers, and the calls that each thread is in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenprune.engine.replay import Replays
 
 @dataclass
 class Observation:
-    """What layer K-1 showed for the stage before layer K.
+    """The states and arguments of layer K-1, for the stage before layer K.
 
     Attributes:
         states: ``query``, ``key``, ``value`` before rotary embedding, ``[batch, rows, heads, head_dim]``.
@@ -50,43 +50,43 @@ class Call:
         self.tower_runs: list[TowerRun] = []
 
     def observation(self, stage: int) -> Observation | None:
-        """Where to keep what the layer before a stage shows; None where that is not needed."""
+        """The place for the states of the layer before a stage; None where they are not needed."""
         return None
 
     def see_input(self, hidden: Tensor) -> None:
-        """The hidden states that enter layer 0, ``[batch, seq, dim]``."""
+        """Note the hidden states that enter layer 0, ``[batch, seq, dim]``."""
 
-    def see_rotary(self, own: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
-        """A rotary module of the decoder, whose forward is ``own``, made ``value`` of its arguments."""
+    def see_rotary(self, original: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
+        """Note that a rotary module of the decoder, whose forward is ``original``, made ``value`` of its arguments."""
 
     def enter_decoder(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments with which the decoder runs."""
+        """Return the arguments with which the decoder runs."""
         return arguments
 
     def leave_decoder(self, output: Any) -> Any:
-        """What the decoder returns."""
+        """Return the decoder's output, changed or as it is."""
         return output
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """New (args, kwargs) of a decoder layer, or None to leave them."""
+        """Return new (args, kwargs) of a decoder layer, or None to leave them."""
         return None
 
     def after_layer(self, layer: int, hidden: Tensor) -> Tensor:
-        """The output of a decoder layer, ``[batch, rows, dim]``."""
+        """Return the output of a decoder layer, ``[batch, rows, dim]``, changed or as it is."""
         return hidden
 
     def finish(self, output: Any) -> None:
-        """The model has returned."""
+        """End the call: the model has returned."""
 
 
 class ThreadState(threading.local):
-    """What one thread is doing with an applied model. Every thread sees its own.
+    """The state of one thread that uses an applied model. Every thread sees its own.
 
     Attributes:
         calls: The running calls, the innermost last.
-        copies: How often each running generation repeats a sample (beams, sequences), the innermost last.
+        copies: Times that each running generation repeats a sample (beams, sequences), the innermost last.
         replays: The latest steps of generations without a cache.
-        unseen_cache: That of the last call that finished.
+        unseen_cache: :attr:`Call.unseen_cache` of the last call that finished.
     """
 
     def __init__(self) -> None:

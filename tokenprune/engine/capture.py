@@ -1,4 +1,4 @@
-"""What the layers before the stages show: only what a stage's pruner needs, and only while a prefill runs."""
+"""Records the layers before the stages: only what a stage's pruner needs, and only while a prefill runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Captures:
     Args:
         plan: The method's stages.
         adapter: The model's adapter.
-        layers: How each decoder layer is called.
+        layers: The calls of each decoder layer.
         current: The call that runs on this thread.
     """
 
@@ -41,7 +41,7 @@ class Captures:
             handles.append(hooks.before(self._adapter.layers[0], self._keep_input, first=True))
         for stage in self._plan.stages:
             if stage.layer_states:
-                projections = self._adapter.projections(stage.layer - 1, stage.layer_states)
+                projections = self._adapter.stack.projections(stage.layer - 1, stage.layer_states)
                 for name, projection in projections.items():
                     handles.append(hooks.after(projection.module, self._keep_states(stage, name, projection)))
             if stage.reads_attention:

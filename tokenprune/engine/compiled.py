@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tokenprune.engine.hooks import Around, PatchedMethod, Removable
+from tokenprune.engine.hooks import PatchedMethod, Removable, Replacement
 
 
 class EagerModule:
@@ -50,13 +50,13 @@ def run_eagerly(model: nn.Module) -> list[Removable]:
     return paused
 
 
-def _instead(function: Callable[..., Any]) -> Around:
-    return lambda own, args, kwargs: function(*args, **kwargs)
+def _instead(function: Callable[..., Any]) -> Replacement:
+    return lambda original, args, kwargs: function(*args, **kwargs)
 
 
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
-    """Everything inside the model that was compiled runs eagerly inside the block."""
+    """Run everything inside the model eagerly inside the block, also what was compiled."""
     paused = run_eagerly(model)
     try:
         yield

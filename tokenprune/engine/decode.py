@@ -18,7 +18,7 @@ class DecodeStep(Call):
     """Cuts each mask to the keys that a pruned layer's cache holds, and does nothing else.
 
     Args:
-        layers: How each decoder layer is called.
+        layers: The calls of each decoder layer.
         hooks: The hooks on the layers.
         adapter: The model's adapter.
         ragged: Whether samples kept different numbers of tokens.
@@ -31,7 +31,7 @@ class DecodeStep(Call):
         self.hooks = (hooks,)
         self._layers = layers
         self._mask_name = adapter.layer_signature.attention_mask
-        self._flash = "flash" in adapter.attention_implementation
+        self._flash = "flash" in adapter.stack.attention_implementation
         self._ragged = ragged
         # one mask serves all layers of a stage that hold equally many keys; the model's mask is kept with it, so that
         # its id stays its own

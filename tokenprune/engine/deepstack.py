@@ -15,7 +15,7 @@ class Deepstack:
     """Features that the decoder would add after layers that see fewer tokens: the prefill adds the kept rows itself.
 
     Args:
-        features: What the decoder would add after each layer, ``[visual tokens, dim]`` each.
+        features: Features that the decoder would add after each layer, ``[visual tokens, dim]`` each.
         mask: Where the visual tokens are, bool ``[batch, seq]``.
         first: The first layer that sees fewer tokens.
     """

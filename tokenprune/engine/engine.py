@@ -1,4 +1,4 @@
-"""The order of events while a method is applied: which call has begun, and who is asked at each point of it.
+"""The order of events while a method is applied: recognises the call that begins, and asks it at each point.
 
 A call enters the model, then its inner model, then the decoder and its layers. The first module of that chain that is
 called begins the call. A call is one of three kinds: a prefill (:mod:`tokenprune.engine.prefill`), a decode step on a
@@ -98,7 +98,7 @@ class Engine:
         self._attached.clear()
 
     def why_nothing_was_pruned(self) -> TokenPruneError | None:
-        """What is wrong with a whole run in which the model ran and read no prompt; None if it read one."""
+        """The error for a whole run in which the model ran and read no prompt; None if it read one."""
         if self.prompts or not self.finished_calls:
             return None
         return UnsupportedFeatureError(
@@ -118,14 +118,14 @@ class Engine:
 
     # ---- generation ---
 
-    def _generating(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """``generate`` runs: how often it repeats samples is known inside it only."""
+    def _generating(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run ``generate``, and keep how often it repeats samples: this is known inside it only."""
         for prompt in (*args[:1], kwargs.get("inputs"), kwargs.get("input_ids")):
             if prompt is not None:
                 check_not_empty(prompt)  # the vision tower runs before the first call, and would fail
         self.thread.copies.append(1)
         try:
-            output = own(*args, **kwargs)
+            output = original(*args, **kwargs)
             if self.applied.owner.thread is None:  # without a cache, the steps after that were not pruned
                 raise UnsupportedFeatureError(
                     "the apply block ended while generate was running", "end it when the generation has ended"
@@ -145,20 +145,20 @@ class Engine:
         self,
         module: nn.Module,
         awaited: list[nn.Module],
-        own: Callable[..., Any],
+        original: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """The model or its inner model is called: a new call, or the next module of the running one."""
+        """Run the model or its inner model: a new call, or the next module of the running one."""
         refusals.check_not_traced()
         current = self.thread.current
         if current is not None and module in current.awaited:
             current.awaited.remove(module)
-            return own(*args, **kwargs)
-        call = self._begin(bound_arguments(own, args, kwargs))
+            return original(*args, **kwargs)
+        call = self._begin(bound_arguments(original, args, kwargs))
         call.awaited = list(awaited)
         try:
-            output = self.thread.run(call, own, args, kwargs)
+            output = self.thread.run(call, original, args, kwargs)
         except Exception as error:
             if call.hooks and self.applied.owner.thread is None:
                 raise UnsupportedFeatureError(
@@ -172,7 +172,7 @@ class Engine:
         self.finished_calls += 1
         return output
 
-    def _enter_decoder(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _enter_decoder(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = self.thread.current
         decoder = self.adapter.decoder
         if call is None or decoder not in call.awaited:
@@ -182,17 +182,17 @@ class Engine:
                 f"call the {type(self.adapter.model).__name__} that apply was given, or leave the block",
             )
         call.awaited.clear()
-        arguments = call.enter_decoder(bound_arguments(own, args, kwargs))
+        arguments = call.enter_decoder(bound_arguments(original, args, kwargs))
         if not call.changes_outputs:
-            return call.leave_decoder(own(**arguments))
+            return call.leave_decoder(original(**arguments))
         with hooks.in_use(self.output_hooks):
-            return call.leave_decoder(own(**arguments))
+            return call.leave_decoder(original(**arguments))
 
-    def _rotate(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A rotary module of the decoder runs: what it was given is needed again for other positions."""
-        value, call = own(*args, **kwargs), self.thread.current
+    def _rotate(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a rotary module of the decoder, and keep its arguments: they are needed again for other positions."""
+        value, call = original(*args, **kwargs), self.thread.current
         if call is not None:
-            call.see_rotary(own, bound_arguments(own, args, kwargs), value)
+            call.see_rotary(original, bound_arguments(original, args, kwargs), value)
         return value
 
     def _after_layer(self, layer: int, module: nn.Module, args: Any, output: Any) -> Any:
@@ -258,11 +258,11 @@ class Engine:
             reason, none = "not pruned: the prompt holds no visual tokens", [0] * batch
             record.stages += [StageResult(stage.layer, none, none, reason=reason) for stage in self.plan.stages]
             return Call()
-        self.adapter.check_prompt(self.plan.first, width)
+        self.adapter.stack.check_prompt(self.plan.first, width)
         refusals.check_checkpointing(self.adapter.layers[self.plan.first :])
         if self.plan.renumbered and self._window is not None:
             check_window(self._window, width)
-        record.places = cache(partial(self.adapter.placed, self.adapter.slim(arguments), layout))
+        record.places = cache(partial(self.adapter.placed, self.adapter.without_pixels(arguments), layout))
         annotations = self.recording.annotations
         replay = self.thread.replays.take(arguments, self.adapter)
         sample_ids = self._sample_ids(annotations.sample_ids, batch, replay is not None)
@@ -295,7 +295,7 @@ class Engine:
 
 @contextmanager
 def attached(adapter: Adapter, recording: Recording) -> Iterator[Engine]:
-    """The method is on the model inside the block.
+    """Keep the method on the model inside the block.
 
     Args:
         adapter: The model's adapter.

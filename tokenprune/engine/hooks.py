@@ -21,8 +21,8 @@ from torch import nn
 from tokenprune.core.call_arguments import bound_arguments
 from tokenprune.errors import UnsupportedFeatureError
 
-#: ``around(own, args, kwargs)`` runs in place of a method; ``own`` is the method that was there.
-Around: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+#: ``replacement(original, args, kwargs)`` runs in place of a method; ``original`` is the method that was there.
+Replacement: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 #: ``hook(module, args, kwargs)`` of a module's forward: returns new (args, kwargs), or None to leave them.
 BeforeHook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
@@ -36,10 +36,10 @@ class Removable(Protocol):
 
 
 class LayerAnswer(Protocol):
-    """What a hook on a layer asks."""
+    """Answers the hook on a layer."""
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """New (args, kwargs) of a decoder layer, or None to leave them."""
+        """Return new (args, kwargs) of a decoder layer, or None to leave them."""
 
 
 class ThreadCalls(Protocol):
@@ -59,41 +59,41 @@ class PatchedMethod:
     Args:
         owner: The object; an object without the method is left alone.
         name: The method.
-        around: Runs in its place.
+        replacement: Runs in its place.
         eager: Run everything inside the method without Dynamo.
     """
 
-    def __init__(self, owner: Any, name: str, around: Around, eager: bool = False) -> None:
+    def __init__(self, owner: Any, name: str, replacement: Replacement, eager: bool = False) -> None:
         self.owner, self.name = owner, name
-        self.around: Around | None = around
+        self.replacement: Replacement | None = replacement
         self.earlier = vars(owner).get(name)  # somebody else's replacement
-        own = getattr(owner, name, None)
-        if own is None:
-            self.around = None
+        original = getattr(owner, name, None)
+        if original is None:
+            self.replacement = None
             return
-        self.own: Callable[..., Any] = own
-        functools.update_wrapper(self, own, updated=())  # transformers reads the signature of forward
-        self.__code__ = getattr(own, "__code__", None)  # so does torch.export, which is then refused in one line
-        self._run = torch.compiler.disable(around) if eager else around
+        self.original: Callable[..., Any] = original
+        functools.update_wrapper(self, original, updated=())  # transformers reads the signature of forward
+        self.__code__ = getattr(original, "__code__", None)  # so does torch.export, which is then refused in one line
+        self._run = torch.compiler.disable(replacement) if eager else replacement
         vars(owner)[name] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the method."""
-        return self.own(*args, **kwargs) if self.around is None else self._run(self.own, args, kwargs)
+        return self.original(*args, **kwargs) if self.replacement is None else self._run(self.original, args, kwargs)
 
     def remove(self) -> None:
         """Give the object back what it had. Whoever still holds the replacement calls the method itself."""
-        self.around = None
+        self.replacement = None
         if vars(self.owner).get(self.name) is self:
             del vars(self.owner)[self.name]
             earlier = self.earlier
-            while isinstance(earlier, PatchedMethod) and earlier.around is None:  # removed before this one
+            while isinstance(earlier, PatchedMethod) and earlier.replacement is None:  # removed before this one
                 earlier = earlier.earlier
             if earlier is not None:
                 vars(self.owner)[self.name] = earlier
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """In a copy of the object: the method of the copy, not replaced."""
+        """Give a copy of the object its own method, not replaced."""
         made = memo.get(id(self.owner))
         if made is None:  # only the method is copied
             return self
@@ -102,7 +102,7 @@ class PatchedMethod:
         return inspect.getattr_static(type(made), self.name).__get__(made, type(made))
 
     def __reduce__(self) -> Any:
-        """In a pickle of the object: the method of the unpickled object, not replaced."""
+        """Give the unpickled object its own method, not replaced."""
         if self.earlier is not None:
             return _itself, (self.earlier,)
         return getattr, (self.owner, self.name)
@@ -117,19 +117,29 @@ def observe_calls(owner: Any, name: str, tell: Callable[[Mapping[str, Any]], Non
     # the class knows the names of the arguments, even where an instance's method was replaced by a wrapper
     described = inspect.getattr_static(type(owner), name, None)
 
-    def around(own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        named = own if described is None else described.__get__(owner, type(owner))
+    def replacement(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        named = original if described is None else described.__get__(owner, type(owner))
         tell(bound_arguments(named, args, kwargs))
         try:
-            return own(*args, **kwargs)
+            return original(*args, **kwargs)
         finally:
             tell({})
 
-    return PatchedMethod(owner, name, around)
+    return PatchedMethod(owner, name, replacement)
 
 
-class BeforeForward:
-    """A forward-pre-hook that does nothing in a copy of the module."""
+class ModelHook:
+    """A hook that does nothing in a copy of its module."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return no_hook
+
+    def __reduce__(self) -> Any:
+        return _get_no_hook, ()
+
+
+class BeforeForward(ModelHook):
+    """A forward-pre-hook."""
 
     def __init__(self, hook: BeforeHook) -> None:
         self.hook = hook
@@ -139,14 +149,8 @@ class BeforeForward:
         # torch leaves kwargs out while another thread registers or removes the hook: that call is not of interest
         return None if kwargs is None else self.hook(module, args, kwargs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return no_hook
 
-    def __reduce__(self) -> Any:
-        return _get_no_hook, ()
-
-
-class BeforeLayer(BeforeForward):
+class BeforeLayer(ModelHook):
     """Asks the call that runs on this thread what a decoder layer gets. It runs in every layer of every step.
 
     Args:
@@ -163,8 +167,8 @@ class BeforeLayer(BeforeForward):
         return calls[-1].before_layer(self.layer, args, kwargs) if calls and kwargs is not None else None
 
 
-class AfterForward:
-    """A forward hook that does nothing in a copy of the module."""
+class AfterForward(ModelHook):
+    """A forward hook."""
 
     def __init__(self, hook: Callable[[nn.Module, Any, Any], Any]) -> None:
         self.hook = hook
@@ -173,15 +177,9 @@ class AfterForward:
         """Run the hook."""
         return self.hook(module, args, output)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return no_hook
-
-    def __reduce__(self) -> Any:
-        return _get_no_hook, ()
-
 
 def no_hook(*args: Any, **kwargs: Any) -> None:
-    """What a hook is in a copy of its module."""
+    """Stands in for a hook in a copied or pickled module; it does nothing."""
 
 
 def _get_no_hook() -> Callable[..., None]:
@@ -226,7 +224,7 @@ class SharedHooks:
         self._closed = False
 
     def acquire(self) -> None:
-        """A call begins that needs the hooks.
+        """Put the hooks on the model for a call that begins.
 
         Raises:
             UnsupportedFeatureError: The block has ended; the hooks would stay on the model for ever.
@@ -244,7 +242,7 @@ class SharedHooks:
             self._users += 1
 
     def release(self) -> None:
-        """That call ends."""
+        """Take the hooks off when the call ends, unless another needs them or they stay."""
         with self._lock:
             self._users -= 1
             if not self._stay and not self._users:
@@ -272,7 +270,7 @@ class SharedHooks:
 
 @contextmanager
 def in_use(shared: SharedHooks) -> Iterator[None]:
-    """The hooks are on the model inside the block."""
+    """Keep the hooks on the model inside the block."""
     shared.acquire()
     try:
         yield

@@ -1,4 +1,4 @@
-"""One decoder layer's call: where its arguments are, and how they are replaced."""
+"""Reads the arguments of one decoder layer's calls, however the model passes them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tokenprune.core.call_arguments import given_cache
 
 
 class LayerCalls:
-    """Reads and writes the arguments of one decoder layer's calls.
+    """Reads the arguments of one decoder layer's calls.
 
     Args:
         module: The layer.
-        signature: What the layer calls its arguments; an adapter can override it.
+        signature: Names of the layer's arguments; an adapter can override it.
     """
 
     def __init__(self, module: nn.Module, signature: LayerSignature) -> None:

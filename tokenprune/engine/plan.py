@@ -1,4 +1,4 @@
-"""What an applied method does at which layer, checked against the model before anything runs."""
+"""The stages of an applied method, checked against the model before anything runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stage:
     Attributes:
         number: Its number, from 0.
         layer: Tokens are dropped before this layer.
-        pruner: Which tokens survive it.
+        pruner: Chooses the tokens that survive it.
     """
 
     number: int
@@ -56,7 +56,7 @@ class Plan:
 
     Attributes:
         stages: The stages, in the order of their layers.
-        budget: How many tokens survive each.
+        budget: Decides how many tokens survive each.
         schedule: The layers, as budgets read them.
         tower_layers: Layers of the vision tower that are read.
         renumbered: Whether the tokens that are left get new positions, without gaps.
@@ -125,20 +125,20 @@ class Plan:
                 " layer 0, which does not exist",
                 "prune at layer 1 or later, or use a scorer that reads hidden states",
             )
-        adapter.check_layers(first)
+        adapter.stack.check_exact(first)
         _check_attention(adapter, first)
         self._check_tower(adapter)
         for stage in self.stages:
             if stage.layer_states:
-                adapter.projections(stage.layer - 1, stage.layer_states)
+                adapter.stack.projections(stage.layer - 1, stage.layer_states)
             if stage.reads_attention:
-                adapter.check_attention_rows(stage.layer - 1)
+                adapter.stack.check_attention_rows(stage.layer - 1)
             if stage.reads_entering:
-                adapter.projections(stage.layer, frozenset({"query", "key"}))
-                adapter.check_attention_rows(stage.layer)
-                adapter.entering_norm(stage.layer)
+                adapter.stack.projections(stage.layer, frozenset({"query", "key"}))
+                adapter.stack.check_attention_rows(stage.layer)
+                adapter.stack.entering_norm(stage.layer)
             if "final_norm" in stage.pruner.needs:
-                adapter.final_norm()
+                adapter.stack.final_norm()
 
     def _check_tower(self, adapter: Adapter) -> None:
         """Refuse towers that do not show what the method reads."""
@@ -154,7 +154,7 @@ class Plan:
 
 def _check_attention(adapter: Adapter, first: int) -> None:
     """Refuse attention implementations that cannot be pruned exactly from layer ``first`` on."""
-    implementation = adapter.attention_implementation
+    implementation = adapter.stack.attention_implementation
     if "flash" not in implementation:
         if implementation not in ("sdpa", "eager"):
             raise UnsupportedFeatureError(
@@ -162,9 +162,9 @@ def _check_attention(adapter: Adapter, first: int) -> None:
             )
         return
     for layer in range(first, adapter.num_layers):
-        if adapter.layer_type(layer) != "full_attention":
+        if adapter.stack.kind(layer) != "full_attention":
             # the kernel counts its window in kept tokens, the model means original positions
             raise UnsupportedFeatureError(
-                f"{implementation} cannot prune layer {layer} ({adapter.layer_type(layer)}) exactly",
+                f"{implementation} cannot prune layer {layer} ({adapter.stack.kind(layer)}) exactly",
                 "use sdpa or eager",
             )

@@ -1,4 +1,4 @@
-"""One pruned prefill: which tokens are kept at each stage, and what the layers then see. No hooks here."""
+"""One pruned prefill: keeps tokens at each stage, and cuts the arguments of the layers behind it. No hooks here."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from tokenprune.signals.visual_axis import VisualAxis
 
 @dataclass(frozen=True)
 class Applied:
-    """What is the same for all prefills of an applied method.
+    """The parts of an applied method that all its prefills share.
 
     Attributes:
         adapter: The model's adapter.
         plan: The method's stages.
-        layers: How each decoder layer is called.
+        layers: The calls of each decoder layer.
         owner: The apply block, for the cache.
         reads_logits_to_keep: Whether the model reads ``logits_to_keep``.
     """
@@ -59,13 +59,13 @@ class Applied:
 
 @dataclass(frozen=True)
 class PromptInputs:
-    """What one prefill starts from.
+    """The inputs of one prefill.
 
     Attributes:
         arguments: The arguments of the model's forward, by name.
         layout: Where the visual tokens are.
         sample_ids: One stable integer per sample.
-        annotations: What the caller gave per visual token.
+        annotations: Values that the caller gave per visual token, by name.
         replay: Choices to use again, by stage, when this is the next step of a generation without a cache.
         generating: Whether ``generate`` runs: it reads the logits of the last position, also of models without
             ``logits_to_keep``.
@@ -84,9 +84,9 @@ class Prefill(Call):
 
     Args:
         applied: The applied method.
-        inputs: What the prefill starts from.
-        quotas: How many tokens survive each stage.
-        record: What the run shows of the prefill; filled on the way.
+        inputs: The inputs.
+        quotas: Numbers of tokens that survive each stage.
+        record: The part of the prefill that the run shows; filled on the way.
         tower_runs: Runs of the vision tower that belong to this prefill.
         replays: Where finished steps of generations without a cache are remembered.
     """
@@ -105,7 +105,7 @@ class Prefill(Call):
         self.tower_runs = tower_runs
         self.record = record
         self._applied, self._inputs, self._quotas, self._replays = applied, inputs, quotas, replays
-        self._reader = TowerReader(applied.adapter, inputs.arguments, inputs.layout, quotas.initial, tower_runs)
+        self._tower_reader = TowerReader(applied.adapter, inputs.arguments, inputs.layout, quotas.initial, tower_runs)
         self._prompt_map: PromptMap | None = None
         self._compact: CompactArguments | None = None  # of the latest stage that dropped something
         self._stage_rows: dict[int, CompactArguments] = {}  # by the stage's layer
@@ -130,9 +130,9 @@ class Prefill(Call):
         if self._inputs.replay is None:
             self._embeddings = hidden
 
-    def see_rotary(self, own: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
+    def see_rotary(self, original: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
         """See :meth:`tokenprune.engine.calls.Call.see_rotary`."""
-        self._rotary.record(own, arguments, value)
+        self._rotary.record(original, arguments, value)
 
     def enter_decoder(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """See :meth:`tokenprune.engine.calls.Call.enter_decoder`."""
@@ -261,7 +261,7 @@ class Prefill(Call):
         start = Clock(hidden.device)
         context = self._context(stage, hidden, others, quotas)
         selection = select(stage.pruner, context) if choice is None else choice.selection
-        if choice is None and (decides or (stage.pruner.across_images and max(map(len, quotas)) > 1)):
+        if choice is None and (decides or (stage.pruner.shares_quota_itself and max(map(len, quotas)) > 1)):
             quotas = count_kept(selection, context)
         self._choices[stage.number] = Choice(selection, quotas)
         self.record.clock.append((start, Clock(hidden.device)))
@@ -303,8 +303,7 @@ class Prefill(Call):
         return index
 
     def _renumbering(self, rows: Tensor) -> Renumbering:
-        assert self._prompt_map is not None
-        return Renumbering(self._rotary, rows, self._prompt_map.tokens.to(rows.device))
+        return Renumbering(self._rotary, rows, self._prompt(rows.device).tokens.to(rows.device))
 
     def _skipped(self, layer: int, before: list[int]) -> StageResult:
         """A stage that drops nothing: what was there before it is kept."""
@@ -323,17 +322,19 @@ class Prefill(Call):
         if not any(later.reads_prompt for later in self._applied.plan.stages[stage.number + 1 :]):
             self._embeddings = None
 
+    def _prompt(self, device: torch.device) -> PromptMap:
+        """The prompt before any stage; on the device on which it is asked for first."""
+        if self._prompt_map is None:
+            inputs, images = self._inputs, max(map(len, self._quotas.sizes))
+            self._prompt_map = PromptMap(self._applied.adapter, inputs.arguments, inputs.layout, images, device)
+        return self._prompt_map
+
     def _context(
         self, stage: Stage, hidden: Tensor, others: Mapping[str, Any], quotas: list[list[int]]
     ) -> PruneContext:
-        """What scorers and pruners may see at a stage."""
-        if self._prompt_map is None:
-            images = max(map(len, self._quotas.sizes))
-            self._prompt_map = PromptMap(
-                self._applied.adapter, self._inputs.arguments, self._inputs.layout, images, hidden.device
-            )
-        prompt, rows = self._prompt_map, self._rows
-        device = hidden.device
+        """The stage as scorers and pruners see it."""
+        device, rows = hidden.device, self._rows
+        prompt = self._prompt(device)
         is_visual, image, tokens = (x.to(device) for x in (prompt.visual, prompt.image, prompt.tokens))
         if rows is not None:
             absent, rows = rows < 0, rows.to(device)
@@ -341,24 +342,24 @@ class Prefill(Call):
             is_visual, image, tokens = is_visual & ~absent, image.masked_fill(absent, -1), tokens & ~absent
         axis = VisualAxis.of(is_visual, image, max(self._quotas.totals), rows)
         signals = StageSignals(
-            self._applied.adapter,
-            stage.layer,
-            prompt,
-            self._observations.get(stage.number, Observation()),
-            hidden,
-            self._compact.cut(stage.layer, others) if self._compact and stage.reads_entering else others,
-            self._embeddings,
-            self._reader,
-            rows,
-            tokens,
-            axis,
-            self._quotas.initial,
-            self._inputs.annotations,
+            adapter=self._applied.adapter,
+            layer=stage.layer,
+            prompt_map=prompt,
+            observation=self._observations.get(stage.number, Observation()),
+            hidden=hidden,
+            arguments=self._compact.cut(stage.layer, others) if self._compact and stage.reads_entering else others,
+            embeddings=self._embeddings,
+            tower_reader=self._tower_reader,
+            rows=rows,
+            row_mask=tokens,
+            axis=axis,
+            counts=self._quotas.initial,
+            annotations=self._inputs.annotations,
         )
         return PruneContext(
             layer=stage.layer,
             num_layers=self._applied.adapter.num_layers,
-            num_heads=self._applied.adapter.num_heads(max(stage.layer - 1, 0)),  # of the states that are read
+            num_heads=self._applied.adapter.stack.num_heads(max(stage.layer - 1, 0)),  # of the states that are read
             visual_mask=axis.mask,
             visual_rows=axis.rows,
             positions=axis.positions,

@@ -39,7 +39,7 @@ class PromptMap:
 
     @cached_property
     def tokens(self) -> Tensor:
-        """What is no padding, bool ``[batch, seq]``."""
+        """Tokens without padding, bool ``[batch, seq]``."""
         return real_tokens(self._arguments, self.visual)
 
     @cached_property
@@ -66,11 +66,11 @@ class PromptMap:
 
 
 def real_tokens(arguments: Mapping[str, Any], visual: Tensor) -> Tensor:
-    """What is no padding, bool ``[batch, seq]``.
+    """Tokens without padding, bool ``[batch, seq]``.
 
     Args:
         arguments: The arguments of the model's forward, by name.
-        visual: Which tokens are visual, bool ``[batch, seq]``.
+        visual: The visual tokens, bool ``[batch, seq]``.
     """
     mask = arguments.get("attention_mask")
     if isinstance(mask, Tensor) and mask.dim() == 2:
@@ -83,7 +83,7 @@ def count_text(arguments: Mapping[str, Any], visual: Tensor) -> list[int]:
 
     Args:
         arguments: The arguments of the model's forward, by name.
-        visual: Which tokens are visual, bool ``[batch, seq]``.
+        visual: The visual tokens, bool ``[batch, seq]``.
     """
     counts: list[int] = (real_tokens(arguments, visual) & ~visual).sum(1).tolist()
     return counts
@@ -95,7 +95,7 @@ def at_positions(values: Tensor, positions: Tensor, real: Tensor) -> Tensor:
     Args:
         values: ``[batch, seq, ...]`` with one more axis.
         positions: Long ``[batch, n_visual]``.
-        real: Which of them are tokens, bool ``[batch, n_visual]``.
+        real: Positions of tokens and not of padding, bool ``[batch, n_visual]``.
 
     Returns:
         ``[batch, n_visual, ...]``, -1 where padding.

@@ -1,4 +1,4 @@
-"""How many visual tokens of each image survive each stage of one prefill. Host integers only."""
+"""The number of visual tokens of each image that survive each stage of one prefill. Host integers only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Cost = Callable[[Sequence[int], bool], int]
 
 
 class Quotas:
-    """The counts of one prefill: what is there now, and what a stage leaves.
+    """The counts of one prefill: visual tokens now, and after each stage.
 
     Args:
         plan: The method's stages.
@@ -78,7 +78,7 @@ class Quotas:
         return apportion(wanted, sizes)
 
     def _survivors(self, sample: int) -> tuple[int, ...]:
-        """What the budget leaves of a sample after each stage."""
+        """Tokens of one sample that survive each stage, by the budget."""
         if self.initial[sample] == 0:
             return (0,) * len(self._plan.stages)
         kept = self._budget_cache.get(self._alike(sample))
@@ -89,7 +89,7 @@ class Quotas:
         return kept
 
     def _alike(self, sample: int) -> tuple[int, int]:
-        """What samples have in common that a budget treats alike: text counts where it reads the cost."""
+        """Key of samples that a budget treats alike: visual tokens, and text tokens where it reads the cost."""
         return self.initial[sample], self._text_tokens()[sample] if self._reads_cost else 0
 
     def _cost_of(self, sample: int, visual: Sequence[int], vision: bool) -> int:

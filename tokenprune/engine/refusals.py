@@ -59,9 +59,10 @@ def _refuse_assisted(*args: Any) -> None:
     raise UnsupportedFeatureError("assisted decoding is not supported", "use greedy, sampling or beam search")
 
 
-def _refuse_batching(own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _refuse_batching(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     raise UnsupportedFeatureError(
-        f"continuous batching ({getattr(own, '__name__', 'generate_batch')}) is not supported inside an apply block",
+        f"continuous batching ({getattr(original, '__name__', 'generate_batch')}) is not supported inside an apply"
+        " block",
         "use model.generate with a padded batch",
     )
 

@@ -27,7 +27,7 @@ def rotary_modules(decoder: nn.Module) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class _RotaryCall:
-    own: Callable[..., Any]
+    original: Callable[..., Any]
     arguments: Mapping[str, Any]
     value: Any
 
@@ -38,17 +38,17 @@ class RotaryCalls:
     def __init__(self) -> None:
         self._calls: list[_RotaryCall] = []
 
-    def record(self, own: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
-        """A rotary module made ``value`` of some arguments."""
+    def record(self, original: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
+        """Note that a rotary module made ``value`` of some arguments."""
         # hidden states are read for their dtype and device only: one number is kept of them
         small = {k: v.new_zeros(1, 1, 1) if _is_states(v) else v for k, v in arguments.items()}
-        self._calls.append(_RotaryCall(own, small, value))
+        self._calls.append(_RotaryCall(original, small, value))
 
     def again(self, value: Any, move: Callable[[Tensor], Tensor]) -> Any:
-        """What a rotary module makes of other positions.
+        """Run the rotary module that made ``value`` again, with new positions.
 
         Args:
-            value: What it made.
+            value: Its cosines and sines.
             move: Gives the new positions from those that it was given, long ``[..., batch, rows]``.
 
         Raises:
@@ -56,7 +56,7 @@ class RotaryCalls:
         """
         for call in self._calls:
             if call.value is value and isinstance(call.arguments.get("position_ids"), Tensor):
-                return call.own(**{**call.arguments, "position_ids": move(call.arguments["position_ids"])})
+                return call.original(**{**call.arguments, "position_ids": move(call.arguments["position_ids"])})
         raise _unknown_rotary()
 
     @property
@@ -90,9 +90,9 @@ class Renumbering:
     loses nothing keeps its positions, whatever is dropped of the samples that share its batch.
 
     Args:
-        rotary: What the rotary modules made in this call.
+        rotary: The cosines and sines that the rotary modules made in this call.
         rows: Rows of the unpruned sequence that are left, long ``[batch, kept]``, -1 for padding.
-        tokens: What is no padding, bool ``[batch, seq]``.
+        tokens: Tokens without padding, bool ``[batch, seq]``.
     """
 
     def __init__(self, rotary: RotaryCalls, rows: Tensor, tokens: Tensor) -> None:
@@ -127,7 +127,7 @@ class RenumberedStep(DecodeStep):
     """A decode step whose positions go on after the renumbered prompt, one for each token that is no padding.
 
     Args:
-        layers: How each decoder layer is called.
+        layers: The calls of each decoder layer.
         hooks: The hooks on the layers.
         adapter: The model's adapter.
         ragged: Whether samples kept different numbers of tokens.
@@ -152,9 +152,9 @@ class RenumberedStep(DecodeStep):
         # layers of one stage get the same cosines and sines; the key's objects are kept, so that ids stay their own
         self._moved: dict[tuple[int, int], tuple[Any, Tensor | None, Any]] = {}
 
-    def see_rotary(self, own: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
+    def see_rotary(self, original: Callable[..., Any], arguments: Mapping[str, Any], value: Any) -> None:
         """See :meth:`tokenprune.engine.calls.Call.see_rotary`."""
-        self._rotary.record(own, arguments, value)
+        self._rotary.record(original, arguments, value)
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See :meth:`tokenprune.engine.calls.Call.before_layer`."""
@@ -199,7 +199,7 @@ class RenumberedStep(DecodeStep):
 
 def smallest_window(adapter: Adapter, first: int) -> int | None:
     """The smallest window of the layers from ``first`` on; None where all see everything."""
-    windows = (adapter.window(layer) for layer in range(first, adapter.num_layers))
+    windows = (adapter.stack.window(layer) for layer in range(first, adapter.num_layers))
     return min((window for window in windows if window is not None), default=None)
 
 

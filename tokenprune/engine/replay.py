@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
+from tokenprune.fingerprint import fingerprint
 from tokenprune.pruners.base import Selection
 
 #: Generations that may take turns on one thread (contrastive decoding runs two); older ones are forgotten.
@@ -20,7 +20,7 @@ REMEMBERED = 16
 
 @dataclass(frozen=True)
 class Choice:
-    """What one stage chose at the first step.
+    """The choice of one stage at the first step.
 
     Attributes:
         selection: The tokens.
@@ -39,18 +39,18 @@ class FinishedStep:
         ids: Its ``input_ids``, copied: somebody may write the next prompt into the same memory.
         pixels: Its images and videos by name, or what ``generate`` encoded of them. The tensors themselves are kept:
             freed memory may hold another image by the next call.
-        content: A digest of them: somebody may write the next picture into the same memory.
-        choices: What each stage chose, by the stage's number; a stage that dropped nothing has none.
+        content: The fingerprint of the images and videos: somebody may write the next picture into the same memory.
+        choices: The choice of each stage, by its number; a stage that dropped nothing has none.
     """
 
     ids: Tensor
     pixels: Mapping[str, Any]
     choices: Mapping[int, Choice]
-    content: bytes = field(init=False)
+    content: str | None = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", self.ids.clone())
-        object.__setattr__(self, "content", digest(self.pixels))
+        object.__setattr__(self, "content", fingerprint(self.pixels))
 
 
 class Replays:
@@ -79,7 +79,7 @@ class Replays:
                 one_longer
                 and _same_memory(step.pixels, pixels)
                 and _continues(ids, step.ids, adapter)
-                and step.content == digest(pixels)
+                and step.content == fingerprint(pixels)
             ):
                 self._steps.remove(step)
                 return step.choices
@@ -97,28 +97,6 @@ def pixel_inputs(call: Mapping[str, Any]) -> dict[str, Any]:
     pixels = {name: value for name, value in call.items() if isinstance(value, Tensor) and "pixel" in name}
     encoded = call.get("mm_encoder_outputs") or {}
     return {**pixels, **{f"encoded {kind}": output for kind, output in encoded.items()}}
-
-
-def digest(pixels: Mapping[str, Any]) -> bytes:
-    """A digest of the values of a call's images. It brings them to the host: a step without a cache costs far more."""
-    found = hashlib.blake2b()
-    for tensor in _tensors(pixels):
-        found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        if not tensor.is_meta:
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.digest()
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in a value: in mappings (outputs of models are such), lists and tuples."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
 
 
 def _same_memory(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Sample ids: what makes random scores belong to a sample and not to its place in a batch."""
+"""Sample ids, which tie random scores to a sample and not to its place in a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pruner selected: checked against the quotas, counted, and applied to rows."""
+"""Checks the selections of pruners against the quotas, counts them, and applies them to rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tokenprune.signals.context import PruneContext
 
 
 def select(pruner: Pruner, context: PruneContext) -> Selection:
-    """What a pruner selects, checked.
+    """Let a pruner select, and check what it returns.
 
     Args:
         pruner: The pruner.
-        context: What it sees.
+        context: The stage.
 
     Raises:
         ScoreError: The pruner raised an exception, or returned something else than a selection of the right shape.
@@ -37,12 +37,12 @@ def check_selection(selection: Selection, context: PruneContext, pruner: Pruner)
     """Refuse a selection of the wrong shape; wrong counts and targets are found when the forward is done.
 
     Args:
-        selection: What the pruner returned.
-        context: What it saw.
+        selection: The pruner's selection.
+        context: The stage.
         pruner: The pruner.
 
     Raises:
-        ScoreError: ``keep`` is not bool ``[batch, n_visual]``, or what it shows for pictures has another shape.
+        ScoreError: ``keep`` is not bool ``[batch, n_visual]``, or scores or merge targets have another shape.
     """
     name = type(pruner).__name__
     if selection.keep.shape != context.visual_mask.shape or selection.keep.dtype != torch.bool:
@@ -52,7 +52,7 @@ def check_selection(selection: Selection, context: PruneContext, pruner: Pruner)
         )
     _check_shown(selection, context, name)
     quotas, kept = context.quotas, _kept_per_image(selection, context)
-    if pruner.across_images:
+    if pruner.shares_quota_itself:
         kept_all, wanted = kept.sum(1), quotas.sum(1)
         missed = kept_all < wanted if context.open_ended else kept_all != wanted
         wrong = missed | (kept < quotas.clamp(max=1)).any(1)
@@ -69,7 +69,7 @@ def check_selection(selection: Selection, context: PruneContext, pruner: Pruner)
 
 
 def _check_shown(selection: Selection, context: PruneContext, name: str) -> None:
-    """Refuse scores and targets, which are for pictures, that do not belong to these tokens."""
+    """Refuse scores and merge targets (drawn in pictures) that do not belong to these tokens."""
     shape = context.visual_mask.shape
     for field, values, kind in (("scores", selection.scores, "floating"), ("merged", selection.merged, "long")):
         if values is None:
@@ -97,11 +97,11 @@ def _check_shown(selection: Selection, context: PruneContext, name: str) -> None
 
 
 def count_kept(selection: Selection, context: PruneContext) -> list[list[int]]:
-    """How many tokens of each image were kept by a pruner that decides by itself: one transfer.
+    """Count the kept tokens of each image, of a pruner that decides by itself: one transfer.
 
     Args:
-        selection: What the pruner returned.
-        context: What it saw.
+        selection: The pruner's selection.
+        context: The stage.
     """
     kept = _kept_per_image(selection, context).tolist()
     return [row[: len(images)] for row, images in zip(kept, context.per_image.host_sizes, strict=True)]

@@ -14,7 +14,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.engine.arguments import is_causal
 from tokenprune.engine.calls import Observation
 from tokenprune.engine.prompt import PromptMap, at_positions
-from tokenprune.engine.tower import TowerReader, TowerView
+from tokenprune.engine.tower import TowerReader
 from tokenprune.errors import ScoreError, UnsupportedModelError
 from tokenprune.ops.gather import rows_at
 from tokenprune.ops.rotary import turn_back
@@ -23,24 +23,24 @@ from tokenprune.signals.signals import AttentionProbe, Prompt, TowerSignals
 from tokenprune.signals.visual_axis import VisualAxis
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StageSignals:
-    """See :class:`tokenprune.signals.signals.Signals`.
+    """Implements :class:`tokenprune.signals.signals.Signals` for one stage of a running prefill.
 
     Attributes:
         adapter: The model's adapter.
         layer: Tokens are dropped before this layer.
         prompt_map: The prompt before any stage.
-        observation: What layer ``layer - 1`` showed.
+        observation: The states and arguments of layer ``layer - 1``, as far as they were observed.
         hidden: Hidden states that enter ``layer``, ``[batch, rows, dim]``.
         arguments: The other arguments of ``layer`` by name, for these rows.
-        embeddings: What entered layer 0, ``[batch, seq, dim]``, where that is read.
-        reader: The vision tower.
+        embeddings: Input of layer 0, ``[batch, seq, dim]``, where that is read.
+        tower_reader: The layers of the vision tower.
         rows: Position of each row in the unpruned sequence; None while it is whole.
         row_mask: Rows that are no padding, bool ``[batch, rows]``.
         axis: The visual tokens that are left.
         counts: Visual tokens per sample before any stage.
-        annotations: What the caller gave per visual token.
+        annotations: Values that the caller gave per visual token, by name.
     """
 
     adapter: Adapter
@@ -50,7 +50,7 @@ class StageSignals:
     hidden: Tensor
     arguments: Mapping[str, Any]
     embeddings: Tensor | None
-    reader: TowerReader
+    tower_reader: TowerReader
     rows: Tensor | None
     row_mask: Tensor
     axis: VisualAxis
@@ -79,9 +79,9 @@ class StageSignals:
 
     def entering(self) -> AttentionProbe:
         """See :meth:`tokenprune.signals.signals.Signals.entering`."""
-        projections = self.adapter.projections(self.layer, frozenset({"query", "key"}))
+        projections = self.adapter.stack.projections(self.layer, frozenset({"query", "key"}))
         query, key = projections["query"], projections["key"]
-        entered = self.adapter.entering_norm(self.layer)(self.hidden)
+        entered = self.adapter.stack.entering_norm(self.layer)(self.hidden)
         pick = partial(rows_at, entered)
 
         def queries(index: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class StageSignals:
 
     def final_norm(self) -> Callable[[Tensor], Tensor]:
         """See :meth:`tokenprune.signals.signals.Signals.final_norm`."""
-        return self.adapter.final_norm()
+        return self.adapter.stack.final_norm()
 
     def _probe(
         self, layer: int, arguments: Mapping[str, Any], queries: Callable[[Tensor], Tensor], key: Tensor
@@ -104,8 +104,8 @@ class StageSignals:
             queries: See :class:`tokenprune.signals.signals.AttentionProbe`.
             key: Keys of all rows.
         """
-        attention = self.adapter.attention(layer)
-        rotate = self.adapter.rotary(layer)
+        attention = self.adapter.stack.attention(layer)
+        rotate = self.adapter.stack.rotary(layer)
         cos, sin = arguments[self.adapter.layer_signature.position_embeddings]
 
         def rotated(states: Tensor, keys: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,9 +157,7 @@ class StageSignals:
 
     def tower(self, layer: int) -> TowerSignals:
         """See :meth:`tokenprune.signals.signals.Signals.tower`."""
-        states = self.reader.layer(layer)
-        order = self.reader.feature_order(self.axis.positions)
-        return TowerView(states, order, self.axis.mask, self.reader.projector(layer), partial(self.reader.tiles, layer))
+        return self.tower_reader.view(layer, self.axis)
 
     def annotation(self, name: str) -> Tensor:
         """See :meth:`tokenprune.signals.signals.Signals.annotation`."""

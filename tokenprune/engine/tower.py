@@ -1,11 +1,11 @@
-"""Recording what layers of the vision tower show, and reading it from the visual tokens of a prefill."""
+"""Records what layers of the vision tower show, and reads it for the visual tokens of a prefill."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,10 +20,12 @@ from tokenprune.engine import hooks
 from tokenprune.engine.calls import Call
 from tokenprune.errors import ScoreError, UnsupportedModelError
 from tokenprune.ops.vision import TowerLayer, TowerRuns, on_visual_axis
+from tokenprune.signals.signals import GatheredTower, TowerSignals
+from tokenprune.signals.visual_axis import VisualAxis
 
 
 class _ThreadRuns(threading.local):
-    """What happens outside a call on one thread.
+    """Tower runs on one thread that do not belong to a model call yet.
 
     Attributes:
         pending: Runs of the tower that ``generate`` made for its prefill.
@@ -80,14 +82,14 @@ class TowerRecorder:
         return pending if encoded else []
 
     def drop_pending(self) -> None:
-        """``generate`` has ended: runs that it made for a prefill that never came belong to no other."""
+        """Forget runs that ``generate`` made for a prefill that never came: they belong to no other."""
         self._thread.pending = []
 
-    def _encoding(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """``generate`` encodes the images of its prefill."""
+    def _encoding(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let ``generate`` encode the images of its prefill, which then starts with these runs."""
         self._thread.pending, self._thread.encoding = [], True
         try:
-            return own(*args, **kwargs)
+            return original(*args, **kwargs)
         finally:
             self._thread.encoding = False
 
@@ -129,6 +131,51 @@ def _shape_of_pixels(value: Any) -> Any:
     return value.to("meta") if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
+@dataclass(frozen=True)
+class _RecordedLayer:
+    """Implements :class:`tokenprune.signals.signals.TowerSignals` for all features that the tower made.
+
+    Attributes:
+        states: The layer's states, of all images and then of all videos.
+        counts: Visual tokens per sample before any stage.
+        repeats: Times that the prompts repeat each sample that the tower got, as beams.
+        projector: See :attr:`tokenprune.signals.signals.TowerSignals.projector`.
+    """
+
+    states: TowerLayer | TowerRuns
+    counts: Sequence[int]
+    repeats: int
+    projector: Callable[[Tensor], Tensor] | None
+
+    @property
+    def attention(self) -> Tensor:
+        """See :attr:`tokenprune.signals.signals.TowerSignals.attention`."""
+        return self.states.attention
+
+    @property
+    def received(self) -> Tensor:
+        """See :attr:`tokenprune.signals.signals.TowerSignals.received`."""
+        return self.states.received
+
+    @property
+    def key(self) -> Tensor:
+        """See :attr:`tokenprune.signals.signals.TowerSignals.key`."""
+        return self.states.mean_key
+
+    @property
+    def features(self) -> Tensor:
+        """See :attr:`tokenprune.signals.signals.TowerSignals.features`."""
+        return self.states.mean_output
+
+    @property
+    def tiles(self) -> Sequence[Tensor] | None:
+        """See :attr:`tokenprune.signals.signals.TowerSignals.tiles`."""
+        if self.states.tiles is None:
+            return None
+        samples = self.states.tiles.split(list(self.counts[:: self.repeats]))
+        return [sample for sample in samples for _ in range(self.repeats)]
+
+
 class TowerReader:
     """The layers of the vision tower that were recorded for one prefill, seen from its visual tokens.
 
@@ -153,11 +200,14 @@ class TowerReader:
         self._layout = layout
         self._counts = list(counts)
         self._runs = runs
-        self._layers: dict[int, TowerLayer | TowerRuns] = {}  # every stage sees the same
-        self._repeats = 1  # how often the prompts repeat each sample that the tower got
+        self._layers: dict[int, _RecordedLayer] = {}  # all stages read them
 
-    def layer(self, layer: int) -> TowerLayer | TowerRuns:
-        """One layer of the tower, as it was recorded.
+    def view(self, layer: int, axis: VisualAxis) -> TowerSignals:
+        """One layer of the tower for the visual tokens that are left.
+
+        Args:
+            layer: Layer of the tower.
+            axis: These tokens.
 
         Raises:
             ScoreError: The layer was not recorded.
@@ -165,9 +215,11 @@ class TowerReader:
         """
         if layer not in self._layers:
             self._layers[layer] = self._read(layer)
-        return self._layers[layer]
+        recorded = self._layers[layer]
+        order = self._feature_order(axis.positions, recorded.repeats)
+        return GatheredTower(recorded, partial(on_visual_axis, order=order, visual_mask=axis.mask))
 
-    def _read(self, layer: int) -> TowerLayer | TowerRuns:
+    def _read(self, layer: int) -> _RecordedLayer:
         modalities = self._modalities()
         runs = [run for run in self._runs if (layer, "key") in run.states][-len(modalities) :]
         if not runs:
@@ -185,27 +237,18 @@ class TowerReader:
             packed = output if output.dim() == 3 else output[None]  # Qwen-VL's towers have one row of patches
             read.append(replace(site.read(query, key, rotary, run.arguments), output=packed))
         states = read[0] if len(read) == 1 else TowerRuns(read)
+        visual, repeats = sum(self._counts), 1
         if self._arguments.get("mm_encoder_outputs"):  # ``generate`` ran the tower before it repeated samples as beams
-            self._repeats = max(1, sum(self._counts) // states.features)
-        beams = [count for count in self._counts[:: self._repeats] for _ in range(self._repeats)]
-        if beams != self._counts or states.features * self._repeats != sum(self._counts):
+            repeats = max(1, visual // states.features)
+        beams = [count for count in self._counts[::repeats] for _ in range(repeats)]
+        if beams != self._counts or states.features * repeats != visual:
             raise UnsupportedModelError(
-                f"the vision tower made {states.features} features for {sum(self._counts)} visual tokens",
+                f"the vision tower made {states.features} features for {visual} visual tokens",
                 "use a method that does not read the vision tower",
             )
-        return states
-
-    def projector(self, layer: int) -> Callable[[Tensor], Tensor] | None:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.projector`; None, too, if the call names another layer."""
-        return None if self._arguments.get("vision_feature_layer") else self._adapter.projector(layer)
-
-    def tiles(self, layer: int) -> list[Tensor] | None:
-        """The tile of each visual token of every sample, before any stage; see :class:`TowerLayer`."""
-        tiles = self.layer(layer).tiles
-        if tiles is None:
-            return None
-        samples = tiles.split(self._counts[:: self._repeats])
-        return [sample for sample in samples for _ in range(self._repeats)]
+        # a call that names another layer of features has another projector
+        projector = None if self._arguments.get("vision_feature_layer") else self._adapter.projector(layer)
+        return _RecordedLayer(states, self._counts, repeats, projector)
 
     def _modalities(self) -> list[Modality]:
         """Image or video, or both, in the order in which the tower got them."""
@@ -213,68 +256,25 @@ class TowerReader:
         kinds: list[Modality] = [kind for kind, output in encoded.items() if output is not None]
         return kinds or [kind for kind in MODALITIES if pixels(self._arguments, kind) is not None] or list(MODALITIES)
 
-    def feature_order(self, positions: Tensor) -> Tensor:
+    def _feature_order(self, positions: Tensor, repeats: int) -> Tensor:
         """Number of each visual token among all features that the tower made: they enter the prompts in order.
 
         All images come first and then all videos (or, under ``generate``, in the order in which it encoded them).
 
         Args:
             positions: Unpruned positions of the visual tokens, long ``[batch, n_visual]``.
+            repeats: Times that the prompts repeat each sample.
         """
-        mask = self._layout.mask[:: self._repeats].to(positions.device)
+        mask = self._layout.mask[::repeats].to(positions.device)
         videos = self._adapter.video_mask(self._arguments)
-        second = torch.zeros_like(mask) if videos is None else videos[:: self._repeats].to(mask.device)
+        second = torch.zeros_like(mask) if videos is None else videos[::repeats].to(mask.device)
         if self._modalities()[0] == "video":
             second = ~second
         ahead, behind = mask & ~second, mask & second
         order = torch.where(second, _count_up_to(behind) + ahead.sum(), _count_up_to(ahead)) - 1
-        return order.repeat_interleave(self._repeats, dim=0).gather(1, positions.clamp(min=0))
-
-
-@dataclass(frozen=True)
-class TowerView:
-    """See :class:`tokenprune.signals.signals.TowerSignals`.
-
-    Attributes:
-        layer: The layer's states, image by image.
-        order: Number of each visual token among all features of the batch, long ``[batch, n_visual]``.
-        visual_mask: Which entries of the visual axis are real, bool ``[batch, n_visual]``.
-        projector: See :attr:`tokenprune.signals.signals.TowerSignals.projector`.
-        read_tiles: Gives :attr:`tiles`.
-    """
-
-    layer: TowerLayer | TowerRuns
-    order: Tensor
-    visual_mask: Tensor
-    projector: Callable[[Tensor], Tensor] | None
-    read_tiles: Callable[[], Sequence[Tensor] | None]
-
-    @property
-    def tiles(self) -> Sequence[Tensor] | None:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.tiles`."""
-        return self.read_tiles()
-
-    @cached_property
-    def attention(self) -> Tensor:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.attention`."""
-        return on_visual_axis(self.layer.attention, self.order, self.visual_mask)
-
-    @cached_property
-    def received(self) -> Tensor:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.received`."""
-        return on_visual_axis(self.layer.received, self.order, self.visual_mask)
-
-    @cached_property
-    def key(self) -> Tensor:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.key`."""
-        return on_visual_axis(self.layer.mean_key, self.order, self.visual_mask)
-
-    @cached_property
-    def features(self) -> Tensor:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.features`."""
-        return on_visual_axis(self.layer.mean_output, self.order, self.visual_mask)
+        return order.repeat_interleave(repeats, dim=0).gather(1, positions.clamp(min=0))
 
 
 def _count_up_to(chosen: Tensor) -> Tensor:
-    """How many are chosen up to each place of all samples in a row, ``[batch, seq]``."""
+    """Running count of the chosen places over all samples in a row, ``[batch, seq]``."""
     return chosen.flatten().cumsum(0).view(chosen.shape)

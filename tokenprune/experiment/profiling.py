@@ -61,6 +61,6 @@ def profile_model(config: ExperimentConfig) -> ProfiledModel:
 
 def _unprofiled(method: Method) -> Method:
     """The method without the profile file of its selector, which may be the one that is to be written."""
-    if "profile" not in type(method.layers).model_fields:
+    if "profile_file" not in type(method.layers).model_fields:
         return method
-    return method.model_copy(update={"layers": method.layers.model_copy(update={"profile": None})})
+    return method.model_copy(update={"layers": method.layers.model_copy(update={"profile_file": None})})

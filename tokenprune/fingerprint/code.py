@@ -1,4 +1,4 @@
-"""Which version of a component's code is installed, as a short text."""
+"""The installed version of a component's code, as a short text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the results of a method were computed with: its fields, and the versions of its code."""
+"""Definitions of methods, with which results are stored: their fields, and the versions of their code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def with_code(definitions: Mapping[str, Definition], methods: Mapping[str, Any])
     """Definitions with the versions of the code of their methods.
 
     Args:
-        definitions: What results were computed with, JSON-ready, by name.
+        definitions: Fields of methods, JSON-ready, by name.
         methods: The methods by the same names; a definition without one stays as it is.
     """
     versions: dict[type[Component], tuple[str, str | None]] = {}  # methods share components
@@ -33,7 +33,7 @@ def with_code(definitions: Mapping[str, Definition], methods: Mapping[str, Any])
 
 
 def what_differs(stored: Definition, now: Definition) -> str | None:
-    """What differs between two definitions, in words; None where nothing is known to.
+    """Say how two definitions differ; None where no difference is known.
 
     Versions of code that one of the two does not know are no difference: folders of older versions have none.
     """

@@ -1,4 +1,4 @@
-"""What of a model its outputs depend on, part by part."""
+"""The parts of a model on which its outputs depend."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def parts(model: nn.Module) -> Iterator[object]:
 
 
 def _plain(config: Any) -> str:
-    """A config of transformers as text, without where it came from."""
+    """A config of transformers as text, without its origin."""
     return json.dumps(_without_origin(config.to_dict()), sort_keys=True, default=str) if config is not None else ""
 
 

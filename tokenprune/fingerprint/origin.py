@@ -1,4 +1,4 @@
-"""What the results in a folder were computed with, beside their configuration: the model's weights, and the code."""
+"""The origin of the results in a folder, beside their configuration: the model's weights, and the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ORIGIN = "origin.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """What results are computed with.
+    """The weights and the code that results are computed with.
 
     Attributes:
         model: The model's fingerprint; None if it is unknown.
@@ -38,11 +38,11 @@ class Origin:
         return cls(kept.get("model"), _mapping(kept.get("code")), str(kept.get("transformers", "of unknown version")))
 
     def stored(self) -> dict[str, Any]:
-        """As it stands in the file :data:`ORIGIN`."""
+        """The content of the file :data:`ORIGIN`."""
         return {"model": self.model, "transformers": self.transformers, "code": dict(self.code)}
 
     def difference(self, other: Origin) -> tuple[str, str, str] | None:
-        """What is another one in both, in words, mine, and the other's; None where nothing is known to differ."""
+        """Find the first known difference: its name, this origin's value and the other's; None for none."""
         for name, version in self.code.items():
             theirs = other.code.get(name)
             if version and theirs and version != theirs:
@@ -53,7 +53,7 @@ class Origin:
         return None
 
     def unknown(self, other: Origin) -> list[str]:
-        """What may differ, as one of the two does not know it."""
+        """Names of what may differ, as one of the two origins does not know it."""
         names = [name for name in {**self.code, **other.code} if not (self.code.get(name) and other.code.get(name))]
         return ["weights"] * (same(self.model, other.model) is None) + [f"code of the {name}" for name in names]
 
@@ -66,7 +66,7 @@ class Origin:
 
         Args:
             folder: The folder.
-            stored: What its file :data:`ORIGIN` holds; None where it has none.
+            stored: The content of its file :data:`ORIGIN`; None where it has none.
 
         Raises:
             OutputError: The weights or the code are others.

@@ -1,4 +1,4 @@
-"""Which numbers of a tensor are read: all of a small one, and of a large one those at scattered places."""
+"""Picks the numbers of a tensor that are read: all of a small one, and those at scattered places of a large one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEAST, EVERY = 2**10, 2**12
 
 
 def places(count: int, seed: int) -> NDArray[np.int64]:
-    """Which of a tensor's numbers are read, in the order of the tensor's elements.
+    """The places of a tensor whose numbers are read, in the order of the tensor's elements.
 
     The elements are cut into runs of equal length, and one place of every run is read. Which one is decided by a hash
     of the run's number: places at equal distances would lie in one column of most matrices.

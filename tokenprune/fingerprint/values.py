@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tokenprune.fingerprint.model import Weight, parts
 from tokenprune.fingerprint.sampling import content, sampled
 
-#: What every fingerprint begins with. Raise it when the way they are made changes.
+#: The beginning of every fingerprint. Raise it when the way they are made changes.
 VERSION = "2"
 
 #: Takes a piece of what is hashed.

@@ -59,7 +59,7 @@ class Shape:
         head_dim: Size of one head.
         kv_heads: Number of key-value heads.
         ffn: Hidden size of all feed-forwards that one text token passes through.
-        visual_ffn: The same of a visual token; differs from ``ffn`` where each modality has its own experts.
+        visual_ffn: That of a visual token; differs from ``ffn`` where each modality has its own experts.
         products: FLOPs per token, hidden unit and unit of width: 6 for a feed-forward with a gate, else 4.
         kv_projections: Key and value projections that the layer computes: 2; 1 where the keys are also the values;
             0 where the layer reads the keys and values of another layer.

@@ -16,7 +16,7 @@ from tokenprune.errors import ConfigError, LayerError, MissingDataError
 from tokenprune.flops.decoder import FlopsByPart, Shape, kv_cache_bytes, model_flops, prefill_cost, step_flops
 from tokenprune.measure.counted import decoder_counted, decoder_traced, pruned_decoder_counted, vision_counted
 from tokenprune.models.presets import PRESETS, Request
-from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.base import SelectorContext
 
 Row = dict[str, float]
 
@@ -64,7 +64,7 @@ def estimate(
         )
     text_config = config.get_text_config(decoder=True)
     num_layers = int(text_config.num_hidden_layers)
-    profile = ModelProfile(config.model_type, num_layers, architecture=Architecture.of(config))
+    profile = SelectorContext(config.model_type, num_layers, architecture=Architecture.of(config))
     choice = method.layers.select(profile)
     if choice.layers[-1] >= num_layers:
         raise LayerError(

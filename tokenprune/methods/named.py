@@ -54,7 +54,7 @@ class NamedMethod:
 
     @property
     def description(self) -> str:
-        """What the method does, in one sentence."""
+        """The method in one sentence."""
         return str(self.data.get("description", ""))
 
     @property

@@ -13,7 +13,7 @@ from tokenprune.errors import ConfigError
 
 
 class Published(Config, ModelFit):
-    """Settings that were published for one model: what differs from the method's own settings there.
+    """Settings that were published for one model: the differences from the method's own settings.
 
     An entry that names layers of a stack states the depth of that stack: :class:`tokenprune.core.architecture.ModelFit`
     has the fields for it.
@@ -25,7 +25,7 @@ class Published(Config, ModelFit):
             own changes these one by one.
         budgets: The budgets of the published experiments; the first one is used where no budget is given.
         source: Where the settings stand: a repository with commit, file and lines, or a table of the paper.
-        note: What else to know about them.
+        note: Anything else to know about them.
     """
 
     model: str = Field(min_length=1)
@@ -44,7 +44,7 @@ class Published(Config, ModelFit):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What differs from the method's own settings: fields of the method, and ``budgets`` if there are any."""
+        """The differences from the method's own settings: fields of the method, and ``budgets`` if there are any."""
         return {**self.method, **({"budgets": list(self.budgets)} if self.budgets else {})}
 
     @property

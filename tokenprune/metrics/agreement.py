@@ -15,7 +15,7 @@ class Agreement(Metric):
     It needs no labels. It says how much pruning changes a model, not whether the model is right.
     """
 
-    fewest: ClassVar[int] = 0
+    min_references: ClassVar[int] = 0
 
     def score(self, text: str, answers: Sequence[str], choices: Sequence[str] = ()) -> float:
         """1 if the text is the unpruned model's answer."""

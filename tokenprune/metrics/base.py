@@ -13,15 +13,15 @@ class Metric(Component, ABC):
     """Compares a generated text with the expected answers.
 
     Attributes:
-        fewest: How many expected answers a question needs. 0: the task needs no answers at all, and those of the
-            unpruned model are the expected ones.
+        min_references: Expected answers that a question needs at least. 0: the task needs no answers at all, and those
+            of the unpruned model are the expected ones.
     """
 
-    fewest: ClassVar[int] = 1
+    min_references: ClassVar[int] = 1
 
     @abstractmethod
     def score(self, text: str, answers: Sequence[str], choices: Sequence[str] = ()) -> float:
-        """How good a text is, from 0 (wrong) to 1 (right).
+        """Score a text from 0 (wrong) to 1 (right).
 
         Args:
             text: The generated text.

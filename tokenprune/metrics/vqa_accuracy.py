@@ -19,7 +19,7 @@ class VqaAccuracy(Metric):
     the same string, so that "Yes." is wrong beside ten times "yes".
     """
 
-    fewest: ClassVar[int] = 4  # with fewer, no text can reach 1
+    min_references: ClassVar[int] = 4  # with fewer, no text can reach 1
 
     def score(self, text: str, answers: Sequence[str], choices: Sequence[str] = ()) -> float:
         """The share of annotators who agree, with the benchmark's tolerance."""

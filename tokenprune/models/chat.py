@@ -111,7 +111,7 @@ def has_template(processor: Any) -> bool:
 
 
 def video_options(samples: Sequence[Sample]) -> dict[str, Any]:
-    """What a processor is told about the videos: all frames are used, and how fast they follow each other."""
+    """Options of a processor for the videos: it uses all frames, at their own rate."""
     videos = [video for sample in samples for video in sample.videos]
     if not videos:
         return {}

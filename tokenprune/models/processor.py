@@ -1,4 +1,4 @@
-"""What of a processor the inputs of a model depend on."""
+"""Fingerprints of processors, on which the inputs of a model depend."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def processor_fingerprint(processor: Any) -> str | None:
 
 
 def _settings(value: Any) -> Any:
-    """Settings without where they came from."""
+    """Settings without the paths that they came from."""
     if isinstance(value, Mapping):
         return {str(key): _settings(item) for key, item in value.items() if "path" not in str(key)}
     return [_settings(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _vocabulary(tokenizer: Any) -> str:
-    """How a tokenizer cuts texts: of a fast one everything, of another one its tokens."""
+    """The rules by which a tokenizer cuts texts: of a fast one everything, of another one its tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         state = json.loads(backend.to_str())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tokenprune.ops.gather import rows_at
+
 
 def anchors_and_neighbours(scores: Tensor, grid: Tensor, valid: Tensor, counts: Tensor, max_count: int) -> Tensor:
     """Mark the highest-scored tokens of each image ("anchors") and the tokens next to them.
@@ -15,7 +17,7 @@ def anchors_and_neighbours(scores: Tensor, grid: Tensor, valid: Tensor, counts: 
     Args:
         scores: Floating ``[images, n]``.
         grid: (frame, row, column) of each token, long ``[images, n, 3]``; negative for tokens that are not on the grid.
-        valid: Which entries are tokens, bool ``[images, n]``.
+        valid: Entries that are tokens, bool ``[images, n]``.
         counts: Number of anchors, long ``[images]``.
         max_count: Largest entry of ``counts``, as a host integer.
 
@@ -26,7 +28,7 @@ def anchors_and_neighbours(scores: Tensor, grid: Tensor, valid: Tensor, counts: 
     order = scores.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :max_count]
     is_anchor = torch.arange(max_count, device=order.device) < counts[:, None]
     anchor = torch.zeros_like(valid).scatter(1, order, is_anchor)
-    offset = (grid.gather(1, order[:, :, None].expand(-1, -1, 3))[:, :, None] - grid[:, None]).abs()
+    offset = (rows_at(grid, order)[:, :, None] - grid[:, None]).abs()
     on_grid = (grid >= 0).all(-1) & valid
     adjacent = (offset[..., 0] == 0) & (offset[..., 1:].sum(-1) == 1)
     adjacent = adjacent & (is_anchor & on_grid.gather(1, order))[:, :, None] & on_grid[:, None]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tokenprune.ops.cosine import self_similarity
-from tokenprune.ops.gather import rows_at, with_rows
+from tokenprune.ops.gather import marked_first, rows_at, with_rows
 
 #: Cosines above this value count as 1, so that rounding does not rank exact duplicates.
 _DUPLICATE = 1 - 1e-6
@@ -156,17 +156,17 @@ def mean_of_clusters(states: Tensor, representative: Tensor, keep: Tensor, valid
         states: Floating ``[images, n, dim]``.
         representative: The token that represents each token's cluster, long ``[images, n]``.
         keep: Representatives, bool ``[images, n]``.
-        valid: Which entries are tokens, bool ``[images, n]``.
+        valid: Entries that are tokens, bool ``[images, n]``.
         max_clusters: Largest number of clusters of an image, as a host integer.
 
     Returns:
         Float32 ``[images, n, dim]``; states where ``keep`` is False are unchanged.
     """
     states = states.float()
-    place = keep.int().argsort(dim=1, descending=True, stable=True)[:, :max_clusters]
+    place, is_kept = marked_first(keep, max_clusters)
     member = ((representative[:, None, :] == place[:, :, None]) & valid[:, None, :]).float()
     means = (member @ states).div_(member.sum(-1, keepdim=True).clamp(min=1))
-    return with_rows(states, place, torch.where(keep.gather(1, place)[:, :, None], means, rows_at(states, place)))
+    return with_rows(states, place, torch.where(is_kept[:, :, None], means, rows_at(states, place)))
 
 
 def _round_duplicates(similarity: Tensor) -> Tensor:

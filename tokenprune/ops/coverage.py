@@ -23,7 +23,7 @@ def greedy_coverage(similarity: Tensor, weight: Tensor, valid: Tensor, quotas: T
     Args:
         similarity: Symmetric, floating ``[images, n, n]``.
         weight: Not negative, floating ``[images, n]``.
-        valid: Which entries are tokens, bool ``[images, n]``.
+        valid: Entries that are tokens, bool ``[images, n]``.
         quotas: Number of tokens to take, long ``[images]``.
         max_quota: Largest quota, as a host integer.
 

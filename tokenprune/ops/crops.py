@@ -29,7 +29,7 @@ class Crops:
         base, remainder = image_sizes[:, None] // crops, image_sizes[:, None] % crops
         self.sizes: Tensor = base + (number < remainder)  #: Tokens of each crop, long ``[images, crops]``.
         place = torch.arange(math.ceil(max_size / crops), device=image_sizes.device)
-        #: Which entries of a crop are tokens, bool ``[images, crops, length]``.
+        #: Entries of a crop are tokens, bool ``[images, crops, length]``.
         self.valid: Tensor = place < self.sizes[:, :, None]
         start = number * base + torch.minimum(number, remainder)
         self._index = (start[:, :, None] + place).clamp(max=max_size - 1)
@@ -72,7 +72,7 @@ def similarity_variance(similarity: Tensor, valid: Tensor) -> Tensor:
 
     Args:
         similarity: Floating ``[..., length, length]``.
-        valid: Which entries are tokens, bool ``[..., length]``.
+        valid: Entries that are tokens, bool ``[..., length]``.
 
     Returns:
         Floating ``[..., length]``; 0 for padding and for a token that is alone.

@@ -25,7 +25,7 @@ def dpc_knn(states: Tensor, valid: Tensor, clusters: Tensor) -> tuple[Tensor, Te
 
     Args:
         states: Floating ``[images, n, dim]``.
-        valid: Which entries are vectors and not padding, bool ``[images, n]``.
+        valid: Entries that are vectors and not padding, bool ``[images, n]``.
         clusters: Number of clusters, long ``[images]``, at most the number of valid entries; 0 for none.
 
     Returns:

@@ -17,7 +17,7 @@ def relevance_weights(scores: Tensor, valid: Tensor, theta: float | None) -> Ten
     Args:
         scores: Floating ``[images, n]``. They are scaled to 0 (lowest) to 1 (highest) in each image; all are 0 in an
             image whose scores are equal.
-        valid: Which entries are tokens, bool ``[images, n]``.
+        valid: Entries that are tokens, bool ``[images, n]``.
         theta: Trade-off of relevance against diversity, 0 <= theta < 1: the weight is ``exp(a s)`` of the scaled score
             s, with ``a = theta / (2 (1 - theta))``. None: the weight is the scaled score plus 1e-6 (so that no row is
             zero).

@@ -146,7 +146,7 @@ def state_entropy(states: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Args:
         states: Floating ``[..., n, dim]``.
-        mask: Which entries are tokens, bool ``[..., n]``; None: all.
+        mask: Entries that are tokens, bool ``[..., n]``; None: all.
 
     Returns:
         Float64 ``[...]``.

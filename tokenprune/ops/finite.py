@@ -1,4 +1,4 @@
-"""Which logits are those of a distribution."""
+"""Tells logits of a distribution from worthless ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def is_distribution(logits: Tensor) -> Tensor:
-    """Which rows of logits say which token is likely. Nothing waits for the device.
+    """Whether each row of logits tells likely tokens from others. Nothing waits for the device.
 
     Minus infinity rules a token out, and may stand anywhere but everywhere. NaN or plus infinity anywhere make the row
     worthless, although its ``argmax`` is a token like any other.

@@ -133,7 +133,7 @@ def best_overall(scores: Tensor, first: Tensor, visual: Tensor, total: Tensor) -
     Args:
         scores: Floating ``[batch, n]``.
         first: Tokens that are chosen before all others, bool ``[batch, n]``.
-        visual: Which entries are tokens, bool ``[batch, n]``.
+        visual: Entries that are tokens, bool ``[batch, n]``.
         total: Number of tokens to keep of each sample, long ``[batch]``.
 
     Returns:

@@ -27,7 +27,7 @@ def steady_channels(states: Tensor, valid: Tensor, count: int) -> Tensor:
 
     Args:
         states: Floating ``[batch, n, dim]``.
-        valid: Which entries are tokens, bool ``[batch, n]``.
+        valid: Entries that are tokens, bool ``[batch, n]``.
         count: Number of channels. Ties: the earlier channel.
 
     Returns:

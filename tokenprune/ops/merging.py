@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.ops.cosine import cosine_similarity
-from tokenprune.ops.gather import rows_at, with_rows
+from tokenprune.ops.gather import marked_first, rows_at, with_rows
 
 
 def merge_into(
@@ -35,7 +35,7 @@ def merge_into(
     states = states.float()
     if max_targets == 0:
         return states, torch.full(states.shape[:2], -1, device=states.device)
-    place, is_target = _first(targets, max_targets)
+    place, is_target = marked_first(targets, max_targets)
     similarity = cosine_similarity(keys, rows_at(keys, place)).masked_fill(~is_target[:, None, :], -torch.inf)
     # A matrix product instead of a scattered sum: on a GPU the order of scattered additions is not deterministic.
     number = torch.arange(max_targets, device=place.device)
@@ -65,7 +65,7 @@ def replace_at(
     states = states.float()
     if max_tokens == 0:
         return states
-    place, is_token = _first(tokens, max_tokens)
+    place, is_token = marked_first(tokens, max_tokens)
     own = rows_at(states, place)
     return with_rows(states, place, torch.where(is_token[:, :, None], change(rows_at(source, place)).to(own), own))
 
@@ -85,9 +85,3 @@ def every_nth(tokens: Tensor, counts: Tensor) -> Tensor:
     stride = (tokens.sum(1) // counts.clamp(min=1)).clamp(min=1)[:, None]
     rank = tokens.long().cumsum(1) - 1
     return tokens & (rank % stride == 0) & (rank // stride < counts[:, None])
-
-
-def _first(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """The places of the marked tokens, in order, long ``[images, most]``, and which of these are marked ones."""
-    place = tokens.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-    return place, tokens.gather(1, place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -62,6 +62,20 @@ class PerImage:
         """Tokens to keep of each image, long ``[images]``."""
         return self.quotas_by_sample.flatten()
 
+    def counts(self, of_quota: Callable[[int], int]) -> tuple[Tensor, int]:
+        """A count for each image that follows from its quota. It must not fall with rising quotas.
+
+        It is computed on the host: rounding in double precision must not depend on the device.
+
+        Args:
+            of_quota: Gives the count of a quota.
+
+        Returns:
+            Long ``[images]``, and the largest of them, a host integer.
+        """
+        table = [of_quota(quota) for quota in range(self.max_quota + 1)]
+        return torch.tensor(table, device=self.groups.device)[self.quotas], table[-1]
+
     @cached_property
     def sizes(self) -> Tensor:
         """Tokens of each image, long ``[images]``."""
@@ -69,7 +83,7 @@ class PerImage:
 
     @cached_property
     def valid(self) -> Tensor:
-        """Which entries of an image are tokens, bool ``[images, max_size]``."""
+        """Entries of an image that are tokens and not padding, bool ``[images, max_size]``."""
         return torch.arange(self.max_size, device=self.groups.device) < self.sizes[:, None]
 
     @cached_property

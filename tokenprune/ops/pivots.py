@@ -18,7 +18,7 @@ def least_similar(states: Tensor, candidates: Tensor, pivots: Tensor, present: T
         states: Floating ``[images, n, dim]``.
         candidates: Tokens that may be taken, bool ``[images, n]``; at least ``counts`` of them.
         pivots: States of the pivots, floating ``[images, m, dim]``.
-        present: Which pivots an image has, bool ``[images, m]``.
+        present: Pivots that an image has, bool ``[images, m]``.
         counts: Number of tokens to take, long ``[images]``; 0 where no pivot is present.
 
     Returns:

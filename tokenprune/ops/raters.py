@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tokenprune.ops.gather import marked_first, rows_at
+
 
 def raters(embeddings: Tensor, visual_mask: Tensor, text_mask: Tensor, max_candidates: int) -> Tensor:
     """Mark the text tokens with above-average similarity to the visual tokens.
@@ -26,10 +28,9 @@ def raters(embeddings: Tensor, visual_mask: Tensor, text_mask: Tensor, max_candi
     order = torch.arange(embeddings.shape[1], device=embeddings.device)
     end = ((order + 1) * visual_mask).amax(1, keepdim=True)
     candidates = text_mask & (order >= end)
-    place = (~candidates).int().argsort(dim=1, stable=True)[:, :max_candidates]
-    is_candidate = candidates.gather(1, place)
+    place, is_candidate = marked_first(candidates, max_candidates)
     states = embeddings.float()
-    texts = states.gather(1, place[:, :, None].expand(-1, -1, states.shape[2]))
+    texts = rows_at(states, place)
     # without candidates all weights are NaN, and no comparison with NaN is true
     weights = (states @ texts.transpose(1, 2)).masked_fill(~is_candidate[:, None], -torch.inf).softmax(-1)
     mean = (weights * visual_mask[:, :, None]).sum(1) / visual_mask.sum(1, keepdim=True).clamp(min=1)

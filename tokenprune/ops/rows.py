@@ -60,7 +60,7 @@ def compose(rows: Tensor, index: Tensor) -> Tensor:
 
     Args:
         rows: Long ``[batch, kept]``, -1 for padding.
-        index: Which of them to keep, long ``[batch, fewer]``: indices into ``rows``, -1 for padding.
+        index: Those to keep, long ``[batch, fewer]``: indices into ``rows``, -1 for padding.
 
     Returns:
         Rows of the unpruned sequence, long ``[batch, fewer]``, -1 for padding.
@@ -95,7 +95,7 @@ def see_self(mask: Tensor, padding: Tensor) -> Tensor:
 
     Args:
         mask: ``[batch, heads, rows, rows]``, bool (True = visible) or additive.
-        padding: Which rows are padding, bool ``[batch, rows]``.
+        padding: Rows that are padding, bool ``[batch, rows]``.
 
     Returns:
         The mask with the diagonal entries of padding rows visible.

@@ -1,7 +1,8 @@
-"""The k best tokens of several groups (images) at once, and a budget divided between groups."""
+"""The k best tokens of several groups (images) at once, and counts that are shares of others."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,6 +30,11 @@ def topk_by_group(scores: Tensor, groups: Tensor, quotas: Tensor) -> Tensor:
     rank = torch.arange(scores.shape[1], device=scores.device) - start
     chosen = (sorted_groups >= 0) & (rank < quotas.gather(1, sorted_groups.clamp(min=0)))
     return torch.zeros_like(chosen).scatter(1, order, chosen)
+
+
+def floor_share(count: int, share: float) -> int:
+    """A share of a count, rounded down. Errors of floating point do not count: 0.29 of 100 are 29, not 28."""
+    return math.floor(count * share + 1e-9)
 
 
 def apportion(total: int, sizes: Sequence[int]) -> list[int]:

@@ -18,12 +18,12 @@ _ROWS = 64  # query rows at a time, so that a large image needs no [heads, n, n]
 class TowerLayer:
     """Query and key states of one layer of a vision tower, image by image.
 
-    Results are per *feature*: what enters the prompt as one visual token. Where a projector merges or pools several
+    Results are per *feature*, which enters the prompt as one visual token. Where a projector merges or pools several
     patches to one feature (``feature_patches``), the feature has the mean over its patches, of attention as of keys.
 
     Attributes:
         query: ``[images, tokens, heads, head_dim]``, as they enter the dot product.
-        key: The same of the keys.
+        key: Keys, shaped likewise.
         class_tokens: Tokens in front that are not patches (the class token), 0 if the tower has none.
         scaling: The factor on the dot products.
         blocks: Where the tokens of many images follow each other in one row (``images`` is 1), one entry for each run
@@ -137,7 +137,7 @@ def _total_attention(query: Tensor, key: Tensor, scaling: float, unpadded: Tenso
 
 @dataclass(frozen=True)
 class TowerRuns:
-    """The same layer in several runs of the tower (one for images, one for videos): their features in a row.
+    """One layer in several runs of the tower (one for images, one for videos): their features in a row.
 
     Attributes:
         runs: The layer in each run.
@@ -250,7 +250,7 @@ def on_visual_axis(values: Tensor, order: Tensor, visual_mask: Tensor) -> Tensor
     Args:
         values: ``[images, patches, ...]``; image by image, in the order in which features enter the prompt.
         order: Number of each visual token among all features of the batch, long ``[batch, n_visual]``.
-        visual_mask: Which entries of the visual axis are real, bool ``[batch, n_visual]``.
+        visual_mask: Entries of the visual axis are real, bool ``[batch, n_visual]``.
 
     Returns:
         ``[batch, n_visual, ...]``, 0 where padding.

@@ -13,7 +13,7 @@ def grid_windows(grid: Tensor, valid: Tensor, side: int) -> Tensor:
 
     Args:
         grid: (frame, row, column), long ``[images, n, 3]``; negative for tokens without coordinates.
-        valid: Which entries are tokens, bool ``[images, n]``.
+        valid: Entries that are tokens, bool ``[images, n]``.
         side: Windows in each direction.
 
     Returns:
@@ -32,7 +32,7 @@ def sized_windows(grid: Tensor, valid: Tensor, size: int) -> Tensor:
 
     Args:
         grid: (frame, row, column), long ``[images, n, 3]``; negative for tokens without coordinates.
-        valid: Which entries are tokens, bool ``[images, n]``.
+        valid: Entries that are tokens, bool ``[images, n]``.
         size: Tokens of a window in each direction.
 
     Returns:
@@ -56,7 +56,7 @@ def best_of_windows(scores: Tensor, windows: Tensor, tokens: Tensor, counts: Ten
     Args:
         scores: Floating ``[images, n]``.
         windows: Window of each token, long ``[images, n]``.
-        tokens: Which tokens may be chosen, bool ``[images, n]``.
+        tokens: Tokens that may be chosen, bool ``[images, n]``.
         counts: Number of tokens to choose, long ``[images]``, at most those that may be chosen.
 
     Returns:
@@ -78,6 +78,6 @@ def best_of_windows(scores: Tensor, windows: Tensor, tokens: Tensor, counts: Ten
 
 
 def _located(grid: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Which tokens have coordinates, ``[images, n]``, and height and width of each image, ``[images, 1, 2]``."""
+    """The tokens that have coordinates, ``[images, n]``, and each image's height and width, ``[images, 1, 2]``."""
     located = valid & (grid >= 0).all(-1)
     return located, grid.masked_fill(~located[:, :, None], 0).amax(1, keepdim=True)[..., 1:] + 1

@@ -22,7 +22,7 @@ class Selection:
             quota, unless the stage is open-ended or the pruner divides the count between images itself.
         hidden: New hidden states of the visual tokens, ``[batch, n_visual, dim]``, if the pruner merges tokens. Only
             the entries of kept tokens are used. None leaves the states unchanged.
-        scores: What the pruner preferred, the higher the more wanted, floating ``[batch, n_visual]``; NaN for tokens
+        scores: The pruner's preference, the higher the more wanted, floating ``[batch, n_visual]``; NaN for tokens
             without a score. For pictures only: ``keep`` alone decides. None if the pruner scores no single tokens.
         merged: The kept token that each dropped token was merged into, as its index on the visual axis, long
             ``[batch, n_visual]``; -1 for tokens that were not merged. For pictures only. None if the pruner merges
@@ -44,7 +44,7 @@ class Pruner(SignalReader, ABC):
 
     #: Whether the pruner divides a sample's count between its images itself, at least one token each. Then only the
     #: sum of ``quotas`` is binding.
-    across_images: ClassVar[bool] = False
+    shares_quota_itself: ClassVar[bool] = False
 
     def at(self, stage: int) -> Pruner:
         """The pruner of one stage, counted from 0. This pruner itself, unless it combines several."""
@@ -69,7 +69,7 @@ class Pruner(SignalReader, ABC):
 
         Returns:
             The selection. Its counts per image must equal ``ctx.quotas`` exactly, unless ``ctx.open_ended`` or
-            ``across_images`` is true.
+            ``shares_quota_itself`` is true.
         """
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tokenprune.core.tunable import Tunable
 from tokenprune.flops.decoder import Shape
+from tokenprune.ops.gather import rows_at
 from tokenprune.ops.pivots import least_similar
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.signals.context import PruneContext
@@ -64,13 +65,13 @@ class Dart(Pruner):
         last_visual_row = ctx.visual_rows.amax(1, keepdim=True)  # padding has row 0
         text_index, is_text_pivot = largest(norms, ctx.text_mask & (rows > last_visual_row), self.text_pivots)
         images_per_sample = len(states) // len(text_index)
-        text_states = gather_states(ctx.hidden_rows, text_index).repeat_interleave(images_per_sample, dim=0)
+        text_states = rows_at(ctx.hidden_rows, text_index).repeat_interleave(images_per_sample, dim=0)
         # an image without a quota has no pivots at all
         is_text_pivot = is_text_pivot.repeat_interleave(images_per_sample, dim=0) & (image_counts > 0)[:, None]
         others = least_similar(
             states,
             images.valid & ~kept_pivots,
-            torch.cat([gather_states(states, image_index), text_states], dim=1),
+            torch.cat([rows_at(states, image_index), text_states], dim=1),
             torch.cat([is_image_pivot, is_text_pivot], dim=1),
             images.quotas - image_counts,
         )
@@ -104,8 +105,3 @@ def largest(values: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Tensor
     """
     order = values.masked_fill(~allowed, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
     return order, allowed.gather(1, order)
-
-
-def gather_states(states: Tensor, index: Tensor) -> Tensor:
-    """The states ``[batch, n, dim]`` at ``index``, ``[batch, picked, dim]``."""
-    return states.gather(1, index[:, :, None].expand(-1, -1, states.shape[2]))

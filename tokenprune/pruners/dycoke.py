@@ -44,16 +44,16 @@ class DyCoke(Pruner):
     """
 
     adaptive: ClassVar[bool] = True
-    across_images: ClassVar[bool] = True
+    shares_quota_itself: ClassVar[bool] = True
 
     rate: float = Field(default=0.7, ge=0, lt=1)
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        frames = ctx.frames
+        frames = ctx.grid.frames
         lags = torch.tensor(_LAGS, device=frames.device)[frames.clamp(min=0) % GROUP]
-        reference = ctx.earlier(lags)
-        previous_group = ctx.earlier(torch.full_like(frames, GROUP), required=False)
+        reference = ctx.grid.earlier(lags)
+        previous_group = ctx.grid.earlier(torch.full_like(frames, GROUP), required=False)
         compared = reference >= 0
         dissimilarity = 1 - cosine_to(ctx.hidden, torch.where(compared, reference, previous_group))
         ctx.check_finite(dissimilarity, type(self).__name__)

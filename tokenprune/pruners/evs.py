@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -10,6 +9,7 @@ from pydantic import Field
 
 from tokenprune.flops.decoder import Shape
 from tokenprune.ops.frames import best_of_each, best_overall, cosine_to
+from tokenprune.ops.topk import floor_share
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.signals.context import PruneContext
 
@@ -41,13 +41,13 @@ class Evs(Pruner):
     """
 
     adaptive: ClassVar[bool] = True
-    across_images: ClassVar[bool] = True
+    shares_quota_itself: ClassVar[bool] = True
 
     rate: float = Field(default=0.75, ge=0, lt=1)
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        previous = ctx.earlier(torch.ones_like(ctx.positions))
+        previous = ctx.grid.earlier(torch.ones_like(ctx.positions))
         dissimilarity = 1 - cosine_to(ctx.hidden, previous)
         ctx.check_finite(dissimilarity, type(self).__name__)
         scores = dissimilarity.masked_fill(previous < 0, _NEW)
@@ -55,7 +55,7 @@ class Evs(Pruner):
         total = ctx.quotas.sum(1)
         if ctx.open_ended:
             new = (best_of_images | (previous < 0)) & ctx.visual_mask
-            published = [math.floor(sum(sizes) * (1 - self.rate) + 1e-9) for sizes in ctx.per_image.host_sizes]
+            published = [floor_share(sum(sizes), 1 - self.rate) for sizes in ctx.per_image.host_sizes]
             total = torch.maximum(new.sum(1), torch.tensor(published, device=ctx.quotas.device))
         keep = best_overall(scores, best_of_images, ctx.visual_mask, total)
         return Selection(keep=keep, scores=dissimilarity.masked_fill(previous < 0, torch.nan))

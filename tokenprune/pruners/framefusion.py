@@ -47,15 +47,15 @@ class FrameFusion(Pruner):
     """
 
     adaptive: ClassVar[bool] = True
-    across_images: ClassVar[bool] = True
+    shares_quota_itself: ClassVar[bool] = True
 
     threshold: Annotated[float, Tunable(0.4, 0.6, 0.8)] = Field(default=0.6, ge=-1, le=1)
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        order, continues = chains(ctx.frames, ctx.frame_sizes, ctx.grid)
+        order, continues = chains(ctx.grid.frames, ctx.grid.frame_sizes, ctx.grid.coordinates)
         predecessor = torch.full_like(order, -1).scatter(1, order, order.roll(1, 1).masked_fill(~continues, -1))
-        ctx.check_frames(predecessor >= 0)
+        ctx.grid.check_compared(predecessor >= 0)
         similarity = cosine_to(ctx.hidden, predecessor)
         ctx.check_finite(similarity + ctx.hidden.float().square().sum(-1), type(self).__name__)
         similarity = similarity.masked_fill(predecessor < 0, -2.0)

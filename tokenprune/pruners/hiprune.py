@@ -62,9 +62,7 @@ class HiPrune(Pruner):
         ctx.check_finite(attention[0] + attention[1], type(self).__name__)
         images = ctx.regions(self.per, self.deep_layer)
         middle, deep = map(images.split, attention)
-        # a table of all quotas on the host: rounding in double precision must not depend on the device
-        anchor_counts = [round(quota * self.alpha / 5) for quota in range(images.max_quota + 1)]
-        counts = torch.tensor(anchor_counts, device=ctx.quotas.device)[images.quotas]
-        tiers = anchors_and_neighbours(middle, images.split(ctx.grid), images.valid, counts, anchor_counts[-1])
+        counts, most = images.counts(lambda quota: round(quota * self.alpha / 5))
+        tiers = anchors_and_neighbours(middle, images.split(ctx.grid.coordinates), images.valid, counts, most)
         keep = best_by_tier(tiers, torch.where(tiers > 0, middle, deep), images.quotas)
         return Selection(keep=images.join(keep), scores=attention[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Self
 
 import torch
@@ -12,7 +11,7 @@ from tokenprune.core.component import FromRegistry
 from tokenprune.core.tunable import Tunable
 from tokenprune.flops.decoder import Shape
 from tokenprune.ops.gather import rows_at, with_rows
-from tokenprune.ops.topk import topk_by_group
+from tokenprune.ops.topk import floor_share, topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
 from tokenprune.signals.context import PruneContext
@@ -48,7 +47,7 @@ class Pool(Pruner):
 
     @model_validator(mode="after")
     def _one_image_at_a_time(self) -> Self:
-        if self.pruner.across_images or self.pruner.at(0) is not self.pruner:
+        if self.pruner.shares_quota_itself or self.pruner.at(0) is not self.pruner:
             raise ValueError(
                 f"{type(self.pruner).__name__} has no quota of its own for each image: give a pruner that has, e.g."
                 " max_min"
@@ -68,7 +67,7 @@ class Pool(Pruner):
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         images = ctx.per_image
         sizes = [
-            [min(size, math.floor(self.factor * quota + 1e-9)) for size, quota in zip(*counts, strict=True)]
+            [min(size, floor_share(quota, self.factor)) for size, quota in zip(*counts, strict=True)]
             for counts in zip(images.host_sizes, images.host_quotas, strict=True)
         ]
         padded = [row + [0] * (images.most - len(row)) for row in sizes]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tokenprune.core.tunable import Tunable
 from tokenprune.flops.decoder import Shape
+from tokenprune.ops.gather import marked_first
 from tokenprune.ops.raters import raters
 from tokenprune.ops.recycle import cluster_count, recycle, recycled_count
 from tokenprune.pruners.base import Pruner, Selection
@@ -90,8 +91,7 @@ def attention_from_raters(ctx: PruneContext) -> Tensor:
     is_rater = prompt.on_rows(raters(prompt.embeddings, prompt.visual_mask, prompt.text_mask, max_text))
     is_last = torch.zeros_like(is_rater).scatter(1, ctx.last_row[:, None], True)
     is_rater |= is_last & ~is_rater.any(1, keepdim=True)
-    index = (~is_rater).int().argsort(dim=1, stable=True)[:, :max_text]
-    valid = is_rater.gather(1, index)
+    index, valid = marked_first(is_rater, max_text)
     # samples with fewer raters are filled up with their last token, because its attention row is never empty
     index = torch.where(valid, index, ctx.last_row[:, None])
     total = torch.zeros(is_rater.shape, device=index.device)

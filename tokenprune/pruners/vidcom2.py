@@ -45,14 +45,14 @@ class VidCom2(Pruner):
         channels: Share of the channels that is compared.
     """
 
-    across_images: ClassVar[bool] = True
+    shares_quota_itself: ClassVar[bool] = True
 
     temperature: Annotated[float, Tunable(0.01, 0.1)] = Field(default=0.01, gt=0)
     channels: Annotated[float, Tunable(0.5, 1.0)] = Field(default=0.5, gt=0, le=1)
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        frames = ctx.frames
+        frames = ctx.grid.frames
         on_grid = frames >= 0
         states = steady_channels(ctx.hidden.float(), on_grid, max(1, int(ctx.hidden.shape[-1] * self.channels)))
         states = normalize(states, dim=-1)

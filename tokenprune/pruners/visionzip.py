@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import torch
@@ -10,7 +9,7 @@ from pydantic import Field
 
 from tokenprune.core.tunable import Tunable, TunableLayer
 from tokenprune.ops.merging import every_nth, merge_into, replace_at
-from tokenprune.ops.topk import topk_by_group
+from tokenprune.ops.topk import floor_share, topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.signals.context import Per, PruneContext
 from tokenprune.signals.signal_reader import TowerLayerNumber
@@ -60,16 +59,12 @@ class VisionZip(Pruner):
         magnitudes = [values.abs().amax(-1).float() for values in (ctx.hidden, tower.features, tower.key)]
         ctx.check_finite(sum(magnitudes, tower.attention), type(self).__name__)
         images = ctx.regions(self.per, self.layer)
-        # a table of all quotas on the host: rounding in double precision must not depend on the device;
-        # the tiny addend makes 0.07 * 100 seven, not six
-        contextual_counts = [math.floor(quota * self.contextual + 1e-9) for quota in range(images.max_quota + 1)]
-        target_counts = torch.tensor(contextual_counts, device=ctx.quotas.device)[images.quotas]
+        target_counts, most = images.counts(lambda quota: floor_share(quota, self.contextual))
         one_group = torch.where(images.valid, 0, -1)
         dominant = topk_by_group(images.split(tower.attention), one_group, (images.quotas - target_counts)[:, None])
         rest = images.valid & ~dominant
         targets = every_nth(rest, target_counts)
         is_patch = (images.split(tower.features) != 0).any(-1)  # row separators are none
-        most = contextual_counts[-1]
         merged, joined = merge_into(
             images.split(states),
             images.split(tower.key),

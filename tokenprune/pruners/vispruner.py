@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 import torch
@@ -11,6 +10,7 @@ from pydantic import Field, PositiveInt
 from tokenprune.core.tunable import Tunable, TunableLayer
 from tokenprune.flops.decoder import Shape
 from tokenprune.ops.bipartite import drop_duplicates, rounds_needed
+from tokenprune.ops.topk import floor_share
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.signals.context import Per, PruneContext
 from tokenprune.signals.signal_reader import TowerLayerNumber
@@ -66,14 +66,9 @@ class VisPruner(Pruner):
             features = tower.features.masked_fill((tower.features == 0).all(-1, keepdim=True), 1.0)
         ctx.check_finite(features.abs().amax(-1) + tower.attention, type(self).__name__)
         images = ctx.regions(self.per, self.layer)
-        # a table of all quotas on the host: rounding in double precision must not depend on the device
-        important_counts = [self._important_count(quota) for quota in range(images.max_quota + 1)]
-        important = torch.tensor(important_counts, device=ctx.quotas.device)[images.quotas]
-        counts = [
-            (size - self._important_count(quota), quota - self._important_count(quota))
-            for sizes, quotas in zip(images.host_sizes, images.host_quotas, strict=True)
-            for size, quota in zip(sizes, quotas, strict=True)
-        ]
+        important, _ = images.counts(lambda quota: floor_share(quota, self.important))
+        chosen = [(size, quota, floor_share(quota, self.important)) for size, quota in images.host_counts]
+        counts = [(size - most, quota - most) for size, quota, most in chosen]
         rounds = rounds_needed(counts, lambda length, target: self.per_round, odd_in_first=True)
 
         order = (
@@ -91,10 +86,6 @@ class VisPruner(Pruner):
             rounds,
         )
         return Selection(keep=images.join(keep), scores=tower.attention)
-
-    def _important_count(self, quota: int) -> int:
-        """Number of important tokens of a quota; the tiny addend makes 0.07 * 100 seven, not six."""
-        return math.floor(quota * self.important + 1e-9)
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """The matrix of cosines, counted at the decoder's width: an upper bound, as towers are narrower.

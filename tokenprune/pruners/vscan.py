@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from tokenprune.core.tunable import Tunable, TunableLayer
 from tokenprune.flops.decoder import Shape
 from tokenprune.ops.merging import merge_into
-from tokenprune.ops.topk import topk_by_group
+from tokenprune.ops.topk import floor_share, topk_by_group
 from tokenprune.ops.windows import best_of_windows, grid_windows, sized_windows
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.signals.context import PruneContext
@@ -69,11 +68,8 @@ class VScan(Pruner):
         images = ctx.per_image
         shallow, deep = map(images.split, attention)
         valid = images.valid
-        # a table of all quotas on the host: rounding in double precision must not depend on the device;
-        # the tiny addend makes 0.07 * 100 seven, not six
-        local_counts = [math.floor(quota * self.local + 1e-9) for quota in range(images.max_quota + 1)]
-        counts = torch.tensor(local_counts, device=ctx.quotas.device)[images.quotas]
-        local = best_of_windows(shallow, self._windows(images.split(ctx.grid), valid), valid, counts)
+        counts, _ = images.counts(lambda quota: floor_share(quota, self.local))
+        local = best_of_windows(shallow, self._windows(images.split(ctx.grid.coordinates), valid), valid, counts)
         rest = torch.where(valid & ~local, 0, -1)
         keep = local | topk_by_group(deep, rest, (images.quotas - counts)[:, None])
         hidden = images.split(ctx.hidden)

@@ -1,4 +1,4 @@
-"""What one prefill leaves behind: the tokens that were kept at each stage, and how long choosing them took."""
+"""The record of one prefill: the tokens that were kept at each stage, and the time that choosing them took."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.adapters.views import PlacedItem
+from tokenprune.ops.gather import marked_first
 
 
 class Clock:
@@ -38,9 +39,9 @@ class StageTokens:
 
     Attributes:
         positions: Position of each token in the unpruned sequence, long ``[batch, tokens]``.
-        real: Which entries are tokens, bool ``[batch, tokens]``; positions of the others mean nothing.
-        keep: Which tokens survived, bool ``[batch, tokens]``.
-        scores: What the pruner preferred, floating ``[batch, tokens]``, as in
+        real: Entries that are tokens, bool ``[batch, tokens]``; positions of the others mean nothing.
+        keep: Tokens that survived, bool ``[batch, tokens]``.
+        scores: The pruner's preference, floating ``[batch, tokens]``, as in
             :class:`~tokenprune.pruners.base.Selection`; None if it scores no single tokens.
         merged: The kept token that each dropped one was merged into, as its index here, long ``[batch, tokens]``; -1
             for none. None if the pruner merges nothing.
@@ -68,7 +69,7 @@ class StageResult:
         rows: Position in the unpruned sequence of each row from ``layer`` on, long ``[batch, rows]``; -1 for the
             padding of samples that kept fewer tokens. None if nothing was pruned.
         reason: Why nothing was pruned; None if tokens were pruned.
-        tokens: The tokens that entered the stage, what the pruner saw in them, and which survived; None where the
+        tokens: The tokens that entered the stage, their scores, and whether they survived; None where the
             prompt held no visual tokens.
     """
 
@@ -88,8 +89,8 @@ class StageResult:
         if self.tokens is None:
             return torch.full((len(self.after), 0), -1)
         keep, width = self.tokens.keep, max(self.after, default=0)
-        order = (~keep).int().argsort(dim=1, stable=True)[:, :width]
-        return self.tokens.positions.gather(1, order).masked_fill(~keep.gather(1, order), -1)
+        place, kept = marked_first(keep, width)
+        return self.tokens.positions.gather(1, place).masked_fill(~kept, -1)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What a running method records for its caller, and what the caller tells it."""
+"""The records that a running method makes for its caller, and the annotations that the caller gives it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Annotations:
 
 
 class Recording:
-    """What a running method records, and what its caller tells it. The engine holds this, and not the caller's run.
+    """Records and annotations of a running method. The engine holds this, and not the caller's run.
 
     Attributes:
         method: The method.
@@ -63,7 +63,7 @@ class Recording:
         self._annotations = self._of_thread.annotations = annotations
 
     def begin(self, record: PrefillRecord) -> None:
-        """A new prefill starts. The engine fills its record while the model runs."""
+        """Start a new prefill, whose record the engine fills while the model runs."""
         self.prefill = record
 
     def settle(self) -> None:

@@ -1,4 +1,4 @@
-"""Applying a method to a model."""
+"""Applies a method to a model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.fingerprint import fingerprint
 from tokenprune.recording import Recording
 from tokenprune.run.handle import Run
-from tokenprune.selectors.base import LayerChoice, ModelProfile
+from tokenprune.selectors.base import LayerChoice, SelectorContext
 from tokenprune.selectors.entropy_profile import EntropyProfile
 
 
@@ -43,7 +43,7 @@ def apply(model: nn.Module, method: Method, calibration: Calibration | None = No
 
     Args:
         model: Any supported transformers model; it is not changed, and nothing is left on it afterwards.
-        method: What to do; see :class:`tokenprune.Method`.
+        method: The method; see :class:`tokenprune.Method`.
         calibration: A few inputs (as for ``model(**inputs)``), or a single one, for layer selectors that measure the
             model.
 
@@ -62,7 +62,7 @@ def apply(model: nn.Module, method: Method, calibration: Calibration | None = No
     with ExitStack() as stack:
         stack.enter_context(reserved(adapter.decoder))
         stack.enter_context(eager(model))  # a wrapper that was compiled runs eagerly, too
-        choice = method.layers.select(_profile(adapter, method, calibration))
+        choice = method.layers.select(_context(adapter, method, calibration))
         recording = Recording(chosen(method, choice), choice, adapter.name, adapter.num_layers, adapter.text_config)
         engine = stack.enter_context(attached(adapter, recording))
         applied = stack.pop_all()
@@ -87,7 +87,7 @@ def choose_layers(model: nn.Module, method: Method, calibration: Calibration | N
     adapter = adapter_for(unwrap(model))
     if calibration is not None:
         check_free(adapter.decoder)  # a model that prunes would be measured
-    return method.layers.select(_profile(adapter, method, calibration))
+    return method.layers.select(_context(adapter, method, calibration))
 
 
 def chosen(method: Method, choice: LayerChoice) -> Method:
@@ -119,34 +119,29 @@ def verify_methods(
     choices = {}
     for name, method in methods.items():
         if method.layers.verifies:
-            known = _profile(adapter, method, batches)
+            known = _context(adapter, method, batches)
             known = replace(known, measure_entropy=lambda: profiles[-1], remember=profiles.append)
             choices[name] = method.layers.select(known)
     return profiles[-1], choices
 
 
-def _profile(adapter: Adapter, method: Method, calibration: Calibration | None) -> ModelProfile:
-    definition = method.model_dump(mode="json", exclude={"label"})
-    if calibration is None:
-        return ModelProfile(
-            adapter.name,
-            adapter.num_layers,
-            pruner=method.pruner,
-            definition=definition,
-            fingerprint=lambda: fingerprint(adapter.model),
-            architecture=adapter.architecture,
-        )
-    batches = as_batches(calibration)
-    return ModelProfile(
+def _context(adapter: Adapter, method: Method, calibration: Calibration | None) -> SelectorContext:
+    known = SelectorContext(
         adapter.name,
         adapter.num_layers,
-        lambda: entropy_profile(adapter, batches),
-        lambda layer: last_logits(adapter, method, batches, layer),
-        method.pruner,
-        lambda trials: compare_trials(adapter, method, batches, trials),
-        lambda layers: why_unmet(adapter, method.budget, batches, layers),
-        definition,
-        lambda profile: remember_verdicts(adapter, batches, profile),
-        lambda: fingerprint(adapter.model),
-        adapter.architecture,
+        pruner=method.pruner,
+        definition=method.model_dump(mode="json", exclude={"label"}),
+        fingerprint=lambda: fingerprint(adapter.model),
+        architecture=adapter.architecture,
+    )
+    if calibration is None:
+        return known
+    batches = as_batches(calibration)
+    return replace(
+        known,
+        measure_entropy=lambda: entropy_profile(adapter, batches),
+        last_logits=lambda layer: last_logits(adapter, method, batches, layer),
+        compare=lambda trials: compare_trials(adapter, method, batches, trials),
+        refusal=lambda layers: why_unmet(adapter, method.budget, batches, layers),
+        remember=lambda profile: remember_verdicts(adapter, batches, profile),
     )

@@ -38,8 +38,8 @@ class Run:
     thread, also after the run was closed.
 
     Args:
-        recording: What the method records.
-        end: Takes the method off the model, and returns what only a whole run shows to be wrong. None where somebody
+        recording: The records of the method.
+        end: Takes the method off the model, and returns an error that only a whole run shows. None where somebody
             else does: the run shows the recording, and there is nothing to close.
     """
 
@@ -185,7 +185,7 @@ class Run:
         return draw([self.look(pictures, processor, **more)])
 
     def _repr_html_(self) -> str:
-        """What a notebook shows of the run: the report, and the kept tokens of the last prefill's first sample."""
+        """HTML for a notebook: the report, and the kept tokens of the last prefill's first sample."""
         try:
             looks = [self.look()]
         except TokenPruneError:  # no prompt yet, or no grid: the report says so

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -29,7 +29,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How close a trial's answers are to the unpruned model's.
+    """The closeness of a trial's answers to the unpruned model's.
 
     The trials race: one that is clearly worse than another leaves early. All see the samples in the same order, so the
     shorter tuples are comparable with the beginning of the longer ones.
@@ -48,8 +48,8 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
-class ModelProfile:
-    """What a layer selector can know about a model and the method that it selects for.
+class SelectorContext:
+    """A model, and the method that layers are selected for, as layer selectors see them.
 
     Attributes:
         family: The adapter's name, e.g. ``"llava"``.
@@ -70,12 +70,13 @@ class ModelProfile:
             samples. None where nothing is kept.
         fingerprint: Computes the model's :func:`~tokenprune.fingerprint.fingerprint`, which is None if its weights
             cannot be read. None where it is not asked for.
-        architecture: What decides whether a layer that was published for one model fits this one. None where it is
-            unknown: nothing published fits then.
+        architecture: The sizes and names that decide whether a layer that was published for one model fits this one.
+            None where they are unknown: nothing published fits then.
     """
 
     family: str
     num_layers: int
+    _: KW_ONLY
     measure_entropy: Callable[[], EntropyProfile] | None = None
     last_logits: Callable[[int | None], Tensor] | None = None
     pruner: Component | None = None
@@ -122,8 +123,11 @@ class LayerSelector(Component, ABC):
         return ()
 
     @abstractmethod
-    def select(self, profile: ModelProfile) -> LayerChoice:
+    def select(self, ctx: SelectorContext) -> LayerChoice:
         """Choose the layers.
+
+        Args:
+            ctx: The model and the method.
 
         Raises:
             LayerError: A layer does not exist in the model, or none can be chosen.

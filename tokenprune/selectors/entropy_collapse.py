@@ -11,7 +11,7 @@ from tokenprune.core.architecture import ModelFit
 from tokenprune.core.component import Component
 from tokenprune.errors import ConfigError, LayerError
 from tokenprune.fingerprint import same
-from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
+from tokenprune.selectors.base import LayerChoice, LayerSelector, SelectorContext
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
 from tokenprune.selectors.layer_trials import alternatives, field_values, verify
 from tokenprune.selectors.plateau import find_plateau
@@ -25,7 +25,7 @@ class PublishedLayer:
     Attributes:
         model: The name of the model.
         layer: The layer.
-        fit: Which models count as this one. Where the entropy collapses depends on the decoder and its depth.
+        fit: Models that count as this one. Where the entropy collapses depends on the decoder and its depth.
     """
 
     model: str
@@ -49,7 +49,7 @@ class EntropyCollapse(LayerSelector):
     """Prune before the entropy collapse layer.
 
     The first available source decides: a verification (with ``verify``), the entropy curves by ``rule``, the layer that
-    the paper states for this very model, ``fallback``. The curves come from the ``profile`` file or, without one, from
+    the paper states for this very model, ``fallback``. The curves come from the ``profile_file`` or, without one, from
     the calibration samples given to :func:`tokenprune.apply`. If they show no collapse, the next source decides, and
     the reason of the choice says so. A layer that was published for a model of another depth, width or decoder is not
     taken; the reason names that model and this one. A file that was made with other weights gives no verdict, and its
@@ -64,7 +64,7 @@ class EntropyCollapse(LayerSelector):
     the budget allows, and for all alternatives of the pruner's ``fields``, the calibration samples run pruned; the one
     whose answers agree most with the unpruned model is taken. Of equal agreement the cheaper one is taken, then the one
     of smaller divergence. No labels are needed. The verdict is kept: in the user's cache, for the same model and
-    calibration samples, and by ``tokenprune profile`` in its file. A verdict in the ``profile`` file is used without
+    calibration samples, and by ``tokenprune profile`` in its file. A verdict in the ``profile_file`` is used without
     running anything. It holds for the same method and budget only; without one the calibration samples are verified
     on, or the rule decides.
 
@@ -72,7 +72,7 @@ class EntropyCollapse(LayerSelector):
     verification are ours.
 
     Attributes:
-        profile: A JSON file written by ``tokenprune profile``.
+        profile_file: A JSON file written by ``tokenprune profile``.
         fallback: The layer if no other source is available; None raises an error instead.
         published: Whether to use the layer that the paper states, where it states one for this model.
         min_relative: See :func:`tokenprune.selectors.entropy_profile.detect_collapse`.
@@ -85,7 +85,7 @@ class EntropyCollapse(LayerSelector):
         most: The largest number of layers that are verified.
     """
 
-    profile: str | None = None
+    profile_file: str | None = None
     fallback: int | None = Field(default=None, ge=1)
     published: bool = True
     min_relative: float = Field(default=0.1, gt=0, lt=1)
@@ -112,65 +112,65 @@ class EntropyCollapse(LayerSelector):
         """See :attr:`tokenprune.selectors.base.LayerSelector.verified_fields`."""
         return self.fields
 
-    def select(self, profile: ModelProfile) -> LayerChoice:
+    def select(self, ctx: SelectorContext) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
-        stored = self._stored(profile)
-        matches = True if stored is None else self._of_these_weights(stored, profile)
+        stored = self._stored(ctx)
+        matches = True if stored is None else self._of_these_weights(stored, ctx)
         findings = [] if matches else [self._doubt(matches)]
         if self.verify:
-            verdict = None if matches is False else self._kept_verdict(stored, profile)
+            verdict = None if matches is False else self._kept_verdict(stored, ctx)
             if verdict is not None:
-                source = "; ".join([f"verdict in {self.profile}", *findings])
-                return self._follow(verdict, profile, f"{verdict.reason} ({source})")
+                source = "; ".join([f"verdict in {self.profile_file}", *findings])
+                return self._follow(verdict, ctx, f"{verdict.reason} ({source})")
             if stored is not None:
-                findings.append(f"{self.profile} has no verdict on this method and budget")
-            if profile.compare is not None:
+                findings.append(f"{self.profile_file} has no verdict on this method and budget")
+            if ctx.compare is not None:
                 try:
-                    verdict = self._verify(profile)
-                    return self._follow(verdict, profile, "; ".join([*findings, verdict.reason]))
+                    verdict = self._verify(ctx)
+                    return self._follow(verdict, ctx, "; ".join([*findings, verdict.reason]))
                 except LayerError as error:
                     findings.append(f"nothing was verified: {error.what}")
         curves = stored
-        if (curves is None or matches is False) and profile.measure_entropy is not None:
-            curves = profile.measure_entropy()
-        return self._by_rule(curves, profile, findings)
+        if (curves is None or matches is False) and ctx.measure_entropy is not None:
+            curves = ctx.measure_entropy()
+        return self._by_rule(curves, ctx, findings)
 
     # ---- verification ----
 
-    def _kept_verdict(self, kept: EntropyProfile | None, profile: ModelProfile) -> Verdict | None:
+    def _kept_verdict(self, kept: EntropyProfile | None, ctx: SelectorContext) -> Verdict | None:
         """The verdict on the method that a profile holds; None if it holds none."""
-        return None if kept is None or profile.definition is None else kept.verdict(profile.definition)
+        return None if kept is None or ctx.definition is None else kept.verdict(ctx.definition)
 
     @staticmethod
-    def _of_these_weights(kept: EntropyProfile, profile: ModelProfile) -> bool | None:
+    def _of_these_weights(kept: EntropyProfile, ctx: SelectorContext) -> bool | None:
         """Whether a profile was made with the model's weights; None if this is unknown."""
-        return True if profile.fingerprint is None else same(kept.model, profile.fingerprint())
+        return True if ctx.fingerprint is None else same(kept.model, ctx.fingerprint())
 
     def _doubt(self, matches: bool | None) -> str:
-        """What is wrong with a profile that was not made with these weights, or for which this is unknown."""
+        """Say that a profile was made with other weights, or that this is unknown."""
         if matches is None:
-            return f"whether {self.profile} was made with these weights is unknown"
-        return f"{self.profile} was made with other weights"
+            return f"whether {self.profile_file} was made with these weights is unknown"
+        return f"{self.profile_file} was made with other weights"
 
-    def _verify(self, profile: ModelProfile) -> Verdict:
+    def _verify(self, ctx: SelectorContext) -> Verdict:
         """The verdict of the calibration samples, from the cache if they have been verified on before.
 
         Raises:
             LayerError: They decide nothing.
         """
-        if profile.measure_entropy is None:
+        if ctx.measure_entropy is None:
             raise LayerError("there are no entropy curves", "give calibration samples")
-        curves = profile.measure_entropy()
-        verdict = self._kept_verdict(curves, profile)
+        curves = ctx.measure_entropy()
+        verdict = self._kept_verdict(curves, ctx)
         if verdict is None:
             plateau = find_plateau(curves, self.share, self.min_relative, self.min_agreement)
             collapse = detect_collapse(curves, self.min_relative, self.min_agreement)
-            verdict = verify(profile, self.fields, plateau, self.most, f"{collapse.sentence}; {plateau.sentence}")
-            if profile.remember is not None and profile.definition is not None:
-                profile.remember(curves.with_verdicts(verdict))
+            verdict = verify(ctx, self.fields, plateau, self.most, f"{collapse.sentence}; {plateau.sentence}")
+            if ctx.remember is not None and ctx.definition is not None:
+                ctx.remember(curves.with_verdicts(verdict))
         return verdict
 
-    def _follow(self, verdict: Verdict, profile: ModelProfile, reason: str) -> LayerChoice:
+    def _follow(self, verdict: Verdict, ctx: SelectorContext, reason: str) -> LayerChoice:
         """The choice of a verdict.
 
         Raises:
@@ -178,31 +178,31 @@ class EntropyCollapse(LayerSelector):
         """
         pruner: Component | None = None
         if self.fields:
-            if profile.pruner is None:
+            if ctx.pruner is None:
                 raise ConfigError("a verdict on the pruner's fields needs the method's pruner", "use tokenprune.apply")
-            pruners = alternatives(profile.pruner, self.fields)
+            pruners = alternatives(ctx.pruner, self.fields)
             pruner = next((item for item in pruners if field_values(item, self.fields) == verdict.fields), None)
             if pruner is None:
                 raise ConfigError(
                     f"the verdict on layer {verdict.layer} names {verdict.fields}, no alternative of the pruner",
                     "make the profile again with `tokenprune profile`",
                 )
-        if verdict.layer >= profile.num_layers:
+        if verdict.layer >= ctx.num_layers:
             raise LayerError(
-                f"the verdict names layer {verdict.layer}, and the model has {profile.num_layers} layers",
+                f"the verdict names layer {verdict.layer}, and the model has {ctx.num_layers} layers",
                 "make the profile again with `tokenprune profile`",
             )
         return LayerChoice((verdict.layer,), reason, pruner)
 
     # ---- rules ----
 
-    def _by_rule(self, curves: EntropyProfile | None, profile: ModelProfile, findings: list[str]) -> LayerChoice:
-        """What the curves show, or the published layer, or the fallback.
+    def _by_rule(self, curves: EntropyProfile | None, ctx: SelectorContext, findings: list[str]) -> LayerChoice:
+        """Choose by the curves, else take the published layer, else the fallback.
 
         Args:
             curves: The entropy curves; None if there are none.
-            profile: The model.
-            findings: What was found before.
+            ctx: The model.
+            findings: Findings so far, in words.
 
         Raises:
             LayerError: None of them decides.
@@ -215,20 +215,20 @@ class EntropyCollapse(LayerSelector):
         else:
             findings = [*findings, "no calibration samples were given"]
         if self.published:
-            layer, sentence = _published_layer(profile)
+            layer, sentence = _published_layer(ctx)
             findings += [sentence] if sentence else []
             if layer is not None:
                 return LayerChoice((layer,), "; ".join(findings))
         finding = "; ".join(findings)
         if self.fallback is None:
             raise LayerError(
-                f"entropy_collapse cannot choose a layer of {profile.family!r}: {finding}",
-                "give apply(..., calibration=[...]), a profile file, or a fallback layer",
+                f"entropy_collapse cannot choose a layer of {ctx.family!r}: {finding}",
+                "give apply(..., calibration=[...]), a profile_file, or a fallback layer",
             )
-        if self.fallback >= profile.num_layers:
+        if self.fallback >= ctx.num_layers:
             raise LayerError(
-                f"fallback layer {self.fallback} is out of range: the model has {profile.num_layers} layers",
-                f"use 1 to {profile.num_layers - 1}",
+                f"fallback layer {self.fallback} is out of range: the model has {ctx.num_layers} layers",
+                f"use 1 to {ctx.num_layers - 1}",
             )
         return LayerChoice((self.fallback,), f"{finding}; fell back to layer {self.fallback}")
 
@@ -240,35 +240,36 @@ class EntropyCollapse(LayerSelector):
         plateau = find_plateau(curves, self.share, self.min_relative, self.min_agreement)
         return None if plateau.first is None else plateau.first + 1, plateau.sentence
 
-    def _stored(self, profile: ModelProfile) -> EntropyProfile | None:
+    def _stored(self, ctx: SelectorContext) -> EntropyProfile | None:
         """The profile of the file.
 
         Raises:
             LayerError: It is of a model of another family, or with another number of layers.
         """
-        if self.profile is None:
+        if self.profile_file is None:
             return None
-        curves = EntropyProfile.load(self.profile)
-        if curves.family != profile.family:
+        curves = EntropyProfile.load(self.profile_file)
+        if curves.family != ctx.family:
             raise LayerError(
-                f"profile {self.profile} is of a model of the family {curves.family!r}, this one is {profile.family!r}",
+                f"profile {self.profile_file} is of a model of the family {curves.family!r}, this one is"
+                f" {ctx.family!r}",
                 "make a profile of this model with `tokenprune profile`",
             )
-        if curves.num_layers != profile.num_layers:
+        if curves.num_layers != ctx.num_layers:
             raise LayerError(
-                f"profile {self.profile} is of a model with {curves.num_layers} layers, this one has"
-                f" {profile.num_layers}",
+                f"profile {self.profile_file} is of a model with {curves.num_layers} layers, this one has"
+                f" {ctx.num_layers}",
                 "make a profile of this model with `tokenprune profile`",
             )
         return curves
 
 
-def _published_layer(profile: ModelProfile) -> tuple[int | None, str]:
+def _published_layer(ctx: SelectorContext) -> tuple[int | None, str]:
     """The layer that the paper states for a model, and what it states for the family, in words."""
-    stated = [item for item in PUBLISHED if item.fit.family == profile.family]
+    stated = [item for item in PUBLISHED if item.fit.family == ctx.family]
     for item in stated:
-        if profile.architecture is not None and item.fit.fits(profile.architecture):
+        if ctx.architecture is not None and item.fit.fits(ctx.architecture):
             return item.layer, f"took layer {item.layer}, published for {item.model}"
-    this = profile.architecture or f"a {profile.family!r} of unknown sizes"
+    this = ctx.architecture or f"a {ctx.family!r} of unknown sizes"
     others = (f"layer {item.layer} was published for {item.model} ({item.fit.condition})" for item in stated)
     return None, f"{', '.join(others)}, not for {this}" if stated else ""

@@ -25,7 +25,7 @@ class EntropyProfile(BaseModel):
         family: Family of the model.
         num_layers: Number of decoder layers.
         curves: One curve of ``num_layers`` numbers per sample.
-        verdicts: What verifications of methods on these samples found, one per method and budget.
+        verdicts: Outcomes of verifications of methods on these samples, one per method and budget.
         model: The model's :func:`~tokenprune.fingerprint.fingerprint`; empty where it is unknown.
     """
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pydantic import Field, field_validator
 
 from tokenprune.errors import LayerError
-from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
+from tokenprune.selectors.base import LayerChoice, LayerSelector, SelectorContext
 
 
 class Fixed(LayerSelector):
@@ -26,11 +26,11 @@ class Fixed(LayerSelector):
             raise ValueError(f"layers must be ascending and >= 0, got {list(layers)}")
         return layers
 
-    def select(self, profile: ModelProfile) -> LayerChoice:
+    def select(self, ctx: SelectorContext) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
-        if self.layers[-1] >= profile.num_layers:
+        if self.layers[-1] >= ctx.num_layers:
             raise LayerError(
-                f"layer {self.layers[-1]} is out of range: the model has {profile.num_layers} decoder layers",
-                f"use 0 to {profile.num_layers - 1}",
+                f"layer {self.layers[-1]} is out of range: the model has {ctx.num_layers} decoder layers",
+                f"use 0 to {ctx.num_layers - 1}",
             )
         return LayerChoice(self.layers, "fixed by the config")

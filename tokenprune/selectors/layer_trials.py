@@ -1,4 +1,4 @@
-"""Verification of layers: which candidate's pruned answers agree most with the unpruned model? It needs no labels."""
+"""Verifies layers: finds the candidate whose answers agree most with the unpruned model's. It needs no labels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from tokenprune.core.component import Component
 from tokenprune.core.tunable import variants
 from tokenprune.errors import ConfigError, LayerError
-from tokenprune.selectors.base import ModelProfile, Trial, TrialResult
+from tokenprune.selectors.base import SelectorContext, Trial, TrialResult
 from tokenprune.selectors.plateau import Plateau
-from tokenprune.selectors.verdict import Candidate, Verdict, verdict_key
+from tokenprune.selectors.verdict import Verdict, VerdictRow, verdict_key
 
 #: Layer averages that differ by less than this share cost the same.
 SAME_COST = 0.02
@@ -21,34 +21,34 @@ SAME_COST = 0.02
 QUANTILE = 1.959964
 
 
-def verify(profile: ModelProfile, fields: Sequence[str], plateau: Plateau, most: int, finding: str) -> Verdict:
+def verify(ctx: SelectorContext, fields: Sequence[str], plateau: Plateau, most: int, finding: str) -> Verdict:
     """Compare layers, and alternatives of the pruner's fields, with the unpruned model on the calibration samples.
 
     Args:
-        profile: The model; with a pruner, ``compare`` and ``refusal``.
+        ctx: The model; with a pruner, ``compare`` and ``refusal``.
         fields: Paths of the pruner's fields whose alternatives are verified together with the layer.
-        plateau: What the entropy curves show.
+        plateau: The plateau of the entropy curves.
         most: The largest number of layers.
-        finding: What the entropy curves show, in words.
+        finding: The collapse and the plateau of the entropy curves, in words.
 
     Raises:
         LayerError: The budget cannot be met before any layer, or no candidate can run.
         ConfigError: A path names no tunable field of the pruner, or one without alternatives.
     """
-    if profile.pruner is None or profile.compare is None or profile.refusal is None:
+    if ctx.pruner is None or ctx.compare is None or ctx.refusal is None:
         raise LayerError("there are no calibration samples to verify layers with", "give calibration samples")
-    refusals = {layer: profile.refusal((layer,)) for layer in range(1, profile.num_layers)}
+    refusals = {layer: ctx.refusal((layer,)) for layer in range(1, ctx.num_layers)}
     feasible = [layer for layer, why in refusals.items() if why is None]
     if not feasible:
         why = f": {refusals[1]}" if refusals else ""
         raise LayerError(f"the budget cannot be met before any layer from 1 on{why}", "give another budget")
-    layers = candidate_layers(profile.num_layers, feasible, plateau, most)
-    trials = [Trial((layer,), pruner) for layer in layers for pruner in alternatives(profile.pruner, fields)]
-    results = profile.compare(trials)
+    layers = candidate_layers(ctx.num_layers, feasible, plateau, most)
+    trials = [Trial((layer,), pruner) for layer in layers for pruner in alternatives(ctx.pruner, fields)]
+    results = ctx.compare(trials)
     best, second = choose(trials, results)
     candidates = tuple(_candidate(trial, result, fields) for trial, result in zip(trials, results, strict=True))
     return Verdict(
-        definition=verdict_key(profile.definition) if profile.definition is not None else {},
+        definition=verdict_key(ctx.definition) if ctx.definition is not None else {},
         layer=trials[best].layers[0],
         fields=candidates[best].fields,
         reason=f"{_sentence(candidates, results, best, second)}; {finding}",
@@ -89,12 +89,12 @@ def field_values(pruner: Component, fields: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _candidate(trial: Trial, result: TrialResult, fields: Sequence[str]) -> Candidate:
+def _candidate(trial: Trial, result: TrialResult, fields: Sequence[str]) -> VerdictRow:
     """A trial with the means of its result."""
     about = {"layer": trial.layers[0], "fields": field_values(trial.pruner, fields)}
     if result.refused is not None:
-        return Candidate(**about, samples=0, refused=result.refused)
-    return Candidate(
+        return VerdictRow(**about, samples=0, refused=result.refused)
+    return VerdictRow(
         **about,
         samples=len(result.agreement),
         agreement=statistics.fmean(result.agreement),
@@ -103,8 +103,8 @@ def _candidate(trial: Trial, result: TrialResult, fields: Sequence[str]) -> Cand
     )
 
 
-def _sentence(candidates: Sequence[Candidate], results: Sequence[TrialResult], best: int, second: int | None) -> str:
-    """Which candidate was chosen, how sure that is, and against what."""
+def _sentence(candidates: Sequence[VerdictRow], results: Sequence[TrialResult], best: int, second: int | None) -> str:
+    """State the chosen candidate, how sure the choice is, and the runner-up."""
     chosen, values = candidates[best], results[best].agreement
     share, samples = statistics.fmean(values), len(values)
     low, high = wilson(share, samples)
@@ -139,7 +139,7 @@ def candidate_layers(num_layers: int, feasible: Sequence[int], plateau: Plateau,
     Args:
         num_layers: Layers of the model.
         feasible: Layers from 1 on before which pruning meets the budget.
-        plateau: What the entropy curves show.
+        plateau: The plateau of the entropy curves.
         most: The largest number of layers.
     """
     start = max(1, plateau.drop - 1)

@@ -61,7 +61,7 @@ def find_plateau(
 
     Args:
         profile: The curves.
-        share: How far above the floor the plateau reaches, as a share of the fall from the level to the floor.
+        share: Height of the plateau above the floor, as a share of the fall from the level to the floor.
         min_relative: Smallest fall that counts, as a share of the level.
         min_agreement: Smallest share of samples that must agree.
     """

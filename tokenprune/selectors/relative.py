@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tokenprune.errors import LayerError
-from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
+from tokenprune.selectors.base import LayerChoice, LayerSelector, SelectorContext
 
 
 class Relative(LayerSelector):
@@ -19,12 +19,12 @@ class Relative(LayerSelector):
 
     depths: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(min_length=1)
 
-    def select(self, profile: ModelProfile) -> LayerChoice:
+    def select(self, ctx: SelectorContext) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
-        layers = tuple(int(depth * profile.num_layers + 0.5) for depth in self.depths)
-        if list(layers) != sorted(set(layers)) or layers[-1] >= profile.num_layers:
+        layers = tuple(int(depth * ctx.num_layers + 0.5) for depth in self.depths)
+        if list(layers) != sorted(set(layers)) or layers[-1] >= ctx.num_layers:
             raise LayerError(
-                f"depths {list(self.depths)} of {profile.num_layers} layers are layers {list(layers)}",
+                f"depths {list(self.depths)} of {ctx.num_layers} layers are layers {list(layers)}",
                 "give rising shares that name different layers",
             )
-        return LayerChoice(layers, f"{', '.join(f'{depth:g}' for depth in self.depths)} of {profile.num_layers} layers")
+        return LayerChoice(layers, f"{', '.join(f'{depth:g}' for depth in self.depths)} of {ctx.num_layers} layers")

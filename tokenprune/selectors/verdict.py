@@ -1,4 +1,4 @@
-"""What the verification of layers found, as data that a profile file keeps."""
+"""The outcome of a verification of layers, as data that a profile file keeps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class Candidate(BaseModel):
-    """One way to prune that was verified.
+class VerdictRow(BaseModel):
+    """One way to prune that was verified: a row of the table that a verdict is made from.
 
     Attributes:
         layer: Tokens are dropped before this layer.
@@ -43,7 +43,7 @@ class Verdict(BaseModel):
     """The outcome of one verification.
 
     Attributes:
-        definition: What was verified: the method as data, without its label and its selector's profile file. A verdict
+        definition: The verified method as data, without its label and its selector's profile file. A verdict
             holds for a method that is equal in all of it, budget included.
         layer: The chosen layer.
         fields: The chosen values of the verified fields, by path.
@@ -57,7 +57,7 @@ class Verdict(BaseModel):
     layer: int = Field(ge=1)
     fields: dict[str, Any] = Field(default_factory=dict)
     reason: str
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[VerdictRow, ...]
 
     @model_validator(mode="after")
     def _one_of_the_candidates(self) -> Verdict:
@@ -68,6 +68,6 @@ class Verdict(BaseModel):
 
 
 def verdict_key(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """What a verdict is kept for: a method's definition without the file that its selector reads."""
-    layers = {name: value for name, value in definition["layers"].items() if name != "profile"}
+    """Key of a stored verdict: the method's definition without its profile file."""
+    layers = {name: value for name, value in definition["layers"].items() if name != "profile_file"}
     return {**definition, "layers": layers}

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tokenprune.errors import LayerError
-from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
+from tokenprune.selectors.base import LayerChoice, LayerSelector, SelectorContext
 
 
 class Vtw(LayerSelector):
@@ -40,20 +40,20 @@ class Vtw(LayerSelector):
         """See :attr:`tokenprune.selectors.base.LayerSelector.runs_the_method`."""
         return True
 
-    def select(self, profile: ModelProfile) -> LayerChoice:
+    def select(self, ctx: SelectorContext) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
         for name, layer in (("start", self.start), ("fallback", self.fallback)):
-            if layer is not None and layer >= profile.num_layers:
+            if layer is not None and layer >= ctx.num_layers:
                 raise LayerError(
-                    f"vtw: {name} layer {layer} is out of range: the model has {profile.num_layers} decoder layers",
-                    f"use 0 to {profile.num_layers - 1}",
+                    f"vtw: {name} layer {layer} is out of range: the model has {ctx.num_layers} decoder layers",
+                    f"use 0 to {ctx.num_layers - 1}",
                 )
         finding = "no calibration samples were given"
-        if profile.last_logits is not None:
-            unpruned = profile.last_logits(None)
+        if ctx.last_logits is not None:
+            unpruned = ctx.last_logits(None)
             smallest = float("inf")
-            for layer in range(self.start, profile.num_layers):
-                change = divergence(profile.last_logits(layer), unpruned)
+            for layer in range(self.start, ctx.num_layers):
+                change = divergence(ctx.last_logits(layer), unpruned)
                 if change <= self.threshold:
                     return LayerChoice(
                         (layer,),
@@ -64,7 +64,7 @@ class Vtw(LayerSelector):
             finding = f"no layer from {self.start} on is within {self.threshold:g} nats (best {smallest:.2g})"
         if self.fallback is None:
             raise LayerError(
-                f"vtw cannot choose a layer of {profile.family!r}: {finding}",
+                f"vtw cannot choose a layer of {ctx.family!r}: {finding}",
                 "give apply(..., calibration=[...]), in experiments calibration: 8, or a fallback layer",
             )
         return LayerChoice((self.fallback,), f"{finding}; fell back to layer {self.fallback}")

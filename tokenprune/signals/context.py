@@ -12,13 +12,83 @@ from torch import Tensor
 
 from tokenprune.errors import ScoreError, UnsupportedFeatureError
 from tokenprune.ops.frames import earlier
-from tokenprune.ops.gather import rows_at
+from tokenprune.ops.gather import marked_first, rows_at
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.tiles import per_tile
 from tokenprune.signals.signals import AttentionProbe, PickedSignals, Prompt, Signals, TowerSignals
 
-#: What has a quota of its own: each image, or each tile of an image.
+#: The unit that has a quota of its own: each image, or each tile of an image.
 Per = Literal["tile", "image"]
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Rows, columns and frames of the visual tokens. Computed when they are read; models without a grid then raise.
+
+    Images count as frames: several images follow each other like the frames of a video. Frames have the numbers and
+    sizes that they have in the unpruned prompt.
+
+    Attributes:
+        signals: Source of the coordinates.
+        visual_mask: Entries of the visual axis that are tokens and not padding, bool ``[batch, n_visual]``.
+        check: See :meth:`PruneContext.check`.
+    """
+
+    signals: Signals
+    visual_mask: Tensor
+    check: Callable[[Tensor, Callable[[int], Exception]], None]
+
+    @cached_property
+    def coordinates(self) -> Tensor:
+        """(frame, row, column) of each visual token, long ``[batch, n_visual, 3]``; -1 for separators and padding.
+
+        The frame is counted within the token's own image or video.
+        """
+        return self.signals.grid()
+
+    @cached_property
+    def frames(self) -> Tensor:
+        """Frame of each visual token, numbered through the sample, long ``[batch, n_visual]``; -1 for separators."""
+        return self._frames[..., 0]
+
+    @cached_property
+    def frame_sizes(self) -> Tensor:
+        """(rows, columns) of each token's frame, long ``[batch, n_visual, 2]``; -1 for separators."""
+        return self._frames[..., 1:]
+
+    @cached_property
+    def _frames(self) -> Tensor:
+        return self.signals.frames()
+
+    def earlier(self, lag: Tensor, required: bool = True) -> Tensor:
+        """Find the token at the same grid position some frames earlier.
+
+        Args:
+            lag: Number of frames, long ``[batch, n_visual]``.
+            required: Whether the prefill fails if no token of a sample has such a token (a single image, or images of
+                different sizes).
+
+        Returns:
+            Its index on the visual axis, long ``[batch, n_visual]``; -1 for none.
+        """
+        index = earlier(self.frames, self.frame_sizes, self.coordinates, lag)
+        if required:
+            self.check_compared(index >= 0)
+        return index
+
+    def check_compared(self, compared: Tensor) -> None:
+        """Let the prefill fail if no token of a sample can be compared with an earlier frame.
+
+        Args:
+            compared: Tokens that can be compared with an earlier frame, bool ``[batch, n_visual]``.
+        """
+        self.check(
+            self.visual_mask.any(1) & ~compared.any(1),
+            lambda sample: ScoreError(
+                f"sample {sample} has no two frames with a grid position in common: no tokens can be compared",
+                "give a video or several images of one size, or use a method for single images",
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -31,7 +101,7 @@ class PruneContext:
     Attributes:
         layer: Tokens are dropped before this layer; signals are those of layer ``layer - 1``.
         num_layers: Decoder layers of the model.
-        visual_mask: Which entries of the visual axis are tokens and not padding, bool ``[batch, n_visual]``.
+        visual_mask: Entries of the visual axis that are tokens and not padding, bool ``[batch, n_visual]``.
         visual_rows: Row of each visual token, long ``[batch, n_visual]`` (0 where padding).
         positions: Position of each visual token in the unpruned sequence, long ``[batch, n_visual]``.
         per_image: The visual tokens image by image, with sizes and quotas, for methods that treat images one by one.
@@ -82,17 +152,6 @@ class PruneContext:
         """
         return self.per_image.quotas_by_sample
 
-    def rows(self, signal: str) -> Tensor:
-        """A signal of all rows, text included.
-
-        Args:
-            signal: ``hidden``, ``query``, ``key`` or ``value``.
-
-        Returns:
-            ``[batch, rows, dim]`` for ``hidden``, otherwise ``[batch, rows, heads, head_dim]``.
-        """
-        return self.hidden_rows if signal == "hidden" else self.signals.states(signal)
-
     @cached_property
     def hidden(self) -> Tensor:
         """Hidden states of the visual tokens at the input of ``layer``, ``[batch, n_visual, dim]``."""
@@ -141,57 +200,9 @@ class PruneContext:
         return self.signals.prompt()
 
     @cached_property
-    def grid(self) -> Tensor:
-        """(frame, row, column) of each visual token, long ``[batch, n_visual, 3]``; -1 for separators and padding."""
-        return self.signals.grid()
-
-    @cached_property
-    def frames(self) -> Tensor:
-        """Frame of each visual token, numbered through the sample, long ``[batch, n_visual]``.
-
-        Tokens that are not on a grid have -1. Images count as frames: several images follow each other like the frames
-        of a video. Frames have the numbers that they have in the unpruned prompt.
-        """
-        return self._frames[..., 0]
-
-    @cached_property
-    def frame_sizes(self) -> Tensor:
-        """(rows, columns) of each token's frame in the unpruned prompt, long ``[batch, n_visual, 2]``."""
-        return self._frames[..., 1:]
-
-    @cached_property
-    def _frames(self) -> Tensor:
-        return self.signals.frames()
-
-    def earlier(self, lag: Tensor, required: bool = True) -> Tensor:
-        """Find the token at the same grid position some frames earlier.
-
-        Args:
-            lag: Number of frames, long ``[batch, n_visual]``.
-            required: Whether the prefill fails if no token of a sample has such a token (a single image, or images of
-                different sizes).
-
-        Returns:
-            Its index on the visual axis, long ``[batch, n_visual]``; -1 for none.
-        """
-        index = earlier(self.frames, self.frame_sizes, self.grid, lag)
-        if required:
-            self.check_frames(index >= 0)
-        return index
-
-    def check_frames(self, compared: Tensor) -> None:
-        """Let the prefill fail if no token of a sample can be compared with an earlier frame.
-
-        Args:
-            compared: Tokens that can be compared with an earlier frame, bool ``[batch, n_visual]``.
-        """
-        self.check(
-            self.visual_mask.any(1) & ~compared.any(1),
-            lambda sample: ScoreError(
-                f"sample {sample} has no two frames with a grid position in common: no tokens can be compared",
-                "give a video or several images of one size, or use a method for single images",
-            ),
-        )
+    def grid(self) -> TokenGrid:
+        """Where the visual tokens are in their images and in the frames of their videos."""
+        return TokenGrid(self.signals, self.visual_mask, self.check)
 
     def vision(self, layer: int) -> TowerSignals:
         """Signals of one layer of the vision tower, per visual token; needs the layer in ``vision_layers``."""
@@ -204,7 +215,7 @@ class PruneContext:
         get whole images have one tile per image.
 
         Args:
-            per: What has a quota of its own.
+            per: The unit that has a quota of its own.
             layer: A declared layer of the vision tower; read for tiles only.
 
         Raises:
@@ -227,15 +238,14 @@ class PruneContext:
 
         Args:
             picked: The tokens, bool ``[batch, n_visual]``.
-            sizes: How many these are of each image, per sample; host integers, so that nothing waits for the device.
+            sizes: Picked tokens of each image, per sample; host integers, so that nothing waits for the device.
 
         Returns:
             The context; and for each entry of its visual axis the index on this one, long ``[batch, picked]``. Indices
             of padding are those of tokens that are not picked, so that no index stands twice.
         """
         picked = picked & self.visual_mask
-        index = (~picked).int().argsort(dim=1, stable=True)[:, : max(1, *map(sum, sizes))]
-        mask = picked.gather(1, index)
+        index, mask = marked_first(picked, max(1, *map(sum, sizes)))
         left_out = torch.zeros_like(self.row_mask, dtype=torch.int32)
         left_out.scatter_add_(1, self.visual_rows, (self.visual_mask & ~picked).int())
         row_mask = self.row_mask & (left_out == 0)
@@ -286,4 +296,5 @@ class PruneContext:
         return self.signals.annotation(name)
 
     def _visual(self, rows: Tensor) -> Tensor:
+        """Gather values of the rows on the visual axis."""
         return rows_at(rows, self.visual_rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -163,7 +164,7 @@ class TowerSignals(Protocol):
 
     @property
     def projector(self) -> Callable[[Tensor], Tensor] | None:
-        """What the model makes of :attr:`features`, token by token: ``[..., width]`` to ``[..., dim]``.
+        """The model's projector, which maps :attr:`features` token by token: ``[..., width]`` to ``[..., dim]``.
 
         It takes other states in their place, in the model's dtype. None where no such module exists: the model takes
         its features from another layer, or its projector mixes, pools or scales patches.
@@ -267,40 +268,40 @@ class DeclaredSignals:
 
 
 @dataclass(frozen=True)
-class PickedTower:
-    """One layer of the vision tower for some of the visual tokens; see :class:`TowerSignals`.
+class GatheredTower:
+    """One layer of the vision tower, gathered on a visual axis when it is read. See :class:`TowerSignals`.
 
     Attributes:
-        source: The layer for all visual tokens.
-        index: Index of each picked token on the visual axis, long ``[batch, picked]``.
+        source: The layer with other first axes: the rows of a batch, the features of a tower, a longer visual axis.
+        gather: Brings values from there to the visual axis, ``[batch, n_visual, ...]``.
     """
 
     source: TowerSignals
-    index: Tensor
+    gather: Callable[[Tensor], Tensor]
 
-    @property
+    @cached_property
     def attention(self) -> Tensor:
         """See :attr:`TowerSignals.attention`."""
-        return rows_at(self.source.attention, self.index)
+        return self.gather(self.source.attention)
 
-    @property
+    @cached_property
     def received(self) -> Tensor:
         """See :attr:`TowerSignals.received`."""
-        return rows_at(self.source.received, self.index)
+        return self.gather(self.source.received)
 
-    @property
+    @cached_property
     def key(self) -> Tensor:
         """See :attr:`TowerSignals.key`."""
-        return rows_at(self.source.key, self.index)
+        return self.gather(self.source.key)
 
-    @property
+    @cached_property
     def features(self) -> Tensor:
         """See :attr:`TowerSignals.features`."""
-        return rows_at(self.source.features, self.index)
+        return self.gather(self.source.features)
 
     @property
     def tiles(self) -> Sequence[Tensor] | None:
-        """See :attr:`TowerSignals.tiles`: those of all tokens, as before any stage."""
+        """See :attr:`TowerSignals.tiles`."""
         return self.source.tiles
 
     @property
@@ -311,12 +312,12 @@ class PickedTower:
 
 @dataclass(frozen=True)
 class PickedSignals:
-    """Signals of some of the visual tokens; those of rows are the same. See :class:`Signals`.
+    """Signals of some of the visual tokens; signals of rows are not changed. See :class:`Signals`.
 
     Attributes:
         source: Signals of all visual tokens.
         index: Index of each picked token on the visual axis, long ``[batch, picked]``.
-        mask: Which entries are tokens and not padding, bool ``[batch, picked]``.
+        mask: Entries that are tokens and not padding, bool ``[batch, picked]``.
     """
 
     source: Signals
@@ -353,7 +354,7 @@ class PickedSignals:
 
     def tower(self, layer: int) -> TowerSignals:
         """See :meth:`Signals.tower`."""
-        return PickedTower(self.source.tower(layer), self.index)
+        return GatheredTower(self.source.tower(layer), lambda values: rows_at(values, self.index))
 
     def annotation(self, name: str) -> Tensor:
         """See :meth:`Signals.annotation`."""

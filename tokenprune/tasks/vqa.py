@@ -56,7 +56,7 @@ class Vqa(Task):
     @property
     def label_free(self) -> bool:
         """Whether the metric needs no answers."""
-        return not self._opened.fewest
+        return not self._opened.min_references
 
     def samples(self) -> Sequence[Sample]:
         """The samples, in the order of the data.
@@ -95,7 +95,7 @@ class Opened:
 
     Attributes:
         metric: The metric that is used.
-        fewest: How many answers it needs.
+        min_references: How many answers it needs.
         samples: The samples.
     """
 
@@ -108,14 +108,15 @@ class Opened:
                 what, f"write columns: {{question: NAME}}, or one `question` for all; {near('question', table)}"
             )
         self.metric = choose_metric(task.metric, table, columns)
-        self.fewest = type(self.metric).fewest
+        self.min_references = type(self.metric).min_references
         if "id" in columns:
             check_unique(table, columns["id"])
         folder = table.folder if task.images is None else Path(task.images).expanduser()
         if not folder.is_dir():
             raise ConfigError(f"images: there is no folder {str(folder)!r}", "relative paths of images start there")
         self._table, self._columns = table, columns
-        reading = Reading(columns, folder, task.question.strip(), task.instruction.strip(), task.frames, self.fewest)
+        question, instruction = task.question.strip(), task.instruction.strip()
+        reading = Reading(columns, folder, question, instruction, task.frames, self.min_references)
         self.samples = VqaSamples(table, reading)
 
     def fingerprints(self) -> list[str]:
@@ -142,7 +143,7 @@ def choose_metric(metric: Metric | None, table: Table, columns: dict[Role, str])
         return Agreement()
     if metric is None:
         return MultipleChoice() if "choices" in columns else ExactMatch()
-    if type(metric).fewest and not answered:
+    if type(metric).min_references and not answered:
         what = f"metric: it compares with answers, and {table.name} has no column 'answer' or 'answers'"
         raise ConfigError(what, f"write columns: {{answer: NAME}}, or use metric: agreement; {near('answer', table)}")
     if metric == MultipleChoice() and "choices" not in columns:

@@ -28,7 +28,7 @@ class Reading:
         question: The question of rows that have none.
         instruction: What follows every question on a line of its own.
         frames: Frames per video.
-        fewest: How many answers a row needs; 0 if answers are not read.
+        min_references: How many answers a row needs; 0 if answers are not read.
     """
 
     columns: Mapping[Role, str]
@@ -36,7 +36,7 @@ class Reading:
     question: str
     instruction: str
     frames: int
-    fewest: int
+    min_references: int
 
 
 class VqaSamples(Sequence[Sample]):
@@ -101,14 +101,15 @@ class VqaSamples(Sequence[Sample]):
         return "\n".join([question, *options, *filter(None, [self._reading.instruction])])
 
     def _answers(self, row: Mapping[str, object], choices: Sequence[str], where: str) -> tuple[str, ...]:
-        if not self._reading.fewest:
+        if not self._reading.min_references:
             return ()
         several = self._list(row, "answers", where)
         value = self._value(row, "answer")
         # a field `answer` may hold a list, too; a cell of that name is one answer, whatever characters it has
         answers = several or texts(value if isinstance(value, list) else [value], "answer", where)
-        if len(answers) < self._reading.fewest:
-            given = f"{len(answers)} answers, and the metric needs {self._reading.fewest}" if answers else "no answer"
+        if len(answers) < self._reading.min_references:
+            needed = self._reading.min_references
+            given = f"{len(answers)} answers, and the metric needs {needed}" if answers else "no answer"
             raise SampleError(f"{where}: {given}", "write them, remove the line, or choose another metric")
         for answer in answers if choices else ():
             if expected(answer, choices) is None:

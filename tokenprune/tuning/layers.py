@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
 from tokenprune.errors import LayerError, TokenPruneError
-from tokenprune.selectors.base import ModelProfile
+from tokenprune.selectors.base import SelectorContext
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
 from tokenprune.selectors.plateau import find_plateau
 
@@ -49,8 +49,10 @@ def own_layers(method: Method, adapter: Adapter, curves: EntropyProfile | None) 
     """
     measured = None if curves is None else lambda: curves
     try:
-        profile = ModelProfile(adapter.name, adapter.num_layers, measured, architecture=adapter.architecture)
-        return method.layers.select(profile).layers
+        known = SelectorContext(
+            adapter.name, adapter.num_layers, measure_entropy=measured, architecture=adapter.architecture
+        )
+        return method.layers.select(known).layers
     except LayerError:
         return None
 

@@ -304,7 +304,15 @@ class _Tuning:
             show.begin(slug, list(methods), len(self.batches))
         with reserved(adapter.decoder):
             race = run_race(
-                adapter, self.batches, methods, self.rules, rows, show, self.answer, self.names, counted.places
+                adapter,
+                self.batches,
+                methods,
+                self.rules,
+                log=rows,
+                progress=show,
+                answer=self.answer,
+                names=self.names,
+                counted=counted.places,
             )
         if race.fidelity and not any(_drops(item, counted.visual) for item in race.fidelity.values()):
             raise nothing_dropped(slug)

@@ -1,4 +1,4 @@
-"""Running calibration samples through a model: what layer selectors decide by."""
+"""Runs calibration samples through a model and measures them; layer selectors decide by the results."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _free(model: nn.Module) -> Adapter:
 def entropy_profile(
     adapter: Adapter, calibration: Sequence[Mapping[str, Any]], cache: bool | Path = True
 ) -> EntropyProfile:
-    """The same for a model whose adapter is known; see :func:`measure_entropy`."""
+    """Measure the entropy curves of a model whose adapter is known; see :func:`measure_entropy`."""
     kept = ProfileCache(adapter.model, calibration, cache)
     known = kept.read()
     if known is not None:

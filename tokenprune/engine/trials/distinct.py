@@ -1,15 +1,14 @@
-"""Which samples are copies of others: equal prompts with equal pictures. A copy says nothing that is new."""
+"""Finds samples that are copies of others: equal prompts with equal pictures. A copy tells nothing new."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
+from tokenprune.fingerprint import fingerprint
 
 #: Inputs that follow from the ids, and differ with the padding of the batch.
 FOLLOWS = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids", "cache_position")
@@ -26,39 +25,38 @@ def distinct(adapter: Adapter, batches: Sequence[Mapping[str, Any]]) -> list[lis
         adapter: The model's adapter, which says where the images of a batch are.
         batches: Inputs as for ``model(**inputs)``, with ``input_ids``.
     """
-    seen: set[bytes] = set()
+    seen: set[str] = set()
     found = []
     for inputs in batches:
         places = []
         for place, content in enumerate(_contents(adapter, inputs)):
-            if content not in seen:
-                seen.add(content)
+            if content is None or content not in seen:
                 places.append(place)
+            if content is not None:
+                seen.add(content)
         found.append(places)
     return found
 
 
-def _contents(adapter: Adapter, inputs: Mapping[str, Any]) -> list[bytes]:
-    """A digest of every sample of a batch."""
+def _contents(adapter: Adapter, inputs: Mapping[str, Any]) -> list[str | None]:
+    """The fingerprint of every sample of a batch; None where an input of it cannot be read."""
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
     layout = adapter.locate(inputs)
     tokens, images = [0] * len(ids), [0] * len(ids)
     if layout is not None:
         tokens = layout.mask.sum(1).tolist()
         images = (layout.groups.amax(1) + 1).tolist()
-    digests = [hashlib.blake2b(digest_size=16) for _ in range(len(ids))]
-    for place, digest in enumerate(digests):
+    others = {name: value for name, value in inputs.items() if name not in ("input_ids", *FOLLOWS)}
+    divided = {name: _parts(value, tokens, images) for name, value in others.items()}
+
+    def content(place: int) -> str | None:
         row = ids[place] if mask is None or mask.dim() != 2 else ids[place][mask[place].bool()]
-        _add(digest, row)
-    for name in sorted(inputs.keys() - {"input_ids", *FOLLOWS}):
-        value = inputs[name]
-        parts = _parts(value, tokens, images)
-        for place, digest in enumerate(digests):
-            digest.update(name.encode())
-            if parts is None and len(digests) > 1:  # nobody knows which part is whose
-                digest.update(str(place).encode())
-            _add(digest, value if parts is None else parts[place])
-    return [digest.digest() for digest in digests]
+        # of an input that is not divided nobody knows which part is whose
+        whole = {name: others[name] for name, parts in divided.items() if parts is None}
+        own = {name: parts[place] for name, parts in divided.items() if parts is not None}
+        return fingerprint(row, own, whole, place if whole and len(ids) > 1 else None)
+
+    return [content(place) for place in range(len(ids))]
 
 
 def _parts(value: Any, tokens: Sequence[int], images: Sequence[int]) -> Sequence[Any] | None:
@@ -88,15 +86,3 @@ def _parts(value: Any, tokens: Sequence[int], images: Sequence[int]) -> Sequence
 def _split(value: Any, sizes: Sequence[int]) -> list[Any]:
     ends = torch.tensor(sizes).cumsum(0).tolist()
     return [value[end - size : end] for end, size in zip(ends, sizes, strict=True)]
-
-
-def _add(digest: Any, value: Any) -> None:
-    """Add a value to a digest: the bytes of tensors, what others are when they are written."""
-    if isinstance(value, Tensor):
-        digest.update(repr((tuple(value.shape), str(value.dtype))).encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _add(digest, item)
-    else:
-        digest.update(repr(value).encode())

@@ -1,4 +1,4 @@
-"""How far a method moves the model's output, without labels: teacher-forced on the unpruned model's own answers."""
+"""Distance of a pruned model's output from the unpruned one's, teacher-forced on its answers. It needs no labels."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def forced_log_probabilities(model: GenerationMixin, inputs: Mapping[str, Tensor
 
 
 def answer_mask(ids: Tensor, end: int | list[int] | None) -> Tensor:
-    """Which of the ids belong to the answer: all up to and including the first that ends it.
+    """Mark the ids that belong to the answer: all up to and including the first that ends it.
 
     Args:
         ids: int64 ``[batch, tokens]``.
@@ -77,8 +77,8 @@ def mean_divergence(unpruned: Tensor, pruned: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         unpruned: Log-probabilities, floating ``[batch, tokens, vocabulary]``.
-        pruned: The same of the pruned model.
-        mask: bool ``[batch, tokens]``: which tokens belong to the answer.
+        pruned: Those of the pruned model.
+        mask: Tokens that belong to the answer, bool ``[batch, tokens]``.
 
     Returns:
         ``[batch]``.

@@ -38,20 +38,20 @@ class SharedFeatures:
         finally:
             patched.remove()
 
-    def _remember(self, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        arguments = bound_arguments(own, args, kwargs)
+    def _remember(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        arguments = bound_arguments(original, args, kwargs)
         pixels = arguments.pop("pixel_values", None)
         if pixels is None or any(isinstance(value, Tensor) for value in arguments.values()):
-            return own(*args, **kwargs)  # grids and sizes change the features, too
+            return original(*args, **kwargs)  # grids and sizes change the features, too
         if self._last is not None and self._last[1] == arguments and torch.equal(self._last[0], pixels):
             return fresh(self._last[2])
-        features = own(*args, **kwargs)
+        features = original(*args, **kwargs)
         self._last = (pixels, arguments, fresh(features))
         return features
 
 
 def fresh(features: Any) -> Any:
-    """The same tensors in new containers: a beam search puts the features of its beams into the ones that it gets."""
+    """Copy the containers but not the tensors; beam search overwrites the containers' entries."""
     if isinstance(features, ModelOutput):
         made = copy.copy(features)
         for name, value in vars(features).items():  # also what is no field: before 5.23 some models add pooler_output

@@ -1,4 +1,4 @@
-"""How close the answers of a pruned model are to those of the unpruned one. It needs no labels."""
+"""Measures how close the answers of a pruned model are to the unpruned one's. It needs no labels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tokenprune.selectors.base import LayerChoice
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What a method does to each of some samples; float32 ``[samples]`` on the host.
+    """The effect of a method on each of some samples; float32 ``[samples]`` on the host.
 
     Attributes:
         agreement: Share of the tokens of the unpruned model's answer that the pruned model would also choose.
@@ -65,7 +65,7 @@ class Fidelity:
         return cls(**together)
 
     def at(self, places: Sequence[int]) -> Self:
-        """What the method does to some of the samples.
+        """The effect of the method on some of the samples.
 
         Args:
             places: Their places.
@@ -75,7 +75,7 @@ class Fidelity:
 
     @classmethod
     def from_lists(cls, lists: Mapping[str, Sequence[float]]) -> Self:
-        """What :meth:`to_lists` returned."""
+        """Read the numbers that :meth:`to_lists` returned."""
         names = [field.name for field in fields(cls) if field.name in lists]
         return cls(**{name: torch.tensor(lists[name], dtype=torch.float32) for name in names})
 
@@ -86,7 +86,7 @@ class Fidelity:
 
 
 class UnprunedBatch:
-    """A batch, and what the unpruned model does with it: computed once, for all methods that are compared with it.
+    """A batch and the unpruned model's answers to it: computed once, for all methods that are compared with it.
 
     With one token per answer a method costs one forward, from the layer before its first pruned one on. With more, the
     methods are made to write the unpruned model's answer, and run from layer 0 on. The image features are computed once
@@ -98,7 +98,7 @@ class UnprunedBatch:
         firsts: Layers before which the methods will first drop tokens.
         tokens: Tokens of the answer that are compared.
         sample_ids: Numbers of the samples, on which random scores depend.
-        names: What errors call the samples; None for their numbers.
+        names: Names of the samples in errors; None for their numbers.
 
     Raises:
         ConfigError: The model is in training mode, or the batch is empty.

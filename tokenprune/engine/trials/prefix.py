@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,7 +52,11 @@ class Prefix:
         """
         output = self._outputs.get(first - 2)
         skipped = self._layers[: first - 1] if output is not None else ()
-        patches = [hooks.PatchedMethod(layer, "forward", lambda own, args, kwargs: _copy(output)) for layer in skipped]
+
+        def replay(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return _copy(output)
+
+        patches = [hooks.PatchedMethod(layer, "forward", replay) for layer in skipped]
         try:
             yield
         finally:

@@ -22,7 +22,7 @@ from tokenprune.selectors.fixed import Fixed
 #: than many that differ.
 Objective = Literal["root_divergence", "agreement", "divergence", "distance"]
 
-#: What a race makes small: by an objective, or by the task's score of generated answers, which needs labels.
+#: Objective of a race, or the task's score of generated answers, which needs labels.
 Goal = Objective | Literal["score"]
 
 #: Answers a batch with the model as it is, and scores the answers: (number of the batch, its inputs) -> ``[samples]``.
@@ -30,7 +30,7 @@ Answer = Callable[[int, Mapping[str, Any]], Tensor]
 
 
 def loss(fidelity: Fidelity, goal: Goal) -> Tensor:
-    """What a race makes small: float32 ``[samples]``, not negative."""
+    """Per-sample loss that the race minimises: float32 ``[samples]``, not negative."""
     if goal == "score":
         assert fidelity.score is not None, "a race by the score has answers"
         return 1 - fidelity.score
@@ -44,7 +44,7 @@ class RaceLog(Protocol):
     """Remembers what was measured, so that an interrupted race goes on."""
 
     def read(self, name: str, batch: int) -> Fidelity | None:
-        """What was measured of a method on a batch; None if nothing was."""
+        """Read what was measured of a method on a batch; None if nothing was."""
 
     def write(self, name: str, batch: int, fidelity: Fidelity) -> None:
         """Remember it."""
@@ -52,10 +52,10 @@ class RaceLog(Protocol):
 
 @dataclass(frozen=True)
 class RaceRules:
-    """How a race goes.
+    """Settings of a race.
 
     Attributes:
-        goal: What is compared.
+        goal: The measure that is compared.
         error: Probability that the best method leaves, over the whole race. It is divided equally among the tests.
         first: Samples that all methods see before some may leave. The tests are at this number and its doubles.
         tokens: Tokens of the answer that are compared.
@@ -101,6 +101,7 @@ def run_race(
     batches: Sequence[Mapping[str, Any]],
     methods: Mapping[str, Method],
     rules: RaceRules,
+    *,
     log: RaceLog | None = None,
     progress: Progress | None = None,
     answer: Answer | None = None,
@@ -119,7 +120,7 @@ def run_race(
         log: Where results are read and written.
         progress: Called after every method and batch.
         answer: Answers and scores a batch; needed where the goal is the score.
-        names: What errors call the samples of each batch; None for their numbers, from 0.
+        names: Names of the samples of each batch in errors; None for their numbers, from 0.
         counted: The places of each batch whose samples count; None for all. See
             :func:`tokenprune.engine.trials.distinct.distinct`.
 
