@@ -11,7 +11,8 @@ from tests.support.imports import PACKAGE, diagram, imports_of, module_of, own_i
 
 #: From the bottom up. A room may import its own modules and those of the rooms before it.
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ("errors", "version", "call_arguments", "text"),
+    ("errors", "version", "call_arguments"),
+    ("text",),
     ("ops", "palette", "optional", "files"),
     ("plotting",),
     ("registry",),
@@ -32,7 +33,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("published",),
     ("methods", "named"),
-    ("metrics", "records"),
+    ("datasets", "metrics"),
     ("tasks",),
     ("models",),
     ("measure",),

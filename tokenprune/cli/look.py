@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from tokenprune.cli.failures import check_writable
 from tokenprune.component import FromRegistry
 from tokenprune.config import Config, Method
+from tokenprune.datasets.images import URL, Source, read_image
+from tokenprune.datasets.video import read_video
 from tokenprune.engine import apply
 from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneError
 from tokenprune.models.answer import generate
@@ -26,8 +28,6 @@ from tokenprune.pictures.describe import describe
 from tokenprune.pictures.draw import EXTRA, check_format, draw, save
 from tokenprune.pictures.look import Look
 from tokenprune.plugins import registry
-from tokenprune.records.images import URL, Source, read_image
-from tokenprune.records.video import read_video
 from tokenprune.tasks.base import Sample, Video
 
 UNPRUNED = "unpruned"

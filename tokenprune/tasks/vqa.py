@@ -11,15 +11,15 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from tokenprune.component import FromRegistry
+from tokenprune.datasets.base import Table
+from tokenprune.datasets.columns import ANSWERS, PICTURES, Role, find_columns, misspelt, near
+from tokenprune.datasets.ids import check_unique
+from tokenprune.datasets.open import open_table
 from tokenprune.errors import ConfigError
 from tokenprune.metrics.agreement import Agreement
 from tokenprune.metrics.base import Metric
 from tokenprune.metrics.exact_match import ExactMatch
 from tokenprune.metrics.multiple_choice import MultipleChoice
-from tokenprune.records.base import Table
-from tokenprune.records.columns import ANSWERS, PICTURES, Role, find_columns, misspelt, near
-from tokenprune.records.ids import check_unique
-from tokenprune.records.open import open_table
 from tokenprune.tasks.base import Sample, Task
 from tokenprune.tasks.vqa_samples import Reading, VqaSamples
 

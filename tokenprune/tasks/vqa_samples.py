@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+from tokenprune.datasets.base import Table
+from tokenprune.datasets.columns import Role
+from tokenprune.datasets.ids import row_id
+from tokenprune.datasets.images import Source, read_image, source
+from tokenprune.datasets.values import text, texts
+from tokenprune.datasets.video import read_video
 from tokenprune.errors import SampleError
 from tokenprune.metrics.multiple_choice import LETTERS, expected
-from tokenprune.records.base import Table
-from tokenprune.records.columns import Role
-from tokenprune.records.ids import row_id
-from tokenprune.records.images import Source, read_image, source
-from tokenprune.records.values import text, texts
-from tokenprune.records.video import read_video
 from tokenprune.tasks.base import Sample, Video
 
 

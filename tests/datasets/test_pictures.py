@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tokenprune.datasets.images import read_image, source
+from tokenprune.datasets.video import read_video
 from tokenprune.errors import SampleError
-from tokenprune.records.images import read_image, source
-from tokenprune.records.video import read_video
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 20)) -> bytes:

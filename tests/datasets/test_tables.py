@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tokenprune.datasets.ids import check_unique
+from tokenprune.datasets.open import open_table
 from tokenprune.errors import ConfigError, MissingDataError, SampleError
 from tokenprune.optional import optional
-from tokenprune.records.ids import check_unique
-from tokenprune.records.open import open_table
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> str:

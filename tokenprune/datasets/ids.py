@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tokenprune.datasets.base import Table
 from tokenprune.errors import ConfigError
-from tokenprune.records.base import Table
 
 
 def row_id(table: Table, index: int, value: object) -> str:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tokenprune.datasets.values import short
 from tokenprune.errors import SampleError
 from tokenprune.optional import optional
-from tokenprune.records.values import short
+from tokenprune.text import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,8 +40,13 @@ class Source:
     data: bytes = field(default=b"", repr=False)
 
     def open(self) -> Path | io.BytesIO:
-        """What Pillow and PyAV open."""
+        """The path, or the bytes as a file, for Pillow and PyAV."""
         return self.path if self.path is not None else io.BytesIO(self.data)
+
+    def unreadable(self, kind: str, where: str, error: Exception) -> SampleError:
+        """The error for an ``image`` or ``video`` that a decoder does not take."""
+        what = f"{where}: the {kind} {self.key!r} cannot be read ({one_line(error)})"
+        return SampleError(what, "replace the file, or remove the line")
 
 
 @singledispatch
@@ -65,8 +71,8 @@ def _(value: str, folder: Path, where: str) -> Source:
     if URL.match(name):
         raise SampleError(f"{where}: {short(name)} is a URL, and nothing is downloaded", DOWNLOAD)
     path = folder / Path(name).expanduser()
-    if not path.is_file():
-        kind = "is a folder, not a file" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long
+        kind = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
         what = f"{where}: the file {name!r} {kind} ({path})"
         raise SampleError(what, "correct the path, or set `images` to the folder in which paths start")
     return Source(Path(os.path.normpath(name)).as_posix(), path)
@@ -96,9 +102,7 @@ def read_image(item: Source, where: str) -> Image:
         with image_module.open(item.open()) as opened:
             picture: Image = eight_bits(operations.exif_transpose(opened)).convert("RGB")
     except Exception as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        what = f"{where}: the image {item.key!r} cannot be read ({reason})"
-        raise SampleError(what, "replace the file, or remove the line") from error
+        raise item.unreadable("image", where, error) from error
     return picture
 
 

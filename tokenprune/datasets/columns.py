@@ -1,4 +1,4 @@
-"""Which column of a table holds what."""
+"""The columns of a table, by their roles: picture, question, answer ..."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Literal, get_args
 
+from tokenprune.datasets.base import Table
 from tokenprune.errors import ConfigError
-from tokenprune.records.base import Table
 
 Role = Literal["image", "images", "video", "question", "answer", "answers", "choices", "id", "type"]
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -7,9 +7,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenprune.errors import SampleError
+from tokenprune.datasets.images import Source
 from tokenprune.optional import optional
-from tokenprune.records.images import Source
 
 
 def read_video(item: Source, count: int, where: str) -> tuple[NDArray[np.uint8], float]:
@@ -45,7 +44,5 @@ def read_video(item: Source, count: int, where: str) -> tuple[NDArray[np.uint8],
         if not wanted or len(frames) < len(wanted):
             raise ValueError(f"{len(frames)} of {len(wanted)} chosen frames can be decoded")
     except Exception as error:  # av.error.FFmpegError, IndexError without a video stream, the ValueError above
-        reason = " ".join(str(error).split()) or type(error).__name__
-        what = f"{where}: the video {item.key!r} cannot be read ({reason})"
-        raise SampleError(what, "replace the file, or remove the line") from error
+        raise item.unreadable("video", where, error) from error
     return np.stack(frames), float(len(frames) * rate / total)

@@ -27,7 +27,7 @@ class Table(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many rows."""
+        """The number of rows."""
 
     @abstractmethod
     def row(self, index: int) -> Mapping[str, object]:
@@ -46,7 +46,7 @@ class Table(ABC):
         return index + 1
 
     def where(self, index: int) -> str:
-        """Where a row is, for messages."""
+        """The place of a row, for messages."""
         return f"{self.name}, {self.unit} {self.number(index)}"
 
     def row_id(self, index: int) -> str:
