@@ -17,7 +17,7 @@ def well_formed(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception | str) -> str:
     """The message of an exception without line breaks; the name of its class where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
