@@ -12,10 +12,10 @@ class Table(ABC):
     """Rows of named values. A table knows where its rows are and holds at most one block of them.
 
     Attributes:
-        name: How messages call it: the path or name that the user gave.
+        name: Its name in messages: the path or name that the user gave.
         columns: The names of all columns.
         folder: Where relative paths in its rows start.
-        unit: What messages call a row: ``line`` or ``row``.
+        unit: The word for a row in messages: ``line`` or ``row``.
         names_files: Whether its rows name picture files, and never hold the pictures themselves.
     """
 

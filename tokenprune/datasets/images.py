@@ -27,7 +27,7 @@ DOWNLOAD = "download it first, and write the path of the file"
 
 @dataclass(frozen=True)
 class Source:
-    """Where the bytes of a picture or video are.
+    """The place of the bytes of a picture or video.
 
     Attributes:
         key: A stable id: the path as the row writes it, or a hash of the bytes.

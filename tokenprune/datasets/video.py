@@ -19,7 +19,7 @@ def read_video(item: Source, count: int, where: str) -> tuple[NDArray[np.uint8],
 
     Args:
         item: The video.
-        count: How many frames; all of them if the video has fewer.
+        count: The number of frames; a video with fewer gives all of them.
         where: The row, for messages.
 
     Returns:

@@ -21,7 +21,7 @@ class Metric(Component, ABC):
 
     @abstractmethod
     def score(self, text: str, answers: Sequence[str], choices: Sequence[str] = ()) -> float:
-        """How good a text is, from 0 (wrong) to 1 (right).
+        """The score of a text, from 0 (wrong) to 1 (right).
 
         Args:
             text: The generated text.

@@ -117,7 +117,7 @@ def numbers(chosen: Sequence[int]) -> str:
 
 
 def _where(look: Look) -> str:
-    """Where most of the kept tokens are, if one third by one third of the only picture holds a large share of them."""
+    """The place of most kept tokens, if one third by one third of the only picture holds a large share of them."""
     panels = sheets(look)
     if len({panel.picture for panel in panels}) != 1:
         return ""

@@ -31,12 +31,13 @@ GREY = "0.3"
 
 @dataclass(frozen=True)
 class Block:
-    """One stage of a look, or the unpruned model."""
+    """One stage of a look, or the unpruned model: its picture, and ``heat`` and ``merge`` among its extra panels."""
 
     look: Look
     stage: StageLook | None
     sheets: tuple[Sheet, ...]
     number: int
+    extras: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -66,12 +67,20 @@ class Layout:
         self.unpruned = next((look for look in looks if not look.stages), None)
         self.colours = {name: style.colour for name, style in styles(look.method for look in looks).items()}
         self.blocks = [self._blocks(number, look) for number, look in enumerate(looks)]
-        self.strip = max(len({sheet.picture for sheet in blocks[0].sheets}) for blocks in self.blocks) > 1
+        self.sheets = [blocks[0].sheets for blocks in self.blocks]
+        self.strip = any(len({sheet.picture for sheet in drawn}) > 1 for drawn in self.sheets)
 
     def _blocks(self, number: int, look: Look) -> list[Block]:
-        shown = tuple(sheet for sheet in sheets(look) if sheet.picture in set(self._shown(look)))
-        stages = look.stages or (None,)
-        return [Block(look, stage, shown, number) for stage in stages]
+        pictures = self._shown(look)
+        drawn = tuple(sheet for sheet in sheets(look) if sheet.picture in pictures)
+        return [Block(look, stage, drawn, number, self._extras(stage)) for stage in look.stages or (None,)]
+
+    def _extras(self, stage: StageLook | None) -> tuple[str, ...]:
+        if stage is None:
+            return ()
+        heat = self.scores and stage.scores is not None
+        merge = self.merges and stage.merged is not None and bool((stage.merged >= 0).any())
+        return ("heat",) * heat + ("merge",) * merge
 
     def _shown(self, look: Look) -> list[int]:
         """Numbers of the pictures that are drawn: all, or as many as wanted at even distances."""
@@ -100,14 +109,13 @@ class Layout:
         """Panels that fit side by side."""
         if self.strip:
             return 1
-        drawn = [block for (block, *_) in self.blocks]
-        aspect = max(sum(map(_shape, block.sheets)) for block in drawn)
+        aspect = max(sum(map(_shape, drawn)) for drawn in self.sheets)
         return 1 if aspect > 4 else 2 if aspect > 2.2 else 3 if aspect > 1.7 else 4 if aspect > 0.6 else 6
 
     @cached_property
     def beside(self) -> bool:
         """Whether scores and merges have room beside their picture, and not below it."""
-        panels = sum(self._panels(block) for blocks in self.blocks for block in blocks)
+        panels = sum(1 + len(block.extras) for blocks in self.blocks for block in blocks)
         return self.wanted_columns is None and not self.strip and panels <= self.most
 
     @cached_property
@@ -119,13 +127,8 @@ class Layout:
         if self.beside:
             return count
         # as few rows as can be, then stages together, then as large panels
-        return min(
-            range(1, self.most + 1), key=lambda columns: (len(self._rows(columns)), self._parts(columns), columns)
-        )
-
-    def _parts(self, columns: int) -> int:
-        """How many parts the looks are in; more than looks where the stages of one do not fit in a row."""
-        return sum(map(len, self._rows(columns)))
+        rows = {columns: self._rows(columns) for columns in range(1, self.most + 1)}
+        return min(rows, key=lambda columns: (len(rows[columns]), sum(map(len, rows[columns])), columns))
 
     def _rows(self, columns: int) -> list[list[list[Block]]]:
         """Looks in rows; the stages of one stay together if they fit in a row."""
@@ -144,8 +147,8 @@ class Layout:
     def _row(self, groups: list[list[Block]], top: float) -> float:
         blocks = [block for group in groups for block in group]
         # a row that is not full has room beside its pictures, too
-        beside = self.beside or (not self.strip and sum(map(self._panels, blocks)) <= self.columns)
-        more = [self._panels(block) - 1 if beside else 0 for block in blocks]
+        beside = self.beside or (not self.strip and sum(1 + len(block.extras) for block in blocks) <= self.columns)
+        more = [len(block.extras) if beside else 0 for block in blocks]
         gap = GAP if self.beside else WIDE_GAP
         narrow = sum(more) if self.beside else 0
         width = (self.inner - (self.columns - 1) * WIDE_GAP - narrow * GAP) / (self.columns + narrow)
@@ -166,7 +169,7 @@ class Layout:
         ends = [bottom]
         for block, left in stages:
             under = bottom + LINE
-            for kind in self._kinds(block):
+            for kind in block.extras:
                 if beside:
                     left += width + gap
                     ends.append(self._kind(kind, block, left, y, width))
@@ -216,19 +219,6 @@ class Layout:
         return y
 
     # ---- the panels of a stage ----
-
-    def _panels(self, block: Block) -> int:
-        return 1 + len(self._kinds(block))
-
-    def _kinds(self, block: Block) -> list[str]:
-        """What is drawn of a stage beside its picture."""
-        kinds = []
-        stage = block.stage
-        if stage is not None and stage.scores is not None and self.scores:
-            kinds.append("heat")
-        if stage is not None and stage.merged is not None and (stage.merged >= 0).any() and self.merges:
-            kinds.append("merge")
-        return kinds
 
     def _kind(self, kind: str, block: Block, x: float, y: float, width: float) -> float:
         """Add all panels of a kind, in rows; returns their bottom."""
@@ -296,10 +286,10 @@ class Layout:
             for stage in one.stages
         ):
             notes.append("Hatched: no score.")
-        drawn = [sheet for (block, *_) in self.blocks for sheet in block.sheets]
-        if any(sheet.unseen for sheet in drawn):
+        every = [sheet for drawn in self.sheets for sheet in drawn]
+        if any(sheet.unseen for sheet in every):
             notes.append("Hatched on a picture: not seen by the model.")
-        if any(sheet.extent != WHOLE for sheet in drawn):
+        if any(sheet.extent != WHOLE for sheet in every):
             notes.append("Grey around a picture: padding.")
         shown, pictures = self._shown(look), {view.picture for view in look.views}
         lines = [" ".join(notes)] if notes else []
@@ -315,10 +305,6 @@ def _shape(sheet: Sheet) -> float:
 
 def _chunks(panels: Sequence[Sheet], most: int) -> list[list[Sheet]]:
     """Sheets in rows of at most so many pictures; the sheets of a picture stay together."""
-    rows: list[list[Sheet]] = []
-    for panel in panels:
-        pictures = {sheet.picture for sheet in rows[-1]} if rows else set()
-        if not rows or (panel.picture not in pictures and len(pictures) == most):
-            rows.append([])
-        rows[-1].append(panel)
-    return rows
+    pictures = list(dict.fromkeys(sheet.picture for sheet in panels))
+    rows = [pictures[start : start + most] for start in range(0, len(pictures), most)]
+    return [[sheet for sheet in panels if sheet.picture in row] for row in rows]

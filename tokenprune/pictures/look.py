@@ -73,7 +73,7 @@ class Look:
         question: The question, or empty.
         answer: The answer under this method, or None.
         expected: The expected answer, or None.
-        score: How good the answer is, from 0 (wrong) to 1 (right), as its task scores it; None if no task did.
+        score: The task's score of the answer, from 0 (wrong) to 1 (right); None if no task scored it.
     """
 
     method: str

@@ -21,7 +21,7 @@ class Sheet:
     Attributes:
         look: The look.
         numbers: Numbers of the look's views on the sheet, which are on one picture.
-        title: What the sheet is, where the sample has several; else empty.
+        title: A name, where the sample has several sheets; else empty.
         small: Whether it is an overview beside a finer sheet of the same picture.
     """
 

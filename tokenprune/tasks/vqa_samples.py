@@ -20,13 +20,13 @@ from tokenprune.tasks.base import Sample, Video
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows become samples.
+    """The settings with which rows become samples.
 
     Attributes:
         columns: The column of each role that the table has.
         folder: Where relative paths start.
         question: The question of rows that have none.
-        instruction: What follows every question on a line of its own.
+        instruction: A text that follows every question on a line of its own.
         frames: Frames per video.
         fewest: How many answers a row needs; 0 if answers are not read.
     """
