@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenprune import plugins
-from tokenprune.cli.methods import flow
+from tokenprune.cli.show import flow
 from tokenprune.component import Component
 from tokenprune.config import Method
 from tokenprune.named import NamedMethod, list_methods, load_method

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tokenprune.datasets.ids import check_unique
+from tokenprune.datasets.columns import check_unique
 from tokenprune.datasets.open import open_table
 from tokenprune.errors import ConfigError, MissingDataError, SampleError
 from tokenprune.optional import optional

@@ -15,14 +15,13 @@ from tokenprune.cli.options import MODEL, budget_option, model_entry, one_budget
 from tokenprune.cli.tables import console
 from tokenprune.component import FromRegistry
 from tokenprune.config import Config, Method
-from tokenprune.datasets.images import Source, read_image, source
-from tokenprune.datasets.video import read_video
+from tokenprune.datasets.media import Source, read_image, read_video, source
 from tokenprune.engine import apply
 from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneError
 from tokenprune.models.answer import generate
 from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.models.encode import encode
-from tokenprune.named import find_shipped, list_methods
+from tokenprune.named import by_title, list_methods
 from tokenprune.optional import optional
 from tokenprune.pictures.describe import describe
 from tokenprune.pictures.draw import EXTRA, check_format, draw, save
@@ -103,14 +102,8 @@ def look_methods(names: Sequence[str], budget: Mapping[str, Any]) -> dict[str, M
     if not names:
         known = ", ".join(method.name for method in list_methods() if method.problem is None)
         raise ConfigError("look: no method", f"give --method, several times to compare: {known}; or a YAML file")
-    methods: dict[str, Method] = {}
-    for name in names:
-        method = find_shipped(name).method(**budget)
-        title = method.label or name
-        if title in methods or title == UNPRUNED:
-            raise ConfigError(f"look: two columns are named {title!r}", "give each method once, with its own label")
-        methods[title] = method
-    return methods
+    named = by_title(names, (UNPRUNED,), "columns")
+    return {title: method.method(**budget) for title, method in named.items()}
 
 
 def read_sample(paths: Sequence[str], question: str, expected: str | None, frames: int) -> Sample:
@@ -161,12 +154,12 @@ def looks(loaded: LoadedModel, methods: Mapping[str, Method], sample: Sample, ma
     """
     inputs, _ = encode(loaded, {0: sample}, strict=True)
     with _named(UNPRUNED):
-        answer = _answer(loaded, sample, inputs, max_new_tokens)
+        answer = answer_text(loaded, sample, inputs, max_new_tokens)
     found = []
     for title, method in methods.items():
         with _named(title), apply(loaded.model, method, calibration=[inputs]) as run:
             run.annotate(sample_ids=[0])
-            said = _answer(loaded, sample, inputs, max_new_tokens)
+            said = answer_text(loaded, sample, inputs, max_new_tokens)
             made = run.look(
                 sample_pictures(sample),
                 loaded.processor,
@@ -190,7 +183,8 @@ def in_words(shown: Look) -> str:
     return describe(shown) + (" Its layer was found on this prompt." if shown.budget.endswith(FOUND_HERE) else "")
 
 
-def _answer(loaded: LoadedModel, sample: Sample, inputs: Any, max_new_tokens: int) -> str:
+def answer_text(loaded: LoadedModel, sample: Sample, inputs: Mapping[str, Any], max_new_tokens: int) -> str:
+    """The answer to a prompt, with the model as it is."""
     generated = generate(loaded, [sample], inputs, max_new_tokens)
     generated.check()
     return loaded.decode(generated.ids)[0]

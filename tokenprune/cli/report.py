@@ -45,7 +45,7 @@ def report(
     if tune is not None and (len(results) > 1 or latex is not None or csv is not None):
         what = "a comparison takes results of runs" if len(results) > 1 else "tables for papers are made of runs"
         raise ConfigError(f"{what}, and {tune} holds a tune", "name the folders of runs")
-    for path in (latex, csv, output / "report.md" if output is not None and len(results) == 1 else None):
+    for path in (latex, csv):
         if path is not None:
             check_writable(path)
     if tune is not None:
@@ -58,6 +58,8 @@ def report(
     tables: Tables
     if len(finished) == 1:
         tables = {"": summarise(finished[0])}
+        if output is not None:
+            check_writable(output / "report.md")
         written = write_report(finished[0], folder=output)
         print_result(finished[0])
     else:

@@ -28,7 +28,7 @@ from tokenprune.models.answer import not_finite
 from tokenprune.models.device import resolve_device
 from tokenprune.models.hf import HuggingFace
 from tokenprune.models.presets import PRESETS, Request
-from tokenprune.named import is_file_name, list_methods, load_method
+from tokenprune.named import by_title, method_names
 from tokenprune.ops.finite import is_distribution
 from tokenprune.registry import suggest
 from tokenprune.run import Run
@@ -152,14 +152,17 @@ def run_bench(config: BenchConfig, progress: Callable[[str, int, int], None] | N
         UnsupportedFeatureError: The unpruned model's logits hold NaN or infinity: it computes nothing worth timing.
     """
     device = resolve_device(config.device)
-    titles = _titles(config.methods)
+    names = method_names() if config.methods == ("all",) else config.methods
+    if not names:
+        raise ConfigError("no method to time", "name at least one")
+    named = by_title(names, (UNPRUNED, KEEP_ALL), "rows of the table")
     budgets: list[dict[str, float]] = [{"tokens": tokens} for tokens in config.tokens]
     budgets = budgets or [{"ratio": ratio} for ratio in config.averages]
-    keep_all = load_method(next(iter(titles)), budget="keep_ratio", ratio=1.0)
+    keep_all = next(iter(named.values())).method("keep_ratio", ratio=1.0)
     methods: list[tuple[str, Method | None, dict[str, float]]] = [(UNPRUNED, None, {}), (KEEP_ALL, keep_all, {})]
     methods += [
-        (title, load_method(name, budget="layer_average", **budget), budget)
-        for name, title in titles.items()
+        (title, method.method("layer_average", **budget), budget)
+        for title, method in named.items()
         for budget in budgets
     ]
     loaded = _load_model(config, device)
@@ -188,26 +191,6 @@ def requests(batch: int, config: BenchConfig) -> list[Request]:
         Request(max(1, round(config.text_tokens * factors[sample % 4])), images=1 + sample % 2)
         for sample in range(batch)
     ]
-
-
-def _titles(methods: Sequence[str]) -> dict[str, str]:
-    """The methods to time, each with its name in the table, checked against the installed ones."""
-    installed = [method.name for method in list_methods()]
-    if list(methods) == ["all"]:
-        return {name: name for name in installed}
-    titles: dict[str, str] = {}
-    for name in methods:
-        title = name
-        if is_file_name(name):
-            title = load_method(name, budget="keep_ratio", ratio=1.0).label or name
-        elif name not in installed:
-            raise ConfigError(f"unknown method {name!r}", f"{suggest(name, [*installed, 'all'])}; or give a YAML file")
-        if title in (UNPRUNED, KEEP_ALL) or title in titles.values():
-            raise ConfigError(f"two rows of the table are named {title!r}", "give each method once, with its own label")
-        titles[name] = title
-    if not titles:
-        raise ConfigError("no method to time", "name at least one")
-    return titles
 
 
 def _load_model(config: BenchConfig, device: torch.device) -> BenchModel:

@@ -12,8 +12,7 @@ from pydantic import Field
 
 from tokenprune.component import FromRegistry
 from tokenprune.datasets.base import Table
-from tokenprune.datasets.columns import ANSWERS, PICTURES, Role, find_columns, misspelt, near
-from tokenprune.datasets.ids import check_unique
+from tokenprune.datasets.columns import ANSWERS, PICTURES, Role, check_unique, find_columns, misspelt, near
 from tokenprune.datasets.open import open_table
 from tokenprune.errors import ConfigError
 from tokenprune.metrics.agreement import Agreement

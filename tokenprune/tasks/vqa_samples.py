@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import overload
 
 from tokenprune.datasets.base import Table
-from tokenprune.datasets.columns import Role
-from tokenprune.datasets.ids import row_id
-from tokenprune.datasets.images import Source, read_image, source
+from tokenprune.datasets.columns import Role, row_id
+from tokenprune.datasets.media import Source, read_image, read_video, source
 from tokenprune.datasets.values import text, texts
-from tokenprune.datasets.video import read_video
 from tokenprune.errors import SampleError
 from tokenprune.metrics.multiple_choice import LETTERS, expected
 from tokenprune.tasks.base import Sample, Video

@@ -1,4 +1,4 @@
-"""Pictures and videos that a row names: a path, or the file's own bytes."""
+"""Pictures and videos that a row names: a path, or the file's own bytes. Pillow and PyAV read them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import io
 import os
 import re
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenprune.datasets.values import short
 from tokenprune.errors import SampleError
@@ -119,3 +121,40 @@ def eight_bits(picture: Image) -> Image:
     if picture.mode in ("I", "F"):
         raise ValueError(f"a grey picture of 32 bits (mode {picture.mode})")
     return picture
+
+
+def read_video(item: Source, count: int, where: str) -> tuple[NDArray[np.uint8], float]:
+    """Frames at even distances over a video, with its first and its last one.
+
+    The video is read twice: to count its frames, which no container states reliably, and to decode them. Only the
+    chosen frames are held.
+
+    Args:
+        item: The video.
+        count: The number of frames; a video with fewer gives all of them.
+        where: The row, for messages.
+
+    Returns:
+        uint8 array ``[frames, height, width, 3]``, RGB, and how many of these frames a second has.
+
+    Raises:
+        SampleError: The video is broken, cut short, or of an unknown format.
+    """
+    av = optional("av", "a video")
+    try:
+        with av.open(item.open()) as container:
+            stream = container.streams.video[0]
+            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            total = sum(packet.size > 0 for packet in container.demux(stream))
+        wanted = {int(index) for index in np.linspace(0, total - 1, min(count, total)).round()}
+        with av.open(item.open()) as container:
+            frames = [
+                frame.to_ndarray(format="rgb24")
+                for index, frame in enumerate(container.decode(video=0))
+                if index in wanted
+            ]
+        if not wanted or len(frames) < len(wanted):
+            raise ValueError(f"{len(frames)} of {len(wanted)} chosen frames can be decoded")
+    except Exception as error:  # av.error.FFmpegError, IndexError without a video stream, the ValueError above
+        raise item.unreadable("video", where, error) from error
+    return np.stack(frames), float(len(frames) * rate / total)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenprune.datasets.images import read_image, source
-from tokenprune.datasets.video import read_video
+from tokenprune.datasets.media import read_image, read_video, source
 from tokenprune.errors import SampleError
 
 
