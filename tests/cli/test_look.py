@@ -12,7 +12,6 @@ from PIL import Image
 
 from tests.support.tiny import CASES
 from tests.support.toy import Letters
-from tests.support.toy_distribution import toy_installed
 from tokenprune import cli
 from tokenprune.cli.look import in_words, look_methods, look_model, looks, read_sample
 from tokenprune.errors import ConfigError
@@ -20,7 +19,6 @@ from tokenprune.models.base import LoadedModel
 from tokenprune.models.hf import HuggingFace
 from tokenprune.tasks.base import sample_pictures
 
-__all__ = ["toy_installed"]
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
 
