@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tokenprune.core.text import one_line, write_file
 from tokenprune.errors import OutputError
-from tokenprune.text import one_line, write_file
 
 
 def test_a_message_is_one_line() -> None:

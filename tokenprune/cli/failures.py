@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError, OutputError, TokenPruneError, TokenPruneWarning
-from tokenprune.text import one_line
 from tokenprune.version import __version__
 
 

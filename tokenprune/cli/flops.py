@@ -10,7 +10,7 @@ import typer
 from tokenprune.cli.options import budget_option, one_budget
 from tokenprune.cli.tables import print_estimate
 from tokenprune.measure.estimate import estimate, read_config
-from tokenprune.named import find_shipped
+from tokenprune.methods.named import find_shipped
 
 
 def flops(

@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tokenprune import plugins
 from tokenprune.cli.tables import console
+from tokenprune.core import plugins
 from tokenprune.errors import ConfigError, TokenPruneError
-from tokenprune.named import list_methods
+from tokenprune.methods.named import list_methods
 
 
 def list_components(

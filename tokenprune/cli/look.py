@@ -13,19 +13,19 @@ import typer
 from tokenprune.cli.failures import check_writable
 from tokenprune.cli.options import MODEL, budget_option, model_entry, one_budget
 from tokenprune.cli.tables import console
-from tokenprune.component import FromRegistry
 from tokenprune.config import Config, Method
+from tokenprune.core.component import FromRegistry
+from tokenprune.core.optional import optional
 from tokenprune.datasets.media import Source, read_image, read_video, source
-from tokenprune.engine import apply
 from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneError
+from tokenprune.methods.named import by_title, list_methods
 from tokenprune.models.answer import generate
 from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.models.encode import encode
-from tokenprune.named import by_title, list_methods
-from tokenprune.optional import optional
 from tokenprune.pictures.describe import describe
 from tokenprune.pictures.draw import EXTRA, check_format, draw, save
 from tokenprune.pictures.look import Look
+from tokenprune.run import apply
 from tokenprune.tasks.base import Sample, Video, sample_pictures
 
 UNPRUNED = "unpruned"

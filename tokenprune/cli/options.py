@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
+from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError
-from tokenprune.plugins import registry
 
 #: Option -> the budget that it states, the budget's field, and the help.
 BUDGETS = {

@@ -9,8 +9,8 @@ import typer
 
 from tokenprune.cli.failures import check_writable
 from tokenprune.cli.tables import print_written
+from tokenprune.core.text import write_file
 from tokenprune.experiment.config import json_schema
-from tokenprune.text import write_file
 
 
 def schema(

@@ -9,9 +9,9 @@ import typer
 import yaml
 
 from tokenprune.measure.estimate import read_config
+from tokenprune.methods.named import NamedMethod, find_shipped
+from tokenprune.methods.published import Published
 from tokenprune.models.presets import PRESETS
-from tokenprune.named import NamedMethod, find_shipped
-from tokenprune.published import Published
 
 
 def show(

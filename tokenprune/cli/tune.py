@@ -12,8 +12,8 @@ from tokenprune.cli.options import MODEL, budget_option, budgets, model_entry
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import console, print_tune, print_written
 from tokenprune.config import read_yaml
+from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError
-from tokenprune.plugins import registry
 from tokenprune.tuning import TuneConfig, run_tune
 
 #: The question about the pictures of a folder, if the user asks none.

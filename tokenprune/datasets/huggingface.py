@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenprune.core.optional import optional
+from tokenprune.core.registry import suggest
+from tokenprune.core.text import one_line
 from tokenprune.datasets.base import Table
 from tokenprune.errors import ConfigError, MissingDataError
-from tokenprune.optional import optional
-from tokenprune.registry import suggest
-from tokenprune.text import one_line
 
 #: Files that ``save_to_disk`` writes into the folder of a dataset, and of a dataset with several splits.
 SAVED = ("dataset_info.json", "dataset_dict.json")

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenprune.core.optional import optional
+from tokenprune.core.text import one_line
 from tokenprune.datasets.values import short
 from tokenprune.errors import SampleError
-from tokenprune.optional import optional
-from tokenprune.text import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image

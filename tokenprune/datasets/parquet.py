@@ -8,9 +8,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from tokenprune.core.optional import optional
 from tokenprune.datasets.base import Table
 from tokenprune.errors import ConfigError
-from tokenprune.optional import optional
 
 BATCH = 1024  # rows of a single column that are read at once
 

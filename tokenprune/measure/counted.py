@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tokenprune.optional import optional
+from tokenprune.core.optional import optional
 
 
 def count_flops(call: Any) -> int:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenprune.core.optional import optional
+from tokenprune.core.text import write_file
 from tokenprune.errors import ConfigError, OutputError, UnsupportedFeatureError
-from tokenprune.optional import optional
 from tokenprune.pictures.describe import describe, printable, shorter
 from tokenprune.pictures.look import Look
-from tokenprune.text import write_file
 
 if TYPE_CHECKING:  # matplotlib is optional
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from tokenprune.component import FromRegistry
+from tokenprune.core.component import FromRegistry
 from tokenprune.datasets.base import Table
 from tokenprune.datasets.columns import ANSWERS, PICTURES, Role, check_unique, find_columns, misspelt, near
 from tokenprune.datasets.open import open_table
