@@ -22,7 +22,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("pictures",),
     ("run",),
-    ("metrics", "records"),
+    ("metrics", "datasets"),
     ("tasks",),
     ("models",),
     ("measure",),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tokenprune.cli.methods import flow
+from tokenprune.cli.show import flow
 from tokenprune.config import Method
 from tokenprune.core import plugins
 from tokenprune.core.component import Component

@@ -14,7 +14,7 @@ import tokenprune as tp
 from tests.support.broken import break_prompts, letter
 from tests.support.toy import ToyModel, ToyTask, config
 from tokenprune.adapters import adapter_for
-from tokenprune.cli.look import looks, read_prompt
+from tokenprune.cli.look import looks, read_sample
 from tokenprune.engine.trials.calibrate import last_logits
 from tokenprune.engine.trials.divergence import mean_divergence
 from tokenprune.engine.trials.fidelity import UnprunedBatch
@@ -131,10 +131,10 @@ def test_a_look_names_the_method(tmp_path: Path) -> None:
     ToyTask().samples()[0].images[0].save(picture)
     methods = {"mine": tp.load_method("norm-hidden-large", "keep_count", tokens=2)}
     for pruned, name in ((False, "unpruned"), (True, "mine")):
-        prompt = read_prompt([str(picture)], "abc", None, 1, 2)
+        sample = read_sample([str(picture)], "abc", None, 1)
         loaded = Broken(pruned=pruned).load()
         with pytest.raises(UnsupportedFeatureError, match=f"method '{name}': the logits at answer token 1 of sample"):
-            looks(loaded, methods, prompt)
+            looks(loaded, methods, sample, 2)
 
 
 def test_fidelity_over_several_tokens() -> None:

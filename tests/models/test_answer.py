@@ -11,8 +11,7 @@ import torch
 
 from tests.support.broken import break_prompts, letter, toy
 from tests.support.toy import ToyModel, ToyTask, config
-from tokenprune.cli.look import Prompt
-from tokenprune.cli.look import _answer as look_answer
+from tokenprune.cli.look import answer_text
 from tokenprune.errors import PluginError, UnsupportedFeatureError
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.batches import Batches
@@ -116,7 +115,7 @@ def test_equal_answers_in_experiments_tunes_and_looks(monkeypatch: pytest.Monkey
     in_tune = dict(said)
 
     in_look = {
-        sample.id: look_answer(loaded, Prompt(replace(sample, id="a.png"), (), None, length), loaded.encode([sample]))
+        sample.id: answer_text(loaded, replace(sample, id="a.png"), loaded.encode([sample]), length)
         for sample in task.samples()[:count]
     }
     assert in_experiment == in_tune == in_look

@@ -17,7 +17,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from tests.records.test_pictures import picture, video
+from tests.datasets.test_media import picture, video
 from tokenprune.core.component import FromRegistry
 from tokenprune.errors import ConfigError, MissingDataError, SampleError, TokenPruneError
 from tokenprune.tasks.base import Sample

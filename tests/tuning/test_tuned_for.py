@@ -19,7 +19,7 @@ from tests.tuning.models import llava
 from tests.tuning.planted import BUDGET, config, planted
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.layer_average import LayerAverage
-from tokenprune.cli.look import look_methods, looks, read_prompt
+from tokenprune.cli.look import look_methods, looks, read_sample
 from tokenprune.core.architecture import Architecture
 from tokenprune.errors import ConfigError
 from tokenprune.experiment import run_experiment
@@ -127,7 +127,7 @@ def test_in_a_look(foreign: Path, tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     ToyTask().samples()[0].images[0].save(picture)
     with pytest.raises(ConfigError, match="tuned for a 'llava' with 28 layers"):
-        looks(ToyModel().load(), look_methods([str(foreign)], None, {}), read_prompt([str(picture)], "a", None, 1, 1))
+        looks(ToyModel().load(), look_methods([str(foreign)], {}), read_sample([str(picture)], "a", None, 1), 1)
 
 
 def test_in_an_estimate(tuned: Path) -> None:

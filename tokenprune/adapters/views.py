@@ -44,6 +44,16 @@ class View:
     columns: int
     title: str = ""
 
+    @property
+    def width(self) -> float:
+        """Width of the part, as a share of the picture's."""
+        return self.box[2] - self.box[0]
+
+    @property
+    def height(self) -> float:
+        """Height of the part, as a share of the picture's."""
+        return self.box[3] - self.box[1]
+
 
 class Placement(ABC):
     """Lays the token grid of an item over its pictures. Frozen, and free of the model and its tensors."""

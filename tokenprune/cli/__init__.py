@@ -1,4 +1,4 @@
-"""The command line: a thin layer over the library."""
+"""The command line: a thin layer over the library, a file per command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the command line ends: one line for a mistake of the user, and what to do after a bug."""
+"""The ends of the command line: one line for a mistake of the user, and what to do after a bug."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError, OutputError, TokenPruneError, TokenPruneWarning
 from tokenprune.version import __version__
 
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """A mistake of the user inside the block prints one line on stderr and exits with status 2, without a traceback."""
+    """Print a mistake of the user inside the block as one line on stderr, and exit with status 2."""
     try:
         if any("\0" in argument for argument in sys.argv):
             raise ConfigError("an argument holds a NUL character, which no name or path can hold", "remove it")
         yield
     except TokenPruneError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:
         _pipe_is_closed()
@@ -43,7 +44,7 @@ def reported() -> Iterator[None]:
 
 @contextmanager
 def warnings_reported() -> Iterator[None]:
-    """Our own warnings are one line each on stderr, once, without a place in the code."""
+    """Print each of our own warnings once, as one line on stderr, without its place in the code."""
     said: set[str] = set()
     with warnings.catch_warnings():
         show = warnings.showwarning
@@ -53,7 +54,7 @@ def warnings_reported() -> Iterator[None]:
                 show(message, category, filename, lineno, *rest)
             elif str(message) not in said:
                 said.add(str(message))
-                print(" ".join(str(message).split()), file=sys.stderr)
+                print(one_line(message), file=sys.stderr)
 
         warnings.simplefilter("always", TokenPruneWarning)
         warnings.showwarning = say  # type: ignore[assignment]
@@ -78,7 +79,7 @@ def _bug() -> NoReturn:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before any work whether a file can be written; its folder is made.
+    """Check before any work that a file can be written; its folder is made.
 
     Raises:
         OutputError: It cannot.

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-#: What long-running functions of the library call: (description, steps done, steps in total).
+#: Long-running functions of the library call it: (description, steps done, steps in total).
 Callback = Callable[[str, int, int], None]
 
 
 @contextmanager
 def progress_bar(console: Console, width: int = 36, transient: bool = False) -> Iterator[Callback]:
-    """A progress bar for the block. It is drawn at the first call, and gone before an exception is printed.
+    """Show a progress bar for the block. It is drawn at the first call, and gone before an exception is printed.
 
     Args:
         console: Where to draw.

@@ -1,19 +1,21 @@
-"""`tokenprune report`: the reports of finished runs and tunes, made again from their folders. No model is loaded."""
+"""``tokenprune report``: the reports of finished runs and tunes, made again from their folders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from tokenprune.cli.failures import check_writable
 from tokenprune.cli.tables import console, print_result, print_tune, print_written
-from tokenprune.core.text import well_formed
-from tokenprune.errors import ConfigError, OutputError
-from tokenprune.experiment import ExperimentResult, write_report
+from tokenprune.core.text import write_file
+from tokenprune.errors import ConfigError
+from tokenprune.experiment import write_report
 from tokenprune.experiment.comparison import Compared, compare, table, write_comparison
 from tokenprune.experiment.folder import read_result
 from tokenprune.experiment.numbers import notes
@@ -25,63 +27,53 @@ from tokenprune.tuning.folder import holds_tune, read_tune
 COMPARISON = Path("report")
 
 
-def make_reports(
-    folders: Sequence[Path], output: Path | None, latex: Path | None, csv: Path | None, share: bool
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Output folders of runs, or of a tune.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Output folder. [default: the folder itself; for several folders: report]")
+    ] = None,
+    latex: Annotated[Path | None, typer.Option(help="Also write the table for a paper to this LaTeX file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write all numbers to this CSV file.")] = None,
+    share: Annotated[
+        bool, typer.Option("--share", help="In the LaTeX table, also give the share of the unpruned accuracy.")
+    ] = False,
 ) -> None:
-    """Make the report of one folder again, or compare several.
-
-    Args:
-        folders: Output folders of runs, or a single one of a tune.
-        output: Where to write; by default a single report's own folder, and :data:`COMPARISON`.
-        latex: Write the table as LaTeX to this file.
-        csv: Write the numbers as CSV to this file.
-        share: Also show, in LaTeX, the accuracy as a share of the unpruned model's.
-
-    Raises:
-        TokenPruneError: A folder holds no results, or a file cannot be written.
-    """
+    """Make the reports of finished results again, or compare several. No model is loaded."""
     if share and latex is None:
         raise ConfigError("--share adds a column to the LaTeX table", "give --latex, too")
-    tunes = [folder for folder in folders if holds_tune(folder)]
-    if tunes and (len(folders) > 1 or latex is not None or csv is not None):
-        what = "a comparison takes results of runs" if len(folders) > 1 else "tables for papers are made of runs"
-        raise ConfigError(f"{what}, and {tunes[0]} holds a tune", "name the folders of runs")
+    tune = next(filter(holds_tune, results), None)
+    if tune is not None and (len(results) > 1 or latex is not None or csv is not None):
+        what = "a comparison takes results of runs" if len(results) > 1 else "tables for papers are made of runs"
+        raise ConfigError(f"{what}, and {tune} holds a tune", "name the folders of runs")
     for path in (latex, csv):
         if path is not None:
             check_writable(path)
-    if tunes:
-        _tune(tunes[0], output)
+    if tune is not None:
+        tuned = read_tune(tune)
+        written = tuned.save(output or tune)
+        print_tune(tuned)
+        print_written(written)
         return
-    results = [read_result(folder) for folder in folders]
-    if len(results) == 1:
-        tables: Tables = {"": summarise(results[0])}
-        written = _single(results[0], output)
+    finished = [read_result(folder) for folder in results]
+    tables: Tables
+    if len(finished) == 1:
+        tables = {"": summarise(finished[0])}
+        if output is not None:
+            check_writable(output / "report.md")
+        written = write_report(finished[0], folder=output)
+        print_result(finished[0])
     else:
-        compared = compare(results)
+        compared = compare(finished)
         tables = {item.name: item.summaries for item in compared}
         written = write_comparison(compared, output or COMPARISON)
         _print_comparison(compared)
     if latex is not None:
-        label_free = all(result.label_free for result in results)
-        written.append(_write(latex, latex_table(tables, label_free, share)))
+        write_file(latex, latex_table(tables, all(result.label_free for result in finished), share))
+        written.append(latex)
     if csv is not None:
-        written.append(_write(csv, csv_table(tables)))
+        write_file(csv, csv_table(tables))
+        written.append(csv)
     print_written(written)
-
-
-def _tune(folder: Path, output: Path | None) -> None:
-    result = read_tune(folder)
-    written = result.save(output or folder)
-    print_tune(result)
-    print_written(written)
-
-
-def _single(result: ExperimentResult, output: Path | None) -> list[Path]:
-    if output is not None:
-        check_writable(output / "report.md")
-    written = write_report(result, folder=output)
-    print_result(result)
-    return written
 
 
 def _print_comparison(compared: Sequence[Compared]) -> None:
@@ -95,11 +87,3 @@ def _print_comparison(compared: Sequence[Compared]) -> None:
     for item in compared:
         for sentence in notes(item.result):
             console.print(escape(f"{item.name}: {sentence.replace('**', '')}"), highlight=False, soft_wrap=True)
-
-
-def _write(path: Path, text: str) -> Path:
-    try:
-        path.write_text(well_formed(text), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {path} ({error.strerror})", "choose another file") from None
-    return path

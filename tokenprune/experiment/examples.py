@@ -84,7 +84,7 @@ def stored(results: Results) -> tuple[Stored, str | None]:
 
 
 def for_report(results: Results) -> tuple[Stored, str | None]:
-    """The same for a report, which says so where the file is damaged."""
+    """Like :func:`stored`, for a report, which says so where the file is damaged."""
     if not (results.folder / FILE).is_file():
         return {}, None
     try:

@@ -17,11 +17,11 @@ from tokenprune.selectors.verdict import Verdict
 
 @dataclass(frozen=True)
 class ProfiledModel:
-    """What the calibration pictures of an experiment show.
+    """Measurements on the calibration pictures of an experiment.
 
     Attributes:
         profile: The entropy curves, and the verdicts.
-        choices: What the selector of every series that verifies chose, by the series' key.
+        choices: The choices of the selectors that verify, by their series' keys.
         verdicts: The verdicts by the series' key. Where none was reached, the choice says why.
     """
 
@@ -31,12 +31,12 @@ class ProfiledModel:
 
     @property
     def sentences(self) -> list[str]:
-        """What both rules find in the curves, in words."""
+        """The findings of both rules in the curves."""
         return [detect_collapse(self.profile).sentence, find_plateau(self.profile).sentence]
 
     @property
     def reasons(self) -> dict[str, str]:
-        """What every selector that verifies chose, and why: a sentence by the series' key."""
+        """The choice of every selector that verifies, and why: a sentence by the series' key."""
         return {key: f"{key}: {choice.reason}" for key, choice in self.choices.items()}
 
 

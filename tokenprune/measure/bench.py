@@ -1,11 +1,11 @@
-"""Timing methods against the unpruned model, on any device, in paired rounds."""
+"""Times methods against the unpruned model, on any device, in paired rounds."""
 
 from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from tokenprune.config import Config, Method
 from tokenprune.core.call_arguments import cache_name, returned_cache
 from tokenprune.core.registry import suggest
+from tokenprune.core.text import one_line
 from tokenprune.engine.cache import cache_bytes
 from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedModelError
 from tokenprune.flops.vision import vision_flops
 from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios
 from tokenprune.measure.memory import peak_bytes
-from tokenprune.methods.named import is_file_name, list_methods, load_method
+from tokenprune.methods.named import by_title, method_names
 from tokenprune.models.answer import not_finite
 from tokenprune.models.device import resolve_device
 from tokenprune.models.hf import HuggingFace
@@ -44,7 +45,7 @@ class BenchConfig(Config):
         model: A preset (with random weights, which do not affect times), or a checkpoint by folder or hub name.
         methods: Named methods, or YAML files with a method; ``("all",)`` for every installed one.
         averages: Budgets: visual tokens averaged over all layers, as a share of the prompt's visual tokens.
-        tokens: The same in tokens; if given, they replace ``averages``.
+        tokens: Budgets: layer averages in tokens; if given, they replace ``averages``.
         batches: Batch sizes.
         text_tokens: Text tokens per prompt.
         ragged: Use prompts of different lengths: ``text_tokens`` times 1, 2, 1/2, 3 ...; every second has two images.
@@ -82,7 +83,7 @@ class BenchConfig(Config):
 
 @dataclass
 class TimedSeries:
-    """One row of the table: a method with a budget, and what was measured.
+    """One row of the table: a method with a budget, and its measurements.
 
     Attributes:
         name: ``unpruned``, ``keep-all`` or the method's name.
@@ -150,22 +151,25 @@ def run_bench(config: BenchConfig, progress: Callable[[str, int, int], None] | N
         UnsupportedFeatureError: The unpruned model's logits hold NaN or infinity: it computes nothing worth timing.
     """
     device = resolve_device(config.device)
-    names = _names(config.methods)
+    names = method_names() if config.methods == ("all",) else config.methods
+    if not names:
+        raise ConfigError("no method to time", "name at least one")
+    named = by_title(names, (UNPRUNED, KEEP_ALL), "rows of the table")
     budgets: list[dict[str, float]] = [{"tokens": tokens} for tokens in config.tokens]
     budgets = budgets or [{"ratio": ratio} for ratio in config.averages]
-    methods = [
-        (names[name], load_method(name, budget="layer_average", **budget), budget)
-        for name in names
+    keep_all = next(iter(named.values())).method("keep_ratio", ratio=1.0)
+    methods: list[tuple[str, Method | None, dict[str, float]]] = [(UNPRUNED, None, {}), (KEEP_ALL, keep_all, {})]
+    methods += [
+        (title, method.method("layer_average", **budget), budget)
+        for title, method in named.items()
         for budget in budgets
     ]
     loaded = _load_model(config, device)
     batches = []
     for batch in config.batches:
         inputs = loaded.inputs(requests(batch, config))
-        keep_all = load_method(next(iter(names)), budget="keep_ratio", ratio=1.0)
-        series = [TimedSeries(UNPRUNED), TimedSeries(KEEP_ALL, keep_all)]
-        series += [TimedSeries(name, method, budget) for name, method, budget in methods]
-        _time(loaded.model, inputs, series, config, device, progress)
+        series = [TimedSeries(*item) for item in methods]
+        _time(loaded.model, inputs, series, config, device, progress or (lambda *_: None))
         batches.append({"batch": batch, "rows": [_row(item, series[0], batch, config) for item in series]})
     model: Any = loaded.model
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -186,26 +190,6 @@ def requests(batch: int, config: BenchConfig) -> list[Request]:
         Request(max(1, round(config.text_tokens * factors[sample % 4])), images=1 + sample % 2)
         for sample in range(batch)
     ]
-
-
-def _names(methods: Sequence[str]) -> dict[str, str]:
-    """The methods to time, each with its name in the table, checked against the installed ones."""
-    installed = [method.name for method in list_methods()]
-    if list(methods) == ["all"]:
-        return {name: name for name in installed}
-    names: dict[str, str] = {}
-    for name in methods:
-        title = name
-        if is_file_name(name):
-            title = load_method(name, budget="keep_ratio", ratio=1.0).label or name
-        elif name not in installed:
-            raise ConfigError(f"unknown method {name!r}", f"{suggest(name, [*installed, 'all'])}; or give a YAML file")
-        if title in (UNPRUNED, KEEP_ALL) or title in names.values():
-            raise ConfigError(f"two rows of the table are named {title!r}", "give each method once, with its own label")
-        names[name] = title
-    if not names:
-        raise ConfigError("no method to time", "name at least one")
-    return names
 
 
 def _load_model(config: BenchConfig, device: torch.device) -> BenchModel:
@@ -248,21 +232,20 @@ def _time(
     series: list[TimedSeries],
     config: BenchConfig,
     device: torch.device,
-    progress: Callable[[str, int, int], None] | None,
+    progress: Callable[[str, int, int], None],
 ) -> None:
     """Run all rounds and write the measurements into the series."""
     total = config.warmup + config.rounds
     watch = Stopwatch(device)
     batch = inputs["input_ids"].shape[0]
     for number in range(total):
-        if progress is not None:
-            progress(f"batch {batch}", number, total)
+        progress(f"batch {batch}", number, total)
         runnable = [item for item in series if item.problem is None]
         # with a fixed order every series would follow the same one, and find the machine as hot as that one left it
         random.Random(number).shuffle(runnable)
         for item in runnable:
             try:
-                with _applied(model, item.method) as run:
+                with nullcontext() if item.method is None else apply(model, item.method) as run:
                     times = _time_pass(model, inputs, config.decode, watch)
                     if not times.finite:
                         raise not_finite("of the timed prompts")
@@ -275,7 +258,7 @@ def _time(
             except TokenPruneError as error:
                 if item.method is None or item.name == KEEP_ALL:
                     raise
-                item.problem = " ".join(str(error).split())
+                item.problem = one_line(error)
                 continue
             if number >= config.warmup:
                 item.prefill.append(times.prefill)
@@ -283,14 +266,7 @@ def _time(
                     item.step.append(Spread.of(times.steps).median)
                 if run is not None:
                     item.select.append(run.report.score_ms)
-    if progress is not None:
-        progress(f"batch {batch}", total, total)
-
-
-@contextmanager
-def _applied(model: nn.Module, method: Method | None) -> Iterator[Run | None]:
-    with nullcontext() if method is None else apply(model, method) as run:
-        yield run
+    progress(f"batch {batch}", total, total)
 
 
 @dataclass(frozen=True)
@@ -350,13 +326,10 @@ def _flops_bound(config: Any, run: Run) -> float | None:
 
     None for a family whose tower or decoder has no closed form.
     """
-    report = run.report
-    samples = range(len(report.before))
+    report, samples = run.report, range(len(run.report.before))
     try:
         vision = sum(sum(vision_flops(config, visual)) for visual in report.before)
-        unpruned, pruned = (
-            vision + sum(report.flops(sample, pruned) for sample in samples) for pruned in (False, True)
-        )
+        unpruned, pruned = (vision + sum(report.flops(sample, side) for sample in samples) for side in (False, True))
     except UnsupportedModelError:
         return None
     return unpruned / pruned

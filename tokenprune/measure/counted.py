@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tokenprune.errors import MissingDataError
+from tokenprune.core.optional import optional
 
 
 def count_flops(call: Any) -> int:
@@ -38,7 +38,7 @@ def decoder_counted(model: nn.Module, tokens: int) -> int:
 
 
 def pruned_decoder_counted(model: nn.Module, tokens_per_layer: Sequence[int]) -> int:
-    """The same where the layers see different numbers of tokens. All layers of the decoder must be equal."""
+    """FLOPs of a decoder whose layers see different numbers of tokens. All its layers must be equal."""
     layers = len(tokens_per_layer)
     all_layers = {tokens: decoder_counted(model, tokens) for tokens in set(tokens_per_layer)}
     return sum(all_layers[tokens] for tokens in tokens_per_layer) // layers
@@ -70,12 +70,9 @@ def decoder_traced(model: nn.Module, tokens: int) -> int:
     Raises:
         MissingDataError: fvcore is not installed.
     """
-    try:
-        from fvcore.nn import FlopCountAnalysis
-    except ImportError:
-        raise MissingDataError("fvcore is not installed", "pip install 'tokenprune-mllm[flops]'") from None
+    fvcore = optional("fvcore.nn", "the second counter", "flops")
     decoder, embeds = _decoder(model, tokens)
-    analysis = FlopCountAnalysis(_DecoderOfEmbeddings(decoder), embeds)
+    analysis = fvcore.FlopCountAnalysis(_DecoderOfEmbeddings(decoder), embeds)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
     analysis.set_op_handle(**{f"aten::{name}": None for name in _NOT_COUNTED})
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")

@@ -1,4 +1,4 @@
-"""What a method would save on a model, computed from the config: no model is run and no weights are needed."""
+"""The savings of a method on a model, computed from the config: no model is run and no weights are needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenprune.config import Method
 from tokenprune.core.architecture import Architecture
 from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError, LayerError, MissingDataError
-from tokenprune.flops.decoder import FlopsByPart, Shape, kv_cache_bytes, model_flops, prefill_cost, step_flops
+from tokenprune.flops.decoder import Shape, kv_cache_bytes, model_flops, prefill_cost, step_flops
 from tokenprune.measure.counted import decoder_counted, decoder_traced, pruned_decoder_counted, vision_counted
 from tokenprune.models.presets import PRESETS, Request
 from tokenprune.selectors.base import SelectorContext
@@ -74,18 +74,17 @@ def estimate(
     method.pruner.check(choice.layers)
     schedule = Schedule(choice.layers, num_layers, prefill_cost(config, text_tokens))
     kept = method.budget.keep(visual_tokens, schedule)
-    visual_unpruned = [visual_tokens] * num_layers
-    visual_pruned = schedule.per_layer(visual_tokens, kept)
-    tokens_unpruned = [visual + text_tokens for visual in visual_unpruned]
-    tokens_pruned = [visual + text_tokens for visual in visual_pruned]
     selection = sum(
         method.pruner.at(stage).flops(Shape.of(text_config, layer), visual, visual + text_tokens)
         for stage, (layer, visual) in enumerate(zip(choice.layers, (visual_tokens, *kept[:-1]), strict=True))
     )
-    unpruned = model_flops(config, visual_tokens, tokens_unpruned, 0, visual_unpruned)
-    pruned = model_flops(
-        config, visual_tokens, tokens_pruned, selection if kept[-1] < visual_tokens else 0, visual_pruned
+    per_layer = {"unpruned": [visual_tokens] * num_layers, "pruned": schedule.per_layer(visual_tokens, kept)}
+    tokens = {name: [count + text_tokens for count in visual] for name, visual in per_layer.items()}
+    added = {"unpruned": 0, "pruned": selection if kept[-1] < visual_tokens else 0}
+    unpruned, pruned = (
+        model_flops(config, visual_tokens, tokens[name], added[name], per_layer[name]) for name in tokens
     )
+    parts = zip(unpruned.to_dict().items(), pruned.to_dict().values(), strict=True)
     result: dict[str, Any] = {
         "model": model,
         "method": method.label or "",
@@ -95,16 +94,13 @@ def estimate(
         "text_tokens": text_tokens,
         "kept": list(kept),
         **_row(unpruned.total, pruned.total),
-        "parts": _rows_by_part(unpruned, pruned),
+        "parts": {part: _row(before, after) for (part, before), after in parts},
         "total": _row(unpruned.total, pruned.total),
-        "decode_step": _row(step_flops(text_config, tokens_unpruned), step_flops(text_config, tokens_pruned)),
-        "kv_cache_bytes": {
-            "unpruned": kv_cache_bytes(text_config, tokens_unpruned, 2),
-            "pruned": kv_cache_bytes(text_config, tokens_pruned, 2),
-        },
+        "decode_step": _row(*(step_flops(text_config, lengths) for lengths in tokens.values())),
+        "kv_cache_bytes": {name: kv_cache_bytes(text_config, lengths, 2) for name, lengths in tokens.items()},
     }
     if counted:
-        result["counted"] = _counted(model, config, visual_tokens, tokens_unpruned, tokens_pruned)
+        result["counted"] = _counted(model, config, visual_tokens, **tokens)
     return result
 
 
@@ -134,22 +130,21 @@ def _row(unpruned: int, pruned: int) -> Row:
     return {"flops_unpruned": unpruned, "flops_pruned": pruned, "reduction_percent": reduction}
 
 
-def _rows_by_part(unpruned: FlopsByPart, pruned: FlopsByPart) -> dict[str, Row]:
-    before, after = unpruned.to_dict(), pruned.to_dict()
-    return {part: _row(before[part], after[part]) for part in before}
+def _counted(model: str, config: Any, visual_tokens: int, unpruned: list[int], pruned: list[int]) -> dict[str, Any]:
+    """FLOPs counted on the device ``meta``: the decoder by both counters, a preset's picture by torch's.
 
-
-def _counted(
-    model: str, config: Any, visual_tokens: int, tokens_unpruned: list[int], tokens_pruned: list[int]
-) -> dict[str, Any]:
-    """The same FLOPs, counted on the device ``meta``: the decoder by both counters, a preset's picture by torch's."""
+    Args:
+        model: See :func:`estimate`.
+        config: Its config.
+        visual_tokens: Visual tokens of the prompt.
+        unpruned: Tokens that each layer of the unpruned decoder sees.
+        pruned: Tokens that each layer of the pruned one sees.
+    """
     with torch.device("meta"):
         meta_model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
     result: dict[str, Any] = {
-        "decoder": _row(
-            decoder_counted(meta_model, tokens_unpruned[0]), pruned_decoder_counted(meta_model, tokens_pruned)
-        ),
-        "decoder_fvcore": {"flops_unpruned": decoder_traced(meta_model, tokens_unpruned[0])},
+        "decoder": _row(decoder_counted(meta_model, unpruned[0]), pruned_decoder_counted(meta_model, pruned)),
+        "decoder_fvcore": {"flops_unpruned": decoder_traced(meta_model, unpruned[0])},
     }
     if model in PRESETS and visual_tokens == PRESETS[model].visual_tokens:
         inputs = PRESETS[model].inputs([Request(1)])

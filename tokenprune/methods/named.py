@@ -14,7 +14,7 @@ required.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -56,6 +56,11 @@ class NamedMethod:
     def description(self) -> str:
         """The method in one sentence."""
         return str(self.data.get("description", ""))
+
+    @property
+    def title(self) -> str:
+        """The method's name in tables: its label, or its own name."""
+        return str(self.data["method"].get("label") or self.name)
 
     @property
     def paper(self) -> str:
@@ -159,6 +164,25 @@ def find_shipped(name: str | Path) -> NamedMethod:
     if "task" in data["method"] or "methods" in data["method"]:
         raise ConfigError(f"{name} is an experiment, not a method", f"use `tokenprune run {name}`")
     return NamedMethod(Path(name).stem, "", data, published=read_published(data.get("published"), name), path=name)
+
+
+def by_title(names: Sequence[str], taken: Collection[str], what: str) -> dict[str, NamedMethod]:
+    """Named methods, and those in YAML files, by their titles.
+
+    Args:
+        names: Names and paths of files; errors as for :func:`load_method`.
+        taken: Titles that something else has.
+        what: The things that have the titles, for messages, e.g. ``"rows of the table"``.
+
+    Raises:
+        ConfigError: Two have the same title.
+    """
+    found: dict[str, NamedMethod] = {}
+    for method in map(find_shipped, names):
+        if method.title in found or method.title in taken:
+            raise ConfigError(f"two {what} are named {method.title!r}", "give each method once, with its own label")
+        found[method.title] = method
+    return found
 
 
 def _discover(wanted: str | None = None) -> Iterator[NamedMethod]:

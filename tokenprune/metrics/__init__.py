@@ -1,1 +1,1 @@
-"""Metrics: how good a generated text is as an answer, from 0 to 1."""
+"""Metrics: scores of a generated text as an answer, from 0 to 1."""

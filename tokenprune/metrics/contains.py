@@ -1,4 +1,4 @@
-"""Whether an expected answer occurs in the text."""
+"""Expected answers that occur in the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multiple choice: which option a text chooses."""
+"""Multiple choice: the option that a text chooses."""
 
 from __future__ import annotations
 

@@ -18,20 +18,8 @@ MARKS = ';/[]"{}()=+\\_-><@`,?!'
 THOUSANDS = re.compile(r"\d,\d")
 PERIOD = re.compile(r"\.(?!\d)")
 ARTICLES = frozenset({"a", "an", "the"})
-NUMBERS = {
-    "none": "0",
-    "zero": "0",
-    "one": "1",
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-}
+FIGURES = enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
+NUMBERS = {"none": "0", **{word: str(figure) for figure, word in FIGURES}}
 #: The contractions that the benchmark repairs. It leaves alone what is also another word ("we'll", "she'd", "it's").
 CONTRACTIONS = re.findall(
     r"\S+",

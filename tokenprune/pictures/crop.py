@@ -1,10 +1,10 @@
-"""Which part of a user's picture a model is shown, from the settings of its processor."""
+"""The part of a user's picture that a model is shown, from the settings of its processor."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from tokenprune.adapters.modalities import Modality
@@ -22,7 +22,7 @@ class Part:
 
     Attributes:
         box: The part, as shares of the picture; where the processor adds padding, it reaches beyond the picture.
-        title: What the part is, where a picture has several; else empty.
+        title: A name, where a picture has several parts; else empty.
     """
 
     box: Box
@@ -30,31 +30,23 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Canvas:
+class Processed:
     """A picture on its way through a processor.
 
     Attributes:
-        width: Width in pixels, as it is now.
-        height: Height in pixels, as it is now.
-        box: What it shows, as shares of the picture in the beginning.
+        width: Width in pixels, after the last step.
+        height: Height in pixels, after the last step.
+        box: The part of the user's picture that it shows, as shares of that picture.
     """
 
     width: int
     height: int
     box: Box = WHOLE
 
-    def resized(self, width: int, height: int) -> Canvas:
-        """Stretched to a size in pixels."""
-        return replace(self, width=width, height=height)
-
-    def cut(self, left: int, top: int, width: int, height: int) -> Canvas:
-        """A rectangle of it in pixels; what lies outside is padding."""
+    def cut(self, left: int, top: int, width: int, height: int) -> Processed:
+        """A rectangle of it in pixels; padding where the rectangle lies outside."""
         shares = (left / self.width, top / self.height, (left + width) / self.width, (top + height) / self.height)
-        return Canvas(width, height, part_of(self.box, shares))
-
-    def cropped(self, width: int, height: int) -> Canvas:
-        """The middle of it; padding where it is smaller."""
-        return self.cut((self.width - width) // 2, (self.height - height) // 2, width, height)
+        return Processed(width, height, part_of(self.box, shares))
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,7 @@ class Settings:
 
     @classmethod
     def of(cls, processor: Any, modality: Modality) -> Settings:
-        """Those that a processor uses for images or for videos."""
+        """The settings that a processor uses for images or for videos."""
         name = f"{modality}s_kwargs"
         older = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {})  # transformers 5.17
         defaults = {**(getattr(processor, name, None) or {}), **older.get(name, {})}
@@ -95,6 +87,12 @@ class Settings:
         if not (width and height):
             raise self.unknown(name)
         return width, height
+
+    def refuse(self, *names: str) -> None:
+        """Raise :meth:`unknown` for the first of some settings that is switched on."""
+        for name in names:
+            if self[name]:
+                raise self.unknown(name)
 
     def unknown(self, name: str) -> UnsupportedFeatureError:
         """The error for a setting that is not understood."""
@@ -129,9 +127,7 @@ def seen_parts(processor: Any, size: tuple[int, int], modality: Modality) -> lis
     if owner_of(processor, modality) is None:
         return [Part(WHOLE)]
     settings = Settings.of(processor, modality)
-    for name in UNKNOWN:
-        if settings[name]:
-            raise settings.unknown(name)
+    settings.refuse(*UNKNOWN)
     if settings.has("image_grid_pinpoints"):
         check_tiles(settings)
         return [Part(WHOLE)]
@@ -140,23 +136,20 @@ def seen_parts(processor: Any, size: tuple[int, int], modality: Modality) -> lis
     if settings.has("patch_size"):  # Pixtral, Qwen-VL: whole patches, of the stretched picture
         if not settings["do_resize"]:
             raise settings.unknown("do_resize")
-        if settings["do_center_crop"]:
-            raise settings.unknown("do_center_crop")
+        settings.refuse("do_center_crop")
         return [Part(WHOLE)]
     if settings.has("max_image_size") or settings.has("crop_to_patches"):  # stretched to whole tiles
         if getattr(processor, "video_processor", None) is not None:  # the frames of a video count as images
-            frames = Settings.of(processor, "video")
-            if frames["do_center_crop"]:
-                raise frames.unknown("do_center_crop")
+            Settings.of(processor, "video").refuse("do_center_crop")
         return [Part(WHOLE)]
     return [Part(seen_box(settings, size))]
 
 
 def seen_box(settings: Settings, size: tuple[int, int]) -> Box:
-    """What a processor shows that pads, resizes and crops, in the order that transformers' own have.
+    """The part that a processor shows which pads, resizes and crops, in the order that transformers' own have.
 
     Args:
-        settings: Those of the image or video processor.
+        settings: The settings of the image or video processor.
         size: Width and height of the picture in pixels.
 
     Raises:
@@ -164,32 +157,33 @@ def seen_box(settings: Settings, size: tuple[int, int]) -> Box:
     """
     squares = settings.has("pad_to_square")  # LLaVA's own processor pads first
     pads, crops = bool(settings["do_pad"]), bool(settings["do_center_crop"])
-    canvas = Canvas(*size)
+    picture = Processed(*size)
     if squares and pads:
-        side = max(size)
-        canvas = Canvas(side, side, padded_square(*size))
+        picture = Processed(max(size), max(size), padded_square(*size))
     if settings["do_resize"]:
-        resized = resized_size(settings["size"], canvas)
+        resized = resized_size(settings["size"], picture.width, picture.height)
         if resized is not None:
-            canvas = canvas.resized(*resized)
+            picture = Processed(*resized, picture.box)
         elif crops or (pads and not squares):
             raise settings.unknown("size")
-    if crops:
-        canvas = canvas.cropped(*settings.sides("crop_size"))
+    if crops:  # the middle; padding where the picture is smaller
+        width, height = settings.sides("crop_size")
+        picture = picture.cut((picture.width - width) // 2, (picture.height - height) // 2, width, height)
     if pads and not squares:  # at the right and at the bottom
-        canvas = canvas.cut(0, 0, *settings.sides("pad_size"))
-    return canvas.box
+        picture = picture.cut(0, 0, *settings.sides("pad_size"))
+    return picture.box
 
 
-def resized_size(size: Any, canvas: Canvas) -> tuple[int, int] | None:
+def resized_size(size: Any, width: int, height: int) -> tuple[int, int] | None:
     """Width and height after a resize; None where the setting is of another kind, which stretches a picture at most."""
-    shortest, height, width = (entry(size, key) for key in ("shortest_edge", "height", "width"))
     if entry(size, "longest_edge"):
         return None
+    shortest = entry(size, "shortest_edge")
     if shortest:
-        longest = int(shortest * max(canvas.width, canvas.height) / min(canvas.width, canvas.height))
-        return (shortest, longest) if canvas.width <= canvas.height else (longest, shortest)
-    return (width, height) if width and height else None
+        longest = int(shortest * max(width, height) / min(width, height))
+        return (shortest, longest) if width <= height else (longest, shortest)
+    sides = entry(size, "width"), entry(size, "height")
+    return (sides[0], sides[1]) if sides[0] and sides[1] else None
 
 
 def check_tiles(settings: Settings) -> None:
@@ -209,7 +203,7 @@ def pan_and_scan(settings: Settings, size: tuple[int, int]) -> list[Part]:
     """Gemma 3: a long picture is shown whole, and then in equal crops along its longer side.
 
     Args:
-        settings: Those of the image processor.
+        settings: The settings of the image processor.
         size: Width and height of the picture in pixels.
     """
     smallest = int(settings["pan_and_scan_min_crop_size"])

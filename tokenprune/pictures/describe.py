@@ -1,4 +1,4 @@
-"""What a picture of a prefill says in words."""
+"""Looks in words, for captions and for readers who do not see the picture."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def tokens(count: int) -> str:
 
 
 def caption(look: Look, stage: StageLook | None) -> str:
-    """What stands under the picture of a stage."""
+    """The text under the picture of a stage."""
     if stage is None:
         return f"all {tokens(look.tokens)}"
     if stage.reason is not None:
@@ -60,7 +60,7 @@ def caption(look: Look, stage: StageLook | None) -> str:
 
 
 def why(stage: StageLook) -> str:
-    """Why a stage dropped nothing."""
+    """The reason for which a stage dropped nothing."""
     return (stage.reason or "").removeprefix("not pruned: ")
 
 
@@ -117,18 +117,14 @@ def numbers(chosen: Sequence[int]) -> str:
 
 
 def _where(look: Look) -> str:
-    """Where most of the kept tokens are, if one third by one third of the only picture holds a large share of them."""
+    """The place of most kept tokens, if one third by one third of the only picture holds a large share of them."""
     panels = sheets(look)
     if len({panel.picture for panel in panels}) != 1:
         return ""
-    here = look.kept & np.isin(look.cells[:, 0], panels[0].views)
+    here = look.kept & np.isin(look.cells[:, 0], panels[0].numbers)
     counts = np.zeros((3, 3), dtype=int)
-    for index, row, column in look.cells[here]:
-        view = look.views[index]
-        left, top, right, bottom = view.box
-        x = left + (column + 0.5) / view.columns * (right - left)
-        y = top + (row + 0.5) / view.rows * (bottom - top)
-        counts[min(max(int(3 * y), 0), 2), min(max(int(3 * x), 0), 2)] += 1
+    columns, rows = (3 * look.centres(np.flatnonzero(here))).clip(0, 2).astype(int).T
+    np.add.at(counts, (rows, columns), 1)
     share = counts.max() / max(counts.sum(), 1)
     if counts.sum() < 3 or share < 0.3:
         return ""

@@ -1,4 +1,4 @@
-"""Draw looks: which patches stay, what the score saw, which tokens were merged, and the answers. Needs matplotlib."""
+"""Draws looks: which patches stay, what the score saw, which tokens were merged, and the answers. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenprune.core.optional import optional
+from tokenprune.core.text import write_file
 from tokenprune.errors import ConfigError, OutputError, UnsupportedFeatureError
 from tokenprune.pictures.describe import describe, printable, shorter
 from tokenprune.pictures.look import Look
@@ -16,7 +17,7 @@ from tokenprune.pictures.look import Look
 if TYPE_CHECKING:  # matplotlib is optional
     from matplotlib.figure import Figure
 
-#: What a figure is saved as, by the end of the file's name.
+#: The ends of names of files that a figure can be saved as.
 FORMATS = (".png", ".svg", ".pdf")
 EXTRA = "report"
 
@@ -64,10 +65,14 @@ def draw(
     _check(shown, width=width, columns=columns, pictures=pictures, row=row, dpi=dpi)
     if path is not None:
         check_format(path)
-    optional("matplotlib", "drawing", EXTRA)
-    from tokenprune.pictures.figure import Layout, Settings
+    matplotlib = optional("matplotlib", "drawing", EXTRA)
+    from tokenprune.pictures.canvas import SETTINGS
+    from tokenprune.pictures.figure import Layout
 
-    figure = Layout(shown, Settings(width, columns, pictures, row, scores, merges)).figure()
+    with matplotlib.rc_context(SETTINGS):
+        figure = Layout(
+            shown, width=width, columns=columns, pictures=pictures, row=row, scores=scores, merges=merges
+        ).figure()
     if path is not None:
         save(figure, path, dpi=dpi, title=shown[0].question, description=" ".join(map(describe, shown)))
     return figure
@@ -91,18 +96,14 @@ def save(figure: Figure, path: str | Path, *, dpi: int = 200, title: str = "", d
     """
     file = Path(path)
     data = encoded(figure, check_format(file), dpi=dpi, title=title, description=description)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    except OSError as error:
-        raise OutputError(f"cannot write {file} ({error.strerror or error})", "choose another file") from None
+    write_file(file, data)
     return file
 
 
 def encoded(figure: Figure, ending: str, *, dpi: int = 200, title: str = "", description: str = "") -> bytes:
     """The bytes of a figure's file; arguments as for :func:`save`, with the file's ending in place of its path."""
     matplotlib = optional("matplotlib", "drawing", EXTRA)
-    from tokenprune.pictures.page import SETTINGS
+    from tokenprune.pictures.canvas import SETTINGS
 
     title, description = printable(title), printable(description)  # control characters would break an SVG
 

@@ -1,4 +1,4 @@
-"""The figure of one or several looks: which panel is where."""
+"""The figure of one or several looks: the places of panels and texts."""
 
 from __future__ import annotations
 
@@ -9,22 +9,13 @@ from functools import cached_property
 import numpy as np
 from matplotlib.figure import Figure
 
+from tokenprune.adapters.views import WHOLE
 from tokenprune.palette import styles
+from tokenprune.pictures.canvas import LEADING, Canvas, length
 from tokenprune.pictures.describe import CHANGED, WRONG, caption, judgement, numbers, shorter
 from tokenprune.pictures.look import Look, StageLook
-from tokenprune.pictures.page import LEADING, Page, length
-from tokenprune.pictures.panels import (
-    Draw,
-    Scale,
-    crosses_pictures,
-    heat_panel,
-    merge_panel,
-    picture_panel,
-    picture_scale_panel,
-    scale_panel,
-)
-from tokenprune.pictures.raster import roots
-from tokenprune.pictures.sheets import Sheet, sheets, unseen
+from tokenprune.pictures.panels import Scale, crosses_pictures, draw_merges, draw_picture, draw_scale, draw_scores
+from tokenprune.pictures.sheets import Sheet, sheets
 
 #: Points of the fonts.
 TITLE, HEAD, BODY, SIGNS, SMALL = 9.5, 8.5, 7.5, 7.0, 6.5
@@ -39,118 +30,105 @@ GREY = "0.3"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a figure is laid out.
-
-    Attributes:
-        width: Inches.
-        columns: Stages side by side; None chooses by the shape of the pictures.
-        pictures: Pictures of a sample that are shown.
-        row: Pictures in a row, where a sample has several.
-        scores: Whether heat maps are drawn.
-        merges: Whether it is drawn where tokens were merged.
-    """
-
-    width: float = 7.0
-    columns: int | None = None
-    pictures: int = 16
-    row: int = 8
-    scores: bool = True
-    merges: bool = True
-
-
-@dataclass(frozen=True)
 class Block:
-    """One stage of a look, or the unpruned model."""
+    """One stage of a look, or the unpruned model: its picture, and ``heat`` and ``merge`` among its extra panels."""
 
     look: Look
     stage: StageLook | None
     sheets: tuple[Sheet, ...]
     number: int
+    extras: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """What its panels are called."""
+        """The beginning of its panels' names."""
         layer = "unpruned" if self.stage is None else f"layer {self.stage.layer}"
         return f"{self.number}: {self.look.method}, {layer}"
 
 
 class Layout:
-    """Puts looks on a page.
+    """Puts looks on a canvas; the arguments are those of :func:`tokenprune.draw`."""
 
-    Args:
-        looks: The looks.
-        settings: How.
-    """
-
-    def __init__(self, looks: Sequence[Look], settings: Settings) -> None:
-        self.looks, self.settings = looks, settings
-        self.page = Page(settings.width)
+    def __init__(
+        self,
+        looks: Sequence[Look],
+        *,
+        width: float,
+        columns: int | None,
+        pictures: int,
+        row: int,
+        scores: bool,
+        merges: bool,
+    ) -> None:
+        self.looks, self.row, self.scores, self.merges = looks, row, scores, merges
+        self.wanted_columns, self.most_pictures = columns, pictures
+        self.inner = width - 2 * MARGIN
+        self.canvas = Canvas(width)
         self.unpruned = next((look for look in looks if not look.stages), None)
         self.colours = {name: style.colour for name, style in styles(look.method for look in looks).items()}
         self.blocks = [self._blocks(number, look) for number, look in enumerate(looks)]
-        self.strip = max(len({sheet.picture for sheet in blocks[0].sheets}) for blocks in self.blocks) > 1
+        self.sheets = [blocks[0].sheets for blocks in self.blocks]
+        self.strip = any(len({sheet.picture for sheet in drawn}) > 1 for drawn in self.sheets)
 
     def _blocks(self, number: int, look: Look) -> list[Block]:
-        shown = tuple(sheet for sheet in sheets(look) if sheet.picture in set(self._shown(look)))
-        stages = look.stages or (None,)
-        return [Block(look, stage, shown, number) for stage in stages]
+        pictures = self._shown(look)
+        drawn = tuple(sheet for sheet in sheets(look) if sheet.picture in pictures)
+        return [Block(look, stage, drawn, number, self._extras(stage)) for stage in look.stages or (None,)]
+
+    def _extras(self, stage: StageLook | None) -> tuple[str, ...]:
+        if stage is None:
+            return ()
+        heat = self.scores and stage.scores is not None
+        merge = self.merges and stage.merged is not None and bool((stage.merged >= 0).any())
+        return ("heat",) * heat + ("merge",) * merge
 
     def _shown(self, look: Look) -> list[int]:
         """Numbers of the pictures that are drawn: all, or as many as wanted at even distances."""
         pictures = sorted({view.picture for view in look.views})
-        most = self.settings.pictures
-        if len(pictures) <= most:
+        if len(pictures) <= self.most_pictures:
             return pictures
-        return [pictures[int(place)] for place in np.linspace(0, len(pictures) - 1, most).round()]
+        return [pictures[int(place)] for place in np.linspace(0, len(pictures) - 1, self.most_pictures).round()]
 
-    # ---- the page ----
+    # ---- rows of looks ----
 
     def figure(self) -> Figure:
         """The figure."""
-        inner = self.settings.width - 2 * MARGIN
         y = MARGIN
         question = next((look.question for look in self.looks if look.question), "")
         if question:
-            y = self.page.paragraph(MARGIN, y, inner, shorter(question, 400), TITLE, bold=True) + 2 * LINE
+            y = self.canvas.paragraph(MARGIN, y, self.inner, shorter(question, 400), TITLE, bold=True) + 2 * LINE
         for row in self._rows(self.columns):
             y = self._row(row, y) + WIDE_GAP
         y -= WIDE_GAP / 2
         for note in self._notes():
-            y = self.page.paragraph(MARGIN, y, inner, note, SMALL, most=4, colour=GREY)
-        return self.page.figure(y + MARGIN)
+            y = self.canvas.paragraph(MARGIN, y, self.inner, note, SMALL, most=4, colour=GREY)
+        return self.canvas.figure(y + MARGIN)
 
     @cached_property
     def most(self) -> int:
         """Panels that fit side by side."""
         if self.strip:
             return 1
-        drawn = [block for (block, *_) in self.blocks]
-        aspect = max(sum(map(_shape, block.sheets)) for block in drawn)
+        aspect = max(sum(map(_shape, drawn)) for drawn in self.sheets)
         return 1 if aspect > 4 else 2 if aspect > 2.2 else 3 if aspect > 1.7 else 4 if aspect > 0.6 else 6
 
     @cached_property
     def beside(self) -> bool:
         """Whether scores and merges have room beside their picture, and not below it."""
-        panels = sum(self._panels(block) for blocks in self.blocks for block in blocks)
-        return self.settings.columns is None and not self.strip and panels <= self.most
+        panels = sum(1 + len(block.extras) for blocks in self.blocks for block in blocks)
+        return self.wanted_columns is None and not self.strip and panels <= self.most
 
     @cached_property
     def columns(self) -> int:
         """Stages side by side."""
         count = sum(map(len, self.blocks))
-        if self.settings.columns is not None:
-            return min(self.settings.columns, count)
+        if self.wanted_columns is not None:
+            return min(self.wanted_columns, count)
         if self.beside:
             return count
         # as few rows as can be, then stages together, then as large panels
-        return min(
-            range(1, self.most + 1), key=lambda columns: (len(self._rows(columns)), self._parts(columns), columns)
-        )
-
-    def _parts(self, columns: int) -> int:
-        """How many parts the looks are in; more than looks where the stages of one do not fit in a row."""
-        return sum(map(len, self._rows(columns)))
+        rows = {columns: self._rows(columns) for columns in range(1, self.most + 1)}
+        return min(rows, key=lambda columns: (len(rows[columns]), sum(map(len, rows[columns])), columns))
 
     def _rows(self, columns: int) -> list[list[list[Block]]]:
         """Looks in rows; the stages of one stay together if they fit in a row."""
@@ -167,14 +145,13 @@ class Layout:
         return rows
 
     def _row(self, groups: list[list[Block]], top: float) -> float:
-        inner = self.settings.width - 2 * MARGIN
         blocks = [block for group in groups for block in group]
         # a row that is not full has room beside its pictures, too
-        beside = self.beside or (not self.strip and sum(map(self._panels, blocks)) <= self.columns)
-        more = [self._panels(block) - 1 if beside else 0 for block in blocks]
+        beside = self.beside or (not self.strip and sum(1 + len(block.extras) for block in blocks) <= self.columns)
+        more = [len(block.extras) if beside else 0 for block in blocks]
         gap = GAP if self.beside else WIDE_GAP
         narrow = sum(more) if self.beside else 0
-        width = (inner - (self.columns - 1) * WIDE_GAP - narrow * GAP) / (self.columns + narrow)
+        width = (self.inner - (self.columns - 1) * WIDE_GAP - narrow * GAP) / (self.columns + narrow)
         # pictures, then captions and answers, then what explains them, each in a line across the row
         x, lefts, spans = MARGIN, [], []
         extras = iter(more)
@@ -192,7 +169,7 @@ class Layout:
         ends = [bottom]
         for block, left in stages:
             under = bottom + LINE
-            for kind in self._kinds(block):
+            for kind in block.extras:
                 if beside:
                     left += width + gap
                     ends.append(self._kind(kind, block, left, y, width))
@@ -205,19 +182,19 @@ class Layout:
         text = caption(block.look, block.stage)
         short = text.replace(" visual tokens", " tokens")
         text = short if length(text, BODY) > width >= length(short, BODY) else text
-        return self.page.paragraph(x, y, width, text, BODY, most=4)
+        return self.canvas.paragraph(x, y, width, text, BODY, most=4)
 
     def _head(self, group: list[Block], x: float, y: float, span: float) -> float:
         look = group[0].look
-        self.page.bars.append((x, y, span, 0.025, self.colours[look.method]))
+        self.canvas.bar(x, y, span, 0.025, self.colours[look.method])
         y += 0.025 + LINE / 2
-        bottom = self.page.paragraph(x, y, span, look.method, HEAD, most=2, bold=True)
+        bottom = self.canvas.paragraph(x, y, span, look.method, HEAD, most=2, bold=True)
         if look.budget:
             room = span - length(look.method, HEAD, True) - 0.08
             if length(look.budget, BODY) <= room:
-                self.page.paragraph(x + span - room, y + 0.014, room, look.budget, BODY, most=1, colour=GREY)
+                self.canvas.paragraph(x + span - room, y + 0.014, room, look.budget, BODY, most=1, colour=GREY)
             else:
-                bottom = self.page.paragraph(x, bottom, span, look.budget, BODY, most=2, colour=GREY)
+                bottom = self.canvas.paragraph(x, bottom, span, look.budget, BODY, most=2, colour=GREY)
         return bottom
 
     def _answer(self, group: list[Block], x: float, y: float, span: float) -> float:
@@ -227,14 +204,14 @@ class Layout:
         answer = f'"{shorter(look.answer, 600)}'
         said = judgement(look, self.unpruned)
         x_signs, y_signs = x, y
-        y = y_signs = self.page.paragraph(x, y + LINE / 2, span, answer, BODY + 0.5, most=4, end='"')
+        y = y_signs = self.canvas.paragraph(x, y + LINE / 2, span, answer, BODY + 0.5, most=4, end='"')
         room = span - length(answer + '"', BODY + 0.5) - WIDE_GAP
         lengths = [length(f"{sign} {words}", SIGNS, True) + WIDE_GAP for sign, words in said]
         if span > NARROW and sum(lengths) <= room:  # behind the answer, where a line holds it all
             x_signs, y_signs = x + span - room, y - (BODY + 0.5) * LEADING
         for (sign, words), long in zip(said, lengths, strict=True):
             bold = sign in (WRONG, CHANGED)
-            bottom = self.page.paragraph(x_signs, y_signs, span, f"{sign} {words}", SIGNS, most=2, bold=bold)
+            bottom = self.canvas.paragraph(x_signs, y_signs, span, f"{sign} {words}", SIGNS, most=2, bold=bold)
             if x_signs > x:
                 x_signs += long
             else:
@@ -243,26 +220,14 @@ class Layout:
 
     # ---- the panels of a stage ----
 
-    def _panels(self, block: Block) -> int:
-        return 1 + len(self._kinds(block))
-
-    def _kinds(self, block: Block) -> list[str]:
-        """What is drawn of a stage beside its picture."""
-        kinds = []
-        stage = block.stage
-        if stage is not None and stage.scores is not None and self.settings.scores:
-            kinds.append("heat")
-        if stage is not None and stage.merged is not None and (stage.merged >= 0).any() and self.settings.merges:
-            kinds.append("merge")
-        return kinds
-
     def _kind(self, kind: str, block: Block, x: float, y: float, width: float) -> float:
         """Add all panels of a kind, in rows; returns their bottom."""
-        chunks = _chunks(block.sheets, self.settings.row)
+        chunks = _chunks(block.sheets, self.row)
         # all pictures are equally high; a row is as long as its widths add up to
         high = min((width - (len(chunk) - 1) * GAP) / sum(map(_shape, chunk)) for chunk in chunks)
         high = min(high, STRIP if self.strip else TALLEST)
-        scale = self._scale(block) if kind == "heat" else None
+        scores = block.stage.scores if block.stage is not None and kind == "heat" else None
+        scale = None if scores is None else Scale.of(block.look, scores)
         titled = len(block.sheets) > 1
         right = x
         for chunk in chunks:
@@ -272,10 +237,15 @@ class Layout:
                 wide = high * _shape(sheet)
                 tall = wide / sheet.aspect
                 if titled:
-                    self.page.paragraph(left, y, wide, sheet.title, SMALL, most=1, colour=GREY)
+                    self.canvas.paragraph(left, y, wide, sheet.title, SMALL, most=1, colour=GREY)
                 name = f"{block.name}, {kind}, picture {sheet.picture + 1}" + (", overview" if sheet.small else "")
-                draw = self._drawer(kind, block, sheet, scale, max(wide, tall), name)
-                self.page.panels.append((left, y + head, wide, tall, draw))
+                axes, size = self.canvas.panel(left, y + head, wide, tall, name), (wide, tall)
+                if kind == "picture" or block.stage is None:
+                    draw_picture(axes, sheet, block.stage, size)
+                elif scale is not None:
+                    draw_scores(axes, sheet, block.stage, scale, size)
+                else:
+                    draw_merges(axes, sheet, block.stage, size)
                 left += wide + GAP
                 bottom = max(bottom, y + head + tall)
             right = max(right, left - GAP)
@@ -284,39 +254,23 @@ class Layout:
         if scale is not None:
             wide = min(max(right - x, min(width, 1.2)), 2.2)
             word = length("score", SMALL) + 0.05
-            self.page.paragraph(x, y + 0.045, word, "score", SMALL, most=1, colour=GREY)
-            panel = (x + word, y + 0.05, wide - word, SCALE, scale_panel(scale, f"{block.name}, scale"))
-            self.page.panels.append(panel)
+            self.canvas.paragraph(x, y + 0.045, word, "score", SMALL, most=1, colour=GREY)
+            draw_scale(self.canvas.panel(x + word, y + 0.05, wide - word, SCALE, f"{block.name}, scale"), scale)
             y += 0.05 + SCALE + SMALL * LEADING
-        return self._merged(block, x, y + LINE / 2, width) if kind == "merge" else y
+        if block.stage is None or kind != "merge":
+            return y
+        return self._merged(block.look, block.stage, block.name, x, y + LINE / 2, width)
 
-    def _drawer(self, kind: str, block: Block, sheet: Sheet, scale: Scale | None, inches: float, name: str) -> Draw:
-        if kind == "picture" or block.stage is None:
-            return picture_panel(block.look, block.stage, sheet, inches, name)
-        if scale is not None:
-            return heat_panel(block.look, block.stage, sheet, scale, name)
-        return merge_panel(block.look, block.stage, sheet, name)
-
-    def _scale(self, block: Block) -> Scale:
-        assert block.stage is not None
-        assert block.stage.scores is not None
-        return Scale.of(block.look, block.stage.scores)
-
-    def _merged(self, block: Block, x: float, y: float, width: float) -> float:
-        """What the colours of merged tokens say."""
-        assert block.stage is not None
-        assert block.stage.merged is not None
-        target = roots(block.stage.kept, block.stage.merged)
-        moved = int(((target >= 0) & ~block.stage.kept).sum())
-        if not crosses_pictures(block.look, target):
+    def _merged(self, look: Look, stage: StageLook, name: str, x: float, y: float, width: float) -> float:
+        """Say in words and colours where the merged tokens went."""
+        moved = int(((stage.targets >= 0) & ~stage.kept).sum())
+        if not crosses_pictures(look, stage.targets):
             text = f"{moved} merged into the token of the same colour with a dot"
-            return self.page.paragraph(x, y, width, text, SMALL, most=3, colour=GREY)
+            return self.canvas.paragraph(x, y, width, text, SMALL, colour=GREY)
         word = f"{moved} merged into tokens of picture"
         long = length(word, SMALL) + 0.06
-        self.page.paragraph(x, y, long, word, SMALL, most=1, colour=GREY)
-        last = max(view.picture for view in block.look.views) + 1
-        panel = (x + long, y + 0.01, 1.6, SCALE, picture_scale_panel(last, f"{block.name}, pictures"))
-        self.page.panels.append(panel)
+        self.canvas.paragraph(x, y, long, word, SMALL, most=1, colour=GREY)
+        draw_scale(self.canvas.panel(x + long, y + 0.01, 1.6, SCALE, f"{name}, pictures"), Scale.of_pictures(look))
         return y + 0.01 + SCALE + SMALL * LEADING
 
     # ---- below everything ----
@@ -332,10 +286,10 @@ class Layout:
             for stage in one.stages
         ):
             notes.append("Hatched: no score.")
-        drawn = [(block.look, sheet) for (block, *_) in self.blocks for sheet in block.sheets]
-        if any(unseen([look.views[index] for index in sheet.views]) for look, sheet in drawn):
+        every = [sheet for drawn in self.sheets for sheet in drawn]
+        if any(sheet.unseen for sheet in every):
             notes.append("Hatched on a picture: not seen by the model.")
-        if any(sheet.extent != (0.0, 0.0, 1.0, 1.0) for _, sheet in drawn):
+        if any(sheet.extent != WHOLE for sheet in every):
             notes.append("Grey around a picture: padding.")
         shown, pictures = self._shown(look), {view.picture for view in look.views}
         lines = [" ".join(notes)] if notes else []
@@ -351,10 +305,6 @@ def _shape(sheet: Sheet) -> float:
 
 def _chunks(panels: Sequence[Sheet], most: int) -> list[list[Sheet]]:
     """Sheets in rows of at most so many pictures; the sheets of a picture stay together."""
-    rows: list[list[Sheet]] = []
-    for panel in panels:
-        pictures = {sheet.picture for sheet in rows[-1]} if rows else set()
-        if not rows or (panel.picture not in pictures and len(pictures) == most):
-            rows.append([])
-        rows[-1].append(panel)
-    return rows
+    pictures = list(dict.fromkeys(sheet.picture for sheet in panels))
+    rows = [pictures[start : start + most] for start in range(0, len(pictures), most)]
+    return [[sheet for sheet in panels if sheet.picture in row] for row in rows]

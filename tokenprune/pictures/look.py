@@ -1,4 +1,4 @@
-"""What can be drawn of one sample's prefill: pictures, where the tokens are on them, and what each stage did."""
+"""One sample's prefill as it can be drawn: pictures, where the tokens are on them, and what each stage did."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import re
 import unicodedata
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,12 @@ THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 @dataclass(frozen=True)
 class StageLook:
-    """What one stage did to the visual tokens of the sample. All arrays are over all tokens of the unpruned prompt.
+    """One stage's effect on the visual tokens of the sample. All arrays are over all tokens of the unpruned prompt.
 
     Attributes:
         layer: Tokens were dropped before this layer.
         kept: Which tokens are left after the stage, bool ``[tokens]``.
-        scores: What the method preferred, the higher the more wanted, float32 ``[tokens]``; NaN for tokens that an
+        scores: The method's preference, the higher the more wanted, float32 ``[tokens]``; NaN for tokens that an
             earlier stage dropped. None for a method that scores no single tokens.
         merged: The token that each dropped token was merged into, int64 ``[tokens]``; -1 for none. None for a method
             that merges nothing.
@@ -39,6 +40,21 @@ class StageLook:
     scores: NDArray[np.float32] | None = None
     merged: NDArray[np.int64] | None = None
     reason: str | None = None
+
+    @cached_property
+    def targets(self) -> NDArray[np.int64]:
+        """The token that each token ended in, int64 ``[tokens]``: itself where it was kept, -1 where it is in none.
+
+        A token may have been merged into one that was itself merged.
+        """
+        own = np.arange(len(self.kept))
+        out = np.where(self.kept, own, -1 if self.merged is None else np.where(self.merged >= 0, self.merged, -1))
+        for _ in own:
+            onward = np.where(out >= 0, out[out], -1)
+            if np.array_equal(onward, out):
+                break
+            out = onward
+        return out
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ class Look:
         question: The question, or empty.
         answer: The answer under this method, or None.
         expected: The expected answer, or None.
-        score: How good the answer is, from 0 (wrong) to 1 (right), as its task scores it; None if no task did.
+        score: The task's score of the answer, from 0 (wrong) to 1 (right); None if no task scored it.
     """
 
     method: str
@@ -114,6 +130,19 @@ class Look:
         here = self.cells[:, 0] == view
         out[self.cells[here, 1], self.cells[here, 2]] = values[here]
         return out
+
+    def centres(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The middles of the cells of some tokens in shares of their pictures, ``[tokens, (x, y)]``.
+
+        Args:
+            tokens: Numbers of the tokens. Those that are on no picture have NaN.
+        """
+        grids = [(*view.box[:2], view.columns, view.rows, view.width, view.height) for view in self.views]
+        view, row, column = self.cells[tokens].T
+        corner, counts, size = np.split(np.array(grids)[view].reshape(-1, 6), 3, axis=1)
+        middles: NDArray[np.float64] = corner + (np.stack([column, row], axis=1) + 0.5) / counts * size
+        middles[view < 0] = np.nan
+        return middles
 
 
 def words(text: str) -> list[str]:

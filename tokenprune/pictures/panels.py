@@ -1,8 +1,12 @@
-"""The panels of a figure: a picture with what was kept, scores as a heat map, and where tokens were merged."""
+"""The panels of a figure: a picture with what was kept, scores as a heat map, and where tokens were merged.
+
+Every function draws on axes whose coordinates are shares of the sheet's picture; ``size`` is their width and height in
+inches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +19,11 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from tokenprune.adapters.views import Box
 from tokenprune.pictures import raster
+from tokenprune.pictures.canvas import families
 from tokenprune.pictures.look import Look, StageLook
-from tokenprune.pictures.page import families
-from tokenprune.pictures.sheets import Sheet, unseen
+from tokenprune.pictures.sheets import Sheet
 
 #: Perceptually uniform, and the same for readers with colour-vision deficiencies.
 COLOURS = "cividis"
@@ -31,31 +36,35 @@ MOST_LINES, MOST_LINES_ON_LARGE, LARGE = 40, 160, 15
 CORNERS = np.array([[[8, 64, 129], [166, 54, 3]], [[158, 202, 245], [254, 217, 118]]], dtype=np.float64) / 255
 #: Scores that are further from most others than this share of their range are cut off.
 OUTLIER = 0.25
-HATCH, HATCHED, VOID = "/////", "0.55", "0.9"
+HATCHED, VOID = "0.55", "0.9"
+#: Pixels of a picture's longer side per inch that are enough for print.
+PIXELS_PER_INCH = 400
 
-Draw = Callable[[Axes], None]
+Size = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The colours of scores.
+    """The colours of numbers.
 
     Attributes:
-        low: The score with the darkest colour.
-        high: The score with the lightest colour.
-        beyond: Whether some scores are lower, and whether some are higher.
+        low: The number with the darkest colour.
+        high: The number with the lightest colour.
+        beyond: Whether some numbers are lower, and whether some are higher.
+        colours: The colour map of matplotlib.
     """
 
     low: float
     high: float
-    beyond: tuple[bool, bool]
+    beyond: tuple[bool, bool] = (False, False)
+    colours: str = COLOURS
 
     @classmethod
     def of(cls, look: Look, scores: NDArray[np.float32]) -> Scale:
         """From the 2nd to the 98th percentile of the tokens on pictures, where outliers would hide the rest."""
         values = scores[(look.cells[:, 0] >= 0) & np.isfinite(scores)].astype(np.float64)
         if not len(values):
-            return cls(0.0, 1.0, (False, False))
+            return cls(0.0, 1.0)
         least, most = float(values.min()), float(values.max())
         low, high = (float(value) for value in np.percentile(values, (2, 98)))
         low = low if low - least > OUTLIER * (high - low) else least
@@ -65,126 +74,96 @@ class Scale:
             low, high = low - 0.5, high + 0.5
         return cls(low, high, beyond)
 
+    @classmethod
+    def of_pictures(cls, look: Look) -> Scale:
+        """The colours of the pictures, numbered from 1."""
+        return cls(1, 1 + max(view.picture for view in look.views), colours=PICTURE_COLOURS)
 
-def picture_panel(look: Look, stage: StageLook | None, sheet: Sheet, inches: float, name: str) -> Draw:
-    """The picture: kept patches as they are, with a line around them; the others faded."""
-
-    def draw(axes: Axes) -> None:
-        kept = np.ones(look.tokens, dtype=bool) if stage is None else stage.kept
-        pixels, inside = raster.base(look, sheet, _long_side(inches))
-        state = raster.states(look, sheet, kept, inside.shape)
-        if stage is None:  # the unpruned model: the picture as it is, with what it did not see marked
-            state[inside & (state == raster.DROPPED)] = raster.KEPT
-        _begin(axes, sheet, name)
-        _image(axes, raster.faded(pixels, state, raster.is_bright(look.pictures)), sheet)
-        _hatch_unseen(axes, look, sheet)
-        if stage is not None and not kept.all():
-            _outline(axes, raster.outlines(look, sheet, kept, np.False_), _cell_points(look, sheet, axes))
-
-    return draw
+    @property
+    def ends(self) -> list[str]:
+        """Both ends in words, with as many digits as tell them apart."""
+        for digits in range(2, 7):
+            texts = [f"{value:.{digits}g}" for value in (self.low, self.high)]
+            if texts[0] != texts[1]:
+                break
+        return texts
 
 
-def heat_panel(look: Look, stage: StageLook, sheet: Sheet, scale: Scale, name: str) -> Draw:
-    """The scores on the grid; tokens without one are hatched, kept ones have a line around them."""
-
-    def draw(axes: Axes) -> None:
-        assert stage.scores is not None
-        _begin(axes, sheet, name)
-        axes.set_facecolor(VOID)
-        _hatch(axes, sheet.extent)
-        scores = np.where(np.isposinf(stage.scores), scale.high, stage.scores)
-        scores = np.where(np.isneginf(scores), scale.low, scores).astype(np.float32)
-        for index in sheet.views:
-            view = look.views[index]
-            grid = np.ma.masked_invalid(look.grid(index, scores, np.float32(np.nan)))
-            left, top, right, bottom = view.box
-            axes.imshow(
-                grid,
-                cmap=COLOURS,
-                norm=Normalize(scale.low, scale.high),
-                extent=(left, right, bottom, top),
-                aspect="auto",
-                interpolation="nearest",
-                zorder=1,
-            )
-        _limits(axes, sheet)
-        _outline(axes, raster.outlines(look, sheet, stage.kept, np.False_), _cell_points(look, sheet, axes))
-
-    return draw
+def draw_picture(axes: Axes, sheet: Sheet, stage: StageLook | None, size: Size) -> None:
+    """Draw the picture: kept patches as they are, with a line around them; the others faded."""
+    look = sheet.look
+    kept = np.ones(look.tokens, dtype=bool) if stage is None else stage.kept
+    pixels = raster.base(sheet, max(64, round(PIXELS_PER_INCH * max(size))))
+    _begin(axes, sheet)
+    shown = raster.faded(pixels, raster.kept_pixels(sheet, kept, pixels.shape), raster.is_bright(look.pictures))
+    _image(axes, shown, sheet.extent, interpolation="antialiased")
+    for box in sheet.unseen:
+        _hatch(axes, box, "0.35", 2)
+    if not kept.all():
+        _outline(axes, sheet, kept, size)
 
 
-def scale_panel(scale: Scale, name: str) -> Draw:
-    """The colours of a heat map, with the scores of both ends."""
-    return lambda axes: _bar(axes, scale, COLOURS, _ends(scale), name)
+def draw_scores(axes: Axes, sheet: Sheet, stage: StageLook, scale: Scale, size: Size) -> None:
+    """Draw the scores on the grid; tokens without one are hatched, kept ones have a line around them."""
+    assert stage.scores is not None
+    _begin(axes, sheet, hatched=True)
+    scores = np.where(np.isposinf(stage.scores), scale.high, stage.scores)
+    scores = np.where(np.isneginf(scores), scale.low, scores).astype(np.float32)
+    for number, view in zip(sheet.numbers, sheet.views, strict=True):
+        grid = np.ma.masked_invalid(sheet.look.grid(number, scores, np.float32(np.nan)))
+        norm = Normalize(scale.low, scale.high)
+        _image(axes, grid, view.box, interpolation="nearest", cmap=scale.colours, norm=norm)
+    _outline(axes, sheet, stage.kept, size)
 
 
-def picture_scale_panel(last: int, name: str) -> Draw:
-    """The colours of pictures by their numbers, from 1 to ``last``."""
-    return lambda axes: _bar(axes, Scale(1, last, (False, False)), PICTURE_COLOURS, ["1", str(last)], name)
-
-
-def _bar(axes: Axes, scale: Scale, colours: str, ends: list[str], name: str) -> None:
-    axes.set_label(name)
+def draw_scale(axes: Axes, scale: Scale) -> None:
+    """Draw the colours of a scale, with the numbers of both ends."""
     extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
     figure = axes.get_figure(root=True)
     assert figure is not None
     bar = figure.colorbar(
-        ScalarMappable(Normalize(scale.low, scale.high), colours),
+        ScalarMappable(Normalize(scale.low, scale.high), scale.colours),
         cax=axes,
         orientation="horizontal",
         extend=extend[scale.beyond],
         extendfrac=0.06,
     )
     bar.outline.set_linewidth(0.4)
-    bar.set_ticks([scale.low, scale.high], labels=ends)
+    bar.set_ticks([scale.low, scale.high], labels=scale.ends)
     axes.tick_params(length=0, pad=1.5, labelsize=6.5, labelfontfamily=families())
     first, last = axes.get_xticklabels()
     first.set_horizontalalignment("left")
     last.set_horizontalalignment("right")
 
 
-def merge_panel(look: Look, stage: StageLook, sheet: Sheet, name: str) -> Draw:
-    """Where tokens went: each cell has its target's colour, and targets are marked with a dot.
+def draw_merges(axes: Axes, sheet: Sheet, stage: StageLook, size: Size) -> None:
+    """Draw where tokens went: each cell has its target's colour, and targets are marked with a dot.
 
     Where targets are on other pictures (frames of a video), the colour says on which one.
     """
-
-    def draw(axes: Axes) -> None:
-        assert stage.merged is not None
-        target = raster.roots(stage.kept, stage.merged)
-        _begin(axes, sheet, name)
-        axes.set_facecolor(VOID)
-        _hatch(axes, sheet.extent)
-        colours = target_colours(look, target)
-        for index in sheet.views:
-            view = look.views[index]
-            own = look.grid(index, np.arange(look.tokens), -1)
-            shown = (own >= 0) & (target[own] >= 0)
-            grid = np.zeros((view.rows, view.columns, 4))
-            grid[shown, :3] = colours[own[shown]]
-            grid[shown, 3] = 1
-            left, top, right, bottom = view.box
-            axes.imshow(grid, extent=(left, right, bottom, top), aspect="auto", interpolation="nearest", zorder=1)
-        _limits(axes, sheet)
-        points = _cell_points(look, sheet, axes)
-        edges = raster.outlines(look, sheet, target, -1)
-        axes.add_collection(LineCollection(list(edges), colors="white", linewidths=min(0.6, 0.12 * points), zorder=3))
-        here = np.isin(look.cells[:, 0], sheet.views)
-        moved = np.flatnonzero(here & (target >= 0) & ~stage.kept)
-        near = moved[np.isin(look.cells[target[moved], 0], sheet.views)]
-        if 0 < len(near) <= (MOST_LINES_ON_LARGE if points >= LARGE else MOST_LINES):
-            ends = np.stack([raster.centres(look, near), raster.centres(look, target[near])], axis=1)
-            axes.add_collection(LineCollection(list(ends), colors="white", linewidths=1.4, zorder=4))
-            axes.add_collection(LineCollection(list(ends), colors="black", linewidths=0.5, zorder=5))
-        received = np.zeros(look.tokens, dtype=bool)
-        received[target[(target >= 0) & ~stage.kept]] = True
-        dots = raster.centres(look, np.flatnonzero(here & received))
-        side = min(4.5, 0.55 * points)
-        axes.plot(
-            dots[:, 0], dots[:, 1], "o", ms=side, mfc="black", mec="white", mew=min(0.6, 0.2 * side), ls="", zorder=6
-        )
-
-    return draw
+    look, target = sheet.look, stage.targets
+    _begin(axes, sheet, hatched=True)
+    colours = target_colours(look, target)
+    for number, view in zip(sheet.numbers, sheet.views, strict=True):
+        own = look.grid(number, np.arange(look.tokens), -1)
+        shown = (own >= 0) & (target[own] >= 0)
+        grid = np.zeros((view.rows, view.columns, 4))
+        grid[shown, :3] = colours[own[shown]]
+        grid[shown, 3] = 1
+        _image(axes, grid, view.box, interpolation="nearest")
+    points = _cell_points(sheet, size)
+    _lines(axes, raster.outlines(sheet, target, -1), (("white", min(0.6, 0.12 * points)),), 3)
+    here = np.isin(look.cells[:, 0], sheet.numbers)
+    moved = np.flatnonzero(here & (target >= 0) & ~stage.kept)
+    near = moved[np.isin(look.cells[target[moved], 0], sheet.numbers)]
+    if 0 < len(near) <= (MOST_LINES_ON_LARGE if points >= LARGE else MOST_LINES):
+        ends = np.stack([look.centres(near), look.centres(target[near])], axis=1)
+        _lines(axes, ends, (("white", 1.4), ("black", 0.5)), 4)
+    received = np.zeros(look.tokens, dtype=bool)
+    received[target[(target >= 0) & ~stage.kept]] = True
+    x, y = look.centres(np.flatnonzero(here & received)).T
+    dot = min(4.5, 0.55 * points)
+    axes.plot(x, y, "o", ms=dot, mfc="black", mec="white", mew=min(0.6, 0.2 * dot), ls="", zorder=6)
 
 
 def target_colours(look: Look, target: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -201,7 +180,7 @@ def target_colours(look: Look, target: NDArray[np.int64]) -> NDArray[np.float64]
         number = pictures[look.cells[target[tokens], 0]]
         out[tokens] = mpl.colormaps[PICTURE_COLOURS](number / max(pictures.max(), 1))[:, :3]
         return out
-    x, y = raster.centres(look, target[tokens]).clip(0, 1).T[..., None]
+    x, y = look.centres(target[tokens]).clip(0, 1).T[..., None]
     top = (1 - x) * CORNERS[0, 0] + x * CORNERS[0, 1]
     low = (1 - x) * CORNERS[1, 0] + x * CORNERS[1, 1]
     out[tokens] = (1 - y) * top + y * low
@@ -216,76 +195,45 @@ def crosses_pictures(look: Look, target: NDArray[np.int64]) -> bool:
     return bool(((own >= 0) & (other >= 0) & (own != other)).any())
 
 
-def _begin(axes: Axes, sheet: Sheet, name: str) -> None:
-    axes.set_label(name)
-    axes.set_gid(name)
-    axes.set_xticks([])
-    axes.set_yticks([])
+def _begin(axes: Axes, sheet: Sheet, hatched: bool = False) -> None:
+    """Set the coordinates of a panel; ``hatched`` is for cells that nothing will be drawn on."""
+    left, top, right, bottom = sheet.extent
+    axes.set(xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, top))
     for spine in axes.spines.values():
-        spine.set_linewidth(0.4)
-        spine.set_color("0.4")
-        spine.set_zorder(10)
-    _limits(axes, sheet)
+        spine.set(linewidth=0.4, color="0.4", zorder=10)
+    if hatched:
+        axes.set_facecolor(VOID)
+        _hatch(axes, sheet.extent, HATCHED, 0.5)
 
 
-def _limits(axes: Axes, sheet: Sheet) -> None:
-    left, top, right, bottom = sheet.extent
-    axes.set_xlim(left, right)
-    axes.set_ylim(bottom, top)
-
-
-def _image(axes: Axes, pixels: raster.Pixels, sheet: Sheet) -> None:
-    left, top, right, bottom = sheet.extent
-    axes.imshow(pixels, extent=(left, right, bottom, top), aspect="auto", interpolation="antialiased", zorder=1)
-    _limits(axes, sheet)
-
-
-def _hatch(axes: Axes, box: tuple[float, float, float, float]) -> None:
+def _image(axes: Axes, pixels: NDArray[Any], box: Box, **style: Any) -> None:
     left, top, right, bottom = box
-    axes.add_patch(
-        Rectangle((left, top), right - left, bottom - top, fill=False, hatch=HATCH, ec=HATCHED, lw=0, zorder=0.5)
-    )
+    axes.imshow(pixels, extent=(left, right, bottom, top), aspect="auto", zorder=1, **style)
 
 
-def _hatch_unseen(axes: Axes, look: Look, sheet: Sheet) -> None:
-    for left, top, right, bottom in unseen([look.views[index] for index in sheet.views]):
-        axes.add_patch(
-            Rectangle((left, top), right - left, bottom - top, fill=False, hatch=HATCH, ec="0.35", lw=0, zorder=2)
-        )
+def _hatch(axes: Axes, box: Box, colour: str, zorder: float) -> None:
+    left, top, right, bottom = box
+    style: dict[str, Any] = {"fill": False, "hatch": "/////", "ec": colour, "lw": 0, "zorder": zorder}
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
 
 
-def _outline(axes: Axes, lines: raster.Segments, points: float) -> None:
-    """A dark line with a light one on both sides, which is seen on any picture."""
-    width = min(0.9, 0.1 * points)
-    ends: Any = {"capstyle": "projecting"}
-    axes.add_collection(LineCollection(list(lines), colors="white", linewidths=2.4 * width, zorder=3, **ends))
-    axes.add_collection(LineCollection(list(lines), colors="black", linewidths=width, zorder=4, **ends))
+def _outline(axes: Axes, sheet: Sheet, kept: NDArray[np.bool_], size: Size) -> None:
+    """Draw dark lines around kept cells with a light one on both sides, which are seen on any picture."""
+    width = min(0.9, 0.1 * _cell_points(sheet, size))
+    lines = raster.outlines(sheet, kept, np.False_)
+    _lines(axes, lines, (("white", 2.4 * width), ("black", width)), 3, capstyle="projecting")
 
 
-def _cell_points(look: Look, sheet: Sheet, axes: Axes) -> float:
+def _lines(axes: Axes, lines: raster.Segments, strokes: Sequence[tuple[str, float]], zorder: int, **style: Any) -> None:
+    """Draw lines once per stroke, a colour and a width in points; later strokes lie above earlier ones."""
+    for above, (colour, width) in enumerate(strokes):
+        style |= {"colors": colour, "linewidths": width, "zorder": zorder + above}
+        axes.add_collection(LineCollection(list(lines), **style))
+
+
+def _cell_points(sheet: Sheet, size: Size) -> float:
     """Side of the smallest cell in points."""
-    box = axes.get_position()
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    width, height = figure.get_size_inches()
     left, top, right, bottom = sheet.extent
-    sides = []
-    for index in sheet.views:
-        view = look.views[index]
-        sides.append(72 * width * box.width * (view.box[2] - view.box[0]) / (right - left) / view.columns)
-        sides.append(72 * height * box.height * (view.box[3] - view.box[1]) / (bottom - top) / view.rows)
-    return float(min(sides))
-
-
-def _long_side(inches: float) -> int:
-    """Pixels of a picture's longer side that are enough for print."""
-    return max(64, round(400 * inches))
-
-
-def _ends(scale: Scale) -> list[str]:
-    """Both ends of a scale, with as many digits as tell them apart."""
-    for digits in range(2, 7):
-        texts = [f"{value:.{digits}g}" for value in (scale.low, scale.high)]
-        if texts[0] != texts[1]:
-            break
-    return texts
+    across = min(72 * size[0] * view.width / (right - left) / view.columns for view in sheet.views)
+    down = min(72 * size[1] * view.height / (bottom - top) / view.rows for view in sheet.views)
+    return float(min(across, down))

@@ -118,7 +118,7 @@ def assign(items: Sequence[PlacedItem], sizes: Sequence[Size], processor: Any) -
 
 
 def counts_of(items: Sequence[PlacedItem], given: int) -> list[int]:
-    """How many pictures each item is made of. A video's last frame of tokens may be made of fewer than the others.
+    """The number of pictures that each item is made of. A video's last frame of tokens may be made of fewer.
 
     Raises:
         SampleError: The number of pictures given fits in no way, or in several.

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenprune.pictures.look import Look
 from tokenprune.pictures.sheets import Sheet
 
 Pixels = NDArray[np.uint8]
@@ -19,53 +18,41 @@ Segments = NDArray[np.float64]
 
 #: Pixels of a cell at least, so that its edges are where they should be.
 FEWEST = 8
-#: What stands for a picture that is not known, and for what a processor added around one.
+#: Grey of a picture that is not known, and of what a processor added around one.
 BLANK, PADDING = 178, 225
 #: Pictures whose mean is higher are white pages.
 BRIGHT = 185
-#: States of a pixel.
-UNSEEN, DROPPED, KEPT = 0, 1, 2
 
 
-def base(look: Look, sheet: Sheet, long_side: int) -> tuple[Pixels, Mask]:
-    """The pixels of a sheet before anything is faded, and which of them belong to the picture.
+def base(sheet: Sheet, long_side: int) -> Pixels:
+    """The pixels of a sheet before anything is faded, uint8 ``[height, width, 3]``.
 
     Args:
-        look: The look.
         sheet: The sheet.
         long_side: A picture with a longer side than this is scaled down, in pixels.
-
-    Returns:
-        uint8 ``[height, width, 3]`` and bool ``[height, width]``.
     """
-    if look.pictures:
-        picture = np.ascontiguousarray(look.pictures[sheet.picture])
+    if sheet.look.pictures:
+        picture = np.ascontiguousarray(sheet.look.pictures[sheet.picture])
     else:
-        views = [look.views[index] for index in sheet.views]
-        width = max(round(view.columns / (view.box[2] - view.box[0])) for view in views)
-        height = max(round(view.rows / (view.box[3] - view.box[1])) for view in views)
+        width = max(round(view.columns / view.width) for view in sheet.views)
+        height = max(round(view.rows / view.height) for view in sheet.views)
         picture = np.full((height, width, 3), BLANK, dtype=np.uint8)
-    picture = _resized(picture, look, sheet, long_side)
+    picture = _resized(picture, sheet, long_side)
     height, width = picture.shape[:2]
     left, top, right, bottom = sheet.extent
-    columns, rows = round((right - left) * width), round((bottom - top) * height)
-    out = np.full((rows, columns, 3), PADDING, dtype=np.uint8)
-    inside = np.zeros((rows, columns), dtype=bool)
+    out = np.full((round((bottom - top) * height), round((right - left) * width), 3), PADDING, dtype=np.uint8)
     x, y = round(-left * width), round(-top * height)
     out[y : y + height, x : x + width] = picture
-    inside[y : y + height, x : x + width] = True
-    return out, inside
+    return out
 
 
-def _resized(picture: Pixels, look: Look, sheet: Sheet, long_side: int) -> Pixels:
+def _resized(picture: Pixels, sheet: Sheet, long_side: int) -> Pixels:
     height, width = picture.shape[:2]
-    across = down = 1.0  # each by itself: a picture of 1 x 8000 pixels would else become one of gigabytes
-    for view in (look.views[index] for index in sheet.views):
-        left, top, right, bottom = view.box
-        across = max(across, FEWEST * view.columns / ((right - left) * width))
-        down = max(down, FEWEST * view.rows / ((bottom - top) * height))
+    # each by itself: a picture of 1 x 8000 pixels would else become one of gigabytes
+    across = max(FEWEST * view.columns / (view.width * width) for view in sheet.views)
+    down = max(FEWEST * view.rows / (view.height * height) for view in sheet.views)
     if across > 1 or down > 1:
-        return picture.repeat(math.ceil(down), axis=0).repeat(math.ceil(across), axis=1)
+        return picture.repeat(math.ceil(max(down, 1.0)), axis=0).repeat(math.ceil(max(across, 1.0)), axis=1)
     factor = max(height, width) // long_side
     if factor < 2:
         return picture
@@ -76,21 +63,17 @@ def _resized(picture: Pixels, look: Look, sheet: Sheet, long_side: int) -> Pixel
     return mean
 
 
-def states(look: Look, sheet: Sheet, kept: Mask, shape: tuple[int, int]) -> NDArray[np.int8]:
-    """Whether each pixel of a sheet was kept, dropped, or not seen by the model, int8 ``shape``."""
-    out = np.full(shape, UNSEEN, dtype=np.int8)
+def kept_pixels(sheet: Sheet, kept: Mask, shape: Sequence[int]) -> Mask:
+    """The pixels of a sheet in the cells of kept tokens, bool ``shape``."""
+    out = np.zeros(shape[:2], dtype=bool)
     xs = _centres(sheet.extent[0], sheet.extent[2], shape[1])
     ys = _centres(sheet.extent[1], sheet.extent[3], shape[0])
-    token = np.ones(look.tokens, dtype=np.int8)
-    for index in sheet.views:
-        view = look.views[index]
-        left, top, right, bottom = view.box
-        grid = look.grid(index, token + kept, np.int8(UNSEEN))
-        columns = np.floor((xs - left) / (right - left) * view.columns).astype(int)
-        rows = np.floor((ys - top) / (bottom - top) * view.rows).astype(int)
+    for number, view in zip(sheet.numbers, sheet.views, strict=True):
+        columns = np.floor((xs - view.box[0]) / view.width * view.columns).astype(int)
+        rows = np.floor((ys - view.box[1]) / view.height * view.rows).astype(int)
         across = np.flatnonzero((columns >= 0) & (columns < view.columns))
         down = np.flatnonzero((rows >= 0) & (rows < view.rows))
-        out[np.ix_(down, across)] = grid[np.ix_(rows[down], columns[across])]
+        out[np.ix_(down, across)] = sheet.look.grid(number, kept, False)[np.ix_(rows[down], columns[across])]
     return out
 
 
@@ -103,28 +86,27 @@ def is_bright(pictures: Sequence[Pixels]) -> bool:
     return bool(pictures) and float(np.mean([picture[::4, ::4].mean() for picture in pictures])) > BRIGHT
 
 
-def faded(pixels: Pixels, state: NDArray[np.int8], bright: bool) -> Pixels:
-    """Kept pixels as they are; dropped and unseen ones lose their colour and most of their contrast.
+def faded(pixels: Pixels, kept: Mask, bright: bool) -> Pixels:
+    """Kept pixels as they are; the others lose their colour and most of their contrast.
 
     Dropped parts of ordinary pictures become light, and those of white pages become dark: either way the kept ones
     stand out, on paper, too.
 
     Args:
         pixels: uint8 ``[height, width, 3]``.
-        state: What became of each pixel, ``[height, width]``; see :func:`states`.
+        kept: Which pixels stay, ``[height, width]``.
         bright: Whether the pictures of the sample are white pages.
     """
     paper = 105.0 if bright else 238.0
     grey = (pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32))[..., None]
     dropped = 0.22 * grey + 0.08 * pixels + 0.7 * paper
-    return np.where((state == KEPT)[..., None], pixels, dropped.round().clip(0, 255)).astype(np.uint8)
+    return np.where(kept[..., None], pixels, dropped.round().clip(0, 255)).astype(np.uint8)
 
 
-def outlines(look: Look, sheet: Sheet, groups: NDArray[Any], empty: Any) -> Segments:
+def outlines(sheet: Sheet, groups: NDArray[Any], empty: Any) -> Segments:
     """The lines between cells whose values differ, in shares of the picture.
 
     Args:
-        look: The look.
         sheet: The sheet.
         groups: A value per token, ``[tokens]``: whether it is kept, the cluster that it is in ...
         empty: The value of cells without a token, and of what lies around the grid.
@@ -133,18 +115,15 @@ def outlines(look: Look, sheet: Sheet, groups: NDArray[Any], empty: Any) -> Segm
         ``[lines, 2, 2]``; lines that go on straight are one.
     """
     found: list[tuple[tuple[float, float], tuple[float, float]]] = []
-    for index in sheet.views:
-        view = look.views[index]
+    for number, view in zip(sheet.numbers, sheet.views, strict=True):
         left, top, right, bottom = view.box
-        grid = np.pad(look.grid(index, groups, empty), 1, constant_values=empty)
+        grid = np.pad(sheet.look.grid(number, groups, empty), 1, constant_values=empty)
         xs = np.linspace(left, right, view.columns + 1)
         ys = np.linspace(top, bottom, view.rows + 1)
         across = grid[:-1, 1:-1] != grid[1:, 1:-1]
         down = grid[1:-1, :-1] != grid[1:-1, 1:]
-        for row, column, stop in _runs(across):
-            found.append(((xs[column], ys[row]), (xs[stop], ys[row])))
-        for column, row, stop in _runs(down.T):
-            found.append(((xs[column], ys[row]), (xs[column], ys[stop])))
+        found += [((xs[start], ys[row]), (xs[stop], ys[row])) for row, start, stop in _runs(across)]
+        found += [((xs[column], ys[start]), (xs[column], ys[stop])) for column, start, stop in _runs(down.T)]
     return np.array(found, dtype=np.float64).reshape(-1, 2, 2)
 
 
@@ -154,33 +133,3 @@ def _runs(edges: Mask) -> list[tuple[int, int, int]]:
     rows, starts = np.nonzero(steps == 1)
     _, stops = np.nonzero(steps == -1)
     return list(zip(rows.tolist(), starts.tolist(), stops.tolist(), strict=True))
-
-
-def centres(look: Look, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Where the centres of tokens are, in shares of their pictures, ``[tokens, 2]``; NaN for those on no picture."""
-    out = np.full((len(tokens), 2), np.nan)
-    for place, token in enumerate(tokens):
-        index, row, column = look.cells[token]
-        if index >= 0:
-            view = look.views[index]
-            left, top, right, bottom = view.box
-            out[place] = (
-                left + (column + 0.5) / view.columns * (right - left),
-                top + (row + 0.5) / view.rows * (bottom - top),
-            )
-    return out
-
-
-def roots(kept: Mask, merged: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The token that each token ended in, int64 ``[tokens]``: itself where it was kept, -1 where it is in none.
-
-    A token may have been merged into one that was itself merged.
-    """
-    own = np.arange(len(kept))
-    out = np.where(kept, own, np.where(merged >= 0, merged, -1))
-    for _ in range(len(kept)):
-        onward = np.where(out >= 0, out[out], -1)
-        if np.array_equal(onward, out):
-            break
-        out = onward
-    return out

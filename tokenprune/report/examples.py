@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,21 +13,6 @@ from numpy.typing import NDArray
 from tokenprune.adapters.views import View
 from tokenprune.pictures.look import Look
 from tokenprune.report.page import Example, ExamplePanel
-
-
-class Pool:
-    """Values that stand once; everything else refers to them by number."""
-
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-        self._numbers: dict[Any, int] = {}
-
-    def number(self, key: Any, value: Any) -> int:
-        """The number of a value; the same for the same key."""
-        if key not in self._numbers:
-            self._numbers[key] = len(self.values)
-            self.values.append(value)
-        return self._numbers[key]
 
 
 def example_data(examples: Iterable[Example]) -> list[dict[str, Any]]:
@@ -40,7 +26,8 @@ def example_data(examples: Iterable[Example]) -> list[dict[str, Any]]:
 
 
 def _example(example: Example) -> dict[str, Any]:
-    layouts, masks = Pool(), Pool()
+    layouts: dict[tuple[View, ...], int] = {}  # what several panels show stands once, and they refer to its number
+    masks: dict[tuple[str, int], int] = {}
     panels = [_panel(panel, layouts, masks) for panel in example.panels]
     return {
         "title": example.title,
@@ -49,23 +36,24 @@ def _example(example: Example) -> dict[str, Any]:
         "pictures": [
             f"data:{picture.media_type};base64,{b64encode(picture.data).decode()}" for picture in example.pictures
         ],
-        "layouts": layouts.values,
-        "masks": masks.values,
+        "layouts": [[_view(view) for view in views] for views in layouts],
+        "masks": [{"bits": bits, "data": text} for text, bits in masks],
         "panels": panels,
     }
 
 
-def _panel(panel: ExamplePanel, layouts: Pool, masks: Pool) -> dict[str, Any]:
+def _panel(
+    panel: ExamplePanel, layouts: dict[tuple[View, ...], int], masks: dict[tuple[str, int], int]
+) -> dict[str, Any]:
     look = panel.look
-    text, bits = packed(_cells(look))
     return {
         "method": panel.method,
         "budget": panel.budget,
         "answer": panel.answer,
         "right": panel.right,
         "agrees": panel.agrees,
-        "layout": layouts.number(look.views, [_view(view) for view in look.views]),
-        "mask": masks.number((text, bits), {"bits": bits, "data": text}),
+        "layout": layouts.setdefault(look.views, len(layouts)),
+        "mask": masks.setdefault(packed(_cells(look)), len(masks)),
         "tokens": look.tokens,
         "kept": [int(stage.kept.sum()) for stage in look.stages],
         "layers": [stage.layer for stage in look.stages],
@@ -74,12 +62,11 @@ def _panel(panel: ExamplePanel, layouts: Pool, masks: Pool) -> dict[str, Any]:
 
 
 def _view(view: View) -> dict[str, Any]:
-    box = [round(share, 5) for share in view.box]
-    return {"picture": view.picture, "box": box, "rows": view.rows, "columns": view.columns, "title": view.title}
+    return {**asdict(view), "box": [round(share, 5) for share in view.box]}
 
 
 def _cells(look: Look) -> NDArray[np.uint8]:
-    """For every cell of all views, row by row: after how many stages its token was gone, uint8 ``[cells]``."""
+    """After how many stages the token of each cell was gone, view by view and row by row, uint8 ``[cells]``."""
     gone = np.zeros(look.tokens, dtype=np.uint8)
     for stage in look.stages:
         gone += ~stage.kept

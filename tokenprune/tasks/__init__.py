@@ -1,1 +1,1 @@
-"""What an evaluation task is, and the task of the user's own questions; other tasks come from plugins."""
+"""The contract of a task, and the task of the user's own questions; other tasks come from plugins."""

@@ -96,7 +96,7 @@ class Sample:
 
 
 def sample_pictures(sample: Sample) -> list[Image | NDArray[np.uint8]]:
-    """What a model is shown of a sample, in the order of the prompt: its images, then the frames of its videos."""
+    """The pictures of a sample in the order of the prompt: its images, then the frames of its videos."""
     return [*sample.images, *(frame for video in sample.videos for frame in video.frames)]
 
 
@@ -143,7 +143,7 @@ class Task(Component, ABC):
 
     @abstractmethod
     def score(self, sample: Sample, text: str) -> float:
-        """How good a generated text is as an answer to the sample's question, from 0 (wrong) to 1 (right)."""
+        """The score of a generated text as an answer to the sample's question, from 0 (wrong) to 1 (right)."""
 
     def calibration(self, count: int) -> Sequence[Sample]:
         """Samples of different images on which layer selectors measure a model. Their answers are not used.
@@ -151,7 +151,7 @@ class Task(Component, ABC):
         By default they are the task's own first ones. A task with a training split takes them from there.
 
         Args:
-            count: How many; fewer are returned if the task has not enough images.
+            count: The number of samples; fewer are returned if the task has not enough images.
         """
         return different_images(self.samples(), count)
 
@@ -184,7 +184,7 @@ def different_images(samples: Sequence[Sample], count: int) -> list[Sample]:
 
     Args:
         samples: The samples; those about the same images stand next to each other.
-        count: How many.
+        count: The number of samples.
     """
     chosen: list[Sample] = []
     image: list[Sample] = []  # the samples about the image in work

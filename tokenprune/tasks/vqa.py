@@ -11,15 +11,14 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from tokenprune.core.component import FromRegistry
+from tokenprune.datasets.base import Table
+from tokenprune.datasets.columns import ANSWERS, PICTURES, Role, check_unique, find_columns, misspelt, near
+from tokenprune.datasets.open import open_table
 from tokenprune.errors import ConfigError
 from tokenprune.metrics.agreement import Agreement
 from tokenprune.metrics.base import Metric
 from tokenprune.metrics.exact_match import ExactMatch
 from tokenprune.metrics.multiple_choice import MultipleChoice
-from tokenprune.records.base import Table
-from tokenprune.records.columns import ANSWERS, PICTURES, Role, find_columns, misspelt, near
-from tokenprune.records.ids import check_unique
-from tokenprune.records.open import open_table
 from tokenprune.tasks.base import Sample, Task
 from tokenprune.tasks.vqa_samples import Reading, VqaSamples
 
@@ -31,16 +30,16 @@ class Vqa(Task):
 
     Attributes:
         data: The file, the folder, or the dataset's name or local folder.
-        columns: Which column holds what, where a column is not called as its role: ``image``, ``images``, ``video``,
+        columns: The columns of roles, where they do not have the role's name: ``image``, ``images``, ``video``,
             ``question``, ``answer``, ``answers``, ``choices``, ``id``, ``type``. null: the role has no column.
         split: The split of a dataset.
         config: The configuration of a dataset.
         images: The folder in which relative paths start; by default the file's own.
         question: The question of rows without one, e.g. in a folder of pictures alone.
-        instruction: What follows every question on a line of its own, e.g. "Answer with a single word."
-        metric: How answers are scored. By default agreement with the unpruned model if there are no answers, multiple
+        instruction: A text that follows every question on a line of its own, e.g. "Answer with a single word."
+        metric: The score of answers. By default agreement with the unpruned model if there are no answers, multiple
             choice if there are choices, and exact match otherwise.
-        frames: How many frames are taken from a video, at even distances.
+        frames: The number of frames that are taken from a video, at even distances.
     """
 
     data: str = Field(min_length=1)

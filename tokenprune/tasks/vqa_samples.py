@@ -7,26 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+from tokenprune.datasets.base import Table
+from tokenprune.datasets.columns import Role, row_id
+from tokenprune.datasets.media import Source, read_image, read_video, source
+from tokenprune.datasets.values import text, texts
 from tokenprune.errors import SampleError
 from tokenprune.metrics.multiple_choice import LETTERS, expected
-from tokenprune.records.base import Table
-from tokenprune.records.columns import Role
-from tokenprune.records.ids import row_id
-from tokenprune.records.images import Source, read_image, source
-from tokenprune.records.values import text, texts
-from tokenprune.records.video import read_video
 from tokenprune.tasks.base import Sample, Video
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows become samples.
+    """The settings with which rows become samples.
 
     Attributes:
         columns: The column of each role that the table has.
         folder: Where relative paths start.
         question: The question of rows that have none.
-        instruction: What follows every question on a line of its own.
+        instruction: A text that follows every question on a line of its own.
         frames: Frames per video.
         min_references: How many answers a row needs; 0 if answers are not read.
     """

@@ -10,7 +10,8 @@ import yaml
 
 import tokenprune as tp
 from tests.experiment.test_cli import call
-from tokenprune.cli.tuning import QUESTION, tune_model, tune_settings, tune_task
+from tokenprune.cli.options import model_entry
+from tokenprune.cli.tune import QUESTION, task_entry, tune_settings
 from tokenprune.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
@@ -63,14 +64,14 @@ def test_options_replace_what_the_file_says(tmp_path: Path) -> None:
 
 
 def test_pictures_in_a_folder_get_a_question(tmp_path: Path) -> None:
-    assert tune_task(str(tmp_path), None) == {"name": "vqa", "data": str(tmp_path), "question": QUESTION}
-    assert tune_task(str(tmp_path), "Why?")["question"] == "Why?"
-    assert tune_task("questions.jsonl", None) == {"name": "vqa", "data": "questions.jsonl"}
-    assert tune_task("toy", None) == {"name": "toy"}
+    assert task_entry(str(tmp_path), None) == {"name": "vqa", "data": str(tmp_path), "question": QUESTION}
+    assert task_entry(str(tmp_path), "Why?")["question"] == "Why?"
+    assert task_entry("questions.jsonl", None) == {"name": "vqa", "data": "questions.jsonl"}
+    assert task_entry("toy", None) == {"name": "toy"}
     with pytest.raises(ConfigError, match="the task 'toy' has its own questions"):
-        tune_task("toy", "Why?")
-    assert tune_model("toy") == {"name": "toy"}
-    assert tune_model("some/checkpoint") == {"name": "hf", "checkpoint": "some/checkpoint"}
+        task_entry("toy", "Why?")
+    assert model_entry("toy") == {"name": "toy"}
+    assert model_entry("some/checkpoint") == {"name": "hf", "checkpoint": "some/checkpoint"}
 
 
 @pytest.mark.parametrize(

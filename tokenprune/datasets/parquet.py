@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.core.optional import optional
+from tokenprune.datasets.base import Table
 from tokenprune.errors import ConfigError
-from tokenprune.records.base import Table
 
 BATCH = 1024  # rows of a single column that are read at once
 

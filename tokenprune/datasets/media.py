@@ -1,4 +1,4 @@
-"""Pictures and videos that a row names: a path, or the file's own bytes."""
+"""Pictures and videos that a row names: a path, or the file's own bytes. Pillow and PyAV read them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import io
 import os
 import re
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenprune.core.optional import optional
+from tokenprune.core.text import one_line
+from tokenprune.datasets.values import short
 from tokenprune.errors import SampleError
-from tokenprune.records.values import short
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,7 +29,7 @@ DOWNLOAD = "download it first, and write the path of the file"
 
 @dataclass(frozen=True)
 class Source:
-    """Where the bytes of a picture or video are.
+    """The place of the bytes of a picture or video.
 
     Attributes:
         key: A stable id: the path as the row writes it, or a hash of the bytes.
@@ -39,8 +42,13 @@ class Source:
     data: bytes = field(default=b"", repr=False)
 
     def open(self) -> Path | io.BytesIO:
-        """What Pillow and PyAV open."""
+        """The path, or the bytes as a file, for Pillow and PyAV."""
         return self.path if self.path is not None else io.BytesIO(self.data)
+
+    def unreadable(self, kind: str, where: str, error: Exception) -> SampleError:
+        """The error for an ``image`` or ``video`` that a decoder does not take."""
+        what = f"{where}: the {kind} {self.key!r} cannot be read ({one_line(error)})"
+        return SampleError(what, "replace the file, or remove the line")
 
 
 @singledispatch
@@ -65,8 +73,8 @@ def _(value: str, folder: Path, where: str) -> Source:
     if URL.match(name):
         raise SampleError(f"{where}: {short(name)} is a URL, and nothing is downloaded", DOWNLOAD)
     path = folder / Path(name).expanduser()
-    if not path.is_file():
-        kind = "is a folder, not a file" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long
+        kind = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
         what = f"{where}: the file {name!r} {kind} ({path})"
         raise SampleError(what, "correct the path, or set `images` to the folder in which paths start")
     return Source(Path(os.path.normpath(name)).as_posix(), path)
@@ -96,9 +104,7 @@ def read_image(item: Source, where: str) -> Image:
         with image_module.open(item.open()) as opened:
             picture: Image = eight_bits(operations.exif_transpose(opened)).convert("RGB")
     except Exception as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        what = f"{where}: the image {item.key!r} cannot be read ({reason})"
-        raise SampleError(what, "replace the file, or remove the line") from error
+        raise item.unreadable("image", where, error) from error
     return picture
 
 
@@ -115,3 +121,40 @@ def eight_bits(picture: Image) -> Image:
     if picture.mode in ("I", "F"):
         raise ValueError(f"a grey picture of 32 bits (mode {picture.mode})")
     return picture
+
+
+def read_video(item: Source, count: int, where: str) -> tuple[NDArray[np.uint8], float]:
+    """Frames at even distances over a video, with its first and its last one.
+
+    The video is read twice: to count its frames, which no container states reliably, and to decode them. Only the
+    chosen frames are held.
+
+    Args:
+        item: The video.
+        count: The number of frames; a video with fewer gives all of them.
+        where: The row, for messages.
+
+    Returns:
+        uint8 array ``[frames, height, width, 3]``, RGB, and how many of these frames a second has.
+
+    Raises:
+        SampleError: The video is broken, cut short, or of an unknown format.
+    """
+    av = optional("av", "a video")
+    try:
+        with av.open(item.open()) as container:
+            stream = container.streams.video[0]
+            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            total = sum(packet.size > 0 for packet in container.demux(stream))
+        wanted = {int(index) for index in np.linspace(0, total - 1, min(count, total)).round()}
+        with av.open(item.open()) as container:
+            frames = [
+                frame.to_ndarray(format="rgb24")
+                for index, frame in enumerate(container.decode(video=0))
+                if index in wanted
+            ]
+        if not wanted or len(frames) < len(wanted):
+            raise ValueError(f"{len(frames)} of {len(wanted)} chosen frames can be decoded")
+    except Exception as error:  # av.error.FFmpegError, IndexError without a video stream, the ValueError above
+        raise item.unreadable("video", where, error) from error
+    return np.stack(frames), float(len(frames) * rate / total)

@@ -1,17 +1,17 @@
-"""Which table a path or name stands for."""
+"""Opens the table that a path or name stands for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+from tokenprune.datasets.base import Table
+from tokenprune.datasets.csv_file import CsvFile
+from tokenprune.datasets.folder import ImageFolder, pictures
+from tokenprune.datasets.huggingface import SAVED, HuggingFaceDataset
+from tokenprune.datasets.jsonl import JsonLines
+from tokenprune.datasets.parquet import Parquet
 from tokenprune.errors import ConfigError, MissingDataError
-from tokenprune.records.base import Table
-from tokenprune.records.csv_file import CsvFile
-from tokenprune.records.dataset import SAVED, Dataset
-from tokenprune.records.folder import ImageFolder, pictures
-from tokenprune.records.jsonl import JsonLines
-from tokenprune.records.parquet import Parquet
 
 FILES: dict[str, Callable[[Path], Table]] = {
     ".jsonl": JsonLines,
@@ -48,7 +48,7 @@ def _table(data: str, split: str | None, config: str | None) -> Table:
     if path.is_dir() and not any((path / name).is_file() for name in SAVED) and pictures(path) and split is None:
         return ImageFolder(path)
     if path.is_dir():
-        return Dataset(str(path), split, config)
+        return HuggingFaceDataset(str(path), split, config)
     if suffix in FILES or path.is_absolute() or data.startswith((".", "~")):
         raise MissingDataError(f"data: there is no file or folder {data!r}", ALLOWED)
-    return Dataset(data, split, config)
+    return HuggingFaceDataset(data, split, config)

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tokenprune.core.optional import optional
+from tokenprune.datasets.columns import check_unique
+from tokenprune.datasets.open import open_table
 from tokenprune.errors import ConfigError, MissingDataError, SampleError
-from tokenprune.records.ids import check_unique
-from tokenprune.records.open import open_table
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> str:

@@ -1,4 +1,4 @@
-"""Which column of a table holds what."""
+"""The columns of a table by their roles: picture, question, answer ...; the ids in one of them are unique."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Literal, get_args
 
+import numpy as np
+
+from tokenprune.datasets.base import Table
 from tokenprune.errors import ConfigError
-from tokenprune.records.base import Table
 
 Role = Literal["image", "images", "video", "question", "answer", "answers", "choices", "id", "type"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -46,3 +48,34 @@ def near(name: str, table: Table) -> str:
 def misspelt(role: Role, table: Table) -> str | None:
     """A column whose name looks like a misspelt role, if there is one."""
     return next(iter(difflib.get_close_matches(role, table.columns, n=1, cutoff=0.8)), None)
+
+
+def row_id(table: Table, index: int, value: object) -> str:
+    """The id of a row: its own, or that of its place where it has none."""
+    return table.row_id(index) if value is None or not str(value).strip() else str(value).strip()
+
+
+def check_unique(table: Table, column: str) -> None:
+    """Check that a column holds different ids.
+
+    The ids are compared by their hashes, with 24 bytes a row while this runs and none afterwards. Only where two hashes
+    are equal are the ids themselves compared.
+
+    Raises:
+        ConfigError: Two rows have the same id; the message names both.
+    """
+    rows = len(table)
+    hashes = np.fromiter((hash(row_id(table, *pair)) for pair in enumerate(table.values(column))), np.int64, rows)
+    ordered = np.sort(hashes)
+    twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    del ordered
+    if not twice:
+        return
+    first: dict[str, int] = {}
+    for index, value in enumerate(table.values(column)):
+        name = row_id(table, index, value)
+        if hash(name) in twice and first.setdefault(name, index) != index:
+            raise ConfigError(
+                f"{table.where(first[name])} and {table.unit} {table.number(index)} have the same id {name!r}",
+                "make ids unique, or write columns: {id: null} to number the rows",
+            )

@@ -12,10 +12,10 @@ class Table(ABC):
     """Rows of named values. A table knows where its rows are and holds at most one block of them.
 
     Attributes:
-        name: How messages call it: the path or name that the user gave.
+        name: Its name in messages: the path or name that the user gave.
         columns: The names of all columns.
         folder: Where relative paths in its rows start.
-        unit: What messages call a row: ``line`` or ``row``.
+        unit: The word for a row in messages: ``line`` or ``row``.
         names_files: Whether its rows name picture files, and never hold the pictures themselves.
     """
 
@@ -27,7 +27,7 @@ class Table(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many rows."""
+        """The number of rows."""
 
     @abstractmethod
     def row(self, index: int) -> Mapping[str, object]:
@@ -46,7 +46,7 @@ class Table(ABC):
         return index + 1
 
     def where(self, index: int) -> str:
-        """Where a row is, for messages."""
+        """The place of a row, for messages."""
         return f"{self.name}, {self.unit} {self.number(index)}"
 
     def row_id(self, index: int) -> str:

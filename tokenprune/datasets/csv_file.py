@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tokenprune.datasets.text_table import TextTable, lines
 from tokenprune.errors import ConfigError, SampleError
-from tokenprune.records.lines import TextTable, lines
 
 SEPARATOR = "|"  # between the entries of a cell that is a list
 
@@ -30,7 +30,7 @@ class CsvFile(TextTable):
             if not self.columns:
                 self.columns = tuple(self._decode(cell.strip(), f"{self.name}, line {number}") for cell in cells)
             elif cells:
-                self.index.add(start, number)
+                self.add(start, number)
         twice = {column for column in self.columns if self.columns.count(column) > 1}
         if twice:
             raise ConfigError(f"{self.name} names the column {min(twice)!r} twice", "rename one of them")
@@ -38,7 +38,7 @@ class CsvFile(TextTable):
     def row(self, index: int) -> Mapping[str, object]:
         """The cells of one row."""
         with self.path.open("rb") as file:
-            file.seek(self.index.starts[index])
+            file.seek(self.starts[index])
             cells = next(self._reader(line.decode("latin-1") for line in file))
         where = self.where(index)
         if len(cells) != len(self.columns):

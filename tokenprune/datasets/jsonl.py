@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenprune.datasets.text_table import TextTable, lines
 from tokenprune.errors import SampleError
-from tokenprune.records.lines import TextTable, lines
 
 
 class JsonLines(TextTable):
@@ -22,14 +22,14 @@ class JsonLines(TextTable):
         columns: dict[str, None] = {}
         for number, start, line in lines(path):
             if line.strip():
-                self.index.add(start, number)
+                self.add(start, number)
                 columns.update(dict.fromkeys(lenient(line)))
         self.columns = tuple(columns)
 
     def row(self, index: int) -> Mapping[str, object]:
         """The object of one line."""
         with self.path.open("rb") as file:
-            file.seek(self.index.starts[index])
+            file.seek(self.starts[index])
             line = file.readline()
         try:
             return parse(line)

@@ -1,21 +1,20 @@
-"""A page of panels and texts at places in inches, which becomes a figure of matplotlib. Imported when it is needed."""
+"""A figure of matplotlib on which panels and texts have places in inches. Imported when it is needed."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from bisect import bisect_right
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib as mpl
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Affine2D, BboxTransformTo, ScaledTranslation
 
-#: What a font lacks is looked up in the next that is installed: Chinese, Japanese, Korean, symbols.
+#: A letter that a font lacks is taken from the next one that is installed: Chinese, Japanese, Korean, symbols.
 FONTS = (
     "DejaVu Sans",
     "Noto Sans CJK SC",
@@ -28,7 +27,7 @@ FONTS = (
     "Noto Sans",
     "Arial Unicode MS",
 )
-#: Settings of matplotlib, when a page is made and when it is saved: text stays text, and no file differs from the next.
+#: Settings of matplotlib, while a figure is made and saved: text stays text, and equal figures are equal files.
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tokenprune",
@@ -48,34 +47,30 @@ LEADING = 1.25 / 72  # inches of a line per point of its size
 SLACK = 1.015  # letters stand on whole pixels, so at few dots per inch a text is a little longer
 
 
-@dataclass(frozen=True)
-class Text:
-    """A line of text: its left end, or its middle, and its top, in inches from the top left."""
+class Canvas:
+    """Puts panels, bars and texts on a figure. All lengths are inches from the top left corner.
 
-    x: float
-    y: float
-    text: str
-    size: float
-    bold: bool = False
-    colour: str = "black"
-    align: Literal["left", "center", "right"] = "left"
-
-
-@dataclass
-class Page:
-    """What will be on a figure. All lengths are inches from its top left corner.
-
-    Attributes:
-        width: Of the page.
-        texts: The lines of text.
-        panels: Left, top, width, height of each panel, and the function that draws in its axes.
-        bars: Left, top, width, height and colour of filled rectangles.
+    Args:
+        width: The figure's width. :meth:`figure` takes its height, which is known when everything is placed.
     """
 
-    width: float
-    texts: list[Text] = field(default_factory=list)
-    panels: list[tuple[float, float, float, float, Callable[[Axes], None]]] = field(default_factory=list)
-    bars: list[tuple[float, float, float, float, str]] = field(default_factory=list)
+    def __init__(self, width: float) -> None:
+        self.width = width
+        self._figure = Figure(figsize=(width, width), dpi=150, facecolor="white")
+        FigureCanvasAgg(self._figure)
+        from_top = ScaledTranslation(0, 1, BboxTransformTo(self._figure.bbox))
+        self._inches = Affine2D().scale(1, -1) + self._figure.dpi_scale_trans + from_top
+        self._panels: list[tuple[Axes, float, float, float, float]] = []
+
+    def panel(self, x: float, y: float, width: float, height: float, name: str) -> Axes:
+        """Add axes with their left end and their top. ``name`` is their label, and their id in an SVG."""
+        axes = self._figure.add_axes((0, 0, 1, 1), label=name, gid=name)
+        self._panels.append((axes, x, y, width, height))
+        return axes
+
+    def bar(self, x: float, y: float, width: float, height: float, colour: str) -> None:
+        """Add a filled rectangle."""
+        self._figure.patches.append(Rectangle((x, y), width, height, transform=self._inches, color=colour, lw=0))
 
     def paragraph(
         self,
@@ -84,65 +79,41 @@ class Page:
         width: float,
         text: str,
         size: float,
+        *,
         most: int = 3,
         bold: bool = False,
         end: str = "",
-        **style: Any,
+        colour: str = "black",
     ) -> float:
         """Add a text that is wrapped at a width.
 
         Args:
-            x: Left end, or the middle if it is centred.
+            x: Left end.
             y: Top.
             width: Lines are no longer.
             text: The text.
             size: Points.
             most: Lines at most; the last one ends with an ellipsis if there is more.
             bold: Whether it is bold.
-            end: What follows the text, also where it is cut.
-            style: Further fields of :class:`Text`.
+            end: A text that follows, also where the first one is cut.
+            colour: The colour.
 
         Returns:
             The bottom of the last line.
         """
+        style: dict[str, Any] = {"transform": self._inches, "color": colour, "va": "top", "parse_math": False}
+        style |= {"fontsize": size, "fontweight": "bold" if bold else "normal", "fontfamily": families()}
         for line in wrapped(text, width, size, most, bold, end):
-            self.texts.append(Text(x, y, line, size, bold, **style))
+            self._figure.text(x, y, line, **style)
             y += size * LEADING
         return y
 
     def figure(self, height: float) -> Figure:
-        """The page as a figure of this height."""
-        with mpl.rc_context(SETTINGS):
-            figure = Figure(figsize=(self.width, height), dpi=150, facecolor="white")
-            FigureCanvasAgg(figure)
-            for x, y, width, tall, draw in self.panels:
-                place = (x / self.width, 1 - (y + tall) / height, width / self.width, tall / height)
-                draw(figure.add_axes(place))
-            for x, y, width, tall, colour in self.bars:
-                figure.patches.append(
-                    Rectangle(
-                        (x / self.width, 1 - (y + tall) / height),
-                        width / self.width,
-                        tall / height,
-                        transform=figure.transFigure,
-                        color=colour,
-                        lw=0,
-                    )
-                )
-            for text in self.texts:
-                figure.text(
-                    text.x / self.width,
-                    1 - text.y / height,
-                    text.text,
-                    fontsize=text.size,
-                    fontweight="bold" if text.bold else "normal",
-                    fontfamily=families(),
-                    color=text.colour,
-                    ha=text.align,
-                    va="top",
-                    parse_math=False,
-                )
-        return figure
+        """The figure, with this height."""
+        self._figure.set_size_inches(self.width, height)
+        for axes, x, y, width, tall in self._panels:
+            axes.set_position((x / self.width, 1 - (y + tall) / height, width / self.width, tall / height))
+        return self._figure
 
 
 @cache
@@ -185,12 +156,6 @@ def wrapped(text: str, width: float, size: float, most: int, bold: bool = False,
 
 
 def _fitting(text: str, width: float, size: float, bold: bool, end: str) -> int:
-    """How many characters fit, at least one."""
-    low, high = 1, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if length(text[:middle] + end, size, bold) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """The number of characters that fit, at least one."""
+    counts = range(2, len(text) + 1)
+    return 1 + bisect_right(counts, width, key=lambda count: length(text[:count] + end, size, bold))

@@ -4,37 +4,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from tokenprune.records.base import Table
+from tokenprune.datasets.base import Table
 
 BOM = b"\xef\xbb\xbf"
 
 
-@dataclass
-class LineIndex:
-    """Where the rows of a text file begin: 16 bytes a row.
-
-    Attributes:
-        starts: The byte offset of each row.
-        numbers: The number of its first line, from 1.
-    """
-
-    starts: array[int] = field(default_factory=lambda: array("q"))
-    numbers: array[int] = field(default_factory=lambda: array("q"))
-
-    def add(self, start: int, number: int) -> None:
-        """Append a row."""
-        self.starts.append(start)
-        self.numbers.append(number)
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-
 class TextTable(Table):
-    """A table in a text file. Its makers add the rows to the index.
+    """A table in a text file. Subclasses call :meth:`add` for every row, which takes 16 bytes.
 
     Args:
         path: The file.
@@ -47,14 +25,20 @@ class TextTable(Table):
         self.name = str(path)
         self.folder = path.parent
         self.path = path
-        self.index = LineIndex()
+        self.starts = array("q")
+        self._numbers = array("q")
+
+    def add(self, start: int, number: int) -> None:
+        """Append a row: the byte offset at which it starts, and the number of its first line, from 1."""
+        self.starts.append(start)
+        self._numbers.append(number)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.starts)
 
     def number(self, index: int) -> int:
         """The number of the row's first line."""
-        return self.index.numbers[index]
+        return self._numbers[index]
 
 
 def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:

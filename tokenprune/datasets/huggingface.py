@@ -8,15 +8,16 @@ from typing import Any
 
 from tokenprune.core.optional import optional
 from tokenprune.core.registry import suggest
+from tokenprune.core.text import one_line
+from tokenprune.datasets.base import Table
 from tokenprune.errors import ConfigError, MissingDataError
-from tokenprune.records.base import Table
 
 #: Files that ``save_to_disk`` writes into the folder of a dataset, and of a dataset with several splits.
 SAVED = ("dataset_info.json", "dataset_dict.json")
 BATCH = 1024  # rows of a single column that are read at once
 
 
-class Dataset(Table):
+class HuggingFaceDataset(Table):
     """One split of a dataset, mapped into memory by ``datasets``. Pictures stay encoded until they are read.
 
     Args:
@@ -63,9 +64,8 @@ def load(data: str, config: str | None) -> Any:
             return datasets.load_from_disk(data)
         return datasets.load_dataset(data, config)
     except Exception as error:  # the Hub's client, its HTTP library and the file systems have no common base
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise MissingDataError(
-            f"data: there is no file or folder {data!r}, and no dataset of that name can be loaded ({reason})",
+            f"data: there is no file or folder {data!r}, and no dataset of that name can be loaded ({one_line(error)})",
             "check the path, or the dataset's name, its `config` and your access to it",
         ) from error
 

@@ -1,13 +1,39 @@
-"""The text of ``tokenprune show``: a method as YAML, and what was published for it, in comments."""
+"""``tokenprune show``."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 import yaml
 
-from tokenprune.methods.named import NamedMethod
+from tokenprune.measure.estimate import read_config
+from tokenprune.methods.named import NamedMethod, find_shipped
 from tokenprune.methods.published import Published
+from tokenprune.models.presets import PRESETS
+
+
+def show(
+    method: Annotated[str, typer.Argument(help="A named method, or a YAML file with one.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Use the settings published for this model: a name that `show METHOD` lists, a preset, or a folder"
+            " with a config.json."
+        ),
+    ] = None,
+) -> None:
+    """Print a method as YAML, with all fields, and the settings that its authors published for single models."""
+    shipped = find_shipped(method)
+    print(method_text(shipped, None if model is None else _settings(shipped, model)), end="")
+
+
+def _settings(shipped: NamedMethod, model: str) -> Published:
+    """The published settings for a model: an entry's name, or what has a config."""
+    names = {entry.model.lower() for entry in shipped.published}
+    readable = model in PRESETS or Path(model).exists()
+    return shipped.settings_for(read_config(model) if readable and model.lower() not in names else model)
 
 
 def method_text(shipped: NamedMethod, settings: Published | None) -> str:

@@ -12,14 +12,13 @@ from PIL import Image
 
 from tests.support.tiny import CASES
 from tests.support.toy import Letters
-from tests.support.toy_distribution import toy_installed
 from tokenprune import cli
-from tokenprune.cli.look import in_words, look_methods, look_model, looks, read_prompt
+from tokenprune.cli.look import in_words, look_methods, look_model, looks, read_sample
 from tokenprune.errors import ConfigError
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.hf import HuggingFace
+from tokenprune.tasks.base import sample_pictures
 
-__all__ = ["toy_installed"]
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
 
@@ -63,15 +62,15 @@ def test_look(
 def test_looks_are_those_of_the_prefill(picture: str) -> None:
     """The kept tokens, the scores and the answers, of every method and of the unpruned model."""
     loaded = look_model("toy").load()
-    methods = look_methods(["norm-hidden-large"], "keep_count", {"tokens": 4})
-    prompt = read_prompt([picture], "what?", "w1", 8, 3)
-    unpruned, look = looks(loaded, methods, prompt)
+    methods = look_methods(["norm-hidden-large"], {"budget": "keep_count", "tokens": 4})
+    sample = read_sample([picture], "what?", "w1", 8)
+    unpruned, look = looks(loaded, methods, sample, 3)
     assert (unpruned.method, unpruned.stages, unpruned.budget) == ("unpruned", (), "")
     assert (look.method, look.expected, look.question) == ("norm-hidden-large", "w1", "what?")
     (stage,) = look.stages
     assert stage.scores is not None
     assert sorted(np.argsort(-stage.scores)[:4]) == np.flatnonzero(stage.kept).tolist()
-    inputs = loaded.encode([prompt.sample])
+    inputs = loaded.encode([sample])
     ids = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=3)
     assert unpruned.answer == loaded.decode(ids[:, inputs["input_ids"].shape[1] :])[0]
     assert np.array_equal(look.pictures[0], np.asarray(Image.open(picture)))
@@ -98,17 +97,17 @@ def test_a_method_that_measures_the_model_does_so_on_the_prompt(tmp_path: Path, 
             ]
         )
     )
-    prompt = read_prompt([picture], "what?", None, 8, 2)
-    _, look = looks(look_model("toy").load(), look_methods([str(file)], None, {}), prompt)
+    sample = read_sample([picture], "what?", None, 8)
+    _, look = looks(look_model("toy").load(), look_methods([str(file)], {}), sample, 2)
     assert look.stages[0].layer in range(1, 4)
 
 
 def test_a_layer_that_was_found_on_the_prompt_is_said(picture: str) -> None:
     """VTW compares the answers of several layers to this prompt; FastV's layer is fixed."""
-    methods = look_methods(["vtw"], None, {}) | look_methods(["fastv"], "keep_count", {"tokens": 3})
+    methods = look_methods(["vtw"], {}) | look_methods(["fastv"], {"budget": "keep_count", "tokens": 3})
     layers = methods["vtw"].layers.model_copy(update={"start": 1, "threshold": 10.0})
     methods["vtw"] = methods["vtw"].model_copy(update={"layers": layers})
-    _, vtw, fastv = looks(look_model("toy").load(), methods, read_prompt([picture], "what?", None, 8, 2))
+    _, vtw, fastv = looks(look_model("toy").load(), methods, read_sample([picture], "what?", None, 8), 2)
     assert vtw.budget.endswith(", layer found on this prompt")
     assert in_words(vtw).endswith(" Its layer was found on this prompt.")
     assert "found" not in fastv.budget + in_words(fastv)
@@ -133,19 +132,20 @@ def test_a_video_is_its_frames(tmp_path: Path) -> None:
             frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 10 * number, dtype=np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    prompt = read_prompt([str(path)], "what?", None, 4, 8)
-    assert not prompt.sample.images
-    assert [len(video.frames) for video in prompt.sample.videos] == [4]
-    means = [float(np.mean(frame)) for frame in prompt.pictures]
+    sample = read_sample([str(path)], "what?", None, 4)
+    assert not sample.images
+    assert [len(video.frames) for video in sample.videos] == [4]
+    means = [float(np.mean(frame)) for frame in sample_pictures(sample)]
     assert means == pytest.approx([0, 60, 130, 190], abs=12)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"picture": "missing.png"}, ["'missing.png' cannot be read (there is no such file)", "check the path"]),
+        ({"picture": "missing.png"}, ["the file 'missing.png' does not exist", "give pictures"]),
+        ({"picture": "a" * 5000}, ["does not exist", "give pictures"]),
         ({"picture": "https://example.org/a.png"}, ["is a URL, and nothing is downloaded"]),
-        ({"picture": "{folder}"}, ["is no file", "give pictures"]),
+        ({"picture": "{folder}"}, ["is a folder, not a file", "give pictures"]),
         ({"picture": "{folder}/text.png"}, ["the image", "cannot be read", "give pictures (png, jpg"]),
         ({"picture": "{folder}/text.mp4"}, ["the video", "cannot be read", "or videos (mp4"]),
         ({"method": "fastw"}, ["unknown method 'fastw'", "did you mean 'fastv'"]),

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tokenprune.datasets.media import read_image, read_video, source
 from tokenprune.errors import SampleError
-from tokenprune.records.images import read_image, source
-from tokenprune.records.video import read_video
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 20)) -> bytes:

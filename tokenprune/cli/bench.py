@@ -1,0 +1,66 @@
+"""``tokenprune bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tokenprune.cli.failures import check_writable
+from tokenprune.cli.options import budget_option
+from tokenprune.cli.progress import progress_bar
+from tokenprune.cli.tables import print_bench, print_written
+from tokenprune.measure import bench_table
+from tokenprune.measure.bench import BenchConfig, run_bench
+
+
+def bench(
+    model: Annotated[str, typer.Option(help="A preset, or a checkpoint's folder or hub name.")] = "llava-0.5b",
+    method: Annotated[
+        list[str] | None, typer.Option(help="A named method, a YAML file with one, or all; repeat for several.")
+    ] = None,
+    tokens: Annotated[list[int] | None, budget_option("tokens", several=True)] = None,
+    average: Annotated[list[float] | None, budget_option("average", several=True)] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeat for several.")] = None,
+    text_tokens: Annotated[int, typer.Option(help="Text tokens per prompt.")] = 60,
+    ragged: Annotated[
+        bool, typer.Option("--ragged", help="Use prompts of different lengths, with one or two images.")
+    ] = False,
+    decode: Annotated[int, typer.Option(help="Decode steps after each prefill.")] = 16,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    warmup: Annotated[int, typer.Option(help="Untimed rounds before these.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (bfloat16), float32, bfloat16, float16.")] = "auto",
+    attention: Annotated[str, typer.Option(help="sdpa, eager, flash_attention_2.")] = "sdpa",
+    image_size: Annotated[int, typer.Option(help="Side in pixels of the images for a checkpoint.")] = 448,
+    output: Annotated[Path | None, typer.Option(help="Write all measurements to this JSON file.")] = None,
+) -> None:
+    """Time methods against the unpruned model: prefill, decode, memory; paired rounds, medians with quartiles."""
+    lists = {"methods": method, "tokens": tokens, "averages": average, "batches": batch}
+    config = BenchConfig.from_dict(
+        {
+            "model": model,
+            **{name: values for name, values in lists.items() if values},
+            "text_tokens": text_tokens,
+            "ragged": ragged,
+            "decode": decode,
+            "rounds": rounds,
+            "warmup": warmup,
+            "device": device,
+            "dtype": dtype,
+            "attention": attention,
+            "image_size": image_size,
+        },
+        "bench",
+    )
+    if output is not None:
+        check_writable(output)
+        check_writable(output.with_suffix(".md"))
+    with progress_bar(Console(stderr=True), width=20, transient=True) as show_progress:
+        result = run_bench(config, show_progress)
+    print_bench(result)
+    if output is not None:
+        bench_table.save(result, output)
+        print_written([output])

@@ -1,0 +1,34 @@
+"""Arguments and output of the commands that end with an experiment's tables: ``run`` and ``merge``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenprune.cli.tables import print_result, print_written
+from tokenprune.config import read_yaml
+from tokenprune.experiment import ExperimentConfig, ExperimentResult, write_report
+
+Output = Annotated[Path | None, typer.Option(help="Output folder; replaces the one in the file.")]
+
+
+def read_experiment(config: Path, output: Path | None) -> ExperimentConfig:
+    """The experiment of a file, with another output folder if one is given.
+
+    Raises:
+        ConfigError: The file holds no experiment.
+        MissingDataError: It cannot be read.
+    """
+    data = read_yaml(config)
+    if output is not None and isinstance(data, dict):
+        data["output"] = str(output)
+    return ExperimentConfig.from_dict(data, str(config))
+
+
+def finish(result: ExperimentResult) -> None:
+    """Write the report of an experiment, and print its main table."""
+    written = write_report(result)
+    print_result(result)
+    print_written(written)

@@ -1,0 +1,46 @@
+"""``tokenprune flops``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from tokenprune.cli.options import budget_option, one_budget
+from tokenprune.cli.tables import print_estimate
+from tokenprune.measure.estimate import estimate, read_config
+from tokenprune.methods.named import find_shipped
+
+
+def flops(
+    model: Annotated[str, typer.Option(help="A preset, or a folder with a config.json.")] = "llava-1.5-7b",
+    method: Annotated[str, typer.Option(help="A named method, or a YAML file with one.")] = "entropyprune",
+    published: Annotated[
+        bool, typer.Option("--published", help="Use the method's settings that were published for the model.")
+    ] = False,
+    tokens: Annotated[int | None, budget_option("tokens")] = None,
+    keep: Annotated[int | None, budget_option("keep")] = None,
+    ratio: Annotated[float | None, budget_option("ratio")] = None,
+    reduction: Annotated[float | None, budget_option("reduction")] = None,
+    visual_tokens: Annotated[
+        int | None, typer.Option(help="Visual tokens of the prompt; presets have a default.")
+    ] = None,
+    text_tokens: Annotated[int, typer.Option(help="Text tokens of the prompt.")] = 60,
+    counted: Annotated[
+        bool, typer.Option("--counted", help="Also count the operations of the real architecture.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Compute the FLOPs of a prefill, unpruned and pruned, by part of the model. No model is run or downloaded."""
+    budget = one_budget({"tokens": tokens, "keep": keep, "ratio": ratio, "reduction": reduction})
+    shipped = find_shipped(method)
+    settings = shipped.settings_for(read_config(model)) if published else None
+    chosen = shipped.method(**budget, model=settings.model if settings else None)
+    result = estimate(model, chosen, text_tokens, visual_tokens, counted)
+    if settings is not None:
+        result["settings"] = settings.sentence
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        print_estimate(result)

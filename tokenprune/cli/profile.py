@@ -1,0 +1,36 @@
+"""``tokenprune profile``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenprune.cli.failures import check_writable
+from tokenprune.cli.tables import console, print_profile, print_written
+from tokenprune.experiment import ExperimentConfig
+from tokenprune.experiment.profiling import profile_model
+
+
+def profile(
+    config: Annotated[
+        Path, typer.Argument(help="An experiment file (YAML); its model, task and calibration are used.")
+    ],
+    output: Annotated[Path, typer.Option(help="File to write the profile to.")] = Path("profile.json"),
+) -> None:
+    """Measure a model's entropy curve, find where it collapses, and verify the methods whose layer selector does so."""
+    experiment = ExperimentConfig.from_yaml(config)
+    for end in ("", ".png", ".svg", ".pdf"):
+        check_writable(output.with_suffix(end or output.suffix))
+    measured = profile_model(experiment)
+    print_profile(measured)  # first: it took long, and the disk may be full
+    measured.profile.save(output)
+    console.print(f"written: {output} ({len(measured.profile.curves)} samples)", highlight=False)
+    try:
+        from tokenprune.experiment.profile_plot import profile_plot
+    except ImportError as error:
+        print(f"no picture was drawn ({error}); pip install 'tokenprune-mllm[report]'", file=sys.stderr)
+    else:
+        print_written(profile_plot(measured, output.with_suffix(".png")))

@@ -1,0 +1,37 @@
+"""``tokenprune run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenprune.cli.experiment import Output, finish, read_experiment
+from tokenprune.cli.progress import progress_bar
+from tokenprune.cli.tables import console, print_plan
+from tokenprune.experiment import run_experiment
+from tokenprune.experiment.batches import Shard
+from tokenprune.experiment.plan import plan_experiment
+from tokenprune.experiment.runner import Part
+
+
+def run(
+    config: Annotated[Path, typer.Argument(help="An experiment file (YAML).")],
+    output: Output = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run only this method; repeat for several.")] = None,
+    shard: Annotated[str | None, typer.Option(help="Run only one of n parts, i/n; `merge` puts them together.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run, and about how long it would take.")
+    ] = False,
+) -> None:
+    """Run an experiment, or continue one that was stopped."""
+    experiment = read_experiment(config, output)
+    part = Part(limit, tuple(only or ()), Shard.parse(shard) if shard is not None else None)
+    if dry_run:
+        print_plan(plan_experiment(experiment, part))
+        return
+    with progress_bar(console) as show_progress:
+        result = run_experiment(experiment, show_progress, part)
+    finish(result)

@@ -1,0 +1,25 @@
+"""``tokenprune schema``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenprune.cli.failures import check_writable
+from tokenprune.cli.tables import print_written
+from tokenprune.core.text import write_file
+from tokenprune.experiment.config import json_schema
+
+
+def schema(
+    output: Annotated[Path | None, typer.Option(help="Write the schema to this file instead of the screen.")] = None,
+) -> None:
+    """Print the JSON schema of experiment files, for editors."""
+    if output is None:
+        print(json_schema())
+        return
+    check_writable(output)
+    write_file(output, json_schema() + "\n")
+    print_written([output])

@@ -1,0 +1,104 @@
+"""``tokenprune tune``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokenprune.cli.options import MODEL, budget_option, budgets, model_entry
+from tokenprune.cli.progress import progress_bar
+from tokenprune.cli.tables import console, print_tune, print_written
+from tokenprune.config import read_yaml
+from tokenprune.core.plugins import registry
+from tokenprune.errors import ConfigError
+from tokenprune.tuning import TuneConfig, run_tune
+
+#: The question about the pictures of a folder, if the user asks none.
+QUESTION = "What does this picture show?"
+
+
+def tune(
+    config: Annotated[Path | None, typer.Argument(help="A tune's file (YAML); options replace what it says.")] = None,
+    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A folder of pictures, a file or dataset of questions, or the name of a task.")
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option(help=f"The question about pictures without one. [default: {QUESTION}]")
+    ] = None,
+    tokens: Annotated[list[int] | None, budget_option("tokens", several=True)] = None,
+    average: Annotated[list[float] | None, budget_option("average", several=True)] = None,
+    reduction: Annotated[list[float] | None, budget_option("reduction", several=True)] = None,
+    prefill: Annotated[list[float] | None, budget_option("time", several=True)] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="A candidate: a named method, or a YAML file with one; repeat for several.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="How many samples. [default: 64]")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="What is compared: root_divergence (default), agreement, divergence or distance.")
+    ] = None,
+    labels: Annotated[
+        bool | None, typer.Option("--labels", help="Compare the score of generated answers, which needs labels.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Output folder. [default: results/tune]")] = None,
+) -> None:
+    """Find the method whose answers stay closest to the unpruned model's at a given cost, without labels."""
+    given = {
+        "model": None if model is None else model_entry(model),
+        "task": None if data is None else task_entry(data, question),
+        "budgets": budgets({"tokens": tokens, "average": average, "reduction": reduction, "time": prefill}) or None,
+        "methods": method or None,
+        "samples": samples,
+        "objective": objective,
+        "labels": labels,
+        "output": None if output is None else str(output),
+    }
+    settings = tune_settings(config, {name: value for name, value in given.items() if value is not None})
+    with progress_bar(console) as show_progress:
+        result = run_tune(settings, show_progress)
+    print_tune(result)
+    print_written(result.written)
+
+
+def task_entry(data: str, question: str | None) -> dict[str, Any]:
+    """The entry of a config for a task: a registered one, or the user's own pictures or questions.
+
+    Raises:
+        ConfigError: A question was given for a task that has its own.
+    """
+    if data in registry("tasks").names():
+        if question is not None:
+            raise ConfigError(f"the task {data!r} has its own questions", "leave --question out")
+        return {"name": data}
+    if question is None and Path(data).expanduser().is_dir():
+        question = QUESTION
+    return {"name": "vqa", "data": data, **({"question": question} if question is not None else {})}
+
+
+def tune_settings(config: Path | None, given: Mapping[str, Any]) -> TuneConfig:
+    """The tune of a file with the options in place of what it says, or of the options alone.
+
+    Args:
+        config: The file, or None.
+        given: The fields that options state.
+
+    Raises:
+        ConfigError: Neither states the model, the data or a budget, or something stated is wrong.
+        MissingDataError: The file cannot be read.
+    """
+    data: Any = {} if config is None else read_yaml(config)
+    if isinstance(data, Mapping):
+        if "budgets" in given:
+            data = {name: value for name, value in data.items() if name != "budget"}
+        data = {**data, **given}
+        for field, name, options in (
+            ("model", "model", "--model"),
+            ("task", "data", "--data"),
+            ("budgets", "budgets", "--tokens, --average, --reduction or --time"),
+        ):
+            if config is None and field not in data:
+                raise ConfigError(f"tune: no {name}", f"give {options}, or a file")
+    return TuneConfig.from_dict(data, "tune" if config is None else str(config))
