@@ -14,8 +14,8 @@ from tokenprune.budgets.keep import ladder
 from tokenprune.budgets.layer_average import LayerAverage, layer_average
 from tokenprune.clock import timed
 from tokenprune.config import Method
-from tokenprune.engine.apply import apply
 from tokenprune.errors import BudgetError, TokenPruneError
+from tokenprune.run.apply import apply
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tuning.budgets import PrefillTime
 from tokenprune.tuning.candidate_maker import Candidate
