@@ -12,9 +12,9 @@ from tests.support.imports import PACKAGE, diagram, imports_of, module_of, own_i
 #: From the bottom up. A room may import its own modules and those of the rooms before it.
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
-    ("core", "ops", "palette"),
-    ("files",),
+    ("clock", "core", "ops", "palette"),
     ("fingerprint", "flops", "signals", "plotting"),
+    ("output",),
     ("scorers", "selectors", "budgets", "testing"),
     ("pruners", "adapters"),
     ("config",),

@@ -185,9 +185,7 @@ def in_words(shown: Look) -> str:
 
 def answer_text(loaded: LoadedModel, sample: Sample, inputs: Mapping[str, Any], max_new_tokens: int) -> str:
     """The answer to a prompt, with the model as it is."""
-    generated = generate(loaded, [sample], inputs, max_new_tokens)
-    generated.check()
-    return loaded.decode(generated.ids)[0]
+    return generate(loaded, [sample], inputs, max_new_tokens).checked().texts[0]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import console, print_plan
 from tokenprune.experiment import run_experiment
 from tokenprune.experiment.batches import Shard
-from tokenprune.experiment.plan import plan_experiment
+from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.runner import Part
 
 

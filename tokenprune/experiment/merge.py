@@ -15,15 +15,16 @@ import numpy as np
 
 from tokenprune.errors import OutputError, TokenPruneWarning
 from tokenprune.experiment import examples
-from tokenprune.experiment.answering import Choices
 from tokenprune.experiment.batches import Shard
+from tokenprune.experiment.choosing import Choices
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult, Part, chosen_series, finished, run_experiment
 from tokenprune.experiment.series import definitions
 from tokenprune.experiment.tuned import TUNED
-from tokenprune.files.lines import Row, line, parse
 from tokenprune.fingerprint.origin import ORIGIN, Origin
+from tokenprune.output.folder import CONFIG
+from tokenprune.output.lines import Row, line, parse
 
 
 def merge_shards(config: ExperimentConfig, part: Part | None = None) -> ExperimentResult:
@@ -52,11 +53,11 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
     target = Results(config.output)
     wanted = definitions(chosen_series(config, part))
     with target.locked():
-        target.check(config.to_yaml(), wanted)
+        target.check_settings(config.settings(), config.free())
+        target.check_definitions(wanted)
         _check_choices(sources)
-        _check_equal(sources, "left_out.json")
-        _check_equal(sources, "series.json")
-        _check_equal(sources, "fingerprints.json")
+        for name in ("left_out.json", "series.json", "fingerprints.json"):
+            _check_same(sources, name, [source.read_json(name) for source in sources])
         target.write_json(ORIGIN, _merged_origin(sources).stored())
         for name in ("choices.json", "left_out.json", "environment.json", "series.json", "fingerprints.json"):
             target.write_json(name, sources[0].read_json(name))
@@ -71,7 +72,7 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
         tunes = sources[0].folder / TUNED
         if tunes.is_dir():
             shutil.copytree(tunes, target.folder / TUNED, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
-        target.write("config.yaml", config.to_yaml())
+        target.write(CONFIG, config.to_yaml())
     return run_experiment(config, part=replace(part, timed=False))  # everything is there: it only reads
 
 
@@ -124,7 +125,7 @@ def _without_words(choices: Choices) -> Choices:
 
 
 def _merged_origin(sources: list[Results]) -> Origin:
-    """What all answers were computed with; what is unknown of a shard is unknown of all.
+    """The origin of all answers; what is unknown of a shard is unknown of all.
 
     Raises:
         OutputError: Two shards ran with different weights or code.
@@ -149,10 +150,6 @@ def _merged_origin(sources: list[Results]) -> Origin:
         warnings.warn(what, TokenPruneWarning, stacklevel=3)
     code = {name: None if f"code of the {name}" in unknown else version for name, version in first.code.items()}
     return replace(first, model=None if "weights" in unknown else first.model, code=code)
-
-
-def _check_equal(sources: list[Results], name: str) -> None:
-    _check_same(sources, name, [source.read_json(name) for source in sources])
 
 
 def _check_same(sources: list[Results], name: str, contents: list[Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tokenprune.config import Method
 from tokenprune.errors import ConfigError
-from tokenprune.experiment.answering import calibration
+from tokenprune.experiment.choosing import calibration
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.run import verify_methods
 from tokenprune.selectors.base import LayerChoice

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenprune.core.text import well_formed
 from tokenprune.errors import OutputError
-from tokenprune.files.lines import json_ready
+from tokenprune.output.lines import json_ready
 
 COLUMNS = (
     "method",

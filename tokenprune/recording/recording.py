@@ -66,7 +66,7 @@ class Recording:
         """Start a new prefill, whose record the engine fills while the model runs."""
         self.prefill = record
 
-    def settle(self) -> None:
+    def detach_places(self) -> None:
         """Find out where the visual tokens of the last prefill lie. Afterwards nothing of the model is held.
 
         What goes wrong is raised when somebody asks for a picture: it has nothing to do with pruning.

@@ -12,13 +12,13 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.keep import ladder
 from tokenprune.budgets.layer_average import LayerAverage, layer_average
+from tokenprune.clock import timed
 from tokenprune.config import Method
-from tokenprune.errors import TokenPruneError
-from tokenprune.measure.latency import Stopwatch
+from tokenprune.errors import BudgetError, TokenPruneError
 from tokenprune.run.apply import apply
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tuning.budgets import PrefillTime
-from tokenprune.tuning.setting import Candidate
+from tokenprune.tuning.candidate_maker import Candidate
 
 #: Steps of the bisection, rounds of each timing, and how near to the wanted share of time is near enough.
 STEPS, ROUNDS, NEAR = 5, 3, 0.02
@@ -30,7 +30,6 @@ Clock = Callable[[Method | None], float]
 def prefill_clock(adapter: Adapter, inputs: Mapping[str, Any]) -> Clock:
     """A clock that runs prefills of a batch on the model."""
     model: Any = adapter.model
-    watch = Stopwatch(model.device)
 
     def prefill() -> Any:
         with torch.no_grad():
@@ -38,9 +37,9 @@ def prefill_clock(adapter: Adapter, inputs: Mapping[str, Any]) -> Clock:
 
     def clock(method: Method | None) -> float:
         if method is None:
-            return watch.time(prefill)[1]
+            return timed(model.device, prefill)[1]
         with apply(model, method):
-            return watch.time(prefill)[1]
+            return timed(model.device, prefill)[1]
 
     return clock
 
@@ -77,27 +76,9 @@ def equal_time(
             except TokenPruneError as error:
                 refused[candidate.name] = str(error)
                 continue
-            except _TooSlowError as slow:
-                refused[candidate.name] = (
-                    f"its prefill takes {slow.share:.2f} of the unpruned time even with one visual token per sample,"
-                    f" which is more than {wanted.ratio:g}"
-                )
-                continue
             remember()
         fitting.append(Candidate(candidate.name, _at(candidate.method, known[candidate.name]), candidate.origin))
     return fitting, refused
-
-
-class _TooSlowError(Exception):
-    """The fewest tokens take too long.
-
-    Args:
-        share: Their time as a share of the unpruned one's.
-    """
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-        super().__init__(share)
 
 
 def _search(method: Method, wanted: float, visual: int, num_layers: int, clock: Clock) -> float:
@@ -106,7 +87,10 @@ def _search(method: Method, wanted: float, visual: int, num_layers: int, clock: 
     low, high = _least(method.layers.layers, visual, num_layers), 1.0
     share = _share(_at(method, low), clock)
     if share > wanted + NEAR:
-        raise _TooSlowError(share)
+        raise BudgetError(
+            f"its prefill takes {share:.2f} of the unpruned time even with one visual token per sample, which is more"
+            f" than {wanted:g}"
+        )
     nearest = (abs(share - wanted), low)
     for _ in range(STEPS):
         if nearest[0] <= NEAR:

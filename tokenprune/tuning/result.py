@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenprune.config import Method
 from tokenprune.errors import ConfigError
-from tokenprune.files.folder import OutputFolder
+from tokenprune.output.folder import OutputFolder
 from tokenprune.report.extra import write_drawn
 from tokenprune.tuning import table
 from tokenprune.tuning.page import tune_page
@@ -109,7 +109,7 @@ class TuneResult:
             return self.write(output)
 
     def write(self, output: OutputFolder) -> list[Path]:
-        """The same in a folder that is locked already."""
+        """Write the files into a folder that the caller has locked; see :meth:`save`."""
         names = file_names([ranking.budget for ranking in self.rankings])
         written = [
             output.write(name, method_file(ranking, self.facts))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from tokenprune.adapters import adapter_for
@@ -34,9 +33,9 @@ from tokenprune.models.code import used_code
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.tasks.base import Task, checked_score
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, budget_slug
-from tokenprune.tuning.config import CandidateEntry, TuneConfig
+from tokenprune.tuning.candidate_pool import CandidatePool, CandidateSpec, PoolBuilder, as_list
+from tokenprune.tuning.config import TuneConfig, TuneRules
 from tokenprune.tuning.equal_time import equal_time, prefill_clock
-from tokenprune.tuning.gathering import Gathered, Gathering, Named, listed
 from tokenprune.tuning.ranking import Measured, Ranking, rank
 from tokenprune.tuning.report import Facts
 from tokenprune.tuning.result import TuneResult
@@ -51,29 +50,24 @@ from tokenprune.tuning.samples import (
     nothing_dropped,
     read_samples,
 )
-from tokenprune.tuning.steps import Progress, Steps
+from tokenprune.tuning.steps import Progress, steps_of
 from tokenprune.tuning.store import BudgetRows, TuneStore
 
 #: Samples whose entropy curves are measured, at least.
 CURVES = 8
 
 
-class _Arguments(Config):
-    """The arguments of :func:`tune` that are checked as in a file; see :class:`TuneConfig`."""
+class _Arguments(TuneRules, Config):
+    """The arguments of :func:`tune` that are checked as in a file."""
 
     budget: Annotated[EqualCost, EqualCostBudget()]
-    objective: Objective
-    error: float = Field(gt=0, lt=1)
-    tokens: int = Field(ge=1)
-    first: int = Field(ge=2)
-    seed: int = Field(ge=0)
 
 
 def tune(
     model: nn.Module,
     samples: Calibration,
     budget: EqualCost | Mapping[str, Any],
-    candidates: Iterable[Named] | None = None,
+    candidates: Iterable[CandidateSpec] | None = None,
     *,
     objective: Objective = "root_divergence",
     error: float = 0.05,
@@ -141,16 +135,15 @@ def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: Loade
     goal: Goal = "score" if config.labels else config.objective
     rules = RaceRules(goal, error=config.error, first=config.first, tokens=config.tokens)
     facts = Facts(loaded.name, task_name(config.task), goal, config.tokens, config.error)
-    settings = config.model_dump(mode="json", exclude_none=True)
+    settings = config.settings()
     batches = HostBatches(found.batches, loaded.model.device)
     tuning = _Tuning(loaded.model, batches, rules, facts, config.seed, settings, progress)
     tuning.code = used_code(config.model, config.task)
     if config.labels:
         tuning.answer = _answer(config, loaded, found)
-    methods: Sequence[CandidateEntry] | None = config.methods
     tuning.skipped = found.skipped
     tuning.names = [[sample.id for sample in samples] for samples in found.samples]
-    return tuning.run(config.all_budgets, methods, config.compositions, config.output)
+    return tuning.run(config.all_budgets, config.methods, config.compositions, config.output)
 
 
 def task_name(task: Task) -> str:
@@ -165,10 +158,8 @@ def _answer(config: TuneConfig, loaded: LoadedModel, found: TaskSamples) -> Answ
 
     def answer(number: int, inputs: Mapping[str, Any]) -> Tensor:
         samples = found.samples[number]
-        generated = generate(loaded, samples, inputs, config.max_new_tokens)
-        generated.check()
-        texts = zip(samples, loaded.decode(generated.ids), strict=True)
-        return torch.tensor([checked_score(config.task, sample, text) for sample, text in texts])
+        texts = generate(loaded, samples, inputs, config.max_new_tokens).checked().texts
+        return torch.tensor([checked_score(config.task, *said) for said in zip(samples, texts, strict=True)])
 
     return answer
 
@@ -206,7 +197,7 @@ class _Tuning:
     def run(
         self,
         budgets: Sequence[EqualCost],
-        candidates: Iterable[Named] | None,
+        candidates: Iterable[CandidateSpec] | None,
         compositions: bool,
         output: str | Path | None,
     ) -> TuneResult:
@@ -216,7 +207,7 @@ class _Tuning:
         counted = different_samples(adapter, self.batches, sizes)
         for budget in budgets:
             check_budget(budget, sizes, adapter)
-        named = None if candidates is None else list(listed(candidates))
+        named = None if candidates is None else as_list(candidates)
         with ExitStack() as stack:
             stack.enter_context(eager(self.model))
             store = None
@@ -224,12 +215,13 @@ class _Tuning:
                 store = TuneStore(output)
                 stack.enter_context(store.locked())
                 origin = Origin(fingerprint(adapter.model), self.code)
-                store.claim(self.settings, origin, fingerprints(self.batches))
+                store.claim_tune(self.settings, origin, fingerprints(self.batches))
             start = time.perf_counter()
             rankings = []
             for number, budget in enumerate(budgets):
-                show = None if self.progress is None else Steps(self.progress, number, len(budgets))
                 found = self._candidates(adapter, budget, named, compositions, sizes, store)
+                names = [candidate.name for candidate in found.candidates]
+                show = steps_of(self.progress, number, len(budgets), budget_slug(budget), names)
                 rankings.append(self._race(adapter, budget, found, counted, store, show))
             facts = replace(self.facts, seconds=time.perf_counter() - start, copies=counted.copies)
             folder = None if store is None else str(store.folder)
@@ -242,18 +234,18 @@ class _Tuning:
         self,
         adapter: Adapter,
         budget: EqualCost,
-        named: list[Named] | None,
+        named: list[CandidateSpec] | None,
         compositions: bool,
         sizes: Sequence[tuple[int, int]],
         store: TuneStore | None,
-    ) -> Gathered:
+    ) -> CandidatePool:
         curves = self._curves(adapter, store)
         counts, text = [size[0] for size in sizes], max(size[1] for size in sizes)
         visual = tuple(sorted({min(counts), max(counts)}))
-        gathering = Gathering(adapter, self.batches, curves, visual, text, self.seed, isinstance(budget, PrefillTime))
+        builder = PoolBuilder(adapter, self.batches, curves, visual, text, self.seed, isinstance(budget, PrefillTime))
         if not isinstance(budget, PrefillTime):
-            return gathering.gather(budget, named, compositions)
-        found = gathering.gather(LayerAverage(ratio=1.0), named, compositions)
+            return builder.build(budget, named, compositions)
+        found = builder.build(LayerAverage(ratio=1.0), named, compositions)
         stored = (store.read_json("times.json") if store is not None else None) or {}
         known: dict[str, float] = stored.setdefault(budget_slug(budget), {})
         inputs = self.batches[0]
@@ -290,18 +282,16 @@ class _Tuning:
         self,
         adapter: Adapter,
         budget: EqualCost,
-        found: Gathered,
+        found: CandidatePool,
         counted: Counted,
         store: TuneStore | None,
-        show: Steps | None,
+        show: Progress,
     ) -> Ranking:
         slug = budget_slug(budget)
         methods = {candidate.name: candidate.method for candidate in found.candidates}
         dumped = {name: method.model_dump(mode="json", exclude={"label"}) for name, method in methods.items()}
         definitions = with_code(dumped, methods)
         rows = BudgetRows(slug) if store is None else store.rows(slug, definitions)
-        if show is not None:
-            show.begin(slug, list(methods), len(self.batches))
         with reserved(adapter.decoder):
             race = run_race(
                 adapter,

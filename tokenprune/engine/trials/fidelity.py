@@ -23,6 +23,7 @@ from tokenprune.engine.trials.divergence import (
     masked_mean,
     mean_divergence,
     not_comparable,
+    write_answers,
 )
 from tokenprune.engine.trials.features import SharedFeatures
 from tokenprune.engine.trials.prefix import Prefix
@@ -65,7 +66,7 @@ class Fidelity:
         return cls(**together)
 
     def at(self, places: Sequence[int]) -> Self:
-        """The effect of the method on some of the samples.
+        """Take some of the samples.
 
         Args:
             places: Their places.
@@ -75,7 +76,7 @@ class Fidelity:
 
     @classmethod
     def from_lists(cls, lists: Mapping[str, Sequence[float]]) -> Self:
-        """Read the numbers that :meth:`to_lists` returned."""
+        """Read the lists of :meth:`to_lists`."""
         names = [field.name for field in fields(cls) if field.name in lists]
         return cls(**{name: torch.tensor(lists[name], dtype=torch.float32) for name in names})
 
@@ -128,8 +129,7 @@ class UnprunedBatch:
         with torch.no_grad(), self._features.enabled(), self._prefix.recorded(firsts if tokens == 1 else ()):
             if tokens > 1:
                 model: Any = adapter.model
-                ids = model.generate(**inputs, **GREEDY, max_new_tokens=tokens)
-                self._ids = ids[:, inputs["input_ids"].shape[1] :]
+                self._ids = write_answers(model, inputs, tokens, **GREEDY)
             self._expected = self._log_probabilities()
         unusable = (~is_distribution(self._expected) & self._mask).any(1)
         if bool(unusable.any()):
