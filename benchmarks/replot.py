@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.experiment.numbers import chosen_layers
+from tokenprune.experiment.stats import Estimate
+
 from tokenprune.experiment.plot import accuracy_plot
 from tokenprune.experiment.report import layer_line
-from tokenprune.experiment.stats import Estimate
 from tokenprune.experiment.summary import SeriesSummary
 
 RESULTS = Path(__file__).parent / "results"

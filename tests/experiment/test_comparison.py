@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tokenprune.experiment.stats import clustered
 
 from tests.support.toy import ToyTask, config
 from tokenprune.errors import ConfigError, OutputError
@@ -20,7 +21,6 @@ from tokenprune.experiment.comparison import (
 )
 from tokenprune.experiment.folder import read_result
 from tokenprune.experiment.runner import ExperimentResult
-from tokenprune.experiment.stats import clustered
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 

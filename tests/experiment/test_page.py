@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tokenprune.experiment.numbers import Numbers
 
 from tests.experiment.test_cli import call, write
 from tests.support.toy import config
 from tokenprune.experiment import ExperimentResult, markdown, run_experiment, write_report
 from tokenprune.experiment.answers import Answers
-from tokenprune.experiment.numbers import Numbers
 from tokenprune.experiment.page import experiment_page
 from tokenprune.report.extra import NotWrittenWarning
 from tokenprune.report.page import Page

@@ -8,10 +8,10 @@ import math
 import re
 
 import pytest
+from tokenprune.experiment.stats import Estimate
 
 from tests.support.summaries import summary, unpruned
 from tokenprune.experiment.paper_table import NUMBERS, csv_table, escaped, latex_table
-from tokenprune.experiment.stats import Estimate
 from tokenprune.experiment.summary import SeriesSummary
 
 

@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
+from tokenprune.experiment.stats import Estimate
 
 from tests.support.summaries import figures, summary, unpruned, zoo
 from tokenprune.experiment.plot import BEST, MOST_LINES, accuracy_plot, comparison_plot, ranked
-from tokenprune.experiment.stats import Estimate
 from tokenprune.experiment.summary import SeriesSummary
 from tokenprune.palette import GREY, PLACES, styles
 

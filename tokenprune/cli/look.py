@@ -28,9 +28,9 @@ from tokenprune.pictures.look import Look
 from tokenprune.plugins import registry
 from tokenprune.records.images import URL, Source, read_image
 from tokenprune.records.video import read_video
+from tokenprune.references import UNPRUNED
 from tokenprune.tasks.base import Sample, Video
 
-UNPRUNED = "unpruned"
 #: Stands beside the budget of a method whose selector compared answers to this prompt.
 FOUND_HERE = ", layer found on this prompt"
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv"})

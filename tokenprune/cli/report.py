@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from tokenprune.cli.failures import check_writable
-from tokenprune.cli.tables import console, print_result, print_tune, print_written
+from tokenprune.cli.tables import print_lines, print_result, print_table, print_tune, print_written
 from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment import ExperimentResult, write_report
 from tokenprune.experiment.comparison import Compared, compare, table, write_comparison
 from tokenprune.experiment.folder import read_result
-from tokenprune.experiment.numbers import notes
 from tokenprune.experiment.paper_table import Tables, csv_table, latex_table
+from tokenprune.experiment.report_data import notes
 from tokenprune.experiment.summary import summarise
 from tokenprune.text import well_formed
 from tokenprune.tuning.folder import holds_tune, read_tune
@@ -62,8 +58,7 @@ def make_reports(
         written = write_comparison(compared, output or COMPARISON)
         _print_comparison(compared)
     if latex is not None:
-        label_free = all(result.label_free for result in results)
-        written.append(_write(latex, latex_table(tables, label_free, share)))
+        written.append(_write(latex, latex_table(tables, share)))
     if csv is not None:
         written.append(_write(csv, csv_table(tables)))
     print_written(written)
@@ -85,16 +80,8 @@ def _single(result: ExperimentResult, output: Path | None) -> list[Path]:
 
 
 def _print_comparison(compared: Sequence[Compared]) -> None:
-    titles, rows = table(compared)
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    for index, title in enumerate(titles):
-        shown.add_column(escape(title), justify="left" if index < 3 else "right", no_wrap=True)
-    for row in rows:
-        shown.add_row(*map(escape, row))
-    Console(width=max(console.width, 220)).print(shown)
-    for item in compared:
-        for sentence in notes(item.result):
-            console.print(escape(f"{item.name}: {sentence.replace('**', '')}"), highlight=False, soft_wrap=True)
+    print_table(table(compared))
+    print_lines(f"{item.name}: {sentence}" for item in compared for sentence in notes(item.result))
 
 
 def _write(path: Path, text: str) -> Path:

@@ -22,11 +22,9 @@ from tokenprune.models.base import ModelSpec
 from tokenprune.named import find_shipped, is_file_name, load_method, method_names
 from tokenprune.pruners.base import Pruner
 from tokenprune.published import Published
+from tokenprune.references import ORACLE, UNPRUNED
 from tokenprune.selectors.base import LayerSelector
 from tokenprune.tasks.base import Task
-
-#: The title of the series without a method.
-UNPRUNED = "unpruned"
 
 
 class MethodEntry(Component):
@@ -204,8 +202,8 @@ class ExperimentConfig(RunConfig):
         """All series of the experiment, the unpruned model first."""
         yield Series(UNPRUNED, None, None, None)
         entries = list(self.methods)
-        if self.oracle and "oracle" not in [entry.title for entry in entries]:
-            entries.append(MethodEntry(name="oracle"))
+        if self.oracle and ORACLE not in [entry.title for entry in entries]:
+            entries.append(MethodEntry(name=ORACLE))
         published = {}
         for entry in entries:
             with _named(entry):

@@ -27,11 +27,6 @@ class MethodName:
         return {"anyOf": [names, files, *([handler(schema)] if self.alone else [])]}
 
 
-def is_random(method: str) -> bool:
-    """Whether a method chooses tokens at random. The name decides: ``random`` or ``random-...``."""
-    return method == "random" or method.startswith("random-")
-
-
 def check_name(name: str, more: tuple[str, ...] = ()) -> str:
     """Check that a name is that of an installed method or of a YAML file.
 

@@ -21,6 +21,7 @@ from tokenprune.experiment.runner import (
 from tokenprune.experiment.series import definitions
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.models.code import used_code
+from tokenprune.references import ORACLE
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     results.check_origin(answering.origin(used_code(config.model, config.task)))
     first = batches.first(answering.loaded, answering.check_usable)
     if why_no_foreground(first.samples[0], answering.loaded) is not None and not asks_for_oracle(config, part):
-        series = [item for item in series if item.title != "oracle"]
+        series = [item for item in series if item.title != ORACLE]
     earlier = results.read_json("choices.json") or {}
     ready = [item for item in series if item.tune is None or TUNED in earlier.get(item.key, ())]
     choices = answering.choose_layers(ready, len(first.samples[0].images))

@@ -17,12 +17,13 @@ from tokenprune.experiment import examples
 from tokenprune.experiment.answering import Answering, BatchInWork, Choices, why_no_foreground
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batch, Batches, Shard
-from tokenprune.experiment.config import UNPRUNED, ExperimentConfig
+from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.results import RUN, Results
 from tokenprune.experiment.series import Series, definitions
 from tokenprune.files.lines import Row
 from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.code import used_code
+from tokenprune.references import ORACLE, UNPRUNED
 from tokenprune.registry import suggest
 from tokenprune.version import __version__
 
@@ -139,7 +140,7 @@ def published_settings(series: Sequence[Series]) -> dict[str, str]:
 
 def asks_for_oracle(config: ExperimentConfig, part: Part) -> bool:
     """Whether the user named the upper bound: then it must run. One that the experiment added runs where it can."""
-    return "oracle" in {*(entry.title for entry in config.methods), *part.only}
+    return ORACLE in {*(entry.title for entry in config.methods), *part.only}
 
 
 def select_batches(config: ExperimentConfig, part: Part) -> Batches:
@@ -200,7 +201,7 @@ class _Experiment:
             first = batches.first(answering.loaded, answering.check_usable)
             reason = why_no_foreground(first.samples[0], answering.loaded)
             if reason is not None and not self.asked_for_oracle and self.config.oracle:
-                left_out = {"oracle": reason}
+                left_out = {ORACLE: reason}
                 self._leave_out(left_out)
             choices = choices | self._choose(answering, first, choices)
             results.claim(self.config.to_yaml(), self._definitions(), origin)

@@ -30,12 +30,14 @@ from tokenprune.models.hf import HuggingFace
 from tokenprune.models.presets import PRESETS, Request
 from tokenprune.named import is_file_name, list_methods, load_method
 from tokenprune.ops.finite import is_distribution
+from tokenprune.references import UNPRUNED
 from tokenprune.registry import suggest
 from tokenprune.run import Run
 from tokenprune.tasks.base import Sample
 
 Inputs = dict[str, Tensor]
-UNPRUNED, KEEP_ALL = "unpruned", "keep-all"
+#: The named method that prunes nothing: it costs what the engine costs.
+KEEP_ALL = "keep-all"
 
 
 class BenchConfig(Config):

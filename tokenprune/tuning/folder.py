@@ -17,8 +17,9 @@ from tokenprune.errors import MissingDataError, OutputError, TokenPruneError
 from tokenprune.files.folder import OutputFolder
 from tokenprune.files.lines import Row, lines, parse
 from tokenprune.tuning.ranking import Measured, Ranking, rank
-from tokenprune.tuning.report import FACTS, ROWS, Facts
+from tokenprune.tuning.report import ROWS, SETUP
 from tokenprune.tuning.result import TuneResult
+from tokenprune.tuning.setup import TuneSetup
 
 
 def holds_tune(folder: str | Path) -> bool:
@@ -45,13 +46,15 @@ def read_tune(folder: str | Path) -> TuneResult:
     if not rows or len(rows) < len(found):
         raise OutputError(f"the tune in {output.folder} has not finished", "run `tokenprune tune` again: it continues")
     settings = _settings(output.folder / "config.yaml")
-    stored = output.read_json(FACTS)
+    stored = output.read_json(SETUP)
     stored = stored if isinstance(stored, dict) else {}
     try:
-        facts = Facts(**stored["facts"]) if "facts" in stored else _facts(settings)
+        setup = TuneSetup(**stored["facts"]) if "facts" in stored else _setup(settings)
         budgets = list(dict.fromkeys(row["budget"] for row in rows))
         seed = settings.get("seed", 0)
-        rankings = [_ranking(budget, [row for row in rows if row["budget"] == budget], seed) for budget in budgets]
+        rankings = [
+            _ranking(budget, [row for row in rows if row["budget"] == budget], setup.goal, seed) for budget in budgets
+        ]
     except TokenPruneError:
         raise  # e.g. a plugin that is missing
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -59,10 +62,10 @@ def read_tune(folder: str | Path) -> TuneResult:
             f"{output.folder / ROWS} is damaged ({type(error).__name__}: {error})",
             "run `tokenprune tune` again: it writes the file again",
         ) from None
-    return TuneResult(tuple(rankings), facts, str(output.folder), stored.get("skipped", {}))
+    return TuneResult(tuple(rankings), setup, str(output.folder), stored.get("skipped", {}))
 
 
-def _ranking(budget: str, rows: Sequence[Row], seed: int) -> Ranking:
+def _ranking(budget: str, rows: Sequence[Row], goal: Goal, seed: int) -> Ranking:
     ran = [row for row in rows if "refused" not in row]
     refused = {row["candidate"]: row["refused"] for row in rows if "refused" in row}
     measured = [
@@ -76,7 +79,7 @@ def _ranking(budget: str, rows: Sequence[Row], seed: int) -> Ranking:
         )
         for row in ran
     ]
-    return rank(budget, measured, refused, max(row["seen"] for row in ran), seed)
+    return rank(budget, measured, refused, max(row["seen"] for row in ran), goal, seed)
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
@@ -92,10 +95,10 @@ def _settings(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _facts(settings: dict[str, Any]) -> Facts:
+def _setup(settings: dict[str, Any]) -> TuneSetup:
     """What an older version did not store, as far as the settings say it."""
     model, task = settings["model"], settings["task"]
     goal: Goal = "score" if settings.get("labels") else settings["objective"]
     name = str(model.get("checkpoint") or model["name"]).rstrip("/").rpartition("/")[2]
     data = f"{task['name']} ({task['data']})" if isinstance(task.get("data"), str) else task["name"]
-    return Facts(name, data, goal, settings["tokens"], settings["error"])
+    return TuneSetup(name, data, goal, settings["tokens"], settings["error"])

@@ -20,7 +20,7 @@ from tokenprune.selectors.fixed import Fixed
 from tokenprune.tuning.candidates import default_candidates
 from tokenprune.tuning.config import CandidateEntry
 from tokenprune.tuning.layers import layer_words
-from tokenprune.tuning.ranking import is_random
+from tokenprune.tuning.ranking import keeps_at_random
 from tokenprune.tuning.setting import Candidate
 
 #: What a user may name as a candidate.
@@ -128,11 +128,13 @@ class Gathering:
         except TokenPruneError as error:
             found.refused[name] = str(error)
         else:
-            found.candidates.append(Candidate(name, method, "random" if is_random(method.pruner) else "named"))
+            found.candidates.append(Candidate(name, method, "random" if keeps_at_random(method.pruner) else "named"))
 
     def _add_random(self, found: Gathered, budget: Budget) -> None:
         """Random tokens before the layers of every candidate, so that each has its equal in cost."""
-        there = {fixed_layers(candidate.method) for candidate in found.candidates if is_random(candidate.method.pruner)}
+        there = {
+            fixed_layers(candidate.method) for candidate in found.candidates if keeps_at_random(candidate.method.pruner)
+        }
         for candidate in list(found.candidates):
             layers = fixed_layers(candidate.method)
             if layers not in there:
@@ -146,7 +148,7 @@ class Gathering:
 
     def _seeded(self, candidate: Candidate) -> Candidate:
         """A random candidate with the tune's seed; others as they are, and so are methods that the user made."""
-        if not is_random(candidate.method.pruner):
+        if not keeps_at_random(candidate.method.pruner):
             return candidate
         pruner = TopK(scorer=Random(seed=self.seed))
         return replace(candidate, method=candidate.method.model_copy(update={"pruner": pruner}))

@@ -38,7 +38,6 @@ from tokenprune.tuning.config import CandidateEntry, TuneConfig
 from tokenprune.tuning.equal_time import equal_time, prefill_clock
 from tokenprune.tuning.gathering import Gathered, Gathering, Named, listed
 from tokenprune.tuning.ranking import Measured, Ranking, rank
-from tokenprune.tuning.report import Facts
 from tokenprune.tuning.result import TuneResult
 from tokenprune.tuning.samples import (
     Counted,
@@ -51,6 +50,7 @@ from tokenprune.tuning.samples import (
     nothing_dropped,
     read_samples,
 )
+from tokenprune.tuning.setup import TuneSetup
 from tokenprune.tuning.steps import Progress, Steps
 from tokenprune.tuning.store import BudgetRows, TuneStore
 
@@ -116,8 +116,8 @@ def tune(
     batches = as_batches(samples)
     settings = {"tokens": tokens, "seed": seed, "labels": False}
     name = type(model).__name__
-    facts = Facts(name, "the given samples", objective, tokens, error)
-    tuning = _Tuning(model, batches, rules, facts, seed, settings, progress)
+    setup = TuneSetup(name, "the given samples", objective, tokens, error)
+    tuning = _Tuning(model, batches, rules, setup, seed, settings, progress)
     return tuning.run([checked.budget], candidates, compositions, output)
 
 
@@ -140,10 +140,10 @@ def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: Loade
     found = read_samples(config.task, loaded, config.samples, config.batch_size, config.strict)
     goal: Goal = "score" if config.labels else config.objective
     rules = RaceRules(goal, error=config.error, first=config.first, tokens=config.tokens)
-    facts = Facts(loaded.name, task_name(config.task), goal, config.tokens, config.error)
+    setup = TuneSetup(loaded.name, task_name(config.task), goal, config.tokens, config.error)
     settings = config.model_dump(mode="json", exclude_none=True)
     batches = HostBatches(found.batches, loaded.model.device)
-    tuning = _Tuning(loaded.model, batches, rules, facts, config.seed, settings, progress)
+    tuning = _Tuning(loaded.model, batches, rules, setup, config.seed, settings, progress)
     tuning.code = used_code(config.model, config.task)
     if config.labels:
         tuning.answer = _answer(config, loaded, found)
@@ -181,7 +181,7 @@ class _Tuning:
         model: The model.
         batches: The samples.
         rules: How the race goes.
-        facts: What the reports say.
+        setup: What the reports say.
         seed: The seed.
         settings: What must be equal to go on in a folder.
         progress: Called after every candidate and batch.
@@ -194,7 +194,7 @@ class _Tuning:
     model: nn.Module
     batches: Sequence[Mapping[str, Any]]
     rules: RaceRules
-    facts: Facts
+    setup: TuneSetup
     seed: int
     settings: Mapping[str, Any]
     progress: Progress | None = None
@@ -231,9 +231,9 @@ class _Tuning:
                 show = None if self.progress is None else Steps(self.progress, number, len(budgets))
                 found = self._candidates(adapter, budget, named, compositions, sizes, store)
                 rankings.append(self._race(adapter, budget, found, counted, store, show))
-            facts = replace(self.facts, seconds=time.perf_counter() - start, copies=counted.copies)
+            setup = replace(self.setup, seconds=time.perf_counter() - start, copies=counted.copies)
             folder = None if store is None else str(store.folder)
-            result = TuneResult(tuple(rankings), facts, folder, self.skipped)
+            result = TuneResult(tuple(rankings), setup, folder, self.skipped)
             if store is not None:
                 result = replace(result, written=tuple(result.write(store)))
         return result
@@ -320,7 +320,7 @@ class _Tuning:
             for item in found.candidates
             if item.name in race.fidelity
         ]
-        return rank(slug, measured, found.refused | race.refused, race.samples, self.seed)
+        return rank(slug, measured, found.refused | race.refused, race.samples, self.rules.goal, self.seed)
 
 
 def _drops(fidelity: Fidelity, visual: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""What the reports of an experiment say, computed once: Markdown and HTML show the same numbers."""
+"""Everything that the reports of an experiment say, computed once."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from dataclasses import dataclass
 
 from tokenprune.experiment.answering import Choices
 from tokenprune.experiment.answers import Answers, difference
-from tokenprune.experiment.config import UNPRUNED
-from tokenprune.experiment.gates import gates
-from tokenprune.experiment.method_name import is_random
+from tokenprune.experiment.model_checks import model_checks
 from tokenprune.experiment.runner import ExperimentResult
-from tokenprune.experiment.stats import Estimate
 from tokenprune.experiment.summary import SeriesSummary, by_budget, summarise
 from tokenprune.experiment.tuned import TUNED
+from tokenprune.references import SAME_COST, UNPRUNED, is_random, same_cost
+from tokenprune.stats.estimate import Estimate
 
-#: Layer averages that differ by more than this share are not the same cost.
-SAME_COST = 0.05
 OTHER_COST = (
     "† Not the same cost: the layer averages of the method and of random differ by more than"
     f" {100 * SAME_COST:.0f} %. A random choice at the method's own layers would be comparable."
@@ -49,10 +46,10 @@ class Gain:
     @property
     def random_wins(self) -> bool:
         """Whether random is better beyond the interval."""
-        return self.estimate.mean + self.estimate.half < 0
+        return self.estimate.high < 0
 
     def __str__(self) -> str:
-        text = f"{100 * self.estimate.mean:+.1f} ± {100 * self.estimate.half:.1f}"
+        text = self.estimate.written(signed=True)
         return text if self.same_cost else f"{text} († {self.average:.0f} : {self.rival_average:.0f})"
 
 
@@ -90,13 +87,13 @@ class ChosenLayers:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class ReportData:
     """Everything that a report shows.
 
     Attributes:
         result: The experiment.
         summaries: The rows of the main table.
-        sentences: What a reader must know before the table: the notes, then the gates.
+        sentences: The notes that a reader needs before the table, then the checks of the model.
         gains: Every method against random; None where no random method ran.
         types: The question types; empty if there is one.
         per_type: For each summary its accuracy per type; NaN without questions of it.
@@ -110,15 +107,15 @@ class Numbers:
     per_type: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def of(cls, result: ExperimentResult) -> Numbers:
-        """The numbers of a finished experiment."""
+    def of(cls, result: ExperimentResult) -> ReportData:
+        """Compute the numbers of a finished experiment."""
         summaries, answers = summarise(result), result.answers
         types = tuple(sorted(set(answers.questions.types.values())))
         types = types if len(types) > 1 else ()
         per_type = tuple(
             tuple(answers.of(item.method, item.budget).accuracy_of_type(kind) for kind in types) for item in summaries
         )
-        sentences = (*notes(result), *gates(result, summaries))
+        sentences = (*notes(result), *model_checks(result, summaries))
         return cls(result, summaries, sentences, gains_over_random(answers, summaries), types, per_type)
 
     @property
@@ -129,7 +126,7 @@ class Numbers:
 
     @property
     def size(self) -> str:
-        """How many questions and pictures there are, and what the intervals are."""
+        """The number of questions and pictures, and the kind of the intervals."""
         questions = self.result.answers.questions
         pictures = len(set(questions.groups.values()))
         return f"{len(questions.groups)} questions on {pictures} pictures; intervals are 95 %, clustered by picture."
@@ -149,13 +146,8 @@ def chosen_layers(choices: Choices, names: Mapping[str, str]) -> list[ChosenLaye
     return [ChosenLayers(layers, reason, tuple(dict.fromkeys(methods))) for (layers, reason), methods in found.items()]
 
 
-def same_cost(one: float, other: float) -> bool:
-    """Whether two layer averages are the same cost, nearly."""
-    return abs(one - other) <= SAME_COST * max(one, other)
-
-
 def notes(result: ExperimentResult) -> list[str]:
-    """What a reader must know before the table: unusable samples, methods left out, published settings."""
+    """List whatever a reader must know before the table: unusable samples, methods left out, published settings."""
     out = list(result.remarks)
     if result.label_free:
         out.append("The task has no answers: scores are the agreement with the unpruned model's own answers.")

@@ -6,7 +6,6 @@ import math
 import random
 
 import pytest
-
 from tokenprune.experiment.stats import Z95, Estimate, clustered
 
 
