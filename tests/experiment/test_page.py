@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tokenprune.experiment.numbers import Numbers
 
 from tests.experiment.test_cli import call, write
 from tests.support.toy import config
 from tokenprune.experiment import ExperimentResult, markdown, run_experiment, write_report
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.page import experiment_page
+from tokenprune.experiment.report_data import ReportData
 from tokenprune.report.extra import NotWrittenWarning
 from tokenprune.report.page import Page
 
@@ -55,8 +55,8 @@ def result_of(
     return ExperimentResult(folder, Answers.read(rows))
 
 
-def numbers_of(right: Right) -> Numbers:
-    return Numbers.of(result_of(right))
+def data_of(right: Right) -> ReportData:
+    return ReportData.of(result_of(right))
 
 
 def half(ones: int, count: int = 40) -> list[int]:
@@ -112,7 +112,7 @@ def test_too_small_to_tell() -> None:
 def test_one_picture_has_no_interval() -> None:
     finding = experiment_page(result_of({"unpruned": ALL, "good": half(38), "random": half(2)}, pictures=1)).finding
     assert finding.tone == "open"
-    assert "90.0 ± ? points more" in finding.text
+    assert "90.0 points more" in finding.text
     assert "All 40 questions are about one picture" in finding.text
 
 
@@ -229,7 +229,7 @@ def test_a_folder_without_its_files_has_a_page() -> None:
 
 def test_the_share_of_the_unpruned_score_is_paired_where_a_run_is_not_finished() -> None:
     """The method has answered the ten questions that the unpruned model gets right, and not the thirty others."""
-    table = numbers_of({"unpruned": half(10), "good": half(8, 10), "random": half(5)})
+    table = data_of({"unpruned": half(10), "good": half(8, 10), "random": half(5)})
     shares = {item.method: item.kept for item in table.summaries}
     assert shares == {"unpruned": 1.0, "good": 0.8, "random": 0.5}
 
@@ -242,8 +242,8 @@ def test_every_layer_is_named_where_several_methods_give_the_same_reason() -> No
             for name, layers in (("early", [2]), ("late", [3, 4]), ("random", [2]))
         },
     )
-    assert "- before layer 2 (early, random): fixed by the config\n" in markdown(result)
-    assert "- before layer 3, 4 (late): fixed by the config\n" in markdown(result)
+    assert "| early, random | 2 | fixed by the config |\n" in markdown(result)
+    assert "| late | 3, 4 | fixed by the config |\n" in markdown(result)
     assert texts(experiment_page(result), "Layers")[1:] == [
         ["early, random", "2", "fixed by the config"],
         ["late", "3, 4", "fixed by the config"],
@@ -256,7 +256,7 @@ def test_bars_in_question_types_break_no_table() -> None:
     lines = markdown(result).splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith(r"| method | budget | a\|b"))
     assert lines[start] == r"| method | budget | a\|b c | even |"
-    assert lines[start + 1] == "|---|---|---|---|"
+    assert lines[start + 1] == "|---|---|---:|---:|"
 
 
 def test_bold_where_random_wins() -> None:

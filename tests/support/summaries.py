@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
-from tokenprune.experiment.stats import Estimate
 
 from tokenprune.experiment.summary import SeriesSummary
+from tokenprune.stats.estimate import Estimate
 
 
 def around(mean: float, half: float) -> Estimate:

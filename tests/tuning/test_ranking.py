@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tokenprune.tuning.intervals import RESAMPLES, bootstrap
-from tokenprune.tuning.words import sentence
 
 from tests.tuning.planted import Place, method
 from tokenprune.engine.fidelity import Fidelity
 from tokenprune.errors import ConfigError
+from tokenprune.stats.bootstrap import RESAMPLES, bootstrap
 from tokenprune.tuning.plot import SHOWN, shown
 from tokenprune.tuning.ranking import Measured, Ranking, pareto_front, rank
+from tokenprune.tuning.sentences import sentence
 
 CHANCE = {"name": "random"}
 NOISE = torch.randn(32, generator=torch.Generator().manual_seed(0)) / 10

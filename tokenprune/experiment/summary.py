@@ -24,7 +24,7 @@ class SeriesSummary:
         accuracy: Mean score, from 0 to 1.
         kept: Accuracy as a share of the unpruned model's, on the questions that both have answered.
         gain: Accuracy minus that of the unpruned model, paired by question.
-        agreement: Share of the answers that are the unpruned model's, word for word.
+        agreement: Share of the answers that are the unpruned model's, word for word; None if it was not measured.
         divergence: Mean divergence from the unpruned model over the tokens of its answers, in nats; None if it was not
             measured.
         visual: Visual tokens per sample after the last stage, mean.
@@ -42,7 +42,7 @@ class SeriesSummary:
     accuracy: Estimate
     kept: float
     gain: Estimate
-    agreement: Estimate
+    agreement: Estimate | None
     divergence: Estimate | None
     visual: float
     average: float
