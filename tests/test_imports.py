@@ -11,8 +11,8 @@ from tests.support.imports import PACKAGE, diagram, imports_of, module_of, own_i
 
 #: From the bottom up. A room may import its own modules and those of the rooms before it.
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ("errors", "version", "call_arguments", "text"),
-    ("ops", "palette", "optional", "files"),
+    ("errors", "version", "call_arguments", "text", "references", "stats"),
+    ("ops", "palette", "optional", "files", "tables"),
     ("plotting",),
     ("registry",),
     ("plugins",),

@@ -14,7 +14,8 @@ from tokenprune.stats.estimate import Estimate
     [
         (0.8134, 0.8014, 0.8254, "81.3 ± 1.2"),
         (0.8134, 0.6934, 0.9334, "81 ± 12"),
-        (0.8134, 0.8127, 0.8141, "81.34 ± 0.07"),  # never ± 0.0
+        (0.8134, 0.8127, 0.8141, "81.3 ± 0.1"),
+        (0.8134, 0.8133, 0.8135, "81.3 ± <0.1"),  # never ± 0.0
         (0.98, 0.93, 0.994, "98.0 [93.0, 99.4]"),
         (1.0, 0.7225, 1.0, "100 [72, 100]"),
         (0.5, 0.46, 0.545, "50.0 ± 4.5"),  # the longer arm
@@ -31,7 +32,7 @@ def test_unit_and_sign() -> None:
     found = Estimate(0.01234, 0.0111, 0.01358)
     assert found.written(1, most=4) == "0.0123 ± 0.0012"
     assert found.written(1, most=4, signed=True) == "+0.0123 ± 0.0012"
-    assert (-found).written(1, most=2) == "-0.012 ± 0.001"
+    assert (-found).written(1, most=2) == "-0.01 ± <0.01"
     assert Estimate(0.02, -0.01, 0.09).written(signed=True) == "+2.0 [-1.0, +9.0]"
 
 

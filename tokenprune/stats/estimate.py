@@ -64,12 +64,12 @@ class Estimate:
     def written(self, factor: float = 100, most: int = 1, signed: bool = False) -> str:
         """Write the mean and its interval: ``81.3 ± 1.2``, or with both ends ``98.0 [93.0, 99.4]`` where it is uneven.
 
-        The uncertainty decides the decimals: the longer arm of the interval has two significant digits, one where that
-        needs more than ``most`` decimals, and the mean as many decimals. An unknown interval is left out.
+        The uncertainty decides the decimals: the longer arm of the interval has two significant digits, and the mean as
+        many decimals. An arm that would be 0 is ``<`` the last digit. An unknown interval is left out.
 
         Args:
             factor: What all numbers are multiplied by; 100 for percent.
-            most: The usual number of decimals, which only a very short interval exceeds, by two.
+            most: The largest number of decimals, and the number where no interval decides it.
             signed: Whether positive numbers have a sign.
         """
         if not math.isfinite(self.mean):
@@ -79,8 +79,9 @@ class Estimate:
         if not self.known or low == high:
             return f"{mean:{sign}.{most}f}"
         long, short = sorted((mean - low, high - mean), reverse=True)
-        digits = -math.floor(math.log10(long))  # one significant digit of the uncertainty
-        digits = max(0, min(digits + 1, most), min(digits, most + 2))
+        digits = max(0, min(most, 1 - math.floor(math.log10(long))))
+        least = 10.0**-digits
         if long - short <= EVEN * long:
-            return f"{mean:{sign}.{digits}f} ± {long:.{digits}f}"
+            arm = f"{long:.{digits}f}" if long >= least / 2 else f"<{least:.{digits}f}"
+            return f"{mean:{sign}.{digits}f} ± {arm}"
         return f"{mean:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
