@@ -62,10 +62,10 @@ def test_differences_are_paired() -> None:
 
 def test_a_cheaper_one_that_is_as_good_wins() -> None:
     """Cheaper is by a tenth; as good is by one standard error, which is less than what counts as noise."""
-    cheap, about = measured("cheap", SAME.loss, average=7.2), measured("about", SAME.loss, average=7.4)
+    cheap, about = measured("cheap", SAME.losses, average=7.2), measured("about", SAME.losses, average=7.4)
     assert ranking(GOOD, cheap).best.name == "cheap"
     assert ranking(GOOD, about).best.name == "good"
-    assert ranking(GOOD, measured("cheap", WORSE.loss, average=4)).best.name == "good"
+    assert ranking(GOOD, measured("cheap", WORSE.losses, average=4)).best.name == "good"
     error = float((NOISE.flip(0) - NOISE).double().std(correction=0)) / 32**0.5
     above = measured("above", 0.3 + 1.5 * error + NOISE.flip(0), average=4)
     assert ranking(GOOD, above).best.name == "good"
@@ -76,7 +76,7 @@ def test_a_cheaper_one_that_is_as_good_wins() -> None:
 
 
 def test_the_sentence() -> None:
-    others = [measured(f"m{n}", GOOD.loss + NOISE.roll(n + 1) / 100) for n in range(3)]
+    others = [measured(f"m{n}", GOOD.losses + NOISE.roll(n + 1) / 100) for n in range(3)]
     text = sentence(ranking(GOOD, WORSE, *others, chance(0.9 + NOISE)), "divergence")
     assert text.startswith("good (agreement 69.9 %, divergence 0.3007 nats, 32 samples); ")
     assert "three others are within the noise (" in text
@@ -99,11 +99,11 @@ def test_nothing_beats_random() -> None:
 
 
 def test_a_cheaper_one_is_not_said_to_have_the_lowest_loss() -> None:
-    itself = ranking(GOOD, measured("random: layer 0", SAME.loss, average=4, scorer=CHANCE))
+    itself = ranking(GOOD, measured("random: layer 0", SAME.losses, average=4, scorer=CHANCE))
     assert sentence(itself, "divergence").startswith(
         "nothing beats random at equal cost: random: layer 0 itself is cheaper than the lowest loss and as good ("
     )
-    near = ranking(GOOD, measured("cheap", SAME.loss, average=4), chance(0.3005 + NOISE.roll(3)))
+    near = ranking(GOOD, measured("cheap", SAME.losses, average=4), chance(0.3005 + NOISE.roll(3)))
     text = sentence(near, "divergence")
     assert "cheap is cheaper than the lowest loss and as good (" in text
     assert "random: layer 0 differs by -" in text

@@ -24,12 +24,10 @@ from tokenprune.report.extra import write_drawn
 from tokenprune.stats.estimate import Estimate
 from tokenprune.tables.column import Column, estimate, fill, text
 from tokenprune.tables.markdown import lines
-from tokenprune.tables.table import Table
+from tokenprune.tables.table import Heading, Table
 
 #: Settings that say what ran in a folder, not under which conditions.
 NOT_COMPARED = ("requires", "methods", "budgets", "output", "oracle", "strict")
-
-INTERVALS = "Intervals are 95 %, clustered by picture."
 
 
 @dataclass(frozen=True)
@@ -79,21 +77,6 @@ def short_names(folders: Sequence[str]) -> list[str]:
     raise AssertionError("different paths have different names")
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A row of the comparison.
-
-    Attributes:
-        results: The name of the results.
-        summary: The row of their own table.
-        minus: The score minus that of the first results, paired by question; None where the questions are others.
-    """
-
-    results: str
-    summary: SeriesSummary
-    minus: Estimate | None
-
-
 def table(compared: Sequence[Compared]) -> Table:
     """The rows of all tables; those of one method and budget stand together.
 
@@ -102,26 +85,22 @@ def table(compared: Sequence[Compared]) -> Table:
     """
     first = compared[0]
     paired = [item for item in compared[1:] if same_questions(first, item)]
-    rows = [
-        _Line(item.name, summary, _minus(item, first, method, budget) if item in paired else None)
+    rows: list[tuple[str, SeriesSummary, Estimate | None]] = [
+        (item.name, summary, _minus(item, first, method, budget) if item in paired else None)
         for method, budget in _order(compared)
         for item in compared
         for summary in item.summaries
         if (summary.method, summary.budget) == (method, budget)
     ]
-    columns: tuple[Column[_Line], ...] = (
-        text("results", lambda row: row.results),
-        *(column.of(lambda row: row.summary) for column in COLUMNS),
-        estimate(f"minus {first.name}", lambda row: row.minus, signed=True),
+    columns: tuple[Column[tuple[str, SeriesSummary, Estimate | None]], ...] = (
+        text("results", lambda row: row[0]),
+        *(column.of(lambda row: row[1]) for column in COLUMNS),
+        estimate(f"minus {first.name}", lambda row: row[2], signed=True),
     )
-    note = INTERVALS
+    note = "Intervals are 95 %, clustered by picture."
     if paired:
         note += f" The last column is paired by question: the folder's accuracy minus that of {first.name}."
-    return fill("Results", columns, rows, note, _about)
-
-
-def _about(row: _Line) -> tuple[str, str]:
-    return f"{row.results}: {row.summary.method}", row.summary.budget
+    return fill("Results", columns, rows, note, lambda row: (f"{row[0]}: {row[1].method}", row[1].budget))
 
 
 def _order(compared: Sequence[Compared]) -> Iterator[tuple[str, str]]:
@@ -162,13 +141,9 @@ def markdown(compared: Sequence[Compared]) -> str:
 def differing(compared: Sequence[Compared]) -> Table:
     """The settings and versions that are not equal everywhere: a row per setting, a column per folder."""
     names = dict.fromkeys(name for item in compared for name in item.settings)
-
-    def column(item: Compared) -> Column[str]:
-        return text(item.name, lambda name: item.settings.get(name, ""))
-
-    columns = (text("setting", lambda name: name), *map(column, compared))
-    rows = (name for name in names if len({item.settings.get(name, "") for item in compared}) > 1)
-    return fill("In what the folders differ", columns, rows)
+    rows = ([name, *(item.settings.get(name, "") for item in compared)] for name in names)
+    headings = [Heading("setting"), *(Heading(item.name) for item in compared)]
+    return Table.of_texts("In what the folders differ", headings, (row for row in rows if len(set(row[1:])) > 1))
 
 
 def write_comparison(compared: Sequence[Compared], folder: str | Path) -> list[Path]:

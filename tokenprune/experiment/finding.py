@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tokenprune.experiment.report_data import ReportData, minus
+from tokenprune.experiment.report_data import Gain, ReportData
 from tokenprune.experiment.summary import SeriesSummary, by_budget
 from tokenprune.references import is_random, is_reference, same_cost
 from tokenprune.report.page import Finding
-from tokenprune.stats.estimate import Estimate
 
 #: On fewer pictures nothing is beyond chance: five of five are won by luck in one of sixteen runs, more than 5 %.
 FEWEST_PICTURES = 6
@@ -20,16 +19,12 @@ class Duel:
     """The best method of a budget against the best random choice that costs as much, or more where none costs as much.
 
     Attributes:
-        best: The best method that has such a random choice.
-        rival: The best of its random choices.
-        gain: The method minus the random choice, paired by question.
+        gain: The best method that has such a random choice, minus the best of its random choices.
         methods: How many methods the best one was chosen from.
         pictures: How many pictures the questions of both are about.
     """
 
-    best: SeriesSummary
-    rival: SeriesSummary
-    gain: Estimate
+    gain: Gain
     methods: int
     pictures: int
 
@@ -41,17 +36,12 @@ class Duel:
     @property
     def won(self) -> bool:
         """Whether the method is better beyond the interval."""
-        return self.gain.low > 0 and self.enough
+        return self.gain.points.low > 0 and self.enough
 
     @property
     def lost(self) -> bool:
         """Whether random is better beyond the interval, at the same cost. A dearer one proves nothing by winning."""
-        return self.gain.high < 0 and self.enough and self.equal
-
-    @property
-    def equal(self) -> bool:
-        """Whether both cost the same."""
-        return same_cost(self.best.average, self.rival.average)
+        return self.gain.points.high < 0 and self.enough and self.gain.same_cost
 
 
 def find(data: ReportData) -> Finding:
@@ -66,15 +56,15 @@ def find(data: ReportData) -> Finding:
         return _against_unpruned(data)
     won, lost = [duel for duel in duels if duel.won], [duel for duel in duels if duel.lost]
     if won:
-        top = max(won, key=lambda duel: duel.gain.low)
+        top = max(won, key=lambda duel: duel.gain.points.low)
         text = f"{_sentence(top, data)} {_beyond(won, duels, 'beats random')}"
         if lost:
-            text += f" Random wins with {', '.join(f'`{duel.best.budget}`' for duel in lost)}."
+            text += f" Random wins with {', '.join(f'`{duel.gain.own.budget}`' for duel in lost)}."
         return Finding(text + _luck(top), "better")
     if lost:
-        top = min(lost, key=lambda duel: duel.gain.high)
+        top = min(lost, key=lambda duel: duel.gain.points.high)
         return Finding(f"{_sentence(top, data)} {_beyond(lost, duels, 'loses to random')}", "worse")
-    top = max(duels, key=lambda duel: duel.gain.mean)
+    top = max(duels, key=lambda duel: duel.gain.points.mean)
     return Finding(f"{_sentence(top, data)} {_undecided(top, data)}", "open")
 
 
@@ -88,8 +78,8 @@ def _duels(data: ReportData) -> list[Duel]:
         if pairs:
             best, rivals = max(pairs, key=lambda pair: pair[0].accuracy.mean)
             rival = max(rivals, key=lambda item: item.accuracy.mean)
-            gain = minus(data.result.answers, best, rival)
-            found.append(Duel(best, rival, gain, len(pairs), _pictures(data, best, rival)))
+            gain = Gain.of(data.result.answers, best, rival)
+            found.append(Duel(gain, len(pairs), _pictures(data, best, rival)))
     return found
 
 
@@ -107,13 +97,13 @@ def _rivals(item: SeriesSummary, chance: list[SeriesSummary]) -> list[SeriesSumm
 
 
 def _sentence(duel: Duel, data: ReportData) -> str:
-    best, rival = duel.best, duel.rival
-    more, gain = ("more", duel.gain) if duel.gain.mean >= 0 else ("less", -duel.gain)
+    best, rival, points = duel.gain.own, duel.gain.rival, duel.gain.points
+    more, points = ("more", points) if points.mean >= 0 else ("less", -points)
     cost = f" of the same cost ({rival.accuracy} %)"
-    if not duel.equal:
+    if not duel.gain.same_cost:
         cost = f", which costs more ({rival.accuracy} %; layer averages {best.average:.0f} : {rival.average:.0f})"
     return (
-        f"With `{best.budget}`, `{best.method}` {_score(data)} {best.accuracy} % at {_tokens(best)}: {gain} points"
+        f"With `{best.budget}`, `{best.method}` {_score(data)} {best.accuracy} % at {_tokens(best)}: {points} points"
         f" {more} than `{rival.method}`, the best random choice{cost}."
     )
 
@@ -140,23 +130,23 @@ def _luck(duel: Duel) -> str:
 
 def _undecided(duel: Duel, data: ReportData) -> str:
     """Why nothing follows from the best method's comparison."""
-    questions, gain = data.result.answers.questions, duel.gain
+    questions, points = data.result.answers.questions, duel.gain.points
     count, pictures = len(questions.groups), len(set(questions.groups.values()))
-    if not gain.known:
+    if not points.known:
         return f"All {count} questions are about one picture, so there is no interval: nothing follows for others."
-    if gain.beyond_zero and not duel.enough:
+    if points.beyond_zero and not duel.enough:
         return (
             f"{pictures} pictures are too few to trust that: with fewer than {FEWEST_PICTURES}, chance alone is that"
             " lucky in more than 5 % of runs."
         )
-    if gain.beyond_zero:
+    if points.beyond_zero:
         return (
             "That is beyond the 95 % interval, but a random choice that costs more proves nothing by winning: nobody"
             " knows from this run whether the method is better than chance at its own cost."
         )
     return (
-        f"That is within the 95 % interval: {count} questions on {pictures} pictures cannot tell differences below"
-        f" about {100 * gain.half:.0f} points, so nobody knows from this run whether the method is better than chance."
+        f"That is within the 95 % interval: {count} questions on {pictures} pictures cannot tell differences below about"
+        f" {100 * points.half:.0f} points, so nobody knows from this run whether the method is better than chance."
     )
 
 

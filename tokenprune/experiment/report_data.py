@@ -24,51 +24,32 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class Gain:
-    """A method minus a random choice with the same budget, paired by question.
+    """A method minus a random choice with the same budget.
 
     Attributes:
-        estimate: The gain.
-        rival: The random method with the nearest layer average.
-        average: The method's layer average.
-        rival_average: The layer average of the random method.
+        own: The method.
+        rival: The random choice.
+        points: The difference of their scores, paired by question.
     """
 
-    estimate: Estimate
-    rival: str
-    average: float
-    rival_average: float
+    own: SeriesSummary
+    rival: SeriesSummary
+    points: Estimate
+
+    @classmethod
+    def of(cls, answers: Answers, own: SeriesSummary, rival: SeriesSummary) -> Gain:
+        """Compute a gain from the answers of both."""
+        mine, theirs = (answers.of(item.method, item.budget).by_question() for item in (own, rival))
+        return cls(own, rival, difference(mine, theirs, answers.questions.groups))
 
     @property
     def same_cost(self) -> bool:
         """Whether both cost the same, nearly."""
-        return same_cost(self.average, self.rival_average)
-
-    @property
-    def random_wins(self) -> bool:
-        """Whether random is better beyond the interval."""
-        return self.estimate.high < 0
+        return same_cost(self.own.average, self.rival.average)
 
     def __str__(self) -> str:
-        text = self.estimate.written(signed=True)
-        return text if self.same_cost else f"{text} († {self.average:.0f} : {self.rival_average:.0f})"
-
-
-@dataclass(frozen=True)
-class Gains:
-    """Every method against random choices.
-
-    Attributes:
-        budgets: The budgets, in the order of the main table.
-        methods: Method -> its gain with each budget; None where the method or random did not run with it.
-    """
-
-    budgets: tuple[str, ...]
-    methods: dict[str, tuple[Gain | None, ...]]
-
-    @property
-    def other_cost(self) -> bool:
-        """Whether a method is compared with a random choice of another cost."""
-        return any(not gain.same_cost for gains in self.methods.values() for gain in gains if gain)
+        text = self.points.written(signed=True)
+        return text if self.same_cost else f"{text} († {self.own.average:.0f} : {self.rival.average:.0f})"
 
 
 @dataclass(frozen=True)
@@ -94,7 +75,7 @@ class ReportData:
         result: The experiment.
         summaries: The rows of the main table.
         sentences: The notes that a reader needs before the table, then the checks of the model.
-        gains: Every method against random; None where no random method ran.
+        gains: Budget -> method -> its gain over the random method with the nearest layer average.
         types: The question types; empty if there is one.
         per_type: For each summary its accuracy per type; NaN without questions of it.
     """
@@ -102,7 +83,7 @@ class ReportData:
     result: ExperimentResult
     summaries: Sequence[SeriesSummary]
     sentences: tuple[str, ...]
-    gains: Gains | None
+    gains: dict[str, dict[str, Gain]]
     types: tuple[str, ...]
     per_type: tuple[tuple[float, ...], ...]
 
@@ -171,30 +152,13 @@ def notes(result: ExperimentResult) -> list[str]:
     return out
 
 
-def gains_over_random(answers: Answers, summaries: Sequence[SeriesSummary]) -> Gains | None:
-    """Every method minus the random method with the nearest layer average, paired by question; None without one."""
-    table = by_budget(summaries)
-    if not any(is_random(method) for methods in table.values() for method in methods):
-        return None
-    methods = sorted({item.method for item in summaries if item.budget and not is_random(item.method)})
-    found = {method: tuple(_gain(answers, row, method) for row in table.values()) for method in methods}
-    return Gains(tuple(table), found)
-
-
-def _gain(answers: Answers, methods: dict[str, SeriesSummary], method: str) -> Gain | None:
-    """The gain of a method among those of one budget."""
-    random_methods = [item for name, item in methods.items() if is_random(name)]
-    if method not in methods or not random_methods:
-        return None
-    own = methods[method]
-    rival = min(random_methods, key=lambda item: (abs(item.average - own.average), item.method))
-    return Gain(minus(answers, own, rival), rival.method, own.average, rival.average)
-
-
-def minus(answers: Answers, one: SeriesSummary, other: SeriesSummary) -> Estimate:
-    """The score of a method minus that of another one, paired by question."""
-    return difference(
-        answers.of(one.method, one.budget).by_question(),
-        answers.of(other.method, other.budget).by_question(),
-        answers.questions.groups,
-    )
+def gains_over_random(answers: Answers, summaries: Sequence[SeriesSummary]) -> dict[str, dict[str, Gain]]:
+    """Compare every method with the random method of its budget whose layer average is the nearest."""
+    gains: dict[str, dict[str, Gain]] = {}
+    for budget, methods in by_budget(summaries).items():
+        chance = [item for item in methods.values() if is_random(item.method)]
+        for own in methods.values() if chance else ():
+            if not is_random(own.method):
+                rival = min(chance, key=lambda item: (abs(item.average - own.average), item.method))
+                gains.setdefault(budget, {})[own.method] = Gain.of(answers, own, rival)
+    return gains

@@ -90,34 +90,31 @@ def further_tables(data: ReportData) -> list[Table]:
 
 
 def _gains(data: ReportData) -> Table:
-    gains = data.gains
-    budgets = () if gains is None else gains.budgets
+    found = [gain for methods in data.gains.values() for gain in methods.values()]
     note = (
         "Points above random pruning on the same questions; **bold where random wins** beyond the interval. Compared is"
         " the random choice whose layer average is the nearest."
     )
 
-    def column(place: int) -> Column[tuple[str, tuple[Gain | None, ...]]]:
-        def cell(row: tuple[str, tuple[Gain | None, ...]]) -> Cell:
-            gain = row[1][place]
-            return Cell("", math.nan) if gain is None else Cell(str(gain), gain.estimate.mean, gain.random_wins)
+    def column(gains: dict[str, Gain], budget: str) -> Column[str]:
+        def cell(method: str) -> Cell:
+            gain = gains.get(method)
+            return Cell("", math.nan) if gain is None else Cell(str(gain), gain.points.mean, gain.points.high < 0)
 
-        return Column(budgets[place], cell, "interval")
+        return Column(budget, cell, "interval")
 
-    columns = (
-        text("method", lambda row: row[0]),
-        *map(column, range(len(budgets))),
-        text("compared with", lambda row: ", ".join(dict.fromkeys(gain.rival for gain in row[1] if gain))),
-    )
-    rows = {} if gains is None else gains.methods
-    other_cost = gains is not None and gains.other_cost
-    return fill(
-        "Gains over random",
-        columns,
-        rows.items(),
-        f"{note} {OTHER_COST}" if other_cost else note,
-        lambda row: (row[0], ""),
-    )
+    def rivals(method: str) -> str:
+        return ", ".join(dict.fromkeys(gain.rival.method for gain in found if gain.own.method == method))
+
+    budgets = dict.fromkeys(item.budget for item in data.summaries if item.budget)
+    columns: list[Column[str]] = [
+        text("method", str),
+        *(column(data.gains.get(budget, {}), budget) for budget in budgets),
+        text("compared with", rivals),
+    ]
+    methods = sorted({gain.own.method for gain in found})
+    note += "" if all(gain.same_cost for gain in found) else f" {OTHER_COST}"
+    return fill("Gains over random", columns, methods, note, lambda method: (method, ""))
 
 
 def _types(data: ReportData) -> Table:

@@ -39,58 +39,61 @@ class Measured:
         name: The candidate's name, unique for its budget.
         origin: ``named``, ``variant``, ``composition`` or ``random``; see :class:`tokenprune.tuning.setting.Candidate`.
         method: The method, with fixed layers and its budget.
-        fidelity: What it did to the samples that it saw, in the order of the race.
-        loss: What the race made small, ``[samples]``.
+        samples: How it changed every sample that it saw, in the order of the race.
+        losses: The loss of every sample that it saw, ``[samples]``.
         left: After how many samples it left the race; None if it saw all.
     """
 
     name: str
     origin: str
     method: Method
-    fidelity: Fidelity = field(repr=False)
-    loss: Tensor = field(repr=False)
-    left: int | None = None
+    samples: Fidelity = field(repr=False, compare=False)
+    losses: Tensor = field(repr=False, compare=False)
+    left: int | None
+
+    @property
+    def seen(self) -> int:
+        """How many samples it saw."""
+        return len(self.losses)
+
+    @property
+    def average(self) -> float:
+        """Visual tokens averaged over all layers, mean."""
+        return float(self.samples.average.double().mean())
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of the decoder's prefill as a share of the unpruned one's, mean; NaN without a closed form."""
+        return float(self.samples.flops.double().mean())
+
+    @property
+    def random(self) -> bool:
+        """Whether it keeps tokens at random."""
+        return keeps_at_random(self.method.pruner)
 
 
 @dataclass(frozen=True)
-class Ranked:
+class Ranked(Measured):
     """One row of the ranked table. Intervals are over the samples.
 
     Attributes:
-        name: The candidate.
-        origin: ``named``, ``variant``, ``composition`` or ``random``; see :class:`tokenprune.tuning.setting.Candidate`.
-        method: The method, with fixed layers and its budget.
         budget: The budget in a few words.
-        loss: What the tune makes small.
+        loss: Mean of the losses.
         agreement: Share of answer tokens that are the unpruned model's.
         divergence: KL divergence from the unpruned model, nats.
         difference: Loss minus that of the best candidate, paired by sample, on the samples that both saw.
-        seen: Samples that it saw.
-        left: After how many samples it left the race; None if it saw all.
-        average: Visual tokens averaged over all layers, mean.
-        flops: FLOPs of the decoder's prefill as a share of the unpruned one's, mean; NaN without a closed form.
-        random: Whether it keeps tokens at random.
-        tied: Whether it saw all samples and is not worse than the best one beyond the noise.
-        samples: What it did to every sample that it saw.
-        losses: The loss of every sample that it saw, ``[samples]``.
     """
 
-    name: str
-    origin: str
-    method: Method
     budget: str
     loss: Estimate
     agreement: Estimate
     divergence: Estimate
     difference: Estimate
-    seen: int
-    left: int | None
-    average: float
-    flops: float
-    random: bool
-    tied: bool
-    samples: Fidelity = field(repr=False, compare=False)
-    losses: Tensor = field(repr=False, compare=False)
+
+    @property
+    def tied(self) -> bool:
+        """Whether it saw all samples and is not worse than the best one beyond the noise."""
+        return self.left is None and self.difference.low <= 0
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def rank(
         ConfigError: No candidate could run, or none but random ones.
     """
     finalists = [item for item in measured if item.left is None]
-    if not finalists or (refused and all(keeps_at_random(item.method.pruner) for item in measured)):
+    if not finalists or (refused and all(item.random for item in measured)):
         name, reason = next(iter(refused.items()), ("", ""))
         first = f"; the first, {name}: {reason}" if name else ""
         what = f"budget '{budget}': no candidate can run{first}"
@@ -192,23 +195,23 @@ class _Intervals:
         """Loss of an item minus that of another one, on the samples that both saw."""
         if item is other:
             return Estimate.exact(0.0)
-        both = min(len(item.loss), len(other.loss))
-        values = item.loss[:both].double() - other.loss[:both].double()
+        both = min(item.seen, other.seen)
+        values = item.losses[:both].double() - other.losses[:both].double()
         return clustered.difference(values.tolist()) if self.bounded else bootstrap(values, self.seed)
 
 
 def _cheapest(finalists: Sequence[Measured], lowest: Measured, intervals: _Intervals) -> Measured:
     """The lowest loss, or a cheaper candidate that is as good: whose loss is at most one standard error higher."""
     equal = [item for item in finalists if _within_one_error(intervals.difference(item, lowest))]
-    limit = min(map(_average, equal)) * (1 + CHEAPER)
-    if _average(lowest) <= limit:
+    limit = min(item.average for item in equal) * (1 + CHEAPER)
+    if lowest.average <= limit:
         return lowest
-    return min((item for item in equal if _average(item) <= limit), key=_order)
+    return min((item for item in equal if item.average <= limit), key=_order)
 
 
 def _order(item: Measured) -> tuple[float, bool]:
     """By the mean loss; of equal candidates those at random come last: chance wins nothing by standing first."""
-    return float(item.loss.double().mean()), keeps_at_random(item.method.pruner)
+    return float(item.losses.double().mean()), item.random
 
 
 def _within_one_error(difference: Estimate) -> bool:
@@ -216,29 +219,14 @@ def _within_one_error(difference: Estimate) -> bool:
     return difference.mean <= difference.half / 2
 
 
-def _average(item: Measured) -> float:
-    return float(item.fidelity.average.double().mean())
-
-
 def _row(item: Measured, best: Measured, budget: str, intervals: _Intervals) -> Ranked:
-    difference = intervals.difference(item, best)
     return Ranked(
-        name=item.name,
-        origin=item.origin,
-        method=item.method,
+        **vars(item),
         budget=budget,
-        loss=intervals.loss(item.loss),
-        agreement=clustered.share(item.fidelity.agreement.tolist()),
-        divergence=bootstrap(item.fidelity.divergence, intervals.seed),
-        difference=difference,
-        seen=len(item.loss),
-        left=item.left,
-        average=_average(item),
-        flops=float(item.fidelity.flops.double().mean()),
-        random=keeps_at_random(item.method.pruner),
-        tied=item.left is None and difference.low <= 0,
-        samples=item.fidelity,
-        losses=item.loss,
+        loss=intervals.loss(item.losses),
+        agreement=clustered.share(item.samples.agreement.tolist()),
+        divergence=bootstrap(item.samples.divergence, intervals.seed),
+        difference=intervals.difference(item, best),
     )
 
 
