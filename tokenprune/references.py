@@ -1,4 +1,4 @@
-"""What methods are compared with: the unpruned model, random choices, and the upper bound."""
+"""Names of the references that methods are compared with: the unpruned model, random choices, the upper bound."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def _single(result: ExperimentResult, output: Path | None) -> list[Path]:
 
 def _print_comparison(compared: Sequence[Compared]) -> None:
     print_table(table(compared))
-    print_lines(f"{item.name}: {sentence}" for item in compared for sentence in notes(item.result))
+    print_lines(*(f"{item.name}: {sentence}" for item in compared for sentence in notes(item.result)))
 
 
 def _write(path: Path, text: str) -> Path:

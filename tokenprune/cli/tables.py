@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from tokenprune.experiment.model_checks import model_checks
 from tokenprune.experiment.plan import Plan, PlannedSeries
 from tokenprune.experiment.profiling import ProfiledModel
-from tokenprune.experiment.report_data import ReportData
+from tokenprune.experiment.report_data import notes
 from tokenprune.experiment.runner import ExperimentResult
+from tokenprune.experiment.summary import summarise
 from tokenprune.experiment.tables import main_table
 from tokenprune.measure import bench_table
 from tokenprune.selectors.verdict import Candidate, Verdict
@@ -31,7 +33,7 @@ def print_table(table: Table) -> None:
         console.print(line, style="bold" if bold else None, highlight=False, markup=False, soft_wrap=True)
 
 
-def print_lines(lines: Iterable[str]) -> None:
+def print_lines(*lines: str) -> None:
     """Print sentences, one per line, without the marks of Markdown."""
     for line in lines:
         console.print(line.replace("**", ""), highlight=False, markup=False, soft_wrap=True)
@@ -39,9 +41,9 @@ def print_lines(lines: Iterable[str]) -> None:
 
 def print_result(result: ExperimentResult) -> None:
     """Print the main table of an experiment, and what to know about it."""
-    data = ReportData.of(result)
-    print_table(main_table(data.summaries))
-    print_lines(data.sentences)
+    summaries = summarise(result)
+    print_table(main_table(summaries))
+    print_lines(*notes(result), *model_checks(result, summaries))
 
 
 def print_written(paths: Sequence[Path]) -> None:
@@ -60,9 +62,9 @@ def print_tune(result: TuneResult) -> None:
         if isinstance(part, Table):
             print_table(part)
         else:
-            print_lines([part])
+            print_lines(part)
     if result.setup.seconds:  # unknown of a tune that an older version ran
-        print_lines([f"measured in {duration(result.setup.seconds)}"])
+        print_lines(f"measured in {duration(result.setup.seconds)}")
 
 
 def print_plan(plan: Plan) -> None:
@@ -75,18 +77,16 @@ def print_plan(plan: Plan) -> None:
         Column("about", lambda item: Cell(duration(item.seconds)), "number"),
     )
     print_table(fill("Plan", columns, plan.series))
-    print_lines(f"The method `{title}` has the {settings}." for title, settings in plan.settings.items())
+    print_lines(*(f"The method `{title}` has the {settings}." for title, settings in plan.settings.items()))
+    for key, (samples, seconds) in plan.tunes.items():
+        print_lines(
+            f"{key}: a tune on {samples} samples chooses it first, with at most {duration(seconds)} for each candidate;"
+            " that is not in the table, and its answers count as the unpruned model's."
+        )
     print_lines(
-        f"{key}: a tune on {samples} samples chooses it first, with at most {duration(seconds)} for each candidate;"
-        " that is not in the table, and its answers count as the unpruned model's."
-        for key, (samples, seconds) in plan.tunes.items()
-    )
-    print_lines(
-        [
-            f"{plan.questions} questions; the times are those of the first batch ({plan.batch_size} questions), times"
-            f" the batches. Prefill timings: about {duration(plan.timing_seconds)}; the report's examples: about"
-            f" {duration(plan.example_seconds)}. In all about {duration(plan.seconds)}. Nothing was written."
-        ]
+        f"{plan.questions} questions; the times are those of the first batch ({plan.batch_size} questions), times"
+        f" the batches. Prefill timings: about {duration(plan.timing_seconds)}; the report's examples: about"
+        f" {duration(plan.example_seconds)}. In all about {duration(plan.seconds)}. Nothing was written."
     )
 
 
@@ -97,9 +97,9 @@ def print_profile(measured: ProfiledModel) -> None:
     for layer, value in enumerate(mean):
         bar = "█" * (1 + round(40 * (value - low) / (high - low or 1)))
         console.print(f"layer {layer:>3}  {value:8.4f}  {bar}", highlight=False)
-    print_lines(measured.sentences)
+    print_lines(*measured.sentences)
     for key, reason in measured.reasons.items():
-        print_lines([f"\n{reason}"])
+        print_lines(f"\n{reason}")
         if key in measured.verdicts:
             _print_candidates(measured.verdicts[key])
 
@@ -114,7 +114,7 @@ def _print_candidates(verdict: Verdict) -> None:
     headings = [Heading(title, "number") for title in ("before layer", *names)]
     lines = ([str(layer), *(cells.get(name, "") for name in names)] for layer, cells in rows.items())
     print_table(Table.of_texts("Candidates", headings, lines))
-    print_lines([f"agreement in percent, * chosen; (n) left after n of {most} samples; - cannot run"])
+    print_lines(f"agreement in percent, * chosen; (n) left after n of {most} samples; - cannot run")
 
 
 def _fields(candidate: Candidate) -> str:
@@ -153,15 +153,13 @@ def print_estimate(result: dict[str, Any]) -> None:
     lines.append(["KV cache (16 bit)", *sizes, f"{100 * (1 - cache['pruned'] / cache['unpruned']):.2f} %"])
     kept = " -> ".join(map(str, [result["visual_tokens"], *result["kept"]]))
     print_lines(
-        [
-            f"{result['model']}, {result['method']}: visual tokens {kept} before layer"
-            f" {', '.join(map(str, result['layers']))}, {result['text_tokens']} text tokens; TFLOPs of one prompt"
-        ]
+        f"{result['model']}, {result['method']}: visual tokens {kept} before layer"
+        f" {', '.join(map(str, result['layers']))}, {result['text_tokens']} text tokens; TFLOPs of one prompt"
     )
     headings = [Heading(""), *(Heading(title, "number") for title in ("unpruned", "pruned", "reduction"))]
     print_table(Table.of_texts("FLOPs", headings, lines))
     if "settings" in result:
-        print_lines([f"{result['method']} has the {result['settings']}."])
+        print_lines(f"{result['method']} has the {result['settings']}.")
 
 
 def _flops(row: Mapping[str, float]) -> list[str]:
@@ -174,6 +172,6 @@ def _flops(row: Mapping[str, float]) -> list[str]:
 def print_bench(result: Mapping[str, Any]) -> None:
     """Print the tables of a bench, one per batch size."""
     for table in bench_table.tables(result):
-        print_lines([table.title])
+        print_lines(table.title)
         print_table(table)
-    print_lines(bench_table.sentences(result))
+    print_lines(*bench_table.sentences(result))

@@ -131,6 +131,7 @@ def _luck(duel: Duel) -> str:
 def _undecided(duel: Duel, data: ReportData) -> str:
     """Why nothing follows from the best method's comparison."""
     questions, points = data.result.answers.questions, duel.gain.points
+    least = f"{100 * points.half:.0f} points"
     count, pictures = len(questions.groups), len(set(questions.groups.values()))
     if not points.known:
         return f"All {count} questions are about one picture, so there is no interval: nothing follows for others."
@@ -145,8 +146,8 @@ def _undecided(duel: Duel, data: ReportData) -> str:
             " knows from this run whether the method is better than chance at its own cost."
         )
     return (
-        f"That is within the 95 % interval: {count} questions on {pictures} pictures cannot tell differences below about"
-        f" {100 * points.half:.0f} points, so nobody knows from this run whether the method is better than chance."
+        f"That is within the 95 % interval: {count} questions on {pictures} pictures cannot tell differences below"
+        f" about {least}, so nobody knows from this run whether the method is better than chance."
     )
 
 

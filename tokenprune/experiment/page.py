@@ -1,4 +1,4 @@
-"""The page of an experiment: what was run, the finding, tables, charts, and how to repeat it."""
+"""The page of an experiment: the run, the finding, tables, charts, and how to repeat it."""
 
 from __future__ import annotations
 

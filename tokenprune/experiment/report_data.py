@@ -101,7 +101,7 @@ class ReportData:
 
     @property
     def layers(self) -> list[ChosenLayers]:
-        """Which layers were chosen, why, and by which methods."""
+        """The chosen layers, why, and by which methods."""
         names = {key: item.method for key, item in self.result.answers.series.items()}
         return chosen_layers(self.result.choices, names)
 

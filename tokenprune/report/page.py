@@ -1,4 +1,4 @@
-"""What a report holds, free of where it comes from (an experiment, a tune) and of how it is shown."""
+"""The content of a report, whatever it comes from (an experiment, a tune) and however it is shown."""
 
 from __future__ import annotations
 

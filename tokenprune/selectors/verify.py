@@ -103,7 +103,7 @@ def _candidate(trial: Trial, result: TrialResult, fields: Sequence[str]) -> Cand
 
 
 def _sentence(candidates: Sequence[Candidate], results: Sequence[TrialResult], best: int, second: int | None) -> str:
-    """Which candidate was chosen, how sure that is, and against what."""
+    """Say which candidate was chosen, how sure that is, and against which other one."""
     chosen, values = candidates[best], results[best].agreement
     share, samples = statistics.fmean(values), len(values)
     sure = share_of(values)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tokenprune.stats.estimate import Z95, Estimate
 
-#: What Wilson's interval adds to the squared deviations of a sample.
+#: The squared deviations that Wilson's interval adds to those of a sample.
 PRIOR = Z95**2 / 4
 
 
@@ -91,7 +91,7 @@ def _around(mean: float, middle: float, arm: float, least: float) -> Estimate:
 
 @dataclass(frozen=True)
 class _Sample:
-    """What the intervals need of some values.
+    """Sums over some values, for their intervals.
 
     Attributes:
         count: Number of values.

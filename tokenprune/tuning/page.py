@@ -9,7 +9,7 @@ from tokenprune.engine.race import Goal
 from tokenprune.report.page import Charts, Document, Finding, Page, Point
 from tokenprune.stats.estimate import Estimate
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
-from tokenprune.tuning.sentences import LOSSES, capital, copies_sentence, method_of, ran, sentence
+from tokenprune.tuning.sentences import LOSSES, capital, copies_sentence, method_of, race_sentences, sentence
 from tokenprune.tuning.setup import TuneSetup
 from tokenprune.tuning.tables import further_tables, ranking_table
 from tokenprune.version import __version__
@@ -34,7 +34,7 @@ def tune_page(
     config = "" if folder is None else _read(folder / "config.yaml")
     return Page(
         title=f"Methods for {setup.model}",
-        ran=ran(rankings, setup),
+        ran=race_sentences(rankings, setup),
         finding=_finding(rankings, setup.goal),
         table=ranking_table(rankings, setup.goal),
         notes=(

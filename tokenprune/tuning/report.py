@@ -11,7 +11,7 @@ from tokenprune.files.lines import Row
 from tokenprune.named import method_names, shipped_method
 from tokenprune.tables.markdown import lines
 from tokenprune.tuning.ranking import Ranking
-from tokenprune.tuning.sentences import LOSSES, capital, copies_sentence, no_winner, quality, ran, sentence
+from tokenprune.tuning.sentences import LOSSES, capital, copies_sentence, no_winner, quality, race_sentences, sentence
 from tokenprune.tuning.setup import TuneSetup
 from tokenprune.tuning.tables import further_tables, ranking_table
 from tokenprune.version import __version__
@@ -72,7 +72,7 @@ def rows(rankings: Sequence[Ranking]) -> Iterator[Row]:
 
 def report(rankings: Sequence[Ranking], setup: TuneSetup, skipped: Mapping[str, str]) -> str:
     """Write the report in Markdown."""
-    out = [f"# Methods for {setup.model}", "", *ran(rankings, setup)]
+    out = [f"# Methods for {setup.model}", "", *race_sentences(rankings, setup)]
     out += copies_sentence(rankings[0].samples, setup.copies)
     for ranking in rankings:
         text = capital(sentence(ranking, setup.goal))

@@ -66,7 +66,7 @@ def copies_sentence(samples: int, copies: int) -> list[str]:
     return [f"{copies} of the {given} given samples {are}; each sample was counted once."] if copies else []
 
 
-def ran(rankings: Sequence[Ranking], setup: TuneSetup) -> tuple[str, str]:
+def race_sentences(rankings: Sequence[Ranking], setup: TuneSetup) -> tuple[str, str]:
     """Two sentences: what raced on which samples, and what the loss and its intervals are."""
     name, _, unit = LOSSES[setup.goal]
     candidates = sum(len(ranking.ranked) for ranking in rankings)
