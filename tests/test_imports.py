@@ -11,8 +11,8 @@ from tests.support.imports import PACKAGE, diagram, imports_of, module_of, own_i
 
 #: From the bottom up. A room may import its own modules and those of the rooms before it.
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ("errors", "version"),
-    ("clock", "core", "ops", "palette"),
+    ("errors", "version", "references", "stats"),
+    ("clock", "core", "ops", "palette", "tables"),
     ("fingerprint", "flops", "signals", "plotting"),
     ("output",),
     ("scorers", "selectors", "budgets", "testing"),

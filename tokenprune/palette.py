@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from tokenprune.references import ORACLE, UNPRUNED, is_random
+
 #: Colours that readers with colour-vision deficiencies can tell apart, on white and on dark paper: six of Okabe and
 #: Ito, and two more, which stay apart from these and from each other (tests/test_palette.py simulates it).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6644EE", "#BB3333")
@@ -78,11 +80,11 @@ def styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
     found: dict[str, MethodStyle] = {}
     taken: set[int] = set()
     for name in sorted(set(methods), key=lambda name: (name not in PLACES, name)):
-        if name == "unpruned":
+        if name == UNPRUNED:
             found[name] = MethodStyle(GREY, "", ())
-        elif name == "oracle":
+        elif name == ORACLE:
             found[name] = MethodStyle(GREY, "*", DASHES[1])
-        elif name == "random" or name.startswith("random-"):
+        elif is_random(name):
             count = sum(style.dash == DASHES[2] and style.colour == GREY for style in found.values())
             found[name] = MethodStyle(GREY, MARKERS[count % len(MARKERS)], DASHES[2])
         else:

@@ -25,6 +25,7 @@ from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.models.base import LoadedModel
 from tokenprune.selectors.vtw import Vtw
+from tokenprune.stats.clustered import difference
 
 SERIES = 1 + 2 * (1 + 2 + 1)  # unpruned; two budgets x (norm, random twice, oracle)
 
@@ -284,7 +285,7 @@ def test_timing_is_paired_and_written(tmp_path: Path) -> None:
     assert all(len(ratios) == 2 and min(ratios) > 0 for ratios in result.timing.values())
     assert json.loads((tmp_path / "timing.json").read_text()) == result.timing
     assert "MiB | 1 |" in markdown(result)
-    assert "MiB |  |" in markdown(run_experiment(config(str(tmp_path / "untimed"))))  # nothing was timed
+    assert "prefill time" not in markdown(run_experiment(config(str(tmp_path / "untimed"))))  # nothing was timed
 
 
 def test_layers_that_were_fixed_are_listed_one_by_one(tmp_path: Path) -> None:
@@ -292,8 +293,8 @@ def test_layers_that_were_fixed_are_listed_one_by_one(tmp_path: Path) -> None:
     other = {"name": "norm-hidden-large", "label": "early", "layers": {"name": "fixed", "layers": [1]}}
     result = run_experiment(config(str(tmp_path), methods=["norm-hidden-large", other], oracle=False))
     text = markdown(result)
-    assert "- before layer 2 (norm-hidden-large): fixed by the config\n" in text
-    assert "- before layer 1 (early): fixed by the config\n" in text
+    assert "| norm-hidden-large | 2 | fixed by the config |\n" in text
+    assert "| early | 1 | fixed by the config |\n" in text
 
 
 def test_the_report_says_what_the_lines_say(tmp_path: Path) -> None:
@@ -309,7 +310,7 @@ def test_the_report_says_what_the_lines_say(tmp_path: Path) -> None:
     text = markdown(result)
     assert "24 questions are too few to say whether this model can tell methods apart" in text
     assert "Noticed on these: unpruned accuracy" in text
-    assert "- before layer 2 (norm-hidden-large, random, oracle): fixed by the config" in text
+    assert "| norm-hidden-large, random, oracle | 2 | fixed by the config |" in text
     names = {path.name for path in write_report(result)}
     assert {"report.md", "summary.json", "report.html", "accuracy.png", "accuracy.svg", "accuracy.pdf"} == names
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
@@ -359,21 +360,18 @@ def test_every_method_is_compared_with_the_random_choice_of_its_cost() -> None:
     }
     average = {"unpruned": 16, "random": 9, "random-early": 5, "good": 12, "early": 4.9, "bad": 8.7}
     text = markdown(made_up(right, average))
-    table = text[text.index("Points above random") :].splitlines()[2:7]
+    table = text[text.index("Gains over random:") :].splitlines()[2:7]
 
     def gap(mine: list[float], other: list[float]) -> str:
-        gains = [a - b for a, b in zip(mine, other, strict=True)]
-        mean = sum(gains) / 4
-        half = 1.959964 * (4 / 3 * sum((gain - mean) ** 2 for gain in gains) / 16) ** 0.5
-        shown = f"{100 * mean:+.1f} ± {100 * half:.1f}"
-        return f"**{shown}**" if mean + half < 0 else shown
+        gain = difference([a - b for a, b in zip(mine, other, strict=True)])
+        return f"**{gain.written(signed=True)}**" if gain.high < 0 else gain.written(signed=True)
 
     bad = [gap(right["bad", budget], right["random", budget]) for budget in ("half", "few")]
-    assert bad[0] == "**-37.5 ± 24.5**"
-    assert bad[1].startswith("**-87.5")
+    assert bad[0] == "-38 [-63, +13]"  # three of four questions prove nothing
+    assert bad[1].startswith("**-88")
     assert table == [
         "| method | half | few | compared with |",
-        "|---|---|---|---|",
+        "|---|---:|---:|---|",
         f"| bad | {bad[0]} | {bad[1]} | random |",
         f"| early | {gap(right['early', 'half'], right['random-early', 'half'])} |  | random-early |",
         f"| good | {gap(right['good', 'half'], right['random', 'half'])} († 12 : 9) |  | random |",

@@ -107,7 +107,7 @@ def test_no_file_of_an_experiment_fails_on_a_surrogate(tmp_path: Path) -> None:
     assert all(row["prediction"].endswith("a\ufffdb") for row in again.rows)
     write_report(read_result(folder))
     tables = {"toy": summarise(again)}
-    (tmp_path / "t.tex").write_text(latex_table(tables, False, False), encoding="utf-8")
+    (tmp_path / "t.tex").write_text(latex_table(tables), encoding="utf-8")
     text = csv_table(tables)
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
     assert list(csv.reader(io.StringIO(text)))

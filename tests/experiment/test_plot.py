@@ -15,9 +15,9 @@ from matplotlib.text import Annotation, Text
 
 from tests.support.summaries import figures, summary, unpruned, zoo
 from tokenprune.experiment.plot import BEST, MOST_LINES, accuracy_plot, comparison_plot, ranked
-from tokenprune.experiment.stats import Estimate
 from tokenprune.experiment.summary import SeriesSummary
 from tokenprune.palette import GREY, PLACES, styles
+from tokenprune.stats.estimate import Estimate
 
 BUDGETS = (16, 32, 64, 96, 128, 192, 256)
 REFERENCES = ["oracle", "random", "random-layer-2"]
@@ -186,7 +186,7 @@ def test_several_results_share_axes_and_styles(tmp_path: Path, monkeypatch: pyte
         [unpruned()],
         [unpruned(), summary("vtw", "drop_all", visual=0.0, average=0.0)],
         [unpruned(), summary("fastv", accuracy=0.5, average=24.0), summary("dart", "b", float("nan"))],
-        [unpruned(), replace(summary("fastv"), accuracy=Estimate(0.5, float("inf")))],  # of a single picture
+        [unpruned(), replace(summary("fastv"), accuracy=Estimate.unknown(0.5))],  # of a single picture
         [summary("fastv")],
     ],
 )

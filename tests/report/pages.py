@@ -11,21 +11,8 @@ from PIL import Image
 
 from tokenprune.adapters.views import View
 from tokenprune.pictures.look import Look, StageLook
-from tokenprune.report.page import (
-    Cell,
-    Charts,
-    Column,
-    Document,
-    Example,
-    ExamplePanel,
-    Finding,
-    Page,
-    Picture,
-    Point,
-    Reference,
-    Row,
-    Table,
-)
+from tokenprune.report.page import Charts, Document, Example, ExamplePanel, Finding, Page, Picture, Point, Reference
+from tokenprune.tables.table import Cell, Heading, Row, Table
 
 #: A name that ends a script and starts one, if it is ever taken for markup.
 EVIL = "</script><script>alert(1)</script>"
@@ -114,7 +101,12 @@ def page(
                 Cell(f"{visual:.1f}" if known else "unknown", visual if known else math.nan),
             )
             rows.append(Row(cells, method, budget))
-    columns = (Column("method"), Column("budget"), Column("accuracy %", "interval"), Column("visual tokens", "number"))
+    columns = (
+        Heading("method"),
+        Heading("budget"),
+        Heading("accuracy %", "interval"),
+        Heading("visual tokens", "number"),
+    )
     return Page(
         title="Made up",
         ran=("It ran.", "It was measured."),
@@ -123,7 +115,9 @@ def page(
         table=Table("Results", columns, tuple(rows), "A note."),
         charts=Charts("accuracy, %", tuple(points), references=(Reference("unpruned", 95.0, 94.0, 96.0, 144.0),)),
         tables=(
-            Table("Per type", (Column("method"), Column("exist", "number")), (Row((Cell("fastv"), Cell("1.0", 1.0))),)),
+            Table(
+                "Per type", (Heading("method"), Heading("exist", "number")), (Row((Cell("fastv"), Cell("1.0", 1.0))),)
+            ),
         ),
         examples=examples(methods, budgets) if shown is None else shown,
         documents=(Document("Configuration", f"model: {EVIL}"),),

@@ -16,7 +16,7 @@ import pytest
 from tests.report.pages import EVIL, WHOLE, look, page, panel, picture
 from tokenprune.errors import ConfigError
 from tokenprune.palette import GREY
-from tokenprune.report.compare import side_by_side
+from tokenprune.report.compare import join_pages
 from tokenprune.report.examples import example_data, packed
 from tokenprune.report.html import inline, render
 from tokenprune.report.page import Example, Page
@@ -134,24 +134,9 @@ def test_the_page_of_a_zoo_stays_small(views: int) -> None:
 
 def test_results_side_by_side() -> None:
     one, two = page(["fastv", "random"], shown=()), page(["fastv"], ["keep 8"], shown=())
-    two = replace(
-        two,
-        table=replace(
-            two.table,
-            columns=two.table.columns[:3],
-            rows=tuple(replace(row, cells=row.cells[:3]) for row in two.table.rows),
-        ),
-    )
-    both = side_by_side({"first": one, "second": two})
-    assert [column.title for column in both.table.columns] == [
-        "method",
-        "results",
-        "budget",
-        "accuracy %",
-        "visual tokens",
-    ]
-    assert len(both.table.rows) == len(one.table.rows) + len(two.table.rows)
-    assert [cell.text for cell in both.table.rows[-1].cells] == ["fastv", "second", "keep 8", "90.0 ± 5.0", ""]
+    rows = tuple(replace(row, method=f"first: {row.method}") for row in one.table.rows)
+    both = join_pages({"first": one, "second": two}, replace(one.table, rows=rows))
+    assert both.table.rows == rows
     assert both.charts is not None
     assert {point.method for point in both.charts.points} == {"first: fastv", "first: random", "second: fastv"}
     data = json.loads(Tags(render(both)).data)
@@ -166,11 +151,11 @@ def test_results_side_by_side() -> None:
     own = dict(zip(alone["domain"], alone["range"], strict=True))
     assert colour["first: fastv"] == colour["second: fastv"] == own["fastv"]  # as in every other plot
     with pytest.raises(ConfigError, match="there are no results to compare"):
-        side_by_side({})
+        join_pages({}, one.table)
     assert two.charts is not None
     other = replace(two, charts=replace(two.charts, quantity="agreement, %"))
     with pytest.raises(ConfigError, match="measure different things: accuracy, %, agreement, %"):
-        side_by_side({"first": one, "second": other})
+        join_pages({"first": one, "second": other}, one.table)
 
 
 def test_every_heading_says_what_it_is() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +26,9 @@ from tokenprune.scorers.random import Random
 from tokenprune.selectors.base import SelectorContext, Trial, TrialResult
 from tokenprune.selectors.entropy_collapse import EntropyCollapse
 from tokenprune.selectors.entropy_profile import EntropyProfile
-from tokenprune.selectors.layer_trials import alternatives, candidate_layers, choose, paired_interval, wilson
+from tokenprune.selectors.layer_trials import alternatives, candidate_layers, choose
 from tokenprune.selectors.plateau import Plateau
+from tokenprune.stats.clustered import difference
 
 #: The shape of the digits model: drop before layer 2, plateau at layers 3 to 8 of 12.
 SHAPE = [1.8, 1.5, 0.6, 0.3, 0.3, 0.3, 0.4, 0.4, 0.4, 0.6, 1.6, 1.8]
@@ -155,8 +155,8 @@ def test_the_runner_up_is_named_with_the_paired_difference() -> None:
         return [ends.get((trial.layers[0], source_of(trial)), result(shares(1, 8))) for trial in trials]
 
     reason = VERIFIED.select(model(compare)).reason
-    low, high = paired_interval(shares(30), shares(27))
-    words = f"(difference +9.4 points, 95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+    gain = difference([one - other for one, other in zip(shares(30), shares(27), strict=True)])
+    words = f"(difference +9.4 points, 95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
     assert f"next layer 4, source query with 84.4 % {words}" in reason
 
 
@@ -265,35 +265,6 @@ def test_fields_that_have_no_alternatives_are_errors(pruner: TopK, fields: tuple
 def test_fields_are_for_verification() -> None:
     with pytest.raises(ConfigError, match=r"'fields': scorer\.source would not be verified: set verify to true"):
         EntropyCollapse(fields=("scorer.source",))
-
-
-# ---- intervals ---------------------------------------------------------------------------------------------------
-
-
-def test_wilsons_interval_is_that_of_the_literature() -> None:
-    """Newcombe (1998), table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
-    for (right, samples), expected in {
-        (81, 263): (0.2553, 0.3662),
-        (15, 148): (0.0624, 0.1605),
-        (0, 20): (0.0, 0.1611),
-        (1, 29): (0.0061, 0.1718),
-    }.items():
-        assert wilson(right / samples, samples) == pytest.approx(expected, abs=5e-5)
-
-
-def test_the_paired_interval_covers_the_difference() -> None:
-    """Two methods that are right with 0.9 and 0.8 and depend on each other, 32 samples, 1,000 seeds."""
-    rng = random.Random(0)
-    covered = 0
-    for _ in range(1000):
-        hard = [rng.random() for _ in range(32)]
-        one = [float(value < 0.9) if rng.random() < 0.7 else float(rng.random() < 0.9) for value in hard]
-        other = [float(value < 0.8) if rng.random() < 0.7 else float(rng.random() < 0.8) for value in hard]
-        low, high = paired_interval(one, other)
-        covered += low <= 0.1 <= high
-    assert 0.93 <= covered / 1000 <= 0.99
-    low, high = paired_interval([1.0] * 8, [1.0] * 8)
-    assert low < 0 < high
 
 
 # ---- what is kept ------------------------------------------------------------------------------------------------

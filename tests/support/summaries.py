@@ -10,17 +10,22 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from tokenprune.experiment.stats import Estimate
 from tokenprune.experiment.summary import SeriesSummary
+from tokenprune.stats.estimate import Estimate
+
+
+def around(mean: float, half: float) -> Estimate:
+    """A mean with an even interval."""
+    return Estimate(mean, mean - half, mean + half)
 
 
 def summary(method: str, budget: str = "keep_count 16", accuracy: float = 0.5, **changes: Any) -> SeriesSummary:
     """One row; the unpruned model has no budget."""
     fields: dict[str, Any] = {
-        "accuracy": Estimate(accuracy, 0.02),
+        "accuracy": around(accuracy, 0.02),
         "kept": accuracy / 0.9,
-        "gain": Estimate(accuracy - 0.9, 0.01),
-        "agreement": Estimate(accuracy, 0.03),
+        "gain": around(accuracy - 0.9, 0.01),
+        "agreement": around(accuracy, 0.03),
         "divergence": None,
         "visual": 16.0,
         "average": 24.0,

@@ -106,7 +106,7 @@ def test_copies_count_once(shape: str, tmp_path: Path) -> None:
     assert "copies" not in str(alone)
     if output is not None:
         assert line in (output / "report.md").read_text()
-        assert read_tune(output).facts.copies == given - 8
+        assert read_tune(output).setup.copies == given - 8
 
 
 class Copied(ToyTask):

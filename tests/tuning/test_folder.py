@@ -38,7 +38,7 @@ def test_it_is_the_tune_that_ran_and_no_model_is_loaded(
     assert holds_tune(tmp_path)
     found = read_tune(tmp_path)
     assert found.rankings == result.rankings
-    assert (found.facts, found.folder, found.skipped) == (result.facts, result.folder, result.skipped)
+    assert (found.setup, found.folder, found.skipped) == (result.setup, result.folder, result.skipped)
     before = {path.name: path.read_bytes() for path in result.written}
     assert {path.name: path.read_bytes() for path in found.save(tmp_path)} == before
 
@@ -48,8 +48,8 @@ def test_an_older_folder_does_not_say_what_the_model_is_called(tmp_path: Path) -
     (tmp_path / "run.json").unlink()
     found = read_tune(tmp_path)
     assert found.rankings == result.rankings
-    assert found.facts.model == "toy"
-    assert (found.facts.goal, found.facts.tokens) == (result.facts.goal, result.facts.tokens)
+    assert found.setup.model == "toy"
+    assert (found.setup.goal, found.setup.tokens) == (result.setup.goal, result.setup.tokens)
 
 
 @pytest.mark.parametrize(

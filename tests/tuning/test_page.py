@@ -23,7 +23,7 @@ def result() -> TuneResult:
 
 
 def test_every_candidate_is_in_the_table(result: TuneResult) -> None:
-    page = tune_page(result.rankings, result.facts, {})
+    page = tune_page(result.rankings, result.setup, {})
     rows = [row for ranking in result.rankings for row in ranking.ranked]
     assert [(row.method, row.budget) for row in page.table.rows] == [(row.name, row.budget) for row in rows]
     loss = [column.title for column in page.table.columns].index("loss")
@@ -34,11 +34,11 @@ def test_every_candidate_is_in_the_table(result: TuneResult) -> None:
 
 
 def test_the_finding_is_the_sentence_of_the_ranking(result: TuneResult) -> None:
-    page = tune_page(result.rankings, result.facts, {})
+    page = tune_page(result.rankings, result.setup, {})
     assert page.finding.tone == "better"
     assert page.finding.text.startswith("`layer_average 0.5`: The best is `planted` (agreement 100.0 %")
     assert page.finding.text.endswith("Random is beaten beyond the noise with 2 of 2 budgets.")
-    alone = tune_page(result.rankings[:1], result.facts, {})
+    alone = tune_page(result.rankings[:1], result.setup, {})
     assert alone.finding.text == f"The best is `planted`{result.sentence.splitlines()[0].partition('planted')[2]}"
 
 
@@ -47,17 +47,17 @@ def test_nothing_that_beats_random_is_no_success() -> None:
     found = tune(
         model, samples, BUDGET, [method({"name": "random", "seed": seed}, f"chance {seed}") for seed in (1, 2)]
     )
-    finding = tune_page(found.rankings, found.facts, {}).finding
+    finding = tune_page(found.rankings, found.setup, {}).finding
     assert finding.tone in ("worse", "open")
     assert finding.text.startswith("Nothing beats random at equal cost: ")
 
 
 def test_charts_show_the_best_and_random(result: TuneResult) -> None:
-    charts = tune_page(result.rankings, result.facts, {}).charts
+    charts = tune_page(result.rankings, result.setup, {}).charts
     assert charts is not None
     random = {row.name for ranking in result.rankings for row in ranking.ranked if row.random}
     assert random
-    stands_for = {name: method for name, method, _ in tune_page(result.rankings, result.facts, {}).stands_for}
+    stands_for = {name: method for name, method, _ in tune_page(result.rankings, result.setup, {}).stands_for}
     assert {name for name, method in stands_for.items() if method == "random"} == random  # which is drawn in grey
     for ranking in result.rankings:
         names = [point.method for point in charts.points if point.budget == ranking.budget]
@@ -69,6 +69,6 @@ def test_charts_show_the_best_and_random(result: TuneResult) -> None:
 
 
 def test_it_is_drawn_with_samples_that_could_not_be_used(result: TuneResult) -> None:
-    html = render(tune_page(result.rankings, result.facts, {"s<1>": "its picture is broken"}))
+    html = render(tune_page(result.rankings, result.setup, {"s<1>": "its picture is broken"}))
     assert "The sample <code>s&lt;1&gt;</code> could not be used: its picture is broken." in html
     assert html.count('class="chart"') == 3  # a ranking per budget, and loss against cost

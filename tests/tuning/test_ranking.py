@@ -11,10 +11,10 @@ import torch
 from tests.tuning.planted import Place, method
 from tokenprune.engine.trials.fidelity import Fidelity
 from tokenprune.errors import ConfigError
-from tokenprune.tuning.intervals import RESAMPLES, bootstrap
+from tokenprune.stats.bootstrap import RESAMPLES, bootstrap
 from tokenprune.tuning.plot import SHOWN, shown
 from tokenprune.tuning.ranking import Measured, Ranking, pareto_front, rank
-from tokenprune.tuning.words import sentence
+from tokenprune.tuning.sentences import sentence
 
 CHANCE = {"name": "random"}
 NOISE = torch.randn(32, generator=torch.Generator().manual_seed(0)) / 10
@@ -53,7 +53,7 @@ def test_the_lowest_loss_of_those_that_saw_all_wins() -> None:
 def test_differences_are_paired() -> None:
     """Large equal noise cancels: the intervals of the losses overlap, that of the difference does not hold zero."""
     loud = 3 * NOISE
-    found = ranking(measured("a", 1 + loud), measured("b", 1.02 + loud))
+    found = ranking(measured("a", 1 + loud), measured("b", 1.02 + loud + (NOISE - NOISE.mean()) / 100))
     a, b = found.ranked
     assert b.loss.low < a.loss.high
     assert not b.tied
@@ -62,10 +62,10 @@ def test_differences_are_paired() -> None:
 
 def test_a_cheaper_one_that_is_as_good_wins() -> None:
     """Cheaper is by a tenth; as good is by one standard error, which is less than what counts as noise."""
-    cheap, about = measured("cheap", SAME.loss, average=7.2), measured("about", SAME.loss, average=7.4)
+    cheap, about = measured("cheap", SAME.losses, average=7.2), measured("about", SAME.losses, average=7.4)
     assert ranking(GOOD, cheap).best.name == "cheap"
     assert ranking(GOOD, about).best.name == "good"
-    assert ranking(GOOD, measured("cheap", WORSE.loss, average=4)).best.name == "good"
+    assert ranking(GOOD, measured("cheap", WORSE.losses, average=4)).best.name == "good"
     error = float((NOISE.flip(0) - NOISE).double().std(correction=0)) / 32**0.5
     above = measured("above", 0.3 + 1.5 * error + NOISE.flip(0), average=4)
     assert ranking(GOOD, above).best.name == "good"
@@ -76,16 +76,15 @@ def test_a_cheaper_one_that_is_as_good_wins() -> None:
 
 
 def test_the_sentence() -> None:
-    others = [measured(f"m{n}", GOOD.loss + NOISE.roll(n + 1) / 100) for n in range(3)]
+    others = [measured(f"m{n}", GOOD.losses + NOISE.roll(n + 1) / 100) for n in range(3)]
     text = sentence(ranking(GOOD, WORSE, *others, chance(0.9 + NOISE)), "divergence")
     assert text.startswith("good (agreement 69.9 %, divergence 0.3007 nats, 32 samples); ")
     assert "three others are within the noise (" in text
-    assert "random: layer 0 loses by 0.6 nats [0." in text
+    assert "random: layer 0 loses by 0.6000 ± <0.0001 nats" in text
     assert text.count("\n") == 0
-    left = sentence(ranking(GOOD, WORSE, chance(0.9 + NOISE[:8], left=8)), "agreement")
+    left = sentence(ranking(GOOD, WORSE, chance(0.9 + 1.1 * NOISE[:8], left=8)), "agreement")
     assert "no other is within the noise" in left
-    assert "points [" in left
-    assert "on the 8 samples that it saw." in left
+    assert "loses by 59.5 ± 0.6 points on the 8 samples that it saw." in left
 
 
 def test_nothing_beats_random() -> None:
@@ -100,11 +99,11 @@ def test_nothing_beats_random() -> None:
 
 
 def test_a_cheaper_one_is_not_said_to_have_the_lowest_loss() -> None:
-    itself = ranking(GOOD, measured("random: layer 0", SAME.loss, average=4, scorer=CHANCE))
+    itself = ranking(GOOD, measured("random: layer 0", SAME.losses, average=4, scorer=CHANCE))
     assert sentence(itself, "divergence").startswith(
         "nothing beats random at equal cost: random: layer 0 itself is cheaper than the lowest loss and as good ("
     )
-    near = ranking(GOOD, measured("cheap", SAME.loss, average=4), chance(0.3005 + NOISE.roll(3)))
+    near = ranking(GOOD, measured("cheap", SAME.losses, average=4), chance(0.3005 + NOISE.roll(3)))
     text = sentence(near, "divergence")
     assert "cheap is cheaper than the lowest loss and as good (" in text
     assert "random: layer 0 differs by -" in text

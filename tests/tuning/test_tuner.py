@@ -117,7 +117,7 @@ def test_each_objective_finds_the_planted_one(objective: Any) -> None:
     model, samples = planted()
     result = tp.tune(model, samples, BUDGET, [method(Place(keep="matter"), "planted")], objective=objective)
     assert result.best.name == "planted"
-    assert result.facts.goal == objective
+    assert result.setup.goal == objective
     found = result.best.samples
     losses = {
         "agreement": 1 - found.agreement,
@@ -224,7 +224,7 @@ class Odd(ToyTask):
 
 def test_with_labels_the_score_is_compared(tmp_path: Path) -> None:
     found = run_tune(config(str(tmp_path), task=Odd(), labels=True, methods=["fastv"], samples=8))
-    assert found.facts.goal == "score"
+    assert found.setup.goal == "score"
     for row in found.ranked:
         assert row.loss.mean in {count / row.seen for count in range(row.seen + 1)}
     assert "with their answers, by the score" in (tmp_path / "tuned.yaml").read_text().replace("\n  ", " ")

@@ -25,10 +25,10 @@ from tokenprune.models.encode import encode
 from tokenprune.pictures.describe import describe
 from tokenprune.pictures.draw import EXTRA, check_format, draw, save
 from tokenprune.pictures.look import Look
+from tokenprune.references import UNPRUNED
 from tokenprune.run import apply
 from tokenprune.tasks.base import Sample, Video, sample_pictures
 
-UNPRUNED = "unpruned"
 #: Stands beside the budget of a method whose selector compared answers to this prompt.
 FOUND_HERE = ", layer found on this prompt"
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv"})

@@ -7,19 +7,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from tokenprune.cli.failures import check_writable
-from tokenprune.cli.tables import console, print_result, print_tune, print_written
+from tokenprune.cli.tables import print_lines, print_result, print_table, print_tune, print_written
 from tokenprune.core.text import write_file
 from tokenprune.errors import ConfigError
 from tokenprune.experiment import write_report
 from tokenprune.experiment.comparison import Compared, compare, table, write_comparison
 from tokenprune.experiment.folder import read_result
-from tokenprune.experiment.numbers import notes
 from tokenprune.experiment.paper_table import Tables, csv_table, latex_table
+from tokenprune.experiment.report_data import notes
 from tokenprune.experiment.summary import summarise
 from tokenprune.tuning.folder import holds_tune, read_tune
 
@@ -68,7 +65,7 @@ def report(
         written = write_comparison(compared, output or COMPARISON)
         _print_comparison(compared)
     if latex is not None:
-        write_file(latex, latex_table(tables, all(result.label_free for result in finished), share))
+        write_file(latex, latex_table(tables, share))
         written.append(latex)
     if csv is not None:
         write_file(csv, csv_table(tables))
@@ -77,13 +74,5 @@ def report(
 
 
 def _print_comparison(compared: Sequence[Compared]) -> None:
-    titles, rows = table(compared)
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    for index, title in enumerate(titles):
-        shown.add_column(escape(title), justify="left" if index < 3 else "right", no_wrap=True)
-    for row in rows:
-        shown.add_row(*map(escape, row))
-    Console(width=max(console.width, 220)).print(shown)
-    for item in compared:
-        for sentence in notes(item.result):
-            console.print(escape(f"{item.name}: {sentence.replace('**', '')}"), highlight=False, soft_wrap=True)
+    print_table(table(compared))
+    print_lines(*(f"{item.name}: {sentence}" for item in compared for sentence in notes(item.result)))

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from tokenprune.core.text import well_formed
-from tokenprune.experiment.stats import Estimate, clustered
 from tokenprune.output.lines import Row
+from tokenprune.references import UNPRUNED
+from tokenprune.stats import clustered
+from tokenprune.stats.estimate import Estimate
 
 #: Numbers of a row that are averaged. A missing one makes the average unknown (NaN).
 AVERAGED = ("visual_after", "flops", "flops_unpruned", "kv_bytes")
@@ -133,7 +135,7 @@ class Answers:
     @property
     def unpruned(self) -> MethodAnswers:
         """The answers of the unpruned model."""
-        return self.of("unpruned", "")
+        return self.of(UNPRUNED, "")
 
     def of(self, method: str, budget: str) -> MethodAnswers:
         """The answers of a method with a budget: all its seeds."""
@@ -170,10 +172,6 @@ class MethodAnswers:
         """Position -> mean score over the seeds."""
         return self._by_question(lambda item: item.scores)
 
-    def divergence_by_question(self) -> dict[int, float]:
-        """Position -> mean divergence over the seeds; empty if it was not measured."""
-        return self._by_question(lambda item: item.divergences)
-
     def agreement_by_question(self) -> dict[int, float]:
         """Position -> share of the seeds that give the unpruned model's answer, where that model has answered."""
         reference = {at: said for item in self.answers.unpruned.seeds for at, said in item.digests()}
@@ -187,14 +185,20 @@ class MethodAnswers:
                 found.setdefault(position, []).append(value)
         return {position: math.fsum(several) / len(several) for position, several in found.items()}
 
-    def estimate(self, values: dict[int, float]) -> Estimate:
-        """Mean of one number per question, with an interval clustered by image."""
+    def share(self, values: dict[int, float]) -> Estimate:
+        """Mean of one share per question, with an interval clustered by image."""
         groups = self.answers.questions.groups
-        return clustered(list(values.values()), [groups[position] for position in values])
+        return clustered.share(list(values.values()), [groups[position] for position in values])
 
     def accuracy(self) -> Estimate:
         """Mean score with its interval."""
-        return self.estimate(self.by_question())
+        return self.share(self.by_question())
+
+    def divergence(self) -> Estimate | None:
+        """Mean divergence with an interval clustered by image; None if it was not measured."""
+        values = self._by_question(lambda item: item.divergences)
+        groups = self.answers.questions.groups
+        return clustered.mean(list(values.values()), [groups[position] for position in values]) if values else None
 
     def mean(self, name: str) -> float:
         """Mean of a number of :data:`AVERAGED` over all answers; NaN if one is unknown."""
@@ -221,8 +225,8 @@ def difference(first: dict[int, float], second: dict[int, float], groups: dict[i
 
     Args:
         first: One number per question, by position.
-        second: The same of another method.
+        second: Those numbers of another method.
         groups: The image of each question, that intervals are clustered by.
     """
     both = [position for position in first if position in second]
-    return clustered([first[at] - second[at] for at in both], [groups[at] for at in both])
+    return clustered.difference([first[at] - second[at] for at in both], [groups[at] for at in both])

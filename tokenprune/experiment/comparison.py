@@ -11,15 +11,19 @@ from typing import Any
 from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment.answers import difference
 from tokenprune.experiment.config import ExperimentConfig
-from tokenprune.experiment.numbers import notes
 from tokenprune.experiment.page import experiment_page
+from tokenprune.experiment.report_data import notes
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.rows import columns, format_row, markdown_cell
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary, summarise
+from tokenprune.experiment.tables import COLUMNS
 from tokenprune.output.folder import OutputFolder
-from tokenprune.report.compare import side_by_side
+from tokenprune.report.compare import join_pages
 from tokenprune.report.extra import write_drawn
+from tokenprune.stats.estimate import Estimate
+from tokenprune.tables.column import Column, estimate, fill, text
+from tokenprune.tables.markdown import lines
+from tokenprune.tables.table import Heading, Table
 
 
 @dataclass(frozen=True)
@@ -69,27 +73,30 @@ def short_names(folders: Sequence[str]) -> list[str]:
     raise AssertionError("different paths have different names")
 
 
-def table(compared: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
-    """The titles of the columns, and the rows as text; rows of one method and budget stand together.
+def table(compared: Sequence[Compared]) -> Table:
+    """The rows of all tables; those of one method and budget stand together.
 
     Where two folders hold answers to the same questions, the last column is the difference to the first folder, paired
     by question.
     """
     first = compared[0]
     paired = [item for item in compared[1:] if same_questions(first, item)]
-    titles = ["results", *dict.fromkeys(name for item in compared for name in columns(item.result))]
-    minus = f"minus {first.name}"
-    rows = []
-    for method, budget in _order(compared):
-        for item in compared:
-            for summary in item.summaries:
-                if (summary.method, summary.budget) == (method, budget):
-                    cells = {"results": item.name, **dict(zip(columns(item.result), format_row(summary), strict=True))}
-                    if item in paired:
-                        cells[minus] = _minus(item, first, method, budget)
-                    rows.append(cells)
-    titles += [minus] if paired else []
-    return titles, [[cells.get(title, "") for title in titles] for cells in rows]
+    rows: list[tuple[str, SeriesSummary, Estimate | None]] = [
+        (item.name, summary, _minus(item, first, method, budget) if item in paired else None)
+        for method, budget in _order(compared)
+        for item in compared
+        for summary in item.summaries
+        if (summary.method, summary.budget) == (method, budget)
+    ]
+    columns: tuple[Column[tuple[str, SeriesSummary, Estimate | None]], ...] = (
+        text("results", lambda row: row[0]),
+        *(column.of(lambda row: row[1]) for column in COLUMNS),
+        estimate(f"minus {first.name}", lambda row: row[2], signed=True),
+    )
+    note = "Intervals are 95 %, clustered by picture."
+    if paired:
+        note += f" The last column is paired by question: the folder's accuracy minus that of {first.name}."
+    return fill("Results", columns, rows, note, lambda row: (f"{row[0]}: {row[1].method}", row[1].budget))
 
 
 def _order(compared: Sequence[Compared]) -> Iterator[tuple[str, str]]:
@@ -107,29 +114,19 @@ def same_questions(one: Compared, other: Compared) -> bool:
     return bool(tasks[0]) and tasks[0] == tasks[1] and prints[0][:shared] == prints[1][:shared]
 
 
-def _minus(item: Compared, first: Compared, method: str, budget: str) -> str:
+def _minus(item: Compared, first: Compared, method: str, budget: str) -> Estimate | None:
     mine, other = item.result.answers.of(method, budget), first.result.answers.of(method, budget)
     if not len(other):
-        return ""
-    gain = difference(mine.by_question(), other.by_question(), item.result.answers.questions.groups)
-    return f"{100 * gain.mean:+.1f} ± {100 * gain.half:.1f}"
+        return None
+    return difference(mine.by_question(), other.by_question(), item.result.answers.questions.groups)
 
 
 def markdown(compared: Sequence[Compared]) -> str:
-    """The comparison as Markdown."""
-    titles, rows = table(compared)
-    out = [f"# Results of {len(compared)} folders", ""]
-    out += ["| " + " | ".join(map(markdown_cell, titles)) + " |", "|" + "---|" * len(titles)]
-    out += ["| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows]
-    out += ["", "Intervals are 95 %, clustered by picture."]
-    if titles[-1] == f"minus {compared[0].name}":
-        out[-1] += f" The last column is paired by question: the folder's accuracy minus that of {compared[0].name}."
-    differences = differing(compared)
-    if differences:
-        names = [markdown_cell(item.name) for item in compared]
-        out += ["", "In what the folders differ:", "", "| setting | " + " | ".join(names) + " |"]
-        out += ["|---|" + "---|" * len(names)]
-        out += [f"| {name} | " + " | ".join(values) + " |" for name, values in differences.items()]
+    """Write the comparison as Markdown."""
+    found, differences = table(compared), differing(compared)
+    out = [f"# Results of {len(compared)} folders", "", *lines(found), "", found.note]
+    if differences.rows:
+        out += ["", f"{differences.title}:", "", *lines(differences)]
     for item in compared:
         sentences = notes(item.result)
         if sentences:
@@ -137,11 +134,12 @@ def markdown(compared: Sequence[Compared]) -> str:
     return "\n".join(out) + "\n"
 
 
-def differing(compared: Sequence[Compared]) -> dict[str, list[str]]:
-    """The settings and versions that are not equal everywhere -> their values, one per folder."""
+def differing(compared: Sequence[Compared]) -> Table:
+    """The settings and versions that are not equal everywhere: a row per setting, a column per folder."""
     names = dict.fromkeys(name for item in compared for name in item.settings)
-    values = {name: [item.settings.get(name, "") for item in compared] for name in names}
-    return {name: found for name, found in values.items() if len(set(found)) > 1}
+    rows = ([name, *(item.settings.get(name, "") for item in compared)] for name in names)
+    headings = [Heading("setting"), *(Heading(item.name) for item in compared)]
+    return Table.of_texts("In what the folders differ", headings, (row for row in rows if len(set(row[1:])) > 1))
 
 
 def write_comparison(compared: Sequence[Compared], folder: str | Path) -> list[Path]:
@@ -161,7 +159,7 @@ def write_comparison(compared: Sequence[Compared], folder: str | Path) -> list[P
         raise OutputError(
             f"{folder} is one of the folders that are compared: its own report would be lost", "choose another folder"
         )
-    joined = side_by_side({item.name: experiment_page(item.result) for item in compared})
+    joined = join_pages({item.name: experiment_page(item.result) for item in compared}, table(compared))
 
     def page(path: Path) -> None:
         from tokenprune.report.html import render
@@ -190,4 +188,4 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for key, item in value.items():
             yield from _flat(item, f"{name}.{key}" if name else str(key))
     else:
-        yield name, (value if isinstance(value, str) else json.dumps(value)).replace("|", "\\|").replace("\n", " ")
+        yield name, value if isinstance(value, str) else json.dumps(value)

@@ -19,10 +19,8 @@ from tokenprune.experiment.tuned import TUNED, Tune, TuneSettings, costs_the_sam
 from tokenprune.methods.named import find_shipped, method_names
 from tokenprune.methods.published import Published
 from tokenprune.models.base import ModelSpec
+from tokenprune.references import ORACLE, UNPRUNED
 from tokenprune.tuning.run_config import CandidateEntry, MayDiffer, MethodName, OutputPath, RunConfig, as_entries
-
-#: The title of the series without a method.
-UNPRUNED = "unpruned"
 
 
 class MethodEntry(CandidateEntry):
@@ -165,8 +163,8 @@ class ExperimentConfig(RunConfig):
         """All series of the experiment, the unpruned model first."""
         yield Series(UNPRUNED, None, None, None)
         entries = list(self.methods)
-        if self.oracle and "oracle" not in [entry.title for entry in entries]:
-            entries.append(MethodEntry(name="oracle"))
+        if self.oracle and ORACLE not in [entry.title for entry in entries]:
+            entries.append(MethodEntry(name=ORACLE))
         published = {}
         for entry in entries:
             with within(f"method {entry.title!r}"):

@@ -24,6 +24,7 @@ from tokenprune.experiment.series import definitions
 from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.models.code import used_code
+from tokenprune.references import ORACLE
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     results.check_origin(answering.origin(used_code(config.model, config.task)))
     first = batches.first(answering.loaded, answering.check_usable)
     if why_no_foreground(first.samples[0], answering.loaded) is not None and not asks_for_oracle(config, part):
-        series = [item for item in series if item.method_name != "oracle"]
+        series = [item for item in series if item.method_name != ORACLE]
     earlier = results.read_mapping("choices.json")
     ready = [item for item in series if item.tune is None or TUNED in earlier.get(item.key, ())]
     choices = choose_series_layers(answering, ready, len(first.samples[0].images))

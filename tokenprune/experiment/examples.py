@@ -22,12 +22,11 @@ from tokenprune.errors import TokenPruneError
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers, digest
 from tokenprune.experiment.batches import Batch, Batches
-from tokenprune.experiment.config import UNPRUNED
-from tokenprune.experiment.method_name import is_random
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
 from tokenprune.output.lines import Row
 from tokenprune.pictures.look import Look, StageLook
+from tokenprune.references import UNPRUNED, is_reference
 from tokenprune.report.page import Example, ExamplePanel, Picture
 
 FILE = "examples.json"
@@ -54,7 +53,7 @@ def most_changed(answers: Answers, count: int) -> list[int]:
         count: How many samples; fewer are returned if there are not as many pictures.
     """
     pruned = [(method, budget) for method, budget in answers.methods() if method != UNPRUNED]
-    judged = [(method, budget) for method, budget in pruned if not (is_random(method) or method == "oracle")]
+    judged = [(method, budget) for method, budget in pruned if not is_reference(method)]
     changed: dict[int, list[float]] = defaultdict(list)
     for method, budget in judged or pruned:
         for position, agreement in answers.of(method, budget).agreement_by_question().items():

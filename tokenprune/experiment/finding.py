@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tokenprune.experiment.method_name import is_random
-from tokenprune.experiment.numbers import Numbers, minus, same_cost
-from tokenprune.experiment.stats import Estimate
+from tokenprune.experiment.report_data import Gain, ReportData
 from tokenprune.experiment.summary import SeriesSummary, by_budget
+from tokenprune.references import is_random, is_reference, same_cost
 from tokenprune.report.page import Finding
 
-#: The upper bound: it reads the task's annotation, so it is no method.
-ORACLE = "oracle"
 #: On fewer pictures nothing is beyond chance: five of five are won by luck in one of sixteen runs, more than 5 %.
 FEWEST_PICTURES = 6
 
@@ -22,23 +19,14 @@ class Duel:
     """The best method of a budget against the best random choice that costs as much, or more where none costs as much.
 
     Attributes:
-        best: The best method that has such a random choice.
-        rival: The best of its random choices.
-        gain: The method minus the random choice, paired by question.
+        gain: The best method that has such a random choice, minus the best of its random choices.
         methods: How many methods the best one was chosen from.
         pictures: How many pictures the questions of both are about.
     """
 
-    best: SeriesSummary
-    rival: SeriesSummary
-    gain: Estimate
+    gain: Gain
     methods: int
     pictures: int
-
-    @property
-    def beyond(self) -> bool:
-        """Whether the difference is beyond the interval."""
-        return abs(self.gain.mean) > self.gain.half
 
     @property
     def enough(self) -> bool:
@@ -48,65 +36,56 @@ class Duel:
     @property
     def won(self) -> bool:
         """Whether the method is better beyond the interval."""
-        return self.gain.mean > 0 and self.beyond and self.enough
+        return self.gain.points.low > 0 and self.enough
 
     @property
     def lost(self) -> bool:
         """Whether random is better beyond the interval, at the same cost. A dearer one proves nothing by winning."""
-        return self.gain.mean < 0 and self.beyond and self.enough and self.equal
-
-    @property
-    def equal(self) -> bool:
-        """Whether both cost the same."""
-        return same_cost(self.best.average, self.rival.average)
+        return self.gain.points.high < 0 and self.enough and self.gain.same_cost
 
 
-def find(numbers: Numbers) -> Finding:
+def find(data: ReportData) -> Finding:
     """The finding.
 
     Of each budget, the method with the highest score is compared with the best random choice of its cost. What
     stands out is the budget at which random is beaten most surely; else one at which random wins; else that nothing
     can be told apart.
     """
-    duels = list(_duels(numbers))
+    duels = list(_duels(data))
     if not duels:
-        return _against_unpruned(numbers)
+        return _against_unpruned(data)
     won, lost = [duel for duel in duels if duel.won], [duel for duel in duels if duel.lost]
     if won:
-        top = max(won, key=lambda duel: duel.gain.mean - duel.gain.half)
-        text = f"{_sentence(top, numbers)} {_beyond(won, duels, 'beats random')}"
+        top = max(won, key=lambda duel: duel.gain.points.low)
+        text = f"{_sentence(top, data)} {_beyond(won, duels, 'beats random')}"
         if lost:
-            text += f" Random wins with {', '.join(f'`{duel.best.budget}`' for duel in lost)}."
+            text += f" Random wins with {', '.join(f'`{duel.gain.own.budget}`' for duel in lost)}."
         return Finding(text + _luck(top), "better")
     if lost:
-        top = min(lost, key=lambda duel: duel.gain.mean + duel.gain.half)
-        return Finding(f"{_sentence(top, numbers)} {_beyond(lost, duels, 'loses to random')}", "worse")
-    top = max(duels, key=lambda duel: duel.gain.mean)
-    return Finding(f"{_sentence(top, numbers)} {_undecided(top, numbers)}", "open")
+        top = min(lost, key=lambda duel: duel.gain.points.high)
+        return Finding(f"{_sentence(top, data)} {_beyond(lost, duels, 'loses to random')}", "worse")
+    top = max(duels, key=lambda duel: duel.gain.points.mean)
+    return Finding(f"{_sentence(top, data)} {_undecided(top, data)}", "open")
 
 
-def _duels(numbers: Numbers) -> list[Duel]:
+def _duels(data: ReportData) -> list[Duel]:
     found = []
-    known = [item for item in numbers.summaries if math.isfinite(item.accuracy.mean)]
+    known = [item for item in data.summaries if math.isfinite(item.accuracy.mean)]
     for methods in by_budget(known).values():
         chance = [item for item in methods.values() if is_random(item.method)]
-        pairs = [
-            (item, _rivals(item, chance))
-            for item in methods.values()
-            if not is_random(item.method) and item.method != ORACLE
-        ]
+        pairs = [(item, _rivals(item, chance)) for item in methods.values() if not is_reference(item.method)]
         pairs = [(item, rivals) for item, rivals in pairs if rivals]
         if pairs:
             best, rivals = max(pairs, key=lambda pair: pair[0].accuracy.mean)
             rival = max(rivals, key=lambda item: item.accuracy.mean)
-            gain = minus(numbers.result.answers, best, rival)
-            found.append(Duel(best, rival, gain, len(pairs), _pictures(numbers, best, rival)))
+            gain = Gain.of(data.result.answers, best, rival)
+            found.append(Duel(gain, len(pairs), _pictures(data, best, rival)))
     return found
 
 
-def _pictures(numbers: Numbers, *both: SeriesSummary) -> int:
+def _pictures(data: ReportData, *both: SeriesSummary) -> int:
     """How many pictures the questions are about that both have answered."""
-    answers = numbers.result.answers
+    answers = data.result.answers
     answered = [answers.of(item.method, item.budget).by_question().keys() for item in both]
     return len({answers.questions.groups[position] for position in answered[0] & answered[1]})
 
@@ -117,30 +96,24 @@ def _rivals(item: SeriesSummary, chance: list[SeriesSummary]) -> list[SeriesSumm
     return equal or [rival for rival in chance if rival.average > item.average]
 
 
-def _sentence(duel: Duel, numbers: Numbers) -> str:
-    best, rival = duel.best, duel.rival
-    right = _score(numbers)
-    points = abs(100 * duel.gain.mean)
-    more = "more" if duel.gain.mean >= 0 else "less"
+def _sentence(duel: Duel, data: ReportData) -> str:
+    best, rival, points = duel.gain.own, duel.gain.rival, duel.gain.points
+    more, points = ("more", points) if points.mean >= 0 else ("less", -points)
     cost = f" of the same cost ({rival.accuracy} %)"
-    if not duel.equal:
+    if not duel.gain.same_cost:
         cost = f", which costs more ({rival.accuracy} %; layer averages {best.average:.0f} : {rival.average:.0f})"
     return (
-        f"With `{best.budget}`, `{best.method}` {right} {best.accuracy} % at {_tokens(best)}: {points:.1f} ±"
-        f" {_half(duel.gain)} points {more} than `{rival.method}`, the best random choice{cost}."
+        f"With `{best.budget}`, `{best.method}` {_score(data)} {best.accuracy} % at {_tokens(best)}: {points} points"
+        f" {more} than `{rival.method}`, the best random choice{cost}."
     )
 
 
-def _score(numbers: Numbers) -> str:
-    return "agrees with the unpruned model on" if numbers.result.label_free else "scores"
+def _score(data: ReportData) -> str:
+    return "agrees with the unpruned model on" if data.result.label_free else "scores"
 
 
 def _tokens(item: SeriesSummary) -> str:
     return f"{item.visual:.0f} visual tokens"
-
-
-def _half(estimate: Estimate) -> str:
-    return "?" if math.isinf(estimate.half) else f"{100 * estimate.half:.1f}"
 
 
 def _beyond(some: list[Duel], duels: list[Duel], what: str) -> str:
@@ -155,35 +128,34 @@ def _luck(duel: Duel) -> str:
     return f" It is the best of {duel.methods} methods on these questions, so a part of its lead may be luck."
 
 
-def _undecided(duel: Duel, numbers: Numbers) -> str:
+def _undecided(duel: Duel, data: ReportData) -> str:
     """Why nothing follows from the best method's comparison."""
-    questions, gain = numbers.result.answers.questions, duel.gain
+    questions, points = data.result.answers.questions, duel.gain.points
+    least = f"{100 * points.half:.0f} points"
     count, pictures = len(questions.groups), len(set(questions.groups.values()))
-    if math.isinf(gain.half):
+    if not points.known:
         return f"All {count} questions are about one picture, so there is no interval: nothing follows for others."
-    if duel.beyond and not duel.enough:
+    if points.beyond_zero and not duel.enough:
         return (
             f"{pictures} pictures are too few to trust that: with fewer than {FEWEST_PICTURES}, chance alone is that"
             " lucky in more than 5 % of runs."
         )
-    if duel.beyond:
+    if points.beyond_zero:
         return (
             "That is beyond the 95 % interval, but a random choice that costs more proves nothing by winning: nobody"
             " knows from this run whether the method is better than chance at its own cost."
         )
-    if not gain.half:
-        return "Both are equally good on every picture, so this run cannot tell the method from chance."
     return (
         f"That is within the 95 % interval: {count} questions on {pictures} pictures cannot tell differences below"
-        f" about {100 * gain.half:.0f} points, so nobody knows from this run whether the method is better than chance."
+        f" about {least}, so nobody knows from this run whether the method is better than chance."
     )
 
 
-def _against_unpruned(numbers: Numbers) -> Finding:
+def _against_unpruned(data: ReportData) -> Finding:
     """Where nothing can be compared with random: how much of the unpruned model's score is left."""
-    methods = [item for item in numbers.summaries if item.budget and not is_random(item.method)]
-    methods = [item for item in methods if item.method != ORACLE and math.isfinite(item.accuracy.mean)]
-    chance = any(is_random(item.method) for item in numbers.summaries)
+    methods = [item for item in data.summaries if item.budget and not is_reference(item.method)]
+    methods = [item for item in methods if math.isfinite(item.accuracy.mean)]
+    chance = any(is_random(item.method) for item in data.summaries)
     why = (
         "No random choice in this run costs the same as a method"
         if chance
@@ -193,6 +165,6 @@ def _against_unpruned(numbers: Numbers) -> Finding:
         return Finding(f"{why}: only the unpruned model and what methods are compared with have answers.")
     best = max(methods, key=lambda item: item.accuracy.mean)
     return Finding(
-        f"`{best.method}` with `{best.budget}` {_score(numbers)} {best.accuracy} % at {_tokens(best)},"
-        f" {100 * best.gain.mean:+.1f} ± {_half(best.gain)} points from the unpruned model. {why}."
+        f"`{best.method}` with `{best.budget}` {_score(data)} {best.accuracy} % at {_tokens(best)},"
+        f" {best.gain.written(signed=True)} points from the unpruned model. {why}."
     )

@@ -17,11 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from tokenprune.experiment.config import UNPRUNED
-from tokenprune.experiment.method_name import is_random
 from tokenprune.experiment.summary import SeriesSummary, by_budget
 from tokenprune.palette import GREY, MethodStyle, styles
 from tokenprune.plotting import LineEnd, footnote, look, marker_size, name_lines, save, side_by_side
+from tokenprune.references import UNPRUNED, is_random, is_reference
 
 #: Methods, without those that they are compared with, that get a line of their own each.
 MOST_LINES = 10
@@ -321,11 +320,6 @@ def _row(axes: Axes, row: int, item: SeriesSummary, style: MethodStyle) -> None:
     axes.errorbar(100 * item.accuracy.mean, row, xerr=[[100 * below], [100 * above]], color=style.colour, **options)
     place = axes.get_yaxis_transform()
     axes.text(1.0, row, f"{item.average:.1f}", transform=place, ha="right", va="center", fontsize=8, color="0.35")
-
-
-def is_reference(method: str) -> bool:
-    """Whether methods are compared with this one: a random choice, or the upper bound."""
-    return is_random(method) or method == "oracle"
 
 
 def _own(summaries: Iterable[SeriesSummary]) -> set[str]:

@@ -16,13 +16,14 @@ from tokenprune.experiment.answering import Answering, BatchInWork
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batch, Batches, Shard
 from tokenprune.experiment.choosing import Choices, choose_series_layers, try_out, tune_series
-from tokenprune.experiment.config import UNPRUNED, ExperimentConfig
+from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.results import RUN, Results
 from tokenprune.experiment.series import Series, definitions
 from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.code import used_code
 from tokenprune.output.lines import Row
+from tokenprune.references import ORACLE, UNPRUNED
 from tokenprune.tuning.steps import Progress
 
 
@@ -135,7 +136,7 @@ def published_settings(series: Sequence[Series]) -> dict[str, str]:
 
 def asks_for_oracle(config: ExperimentConfig, part: Part) -> bool:
     """Whether the user named the upper bound: then it must run. One that the experiment added runs where it can."""
-    return "oracle" in {*(entry.title for entry in config.methods), *part.only}
+    return ORACLE in {*(entry.title for entry in config.methods), *part.only}
 
 
 def select_batches(config: ExperimentConfig, part: Part) -> Batches:
@@ -196,7 +197,7 @@ class _Experiment:
             first = batches.first(answering.loaded, answering.check_usable)
             reason = why_no_foreground(first.samples[0], answering.loaded)
             if reason is not None and not self.asked_for_oracle and self.config.oracle:
-                left_out = {"oracle": reason}
+                left_out = {ORACLE: reason}
                 self._leave_out(left_out)
             choices = choices | self._choose(answering, first, choices)
             results.claim(self.config.settings(), origin, self._definitions())

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tokenprune.experiment.answers import MethodAnswers, difference
-from tokenprune.experiment.config import UNPRUNED
 from tokenprune.experiment.runner import ExperimentResult
-from tokenprune.experiment.stats import Estimate
+from tokenprune.references import UNPRUNED
+from tokenprune.stats.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class SeriesSummary:
         accuracy: Mean score, from 0 to 1.
         kept: Accuracy as a share of the unpruned model's, on the questions that both have answered.
         gain: Accuracy minus that of the unpruned model, paired by question.
-        agreement: Share of the answers that are the unpruned model's, word for word.
+        agreement: Share of the answers that are the unpruned model's, word for word; None if it was not measured.
         divergence: Mean divergence from the unpruned model over the tokens of its answers, in nats; None if it was not
             measured.
         visual: Visual tokens per sample after the last stage, mean.
@@ -34,6 +34,7 @@ class SeriesSummary:
         time_ratio: Median prefill time divided by that of the unpruned model; NaN without timings.
         time_spread: Smallest and largest of these ratios.
         seeds: Number of seeds.
+        label_free: Whether scores are agreement with the unpruned model, as the task has no answers.
     """
 
     method: str
@@ -41,7 +42,7 @@ class SeriesSummary:
     accuracy: Estimate
     kept: float
     gain: Estimate
-    agreement: Estimate
+    agreement: Estimate | None
     divergence: Estimate | None
     visual: float
     average: float
@@ -50,6 +51,7 @@ class SeriesSummary:
     time_ratio: float
     time_spread: tuple[float, float]
     seeds: int
+    label_free: bool = False
 
 
 def summarise(result: ExperimentResult) -> list[SeriesSummary]:
@@ -70,28 +72,29 @@ def summarise(result: ExperimentResult) -> list[SeriesSummary]:
 def _summarise_method(
     result: ExperimentResult, method: str, budget: str, answers: MethodAnswers, unpruned: MethodAnswers
 ) -> SeriesSummary:
+    own = method == UNPRUNED  # equal to itself by definition, so these intervals have no width
     scores = answers.by_question()
     whole = unpruned.by_question()
     both = [position for position in scores if position in whole]  # all of them, once the run has finished
-    mine, reference = (answers.estimate({at: values[at] for at in both}).mean for values in (scores, whole))
-    divergences = answers.divergence_by_question()
+    mine, reference = (math.fsum(values[at] for at in both) for values in (scores, whole))
     keys = [key for key, item in result.answers.series.items() if item.method == method and item.budget == budget]
     ratios = [ratio for key in keys for ratio in result.timing.get(key, ())]
     return SeriesSummary(
         method=method,
         budget=budget,
-        accuracy=answers.estimate(scores),
+        accuracy=answers.share(scores),
         kept=mine / reference if reference else math.nan,
-        gain=difference(scores, whole, result.answers.questions.groups),
-        agreement=answers.estimate(answers.agreement_by_question()),
-        divergence=answers.estimate(divergences) if divergences else None,
+        gain=Estimate.exact(0.0) if own else difference(scores, whole, result.answers.questions.groups),
+        agreement=Estimate.exact(1.0) if own else answers.share(answers.agreement_by_question()),
+        divergence=answers.divergence(),
         visual=answers.mean("visual_after"),
         average=answers.layer_average(),
         flops_reduction=1 - answers.mean("flops") / answers.mean("flops_unpruned"),
         kv_bytes=answers.mean("kv_bytes"),
-        time_ratio=median(ratios) if method != UNPRUNED else 1.0 if result.timing else math.nan,
+        time_ratio=median(ratios) if not own else 1.0 if result.timing else math.nan,
         time_spread=(min(ratios), max(ratios)) if ratios else (math.nan, math.nan),
         seeds=len(answers.seeds),
+        label_free=result.label_free,
     )
 
 

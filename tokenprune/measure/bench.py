@@ -32,11 +32,13 @@ from tokenprune.models.device import resolve_device
 from tokenprune.models.hf import HuggingFace
 from tokenprune.models.presets import PRESETS, Request
 from tokenprune.ops.finite import is_distribution
+from tokenprune.references import UNPRUNED
 from tokenprune.run import Run, apply
 from tokenprune.tasks.base import Sample
 
 Inputs = dict[str, Tensor]
-UNPRUNED, KEEP_ALL = "unpruned", "keep-all"
+#: The named method that prunes nothing: it costs what the engine costs.
+KEEP_ALL = "keep-all"
 
 
 class BenchConfig(Config):

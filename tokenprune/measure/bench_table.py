@@ -4,71 +4,81 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tokenprune.core.text import well_formed
 from tokenprune.errors import OutputError
 from tokenprune.output.lines import json_ready
+from tokenprune.tables.column import Column, fill, number, text
+from tokenprune.tables.markdown import lines
+from tokenprune.tables.table import Cell, Table
 
-COLUMNS = (
-    "method",
-    "kept",
-    "prefill ms",
-    "times faster",
-    "FLOPs bound",
-    "of bound",
-    "select ms",
-    "of prefill",
-    "step ms",
-    "step ratio",
-    "tokens/s",
-    "requests/s",
-    "ratio",
-    "KV MiB",
-    "peak MiB",
-)
+Row = Mapping[str, Any]
 
 
-def format_row(row: Mapping[str, Any], rounds: int = 2) -> list[str]:
-    """One row of a table as text, in the order of :data:`COLUMNS`.
+def _name(row: Row) -> str:
+    budget = f" {row['tokens']}" if "tokens" in row else f" {row['ratio']:.3g}" if "ratio" in row else ""
+    return f"{row['name']}{budget}"
+
+
+def _kept(row: Row) -> str:
+    kept = sorted(set(row.get("kept", ())))
+    if "problem" in row:
+        return "-"
+    return "all" if not kept else str(kept[0]) if len(kept) == 1 else f"{kept[0]}-{kept[-1]}"
+
+
+def _number(title: str, name: str, form: str, divided: float = 1, spread: bool = False) -> Column[Row]:
+    """A column of a measured number; of several rounds the median, and the quartiles if asked for."""
+
+    def median(row: Row) -> float | None:
+        value = row.get(name)
+        value = value["median"] if isinstance(value, Mapping) else value
+        return None if value is None else value / divided
+
+    column = number(title, median, form, "-")
+    if not spread:
+        return column
+
+    def cell(row: Row) -> Cell:
+        found, value = column.cell(row), row.get(name)
+        return replace(found, text=f"{found.text} ({value['low']:.3f}-{value['high']:.3f})") if value else found
+
+    return replace(column, cell=cell)
+
+
+def columns(rounds: int) -> tuple[Column[Row], ...]:
+    """The columns of a table.
 
     Args:
-        row: The row.
         rounds: Timed rounds; one round has no spread.
     """
-    budget = f" {row['tokens']}" if "tokens" in row else f" {row['ratio']:.3g}" if "ratio" in row else ""
-    if "problem" in row:
-        return [row["name"] + budget, *["-"] * (len(COLUMNS) - 1)]
-    kept = sorted(set(row["kept"]))
+    spread = rounds > 1
+    return (
+        text("method", _name),
+        Column("kept", lambda row: Cell(_kept(row)), "number"),
+        _number("prefill ms", "prefill_ms", "{:.1f}"),
+        _number("times faster", "speedup", "{:.3f}", spread=spread),
+        _number("FLOPs bound", "bound", "{:.3f}"),
+        _number("of bound", "of_bound", "{:.0%}"),
+        _number("select ms", "select_ms", "{:.2f}"),
+        _number("of prefill", "select_share", "{:.1%}"),
+        _number("step ms", "step_ms", "{:.1f}"),
+        _number("step ratio", "step_ratio", "{:.3f}", spread=spread),
+        _number("tokens/s", "decode_tokens_per_s", "{:.1f}"),
+        _number("requests/s", "requests_per_s", "{:.2f}"),
+        _number("ratio", "throughput_ratio", "{:.3f}", spread=spread),
+        _number("KV MiB", "kv_bytes", "{:.1f}", 2**20),
+        _number("peak MiB", "peak_bytes", "{:.0f}", 2**20),
+    )
 
-    def spread(value: Mapping[str, float] | None) -> str:
-        if value is None or rounds == 1:
-            return number(value, ".3f")
-        return f"{value['median']:.3f} ({value['low']:.3f}-{value['high']:.3f})"
 
-    def number(value: float | Mapping[str, float] | None, form: str) -> str:
-        if isinstance(value, Mapping):
-            value = value["median"]
-        return "-" if value is None else format(value, form)
-
-    return [
-        row["name"] + budget,
-        "all" if not kept else str(kept[0]) if len(kept) == 1 else f"{kept[0]}-{kept[-1]}",
-        number(row["prefill_ms"], ".1f"),
-        spread(row["speedup"]),
-        number(row["bound"], ".3f"),
-        number(row["of_bound"], ".0%"),
-        number(row["select_ms"], ".2f"),
-        number(row["select_share"], ".1%"),
-        number(row.get("step_ms"), ".1f"),
-        spread(row.get("step_ratio")),
-        number(row.get("decode_tokens_per_s"), ".1f"),
-        number(row["requests_per_s"], ".2f"),
-        spread(row["throughput_ratio"]),
-        f"{row['kv_bytes'] / 2**20:.1f}",
-        f"{row['peak_bytes'] / 2**20:.0f}",
-    ]
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """A table per batch size."""
+    shown = columns(result["config"]["rounds"])
+    return [fill(f"Batch {batch['batch']}:", shown, batch["rows"]) for batch in result["batches"]]
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
@@ -92,17 +102,9 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """All tables of a result and the notes below them."""
-    tables = []
-    for table in result["batches"]:
-        lines = [
-            f"Batch {table['batch']}:\n",
-            "| " + " | ".join(COLUMNS) + " |",
-            "|---|" + "---:|" * (len(COLUMNS) - 1),
-        ]
-        lines += ["| " + " | ".join(format_row(row, result["config"]["rounds"])) + " |" for row in table["rows"]]
-        tables.append("\n".join(lines))
-    return "\n\n".join([*tables, "  \n".join(sentences(result))]) + "\n"
+    """Write all tables of a result and the notes below them."""
+    shown = ["\n".join([f"{table.title}\n", *lines(table)]) for table in tables(result)]
+    return "\n\n".join([*shown, "  \n".join(sentences(result))]) + "\n"
 
 
 def save(result: Mapping[str, Any], path: Path) -> None:

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tokenprune.errors import ConfigError
-from tokenprune.report.page import Cell, Charts, Column, Document, Finding, Page, Row, Table
+from tokenprune.report.page import Charts, Document, Finding, Page
+from tokenprune.tables.table import Table
 
 
-def side_by_side(pages: Mapping[str, Page]) -> Page:
-    """One page of several: tables with a column that says which results a row is from, charts with all methods.
+def join_pages(pages: Mapping[str, Page], table: Table) -> Page:
+    """Join several pages: one main table, charts with all methods, the other tables below each other.
 
     A method is called ``RESULTS: method``. Examples are left out: those of different results show different questions.
 
     Args:
         pages: Name of the results -> their page.
+        table: The main table of all; its rows are about ``RESULTS: method``.
 
     Raises:
         ConfigError: There are no pages, or their charts show different quantities.
@@ -32,7 +34,7 @@ def side_by_side(pages: Mapping[str, Page]) -> Page:
         title=f"Results side by side: {', '.join(names)}",
         ran=tuple(f"`{name}`: {page.ran[0]}" for name, page in pages.items() if page.ran),
         finding=_finding(pages),
-        table=_joined({name: page.table for name, page in pages.items()}),
+        table=table,
         notes=tuple(f"`{name}`: {note}" for name, page in pages.items() for note in page.notes),
         charts=_charts(pages),
         tables=tuple(
@@ -56,21 +58,6 @@ def _finding(pages: Mapping[str, Page]) -> Finding:
     tones = {page.finding.tone for page in pages.values()}
     text = " ".join(f"`{name}`: {page.finding.text}" for name, page in pages.items())
     return Finding(text, tones.pop() if len(tones) == 1 else "open")
-
-
-def _joined(tables: Mapping[str, Table]) -> Table:
-    """The rows of all tables; a column that a table lacks is empty in its rows."""
-    first = next(iter(tables.values()))
-    columns = list(dict.fromkeys(column for table in tables.values() for column in table.columns))
-    rows = []
-    for name, table in tables.items():
-        for row in table.rows:
-            cells = dict(zip(table.columns, row.cells, strict=True))
-            shown = tuple(cells.get(column, Cell("", float("nan"))) for column in columns)
-            method = f"{name}: {row.method}" if row.method else ""
-            rows.append(Row((shown[0], Cell(name), *shown[1:]), method, row.budget))
-    notes = [f"`{name}`: {table.note}" for name, table in tables.items() if table.note]
-    return Table(first.title, (columns[0], Column("results"), *columns[1:]), tuple(rows), " ".join(notes))
 
 
 def _charts(pages: Mapping[str, Page]) -> Charts | None:

@@ -15,7 +15,8 @@ from tokenprune.output.lines import json_ready
 from tokenprune.palette import DASHES, GREY, MethodStyle, styles
 from tokenprune.report.charts import MARKERS, chart_specs, library, references, rows
 from tokenprune.report.examples import example_data
-from tokenprune.report.page import Cell, Page
+from tokenprune.report.page import Page
+from tokenprune.tables.table import Cell
 
 #: Methods whose lines are drawn; more would be a tangle.
 MOST_LINES = 8
@@ -102,7 +103,7 @@ def inline(text: str) -> Markup:
 
 
 def sort_value(cell: Cell) -> str:
-    """What a cell is sorted by, for the script; empty for nothing."""
+    """The key that the script sorts a cell by; empty for nothing."""
     if cell.value is None:
         return cell.text
     return "" if math.isnan(cell.value) else repr(float(cell.value))

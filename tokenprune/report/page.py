@@ -1,4 +1,4 @@
-"""What a report holds, free of where it comes from (an experiment, a tune) and of how it is shown."""
+"""The content of a report, whatever it comes from (an experiment, a tune) and however it is shown."""
 
 from __future__ import annotations
 
@@ -7,73 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tokenprune.pictures.look import Look
+from tokenprune.tables.table import Table
 
-#: How a column is shown and sorted: words, a mean with its interval, or a number.
-Kind = Literal["text", "interval", "number"]
 #: What a chart shows: the measured quantity against a cost, or candidate by candidate.
 ChartKind = Literal["visual", "average", "flops", "ranking"]
 #: What a finding says: a method is better, it is worse, or nobody knows.
 Tone = Literal["better", "worse", "open"]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table.
-
-    Attributes:
-        title: Its heading.
-        kind: How its cells are shown and sorted.
-    """
-
-    title: str
-    kind: Kind = "text"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table.
-
-    Attributes:
-        text: What is shown.
-        value: What it is sorted by; NaN sorts last in both directions. None sorts by the text.
-        strong: Whether it is set in bold.
-    """
-
-    text: str
-    value: float | None = None
-    strong: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table.
-
-    Attributes:
-        cells: One per column.
-        method: The method that the row is about; its name in the charts. Empty for none.
-        budget: The budget that the row is about; empty for none.
-    """
-
-    cells: tuple[Cell, ...]
-    method: str = ""
-    budget: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with its heading.
-
-    Attributes:
-        title: The heading.
-        columns: The columns.
-        rows: The rows, each with a cell per column.
-        note: What a reader must know about it, or empty.
-    """
-
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -214,7 +153,7 @@ class Document:
     """A text of the run, shown as it is.
 
     Attributes:
-        title: What it is.
+        title: Its heading.
         text: Its content.
     """
 
@@ -235,7 +174,7 @@ class Page:
         charts: The charts; None for none.
         tables: Further tables: gains over random, accuracy per type, timings ...
         examples: Examples, at most ten.
-        documents: The config and what else led to the results.
+        documents: The config and whatever else led to the results.
         versions: Name and version of everything that ran it.
         repeat: The commands that repeat it.
         stands_for: For names that are no methods (candidates of a tune, methods of several results side by side): the

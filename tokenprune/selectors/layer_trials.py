@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +12,12 @@ from tokenprune.errors import ConfigError, LayerError
 from tokenprune.selectors.base import SelectorContext, Trial, TrialResult
 from tokenprune.selectors.plateau import Plateau
 from tokenprune.selectors.verdict import Verdict, VerdictRow, verdict_key
+from tokenprune.stats.clustered import difference
+from tokenprune.stats.clustered import share as share_of
 
-#: Layer averages that differ by less than this share cost the same.
-SAME_COST = 0.02
-
-#: Standard normal quantile of a two-sided interval of 95 %.
-QUANTILE = 1.959964
+#: Of candidates that agree equally often, those whose layer averages differ by less than this share are not chosen by
+#: cost.
+TIED_COST = 0.02
 
 
 def verify(ctx: SelectorContext, fields: Sequence[str], plateau: Plateau, most: int, finding: str) -> Verdict:
@@ -107,7 +106,7 @@ def _sentence(candidates: Sequence[VerdictRow], results: Sequence[TrialResult], 
     """State the chosen candidate, how sure the choice is, and the runner-up."""
     chosen, values = candidates[best], results[best].agreement
     share, samples = statistics.fmean(values), len(values)
-    low, high = wilson(share, samples)
+    sure = share_of(values)
     ran = [item for item in candidates if item.refused is None]
     early = sum(item.samples < samples for item in ran)
     left = [f"{early} left early"] if early else []
@@ -115,7 +114,7 @@ def _sentence(candidates: Sequence[VerdictRow], results: Sequence[TrialResult], 
     details = f" ({', '.join(left)})" if left else ""
     text = (
         f"verified without labels: {chosen.name} agrees with the unpruned model on {percent(share)} of the answer"
-        f" tokens (95 % interval {percent(low)} to {percent(high)}, {samples} samples), the best of"
+        f" tokens (95 % interval {percent(sure.low)} to {percent(sure.high)}, {samples} samples), the best of"
         f" {len(candidates)} candidates{details}"
     )
     if len(ran) > 1 and len({item.agreement for item in ran}) == 1:
@@ -123,10 +122,10 @@ def _sentence(candidates: Sequence[VerdictRow], results: Sequence[TrialResult], 
     if second is None:
         return f"{text}; no other saw all samples"
     other = results[second].agreement
-    low, high = paired_interval(values, other)
+    gain = difference([one - two for one, two in zip(values, other, strict=True)])
     return (
         f"{text}; next {candidates[second].name} with {percent(statistics.fmean(other))} (difference"
-        f" {100 * (share - statistics.fmean(other)):+.1f} points, 95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+        f" {100 * gain.mean:+.1f} points, 95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
     )
 
 
@@ -181,33 +180,8 @@ def _best(numbers: Sequence[int], results: Sequence[TrialResult]) -> int:
     most = max(statistics.fmean(results[number].agreement) for number in numbers)
     equal = [number for number in numbers if statistics.fmean(results[number].agreement) == most]
     cheapest = min(results[number].average for number in equal)
-    equal = [number for number in equal if results[number].average <= cheapest * (1 + SAME_COST)]
+    equal = [number for number in equal if results[number].average <= cheapest * (1 + TIED_COST)]
     return min(equal, key=lambda number: statistics.fmean(results[number].divergence))
-
-
-def wilson(share: float, samples: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of so many samples."""
-    square = QUANTILE**2
-    middle = share + square / (2 * samples)
-    width = QUANTILE * math.sqrt(max(0.0, share * (1 - share)) / samples + square / (4 * samples**2))
-    return max(0.0, (middle - width) / (1 + square / samples)), min(1.0, (middle + width) / (1 + square / samples))
-
-
-def paired_interval(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean difference of paired shares, after Agresti and Min (2005).
-
-    Half a pair is added to each of the four outcomes, so that the interval has a width where few samples never differ.
-
-    Args:
-        one: Shares from 0 to 1, one per sample.
-        other: The same of the other one.
-    """
-    differences = [a - b for a, b in zip(one, other, strict=True)]
-    samples = len(differences) + 2
-    mean = sum(differences) / samples
-    variance = (sum(item**2 for item in differences) + 1) / samples - mean**2
-    width = QUANTILE * math.sqrt(max(0.0, variance) / samples)
-    return max(-1.0, mean - width), min(1.0, mean + width)
 
 
 def percent(share: float) -> str:

@@ -19,7 +19,7 @@ from tokenprune.selectors.fixed import Fixed
 from tokenprune.tuning.candidate_maker import Candidate
 from tokenprune.tuning.candidates import default_candidates
 from tokenprune.tuning.layers import layer_words
-from tokenprune.tuning.ranking import is_random
+from tokenprune.tuning.ranking import keeps_at_random
 from tokenprune.tuning.run_config import CandidateEntry
 
 #: What a user may name as a candidate.
@@ -113,7 +113,7 @@ class PoolBuilder:
             compositions=compositions,
         )
         for place, item in enumerate(candidates):
-            if is_random(item.method.pruner):  # with the tune's seed; methods that the user made stay as they are
+            if keeps_at_random(item.method.pruner):  # with the tune's seed; methods that the user made stay as they are
                 candidates[place] = replace(item, method=item.method.model_copy(update={"pruner": self._random}))
         return CandidatePool(candidates, refused)
 
@@ -137,11 +137,13 @@ class PoolBuilder:
         except TokenPruneError as error:
             pool.refused[name] = str(error)
         else:
-            pool.candidates.append(Candidate(name, method, "random" if is_random(method.pruner) else "named"))
+            pool.candidates.append(Candidate(name, method, "random" if keeps_at_random(method.pruner) else "named"))
 
     def _add_random(self, pool: CandidatePool, budget: Budget) -> None:
         """Random tokens before the layers of every candidate, so that each has its equal in cost."""
-        there = {fixed_layers(candidate.method) for candidate in pool.candidates if is_random(candidate.method.pruner)}
+        there = {
+            fixed_layers(candidate.method) for candidate in pool.candidates if keeps_at_random(candidate.method.pruner)
+        }
         for layers in dict.fromkeys(fixed_layers(candidate.method) for candidate in pool.candidates):
             if layers in there:
                 continue

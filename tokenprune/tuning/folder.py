@@ -16,8 +16,9 @@ from tokenprune.errors import MissingDataError, OutputError, TokenPruneError
 from tokenprune.output.folder import OutputFolder
 from tokenprune.output.lines import Row, lines, parse
 from tokenprune.tuning.ranking import Measured, Ranking, rank
-from tokenprune.tuning.report import FACTS, ROWS, Facts
+from tokenprune.tuning.report import ROWS, SETUP
 from tokenprune.tuning.result import TuneResult
+from tokenprune.tuning.setup import TuneSetup
 
 
 def holds_tune(folder: str | Path) -> bool:
@@ -44,12 +45,14 @@ def read_tune(folder: str | Path) -> TuneResult:
     if not rows or len(rows) < len(found):
         raise OutputError(f"the tune in {output.folder} has not finished", "run `tokenprune tune` again: it continues")
     settings = output.config()
-    stored = output.read_mapping(FACTS)
+    stored = output.read_mapping(SETUP)
     try:
-        facts = Facts(**stored["facts"]) if "facts" in stored else _facts(settings)
+        setup = TuneSetup(**stored["facts"]) if "facts" in stored else _setup(settings)
         budgets = list(dict.fromkeys(row["budget"] for row in rows))
         seed = settings.get("seed", 0)
-        rankings = [_ranking(budget, [row for row in rows if row["budget"] == budget], seed) for budget in budgets]
+        rankings = [
+            _ranking(budget, [row for row in rows if row["budget"] == budget], setup.goal, seed) for budget in budgets
+        ]
     except TokenPruneError:
         raise  # e.g. a plugin that is missing
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -57,10 +60,10 @@ def read_tune(folder: str | Path) -> TuneResult:
             f"{output.folder / ROWS} is damaged ({type(error).__name__}: {error})",
             "run `tokenprune tune` again: it writes the file again",
         ) from None
-    return TuneResult(tuple(rankings), facts, str(output.folder), stored.get("skipped", {}))
+    return TuneResult(tuple(rankings), setup, str(output.folder), stored.get("skipped", {}))
 
 
-def _ranking(budget: str, rows: Sequence[Row], seed: int) -> Ranking:
+def _ranking(budget: str, rows: Sequence[Row], goal: Goal, seed: int) -> Ranking:
     ran = [row for row in rows if "refused" not in row]
     refused = {row["candidate"]: row["refused"] for row in rows if "refused" in row}
     measured = [
@@ -74,7 +77,7 @@ def _ranking(budget: str, rows: Sequence[Row], seed: int) -> Ranking:
         )
         for row in ran
     ]
-    return rank(budget, measured, refused, max(row["seen"] for row in ran), seed)
+    return rank(budget, measured, refused, max(row["seen"] for row in ran), goal, seed)
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
@@ -82,10 +85,10 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-def _facts(settings: dict[str, Any]) -> Facts:
-    """The facts that an older version did not store, as far as the settings say them."""
+def _setup(settings: dict[str, Any]) -> TuneSetup:
+    """What an older version did not store, as far as the settings say it."""
     model, task = settings["model"], settings["task"]
     goal: Goal = "score" if settings.get("labels") else settings["objective"]
     name = str(model.get("checkpoint") or model["name"]).rstrip("/").rpartition("/")[2]
     data = f"{task['name']} ({task['data']})" if isinstance(task.get("data"), str) else task["name"]
-    return Facts(name, data, goal, settings["tokens"], settings["error"])
+    return TuneSetup(name, data, goal, settings["tokens"], settings["error"])

@@ -12,7 +12,7 @@ from tokenprune.engine.trials.race import Goal
 from tokenprune.palette import GREY, MethodStyle, styles
 from tokenprune.plotting import footnote, look, marker_size, save
 from tokenprune.tuning.ranking import Ranked, Ranking
-from tokenprune.tuning.words import LOSSES, method_of
+from tokenprune.tuning.sentences import LOSSES, method_of
 
 #: Candidates that the picture shows of each budget, beside the best random one.
 SHOWN = 15

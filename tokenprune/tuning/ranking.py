@@ -10,18 +10,24 @@ from torch import Tensor
 
 from tokenprune.config import Method
 from tokenprune.engine.trials.fidelity import Fidelity
+from tokenprune.engine.trials.race import Goal
 from tokenprune.errors import ConfigError
 from tokenprune.pruners.base import Pruner
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.random import Random
-from tokenprune.tuning.intervals import Interval, bootstrap
+from tokenprune.stats import clustered
+from tokenprune.stats.bootstrap import bootstrap
+from tokenprune.stats.estimate import Estimate
 
-#: Budgets are met in whole tokens, so layer averages that differ by less than this share are the same cost.
-SAME_COST = 0.1
+#: A candidate is cheaper than another one of the same budget from this share of its layer average on: budgets are met
+#: in whole tokens, so smaller differences are chance.
+CHEAPER = 0.1
+#: Goals whose losses have no largest value; those of the others are from 0 to 1.
+UNBOUNDED: frozenset[Goal] = frozenset({"root_divergence", "divergence"})
 
 
-def is_random(pruner: Pruner) -> bool:
-    """Whether a pruner keeps tokens at random."""
+def keeps_at_random(pruner: Pruner) -> bool:
+    """Whether a pruner keeps tokens at random, whatever its method is called."""
     return isinstance(pruner, TopK) and isinstance(pruner.scorer, Random)
 
 
@@ -33,58 +39,61 @@ class Measured:
         name: The candidate's name, unique for its budget.
         origin: ``named``, ``variant``, ``composition`` or ``random``; see :class:`.Candidate`.
         method: The method, with fixed layers and its budget.
-        fidelity: What it did to the samples that it saw, in the order of the race.
-        loss: What the race made small, ``[samples]``.
+        samples: How it changed every sample that it saw, in the order of the race.
+        losses: The loss of every sample that it saw, ``[samples]``.
         left: After how many samples it left the race; None if it saw all.
     """
 
     name: str
     origin: str
     method: Method
-    fidelity: Fidelity = field(repr=False)
-    loss: Tensor = field(repr=False)
-    left: int | None = None
+    samples: Fidelity = field(repr=False, compare=False)
+    losses: Tensor = field(repr=False, compare=False)
+    left: int | None
+
+    @property
+    def seen(self) -> int:
+        """How many samples it saw."""
+        return len(self.losses)
+
+    @property
+    def average(self) -> float:
+        """Visual tokens averaged over all layers, mean."""
+        return float(self.samples.average.double().mean())
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of the decoder's prefill as a share of the unpruned one's, mean; NaN without a closed form."""
+        return float(self.samples.flops.double().mean())
+
+    @property
+    def random(self) -> bool:
+        """Whether it keeps tokens at random."""
+        return keeps_at_random(self.method.pruner)
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """One row of the ranked table. Intervals are those of the bootstrap over the samples.
+class Ranked(Measured):
+    """One row of the ranked table. Intervals are over the samples.
 
     Attributes:
-        name: The candidate.
-        origin: ``named``, ``variant``, ``composition`` or ``random``; see :class:`.Candidate`.
-        method: The method, with fixed layers and its budget.
         budget: The budget in a few words.
-        loss: What the tune makes small.
+        loss: Mean of the losses.
         agreement: Share of answer tokens that are the unpruned model's.
         divergence: KL divergence from the unpruned model, nats.
         difference: Loss minus that of the best candidate, paired by sample, on the samples that both saw.
-        seen: Samples that it saw.
-        left: After how many samples it left the race; None if it saw all.
-        average: Visual tokens averaged over all layers, mean.
-        flops: FLOPs of the decoder's prefill as a share of the unpruned one's, mean; NaN without a closed form.
-        random: Whether it keeps tokens at random.
-        tied: Whether it saw all samples and is not worse than the best one beyond the noise.
-        samples: What it did to every sample that it saw.
-        losses: The loss of every sample that it saw, ``[samples]``.
     """
 
-    name: str
-    origin: str
-    method: Method
     budget: str
-    loss: Interval
-    agreement: Interval
-    divergence: Interval
-    difference: Interval
-    seen: int
-    left: int | None
-    average: float
-    flops: float
-    random: bool
-    tied: bool
-    samples: Fidelity = field(repr=False, compare=False)
-    losses: Tensor = field(repr=False, compare=False)
+    loss: Estimate
+    agreement: Estimate
+    divergence: Estimate
+    difference: Estimate
+
+    @property
+    def tied(self) -> bool:
+        """Whether it saw all samples and is not worse than the best one beyond the noise."""
+        return self.left is None and self.difference.low <= 0
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,14 @@ class Ranking:
         return bool(chance) and not self.best.random and not any(row.tied for row in chance)
 
 
-def rank(budget: str, measured: Sequence[Measured], refused: Mapping[str, str], samples: int, seed: int = 0) -> Ranking:
+def rank(
+    budget: str,
+    measured: Sequence[Measured],
+    refused: Mapping[str, str],
+    samples: int,
+    goal: Goal = "root_divergence",
+    seed: int = 0,
+) -> Ranking:
     """Order the candidates of a race.
 
     Args:
@@ -140,72 +156,77 @@ def rank(budget: str, measured: Sequence[Measured], refused: Mapping[str, str], 
         measured: Candidates that ran.
         refused: Candidates that cannot run, and why.
         samples: Samples of the race.
+        goal: The kind of the losses, which decides their intervals: shares, or by bootstrap.
         seed: Seed of the bootstrap.
 
     Raises:
         ConfigError: No candidate could run, or none but random ones.
     """
     finalists = [item for item in measured if item.left is None]
-    if not finalists or (refused and all(is_random(item.method.pruner) for item in measured)):
+    if not finalists or (refused and all(item.random for item in measured)):
         name, reason = next(iter(refused.items()), ("", ""))
         first = f"; the first, {name}: {reason}" if name else ""
         what = f"budget '{budget}': no candidate can run{first}"
         raise ConfigError(what, "name other candidates, or raise the budget")
-    best = _cheapest(finalists, min(finalists, key=_order), seed)
-    rows = [_row(item, best, budget, seed) for item in measured]
+    intervals = _Intervals(goal not in UNBOUNDED, seed)
+    best = _cheapest(finalists, min(finalists, key=_order), intervals)
+    rows = [_row(item, best, budget, intervals) for item in measured]
     rows.sort(key=lambda row: (row.name != best.name, row.left is not None, row.difference.mean, row.random))
     return Ranking(budget, tuple(rows), dict(refused), samples)
 
 
-def _cheapest(finalists: Sequence[Measured], lowest: Measured, seed: int) -> Measured:
+@dataclass(frozen=True)
+class _Intervals:
+    """The intervals of losses.
+
+    Attributes:
+        bounded: Whether losses are from 0 to 1.
+        seed: Seed of the bootstrap, for losses that have no largest value.
+    """
+
+    bounded: bool
+    seed: int
+
+    def loss(self, losses: Tensor) -> Estimate:
+        """The mean of losses, ``[samples]``."""
+        return clustered.share(losses.tolist()) if self.bounded else bootstrap(losses, self.seed)
+
+    def difference(self, item: Measured, other: Measured) -> Estimate:
+        """Loss of an item minus that of another one, on the samples that both saw."""
+        if item is other:
+            return Estimate.exact(0.0)
+        both = min(item.seen, other.seen)
+        values = item.losses[:both].double() - other.losses[:both].double()
+        return clustered.difference(values.tolist()) if self.bounded else bootstrap(values, self.seed)
+
+
+def _cheapest(finalists: Sequence[Measured], lowest: Measured, intervals: _Intervals) -> Measured:
     """The lowest loss, or a cheaper candidate that is as good: whose loss is at most one standard error higher."""
-    equal = [item for item in finalists if item is lowest or _within_one_error(_difference(item, lowest, seed))]
-    limit = min(map(_average, equal)) * (1 + SAME_COST)
-    if _average(lowest) <= limit:
+    equal = [item for item in finalists if _within_one_error(intervals.difference(item, lowest))]
+    limit = min(item.average for item in equal) * (1 + CHEAPER)
+    if lowest.average <= limit:
         return lowest
-    return min((item for item in equal if _average(item) <= limit), key=_order)
+    return min((item for item in equal if item.average <= limit), key=_order)
 
 
 def _order(item: Measured) -> tuple[float, bool]:
     """By the mean loss; of equal candidates those at random come last: chance wins nothing by standing first."""
-    return float(item.loss.double().mean()), is_random(item.method.pruner)
+    return float(item.losses.double().mean()), item.random
 
 
-def _within_one_error(difference: Interval) -> bool:
+def _within_one_error(difference: Estimate) -> bool:
     """Whether a mean difference is at most a standard error: a quarter of the 95 % interval, nearly."""
-    return difference.mean <= (difference.high - difference.low) / 4
+    return difference.mean <= difference.half / 2
 
 
-def _average(item: Measured) -> float:
-    return float(item.fidelity.average.double().mean())
-
-
-def _difference(item: Measured, other: Measured, seed: int) -> Interval:
-    """Loss of an item minus that of another one, on the samples that both saw."""
-    both = min(len(item.loss), len(other.loss))
-    return bootstrap(item.loss[:both].double() - other.loss[:both].double(), seed)
-
-
-def _row(item: Measured, best: Measured, budget: str, seed: int) -> Ranked:
-    difference = _difference(item, best, seed)
-    flops = item.fidelity.flops.double().mean()
+def _row(item: Measured, best: Measured, budget: str, intervals: _Intervals) -> Ranked:
     return Ranked(
-        name=item.name,
-        origin=item.origin,
-        method=item.method,
+        **vars(item),
         budget=budget,
-        loss=bootstrap(item.loss, seed),
-        agreement=bootstrap(item.fidelity.agreement, seed),
-        divergence=bootstrap(item.fidelity.divergence, seed),
-        difference=difference,
-        seen=len(item.loss),
-        left=item.left,
-        average=_average(item),
-        flops=float(flops),
-        random=is_random(item.method.pruner),
-        tied=item.left is None and difference.low <= 0,
-        samples=item.fidelity,
-        losses=item.loss,
+        loss=intervals.loss(item.losses),
+        agreement=clustered.share(item.samples.agreement.tolist()),
+        divergence=bootstrap(item.samples.divergence, intervals.seed),
+        difference=intervals.difference(item, best),
     )
 
 

@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import yaml
 
-from tokenprune.engine.trials.race import Goal
 from tokenprune.methods.named import method_names, shipped_method
 from tokenprune.output.lines import Row
-from tokenprune.tuning import table
-from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
-from tokenprune.tuning.words import LOSSES, copies_sentence, no_winner, quality, sentence
+from tokenprune.tables.markdown import lines
+from tokenprune.tuning.ranking import Ranking
+from tokenprune.tuning.sentences import LOSSES, capital, copies_sentence, no_winner, quality, race_sentences, sentence
+from tokenprune.tuning.setup import TuneSetup
+from tokenprune.tuning.tables import further_tables, ranking_table
 from tokenprune.version import __version__
 
 #: The file with a line per candidate, and the file with what was tuned.
-ROWS, FACTS = "tune.jsonl", "run.json"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What was tuned, and on what.
-
-    Attributes:
-        model: The model, in words.
-        data: The samples, in words.
-        goal: What was made small.
-        tokens: Answer tokens that were compared.
-        error: Probability that a race drops its best candidate.
-        seconds: How long the measurements of this call took; what an earlier call measured is not in it.
-        copies: How many of the given samples are copies of others, which do not count.
-    """
-
-    model: str
-    data: str
-    goal: Goal
-    tokens: int = 1
-    error: float = 0.05
-    seconds: float = 0.0
-    copies: int = 0
+ROWS, SETUP = "tune.jsonl", "run.json"
 
 
 def file_names(budgets: Sequence[str]) -> list[str]:
@@ -49,16 +27,16 @@ def file_names(budgets: Sequence[str]) -> list[str]:
     return [f"tuned-{budget.replace(' ', '-')}.yaml" for budget in budgets]
 
 
-def method_file(ranking: Ranking, facts: Facts) -> str:
+def method_file(ranking: Ranking, setup: TuneSetup) -> str:
     """The best candidate's method as YAML, in the form in which named methods are shipped."""
     best = ranking.best
-    labels = "with their answers" if facts.goal == "score" else "without labels"
+    labels = "with their answers" if setup.goal == "score" else "without labels"
     noise = len(ranking.within_noise)
     ran = f"{len(ranking.ranked)} candidates of equal cost ({ranking.budget})"
     description = (
-        f"{best.name}, chosen by tokenprune {__version__} tune among {ran} for {facts.model} on {ranking.samples}"
-        f" samples of {facts.data}, {labels}, by the {LOSSES[facts.goal][0]}: {quality(best)}; {noise} other"
-        f" candidates are within the noise." + (f" {_capital(no_winner(ranking))}." if ranking.undecided else "")
+        f"{best.name}, chosen by tokenprune {__version__} tune among {ran} for {setup.model} on {ranking.samples}"
+        f" samples of {setup.data}, {labels}, by the {LOSSES[setup.goal][0]}: {quality(best)}; {noise} other"
+        f" candidates are within the noise." + (f" {capital(no_winner(ranking))}." if ranking.undecided else "")
     )
     data: dict[str, object] = {"description": description}
     name = best.name.partition(":")[0]  # variants are called METHOD: what differs
@@ -92,41 +70,15 @@ def rows(rankings: Sequence[Ranking]) -> Iterator[Row]:
             yield {"budget": ranking.budget, "candidate": name, "refused": reason}
 
 
-def report(rankings: Sequence[Ranking], facts: Facts, skipped: Mapping[str, str]) -> str:
-    """The report in Markdown."""
-    lines = [f"# Methods for {facts.model}", ""]
-    lines += [f"{text}" for text in _how(rankings, facts)]
+def report(rankings: Sequence[Ranking], setup: TuneSetup, skipped: Mapping[str, str]) -> str:
+    """Write the report in Markdown."""
+    out = [f"# Methods for {setup.model}", "", *race_sentences(rankings, setup)]
+    out += copies_sentence(rankings[0].samples, setup.copies)
     for ranking in rankings:
-        lines += ["", f"## {ranking.budget}", "", _capital(sentence(ranking, facts.goal)), ""]
-        lines += markdown_table(ranking.ranked, facts.goal)
-        if ranking.refused:
-            lines += ["", "Cannot run:", "", *(f"- `{name}`: {why}" for name, why in ranking.refused.items())]
-    front = pareto_front([row for ranking in rankings for row in ranking.ranked])
-    lines += ["", "## Cost against fidelity", "", "No other candidate is both cheaper and closer:", ""]
-    lines += [f"- {row.average:.1f} visual tokens per layer: `{row.name}` ({quality(row)})" for row in front]
+        text = capital(sentence(ranking, setup.goal))
+        out += ["", f"## {ranking.budget}", "", text, "", *lines(ranking_table([ranking], setup.goal))]
+    for table in further_tables(rankings, setup.goal):
+        out += ["", f"## {table.title}", "", *([table.note, ""] if table.note else []), *lines(table)]
     if skipped:
-        lines += ["", "Samples that could not be used:", "", *(f"- `{name}`: {why}" for name, why in skipped.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _how(rankings: Sequence[Ranking], facts: Facts) -> list[str]:
-    name, _, unit = LOSSES[facts.goal]
-    answer = "first answer token" if facts.tokens == 1 else f"first {facts.tokens} answer tokens"
-    compared = "scored by the task" if facts.goal == "score" else f"compared on the {answer}, without labels"
-    return [
-        f"{rankings[0].samples} samples of {facts.data}, {compared}. The loss is the {name} (in {unit};"
-        " agreement and score are subtracted from 100 %). Intervals: bootstrap over the samples, 95 %. Differences are"
-        f" paired by sample. Candidates that were clearly worse left the race early; it drops the best one with a"
-        f" probability of at most about {facts.error:g}.",
-        *copies_sentence(rankings[0].samples, facts.copies),
-    ]
-
-
-def markdown_table(ranked: Sequence[Ranked], goal: Goal) -> list[str]:
-    """The ranked table in Markdown, line by line."""
-    lines = [f"| {' | '.join(table.COLUMNS)} |", f"|{'---|' * len(table.COLUMNS)}"]
-    return [*lines, *(f"| {' | '.join(table.cells(row, goal))} |" for row in ranked)]
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+        out += ["", "Samples that could not be used:", "", *(f"- `{name}`: {why}" for name, why in skipped.items())]
+    return "\n".join(out) + "\n"

@@ -1,8 +1,8 @@
-"""What a tune found."""
+"""The result of a tune."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -10,11 +10,14 @@ from tokenprune.config import Method
 from tokenprune.errors import ConfigError
 from tokenprune.output.folder import OutputFolder
 from tokenprune.report.extra import write_drawn
-from tokenprune.tuning import table
+from tokenprune.tables.table import Table
+from tokenprune.tables.terminal import lines
 from tokenprune.tuning.page import tune_page
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
-from tokenprune.tuning.report import FACTS, ROWS, Facts, file_names, method_file, report, rows
-from tokenprune.tuning.words import copies_sentence, sentence
+from tokenprune.tuning.report import ROWS, SETUP, file_names, method_file, report, rows
+from tokenprune.tuning.sentences import copies_sentence, sentence
+from tokenprune.tuning.setup import TuneSetup
+from tokenprune.tuning.tables import ranking_table
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,14 @@ class TuneResult:
 
     Attributes:
         rankings: One ranking per budget.
-        facts: What was tuned, and on what.
+        setup: What was tuned, and on what.
         folder: Folder of the rows; None if they were not written.
         skipped: Id of every sample that could not be used -> why.
         written: Files of the result, if it was written.
     """
 
     rankings: tuple[Ranking, ...]
-    facts: Facts
+    setup: TuneSetup
     folder: str | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     written: tuple[Path, ...] = ()
@@ -74,7 +77,7 @@ class TuneResult:
     @property
     def sentence(self) -> str:
         """The result in one sentence; one line per budget."""
-        texts = [sentence(ranking, self.facts.goal) for ranking in self.rankings]
+        texts = [sentence(ranking, self.setup.goal) for ranking in self.rankings]
         if len(texts) == 1:
             return texts[0]
         return "\n".join(f"{ranking.budget}: {text}" for ranking, text in zip(self.rankings, texts, strict=True))
@@ -112,32 +115,34 @@ class TuneResult:
         """Write the files into a folder that the caller has locked; see :meth:`save`."""
         names = file_names([ranking.budget for ranking in self.rankings])
         written = [
-            output.write(name, method_file(ranking, self.facts))
+            output.write(name, method_file(ranking, self.setup))
             for name, ranking in zip(names, self.rankings, strict=True)
         ]
-        written.append(output.write("report.md", report(self.rankings, self.facts, self.skipped)))
+        written.append(output.write("report.md", report(self.rankings, self.setup, self.skipped)))
         written.append(output.write_lines(ROWS, rows(self.rankings)))
-        written.append(output.write_json(FACTS, {"facts": asdict(self.facts), "skipped": dict(self.skipped)}))
+        written.append(output.write_json(SETUP, {"facts": asdict(self.setup), "skipped": dict(self.skipped)}))
 
         def page(path: Path) -> list[Path]:
             from tokenprune.report.html import render
 
-            return [output.write(path.name, render(tune_page(self.rankings, self.facts, self.skipped, output.folder)))]
+            return [output.write(path.name, render(tune_page(self.rankings, self.setup, self.skipped, output.folder)))]
 
         def plot(path: Path) -> list[Path]:
             from tokenprune.tuning.plot import tune_plot
 
-            return tune_plot(self.rankings, self.facts.goal, path)
+            return tune_plot(self.rankings, self.setup.goal, path)
 
         return written + write_drawn({output.folder / "report.html": page, output.folder / "tune.png": plot})
 
-    def __str__(self) -> str:
-        parts = []
+    @property
+    def shown(self) -> Iterator[Table | str]:
+        """The tables, and the lines between and below them."""
         for ranking in self.rankings:
-            cells = [table.COLUMNS, *(table.cells(row, self.facts.goal) for row in ranking.ranked)]
-            widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-            lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
-            parts += [f"budget {ranking.budget}", *(line.rstrip() for line in lines)]
-            parts += [f"refused: {name}: {reason}" for name, reason in ranking.refused.items()]
-        parts += copies_sentence(self.rankings[0].samples, self.facts.copies)
-        return "\n".join([*parts, self.sentence])
+            yield from (f"budget {ranking.budget}", ranking_table([ranking], self.setup.goal))
+            yield from (f"cannot run: {name}: {reason}" for name, reason in ranking.refused.items())
+        yield from (f"left out: sample {name}: {reason}" for name, reason in self.skipped.items())
+        yield from copies_sentence(self.rankings[0].samples, self.setup.copies)
+        yield self.sentence
+
+    def __str__(self) -> str:
+        return "\n".join(part if isinstance(part, str) else "\n".join(lines(part)) for part in self.shown)

@@ -37,7 +37,6 @@ from tokenprune.tuning.candidate_pool import CandidatePool, CandidateSpec, PoolB
 from tokenprune.tuning.config import TuneConfig, TuneRules
 from tokenprune.tuning.equal_time import equal_time, prefill_clock
 from tokenprune.tuning.ranking import Measured, Ranking, rank
-from tokenprune.tuning.report import Facts
 from tokenprune.tuning.result import TuneResult
 from tokenprune.tuning.samples import (
     Counted,
@@ -50,6 +49,7 @@ from tokenprune.tuning.samples import (
     nothing_dropped,
     read_samples,
 )
+from tokenprune.tuning.setup import TuneSetup
 from tokenprune.tuning.steps import Progress, steps_of
 from tokenprune.tuning.store import BudgetRows, TuneStore
 
@@ -110,8 +110,8 @@ def tune(
     batches = as_batches(samples)
     settings = {"tokens": tokens, "seed": seed, "labels": False}
     name = type(model).__name__
-    facts = Facts(name, "the given samples", objective, tokens, error)
-    tuning = _Tuning(model, batches, rules, facts, seed, settings, progress)
+    setup = TuneSetup(name, "the given samples", objective, tokens, error)
+    tuning = _Tuning(model, batches, rules, setup, seed, settings, progress)
     return tuning.run([checked.budget], candidates, compositions, output)
 
 
@@ -134,10 +134,10 @@ def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: Loade
     found = read_samples(config.task, loaded, config.samples, config.batch_size, config.strict)
     goal: Goal = "score" if config.labels else config.objective
     rules = RaceRules(goal, error=config.error, first=config.first, tokens=config.tokens)
-    facts = Facts(loaded.name, task_name(config.task), goal, config.tokens, config.error)
+    setup = TuneSetup(loaded.name, task_name(config.task), goal, config.tokens, config.error)
     settings = config.settings()
     batches = HostBatches(found.batches, loaded.model.device)
-    tuning = _Tuning(loaded.model, batches, rules, facts, config.seed, settings, progress)
+    tuning = _Tuning(loaded.model, batches, rules, setup, config.seed, settings, progress)
     tuning.code = used_code(config.model, config.task)
     if config.labels:
         tuning.answer = _answer(config, loaded, found)
@@ -172,7 +172,7 @@ class _Tuning:
         model: The model.
         batches: The samples.
         rules: How the race goes.
-        facts: What the reports say.
+        setup: What the reports say.
         seed: The seed.
         settings: What must be equal to go on in a folder.
         progress: Called after every candidate and batch.
@@ -185,7 +185,7 @@ class _Tuning:
     model: nn.Module
     batches: Sequence[Mapping[str, Any]]
     rules: RaceRules
-    facts: Facts
+    setup: TuneSetup
     seed: int
     settings: Mapping[str, Any]
     progress: Progress | None = None
@@ -223,9 +223,9 @@ class _Tuning:
                 names = [candidate.name for candidate in found.candidates]
                 show = steps_of(self.progress, number, len(budgets), budget_slug(budget), names)
                 rankings.append(self._race(adapter, budget, found, counted, store, show))
-            facts = replace(self.facts, seconds=time.perf_counter() - start, copies=counted.copies)
+            setup = replace(self.setup, seconds=time.perf_counter() - start, copies=counted.copies)
             folder = None if store is None else str(store.folder)
-            result = TuneResult(tuple(rankings), facts, folder, self.skipped)
+            result = TuneResult(tuple(rankings), setup, folder, self.skipped)
             if store is not None:
                 result = replace(result, written=tuple(result.write(store)))
         return result
@@ -318,7 +318,7 @@ class _Tuning:
             for item in found.candidates
             if item.name in race.fidelity
         ]
-        return rank(slug, measured, found.refused | race.refused, race.samples, self.seed)
+        return rank(slug, measured, found.refused | race.refused, race.samples, self.rules.goal, self.seed)
 
 
 def _drops(fidelity: Fidelity, visual: Tensor) -> bool:

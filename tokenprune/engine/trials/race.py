@@ -14,8 +14,8 @@ from tokenprune.config import Method
 from tokenprune.engine.plan import Plan
 from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch
 from tokenprune.errors import TokenPruneError
-from tokenprune.ops.race import clearly_worse
 from tokenprune.selectors.fixed import Fixed
+from tokenprune.stats.sequential_test import clearly_worse
 
 #: What a race compares: one of the measures of :class:`tokenprune.engine.trials.fidelity.Fidelity`, or
 #: ``root_divergence``, the square root of each sample's divergence: one answer that is quite wrong then counts less

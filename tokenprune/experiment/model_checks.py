@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenprune.experiment.config import UNPRUNED
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary
+from tokenprune.references import ORACLE, UNPRUNED
 
 #: Questions that an experiment needs before its gates say anything about a model.
 GATE_QUESTIONS = 2000
 
 
-def gates(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> list[str]:
+def model_checks(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> list[str]:
     """Check on the experiment's own data whether the model can tell methods apart.
 
     The unpruned model must reach 85 %, and on every question type 20 points more than the most frequent answer would.
@@ -27,7 +27,7 @@ def gates(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> list[
         Sentences: the verdict with the checks that failed, and a note where the experiment has too few questions.
     """
     unpruned = result.answers.unpruned
-    if not len(unpruned) or result.label_free or all(item.method != "oracle" for item in summaries):
+    if not len(unpruned) or result.label_free or all(item.method != ORACLE for item in summaries):
         return []
     failures = []
     reached = unpruned.accuracy()
@@ -57,9 +57,9 @@ def gates(result: ExperimentResult, summaries: Sequence[SeriesSummary]) -> list[
 
 
 def _oracle_failures(summaries: Sequence[SeriesSummary]) -> list[str]:
-    """What is wrong with the oracle, compared with random pruning, at the budget nearest to 11 % of the tokens."""
+    """Compare the oracle with random pruning at the budget nearest to 11 % of the tokens, and say where it fails."""
     unpruned = next((item for item in summaries if item.method == UNPRUNED), None)
-    oracles = {item.budget: item for item in summaries if item.method == "oracle"}
+    oracles = {item.budget: item for item in summaries if item.method == ORACLE}
     randoms = {item.budget: item for item in summaries if item.method == "random"}
     budgets = set(oracles) & set(randoms)
     if unpruned is None or not budgets:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokenprune.ops.race import PATTERNS, clearly_worse
+from tokenprune.stats.sequential_test import PATTERNS, clearly_worse
 
 LEVEL = 0.05
 SEEDS = 200

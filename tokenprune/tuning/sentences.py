@@ -1,14 +1,15 @@
-"""What a tune found, in plain sentences."""
+"""Results of a tune in plain sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from tokenprune.engine.trials.race import Goal
-from tokenprune.tuning.intervals import Interval
-from tokenprune.tuning.ranking import Ranked, Ranking
+from tokenprune.stats.estimate import Estimate
+from tokenprune.tuning.ranking import UNBOUNDED, Ranked, Ranking
+from tokenprune.tuning.setup import TuneSetup
 
-#: What is measured, the factor and the unit of its losses in texts.
+#: The quantity behind the losses of a goal, their factor and their unit in texts.
 LOSSES: dict[Goal, tuple[str, float, str]] = {
     "root_divergence": ("root of the divergence from the unpruned model", 1, "root nats"),
     "agreement": ("agreement with the unpruned model", 100, "points"),
@@ -65,16 +66,43 @@ def copies_sentence(samples: int, copies: int) -> list[str]:
     return [f"{copies} of the {given} given samples {are}; each sample was counted once."] if copies else []
 
 
+def race_sentences(rankings: Sequence[Ranking], setup: TuneSetup) -> tuple[str, str]:
+    """Two sentences: what raced on which samples, and what the loss and its intervals are."""
+    name, _, unit = LOSSES[setup.goal]
+    candidates = sum(len(ranking.ranked) for ranking in rankings)
+    budgets = ", ".join(f"`{ranking.budget}`" for ranking in rankings)
+    answer = "first answer token" if setup.tokens == 1 else f"first {setup.tokens} answer tokens"
+    how = "scored by the task" if setup.goal == "score" else f"compared on the {answer}, without labels"
+    subtracted = "100 % minus the " if setup.goal in ("agreement", "score") else "the "
+    kind = "by bootstrap over the samples" if setup.goal in UNBOUNDED else "Wilson's for shares of the samples"
+    return (
+        f"{candidates} candidates raced on {rankings[0].samples} samples of `{setup.data}` at {budgets}, {how}; those"
+        f" that were clearly worse left early, and the best one is dropped with a probability of at most about"
+        f" {setup.error:g}.",
+        f"The loss is {subtracted}{name}, in {unit}, less is better; intervals are 95 %, {kind}, and differences are"
+        " paired by sample.",
+    )
+
+
+def capital(text: str) -> str:
+    """A text with a capital at its begin."""
+    return text[:1].upper() + text[1:]
+
+
 def quality(row: Ranked) -> str:
     """How close a candidate's answers are to the unpruned model's."""
     return f"agreement {100 * row.agreement.mean:.1f} %, divergence {row.divergence.mean:.4f} nats"
 
 
-def amount(difference: Interval, goal: Goal) -> str:
+def amount(difference: Estimate, goal: Goal) -> str:
     """A difference of losses with its interval and unit."""
     _, factor, unit = LOSSES[goal]
-    low, high = factor * difference.low, factor * difference.high
-    return f"{factor * difference.mean:.3g} {unit} [{low:.3g}, {high:.3g}]"
+    return f"{difference.written(factor, decimals(goal))} {unit}"
+
+
+def decimals(goal: Goal) -> int:
+    """The largest number of decimals of a loss: one of points, four of other units."""
+    return 1 if LOSSES[goal][1] == 100 else 4
 
 
 def _place(ranking: Ranking) -> str:

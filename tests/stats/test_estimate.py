@@ -1,0 +1,51 @@
+"""How a mean and its interval are written: rounded once, by the uncertainty."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tokenprune.stats.estimate import Estimate
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "expected"),
+    [
+        (0.8134, 0.8014, 0.8254, "81.3 ± 1.2"),
+        (0.8134, 0.6934, 0.9334, "81 ± 12"),
+        (0.8134, 0.8127, 0.8141, "81.3 ± 0.1"),
+        (0.8134, 0.8133, 0.8135, "81.3 ± <0.1"),  # never ± 0.0
+        (0.98, 0.93, 0.994, "98.0 [93.0, 99.4]"),
+        (1.0, 0.7225, 1.0, "100 [72, 100]"),
+        (0.5, 0.46, 0.545, "50.0 ± 4.5"),  # the longer arm
+        (0.5, -math.inf, math.inf, "50.0"),
+        (0.0, 0.0, 0.0, "0.0"),
+        (math.nan, -math.inf, math.inf, "unknown"),
+    ],
+)
+def test_the_uncertainty_decides_the_decimals(mean: float, low: float, high: float, expected: str) -> None:
+    assert str(Estimate(mean, low, high)) == expected
+
+
+def test_unit_and_sign() -> None:
+    found = Estimate(0.01234, 0.0111, 0.01358)
+    assert found.written(1, most=4) == "0.0123 ± 0.0012"
+    assert found.written(1, most=4, signed=True) == "+0.0123 ± 0.0012"
+    assert (-found).written(1, most=2) == "-0.01 ± <0.01"
+    assert Estimate(0.02, -0.01, 0.09).written(signed=True) == "+2.0 [-1.0, +9.0]"
+
+
+def test_ends_and_halves() -> None:
+    found = Estimate(-0.2, -0.3, -0.1)
+    assert found.beyond_zero
+    assert found.half == pytest.approx(0.1)
+    assert -found == Estimate(0.2, 0.1, 0.3)
+    assert not Estimate.unknown(0.5).known
+    assert Estimate.unknown(0.5).half == math.inf
+    assert Estimate.exact(1.0).half == 0
+
+
+def test_error_bars_of_a_share_stay_within_all_there_is() -> None:
+    assert Estimate(0.9, 0.85, 0.95).error_bars == pytest.approx((0.05, 0.05))
+    assert Estimate.unknown(0.9).error_bars == pytest.approx((0.9, 0.1))
