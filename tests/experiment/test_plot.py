@@ -17,7 +17,7 @@ from tests.support.summaries import figures, summary, unpruned, zoo
 from tokenprune.experiment.plot import BEST, MOST_LINES, accuracy_plot, comparison_plot, ranked
 from tokenprune.experiment.stats import Estimate
 from tokenprune.experiment.summary import SeriesSummary
-from tokenprune.palette import GREY, PLACES, styles
+from tokenprune.drawing.palette import GREY, PLACES, styles
 
 BUDGETS = (16, 32, 64, 96, 128, 192, 256)
 REFERENCES = ["oracle", "random", "random-layer-2"]

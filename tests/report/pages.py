@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from tokenprune.adapters.views import View
+from tokenprune.drawing.against import COSTS
+from tokenprune.drawing.points import Charts, Point, Reference
 from tokenprune.pictures.look import Look, StageLook
 from tokenprune.report.page import (
     Cell,
-    Charts,
     Column,
     Document,
     Example,
@@ -21,8 +22,6 @@ from tokenprune.report.page import (
     Finding,
     Page,
     Picture,
-    Point,
-    Reference,
     Row,
     Table,
 )
@@ -121,7 +120,9 @@ def page(
         finding=Finding("`fastv` is **better**.", "better"),
         notes=("A note about `code`.",),
         table=Table("Results", columns, tuple(rows), "A note."),
-        charts=Charts("accuracy, %", tuple(points), references=(Reference("unpruned", 95.0, 94.0, 96.0, 144.0),)),
+        charts=Charts(
+            "accuracy, %", tuple(points), COSTS, references=(Reference("unpruned", 95.0, 94.0, 96.0, 144.0),)
+        ),
         tables=(
             Table("Per type", (Column("method"), Column("exist", "number")), (Row((Cell("fastv"), Cell("1.0", 1.0))),)),
         ),

@@ -7,11 +7,11 @@ import math
 from dataclasses import replace
 
 import pytest
+from tokenprune.report.charts import MARKERS, chart_specs, cost, library, references, rows, vega_lite
 
 from tests.report.pages import page
-from tokenprune.palette import MARKERS as PALETTE
-from tokenprune.palette import styles
-from tokenprune.report.charts import MARKERS, chart_specs, cost, library, references, rows, vega_lite
+from tokenprune.drawing.palette import MARKERS as PALETTE
+from tokenprune.drawing.palette import styles
 from tokenprune.report.page import Charts, Point
 
 

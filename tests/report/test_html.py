@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from tests.report.pages import EVIL, WHOLE, look, page, panel, picture
+from tokenprune.drawing.palette import GREY
 from tokenprune.errors import ConfigError
-from tokenprune.palette import GREY
 from tokenprune.report.compare import side_by_side
 from tokenprune.report.examples import example_data, packed
 from tokenprune.report.html import inline, render

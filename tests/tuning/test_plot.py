@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.summaries import figures
 from tests.tuning.test_ranking import GOOD, NOISE, SAME, WORSE, chance, measured, ranking
-from tokenprune.palette import GREY, styles
+from tokenprune.drawing.palette import GREY, styles
 from tokenprune.tuning.plot import tune_plot
 
 

@@ -12,21 +12,18 @@ import yaml
 from tokenprune.experiment.config import UNPRUNED
 from tokenprune.experiment.finding import find
 from tokenprune.experiment.numbers import OTHER_COST, Gain, Numbers
+from tokenprune.experiment.plot import charts_of
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.rows import columns, format_row
 from tokenprune.experiment.runner import ExperimentResult
-from tokenprune.experiment.stats import Estimate
 from tokenprune.experiment.summary import SeriesSummary
 from tokenprune.report.page import (
     Cell,
-    Charts,
     Column,
     Document,
     Example,
     Kind,
     Page,
-    Point,
-    Reference,
     Row,
     Table,
 )
@@ -59,13 +56,14 @@ def numbers_page(numbers: Numbers, examples: tuple[Example, ...] = ()) -> Page:
     config = _settings(text)
     environment = results.read_json("environment.json")
     versions = environment if isinstance(environment, dict) else {}
+    charts = charts_of(numbers.summaries, numbers.result.label_free)
     return Page(
         title=f"Visual token pruning: model {_name(config.get('model'))}, task {_name(config.get('task'))}",
         ran=_ran(numbers, config),
         finding=find(numbers),
         notes=numbers.sentences,
         table=_main(numbers),
-        charts=_charts(numbers),
+        charts=charts if charts.points else None,
         tables=tuple(table for make in (_gains, _types, _timings, _layers) if (table := make(numbers))),
         examples=examples,
         documents=(Document("Configuration (config.yaml)", text),) if text else (),
@@ -159,42 +157,6 @@ def _row(item: SeriesSummary, divergence: bool) -> Row:
     ]
     texts = format_row(item)
     return Row(tuple(map(Cell, texts, values)), item.method, item.budget)
-
-
-def _charts(numbers: Numbers) -> Charts | None:
-    points = tuple(
-        Point(
-            method=item.method,
-            budget=item.budget,
-            mean=100 * item.accuracy.mean,
-            low=_end(item.accuracy, -1),
-            high=_end(item.accuracy, 1),
-            visual=item.visual,
-            average=item.average,
-            flops_reduction=item.flops_reduction,
-        )
-        for item in numbers.summaries
-        if item.budget
-    )
-    references = tuple(
-        Reference(
-            UNPRUNED,
-            100 * item.accuracy.mean,
-            _end(item.accuracy, -1),
-            _end(item.accuracy, 1),
-            item.visual,
-        )
-        for item in numbers.summaries
-        if item.method == UNPRUNED and not numbers.result.label_free
-    )
-    quantity = "agreement, %" if numbers.result.label_free else "accuracy, %"
-    return Charts(quantity, points, references=references) if points else None
-
-
-def _end(estimate: Estimate, side: int) -> float:
-    """An end of an interval in percent, within the range of scores."""
-    below, above = estimate.error_bars
-    return 100 * (estimate.mean - below if side < 0 else estimate.mean + above)
 
 
 def _gains(numbers: Numbers) -> Table | None:

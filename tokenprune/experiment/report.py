@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenprune.experiment import examples
 from tokenprune.experiment.numbers import OTHER_COST, ChosenLayers, Gain, Gains, Numbers
 from tokenprune.experiment.page import numbers_page
+from tokenprune.experiment.plot import accuracy_plot, charts_of
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.rows import columns, format_row, markdown_cell
 from tokenprune.experiment.runner import ExperimentResult
@@ -107,8 +108,6 @@ def write_report(result: ExperimentResult, folder: str | Path | None = None) -> 
         return [results.write(path.name, render(made))]
 
     def plot(path: Path) -> list[Path]:
-        from tokenprune.experiment.plot import accuracy_plot
-
-        return accuracy_plot(numbers.summaries, path, "agreement" if result.label_free else "accuracy")
+        return accuracy_plot(charts_of(numbers.summaries, result.label_free), path)
 
     return written + write_drawn({results.folder / "report.html": page, results.folder / "accuracy.png": plot})

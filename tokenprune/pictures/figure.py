@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from matplotlib.figure import Figure
 
-from tokenprune.palette import styles
+from tokenprune.drawing.palette import styles
 from tokenprune.pictures.describe import CHANGED, WRONG, caption, judgement, numbers, shorter
 from tokenprune.pictures.look import Look, StageLook
 from tokenprune.pictures.page import LEADING, Page, length

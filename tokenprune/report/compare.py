@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tokenprune.drawing.palette import StyleAlias
+from tokenprune.drawing.points import Charts
 from tokenprune.errors import ConfigError
-from tokenprune.report.page import Cell, Charts, Column, Document, Finding, Page, Row, Table
+from tokenprune.report.page import Cell, Column, Document, Finding, Page, Row, Table
 
 
 def side_by_side(pages: Mapping[str, Page]) -> Page:
@@ -43,8 +45,8 @@ def side_by_side(pages: Mapping[str, Page]) -> Page:
         ),
         versions=tuple((f"{name}: {what}", version) for name, page in pages.items() for what, version in page.versions),
         repeat=tuple(dict.fromkeys(line for page in pages.values() for line in page.repeat)),
-        stands_for=tuple(
-            (f"{name}: {method}", method, number)
+        style_of=tuple(
+            StyleAlias(f"{name}: {method}", method, number)
             for number, (name, page) in enumerate(pages.items())
             for method in dict.fromkeys(row.method for row in page.table.rows if row.method)
         ),

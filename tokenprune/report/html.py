@@ -1,24 +1,21 @@
-"""A report as one self-contained HTML file. Needs jinja2 and altair (the extra ``report``)."""
+"""A report as one self-contained HTML file. Needs jinja2 and vl-convert (the extra ``report``)."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from tokenprune.drawing.palette import GREY, styles
+from tokenprune.drawing.vega import MARKERS, library
 from tokenprune.files.lines import json_ready
-from tokenprune.palette import DASHES, GREY, MethodStyle, styles
-from tokenprune.report.charts import MARKERS, chart_specs, library, references, rows
 from tokenprune.report.examples import example_data
 from tokenprune.report.page import Cell, Page
 
-#: Methods whose lines are drawn; more would be a tangle.
-MOST_LINES = 8
 #: Panels of one budget up to which all examples are open at first.
 MOST_OPEN = 60
 
@@ -32,18 +29,13 @@ def render(page: Page) -> str:
         page: The report.
     """
     shown = {panel.method for example in page.examples for panel in example.panels}
-    if page.charts:
-        shown.update(point.method for point in page.charts.points)
-        shown.update(band.method for band in page.charts.references)
-    drawn = _styles(page, shown | {row.method for row in page.table.rows if row.method})
-    examples = example_data(page.examples)
+    shown.update(page.charts.methods if page.charts else ())
+    drawn = styles(shown | {row.method for row in page.table.rows if row.method}, page.style_of)
     budgets = list(dict.fromkeys(panel.budget for item in page.examples for panel in item.panels if panel.budget))
+    charts = [chart for kind in page.charts.kinds for chart in kind.draw(page.charts, drawn)] if page.charts else []
     data: dict[str, Any] = {
-        "charts": chart_specs(page.charts, drawn) if page.charts else [],
-        "points": rows(page.charts) if page.charts else [],
-        "references": references(page.charts) if page.charts else [],
-        "examples": examples,
-        "mostLines": MOST_LINES,
+        "charts": [{"id": chart.id, "spec": chart.spec} for chart in charts],
+        "examples": example_data(page.examples),
     }
     panels = sum(panel.budget in ("", *budgets[:1]) for item in page.examples for panel in item.panels)
     return (
@@ -61,20 +53,11 @@ def render(page: Page) -> str:
             open_all=panels <= MOST_OPEN,
             css=Markup(_packaged("page.css")),
             js=Markup(_packaged("page.js")),
-            library=Markup(library()) if data["charts"] else "",
+            charts=charts,
+            beside=len(charts) > 1 and all(chart.narrow for chart in charts),
+            library=Markup(library()) if charts else "",
         )
     )
-
-
-def _styles(page: Page, names: set[str]) -> dict[str, MethodStyle]:
-    """The style of every name on the page."""
-    method = {name: of for name, of, _ in page.stands_for}
-    numbers = {name: number for name, _, number in page.stands_for}
-    found = styles(method.get(name, name) for name in names)
-    drawn = {name: found[method.get(name, name)] for name in names}
-    return drawn | {
-        name: replace(drawn[name], dash=DASHES[numbers[name] % len(DASHES)]) for name in numbers if name in drawn
-    }
 
 
 def _environment() -> Environment:

@@ -8,27 +8,21 @@ from pathlib import Path
 from tokenprune.engine.race import Goal
 from tokenprune.report.page import (
     Cell,
-    Charts,
     Column,
     Document,
     Finding,
     Kind,
     Page,
-    Point,
     Row,
     Table,
 )
 from tokenprune.tuning import table
-from tokenprune.tuning.intervals import Interval
+from tokenprune.tuning.plot import aliases, charts_of
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.report import Facts
-from tokenprune.tuning.words import LOSSES, copies_sentence, method_of, quality, sentence
+from tokenprune.tuning.words import LOSSES, copies_sentence, quality, sentence
 from tokenprune.version import __version__
 
-#: Candidates that the charts show of each budget, beside the best random one.
-SHOWN = 15
-#: Losses that differ by more than this factor are drawn on a logarithmic axis.
-WIDE = 20.0
 #: Columns of the table that are no plain numbers.
 KINDS: dict[str, Kind] = {
     "candidate": "text",
@@ -61,13 +55,11 @@ def tune_page(
             *copies_sentence(rankings[0].samples, facts.copies),
             *(f"The sample `{name}` could not be used: {why}." for name, why in skipped.items()),
         ),
-        charts=_charts(rankings, facts.goal),
+        charts=charts_of(rankings, facts.goal),
         tables=(_front(rankings, facts.goal), *_refused(rankings)),
         documents=(Document("Configuration (config.yaml)", config),) if config else (),
         versions=(("tokenprune", __version__),),
-        stands_for=tuple(
-            dict.fromkeys((row.name, method_of(row), 0) for ranking in rankings for row in ranking.ranked)
-        ),
+        style_of=aliases(rankings),
         repeat=("tokenprune tune config.yaml --output repeated",) if config else (),
     )
 
@@ -133,47 +125,6 @@ def _row(row: Ranked, goal: Goal) -> Row:
     ]
     cells = (Cell(name), Cell(row.budget), *(Cell(text, value) for text, value in zip(rest, values, strict=True)))
     return Row(cells, row.name, row.budget)
-
-
-def shown(ranking: Ranking) -> list[Ranked]:
-    """The first candidates of a ranking, and the best random one below them."""
-    first = list(ranking.ranked[:SHOWN])
-    chance = ranking.random
-    return first if chance is None or chance in first else [*first, chance]
-
-
-def _charts(rankings: Sequence[Ranking], goal: Goal) -> Charts:
-    _, factor, unit = LOSSES[goal]
-    rows = [row for ranking in rankings for row in shown(ranking)]
-    means = [factor * row.loss.mean for row in rows]
-    log = min(means) > 0 and max(means) > WIDE * min(means)
-    points = {id(row): _point(row, factor) for row in rows}
-    front = pareto_front([row for ranking in rankings for row in ranking.ranked])
-    return Charts(
-        quantity=f"loss, {unit}",
-        points=tuple(points.values()),
-        kinds=("ranking", "average"),
-        front=tuple(points[id(row)] for row in front if id(row) in points),
-        log=log,
-        bounds=(0.0, 100.0 if goal in ("agreement", "score") else None),
-    )
-
-
-def _point(row: Ranked, factor: float) -> Point:
-    low, high = _ends(row.loss)
-    return Point(
-        method=row.name,
-        budget=row.budget,
-        mean=factor * row.loss.mean,
-        low=factor * low,
-        high=factor * high,
-        average=row.average,
-        flops_reduction=1 - row.flops,
-    )
-
-
-def _ends(loss: Interval) -> tuple[float, float]:
-    return max(loss.low, 0.0), loss.high
 
 
 def _front(rankings: Sequence[Ranking], goal: Goal) -> Table:

@@ -12,6 +12,7 @@ from tokenprune.files.folder import OutputFolder
 from tokenprune.report.extra import write_drawn
 from tokenprune.tuning import table
 from tokenprune.tuning.page import tune_page
+from tokenprune.tuning.plot import tune_plot
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.report import FACTS, ROWS, Facts, file_names, method_file, report, rows
 from tokenprune.tuning.words import copies_sentence, sentence
@@ -125,8 +126,6 @@ class TuneResult:
             return [output.write(path.name, render(tune_page(self.rankings, self.facts, self.skipped, output.folder)))]
 
         def plot(path: Path) -> list[Path]:
-            from tokenprune.tuning.plot import tune_plot
-
             return tune_plot(self.rankings, self.facts.goal, path)
 
         return written + write_drawn({output.folder / "report.html": page, output.folder / "tune.png": plot})

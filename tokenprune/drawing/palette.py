@@ -1,15 +1,15 @@
-"""How a method is drawn: the same colour, marker and dash in every plot."""
+"""Styles of methods: the same colour, marker and dash in every chart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 #: Colours that readers with colour-vision deficiencies can tell apart, on white and on dark paper: six of Okabe and
 #: Ito, and two more, which stay apart from these and from each other (tests/test_palette.py simulates it).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6644EE", "#BB3333")
-#: Markers by their names in matplotlib.
+#: Markers: circle, square, triangle, diamond, triangle, plus, cross, star.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 #: Lengths of dashes and gaps, in line widths; empty for a solid line.
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1, 1.5), (6, 2, 1, 2))
@@ -52,11 +52,11 @@ PLACES = (
 
 @dataclass(frozen=True)
 class MethodStyle:
-    """How a method is drawn.
+    """The style of a method.
 
     Attributes:
         colour: As ``#rrggbb``.
-        marker: A marker's name in matplotlib.
+        marker: One of :data:`MARKERS`; empty for a bar.
         dash: Lengths of dashes and gaps in line widths; empty for a solid line.
     """
 
@@ -65,15 +65,45 @@ class MethodStyle:
     dash: tuple[float, ...]
 
 
-def styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
+@dataclass(frozen=True)
+class StyleAlias:
+    """A name that is drawn in the style of a method.
+
+    Attributes:
+        name: The name.
+        method: The method.
+        number: Number of its results among several; it decides the dashes.
+    """
+
+    name: str
+    method: str
+    number: int = 0
+
+
+def styles(names: Iterable[str], aliases: Iterable[StyleAlias] = ()) -> dict[str, MethodStyle]:
+    """The style of every name in charts and tables.
+
+    Args:
+        names: Names of methods, or of aliases.
+        aliases: The names that are no methods.
+    """
+    known, names = {alias.name: alias for alias in aliases}, list(names)
+    own = _method_styles(known[name].method if name in known else name for name in names)
+    return {
+        name: replace(own[known[name].method], dash=DASHES[known[name].number % len(DASHES)])
+        if name in known
+        else own[name]
+        for name in names
+    }
+
+
+def _method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
     """The style of every method, by its name in tables.
 
     A named method always has the same style. Any other method has a style that follows from its name; only where two
     of one plot would share it, the later one in alphabetical order takes the next that is free. What methods are
     compared with is grey: the unpruned model is solid, the upper bound ``oracle`` dashed, random choices dotted.
 
-    Args:
-        methods: Names in tables.
     """
     found: dict[str, MethodStyle] = {}
     taken: set[int] = set()
