@@ -64,7 +64,7 @@ def test_a_name_cannot_end_a_script() -> None:
     scripts = [tag for tag, _ in Tags(html).tags].count("script")
     assert scripts == 3  # data, library, page
     data = json.loads(Tags(html).data)
-    assert EVIL in {point["method"] for point in data["points"]}
+    assert EVIL in {point["method"] for chart in data["charts"] for point in chart["spec"]["data"]["values"]}
     assert html.count("alert(1)") > 3
 
 
@@ -155,14 +155,14 @@ def test_results_side_by_side() -> None:
     assert both.charts is not None
     assert {point.method for point in both.charts.points} == {"first: fastv", "first: random", "second: fastv"}
     data = json.loads(Tags(render(both)).data)
-    colours = data["charts"][0]["spec"]["layer"][-1]["encoding"]["color"]["scale"]
+    colours = data["charts"][0]["spec"]["layer"][-1]["encoding"]["fill"]["scale"]
     colour = dict(zip(colours["domain"], colours["range"], strict=True))
     assert {name for name, value in colour.items() if value == GREY} == {
         "first: unpruned",
         "first: random",
         "second: unpruned",
     } & set(colour)
-    alone = json.loads(Tags(render(one)).data)["charts"][0]["spec"]["layer"][-1]["encoding"]["color"]["scale"]
+    alone = json.loads(Tags(render(one)).data)["charts"][0]["spec"]["layer"][-1]["encoding"]["fill"]["scale"]
     own = dict(zip(alone["domain"], alone["range"], strict=True))
     assert colour["first: fastv"] == colour["second: fastv"] == own["fastv"]  # as in every other plot
     with pytest.raises(ConfigError, match="there are no results to compare"):

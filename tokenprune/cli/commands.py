@@ -40,6 +40,7 @@ from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.config import json_schema
 from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.plan import plan_experiment
+from tokenprune.experiment.profile_plot import profile_plot
 from tokenprune.experiment.profiling import profile_model
 from tokenprune.experiment.runner import Part
 from tokenprune.measure import bench_table
@@ -306,11 +307,9 @@ def profile(
     measured.profile.save(output)
     console.print(f"written: {output} ({len(measured.profile.curves)} samples)", highlight=False)
     try:
-        from tokenprune.experiment.profile_plot import profile_plot
+        print_written(profile_plot(measured, output.with_suffix(".png")))
     except ImportError as error:
         print(f"no picture was drawn ({error}); pip install 'tokenprune-mllm[report]'", file=sys.stderr)
-    else:
-        print_written(profile_plot(measured, output.with_suffix(".png")))
 
 
 @app.command()

@@ -74,7 +74,7 @@ class Against:
             named: Whether each of the other lines has its name at its right end.
         """
         rows = self._rows(charts, [point for point in charts.points if point.method not in faint])
-        spec = self._spec(charts, rows, styles, str(WIDTH), gap="4", lines="true", size=40)
+        spec = self._spec(charts, rows, styles, str(WIDTH), gap="4", lines="true", size=50)
         height = max(HEIGHT, NAME * len({found["method"] for found in rows}))
         light = {
             "data": {"values": self._rows(charts, [point for point in charts.points if point.method in faint])},
@@ -202,7 +202,7 @@ def _names(y: Json, scale: Scale, height: int, styles: Mapping[str, MethodStyle]
                     "mark": {"type": "rule", "strokeWidth": 0.7, "opacity": 0.7},
                     "encoding": {**start, **end, "color": channel["color"]},
                 },
-                marker(40, channel, x={"value": WIDTH + 22}, y=y),
+                marker(50, channel, x={"value": WIDTH + 22}, y=y),
                 {
                     "mark": {"type": "text", "align": "left", "baseline": "middle", "fontSize": 12},
                     "encoding": {"x": {"value": WIDTH + 31}, "y": y, "text": {"field": "method"}},

@@ -101,7 +101,8 @@ class Charts:
     @property
     def methods(self) -> list[str]:
         """All names in the charts."""
-        return list(dict.fromkeys(item.method for item in (*self.points, *self.references)))
+        names = [point.method for point in self.points] + [item.method for item in self.references]
+        return list(dict.fromkeys(names))
 
     def ranked(self) -> list[str]:
         """The methods that have points, the best first: by the mean distance from the mean of their budget's methods.

@@ -44,7 +44,7 @@ class Ranking:
         budget: str,
         order: Sequence[str],
         axis: Json | None,
-        size: int = 40,
+        size: int = 50,
         width: int = 0,
     ) -> Json:
         """Draw the methods of one budget.

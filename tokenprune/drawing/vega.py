@@ -6,6 +6,7 @@ A specification is plain JSON. Only :func:`library` and :func:`save` need vl-con
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -37,6 +38,8 @@ FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 ZOOM = 1.6
 #: The newest version of Vega-Lite that specifications are written for.
 VEGA_LITE = "6."
+#: Lines of a PDF file that name resources of a page.
+RESOURCES = re.compile(rb"(?:^ +/\w+ \d+ 0 R\n){2,}", re.MULTILINE)
 #: Whether a method is switched on, and whether it or none is pointed at, as expressions.
 SHOWN, FOCUSED = "indexof(on, datum.method) >= 0", "focus === '' || focus === datum.method"
 
@@ -152,7 +155,7 @@ def faded(shown: float) -> Json:
     return {"condition": {"test": FOCUSED, "value": shown}, "value": 0.08}
 
 
-def marker(size: int, channel: Mapping[str, Json], **encoding: Json) -> Json:
+def marker(size: int, channel: Mapping[str, Json], **encoding: Json | list[Json]) -> Json:
     """A layer of markers, hollow where ``datum.hollow`` is true.
 
     Args:
@@ -276,7 +279,8 @@ def save(spec: Json, path: Path) -> list[Path]:
     drawn = {
         ".png": vl_convert.svg_to_png(svg, scale=ZOOM, ppi=72),
         ".svg": svg.encode("utf-8"),
-        ".pdf": vl_convert.svg_to_pdf(svg),
+        # svg_to_pdf lists the resources of a page in any order
+        ".pdf": RESOURCES.sub(lambda found: b"".join(sorted(found[0].splitlines(True))), vl_convert.svg_to_pdf(svg)),
     }
     for end, data in drawn.items():
         path.with_suffix(end).write_bytes(data)

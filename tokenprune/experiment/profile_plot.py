@@ -1,27 +1,27 @@
-"""A picture of a model's entropy curve and of the layers chosen by it. Needs matplotlib (the extra ``report``)."""
+"""A figure of a model's entropy curve and of the layers chosen by it."""
 
 from __future__ import annotations
 
 import statistics
 import textwrap
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
+from tokenprune.drawing.vega import Json, Scale, figure, save, spread
 from tokenprune.experiment.profiling import ProfiledModel
-from tokenprune.plotting import footnote, look, save, spread
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.selectors.plateau import find_plateau
 
-#: Colours of the mean and of chosen layers, by Okabe and Ito.
-MEAN, CHOSEN = "#0072B2", "#D55E00"
+#: Colours of the mean, of chosen layers (both by Okabe and Ito), of single samples, of the plateau.
+MEAN, CHOSEN, SINGLE, PLATEAU = "#0072B2", "#D55E00", "#A6A6A6", "#EEEEEE"
 #: Samples with a thin line of their own.
 SAMPLES = 6
-#: Letters of a line below the picture, and the most such lines that name choices.
+#: Letters of a line below the curves, and the most such lines that name choices.
 LETTERS, LINES = 150, 14
+#: Width and height of the curves in pixels.
+WIDTH, HEIGHT = 660, 300
 
 
 def profile_plot(measured: ProfiledModel, path: Path) -> list[Path]:
@@ -37,66 +37,83 @@ def profile_plot(measured: ProfiledModel, path: Path) -> list[Path]:
     Returns:
         The paths of the files.
     """
-    words = _words(measured)
-    with look():
-        figure = Figure(figsize=(9, 4 + 0.17 * len(words)), layout="constrained")
-        axes = figure.subplots()
-        _curves(axes, measured.profile)
-        axes.set_xlabel("decoder layer")
-        axes.set_ylabel("matrix entropy of the visual states\nat the layer's input")
-        axes.xaxis.set_major_locator(MaxNLocator(16, integer=True, min_n_ticks=1))
-        axes.set_xlim(-0.5, measured.profile.num_layers - 0.5)
-        axes.grid(axis="y")
-        footnote(figure, "\n".join(words))
-        _chosen(figure, axes, measured)
-        figure.legend(loc="outside right upper")
-        return save(figure, path)
+    scale = Scale(-0.5, measured.profile.num_layers - 0.5)
+    title = "matrix entropy of the visual states at the layer's input"
+    x = scale.channel("layer", "decoder layer", grid=False, tickMinStep=1, tickCount=16)
+    y = {"field": "entropy", "type": "quantitative", "scale": {"zero": False, "padding": 8}, "title": title}
+    curves, colours = _curves(measured.profile, x, y)
+    chosen = sorted({layer for choice in measured.choices.values() for layer in choice.layers})
+    if chosen:
+        curves += _chosen(chosen, scale, x)
+        colours["chosen: drop before layer"] = CHOSEN
+    legend = {
+        "scale": {"domain": list(colours), "range": list(colours.values())},
+        "legend": {"symbolType": "square", "symbolOpacity": 1},
+    }
+    for layer in curves:
+        layer["encoding"]["color"] = {"field": "line", "type": "nominal", **legend}
+    spec = {"width": WIDTH, "height": HEIGHT, "layer": curves}
+    return save(figure(spec, _words(measured), []), path)
 
 
-def _curves(axes: Axes, profile: EntropyProfile) -> None:
-    layers = list(range(profile.num_layers))
-    found = find_plateau(profile)
-    if found.first is not None and found.last is not None:
-        axes.axvspan(found.first - 0.5, found.last + 0.5, color="0.94", lw=0, label="plateau")
-    count = len(profile.curves)
-    for number, curve in enumerate(profile.curves[:SAMPLES] if count > 1 else ()):
-        label = "single samples" if number == 0 else None
-        axes.plot(layers, curve, color="0.6", lw=0.6, alpha=0.8, label=label)
-    if count > 2:
-        quartiles = [
-            statistics.quantiles(column, n=4, method="inclusive") for column in zip(*profile.curves, strict=True)
-        ]
-        low, high = [parts[0] for parts in quartiles], [parts[2] for parts in quartiles]
-        axes.fill_between(layers, low, high, color=MEAN, alpha=0.2, lw=0, label="quartiles")
+def _layer(line: str, mark: str, rows: Iterable[Json], encoding: Json, **look: Any) -> Json:
+    """A layer of the figure, named in the legend."""
+    return {
+        "data": {"values": [{"line": line, **row} for row in rows]},
+        "mark": {"type": mark, **look},
+        "encoding": encoding,
+    }
+
+
+def _curves(profile: EntropyProfile, x: Json, y: Json) -> tuple[list[Json], dict[str, str]]:
+    """The plateau, single samples, quartiles and the mean; and the colour of each in the legend."""
+    count, found = len(profile.curves), find_plateau(profile)
     name = f"mean of {count} samples" if count > 1 else "one sample"
-    axes.plot(layers, profile.mean, color=MEAN, lw=2, marker="o", markersize=3.5, label=name)
-
-
-def _chosen(figure: Figure, axes: Axes, measured: ProfiledModel) -> None:
-    """A line before every chosen layer, with its number above the axes."""
-    layers = sorted({layer for choice in measured.choices.values() for layer in choice.layers})
-    if not layers:
-        return
-    figure.draw_without_rendering()
-    box = axes.get_window_extent()
-    width = 2.1 * figure.dpi * 8.5 / 72
-    wanted = [float(axes.transData.transform((layer - 0.5, 0))[0]) for layer in layers]
-    places = spread(wanted, [width] * len(layers), box.x0, box.x1) or wanted
-    for number, (layer, place) in enumerate(zip(layers, places, strict=True)):
-        label = "chosen: drop before layer" if number == 0 else None
-        axes.axvline(layer - 0.5, color=CHOSEN, lw=1.3, linestyle="--", label=label)
-        axes.annotate(
-            str(layer),
-            (layer - 0.5, 1.0),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=((place - box.x0) / box.width, 1.05),
-            textcoords="axes fraction",
-            ha="center",
-            va="bottom",
-            fontsize=8.5,
-            color=CHOSEN,
-            arrowprops={"arrowstyle": "-", "color": CHOSEN, "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
+    layers: list[Json] = []
+    colours = {name: MEAN}
+    if found.first is not None and found.last is not None:
+        ends = {"layer": found.first - 0.5, "end": found.last + 0.5}
+        layers.append(_layer("plateau", "rect", [ends], {"x": x, "x2": {"field": "end"}}))
+        colours["plateau"] = PLATEAU
+    if count > 1:
+        single = [
+            {"layer": layer, "entropy": value, "sample": number}
+            for number, curve in enumerate(profile.curves[:SAMPLES])
+            for layer, value in enumerate(curve)
+        ]
+        layers.append(
+            _layer("single samples", "line", single, {"x": x, "y": y, "detail": {"field": "sample"}}, strokeWidth=0.8)
         )
+        colours["single samples"] = SINGLE
+    if count > 2:
+        columns = enumerate(zip(*profile.curves, strict=True))
+        parts = [(layer, statistics.quantiles(column, n=4, method="inclusive")) for layer, column in columns]
+        quartiles = [{"layer": layer, "entropy": low, "high": high} for layer, (low, _, high) in parts]
+        layers.append(_layer("quartiles", "area", quartiles, {"x": x, "y": y, "y2": {"field": "high"}}, opacity=0.5))
+        colours["quartiles"] = "#99C7E0"
+    mean = [{"layer": layer, "entropy": value} for layer, value in enumerate(profile.mean)]
+    layers.append(_layer(name, "line", mean, {"x": x, "y": y}, strokeWidth=2.5, point={"size": 25}))
+    return layers, colours
+
+
+def _chosen(layers: Sequence[int], scale: Scale, x: Json) -> list[Json]:
+    """A line before every chosen layer, with its number above the curves."""
+    line = "chosen: drop before layer"
+    rows = [{"layer": layer - 0.5, "number": layer} for layer in layers]
+    rule = _layer(line, "rule", rows, {"x": x}, strokeDash=[5, 3], strokeWidth=1.5)
+    places: Json = {
+        "transform": [
+            *spread(scale.share("datum.layer"), str(18 / WIDTH), "0", "1", "place"),
+            {"calculate": scale.value("datum.place"), "as": "beside"},
+        ]
+    }
+    ends = {"x2": {"field": "beside"}, "y": {"value": 0}, "y2": {"value": -10}}
+    above = {"x": {**x, "field": "beside"}, "y": {"value": -16}, "text": {"field": "number"}}
+    return [
+        rule,
+        {**_layer(line, "rule", rows, {"x": x, **ends}, strokeWidth=0.8), **places},
+        {**_layer(line, "text", rows, above), **places},
+    ]
 
 
 def _words(measured: ProfiledModel) -> list[str]:
