@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.experiment.numbers import chosen_layers
-from tokenprune.experiment.plot import accuracy_plot
+from tokenprune.experiment.plot import accuracy_plot, charts_of
 from tokenprune.experiment.report import layer_line
 from tokenprune.experiment.stats import Estimate
 from tokenprune.experiment.summary import SeriesSummary
@@ -56,7 +56,7 @@ def main() -> None:
     for path in sorted(RESULTS.glob("*/summary.json")):
         list_layers(path.parent)
         rows = [summary(data) for data in json.loads(path.read_text(encoding="utf-8"))]
-        for file in accuracy_plot(rows, path.with_name("accuracy.png")):
+        for file in accuracy_plot(charts_of(rows), path.with_name("accuracy.png")):
             if file.suffix != ".png":
                 file.unlink()  # the repository holds pictures for screens only
             else:

@@ -25,6 +25,8 @@ HEIGHT, WIDTH = 330, 400
 NAME = 16
 #: The colour of methods that are not among the best.
 FAINT = "#CCCCCC"
+#: A line goes from budget to budget.
+ORDER = {"field": "order", "type": "quantitative"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Against:
         light = {
             "data": {"values": self._rows(charts, [point for point in charts.points if point.method in faint])},
             "mark": {"type": "line", "strokeWidth": 1, "color": FAINT, "point": {"size": 12, "color": FAINT}},
-            "encoding": {**self._places(charts, x="cost"), "detail": {"field": "method"}},
+            "encoding": {**self._places(charts, x="cost"), "detail": {"field": "method"}, "order": ORDER},
         }
         names = _names(self._places(charts)["y"], quantity_scale(charts), height, styles) if named else []
         return {**spec, "layer": [light, *spec["layer"], *names], "width": WIDTH, "height": height}
@@ -87,7 +89,12 @@ class Against:
     def _rows(self, charts: Charts, points: Iterable[Point]) -> list[Json]:
         scale = quantity_scale(charts)
         return [
-            {**point_row(point, scale), "cost": self.cost(point), "front": point in charts.front}
+            {
+                **point_row(point, scale),
+                "cost": (cost := self.cost(point)),
+                "order": cost if math.isnan(point.average) else point.average,
+                "front": point in charts.front,
+            }
             for point in points
             if math.isfinite(point.mean) and not math.isnan(self.cost(point))
         ]
@@ -137,7 +144,7 @@ class Against:
         places, channel = self._places(charts), channels(styles)
         interval = {**places, "y": {**places["y"], "field": "low"}, "y2": {"field": "high"}}
         front = {"type": "line", "strokeWidth": 1.5, "color": GREY, "interpolate": "step-after"}
-        line = {"color": channel["color"], "strokeDash": channel["strokeDash"], "opacity": faded(0.7)}
+        line = {"color": channel["color"], "strokeDash": channel["strokeDash"], "opacity": faded(0.7), "order": ORDER}
         layers: list[Json] = [
             *_bands(charts, places["y"]),
             {"transform": [{"filter": "datum.front"}], "mark": front, "encoding": places},

@@ -1,6 +1,6 @@
 """Parts that specifications in Vega-Lite share: axes, styles, labels that do not overlap, the files of a figure.
 
-A specification is plain JSON. Only :func:`library` and :func:`save` need vl-convert (the extra ``report``).
+A specification is plain JSON. Only :func:`library` and :func:`save` need packages of the extra ``report``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class Scale:
         """
         kind: Json = {"type": "log"} if self.log else {"type": "linear", "zero": False}
         # a format alone would round to the steps of the axis
-        shown: Json = {"labelExpr": "format(datum.value, '.4~g')", **({"values": list(ticks)} if ticks else {}), **axis}
+        shown: Json = {"labelExpr": "format(datum.value, '.6~r')", **({"values": list(ticks)} if ticks else {}), **axis}
         return {
             "field": field,
             "type": "quantitative",
@@ -187,7 +188,7 @@ def config(**more: Any) -> Json:
     """The look of all charts."""
     return {
         "view": {"stroke": None},
-        "axis": {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal", "labelOverlap": True},
+        "axis": {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal", "labelOverlap": "greedy"},
         **more,
     }
 
@@ -258,30 +259,33 @@ def version() -> str:
     return [str(found) for found in vl_convert.get_vegalite_versions() if found.startswith(VEGA_LITE)][-1]
 
 
-def save(spec: Json, path: Path) -> list[Path]:
+def save(spec: Json, path: Path, ends: Iterable[str] = (".png", ".svg", ".pdf")) -> list[Path]:
     """Write a figure as PNG for screens, SVG for pages and PDF for papers.
 
     SVG and PDF hold text as text. The same figure always gives the same bytes.
 
     Args:
         spec: The figure.
-        path: The PNG file; the others have other ends.
+        path: One of the files; the others have other ends.
+        ends: The ends of the files.
 
     Returns:
-        The paths of the three files.
+        The paths of the files.
 
     Raises:
-        ImportError: vl-convert is not installed.
+        ImportError: vl-convert or Pillow is not installed.
     """
     import vl_convert
+    from PIL import Image
 
     svg = vl_convert.vegalite_to_svg(spec, vl_version=version(), allowed_base_urls=[])
-    drawn = {
-        ".png": vl_convert.svg_to_png(svg, scale=ZOOM, ppi=72),
-        ".svg": svg.encode("utf-8"),
-        # svg_to_pdf lists the resources of a page in any order
-        ".pdf": RESOURCES.sub(lambda found: b"".join(sorted(found[0].splitlines(True))), vl_convert.svg_to_pdf(svg)),
-    }
-    for end, data in drawn.items():
-        path.with_suffix(end).write_bytes(data)
-    return [path.with_suffix(end) for end in drawn]
+    written = [path.with_suffix(end) for end in ends]
+    for file in written:
+        if file.suffix == ".png":  # packed again, it is a third as large
+            Image.open(BytesIO(vl_convert.svg_to_png(svg, scale=ZOOM))).convert("RGB").save(file, optimize=True)
+        elif file.suffix == ".svg":
+            file.write_text(svg, encoding="utf-8")
+        else:  # svg_to_pdf lists the resources of a page in any order
+            pdf = vl_convert.svg_to_pdf(svg)
+            file.write_bytes(RESOURCES.sub(lambda run: b"".join(sorted(run[0].splitlines(True))), pdf))
+    return written
