@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.report.pages import page
 from tests.support.scenes import marks
 from tokenprune.drawing.against import COSTS, Against
 from tokenprune.drawing.palette import styles
 from tokenprune.drawing.points import Charts, Point
-from tokenprune.drawing.vega import MARKERS, Json
+from tokenprune.drawing.vega import MARKERS, Json, figure, save
+from tokenprune.report.html import render
 
 
 def charts() -> Charts:
@@ -120,3 +123,26 @@ def test_only_what_is_switched_on_is_drawn() -> None:
     params = [{**item, "value": ["fastv"]} if item["name"] == "on" else item for item in spec["params"]]
     assert len(marks({**spec, "params": params}, "symbol")) == 2
     assert marks({**spec, "params": params}, "rect") == []
+
+
+def test_a_line_goes_from_budget_to_budget() -> None:
+    """Not from cost to cost: a method may keep fewer tokens with more budget."""
+    points = [
+        Point("a", f"b{at}", 50.0 + at, 40.0, 60.0, visual, 10.0 * at) for at, visual in enumerate((9.0, 30.0, 20.0))
+    ]
+    lines = marks(drawn(Charts("accuracy, %", tuple(points), COSTS)), "line")
+    heights = [item["y"] for item in lines]
+    assert heights == sorted(heights, reverse=True)
+    assert [item["x"] for item in lines] != sorted(item["x"] for item in lines)
+
+
+def test_a_new_chart_is_one_object_for_page_and_files(tmp_path: Path) -> None:
+    mine = Against("saved", "saved work", "saved FLOPs, %", lambda point: 100 * point.flops_reduction)
+    made = replace(charts(), kinds=(*COSTS, mine))
+    html = render(replace(page(["fastv", "random"], shown=()), charts=made))
+    assert '<figcaption id="chart-3-title">Accuracy against saved work</figcaption>' in html
+    panel = mine.panel(made, styles(made.methods), named=True)
+    written = save(figure(panel, ["A note."], made.methods), tmp_path / "mine.png")
+    assert [path.suffix for path in written] == [".png", ".svg", ".pdf"]
+    assert "saved FLOPs, %" in (tmp_path / "mine.svg").read_text()
+    assert Image.open(tmp_path / "mine.png").width > 640
