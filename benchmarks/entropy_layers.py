@@ -127,7 +127,7 @@ def draw(data: dict[str, Any], budget: Budget, path: Path) -> None:
         ],
     }
     note = f"{data['task']}: agreement with the unpruned model ({slug(budget)})"
-    save(figure({"vconcat": [above, below]}, [note], []), path, [path.suffix])
+    save(figure({"vconcat": [above, below]}, [note]), path, [path.suffix])
 
 
 def main() -> None:

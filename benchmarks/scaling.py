@@ -144,7 +144,7 @@ def plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
         start = min(size[kind] for size in values) / 2
         linear = [{"tokens": few, kind: start}, {"tokens": many, kind: start * many / few}]
         scale = Scale(start / 2, 2 * max(size[kind] for size in values), log=True)
-        y = scale.channel(kind, title, scale.nice((1,)))
+        y = scale.channel(kind, title, scale.round_numbers())
         colour = {"field": "scorer", "type": "nominal", "scale": {"domain": list(rows), "range": list(COLOURS)}}
         line = {"mark": {"type": "line", "point": True}, "encoding": {"x": x, "y": y, "color": colour}}
         dotted = {"type": "line", "strokeDash": [2, 3], "color": INK}
@@ -158,7 +158,7 @@ def plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
                 ],
             }
         )
-    save(figure({"hconcat": panels}, ["Dotted: linear growth."], []), path, [path.suffix])
+    save(figure({"hconcat": panels}, ["Dotted: linear growth."]), path, [path.suffix])
 
 
 def main() -> None:

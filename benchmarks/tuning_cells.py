@@ -25,8 +25,8 @@ import torch
 from tokenprune import ExperimentConfig
 from tokenprune.adapters import adapter_for
 from tokenprune.config import Method
-from tokenprune.drawing.palette import COLOURS, GREY
-from tokenprune.drawing.vega import MARKERS, figure, save
+from tokenprune.drawing.palette import COLOURS, GREY, MARKERS
+from tokenprune.drawing.vega import figure, save
 from tokenprune.engine import choose_layers, chosen
 from tokenprune.engine.fidelity import Fidelity, UnprunedBatch
 from tokenprune.experiment.series import Series
@@ -229,7 +229,7 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
 def draw(cells: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw a scatter plot per cell: the objective against the accuracy of the table."""
     panels = []
-    kinds = {"picked": (COLOURS[1], "*"), "random": (GREY, "X"), "other": (COLOURS[0], "o")}
+    kinds = {"picked": (COLOURS[1], MARKERS[7]), "random": (GREY, MARKERS[6]), "other": (COLOURS[0], MARKERS[0])}
     for cell in cells:
         found = cell["objectives"][OBJECTIVE]
         rows = [
@@ -244,7 +244,7 @@ def draw(cells: Sequence[dict[str, Any]], path: Path) -> None:
             channel: {"field": "kind", "scale": {"domain": list(kinds), "range": values}, "legend": None}
             for channel, values in (
                 ("color", [colour for colour, _ in kinds.values()]),
-                ("shape", [MARKERS[marker] for _, marker in kinds.values()]),
+                ("shape", [marker for _, marker in kinds.values()]),
                 ("size", [110, 30, 30]),
             )
         }
@@ -263,7 +263,7 @@ def draw(cells: Sequence[dict[str, Any]], path: Path) -> None:
             }
         )
     notes = ["Star: picked. Crosses: random. The number is Spearman's rank correlation."]
-    save(figure({"concat": panels, "columns": len(SHARES)}, notes, []), path, [path.suffix])
+    save(figure({"concat": panels, "columns": len(SHARES)}, notes), path, [path.suffix])
 
 
 def main() -> None:

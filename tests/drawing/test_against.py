@@ -12,10 +12,10 @@ from PIL import Image
 
 from tests.report.pages import page
 from tests.support.scenes import marks
-from tokenprune.drawing.against import COSTS, Against
+from tokenprune.drawing.against import COSTS, FLOPS, VISUAL, Against
 from tokenprune.drawing.palette import styles
 from tokenprune.drawing.points import Charts, Point
-from tokenprune.drawing.vega import MARKERS, Json, figure, save
+from tokenprune.drawing.vega import Json, figure, save
 from tokenprune.report.html import render
 
 
@@ -25,13 +25,9 @@ def charts() -> Charts:
     return found
 
 
-def cost(name: str) -> Against:
-    return next(item for item in COSTS if item.id == name)
-
-
-def drawn(made: Charts, name: str = "visual") -> Json:
+def drawn(made: Charts) -> Json:
     """The specification of a chart, with a width as if it were in a page."""
-    (chart,) = cost(name).draw(made, styles(made.methods))
+    (chart,) = VISUAL.draw(made, styles(made.methods))
     return {**chart.spec, "width": 500}
 
 
@@ -39,7 +35,7 @@ def test_colours_and_markers_are_the_palette_s() -> None:
     made = charts()
     style = styles(made.methods)
     found = {(item["fill"], item["shape"]) for item in marks(drawn(made), "symbol")}
-    assert found == {(style[name].colour, MARKERS[style[name].marker]) for name in ("fastv", "random")}
+    assert found == {(style[name].colour, style[name].marker) for name in ("fastv", "random")}
 
 
 def test_no_name_stands_in_an_expression() -> None:
@@ -70,7 +66,7 @@ def test_costs() -> None:
 def test_the_axis_of_costs(costs: tuple[float, float], log: bool) -> None:
     points = tuple(Point("a", str(number), 50.0, 40.0, 60.0, value) for number, value in enumerate(costs))
     made = Charts("accuracy, %", points, COSTS)
-    assert cost("flops").draw(made, styles(["a"])) == []  # all are unknown
+    assert FLOPS.draw(made, styles(["a"])) == []  # all are unknown
     scale = drawn(made)["layer"][-1]["encoding"]["x"]["scale"]
     low, high = scale["domain"]
     assert (scale["type"] == "log") == log
@@ -98,7 +94,7 @@ def test_small_differences_do_not_fill_the_height() -> None:
 def test_bands_and_fronts() -> None:
     made = charts()
     (band,) = marks(drawn(made), "rect")
-    assert "accuracy, %: 94; high: 96; method: unpruned; visual tokens: 144.0" in band["description"]
+    assert "accuracy, %: 94; high: 96; method: unpruned; budget: ; visual tokens kept: 144.0" in band["description"]
     assert marks(drawn(made), "line") != []
     assert {item["stroke"] for item in marks(drawn(made), "line")} == {
         style.colour for style in styles(["fastv", "random"]).values()
@@ -137,11 +133,11 @@ def test_a_line_goes_from_budget_to_budget() -> None:
 
 
 def test_a_new_chart_is_one_object_for_page_and_files(tmp_path: Path) -> None:
-    mine = Against("saved", "saved work", "saved FLOPs, %", lambda point: 100 * point.flops_reduction)
+    mine = Against("saved work", "saved FLOPs, %", lambda point: 100 * point.flops_reduction)
     made = replace(charts(), kinds=(*COSTS, mine))
     html = render(replace(page(["fastv", "random"], shown=()), charts=made))
     assert '<figcaption id="chart-3-title">Accuracy against saved work</figcaption>' in html
-    panel = mine.panel(made, styles(made.methods), named=True)
+    panel = mine.panel(made, styles(made.methods), width=400, named=True)
     written = save(figure(panel, ["A note."], made.methods), tmp_path / "mine.png")
     assert [path.suffix for path in written] == [".png", ".svg", ".pdf"]
     assert "saved FLOPs, %" in (tmp_path / "mine.svg").read_text()

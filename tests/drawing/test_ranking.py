@@ -7,7 +7,7 @@ from dataclasses import replace
 from tests.drawing.test_against import charts
 from tests.support.scenes import marks
 from tokenprune.drawing.palette import styles
-from tokenprune.drawing.points import Chart, Charts, Reference
+from tokenprune.drawing.points import Chart, Charts, Point
 from tokenprune.drawing.ranking import Ranking
 
 
@@ -39,7 +39,7 @@ def test_names_within_the_noise_are_bold_and_marks_of_early_leavers_hollow() -> 
 
 
 def test_a_band_of_one_budget_is_in_its_chart_alone() -> None:
-    made = replace(charts(), references=(Reference("fastv", 80.0, 79.0, 81.0, budget="keep 8"),))
+    made = replace(charts(), references=(Point("fastv", "keep 8", 80.0, 79.0, 81.0),))
     assert [len(marks(chart.spec, "rect")) for chart in drawn(made)] == [0, 1]
     (against,) = made.kinds[0].draw(made, styles(made.methods))
     assert marks({**against.spec, "width": 500}, "rect") == []

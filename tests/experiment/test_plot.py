@@ -13,7 +13,6 @@ import pytest
 from tests.support.scenes import Item, beside, figures, marks, overlapping, panels, within
 from tests.support.summaries import summary, unpruned, zoo
 from tokenprune.drawing.palette import GREY, PLACES, styles
-from tokenprune.drawing.vega import MARKERS
 from tokenprune.experiment.plot import BEST, MOST_LINES, accuracy_plot, charts_of, comparison_plot
 from tokenprune.experiment.stats import Estimate
 from tokenprune.experiment.summary import SeriesSummary
@@ -106,7 +105,7 @@ def test_agreement_has_no_band_of_the_unpruned_model(tmp_path: Path, monkeypatch
 def test_colours_are_those_of_the_palette(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     methods = ["fastv", "visionzip", "random"]
     spec = drawn(zoo(methods, BUDGETS), tmp_path, monkeypatch)[0]
-    wanted = {(style.colour, MARKERS[style.marker]) for style in styles(methods).values()}
+    wanted = {(style.colour, style.marker) for style in styles(methods).values()}
     for panel in panels(spec):
         found = within(panel, marks(spec, "symbol"))
         assert {(item["fill"], item["shape"]) for item in found} == wanted
@@ -177,7 +176,7 @@ def test_several_results_share_axes_and_styles(tmp_path: Path, monkeypatch: pyte
                 for item in within(panel, marks(spec, "symbol"))
                 if "method: mine; budget: keep_count 64" in item["description"]
             ]
-            assert (point["fill"], point["shape"]) == (style.colour, MARKERS[style.marker])
+            assert (point["fill"], point["shape"]) == (style.colour, style.marker)
             same.append((value(point, "accuracy, %"), point["y"] - panel["y"]))
         # one is the second of its table, the other the first: 1 point apart at the same scale
         (first, low), (second, high) = same

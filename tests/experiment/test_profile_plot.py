@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.scenes import figures, marks, overlapping
-from tokenprune.experiment.profile_plot import CHOSEN, LINES, MEAN, SAMPLES, SINGLE, profile_plot
+from tokenprune.drawing.palette import COLOURS
+from tokenprune.experiment.profile_plot import LINES, SAMPLES, profile_plot
 from tokenprune.experiment.profiling import ProfiledModel
 from tokenprune.selectors.base import LayerChoice
 from tokenprune.selectors.entropy_profile import EntropyProfile
@@ -37,8 +38,8 @@ def legend(spec: object) -> list[str]:
 def test_the_curve_its_spread_and_some_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = measured(9)
     spec = drawn(found, tmp_path / "profile.png", monkeypatch)
-    assert legend(spec) == ["mean of 9 samples", "plateau", "single samples", "quartiles"]
-    values = {layer["data"]["values"][0]["line"]: layer["data"]["values"] for layer in spec["layer"]}
+    assert legend(spec) == ["plateau", "single samples", "quartiles", "mean of 9 samples"]
+    values = {layer["encoding"]["color"]["datum"]: layer["data"]["values"] for layer in spec["layer"]}
     assert [row["entropy"] for row in values["mean of 9 samples"]] == pytest.approx(found.profile.mean)
     single = [[row["entropy"] for row in values["single samples"] if row["sample"] == at] for at in range(SAMPLES)]
     assert single == [list(curve) for curve in found.profile.curves[:SAMPLES]]
@@ -47,13 +48,13 @@ def test_the_curve_its_spread_and_some_samples(tmp_path: Path, monkeypatch: pyte
         low, _, high = statistics.quantiles((curve[layer] for curve in found.profile.curves), n=4, method="inclusive")
         assert (row["layer"], row["entropy"], row["high"]) == (layer, low, high)
     lines = marks(spec, "line")
-    assert [item["stroke"] for item in lines] == [SINGLE] * SAMPLES * len(SHAPE) + [MEAN] * len(SHAPE)
+    assert [item["stroke"] for item in lines] == ["#A6A6A6"] * SAMPLES * len(SHAPE) + [COLOURS[0]] * len(SHAPE)
     assert [item["x"] for item in lines[: len(SHAPE)]] == [item["x"] for item in lines[-len(SHAPE) :]]
 
 
 def test_one_sample_has_no_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = drawn(measured(1), tmp_path / "profile.png", monkeypatch)
-    assert legend(spec) == ["one sample", "plateau"]
+    assert legend(spec) == ["plateau", "one sample"]
     assert marks(spec, "area") == []
 
 
@@ -68,7 +69,7 @@ def test_chosen_layers_are_named_without_overlaps(tmp_path: Path, monkeypatch: p
     assert [item["x"] / width for item in rules] == pytest.approx([2, 3, 4, 6])  # tokens are dropped before a layer
     texts = marks(spec, "text")
     assert [text["text"] for text in texts] == [2, 3, 4, 6]
-    assert {text["fill"] for text in texts} == {CHOSEN}
+    assert {text["fill"] for text in texts} == {COLOURS[1]}
     assert overlapping(texts) == []
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tokenprune.adapters.views import View
 from tokenprune.drawing.against import COSTS
-from tokenprune.drawing.points import Charts, Point, Reference
+from tokenprune.drawing.points import Charts, Point
 from tokenprune.pictures.look import Look, StageLook
 from tokenprune.report.page import (
     Cell,
@@ -121,7 +121,7 @@ def page(
         notes=("A note about `code`.",),
         table=Table("Results", columns, tuple(rows), "A note."),
         charts=Charts(
-            "accuracy, %", tuple(points), COSTS, references=(Reference("unpruned", 95.0, 94.0, 96.0, 144.0),)
+            "accuracy, %", tuple(points), COSTS, references=(Point("unpruned", "", 95.0, 94.0, 96.0, 144.0),)
         ),
         tables=(
             Table("Per type", (Column("method"), Column("exist", "number")), (Row((Cell("fastv"), Cell("1.0", 1.0))),)),

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import vl_convert
 
-from tokenprune.drawing.vega import version
-
 Item = dict[str, Any]
 
 
@@ -20,7 +18,7 @@ def marks(spec: object, kind: str, role: str = "mark") -> list[Item]:
 
     A line is an item per point.
     """
-    scene = vl_convert.vegalite_to_scenegraph(spec, vl_version=version(), show_warnings=True)
+    scene = vl_convert.vegalite_to_scenegraph(spec, show_warnings=True)
     return list(_walk(scene["scenegraph"], kind, role, 0.0, 0.0))
 
 

@@ -10,7 +10,6 @@ import pytest
 from tests.support.scenes import figures, marks, panels, within
 from tests.tuning.test_ranking import GOOD, NOISE, SAME, WORSE, chance, measured, ranking
 from tokenprune.drawing.palette import GREY, styles
-from tokenprune.drawing.vega import MARKERS
 from tokenprune.tuning.plot import charts_of, tune_plot
 from tokenprune.tuning.ranking import Ranking
 
@@ -40,7 +39,7 @@ def test_every_candidate_has_a_row_in_the_style_of_its_method(tmp_path: Path, mo
         assert len(symbols) == len(names)
         for row, method, item in zip(found.ranked, methods, symbols, strict=True):
             style = expected[method]
-            assert item["shape"] == MARKERS[style.marker]
+            assert item["shape"] == style.marker
             assert style.colour in (item["fill"], item["stroke"])
             assert (item["fill"] == "white") == (row.name == "dart")
             loss = item["description"].partition("loss, nats: ")[2].partition(";")[0]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from tokenprune.drawing.palette import GREY, MethodStyle
 from tokenprune.drawing.points import Chart, Charts, Point
-from tokenprune.drawing.rows import band_tooltip, point_row, point_tooltip, powers, quantity_scale, row
-from tokenprune.drawing.vega import SHOWN, Json, Scale, channels, faded, marker, on_page, spread
+from tokenprune.drawing.vega import SHOWN, Json, Scale, channels, faded, layer, markers, on_page, spread
 
 #: Costs that spread over more than this factor have a logarithmic axis.
 WIDE = 2.5
@@ -17,16 +16,12 @@ WIDE = 2.5
 FEW = 8
 #: Methods on a page whose lines are drawn; more would be a tangle.
 MOST_LINES = 8
-#: Points of a chart that may stand beside others, at most.
-NARROW = 24
 #: Height of a chart, and width of one in a file, in pixels.
 HEIGHT, WIDTH = 330, 400
 #: Height of a line's name in pixels.
 NAME = 16
 #: The colour of methods that are not among the best.
 FAINT = "#CCCCCC"
-#: A line goes from budget to budget.
-ORDER = {"field": "order", "type": "quantitative"}
 
 
 @dataclass(frozen=True)
@@ -34,68 +29,83 @@ class Against:
     """A chart of the measured quantity against a cost.
 
     Attributes:
-        id: A word for it.
         name: The cost in a few words.
         title: The title of its axis.
         cost: The cost of a point; NaN where it is unknown.
     """
 
-    id: str
     name: str
     title: str
     cost: Callable[[Point], float]
 
     def draw(self, charts: Charts, styles: Mapping[str, MethodStyle]) -> list[Chart]:
         """Draw the chart for a page; none if all costs are unknown."""
-        rows = self._rows(charts, charts.points)
-        if not rows:
-            return []
-        label = f"{charts.name} against {self.name}"
-        gap, lines = "clamp(0.4 * width / datum.count, 6, 22)", f"length(on) <= {MOST_LINES}"
-        spec = self._spec(charts, rows, styles, "width", gap=gap, lines=lines, size=90)
-        return [
-            Chart(
-                self.id,
-                label[:1].upper() + label[1:],
-                f"{label}, with 95 % intervals. The table has the same numbers.",
-                on_page(spec, HEIGHT, label, charts.methods),
-                least_width=min(900, 4 * len(rows) + 90),
-                narrow=len(rows) <= NARROW,
-            )
-        ]
+        count = len(self._rows(charts))
+        title = f"{charts.title} against {self.name}"
+        spec = on_page(self.panel(charts, styles), HEIGHT, title, charts.methods)
+        return [Chart(title, spec, least_width=min(900, 4 * count + 90))] if count else []
 
     def panel(
-        self, charts: Charts, styles: Mapping[str, MethodStyle], faint: Sequence[str] = (), named: bool = False
+        self,
+        charts: Charts,
+        styles: Mapping[str, MethodStyle],
+        width: int = 0,
+        faint: Sequence[str] = (),
+        named: bool = False,
     ) -> Json:
-        """Draw a panel of a file.
+        """Draw bands, the front, lines, intervals, and at last marks; points of equal cost stand side by side.
 
         Args:
             charts: The points.
             styles: The style of every method.
+            width: Width in pixels, for a file; 0 for a page, where it follows from the place.
             faint: Methods that are drawn as light lines, without marks.
             named: Whether each of the other lines has its name at its right end.
         """
-        rows = self._rows(charts, [point for point in charts.points if point.method not in faint])
-        spec = self._spec(charts, rows, styles, str(WIDTH), gap="4", lines="true", size=50)
-        height = max(HEIGHT, NAME * len({found["method"] for found in rows}))
-        light = {
-            "data": {"values": self._rows(charts, [point for point in charts.points if point.method in faint])},
-            "mark": {"type": "line", "strokeWidth": 1, "color": FAINT, "point": {"size": 12, "color": FAINT}},
-            "encoding": {**self._places(charts, x="cost"), "detail": {"field": "method"}, "order": ORDER},
+        channel, (scale, ticks), up = channels(styles), self._scale(charts), charts.scale
+        rows = [row for row in self._rows(charts) if row["method"] not in faint]
+        size, gap, lines = 90, "clamp(0.4 * width / datum.count, 6, 22) / width", f"length(on) <= {MOST_LINES}"
+        if width:
+            size, gap, lines = 50, str(4 / width), "true"
+        x = scale.channel("x", self.title, ticks, grid=False, tickCount=8)
+        y = up.channel("mean", charts.quantity, up.round_numbers())
+        places = {"x": x, "y": y, "order": {"field": "order", "type": "quantitative"}}
+        ends = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
+        line = {"color": channel["color"], "strokeDash": channel["strokeDash"], "opacity": faded(0.7)}
+        bands = [band.row(up) for band in charts.references if not band.budget]
+        light = [row for row in self._rows(charts) if row["method"] in faint]
+        by_method = {"x": {**x, "field": "cost"}, "detail": {"field": "method"}}
+        layers = [
+            layer("rect", {**ends, "tooltip": charts.tooltip}, bands, [SHOWN], color=GREY, opacity=0.2),
+            layer("rule", {"y": y}, bands, [SHOWN], color=GREY),
+            layer("line", places | by_method, light, strokeWidth=1, color=FAINT, point={"size": 12, "color": FAINT}),
+            layer("line", {"x": x, "y": y}, steps=[{"filter": "datum.front"}], color=GREY, interpolate="step-after"),
+            layer("line", places | line, steps=[{"filter": lines}], strokeWidth=1.5),
+            layer("rule", {"x": x, **ends, "color": channel["color"], "opacity": faded(0.6)}, strokeWidth=1.5),
+            markers(size, channel, x=x, y=y, opacity=faded(1.0), tooltip=charts.tooltip),
+        ]
+        height = max(HEIGHT, NAME * len({row["method"] for row in rows}))
+        return {
+            "data": {"values": rows},
+            "transform": [
+                SHOWN,
+                *spread(scale.share("datum.cost"), gap, "0.03", "0.97", "place"),
+                {"calculate": scale.value("datum.place"), "as": "x"},
+            ],
+            "layer": [*layers, _names(y, up, height, channel)] if named else layers,
+            **({"width": width, "height": height} if width else {}),
         }
-        names = _names(self._places(charts)["y"], quantity_scale(charts), height, styles) if named else []
-        return {**spec, "layer": [light, *spec["layer"], *names], "width": WIDTH, "height": height}
 
-    def _rows(self, charts: Charts, points: Iterable[Point]) -> list[Json]:
-        scale = quantity_scale(charts)
+    def _rows(self, charts: Charts) -> list[Json]:
+        """The points whose numbers are known; a line goes from budget to budget, so by the layer average."""
         return [
             {
-                **point_row(point, scale),
-                "cost": (cost := self.cost(point)),
-                "order": cost if math.isnan(point.average) else point.average,
+                **point.row(charts.scale),
+                "cost": self.cost(point),
+                "order": self.cost(point) if math.isnan(point.average) else point.average,
                 "front": point in charts.front,
             }
-            for point in points
+            for point in charts.points
             if math.isfinite(point.mean) and not math.isnan(self.cost(point))
         ]
 
@@ -110,61 +120,7 @@ class Against:
         else:
             margin = 0.15 * (high - low) or 0.2 * abs(high) or 1.0
             scale = Scale(max(0.0, low - margin), high + margin)
-        return scale, _few(costs) or scale.nice()
-
-    def _places(self, charts: Charts, x: str = "x") -> dict[str, Json]:
-        """Encode where a point is."""
-        scale, ticks = self._scale(charts)
-        height = quantity_scale(charts)
-        across = scale.channel(x, self.title, ticks, grid=False, tickCount=8)
-        return {"x": across, "y": height.channel("mean", charts.quantity, powers(height))}
-
-    def _spec(
-        self,
-        charts: Charts,
-        rows: Sequence[Json],
-        styles: Mapping[str, MethodStyle],
-        width: str,
-        gap: str,
-        lines: str,
-        size: int,
-    ) -> Json:
-        """Draw bands, the front, lines, intervals, and at last marks; points of equal cost stand side by side.
-
-        Args:
-            charts: The points.
-            rows: Those that are drawn.
-            styles: The style of every method.
-            width: The width in pixels, as an expression.
-            gap: Pixels between points of equal cost, as an expression.
-            lines: Whether lines are drawn, as an expression.
-            size: Area of a mark in square pixels.
-        """
-        scale, _ = self._scale(charts)
-        places, channel = self._places(charts), channels(styles)
-        interval = {**places, "y": {**places["y"], "field": "low"}, "y2": {"field": "high"}}
-        front = {"type": "line", "strokeWidth": 1.5, "color": GREY, "interpolate": "step-after"}
-        line = {"color": channel["color"], "strokeDash": channel["strokeDash"], "opacity": faded(0.7), "order": ORDER}
-        layers: list[Json] = [
-            *_bands(charts, places["y"]),
-            {"transform": [{"filter": "datum.front"}], "mark": front, "encoding": places},
-            {
-                "transform": [{"filter": lines}],
-                "mark": {"type": "line", "strokeWidth": 1.5},
-                "encoding": {**places, **line},
-            },
-            {
-                "mark": {"type": "rule", "strokeWidth": 1.5},
-                "encoding": {**interval, "color": channel["color"], "opacity": faded(0.6)},
-            },
-            marker(size, channel, **places, opacity=faded(1.0), tooltip=point_tooltip(charts)),
-        ]
-        moved = spread(scale.share("datum.cost"), f"{gap} / {width}", "0.03", "0.97", "place")
-        return {
-            "data": {"values": list(rows)},
-            "transform": [{"filter": SHOWN}, *moved, {"calculate": scale.value("datum.place"), "as": "x"}],
-            "layer": layers,
-        }
+        return scale, _few(costs) or scale.round_numbers((1, 2, 3, 5, 7))
 
 
 def _few(costs: Iterable[float]) -> list[float]:
@@ -178,52 +134,27 @@ def _few(costs: Iterable[float]) -> list[float]:
     return [round(sum(group) / len(group), 1) for group in centres] if len(centres) <= FEW else []
 
 
-def _bands(charts: Charts, y: Json) -> list[Json]:
-    """A band per reference, from side to side, with a line at its mean."""
-    bands = [row(item, quantity_scale(charts)) for item in charts.references if not item.budget]
-    data: Json = {"data": {"values": bands}, "transform": [{"filter": SHOWN}]}
-    ends = {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "tooltip": band_tooltip(charts)}
-    return [
-        {**data, "mark": {"type": "rect", "color": GREY, "opacity": 0.2}, "encoding": ends},
-        {**data, "mark": {"type": "rule", "color": GREY}, "encoding": {"y": y}},
-    ]
-
-
-def _names(y: Json, scale: Scale, height: int, styles: Mapping[str, MethodStyle]) -> list[Json]:
+def _names(y: Json, scale: Scale, height: int, channel: Mapping[str, Json]) -> Json:
     """The names of the lines right of a panel, each beside the end of its line, with its mark."""
-    top = f"{height} * (1 - {scale.share('datum.mean')})"
+    wanted = f"{height} * (1 - {scale.share('datum.mean')})"
     last: list[Json] = [
         {"joinaggregate": [{"op": "max", "field": "x", "as": "last"}], "groupby": ["method"]},
         {"filter": "datum.x >= datum.last"},
-        *spread(top, str(NAME), f"-{NAME / 2}", f"{height + NAME / 2}", "name_place"),
-        {"calculate": scale.value(f"(1 - datum.name_place / {height})"), "as": "name_y"},
+        *spread(wanted, str(NAME), f"-{NAME / 2}", f"{height + NAME / 2}", "place"),
+        {"calculate": scale.value(f"(1 - datum.place / {height})"), "as": "beside"},
     ]
-    channel = channels(styles)
-    start, y = {"x": {"field": "x", "type": "quantitative"}, "y": y}, {**y, "field": "name_y"}
-    end = {"x2": {"value": WIDTH + 14}, "y2": {"field": "name_y"}}
-    return [
-        {
-            "transform": last,
-            "layer": [
-                {
-                    "mark": {"type": "rule", "strokeWidth": 0.7, "opacity": 0.7},
-                    "encoding": {**start, **end, "color": channel["color"]},
-                },
-                marker(50, channel, x={"value": WIDTH + 22}, y=y),
-                {
-                    "mark": {"type": "text", "align": "left", "baseline": "middle", "fontSize": 12},
-                    "encoding": {"x": {"value": WIDTH + 31}, "y": y, "text": {"field": "method"}},
-                },
-            ],
-        }
+    beside, x = {**y, "field": "beside"}, {"x": {"field": "x", "type": "quantitative"}, "x2": {"value": WIDTH + 14}}
+    text = {"x": {"value": WIDTH + 31}, "y": beside, "text": {"field": "method"}}
+    layers = [
+        layer("rule", {**x, "y": y, "y2": {"field": "beside"}, "color": channel["color"]}, strokeWidth=0.7),
+        markers(50, channel, x={"value": WIDTH + 22}, y=beside),
+        layer("text", text, align="left", baseline="middle", fontSize=12),
     ]
+    return {"transform": last, "layer": layers}
 
 
-#: The charts against a cost. A new one is a line here.
-COSTS = (
-    Against("visual", "visual tokens kept", "visual tokens kept", lambda point: point.visual),
-    Against("average", "layer average", "layer average (visual tokens per layer)", lambda point: point.average),
-    Against(
-        "flops", "FLOPs", "prefill FLOPs, % of the unpruned model", lambda point: 100 * (1 - point.flops_reduction)
-    ),
-)
+VISUAL = Against("visual tokens kept", "visual tokens kept", lambda point: point.visual)
+AVERAGE = Against("layer average", "layer average (visual tokens per layer)", lambda point: point.average)
+FLOPS = Against("FLOPs", "prefill FLOPs, % of the unpruned model", lambda point: 100 * (1 - point.flops_reduction))
+#: The charts against a cost. A new one is an object here.
+COSTS = (VISUAL, AVERAGE, FLOPS)

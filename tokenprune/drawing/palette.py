@@ -7,10 +7,23 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 #: Colours that readers with colour-vision deficiencies can tell apart, on white and on dark paper: six of Okabe and
-#: Ito, and two more, which stay apart from these and from each other (tests/test_palette.py simulates it).
+#: Ito, and two more, which stay apart from these and from each other (tests/drawing/test_palette.py simulates it).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6644EE", "#BB3333")
-#: Markers: circle, square, triangle, diamond, triangle, plus, cross, star.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+#: Markers as SVG paths in the square from -1 to 1: circle, square, triangle, diamond, triangle, plus, cross, star.
+MARKERS = (
+    "M-.85,0a.85,.85,0,1,0,1.7,0a.85,.85,0,1,0,-1.7,0Z",
+    "M-.75,-.75H.75V.75H-.75Z",
+    "M0,-.9L.95,.75H-.95Z",
+    "M0,-1L1,0L0,1L-1,0Z",
+    "M0,.9L.95,-.75H-.95Z",
+    "M-.36,-.95H.36V-.36H.95V.36H.36V.95H-.36V.36H-.95V-.36H-.36Z",
+    "M-.9,-.45L-.45,-.9L0,-.45L.45,-.9L.9,-.45L.45,0L.9,.45L.45,.9L0,.45L-.45,.9L-.9,.45L-.45,0Z",
+    "M0,-1.2L.31,-.4L1.16,-.37L.5,.17L.72,1L0,.53L-.72,1L-.5,.17L-1.16,-.37L-.31,-.4Z",
+)
+#: The marker of the unpruned model, whose chart is a band.
+BAR = "M-.9,-.2H.9V.2H-.9Z"
+#: The marker of the upper bound.
+STAR = MARKERS[-1]
 #: Lengths of dashes and gaps, in line widths; empty for a solid line.
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1, 1.5), (6, 2, 1, 2))
 #: What is drawn in grey: what methods are compared with, and no method itself.
@@ -56,7 +69,7 @@ class MethodStyle:
 
     Attributes:
         colour: As ``#rrggbb``.
-        marker: One of :data:`MARKERS`; empty for a bar.
+        marker: An SVG path.
         dash: Lengths of dashes and gaps in line widths; empty for a solid line.
     """
 
@@ -109,9 +122,9 @@ def _method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
     taken: set[int] = set()
     for name in sorted(set(methods), key=lambda name: (name not in PLACES, name)):
         if name == "unpruned":
-            found[name] = MethodStyle(GREY, "", ())
+            found[name] = MethodStyle(GREY, BAR, ())
         elif name == "oracle":
-            found[name] = MethodStyle(GREY, "*", DASHES[1])
+            found[name] = MethodStyle(GREY, STAR, DASHES[1])
         elif name == "random" or name.startswith("random-"):
             count = sum(style.dash == DASHES[2] and style.colour == GREY for style in found.values())
             found[name] = MethodStyle(GREY, MARKERS[count % len(MARKERS)], DASHES[2])

@@ -7,9 +7,13 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from tokenprune.drawing.palette import MethodStyle
+from tokenprune.drawing.vega import Json, Scale
+
+#: Points of a percentage that an axis spans at least: differences of one or two should not fill it.
+LEAST_SPAN = 10.0
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Point:
 
     Attributes:
         method: The method's name.
-        budget: The budget in a few words.
+        budget: The budget in a few words; empty for none.
         mean: What was measured, in the unit of the charts.
         low: Lower end of its 95 % interval.
         high: Upper end of it.
@@ -42,26 +46,23 @@ class Point:
     hollow: bool = False
     strong: bool = False
 
-
-@dataclass(frozen=True)
-class Reference:
-    """A band from side to side, e.g. of the unpruned model.
-
-    Attributes:
-        method: Its name.
-        mean: What was measured, in the unit of the charts.
-        low: Lower end of its 95 % interval.
-        high: Upper end of it.
-        visual: Visual tokens per sample; NaN where unknown.
-        budget: The only budget whose chart shows it; empty for all charts.
-    """
-
-    method: str
-    mean: float
-    low: float
-    high: float
-    visual: float = math.nan
-    budget: str = ""
+    def row(self, scale: Scale) -> Json:
+        """What its mark and tooltip say, JSON-ready; the interval is cut to what the axis shows."""
+        saved = "unknown" if math.isnan(self.flops_reduction) else f"-{100 * self.flops_reduction:.1f} %"
+        tokens, average = ("unknown" if math.isnan(n) else f"{n:.1f}" for n in (self.visual, self.average))
+        return {
+            "method": self.method,
+            "budget": self.budget,
+            "mean": self.mean,
+            "low": min(max(self.low, scale.low), scale.high),
+            "high": min(max(self.high, scale.low), scale.high),
+            "value": f"{self.mean:.4g} ({self.low:.4g} to {self.high:.4g})",
+            "tokens": tokens,
+            "average": average,
+            "flops": saved,
+            "role": self.role,
+            "hollow": self.hollow,
+        }
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Charts:
         quantity: What was measured, with its unit.
         points: One per method and budget.
         kinds: The charts to show.
-        references: Bands.
+        references: Bands from side to side, e.g. of the unpruned model; one with a budget is only in its chart.
         front: Points that no other one beats in both cost and quantity; joined by a line.
         log: Whether the quantity has a logarithmic axis.
         bounds: The smallest and the largest possible value; None where there is no bound.
@@ -82,16 +83,16 @@ class Charts:
     quantity: str
     points: tuple[Point, ...]
     kinds: tuple[ChartKind, ...]
-    references: tuple[Reference, ...] = ()
+    references: tuple[Point, ...] = ()
     front: tuple[Point, ...] = ()
     log: bool = False
     bounds: tuple[float | None, float | None] = (0.0, 100.0)
     beside: tuple[Charts, ...] = ()
 
     @property
-    def name(self) -> str:
-        """The quantity without its unit."""
-        return self.quantity.partition(",")[0]
+    def title(self) -> str:
+        """The quantity without its unit, as the beginning of a title."""
+        return self.quantity.partition(",")[0].capitalize()
 
     @property
     def budgets(self) -> list[str]:
@@ -101,20 +102,44 @@ class Charts:
     @property
     def methods(self) -> list[str]:
         """All names in the charts."""
-        names = [point.method for point in self.points] + [item.method for item in self.references]
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(point.method for point in (*self.points, *self.references)))
+
+    @property
+    def scale(self) -> Scale:
+        """The axis of what was measured: all intervals that are finite, and a little more."""
+        points = [point for one in (self, *self.beside) for point in (*one.points, *one.references)]
+        values = [end for it in points for end in (it.low, it.mean, it.high) if math.isfinite(end)] or [0.0, 1.0]
+        if self.log:
+            positive = [point.mean for point in points if point.mean > 0] or [1.0]
+            return Scale(min(positive) / 2, max(*values, *positive) * 1.2, log=True)
+        span, (smallest, largest) = max(values) - min(values), self.bounds
+        margin = max(0.04 * span, ((0.0 if largest is None else LEAST_SPAN) - span) / 2) or 1.0
+        low, high = min(values) - margin, max(values) + margin
+        return Scale(low if smallest is None else max(low, smallest), high if largest is None else min(high, largest))
+
+    @property
+    def tooltip(self) -> list[Json]:
+        """What a point's tooltip shows."""
+        titles = {
+            "method": "method",
+            "budget": "budget",
+            "value": self.quantity,
+            "tokens": "visual tokens kept",
+            "average": "layer average",
+            "flops": "FLOPs",
+        }
+        return [{"field": field, "type": "nominal", "title": title} for field, title in titles.items()]
 
     def ranked(self) -> list[str]:
         """The methods that have points, the best first: by the mean distance from the mean of their budget's methods.
 
         A method that lacks a budget is neither rewarded nor punished for it.
         """
-        known = [point for point in self.points if math.isfinite(point.mean)]
         distances: dict[str, list[float]] = defaultdict(list)
         for budget in self.budgets:
-            means = {point.method: point.mean for point in known if point.budget == budget}
-            for method, mean in means.items():
-                distances[method].append(mean - statistics.fmean(means.values()))
+            here = [point for point in self.points if point.budget == budget and math.isfinite(point.mean)]
+            for point in here:
+                distances[point.method].append(point.mean - statistics.fmean(other.mean for other in here))
         return sorted(distances, key=lambda name: (-round(statistics.fmean(distances[name]), 9), name))
 
 
@@ -123,20 +148,14 @@ class Chart:
     """A chart on a page.
 
     Attributes:
-        id: A word that no other chart of the page has.
         title: The heading.
-        label: A sentence for readers who do not see it.
         spec: The specification in Vega-Lite, with its data.
         least_width: Pixels that it needs; a narrower page scrolls it.
-        narrow: Whether it may stand beside others.
     """
 
-    id: str
     title: str
-    label: str
-    spec: dict[str, Any]
-    least_width: int = 0
-    narrow: bool = False
+    spec: Json
+    least_width: int
 
 
 class ChartKind(Protocol):

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from tokenprune.drawing.palette import GREY, MethodStyle
 from tokenprune.drawing.points import Chart, Charts
-from tokenprune.drawing.rows import band_tooltip, point_row, point_tooltip, powers, quantity_scale, row
-from tokenprune.drawing.vega import SHOWN, SOFT, Json, channels, faded, marker, on_page
+from tokenprune.drawing.vega import SHOWN, SOFT, Json, channels, faded, figure, layer, markers, on_page
 
 #: Height of a row in pixels.
 ROW = 20
+#: Pixels that a chart needs at least.
+LEAST_WIDTH = 320
 
 
 @dataclass(frozen=True)
@@ -22,20 +23,44 @@ class Ranking:
     def draw(self, charts: Charts, styles: Mapping[str, MethodStyle]) -> list[Chart]:
         """Draw the charts of all budgets for a page."""
         found = []
-        for number, budget in enumerate(charts.budgets):
-            order = [point.method for point in charts.points if point.budget == budget]
-            label = f"{charts.name} with {budget}"
-            names = {"labelLimit": {"expr": "min(300, 0.45 * containerSize()[0])"}}
-            spec = {**self.panel(charts, styles, budget, order, axis=names, size=90), "padding": {"right": 45}}
-            found.append(
-                Chart(
-                    f"ranking-{number}",
-                    label[:1].upper() + label[1:],
-                    f"{label}, candidate by candidate, with 95 % intervals. The table has the same numbers.",
-                    on_page(spec, ROW * len(order) + 10, label, charts.methods, **bold(charts)),
-                )
+        for budget in charts.budgets:
+            order = _methods(charts, budget)
+            title = f"{charts.title} with {budget}"
+            panel = self.panel(
+                charts, styles, budget, order, labelLimit={"expr": "min(300, 0.45 * containerSize()[0])"}
             )
+            spec = {**panel, "padding": {"right": 45}}
+            page = on_page(spec, ROW * len(order) + 10, title, charts.methods, bold=_bold(charts))
+            found.append(Chart(title, page, LEAST_WIDTH))
         return found
+
+    def figure(
+        self,
+        charts: Charts,
+        styles: Mapping[str, MethodStyle],
+        notes: Sequence[str],
+        columns: int,
+        order: Sequence[str] | None = None,
+        titles: Mapping[str, str] | None = None,
+    ) -> Json:
+        """Draw a panel per budget for a file.
+
+        Args:
+            charts: The points.
+            styles: The style of every method.
+            notes: Small text below the panels.
+            columns: Panels side by side.
+            order: The methods from the top, the same in all panels; None for those of each budget.
+            titles: Budget -> title of its panel; the budgets by default.
+        """
+        width, panels = 200 if columns > 1 else 520, []
+        for number, budget in enumerate(charts.budgets):
+            labels = {"labelLimit": 300, "labels": order is None or number % columns == 0}
+            rows = order or _methods(charts, budget)
+            panel = self.panel(charts, styles, budget, rows, width, **labels)
+            panels.append({**panel, "title": (titles or {}).get(budget, budget)})
+        spec = {"concat": panels, "columns": columns, "spacing": {"row": 20, "column": 12}}
+        return figure(spec, notes, charts.methods, bold=_bold(charts))
 
     def panel(
         self,
@@ -43,9 +68,8 @@ class Ranking:
         styles: Mapping[str, MethodStyle],
         budget: str,
         order: Sequence[str],
-        axis: Json | None,
-        size: int = 50,
         width: int = 0,
+        **axis: object,
     ) -> Json:
         """Draw the methods of one budget.
 
@@ -53,75 +77,43 @@ class Ranking:
             charts: The points.
             styles: The style of every method.
             budget: The budget.
-            order: The methods from the top.
-            axis: Further settings of the axis with the names; None for no axis.
-            size: Area of a mark in square pixels.
-            width: Width in pixels, for a file: there each method of the order has a row, also without a point.
+            order: The methods from the top. In a file each has a row, also without a point.
+            width: Width in pixels, for a file; 0 for a page, where it follows from the place.
+            axis: Settings of the axis with the names.
         """
-        scale, channel, place = quantity_scale(charts), channels(styles), {name: at for at, name in enumerate(order)}
-        number = charts.budgets.index(budget)
+        scale, channel, number = charts.scale, channels(styles), charts.budgets.index(budget)
         rows = [
-            {**point_row(point, scale), "place": place[point.method], "cost": f"{point.average:.1f}"}
+            {**point.row(scale), "place": order.index(point.method), "cost": f"{point.average:.1f}"}
             for point in charts.points
             if point.budget == budget and math.isfinite(point.mean)
         ]
-        weight = {
-            "condition": {"test": f"indexof(bold[{number}], datum.value) >= 0", "value": "bold"},
-            "value": "normal",
-        }
-        y: Json = {
-            "field": "method",
-            "type": "nominal",
-            "title": None,
-            "axis": axis and {"labelFontWeight": weight, "grid": True, **axis},
-            **(
-                {"sort": None, "scale": {"domain": list(order)}} if width else {"sort": {"field": "place", "op": "min"}}
-            ),
-        }
-        x = scale.channel("mean", charts.quantity, powers(scale), tickCount=5)
+        bands = [band.row(scale) for band in charts.references if band.budget in ("", budget)]
+        bold = {"test": f"indexof(bold[{number}], datum.value) >= 0", "value": "bold"}
+        names = {"labelFontWeight": {"condition": bold, "value": "normal"}, "grid": True, **axis}
+        y: Json = {"field": "method", "type": "nominal", "title": None, "axis": names}
+        y |= {"sort": None, "scale": {"domain": list(order)}} if width else {"sort": {"field": "place", "op": "min"}}
+        x = scale.channel("mean", charts.quantity, scale.round_numbers(), tickCount=5)
         ends = {"x": {**x, "field": "low"}, "x2": {"field": "high"}}
-        bands = [row(item, scale) for item in charts.references if item.budget in ("", budget)]
-        layers: list[Json] = [
-            {
-                "data": {"values": bands},
-                "transform": [{"filter": SHOWN}],
-                "mark": {"type": "rect", "color": GREY, "opacity": 0.2},
-                "encoding": {**ends, "tooltip": band_tooltip(charts)},
-            },
-            {
-                "transform": [{"filter": "datum.role === 'random'"}],
-                "mark": {"type": "rule", "color": GREY, "strokeDash": [1, 3]},
-                "encoding": {"x": x},
-            },
-            {
-                "mark": {"type": "rule", "strokeWidth": 1.5},
-                "encoding": {**ends, "y": y, "color": channel["color"], "opacity": faded(0.7)},
-            },
-            marker(size, channel, x=x, y=y, opacity=faded(1.0), tooltip=point_tooltip(charts)),
-            {
-                "mark": {"type": "text", "align": "left", "baseline": "middle", "dx": 8, "color": SOFT},
-                "encoding": {"x": {"value": "width"}, "y": y, "text": {"field": "cost"}},
-            },
-            {
-                "data": {"values": [{}]},
-                "mark": {"type": "text", "align": "left", "dx": 8, "color": SOFT},
-                "encoding": {"x": {"value": "width"}, "y": {"value": -5}, "text": {"value": "cost"}},
-            },
+        right: Json = {"x": {"value": "width"}}
+        cost: Json = {"align": "left", "baseline": "middle", "dx": 8, "color": SOFT}
+        chance = [{"filter": "datum.role === 'random'"}]
+        layers = [
+            layer("rect", {**ends, "tooltip": charts.tooltip}, bands, [SHOWN], color=GREY, opacity=0.2),
+            layer("rule", {"x": x}, steps=chance, color=GREY, strokeDash=[1, 3]),
+            layer("rule", {**ends, "y": y, "color": channel["color"], "opacity": faded(0.7)}, strokeWidth=1.5),
+            markers(50 if width else 90, channel, x=x, y=y, opacity=faded(1.0), tooltip=charts.tooltip),
+            layer("text", {**right, "y": y, "text": {"field": "cost"}}, **cost),
+            layer("text", {**right, "y": {"value": -8}, "text": {"value": "cost"}}, [{}], **cost),
         ]
-        spec: Json = {"data": {"values": rows}, "transform": [{"filter": SHOWN}], "layer": layers}
-        size_of_file = {
-            "width": width,
-            "height": ROW * len(order),
-            "title": {"text": budget, "fontSize": 13, "fontWeight": "normal"},
-        }
-        return {**spec, **size_of_file} if width else spec
+        size = {"width": width, "height": ROW * len(order)} if width else {}
+        return {"data": {"values": rows}, "transform": [SHOWN], "layer": layers, **size}
 
 
-def bold(charts: Charts) -> dict[str, list[list[str]]]:
-    """A signal: which names of each budget are bold."""
-    return {
-        "bold": [
-            [point.method for point in charts.points if point.strong and point.budget == budget]
-            for budget in charts.budgets
-        ]
-    }
+def _methods(charts: Charts, budget: str) -> list[str]:
+    return [point.method for point in charts.points if point.budget == budget]
+
+
+def _bold(charts: Charts) -> list[list[str]]:
+    """Which names of each budget are bold."""
+    strong = [point for point in charts.points if point.strong]
+    return [[point.method for point in strong if point.budget == budget] for budget in charts.budgets]

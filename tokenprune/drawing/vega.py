@@ -19,30 +19,16 @@ from tokenprune.drawing.palette import GREY, MethodStyle
 #: A piece of a specification.
 Json = dict[str, Any]
 
-#: Markers by their names as SVG paths in the square from -1 to 1.
-MARKERS = {
-    "o": "M-.85,0a.85,.85,0,1,0,1.7,0a.85,.85,0,1,0,-1.7,0Z",
-    "s": "M-.75,-.75H.75V.75H-.75Z",
-    "^": "M0,-.9L.95,.75H-.95Z",
-    "D": "M0,-1L1,0L0,1L-1,0Z",
-    "v": "M0,.9L.95,-.75H-.95Z",
-    "P": "M-.36,-.95H.36V-.36H.95V.36H.36V.95H-.36V.36H-.95V-.36H-.36Z",
-    "X": "M-.9,-.45L-.45,-.9L0,-.45L.45,-.9L.9,-.45L.45,0L.9,.45L.45,.9L0,.45L-.45,.9L-.9,.45L-.45,0Z",
-    "*": "M0,-1.2L.31,-.4L1.16,-.37L.5,.17L.72,1L0,.53L-.72,1L-.5,.17L-1.16,-.37L-.31,-.4Z",
-    "": "M-.9,-.2H.9V.2H-.9Z",
-}
 #: Colours of text, of small text, and of lines behind the marks.
 INK, SOFT, LINES = "#262626", "#595959", "#E6E6E6"
 #: The font of files: vl-convert holds Liberation Sans, so that no font of the machine is needed.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 #: Pixels of a file's picture for each of a page.
 ZOOM = 1.6
-#: The newest version of Vega-Lite that specifications are written for.
-VEGA_LITE = "6."
 #: Lines of a PDF file that name resources of a page.
 RESOURCES = re.compile(rb"(?:^ +/\w+ \d+ 0 R\n){2,}", re.MULTILINE)
-#: Whether a method is switched on, and whether it or none is pointed at, as expressions.
-SHOWN, FOCUSED = "indexof(on, datum.method) >= 0", "focus === '' || focus === datum.method"
+#: Keeps the methods that are switched on.
+SHOWN = {"filter": "indexof(on, datum.method) >= 0"}
 
 
 @dataclass(frozen=True)
@@ -80,19 +66,14 @@ class Scale:
             ticks: Where the ticks stand; empty for even distances.
             axis: Further settings of the axis.
         """
-        kind: Json = {"type": "log"} if self.log else {"type": "linear", "zero": False}
+        ends = {"domain": [self.low, self.high], "nice": False}
         # a format alone would round to the steps of the axis
-        shown: Json = {"labelExpr": "format(datum.value, '.6~r')", **({"values": list(ticks)} if ticks else {}), **axis}
-        return {
-            "field": field,
-            "type": "quantitative",
-            "scale": {**kind, "domain": [self.low, self.high], "nice": False},
-            "axis": shown,
-            "title": title,
-        }
+        shown = {"labelExpr": "format(datum.value, '.6~r')", **({"values": list(ticks)} if ticks else {}), **axis}
+        scale = {"type": "log", **ends} if self.log else {"type": "linear", "zero": False, **ends}
+        return {"field": field, "type": "quantitative", "scale": scale, "axis": shown, "title": title}
 
-    def nice(self, steps: Sequence[float] = (1, 2, 3, 5, 7)) -> list[float]:
-        """Round numbers on a logarithmic axis; none on another one."""
+    def round_numbers(self, steps: Sequence[float] = (1,)) -> list[float]:
+        """Steps times powers of ten on a logarithmic axis; none on another one."""
         if not self.log:
             return []
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -116,130 +97,106 @@ def spread(wanted: str, step: str, low: str, high: str, place: str) -> list[Json
     Returns:
         Transforms.
     """
-    by_rank, number = [{"field": "rank"}], [{"op": "row_number", "as": "rank"}]
+    order = [{"field": name} for name in ("wanted", "method", "budget")]
+    push = [("max", "up", [None, 0]), ("min", "down", [0, None])]
+    middle = "(datum.up + datum.down) / 2 + datum.rank * datum.step"
+    ends = f"{low} + (datum.rank - 1) * datum.step, {high} - (datum.count - datum.rank) * datum.step"
     return [
         {"calculate": wanted, "as": "wanted"},
-        {"window": number, "sort": [{"field": name} for name in ("wanted", "method", "budget")]},
+        {"window": [{"op": "row_number", "as": "rank"}], "sort": order},
         {"joinaggregate": [{"op": "count", "as": "count"}]},
         {"calculate": f"min({step}, ({high} - ({low})) / max(1, datum.count - 1))", "as": "step"},
         {"calculate": "datum.wanted - datum.rank * datum.step", "as": "free"},
-        {"window": [{"op": "max", "field": "free", "as": "up"}], "sort": by_rank, "frame": [None, 0]},
-        {"window": [{"op": "min", "field": "free", "as": "down"}], "sort": by_rank, "frame": [0, None]},
-        {
-            "calculate": f"clamp((datum.up + datum.down) / 2 + datum.rank * datum.step,"
-            f" {low} + (datum.rank - 1) * datum.step, {high} - (datum.count - datum.rank) * datum.step)",
-            "as": place,
-        },
+        *(
+            {"window": [{"op": op, "field": "free", "as": name}], "sort": [{"field": "rank"}], "frame": frame}
+            for op, name, frame in push
+        ),
+        {"calculate": f"clamp({middle}, {ends})", "as": place},
     ]
+
+
+def layer(
+    mark: str, encoding: Mapping[str, Any], rows: Iterable[Json] | None = None, steps: Iterable[Json] = (), **look: Any
+) -> Json:
+    """Marks of one kind.
+
+    Args:
+        mark: The kind.
+        encoding: The channels.
+        rows: Data of its own; None for that of the chart.
+        steps: Transforms.
+        look: Properties of all marks.
+    """
+    own = {} if rows is None else {"data": {"values": list(rows)}}
+    return {**own, "transform": list(steps), "mark": {"type": mark, **look}, "encoding": dict(encoding)}
 
 
 def channels(styles: Mapping[str, MethodStyle]) -> dict[str, Json]:
     """Colour, marker and dash of every method, as encodings."""
     values = {
         "color": [style.colour for style in styles.values()],
-        "shape": [MARKERS[style.marker] for style in styles.values()],
+        "shape": [style.marker for style in styles.values()],
         "strokeDash": [[2 * length for length in style.dash] or [1, 0] for style in styles.values()],
     }
-    return {
-        name: {
-            "field": "method",
-            "type": "nominal",
-            "scale": {"domain": list(styles), "range": scale},
-            "legend": None,
-        }
-        for name, scale in values.items()
-    }
+    method = {"field": "method", "type": "nominal", "legend": None}
+    return {name: {**method, "scale": {"domain": list(styles), "range": scale}} for name, scale in values.items()}
 
 
 def faded(shown: float) -> Json:
     """Opacity: the other methods fade while one is pointed at in the list of methods."""
-    return {"condition": {"test": FOCUSED, "value": shown}, "value": 0.08}
+    return {"condition": {"test": "focus === '' || focus === datum.method", "value": shown}, "value": 0.08}
 
 
-def marker(size: int, channel: Mapping[str, Json], **encoding: Json | list[Json]) -> Json:
-    """A layer of markers, hollow where ``datum.hollow`` is true.
+def markers(size: int, channel: Mapping[str, Json], **encoding: Any) -> Json:
+    """A layer of markers, hollow where ``datum.hollow`` is true. An edge tells overlapping ones from each other.
 
     Args:
         size: Area of a marker in square pixels.
         channel: The encodings of :func:`channels`.
         encoding: Further encodings, e.g. the place.
     """
-    colour, hollow = channel["color"], "datum.hollow"  # an edge tells overlapping marks from each other
+    colour, hollow = channel["color"], "datum.hollow"
     looks = {
         "fill": {**colour, "condition": {"test": hollow, "value": "white"}},
         "stroke": {"condition": {"test": hollow, **colour}, "value": "white"},
         "strokeWidth": {"condition": {"test": hollow, "value": 1.2}, "value": 0.6},
         "shape": channel["shape"],
     }
-    return {"mark": {"type": "point", "size": size, "opacity": 1}, "encoding": {**looks, **encoding}}
+    return layer("point", {**looks, **encoding}, size=size, opacity=1)
 
 
-def tooltip(**titles: str) -> list[Json]:
-    """Fields of a tooltip with their titles."""
-    return [{"field": field, "type": "nominal", "title": title} for field, title in titles.items()]
-
-
-def params(methods: Iterable[str], **more: object) -> list[Json]:
-    """Signals that a page sets: which methods are shown, and which one is pointed at."""
-    return [{"name": name, "value": value} for name, value in {"focus": "", "on": list(methods), **more}.items()]
-
-
-def config(**more: Any) -> Json:
-    """The look of all charts."""
-    return {
-        "view": {"stroke": None},
-        "axis": {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal", "labelOverlap": "greedy"},
-        **more,
-    }
-
-
-def on_page(spec: Json, height: int, label: str, methods: Sequence[str], **more: object) -> Json:
-    """Complete a chart for a page: it is as wide as its place, and the page's style sheet colours the axes.
+def complete(spec: Json, methods: Sequence[str], signals: Mapping[str, object], font: str, **axis: object) -> Json:
+    """Add signals and the look of all charts.
 
     Args:
         spec: The chart.
-        height: Its height in pixels.
-        label: A sentence for readers who do not see it.
-        methods: All methods.
-        more: Further signals.
+        methods: All methods; a page sets which ones are on, and which one has the focus.
+        signals: Further signals.
+        font: The font.
+        axis: Further settings of axes.
     """
-    return {
-        **spec,
-        "width": "container",
-        "height": height,
-        "background": "transparent",
-        "description": label,
-        "autosize": {"type": "fit-x", "contains": "padding"},
-        "params": params(methods, **more),
-        "config": config(font="system-ui, sans-serif"),
-    }
+    values = {"focus": "", "on": list(methods), **signals}
+    sizes = {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal", "labelOverlap": "greedy"}
+    config = {"font": font, "view": {"stroke": None}, "axis": {**sizes, **axis}}
+    return {**spec, "params": [{"name": name, "value": value} for name, value in values.items()], "config": config}
 
 
-def figure(spec: Json, notes: Sequence[str], methods: Sequence[str], **more: object) -> Json:
-    """Complete charts for files.
+def on_page(spec: Json, height: int, title: str, methods: Sequence[str], **signals: object) -> Json:
+    """Complete a chart for a page: it is as wide as its place, and the page's style sheet colours the axes."""
+    fit = {"type": "fit-x", "contains": "padding"}
+    size = {"width": "container", "height": height, "autosize": fit, "background": "transparent", "description": title}
+    return complete({**spec, **size}, methods, signals, "system-ui, sans-serif")
 
-    Args:
-        spec: A chart, or several in rows and columns.
-        notes: Lines of small text below it.
-        methods: All methods.
-        more: Further signals.
-    """
-    title = {"text": list(notes), "orient": "bottom", "anchor": "start", "offset": 14}
+
+def figure(spec: Json, notes: Sequence[str], methods: Sequence[str] = (), **signals: object) -> Json:
+    """Complete a chart, or several in rows and columns, for files; notes are lines of small text below."""
     small = {"fontSize": 11, "fontWeight": "normal", "color": SOFT, "lineHeight": 15}
-    axis = {"labelColor": INK, "titleColor": INK, "domainColor": GREY, "tickColor": GREY, "gridColor": LINES}
-    return {
-        **spec,
-        "title": {**title, **small},
-        "background": "white",
-        "padding": 8,
-        "params": params(methods, **more),
-        "config": {
-            **config(font=FONT, text={"color": INK, "font": FONT}),
-            "axis": {**config()["axis"], **axis},
-            "title": {"font": FONT, "color": INK},
-            "legend": {"labelColor": INK, "labelFontSize": 12, "title": None},
-        },
-    }
+    title = {"text": list(notes), "orient": "bottom", "anchor": "start", "offset": 14, **small}
+    inks = {"labelColor": INK, "titleColor": INK, "domainColor": GREY, "tickColor": GREY, "gridColor": LINES}
+    made = complete({**spec, "title": title, "background": "white", "padding": 8}, methods, signals, FONT, **inks)
+    legend = {"labelColor": INK, "labelFontSize": 12, "title": None}
+    titles = {"font": FONT, "color": INK, "fontWeight": "normal", "fontSize": 13}
+    return {**made, "config": {**made["config"], "legend": legend, "title": titles, "text": {"color": INK}}}
 
 
 @cache
@@ -247,16 +204,7 @@ def library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, which sets ``vegaEmbed`` and needs no network."""
     import vl_convert
 
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version())
-    return str(bundle).replace("</script", "<\\/script")
-
-
-@cache
-def version() -> str:
-    """The version of Vega-Lite that charts are drawn with."""
-    import vl_convert
-
-    return [str(found) for found in vl_convert.get_vegalite_versions() if found.startswith(VEGA_LITE)][-1]
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")).replace("</script", "<\\/script")
 
 
 def save(spec: Json, path: Path, ends: Iterable[str] = (".png", ".svg", ".pdf")) -> list[Path]:
@@ -278,7 +226,7 @@ def save(spec: Json, path: Path, ends: Iterable[str] = (".png", ".svg", ".pdf"))
     import vl_convert
     from PIL import Image
 
-    svg = vl_convert.vegalite_to_svg(spec, vl_version=version(), allowed_base_urls=[])
+    svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
     written = [path.with_suffix(end) for end in ends]
     for file in written:
         if file.suffix == ".png":  # packed again, it is a third as large

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tokenprune.drawing.against import COSTS, Against
+from tokenprune.drawing.against import AVERAGE, COSTS, VISUAL, WIDTH
 from tokenprune.drawing.palette import styles
-from tokenprune.drawing.points import Charts, Point, Reference
-from tokenprune.drawing.ranking import Ranking, bold
-from tokenprune.drawing.vega import figure, save
+from tokenprune.drawing.points import Charts, Point
+from tokenprune.drawing.ranking import Ranking
+from tokenprune.drawing.vega import Json, figure, save
 from tokenprune.experiment.config import UNPRUNED
 from tokenprune.experiment.method_name import is_random
-from tokenprune.experiment.stats import Estimate
 from tokenprune.experiment.summary import SeriesSummary
 
 #: Methods, without those that they are compared with, that get a line of their own each.
@@ -35,33 +34,25 @@ def charts_of(summaries: Sequence[SeriesSummary], label_free: bool = False) -> C
         summaries: The rows.
         label_free: Whether the scores are agreements with the unpruned model, which then has no band.
     """
-    points = [
-        Point(
-            method=item.method,
-            budget=item.budget,
-            mean=100 * item.accuracy.mean,
-            low=_end(item.accuracy, -1),
-            high=_end(item.accuracy, 1),
-            visual=item.visual,
-            average=item.average,
-            flops_reduction=item.flops_reduction,
-            role="random" if is_random(item.method) else "bound" if item.method == "oracle" else "method",
-        )
-        for item in summaries
-        if item.budget
-    ]
-    references = [
-        Reference(UNPRUNED, 100 * item.accuracy.mean, _end(item.accuracy, -1), _end(item.accuracy, 1), item.visual)
-        for item in summaries
-        if item.method == UNPRUNED and math.isfinite(item.accuracy.mean) and not label_free
-    ]
-    return Charts("agreement, %" if label_free else "accuracy, %", tuple(points), COSTS, tuple(references))
+    known = [item for item in summaries if item.method == UNPRUNED and math.isfinite(item.accuracy.mean)]
+    points, bands = (tuple(map(_point, items)) for items in ([item for item in summaries if item.budget], known))
+    return Charts("agreement, %", points, COSTS) if label_free else Charts("accuracy, %", points, COSTS, bands)
 
 
-def _end(estimate: Estimate, side: int) -> float:
-    """An end of an interval in percent, within the range of scores."""
-    below, above = estimate.error_bars
-    return 100 * (estimate.mean - below if side < 0 else estimate.mean + above)
+def _point(item: SeriesSummary) -> Point:
+    """A row of the table in percent; its interval is within the range of scores."""
+    below, above = item.accuracy.error_bars
+    return Point(
+        method=item.method,
+        budget=item.budget,
+        mean=100 * item.accuracy.mean,
+        low=100 * (item.accuracy.mean - below),
+        high=100 * (item.accuracy.mean + above),
+        visual=item.visual,
+        average=item.average,
+        flops_reduction=item.flops_reduction,
+        role="random" if is_random(item.method) else "bound" if item.method == "oracle" else "method",
+    )
 
 
 def accuracy_plot(charts: Charts, path: Path) -> list[Path]:
@@ -93,23 +84,25 @@ def comparison_plot(results: Mapping[str, Charts], path: Path) -> list[Path]:
     Returns:
         The paths of the files.
     """
-    names = dict.fromkeys(name for charts in results.values() for name in charts.methods)
-    style = styles(names)
-    rows, notes = [], []
+    names = list(dict.fromkeys(name for charts in results.values() for name in charts.methods))
+    style, shared = styles(names), tuple(results.values())
+    rows: list[Json] = []
+    whole: list[str] = []
+    light: list[str] = []
     for name, charts in results.items():
-        faint, shared = _faint(charts), replace(charts, beside=tuple(results.values()))
-        panels = [_cost("average").panel(shared, style, faint), _cost("visual").panel(shared, style, faint, named=True)]
-        title = {"text": name, "anchor": "start", "fontSize": 13} if name else None
-        rows.append({"hconcat": panels, "title": title, "spacing": 20})
-        notes += [f"Light grey{f' of {name}' if name else ''}, the best first: {', '.join(faint)}."] if faint else []
-    whole = [
-        f"{item.visual:.0f} tokens{f' in {name}' if name else ''}"
-        for name, charts in results.items()
-        for item in charts.references
-    ]
+        faint, drawn = _faint(charts), replace(charts, beside=shared)
+        panels = [cost.panel(drawn, style, WIDTH, faint, named=cost is VISUAL) for cost in (AVERAGE, VISUAL)]
+        rows.append({"hconcat": panels, "spacing": 20, "title": {"text": name, "anchor": "start"} if name else None})
+        whole += [f"{band.visual:.0f} tokens{f' in {name}' if name else ''}" for band in charts.references]
+        light += [f"Light grey{f' of {name}' if name else ''}, the best first: {', '.join(faint)}."] if faint else []
     band = f" grey line and band: the unpruned model ({', '.join(whole)});" if whole else ""
-    notes = [f"Bars: 95 % intervals;{band} points of equal cost stand side by side.", *notes]
-    return save(figure({"vconcat": rows}, _wrapped(notes), list(names)), path)
+    notes = [f"Bars: 95 % intervals;{band} points of equal cost stand side by side.", *light]
+    lines = [
+        line
+        for note in notes  # names with hyphens stay whole
+        for line in textwrap.wrap(note, LETTERS, break_long_words=False, break_on_hyphens=False)
+    ]
+    return save(figure({"vconcat": rows}, lines, names), path)
 
 
 def by_budget_plot(charts: Charts, path: Path) -> list[Path]:
@@ -122,21 +115,11 @@ def by_budget_plot(charts: Charts, path: Path) -> list[Path]:
     Returns:
         The paths of the files.
     """
-    order, style = charts.ranked(), styles(charts.methods)
-    panels = [
-        Ranking().panel(charts, style, budget, order, axis={"labels": number % PANELS == 0}, width=200)
-        for number, budget in enumerate(charts.budgets)
-    ]
     notes = [
         "Bars: 95 % intervals; grey band: the unpruned model; dotted: random.",
         "Cost: visual tokens, mean over the decoder's layers. Order: mean distance from the budget's mean.",
     ]
-    spec = {"concat": panels, "columns": PANELS, "spacing": {"row": 20, "column": 12}}
-    return save(figure(spec, notes, charts.methods, **bold(charts)), path)
-
-
-def _cost(name: str) -> Against:
-    return next(cost for cost in COSTS if cost.id == name)
+    return save(Ranking().figure(charts, styles(charts.methods), notes, PANELS, charts.ranked()), path)
 
 
 def _faint(charts: Charts) -> list[str]:
@@ -144,10 +127,3 @@ def _faint(charts: Charts) -> list[str]:
     compared = {point.method for point in charts.points if point.role != "method"}
     own = [name for name in charts.ranked() if name not in compared]
     return own[BEST:] if len(own) > MOST_LINES else []
-
-
-def _wrapped(texts: Sequence[str]) -> list[str]:
-    """Lines of at most :data:`LETTERS` letters; names with hyphens stay whole."""
-    return [
-        line for text in texts for line in textwrap.wrap(text, LETTERS, break_long_words=False, break_on_hyphens=False)
-    ]

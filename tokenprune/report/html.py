@@ -11,11 +11,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from tokenprune.drawing.palette import GREY, styles
-from tokenprune.drawing.vega import MARKERS, library
+from tokenprune.drawing.vega import library
 from tokenprune.files.lines import json_ready
 from tokenprune.report.examples import example_data
 from tokenprune.report.page import Cell, Page
 
+#: Pixels of charts that stand beside each other, at most.
+NARROW = 186
 #: Panels of one budget up to which all examples are open at first.
 MOST_OPEN = 60
 
@@ -34,7 +36,7 @@ def render(page: Page) -> str:
     budgets = list(dict.fromkeys(panel.budget for item in page.examples for panel in item.panels if panel.budget))
     charts = [chart for kind in page.charts.kinds for chart in kind.draw(page.charts, drawn)] if page.charts else []
     data: dict[str, Any] = {
-        "charts": [{"id": chart.id, "spec": chart.spec} for chart in charts],
+        "charts": [chart.spec for chart in charts],
         "examples": example_data(page.examples),
     }
     panels = sum(panel.budget in ("", *budgets[:1]) for item in page.examples for panel in item.panels)
@@ -46,15 +48,13 @@ def render(page: Page) -> str:
             data=json_ready(data),
             methods=sorted(shown, key=lambda method: (drawn[method].colour == GREY, method)),
             styles=drawn,
-            markers=MARKERS,
-            marker_names={marker: f"mark-{number}" for number, marker in enumerate(MARKERS)},
             table_budgets=list(dict.fromkeys(row.budget for row in page.table.rows if row.budget)),
             example_budgets=budgets,
             open_all=panels <= MOST_OPEN,
             css=Markup(_packaged("page.css")),
             js=Markup(_packaged("page.js")),
             charts=charts,
-            beside=len(charts) > 1 and all(chart.narrow for chart in charts),
+            beside=len(charts) > 1 and all(chart.least_width <= NARROW for chart in charts),
             library=Markup(library()) if charts else "",
         )
     )

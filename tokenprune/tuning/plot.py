@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenprune.drawing.against import COSTS
+from tokenprune.drawing import ranking as chart
+from tokenprune.drawing.against import AVERAGE
 from tokenprune.drawing.palette import StyleAlias, styles
-from tokenprune.drawing.points import Charts, Point, Reference
-from tokenprune.drawing.ranking import Ranking as RankingChart
-from tokenprune.drawing.ranking import bold
-from tokenprune.drawing.vega import figure, save
+from tokenprune.drawing.points import Charts, Point
+from tokenprune.drawing.vega import save
 from tokenprune.engine.race import Goal
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.words import LOSSES, method_of
@@ -29,16 +28,14 @@ def charts_of(rankings: Sequence[Ranking], goal: Goal) -> Charts:
         goal: What the tune makes small.
     """
     _, factor, unit = LOSSES[goal]
-    rows = [row for ranking in rankings for row in shown(ranking)]
-    means = [factor * row.loss.mean for row in rows]
-    points = {id(row): _point(row, factor) for row in rows}
+    points = {id(row): _point(row, factor) for ranking in rankings for row in shown(ranking)}
+    means = [point.mean for point in points.values()]
     front = pareto_front([row for ranking in rankings for row in ranking.ranked])
-    best = [points[id(ranking.best)] for ranking in rankings]
     return Charts(
         quantity=f"loss, {unit}",
         points=tuple(points.values()),
-        kinds=(RankingChart(), *(cost for cost in COSTS if cost.id == "average")),
-        references=tuple(Reference(item.method, item.mean, item.low, item.high, budget=item.budget) for item in best),
+        kinds=(chart.Ranking(), AVERAGE),
+        references=tuple(points[id(ranking.best)] for ranking in rankings),
         front=tuple(points[id(row)] for row in front if id(row) in points),
         log=min(means) > 0 and max(means) > WIDE * min(means),
         bounds=(0.0, 100.0 if goal in ("agreement", "score") else None),
@@ -77,20 +74,15 @@ def tune_plot(rankings: Sequence[Ranking], goal: Goal, path: Path) -> list[Path]
         The paths of the files.
     """
     charts = charts_of(rankings, goal)
-    style = styles(charts.methods, aliases(rankings))
-    panels = []
-    for ranking in rankings:
-        order = [row.name for row in shown(ranking)]
-        panel = RankingChart().panel(charts, style, ranking.budget, order, axis={"labelLimit": 300}, width=520)
-        panels.append({**panel, "title": {**panel["title"], "text": f"{ranking.budget}, {ranking.samples} samples"}})
-    subtracted = "100 % minus the " if goal in ("agreement", "score") else ""
+    titles = {ranking.budget: f"{ranking.budget}, {ranking.samples} samples" for ranking in rankings}
+    loss = f"{'100 % minus the ' if goal in ('agreement', 'score') else ''}{LOSSES[goal][0]}"
     notes = [
-        f"Loss: {subtracted}{LOSSES[goal][0]}; less is better. Bars: 95 % intervals; band: that of the best; dotted:"
-        " random.",
+        f"Loss: {loss}; less is better. Bars: 95 % intervals; band: that of the best; dotted: random.",
         "Hollow: left the race early. Bold: within the noise of the best. Cost: visual tokens, mean over the decoder's"
         " layers.",
     ]
-    return save(figure({"vconcat": panels}, notes, charts.methods, **bold(charts)), path)
+    style = styles(charts.methods, aliases(rankings))
+    return save(chart.Ranking().figure(charts, style, notes, columns=1, titles=titles), path)
 
 
 def shown(ranking: Ranking) -> list[Ranked]:

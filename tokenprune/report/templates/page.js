@@ -86,10 +86,10 @@
   const charts = [];
 
   /** Each chart draws itself for the methods that are switched on, and for the width of its place. */
-  async function draw(chart, place) {
-    const { view } = await vegaEmbed(place, chart.spec, {
+  async function draw(spec, place) {
+    const { view } = await vegaEmbed(place, spec, {
       renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false },
-      downloadFileName: `tokenprune-${chart.id}`,
+      downloadFileName: `tokenprune ${spec.description}`,
     });
     // Vega asks for the width of its place when the window changes; a scroll bar changes it, too
     new ResizeObserver(() => dispatchEvent(new Event("resize"))).observe(place);
@@ -102,8 +102,8 @@
     showExamples();
   }
   async function drawAll() {
-    for (const [number, chart] of data.charts.entries()) {
-      const set = await draw(chart, byId(`chart-${number}`));
+    for (const [number, spec] of data.charts.entries()) {
+      const set = await draw(spec, byId(`chart-${number}`));
       charts.push(set);
       await set("on", [...switchedOn()]);
     }
