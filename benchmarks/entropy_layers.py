@@ -25,8 +25,8 @@ from tokenprune.budgets.keep import KeepRatio
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.budgets.slug import slug
 from tokenprune.config import Method
+from tokenprune.drawing import vega
 from tokenprune.drawing.palette import COLOURS
-from tokenprune.drawing.vega import figure, save
 from tokenprune.engine import measure_entropy
 from tokenprune.engine.calibrate import why_unmet
 from tokenprune.engine.fidelity import Fidelity, UnprunedBatch
@@ -93,41 +93,30 @@ def draw(data: dict[str, Any], budget: Budget, path: Path) -> None:
     layers, rows = data["layers"], list(data["agreement"])
     width = 56 * len(layers)
     x = {"field": "layer", "type": "ordinal", "scale": {"domain": layers}, "axis": {"labelAngle": 0}}
-    curve = [{"layer": layer, "entropy": data["entropy"][layer]} for layer in layers]
-    above = {
-        "width": width,
-        "height": 120,
-        "data": {"values": curve},
-        "mark": {"type": "line", "point": True, "color": COLOURS[0]},
-        "encoding": {
-            "x": {**x, "title": "input of layer"},
-            "y": {"field": "entropy", "type": "quantitative", "title": ["entropy of", "hidden states"]},
-        },
-    }
+    curve = [{"layer": at, "entropy": data["entropy"][at]} for at in layers]
+    y = {"field": "entropy", "type": "quantitative", "title": ["entropy of", "hidden states"]}
+    line = vega.layer("line", {"x": {**x, "title": "input of layer"}, "y": y}, curve, point=True, color=COLOURS[0])
     cells = [
-        {"row": row, "layer": layer, "agreement": value}
+        {"row": row, "layer": at, "agreement": value}
         for row in rows
-        for layer, value in zip(layers, data["agreement"][row], strict=True)
+        for at, value in zip(layers, data["agreement"][row], strict=True)
     ]
-    ends = {"domain": [0, 1], "scheme": "cividis"}
-    colour = {"field": "agreement", "type": "quantitative", "scale": ends, "legend": None}
-    text = {"field": "agreement", "format": ".2f"}
+    scale = {"domain": [0, 1], "scheme": "cividis"}
+    colour = {"field": "agreement", "type": "quantitative", "scale": scale, "legend": None}
     ink = {"condition": {"test": "datum.agreement > 0.55", "value": "black"}, "value": "white"}
-    below = {
-        "width": width,
-        "height": 34 * len(rows),
-        "data": {"values": cells},
-        "encoding": {
-            "x": {**x, "title": "pruned before layer"},
-            "y": {"field": "row", "type": "ordinal", "scale": {"domain": rows}, "title": None},
-        },
-        "layer": [
-            {"mark": "rect", "encoding": {"color": colour}},
-            {"mark": {"type": "text", "fontSize": 12}, "encoding": {"text": text, "color": ink}},
-        ],
+    place = {
+        "x": {**x, "title": "pruned before layer"},
+        "y": {"field": "row", "type": "ordinal", "scale": {"domain": rows}, "title": None},
     }
+    number = {"text": {"field": "agreement", "format": ".2f"}, "color": ink}
+    above = {"width": width, "height": 120, **line}
+    parts = [
+        vega.layer("rect", {**place, "color": colour}, cells),
+        vega.layer("text", place | number, cells, fontSize=12),
+    ]
+    below = {"width": width, "height": 34 * len(rows), "layer": parts}
     note = f"{data['task']}: agreement with the unpruned model ({slug(budget)})"
-    save(figure({"vconcat": [above, below]}, [note]), path, [path.suffix])
+    vega.save(vega.figure({"vconcat": [above, below]}, [note]), path, [path.suffix])
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tokenprune.context import PruneContext
 from tokenprune.drawing.palette import COLOURS
-from tokenprune.drawing.vega import INK, Scale, figure, save
+from tokenprune.drawing.vega import INK, Scale, figure, layer, save
 from tokenprune.measure.memory import peak_bytes
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.scorers.base import Scorer
@@ -146,18 +146,11 @@ def plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
         scale = Scale(start / 2, 2 * max(size[kind] for size in values), log=True)
         y = scale.channel(kind, title, scale.round_numbers())
         colour = {"field": "scorer", "type": "nominal", "scale": {"domain": list(rows), "range": list(COLOURS)}}
-        line = {"mark": {"type": "line", "point": True}, "encoding": {"x": x, "y": y, "color": colour}}
-        dotted = {"type": "line", "strokeDash": [2, 3], "color": INK}
-        panels.append(
-            {
-                "width": 380,
-                "height": 300,
-                "layer": [
-                    {"data": {"values": values}, **line},
-                    {"data": {"values": linear}, "mark": dotted, "encoding": {"x": x, "y": y}},
-                ],
-            }
-        )
+        lines = [
+            layer("line", {"x": x, "y": y, "color": colour}, values, point=True),
+            layer("line", {"x": x, "y": y}, linear, strokeDash=[2, 3], color=INK),
+        ]
+        panels.append({"width": 380, "height": 300, "layer": lines})
     save(figure({"hconcat": panels}, ["Dotted: linear growth."]), path, [path.suffix])
 
 

@@ -26,7 +26,7 @@ from tokenprune import ExperimentConfig
 from tokenprune.adapters import adapter_for
 from tokenprune.config import Method
 from tokenprune.drawing.palette import COLOURS, GREY, MARKERS
-from tokenprune.drawing.vega import figure, save
+from tokenprune.drawing.vega import figure, layer, save
 from tokenprune.engine import choose_layers, chosen
 from tokenprune.engine.fidelity import Fidelity, UnprunedBatch
 from tokenprune.experiment.series import Series
@@ -252,16 +252,8 @@ def draw(cells: Sequence[dict[str, Any]], path: Path) -> None:
         axis = {"type": "quantitative", "scale": {"zero": False, "padding": 6}}
         x = {"field": "objective", "title": "root of the divergence, no labels", **axis}
         y = {"field": "accuracy", "title": "accuracy of the table, %", **axis}
-        panels.append(
-            {
-                "width": 260,
-                "height": 170,
-                "title": {"text": title, "fontSize": 11, "fontWeight": "normal"},
-                "data": {"values": rows},
-                "mark": {"type": "point", "filled": True, "opacity": 1},
-                "encoding": {"x": x, "y": y, **looks},
-            }
-        )
+        points = layer("point", {"x": x, "y": y, **looks}, rows, filled=True, opacity=1)
+        panels.append({**points, "width": 260, "height": 170, "title": {"text": title, "fontSize": 11}})
     notes = ["Star: picked. Crosses: random. The number is Spearman's rank correlation."]
     save(figure({"concat": panels, "columns": len(SHARES)}, notes), path, [path.suffix])
 

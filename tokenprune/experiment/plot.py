@@ -59,7 +59,7 @@ def accuracy_plot(charts: Charts, path: Path) -> list[Path]:
     """Draw accuracy against the layer average, beside accuracy against visual tokens kept, with 95 % intervals.
 
     Of more than :data:`MOST_LINES` methods only the best have colours, and a second figure (``-by-budget`` in its name)
-    shows all of them: a panel per budget, a row per method.
+    shows all of them: a panel per budget, a row per method, the best on average on top, with its cost at the right.
 
     Args:
         charts: The points.
@@ -69,9 +69,14 @@ def accuracy_plot(charts: Charts, path: Path) -> list[Path]:
         The paths of the files.
     """
     written = comparison_plot({"": charts}, path)
-    if _faint(charts):
-        written += by_budget_plot(charts, path.with_name(f"{path.stem}-by-budget.png"))
-    return written
+    if not _faint(charts):
+        return written
+    notes = [
+        "Bars: 95 % intervals; grey band: the unpruned model; dotted: random.",
+        "Cost: visual tokens, mean over the decoder's layers. Order: mean distance from the budget's mean.",
+    ]
+    by_budget = Ranking().figure(charts, styles(charts.methods), notes, PANELS, charts.ranked())
+    return written + save(by_budget, path.with_name(f"{path.stem}-by-budget.png"))
 
 
 def comparison_plot(results: Mapping[str, Charts], path: Path) -> list[Path]:
@@ -103,23 +108,6 @@ def comparison_plot(results: Mapping[str, Charts], path: Path) -> list[Path]:
         for line in textwrap.wrap(note, LETTERS, break_long_words=False, break_on_hyphens=False)
     ]
     return save(figure({"vconcat": rows}, lines, names), path)
-
-
-def by_budget_plot(charts: Charts, path: Path) -> list[Path]:
-    """Draw a panel per budget and a row per method, the best on average on top, with its cost at the right.
-
-    Args:
-        charts: The points.
-        path: The PNG file to write; SVG and PDF are written beside it.
-
-    Returns:
-        The paths of the files.
-    """
-    notes = [
-        "Bars: 95 % intervals; grey band: the unpruned model; dotted: random.",
-        "Cost: visual tokens, mean over the decoder's layers. Order: mean distance from the budget's mean.",
-    ]
-    return save(Ranking().figure(charts, styles(charts.methods), notes, PANELS, charts.ranked()), path)
 
 
 def _faint(charts: Charts) -> list[str]:
