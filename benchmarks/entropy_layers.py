@@ -17,7 +17,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 
 from tokenprune.adapters import adapter_for
@@ -26,6 +25,8 @@ from tokenprune.budgets.keep import KeepRatio
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.budgets.slug import slug
 from tokenprune.config import Method
+from tokenprune.drawing import vega
+from tokenprune.drawing.palette import COLOURS
 from tokenprune.engine import measure_entropy
 from tokenprune.engine.trials.calibrate import why_unmet
 from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch
@@ -35,9 +36,6 @@ from tokenprune_embedded.models import Clips, Digits
 from tokenprune_embedded.tasks.digits import Digits as DigitsTask
 from tokenprune_embedded.tasks.easy_vqa import EasyVQA
 from tokenprune_embedded.tasks.moving_digits import MovingDigits
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 PICTURES, BATCH, CURVES = 32, 8, 16
 ENTROPY = {f"{source}": {"name": "matrix_entropy", "source": source} for source in ("query", "key", "value", "hidden")}
@@ -91,29 +89,34 @@ def heat_map(model: ModelSpec, task: Task, budget: Budget, last: int) -> dict[st
 
 
 def draw(data: dict[str, Any], budget: Budget, path: Path) -> None:
-    """The curve above the map."""
+    """Draw the curve above the map."""
     layers, rows = data["layers"], list(data["agreement"])
-    figure, (above, below) = plt.subplots(
-        2, 1, figsize=(1.6 + 0.75 * len(layers), 5.4), height_ratios=[1, 2], layout="constrained"
-    )
-    curve = data["entropy"][: layers[-1] + 2]
-    above.plot(range(len(curve)), curve, marker="o", color="#0072b2")
-    above.set_ylabel("entropy of\nhidden states")
-    above.set_xlabel("input of layer")
-    above.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
-    above.set_xticks(layers)
-    above.spines[["top", "right"]].set_visible(False)
-    values = [data["agreement"][row] for row in rows]
-    below.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    for y, line in enumerate(values):
-        for x, value in enumerate(line):
-            below.text(x, y, f"{value:.2f}", ha="center", va="center", color="black" if value > 0.55 else "white")
-    below.set_xticks(range(len(layers)), layers)
-    below.set_yticks(range(len(rows)), rows)
-    below.set_xlabel("pruned before layer")
-    figure.suptitle(f"{data['task']}: agreement with the unpruned model ({slug(budget)})", fontsize=10)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    width = 56 * len(layers)
+    x = {"field": "layer", "type": "ordinal", "scale": {"domain": layers}, "axis": {"labelAngle": 0}}
+    curve = [{"layer": at, "entropy": data["entropy"][at]} for at in layers]
+    y = {"field": "entropy", "type": "quantitative", "title": ["entropy of", "hidden states"]}
+    line = vega.layer("line", {"x": {**x, "title": "input of layer"}, "y": y}, curve, point=True, color=COLOURS[0])
+    cells = [
+        {"row": row, "layer": at, "agreement": value}
+        for row in rows
+        for at, value in zip(layers, data["agreement"][row], strict=True)
+    ]
+    scale = {"domain": [0, 1], "scheme": "cividis"}
+    colour = {"field": "agreement", "type": "quantitative", "scale": scale, "legend": None}
+    ink = {"condition": {"test": "datum.agreement > 0.55", "value": "black"}, "value": "white"}
+    place = {
+        "x": {**x, "title": "pruned before layer"},
+        "y": {"field": "row", "type": "ordinal", "scale": {"domain": rows}, "title": None},
+    }
+    number = {"text": {"field": "agreement", "format": ".2f"}, "color": ink}
+    above = {"width": width, "height": 120, **line}
+    parts = [
+        vega.layer("rect", {**place, "color": colour}, cells),
+        vega.layer("text", place | number, cells, fontSize=12),
+    ]
+    below = {"width": width, "height": 34 * len(rows), "layer": parts}
+    note = f"{data['task']}: agreement with the unpruned model ({slug(budget)})"
+    vega.save(vega.figure({"vconcat": [above, below]}, [note]), path, [path.suffix])
 
 
 def main() -> None:

@@ -21,13 +21,13 @@ import numpy as np
 from PIL import Image
 
 from tokenprune.adapters.views import View
+from tokenprune.drawing.vega import library
 from tokenprune.experiment import ExperimentConfig, ExperimentResult
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.page import experiment_page
 from tokenprune.experiment.series import Series
 from tokenprune.output.lines import Row
 from tokenprune.pictures.look import Look, StageLook
-from tokenprune.report.charts import library
 from tokenprune.report.html import render
 from tokenprune.report.page import Example, ExamplePanel, Picture
 

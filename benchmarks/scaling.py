@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenprune.drawing.palette import COLOURS
+from tokenprune.drawing.vega import INK, Scale, figure, layer, save
 from tokenprune.measure.memory import peak_bytes
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.scorers.base import Scorer
@@ -134,19 +136,22 @@ def large(row: list[dict[str, Any]], axis: str) -> list[dict[str, Any]]:
 
 def plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Draw time and memory by the number of tokens, in logarithmic axes, with a linear slope for comparison."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    for axis, kind, title in zip(axes, ("ms", "mib"), ("Median time, ms", "Peak extra memory, MiB"), strict=True):
-        for name, row in rows.items():
-            axis.loglog([size["tokens"] for size in row], [size[kind] for size in row], marker="o", label=name)
-        ends = [next(iter(rows.values()))[i]["tokens"] for i in (0, -1)]
-        start = min(row[0][kind] for row in rows.values()) / 2
-        axis.loglog(ends, [start, start * ends[1] / ends[0]], "k:", label="linear")
-        axis.set(xlabel="Visual tokens, batch 1", title=title)
-        axis.grid(visible=True, which="both", alpha=0.2)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(rows) + 1)
-    figure.savefig(path, dpi=150)
+    panels = []
+    x = Scale(TOKENS[0] / 1.3, TOKENS[-1] * 1.3, log=True).channel("tokens", "visual tokens, batch 1", TOKENS)
+    for kind, title in (("ms", "median time, ms"), ("mib", "peak extra memory, MiB")):
+        values = [size for row in rows.values() for size in row]
+        few, many = (end(size["tokens"] for size in values) for end in (min, max))
+        start = min(size[kind] for size in values) / 2
+        linear = [{"tokens": few, kind: start}, {"tokens": many, kind: start * many / few}]
+        scale = Scale(start / 2, 2 * max(size[kind] for size in values), log=True)
+        y = scale.channel(kind, title, scale.round_numbers())
+        colour = {"field": "scorer", "type": "nominal", "scale": {"domain": list(rows), "range": list(COLOURS)}}
+        lines = [
+            layer("line", {"x": x, "y": y, "color": colour}, values, point=True),
+            layer("line", {"x": x, "y": y}, linear, strokeDash=[2, 3], color=INK),
+        ]
+        panels.append({"width": 380, "height": 300, "layer": lines})
+    save(figure({"hconcat": panels}, ["Dotted: linear growth."]), path, [path.suffix])
 
 
 def main() -> None:

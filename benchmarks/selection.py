@@ -36,7 +36,7 @@ import selection_literal as literal
 import torch
 from torch import Tensor
 
-from tokenprune.clock import environment, timed
+from tokenprune.core.clock import environment, timed
 from tokenprune.measure.latency import Spread, ratios
 from tokenprune.ops.bipartite import plan_rounds, soft_matching
 from tokenprune.pruners.base import Pruner

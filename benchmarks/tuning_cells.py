@@ -20,12 +20,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
 
 from tokenprune import ExperimentConfig
 from tokenprune.adapters import adapter_for
 from tokenprune.config import Method
+from tokenprune.drawing.palette import COLOURS, GREY, MARKERS
+from tokenprune.drawing.vega import figure, layer, save
 from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch
 from tokenprune.experiment.series import Series
 from tokenprune.run import choose_layers, chosen
@@ -227,25 +228,35 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(cells: Sequence[dict[str, Any]], path: Path) -> None:
-    """A scatter plot per cell: the objective against the accuracy of the table."""
-    columns = len(SHARES)
-    rows = -(-len(cells) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 3 * rows), layout="constrained", squeeze=False)
-    for axis, cell in zip(axes.flat, cells, strict=False):
+    """Draw a scatter plot per cell: the objective against the accuracy of the table."""
+    panels = []
+    kinds = {"picked": (COLOURS[1], MARKERS[7]), "random": (GREY, MARKERS[6]), "other": (COLOURS[0], MARKERS[0])}
+    for cell in cells:
         found = cell["objectives"][OBJECTIVE]
-        for method, point in cell["points"].items():
-            random, picked = method.startswith("random"), method == found["picked"]
-            colour = "#d55e00" if picked else "#999999" if random else "#0072b2"
-            marker = "*" if picked else "x" if random else "o"
-            axis.scatter(point[OBJECTIVE], 100 * point["accuracy"], color=colour, marker=marker, s=90 if picked else 22)
-        axis.set_title(f"{cell['task']}, {cell['budget']}: {found['spearman']:.2f}, {found['picked']}", fontsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xlabel("root of the divergence, no labels", fontsize=7)
-        axis.set_ylabel("accuracy of the table, %", fontsize=7)
-        axis.tick_params(labelsize=7)
-    figure.suptitle("Star: picked. Crosses: random. The number is Spearman's rank correlation.", fontsize=9)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+        rows = [
+            {
+                "objective": point[OBJECTIVE],
+                "accuracy": 100 * point["accuracy"],
+                "kind": "picked" if method == found["picked"] else "random" if method.startswith("random") else "other",
+            }
+            for method, point in cell["points"].items()
+        ]
+        looks = {
+            channel: {"field": "kind", "scale": {"domain": list(kinds), "range": values}, "legend": None}
+            for channel, values in (
+                ("color", [colour for colour, _ in kinds.values()]),
+                ("shape", [marker for _, marker in kinds.values()]),
+                ("size", [110, 30, 30]),
+            )
+        }
+        title = f"{cell['task']}, {cell['budget']}: {found['spearman']:.2f}, {found['picked']}"
+        axis = {"type": "quantitative", "scale": {"zero": False, "padding": 6}}
+        x = {"field": "objective", "title": "root of the divergence, no labels", **axis}
+        y = {"field": "accuracy", "title": "accuracy of the table, %", **axis}
+        points = layer("point", {"x": x, "y": y, **looks}, rows, filled=True, opacity=1)
+        panels.append({**points, "width": 260, "height": 170, "title": {"text": title, "fontSize": 11}})
+    notes = ["Star: picked. Crosses: random. The number is Spearman's rank correlation."]
+    save(figure({"concat": panels, "columns": len(SHARES)}, notes), path, [path.suffix])
 
 
 def main() -> None:

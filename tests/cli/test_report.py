@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import csv
 import json
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -134,20 +133,13 @@ def test_a_profile_is_drawn_beside_its_file(
     assert {path.name for path in output.parent.iterdir()} == {f"mine.{end}" for end in ("json", "png", "svg", "pdf")}
 
 
-def test_a_profile_without_matplotlib_says_so_in_one_line(
+def test_a_profile_without_vl_convert_says_so_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any, **options: Any) -> Any:
-        if name == "tokenprune.experiment.profile_plot":
-            raise ImportError("No module named 'matplotlib'")
-        return real(name, *rest, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
     config, output = write(tmp_path, methods=["random"], calibration=4), tmp_path / "out" / "profile.json"
     assert call(monkeypatch, "profile", config, "--output", str(output)) == 0
     error = capsys.readouterr().err
-    assert error.startswith("no picture was drawn (No module named 'matplotlib'); pip install ")
+    assert error.startswith("no picture was drawn (import of vl_convert halted; None in sys.modules); pip install ")
     assert error.count("\n") == 1
     assert [path.name for path in output.parent.iterdir()] == ["profile.json"]

@@ -10,8 +10,10 @@ import numpy as np
 from PIL import Image
 
 from tokenprune.adapters.views import View
+from tokenprune.drawing.against import COSTS
+from tokenprune.drawing.points import Charts, Point
 from tokenprune.pictures.look import Look, StageLook
-from tokenprune.report.page import Charts, Document, Example, ExamplePanel, Finding, Page, Picture, Point, Reference
+from tokenprune.report.page import Document, Example, ExamplePanel, Finding, Page, Picture
 from tokenprune.tables.table import Cell, Heading, Row, Table
 
 #: A name that ends a script and starts one, if it is ever taken for markup.
@@ -113,7 +115,9 @@ def page(
         finding=Finding("`fastv` is **better**.", "better"),
         notes=("A note about `code`.",),
         table=Table("Results", columns, tuple(rows), "A note."),
-        charts=Charts("accuracy, %", tuple(points), references=(Reference("unpruned", 95.0, 94.0, 96.0, 144.0),)),
+        charts=Charts(
+            "accuracy, %", tuple(points), COSTS, references=(Point("unpruned", "", 95.0, 94.0, 96.0, 144.0),)
+        ),
         tables=(
             Table(
                 "Per type", (Heading("method"), Heading("exist", "number")), (Row((Cell("fastv"), Cell("1.0", 1.0))),)

@@ -24,15 +24,15 @@ def test_what_can_be_written_is_written(tmp_path: Path) -> None:
 
 def test_what_cannot_is_named_in_one_line(tmp_path: Path) -> None:
     writers = {
-        tmp_path / "report.html": lambda path: lacks("altair"),
+        tmp_path / "report.html": lambda path: lacks("jinja2"),
         tmp_path / "there": lambda path: path.touch(),
-        tmp_path / "plot.png": lambda path: lacks("matplotlib"),
+        tmp_path / "plot.png": lambda path: lacks("vl_convert"),
     }
     with pytest.warns(NotWrittenWarning) as found:
         assert write_drawn(writers) == [tmp_path / "there"]
     (warning,) = found
     text = str(warning.message)
-    assert text.startswith("not written: report.html and plot.png (No module named 'altair'; No module named 'matpl")
+    assert text.startswith("not written: report.html and plot.png (No module named 'jinja2'; No module named 'vl_co")
     assert "pip install 'tokenprune-mllm[report]'" in text
     assert "\n" not in text
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from tests.report.pages import EVIL, WHOLE, look, page, panel, picture
+from tokenprune.drawing.palette import GREY
 from tokenprune.errors import ConfigError
-from tokenprune.palette import GREY
 from tokenprune.report.compare import join_pages
 from tokenprune.report.examples import example_data, packed
 from tokenprune.report.html import inline, render
@@ -64,7 +64,7 @@ def test_a_name_cannot_end_a_script() -> None:
     scripts = [tag for tag, _ in Tags(html).tags].count("script")
     assert scripts == 3  # data, library, page
     data = json.loads(Tags(html).data)
-    assert EVIL in {point["method"] for point in data["points"]}
+    assert EVIL in {point["method"] for chart in data["charts"] for point in chart["data"]["values"]}
     assert html.count("alert(1)") > 3
 
 
@@ -74,7 +74,10 @@ def test_unknown_numbers_are_no_numbers_in_the_data() -> None:
     points = tuple(replace(point, flops_reduction=math.nan) for point in made.charts.points)
     html = render(replace(made, charts=replace(made.charts, points=points)))
     data = json.loads(Tags(html).data, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert [chart["id"] for chart in data["charts"]] == ["visual", "average"]  # FLOPs are unknown: no such chart
+    assert [chart["description"].rpartition("against ")[2] for chart in data["charts"]] == [
+        "visual tokens kept",
+        "layer average",
+    ]  # FLOPs are unknown: no such chart
 
 
 def test_words_in_backticks_and_stars() -> None:
@@ -140,14 +143,14 @@ def test_results_side_by_side() -> None:
     assert both.charts is not None
     assert {point.method for point in both.charts.points} == {"first: fastv", "first: random", "second: fastv"}
     data = json.loads(Tags(render(both)).data)
-    colours = data["charts"][0]["spec"]["layer"][-1]["encoding"]["color"]["scale"]
+    colours = data["charts"][0]["layer"][-1]["encoding"]["fill"]["scale"]
     colour = dict(zip(colours["domain"], colours["range"], strict=True))
     assert {name for name, value in colour.items() if value == GREY} == {
         "first: unpruned",
         "first: random",
         "second: unpruned",
     } & set(colour)
-    alone = json.loads(Tags(render(one)).data)["charts"][0]["spec"]["layer"][-1]["encoding"]["color"]["scale"]
+    alone = json.loads(Tags(render(one)).data)["charts"][0]["layer"][-1]["encoding"]["fill"]["scale"]
     own = dict(zip(alone["domain"], alone["range"], strict=True))
     assert colour["first: fastv"] == colour["second: fastv"] == own["fastv"]  # as in every other plot
     with pytest.raises(ConfigError, match="there are no results to compare"):

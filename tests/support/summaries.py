@@ -1,14 +1,10 @@
-"""Rows of a table without an experiment, and the figures that a plot draws of them."""
+"""Rows of a table without an experiment."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
-
-import pytest
-from matplotlib.figure import Figure
 
 from tokenprune.experiment.summary import SeriesSummary
 from tokenprune.stats.estimate import Estimate
@@ -52,19 +48,3 @@ def zoo(methods: Iterable[str], budgets: Iterable[int]) -> list[SeriesSummary]:
             average = tokens + (place % 3) / 32 * (576 - tokens)
             rows.append(summary(method, f"keep_count {tokens}", accuracy, visual=float(tokens), average=average))
     return rows
-
-
-@contextmanager
-def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
-    """The figures that are saved inside the block."""
-    found: list[Figure] = []
-    save: Callable[..., None] = Figure.savefig
-
-    def noted(self: Figure, *args: Any, **options: Any) -> None:
-        if self not in found:
-            found.append(self)
-        save(self, *args, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Figure, "savefig", noted)
-        yield found

@@ -9,7 +9,8 @@ import pytest
 from tests.tuning.planted import BUDGET, Place, method, planted
 from tokenprune import tune
 from tokenprune.report.html import render
-from tokenprune.tuning.page import SHOWN, tune_page
+from tokenprune.tuning.page import tune_page
+from tokenprune.tuning.plot import SHOWN
 from tokenprune.tuning.result import TuneResult
 
 
@@ -57,8 +58,8 @@ def test_charts_show_the_best_and_random(result: TuneResult) -> None:
     assert charts is not None
     random = {row.name for ranking in result.rankings for row in ranking.ranked if row.random}
     assert random
-    stands_for = {name: method for name, method, _ in tune_page(result.rankings, result.setup, {}).stands_for}
-    assert {name for name, method in stands_for.items() if method == "random"} == random  # which is drawn in grey
+    style_of = {alias.name: alias.method for alias in tune_page(result.rankings, result.setup, {}).style_of}
+    assert {name for name, method in style_of.items() if method == "random"} == random  # which is drawn in grey
     for ranking in result.rankings:
         names = [point.method for point in charts.points if point.budget == ranking.budget]
         assert names[0] == ranking.best.name

@@ -16,6 +16,7 @@ from tokenprune.cli.tables import console
 from tokenprune.config import Config, Method
 from tokenprune.core.component import FromRegistry
 from tokenprune.core.optional import optional
+from tokenprune.core.references import UNPRUNED
 from tokenprune.datasets.media import Source, read_image, read_video, source
 from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneError
 from tokenprune.methods.named import by_title, list_methods
@@ -25,7 +26,6 @@ from tokenprune.models.encode import encode
 from tokenprune.pictures.describe import describe
 from tokenprune.pictures.draw import EXTRA, check_format, draw, save
 from tokenprune.pictures.look import Look
-from tokenprune.references import UNPRUNED
 from tokenprune.run import apply
 from tokenprune.tasks.base import Sample, Video, sample_pictures
 

@@ -14,8 +14,8 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.structure import generates, head_error
 from tokenprune.adapters.towers import TowerRun
-from tokenprune.clock import Moment
 from tokenprune.core.call_arguments import given_cache, returned_cache
+from tokenprune.core.clock import Moment
 from tokenprune.engine.arguments import CompactArguments
 from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, mark
 from tokenprune.engine.calls import Call, Observation

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from tokenprune.core.references import UNPRUNED
 from tokenprune.core.text import well_formed
 from tokenprune.output.lines import Row
-from tokenprune.references import UNPRUNED
 from tokenprune.stats import clustered
 from tokenprune.stats.estimate import Estimate
 

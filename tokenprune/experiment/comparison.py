@@ -12,6 +12,7 @@ from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment.answers import difference
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.page import experiment_page
+from tokenprune.experiment.plot import charts_of, comparison_plot
 from tokenprune.experiment.report_data import notes
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult
@@ -167,10 +168,9 @@ def write_comparison(compared: Sequence[Compared], folder: str | Path) -> list[P
         output.write(path.name, render(joined))
 
     def plot(path: Path) -> list[Path]:
-        from tokenprune.experiment.plot import comparison_plot
-
-        quality = "agreement" if all(item.result.label_free for item in compared) else "accuracy"
-        return comparison_plot({item.name: item.summaries for item in compared}, path, quality)
+        return comparison_plot(
+            {item.name: charts_of(item.summaries, item.result.label_free) for item in compared}, path
+        )
 
     with output.locked():
         written = [output.write("report.md", markdown(compared))]

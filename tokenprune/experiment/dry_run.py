@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
-from tokenprune.clock import timed
+from tokenprune.core.clock import timed
+from tokenprune.core.references import ORACLE
 from tokenprune.errors import ConfigError
 from tokenprune.experiment.answering import Answering, BatchInWork
 from tokenprune.experiment.batches import Batch, Batches
@@ -24,7 +25,6 @@ from tokenprune.experiment.series import definitions
 from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.models.code import used_code
-from tokenprune.references import ORACLE
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tokenprune.adapters.views import View
 from tokenprune.core.optional import optional
+from tokenprune.core.references import UNPRUNED, is_reference
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers, digest
@@ -26,7 +27,6 @@ from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
 from tokenprune.output.lines import Row
 from tokenprune.pictures.look import Look, StageLook
-from tokenprune.references import UNPRUNED, is_reference
 from tokenprune.report.page import Example, ExamplePanel, Picture
 
 FILE = "examples.json"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tokenprune.core.references import UNPRUNED
 from tokenprune.experiment.finding import find
+from tokenprune.experiment.plot import charts_of
 from tokenprune.experiment.report_data import ReportData
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.tables import further_tables, main_table
 from tokenprune.output.folder import CONFIG
-from tokenprune.references import UNPRUNED
-from tokenprune.report.page import Charts, Document, Example, Page, Point, Reference
-from tokenprune.stats.estimate import Estimate
+from tokenprune.report.page import Document, Example, Page
 
 
 def experiment_page(result: ExperimentResult, examples: tuple[Example, ...] = ()) -> Page:
@@ -32,13 +32,14 @@ def page_of(data: ReportData, examples: tuple[Example, ...] = ()) -> Page:
     text = results.read_text(CONFIG)
     config = results.config()
     versions = results.read_mapping("environment.json")
+    charts = charts_of(data.summaries, data.result.label_free)
     return Page(
         title=f"Visual token pruning: model {_name(config.get('model'))}, task {_name(config.get('task'))}",
         ran=_ran(data, config),
         finding=find(data),
         notes=data.sentences,
         table=main_table(data.summaries, data.size),
-        charts=_charts(data),
+        charts=charts if charts.points else None,
         tables=tuple(further_tables(data)),
         examples=examples,
         documents=(Document("Configuration (config.yaml)", text),) if text else (),
@@ -84,39 +85,3 @@ def _ran(data: ReportData, config: Mapping[str, Any]) -> tuple[str, str]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _charts(data: ReportData) -> Charts | None:
-    points = tuple(
-        Point(
-            method=item.method,
-            budget=item.budget,
-            mean=100 * item.accuracy.mean,
-            low=_end(item.accuracy, -1),
-            high=_end(item.accuracy, 1),
-            visual=item.visual,
-            average=item.average,
-            flops_reduction=item.flops_reduction,
-        )
-        for item in data.summaries
-        if item.budget
-    )
-    references = tuple(
-        Reference(
-            UNPRUNED,
-            100 * item.accuracy.mean,
-            _end(item.accuracy, -1),
-            _end(item.accuracy, 1),
-            item.visual,
-        )
-        for item in data.summaries
-        if item.method == UNPRUNED and not data.result.label_free
-    )
-    quantity = "agreement, %" if data.result.label_free else "accuracy, %"
-    return Charts(quantity, points, references=references) if points else None
-
-
-def _end(estimate: Estimate, side: int) -> float:
-    """An end of an interval in percent, within the range of scores."""
-    below, above = estimate.error_bars
-    return 100 * (estimate.mean - below if side < 0 else estimate.mean + above)

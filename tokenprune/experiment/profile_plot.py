@@ -1,27 +1,24 @@
-"""A picture of a model's entropy curve and of the layers chosen by it. Needs matplotlib (the extra ``report``)."""
+"""A figure of a model's entropy curve and of the layers chosen by it."""
 
 from __future__ import annotations
 
 import statistics
 import textwrap
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
+from tokenprune.drawing.palette import COLOURS
+from tokenprune.drawing.vega import Json, Scale, figure, layer, save, spread
 from tokenprune.experiment.profiling import ProfiledModel
-from tokenprune.plotting import footnote, look, save, spread
-from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.selectors.plateau import find_plateau
 
-#: Colours of the mean and of chosen layers, by Okabe and Ito.
-MEAN, CHOSEN = "#0072B2", "#D55E00"
 #: Samples with a thin line of their own.
 SAMPLES = 6
-#: Letters of a line below the picture, and the most such lines that name choices.
+#: Letters of a line below the curves, and the most such lines that name choices.
 LETTERS, LINES = 150, 14
+#: Width and height of the curves in pixels.
+WIDTH, HEIGHT = 660, 300
 
 
 def profile_plot(measured: ProfiledModel, path: Path) -> list[Path]:
@@ -37,66 +34,60 @@ def profile_plot(measured: ProfiledModel, path: Path) -> list[Path]:
     Returns:
         The paths of the files.
     """
-    words = _words(measured)
-    with look():
-        figure = Figure(figsize=(9, 4 + 0.17 * len(words)), layout="constrained")
-        axes = figure.subplots()
-        _curves(axes, measured.profile)
-        axes.set_xlabel("decoder layer")
-        axes.set_ylabel("matrix entropy of the visual states\nat the layer's input")
-        axes.xaxis.set_major_locator(MaxNLocator(16, integer=True, min_n_ticks=1))
-        axes.set_xlim(-0.5, measured.profile.num_layers - 0.5)
-        axes.grid(axis="y")
-        footnote(figure, "\n".join(words))
-        _chosen(figure, axes, measured)
-        figure.legend(loc="outside right upper")
-        return save(figure, path)
-
-
-def _curves(axes: Axes, profile: EntropyProfile) -> None:
-    layers = list(range(profile.num_layers))
-    found = find_plateau(profile)
-    if found.first is not None and found.last is not None:
-        axes.axvspan(found.first - 0.5, found.last + 0.5, color="0.94", lw=0, label="plateau")
+    profile, layers = measured.profile, range(measured.profile.num_layers)
+    scale = Scale(-0.5, profile.num_layers - 0.5)
+    x = scale.channel("layer", "decoder layer", grid=False, tickMinStep=1, tickCount=16)
+    title = "matrix entropy of the visual states at the layer's input"
+    y = {"field": "entropy", "type": "quantitative", "scale": {"zero": False, "padding": 8}, "title": title}
+    lines: dict[str, tuple[str, list[Json]]] = {}  # name in the legend -> colour, layers
+    if (plateau := find_plateau(profile)).first is not None and plateau.last is not None:
+        ends = [{"layer": plateau.first - 0.5, "end": plateau.last + 0.5}]
+        lines["plateau"] = "#EEEEEE", [layer("rect", {"x": x, "x2": {"field": "end"}}, ends)]
     count = len(profile.curves)
-    for number, curve in enumerate(profile.curves[:SAMPLES] if count > 1 else ()):
-        label = "single samples" if number == 0 else None
-        axes.plot(layers, curve, color="0.6", lw=0.6, alpha=0.8, label=label)
-    if count > 2:
-        quartiles = [
-            statistics.quantiles(column, n=4, method="inclusive") for column in zip(*profile.curves, strict=True)
+    if count > 1:
+        single = [
+            {"layer": layer, "entropy": value, "sample": number}
+            for number, curve in enumerate(profile.curves[:SAMPLES])
+            for layer, value in enumerate(curve)
         ]
-        low, high = [parts[0] for parts in quartiles], [parts[2] for parts in quartiles]
-        axes.fill_between(layers, low, high, color=MEAN, alpha=0.2, lw=0, label="quartiles")
+        sample = {"x": x, "y": y, "detail": {"field": "sample"}}
+        lines["single samples"] = "#A6A6A6", [layer("line", sample, single, strokeWidth=0.8)]
+    if count > 2:
+        parts = [statistics.quantiles(column, n=4, method="inclusive") for column in zip(*profile.curves, strict=True)]
+        rows = [{"layer": at, "entropy": low, "high": high} for at, (low, _, high) in zip(layers, parts, strict=True)]
+        between = {"x": x, "y": y, "y2": {"field": "high"}}
+        lines["quartiles"] = "#99C7E0", [layer("area", between, rows, opacity=0.5)]
+    mean = [{"layer": at, "entropy": value} for at, value in zip(layers, profile.mean, strict=True)]
     name = f"mean of {count} samples" if count > 1 else "one sample"
-    axes.plot(layers, profile.mean, color=MEAN, lw=2, marker="o", markersize=3.5, label=name)
+    lines[name] = COLOURS[0], [layer("line", {"x": x, "y": y}, mean, strokeWidth=2.5, point={"size": 25})]
+    if chosen := sorted({at for choice in measured.choices.values() for at in choice.layers}):
+        lines["chosen: drop before layer"] = COLOURS[1], _chosen(chosen, scale, x)
+    return save(figure({"width": WIDTH, "height": HEIGHT, "layer": _named(lines)}, _words(measured)), path)
 
 
-def _chosen(figure: Figure, axes: Axes, measured: ProfiledModel) -> None:
-    """A line before every chosen layer, with its number above the axes."""
-    layers = sorted({layer for choice in measured.choices.values() for layer in choice.layers})
-    if not layers:
-        return
-    figure.draw_without_rendering()
-    box = axes.get_window_extent()
-    width = 2.1 * figure.dpi * 8.5 / 72
-    wanted = [float(axes.transData.transform((layer - 0.5, 0))[0]) for layer in layers]
-    places = spread(wanted, [width] * len(layers), box.x0, box.x1) or wanted
-    for number, (layer, place) in enumerate(zip(layers, places, strict=True)):
-        label = "chosen: drop before layer" if number == 0 else None
-        axes.axvline(layer - 0.5, color=CHOSEN, lw=1.3, linestyle="--", label=label)
-        axes.annotate(
-            str(layer),
-            (layer - 0.5, 1.0),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=((place - box.x0) / box.width, 1.05),
-            textcoords="axes fraction",
-            ha="center",
-            va="bottom",
-            fontsize=8.5,
-            color=CHOSEN,
-            arrowprops={"arrowstyle": "-", "color": CHOSEN, "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
-        )
+def _named(lines: Mapping[str, tuple[str, list[Json]]]) -> list[Json]:
+    """The layers in their colours, with a legend."""
+    legend = {"symbolType": "square", "symbolOpacity": 1}
+    colours: Json = {"domain": list(lines), "range": [colour for colour, _ in lines.values()]}
+    return [
+        {**part, "encoding": {**part["encoding"], "color": {"datum": name, "scale": colours, "legend": legend}}}
+        for name, (_, parts) in lines.items()
+        for part in parts
+    ]
+
+
+def _chosen(layers: Sequence[int], scale: Scale, x: Json) -> list[Json]:
+    """A line before every chosen layer, with its number above the curves."""
+    rows = [{"layer": at - 0.5, "number": at} for at in layers]
+    places = spread(scale.share("datum.layer"), str(18 / WIDTH), "0", "1", "place")
+    moved = [*places, {"calculate": scale.value("datum.place"), "as": "beside"}]
+    ends = {"x": x, "x2": {"field": "beside"}, "y": {"value": 0}, "y2": {"value": -10}}
+    above = {"x": {**x, "field": "beside"}, "y": {"value": -16}, "text": {"field": "number"}}
+    return [
+        layer("rule", {"x": x}, rows, strokeDash=[5, 3], strokeWidth=1.5),
+        layer("rule", ends, rows, moved, strokeWidth=0.8),
+        layer("text", above, rows, moved),
+    ]
 
 
 def _words(measured: ProfiledModel) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenprune.experiment import examples
 from tokenprune.experiment.page import page_of
+from tokenprune.experiment.plot import accuracy_plot, charts_of
 from tokenprune.experiment.report_data import ReportData
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult
@@ -57,8 +58,6 @@ def write_report(result: ExperimentResult, folder: str | Path | None = None) -> 
         return [results.write(path.name, render(made))]
 
     def plot(path: Path) -> list[Path]:
-        from tokenprune.experiment.plot import accuracy_plot
-
-        return accuracy_plot(data.summaries, path, "agreement" if result.label_free else "accuracy")
+        return accuracy_plot(charts_of(data.summaries, result.label_free), path)
 
     return written + write_drawn({results.folder / "report.html": page, results.folder / "accuracy.png": plot})

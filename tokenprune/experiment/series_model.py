@@ -9,8 +9,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from tokenprune.adapters import adapter_for
-from tokenprune.clock import timed
 from tokenprune.config import Method
+from tokenprune.core.clock import timed
 from tokenprune.engine.trials.features import SharedFeatures
 from tokenprune.errors import ConfigError, PluginError, SampleError, TokenPruneError, UnsupportedFeatureError, within
 from tokenprune.experiment.batches import Batch

@@ -16,9 +16,10 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
-from tokenprune.clock import environment, timed
 from tokenprune.config import Config, Method
 from tokenprune.core.call_arguments import cache_name, returned_cache
+from tokenprune.core.clock import environment, timed
+from tokenprune.core.references import UNPRUNED
 from tokenprune.core.registry import suggest
 from tokenprune.core.text import one_line
 from tokenprune.engine.cache import cache_bytes
@@ -32,7 +33,6 @@ from tokenprune.models.device import resolve_device
 from tokenprune.models.hf import HuggingFace
 from tokenprune.models.presets import PRESETS, Request
 from tokenprune.ops.finite import is_distribution
-from tokenprune.references import UNPRUNED
 from tokenprune.run import Run, apply
 from tokenprune.tasks.base import Sample
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tokenprune.adapters.views import WHOLE
-from tokenprune.palette import styles
+from tokenprune.drawing.palette import styles
 from tokenprune.pictures.canvas import LEADING, Canvas, length
 from tokenprune.pictures.describe import CHANGED, WRONG, caption, judgement, numbers, shorter
 from tokenprune.pictures.look import Look, StageLook

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.adapters.views import PlacedItem
-from tokenprune.clock import Moment
+from tokenprune.core.clock import Moment
 from tokenprune.ops.gather import marked_first
 
 

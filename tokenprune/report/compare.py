@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tokenprune.drawing.palette import StyleAlias
+from tokenprune.drawing.points import Charts
 from tokenprune.errors import ConfigError
-from tokenprune.report.page import Charts, Document, Finding, Page
+from tokenprune.report.page import Document, Finding, Page
 from tokenprune.tables.table import Table
 
 
@@ -45,8 +47,8 @@ def join_pages(pages: Mapping[str, Page], table: Table) -> Page:
         ),
         versions=tuple((f"{name}: {what}", version) for name, page in pages.items() for what, version in page.versions),
         repeat=tuple(dict.fromkeys(line for page in pages.values() for line in page.repeat)),
-        stands_for=tuple(
-            (f"{name}: {method}", method, number)
+        style_of=tuple(
+            StyleAlias(f"{name}: {method}", method, number)
             for number, (name, page) in enumerate(pages.items())
             for method in dict.fromkeys(row.method for row in page.table.rows if row.method)
         ),

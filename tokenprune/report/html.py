@@ -1,25 +1,24 @@
-"""A report as one self-contained HTML file. Needs jinja2 and altair (the extra ``report``)."""
+"""A report as one self-contained HTML file. Needs jinja2 and vl-convert (the extra ``report``)."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from tokenprune.drawing.palette import GREY, styles
+from tokenprune.drawing.vega import library
 from tokenprune.output.lines import json_ready
-from tokenprune.palette import DASHES, GREY, MethodStyle, styles
-from tokenprune.report.charts import MARKERS, chart_specs, library, references, rows
 from tokenprune.report.examples import example_data
 from tokenprune.report.page import Page
 from tokenprune.tables.table import Cell
 
-#: Methods whose lines are drawn; more would be a tangle.
-MOST_LINES = 8
+#: Pixels of charts that stand beside each other, at most.
+NARROW = 186
 #: Panels of one budget up to which all examples are open at first.
 MOST_OPEN = 60
 
@@ -33,18 +32,13 @@ def render(page: Page) -> str:
         page: The report.
     """
     shown = {panel.method for example in page.examples for panel in example.panels}
-    if page.charts:
-        shown.update(point.method for point in page.charts.points)
-        shown.update(band.method for band in page.charts.references)
-    drawn = _styles(page, shown | {row.method for row in page.table.rows if row.method})
-    examples = example_data(page.examples)
+    shown.update(page.charts.methods if page.charts else ())
+    drawn = styles(shown | {row.method for row in page.table.rows if row.method}, page.style_of)
     budgets = list(dict.fromkeys(panel.budget for item in page.examples for panel in item.panels if panel.budget))
+    charts = [chart for kind in page.charts.kinds for chart in kind.draw(page.charts, drawn)] if page.charts else []
     data: dict[str, Any] = {
-        "charts": chart_specs(page.charts, drawn) if page.charts else [],
-        "points": rows(page.charts) if page.charts else [],
-        "references": references(page.charts) if page.charts else [],
-        "examples": examples,
-        "mostLines": MOST_LINES,
+        "charts": [chart.spec for chart in charts],
+        "examples": example_data(page.examples),
     }
     panels = sum(panel.budget in ("", *budgets[:1]) for item in page.examples for panel in item.panels)
     return (
@@ -55,27 +49,16 @@ def render(page: Page) -> str:
             data=json_ready(data),
             methods=sorted(shown, key=lambda method: (drawn[method].colour == GREY, method)),
             styles=drawn,
-            markers=MARKERS,
-            marker_names={marker: f"mark-{number}" for number, marker in enumerate(MARKERS)},
             table_budgets=list(dict.fromkeys(row.budget for row in page.table.rows if row.budget)),
             example_budgets=budgets,
             open_all=panels <= MOST_OPEN,
             css=Markup(_packaged("page.css")),
             js=Markup(_packaged("page.js")),
-            library=Markup(library()) if data["charts"] else "",
+            charts=charts,
+            beside=len(charts) > 1 and all(chart.least_width <= NARROW for chart in charts),
+            library=Markup(library()) if charts else "",
         )
     )
-
-
-def _styles(page: Page, names: set[str]) -> dict[str, MethodStyle]:
-    """The style of every name on the page."""
-    method = {name: of for name, of, _ in page.stands_for}
-    numbers = {name: number for name, _, number in page.stands_for}
-    found = styles(method.get(name, name) for name in names)
-    drawn = {name: found[method.get(name, name)] for name in names}
-    return drawn | {
-        name: replace(drawn[name], dash=DASHES[numbers[name] % len(DASHES)]) for name in numbers if name in drawn
-    }
 
 
 def _environment() -> Environment:

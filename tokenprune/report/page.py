@@ -2,84 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tokenprune.drawing.palette import StyleAlias
+from tokenprune.drawing.points import Charts
 from tokenprune.pictures.look import Look
 from tokenprune.tables.table import Table
 
-#: What a chart shows: the measured quantity against a cost, or candidate by candidate.
-ChartKind = Literal["visual", "average", "flops", "ranking"]
 #: What a finding says: a method is better, it is worse, or nobody knows.
 Tone = Literal["better", "worse", "open"]
-
-
-@dataclass(frozen=True)
-class Point:
-    """A method with a budget in the charts.
-
-    Attributes:
-        method: The method's name.
-        budget: The budget in a few words.
-        mean: What was measured, in the unit of the charts.
-        low: Lower end of its 95 % interval.
-        high: Upper end of it.
-        visual: Visual tokens kept after the last stage, per sample; NaN where unknown.
-        average: Visual tokens per sample and layer; NaN where unknown.
-        flops_reduction: Saved share of the decoder's prefill FLOPs; NaN where unknown.
-    """
-
-    method: str
-    budget: str
-    mean: float
-    low: float
-    high: float
-    visual: float = math.nan
-    average: float = math.nan
-    flops_reduction: float = math.nan
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the charts draw as a band from side to side: the unpruned model.
-
-    Attributes:
-        method: Its name.
-        mean: What was measured, in the unit of the charts.
-        low: Lower end of its 95 % interval.
-        high: Upper end of it.
-        visual: Visual tokens per sample; NaN where unknown.
-    """
-
-    method: str
-    mean: float
-    low: float
-    high: float
-    visual: float = math.nan
-
-
-@dataclass(frozen=True)
-class Charts:
-    """The charts of a report; all show the same points.
-
-    Attributes:
-        quantity: What was measured, with its unit.
-        points: One per method and budget.
-        kinds: The charts to show. One whose costs are all unknown is left out.
-        references: Bands, e.g. of the unpruned model.
-        front: Points that no other one beats in both cost and quantity; joined by a line.
-        log: Whether the quantity has a logarithmic axis.
-        bounds: The smallest and the largest possible value; None where there is no bound.
-    """
-
-    quantity: str
-    points: tuple[Point, ...]
-    kinds: tuple[ChartKind, ...] = ("visual", "average", "flops")
-    references: tuple[Reference, ...] = ()
-    front: tuple[Point, ...] = ()
-    log: bool = False
-    bounds: tuple[float | None, float | None] = (0.0, 100.0)
 
 
 @dataclass(frozen=True)
@@ -177,8 +109,7 @@ class Page:
         documents: The config and whatever else led to the results.
         versions: Name and version of everything that ran it.
         repeat: The commands that repeat it.
-        stands_for: For names that are no methods (candidates of a tune, methods of several results side by side): the
-            name, the method whose colour it has, and a number, 0 or that of its results, which decides its dashes.
+        style_of: The styles of names that are no methods: candidates of a tune, methods of one of several results.
     """
 
     title: str
@@ -192,4 +123,4 @@ class Page:
     documents: tuple[Document, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
     repeat: tuple[str, ...] = ()
-    stands_for: tuple[tuple[str, str, int], ...] = ()
+    style_of: tuple[StyleAlias, ...] = ()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from tokenprune.engine.trials.race import Goal
 from tokenprune.output.folder import CONFIG, OutputFolder
-from tokenprune.report.page import Charts, Document, Finding, Page, Point
-from tokenprune.stats.estimate import Estimate
-from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
-from tokenprune.tuning.sentences import LOSSES, capital, copies_sentence, method_of, race_sentences, sentence
+from tokenprune.report.page import Document, Finding, Page
+from tokenprune.tuning.plot import aliases, charts_of
+from tokenprune.tuning.ranking import Ranking
+from tokenprune.tuning.sentences import capital, copies_sentence, race_sentences, sentence
 from tokenprune.tuning.setup import TuneSetup
 from tokenprune.tuning.tables import further_tables, ranking_table
 from tokenprune.version import __version__
@@ -42,13 +42,11 @@ def tune_page(
             *copies_sentence(rankings[0].samples, setup.copies),
             *(f"The sample `{name}` could not be used: {why}." for name, why in skipped.items()),
         ),
-        charts=_charts(rankings, setup.goal),
+        charts=charts_of(rankings, setup.goal),
         tables=tuple(further_tables(rankings, setup.goal)),
         documents=(Document("Configuration (config.yaml)", config),) if config else (),
         versions=(("tokenprune", __version__),),
-        stands_for=tuple(
-            dict.fromkeys((row.name, method_of(row), 0) for ranking in rankings for row in ranking.ranked)
-        ),
+        style_of=aliases(rankings),
         repeat=("tokenprune tune config.yaml --output repeated",) if config else (),
     )
 
@@ -65,44 +63,3 @@ def _finding(rankings: Sequence[Ranking], goal: Goal) -> Finding:
             f"`{top.budget}`: {text} Random is beaten beyond the noise with {len(beaten)} of {len(rankings)} budgets."
         )
     return Finding(text, "better" if beaten else "worse" if top.best.random else "open")
-
-
-def shown(ranking: Ranking) -> list[Ranked]:
-    """The first candidates of a ranking, and the best random one below them."""
-    first = list(ranking.ranked[:SHOWN])
-    chance = ranking.random
-    return first if chance is None or chance in first else [*first, chance]
-
-
-def _charts(rankings: Sequence[Ranking], goal: Goal) -> Charts:
-    _, factor, unit = LOSSES[goal]
-    rows = [row for ranking in rankings for row in shown(ranking)]
-    means = [factor * row.loss.mean for row in rows]
-    log = min(means) > 0 and max(means) > WIDE * min(means)
-    points = {id(row): _point(row, factor) for row in rows}
-    front = pareto_front([row for ranking in rankings for row in ranking.ranked])
-    return Charts(
-        quantity=f"loss, {unit}",
-        points=tuple(points.values()),
-        kinds=("ranking", "average"),
-        front=tuple(points[id(row)] for row in front if id(row) in points),
-        log=log,
-        bounds=(0.0, 100.0 if goal in ("agreement", "score") else None),
-    )
-
-
-def _point(row: Ranked, factor: float) -> Point:
-    low, high = _ends(row.loss)
-    return Point(
-        method=row.name,
-        budget=row.budget,
-        mean=factor * row.loss.mean,
-        low=factor * low,
-        high=factor * high,
-        average=row.average,
-        flops_reduction=1 - row.flops,
-    )
-
-
-def _ends(loss: Estimate) -> tuple[float, float]:
-    return max(loss.low, 0.0), loss.high

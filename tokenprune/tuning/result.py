@@ -13,6 +13,7 @@ from tokenprune.report.extra import write_drawn
 from tokenprune.tables.table import Table
 from tokenprune.tables.terminal import lines
 from tokenprune.tuning.page import tune_page
+from tokenprune.tuning.plot import tune_plot
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.report import ROWS, SETUP, file_names, method_file, report, rows
 from tokenprune.tuning.sentences import copies_sentence, sentence
@@ -128,8 +129,6 @@ class TuneResult:
             return [output.write(path.name, render(tune_page(self.rankings, self.setup, self.skipped, output.folder)))]
 
         def plot(path: Path) -> list[Path]:
-            from tokenprune.tuning.plot import tune_plot
-
             return tune_plot(self.rankings, self.setup.goal, path)
 
         return written + write_drawn({output.folder / "report.html": page, output.folder / "tune.png": plot})

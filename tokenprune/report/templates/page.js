@@ -84,91 +84,28 @@
   const boxes = form ? [...form.querySelectorAll("input[type=checkbox]")] : [];
   const switchedOn = () => new Set(boxes.filter((box) => box.checked).map((box) => box.value));
   const charts = [];
-  const spacing = [6, 22]; // pixels between points of equal cost: many points, few points
 
-  /** Move points of nearly equal cost apart, as little as possible. Returns the places on the axis. */
-  function spread(points, chart, width) {
-    const [low, high] = chart.log ? chart.domain.map(Math.log) : chart.domain;
-    const place = (cost) => ((chart.log ? Math.log(cost) : cost) - low) / (high - low);
-    const sorted = [...points].sort((a, b) => a.cost - b.cost);
-    const count = Math.max(1, sorted.length);
-    const wanted = Math.min(spacing[1], Math.max(spacing[0], (0.4 * width) / count));
-    const step = Math.min(wanted / width, 0.9 / count);
-    // blocks of neighbours that would overlap; a block stands around the mean of its places
-    const blocks = [];
-    sorted.forEach((point, index) => {
-      let block = { first: index, count: 1, sum: place(point.cost) - index * step };
-      while (blocks.length && blocks.at(-1).sum / blocks.at(-1).count >= block.sum / block.count) {
-        const left = blocks.pop();
-        block = { first: left.first, count: left.count + block.count, sum: left.sum + block.sum };
-      }
-      blocks.push(block);
-    });
-    for (const block of blocks) {
-      for (let index = block.first; index < block.first + block.count; index++) {
-        const start = Math.max(0.03, Math.min(0.97 - (sorted.length - 1) * step, block.sum / block.count));
-        const at = start + index * step;
-        const value = low + at * (high - low);
-        sorted[index].x = chart.log ? Math.exp(value) : value;
-      }
-    }
-    return sorted;
-  }
-  function rowsOf(chart, on, width) {
-    const order = new Map(boxes.map((box, index) => [box.value, index]));
-    const shown = data.points.filter((point) => on.has(point.method));
-    if (chart.budget !== undefined) return shown.filter((point) => point.budget === chart.budget);
-    const line = new Set(shown.map((point) => point.method)).size <= data.mostLines;
-    const points = shown
-      .filter((point) => point.cost[chart.id] !== null)
-      .map((point) => ({ ...point, cost: point.cost[chart.id], line }))
-      .sort((a, b) => order.get(a.method) - order.get(b.method));
-    return spread(points, chart, width);
-  }
-  async function draw(chart, place) {
-    const width = () => Math.max(150, place.clientWidth - 70);
-    const bands = () => data.references.filter((item) => switchedOn().has(item.method));
-    chart.spec.datasets = { points: rowsOf(chart, switchedOn(), width()), bands: bands() };
-    if (chart.budget !== undefined) {
-      const limit = Math.min(300, place.clientWidth * 0.45);
-      chart.spec.config.axisY = { ...chart.spec.config.axisY, labelLimit: limit };
-    }
-    const { view } = await vegaEmbed(place, chart.spec, {
+  /** Each chart draws itself for the methods that are switched on, and for the width of its place. */
+  async function draw(spec, place) {
+    const { view } = await vegaEmbed(place, spec, {
       renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false },
-      downloadFileName: `tokenprune-${chart.id}`,
+      downloadFileName: `tokenprune ${spec.description}`,
     });
-    const hasBands = chart.budget === undefined && data.references.length;
-    const update = () => {
-      if (hasBands) view.data("bands", bands());
-      return view.data("points", rowsOf(chart, switchedOn(), width())).resize().runAsync();
-    };
-    let before = place.clientWidth;
-    new ResizeObserver(() => {
-      if (Math.abs(place.clientWidth - before) < 2) return;
-      before = place.clientWidth;
-      update();
-    }).observe(place);
-    return { update, focus: (method) => view.signal("focus", method).runAsync() };
+    // Vega asks for the width of its place when the window changes; a scroll bar changes it, too
+    new ResizeObserver(() => dispatchEvent(new Event("resize"))).observe(place);
+    return (name, value) => view.signal(name, value).runAsync();
   }
   function showMethods() {
     const on = switchedOn();
     byId("methods-status").textContent = `${on.size} of ${boxes.length} methods shown`;
-    charts.forEach((chart) => chart.update());
+    charts.forEach((set) => set("on", [...on]));
     showExamples();
   }
   async function drawAll() {
-    if (!data.charts.length) {
-      document.body.dataset.drawn = "yes";
-      return;
-    }
-    const most = Math.max(...data.charts.map((chart) => rowsOf(chart, switchedOn(), 500).length));
-    const costs = data.charts.filter((chart) => chart.budget === undefined).length;
-    byId("charts").classList.toggle("few", most <= 24 && costs === data.charts.length && costs > 1);
-    for (const [number, chart] of data.charts.entries()) {
-      const place = byId(`chart-${number}`);
-      // many points need room: a narrow page scrolls the chart, never itself
-      if (chart.budget === undefined) place.style.minWidth = `${Math.min(900, 4 * most + 90)}px`;
-      charts.push(await draw(chart, place));
+    for (const [number, spec] of data.charts.entries()) {
+      const set = await draw(spec, byId(`chart-${number}`));
+      charts.push(set);
+      await set("on", [...switchedOn()]);
     }
     document.body.dataset.drawn = "yes";
   }
@@ -181,7 +118,7 @@
     });
     for (const box of boxes) {
       const label = box.closest("label");
-      const focus = (method) => charts.forEach((chart) => chart.focus(method));
+      const focus = (method) => charts.forEach((set) => set("focus", method));
       label.addEventListener("pointerenter", () => box.checked && focus(box.value));
       label.addEventListener("pointerleave", () => focus(""));
       box.addEventListener("focus", () => box.matches(":focus-visible") && box.checked && focus(box.value));

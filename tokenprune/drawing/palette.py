@@ -1,18 +1,31 @@
-"""How a method is drawn: the same colour, marker and dash in every plot."""
+"""Styles of methods: the same colour, marker and dash in every chart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from tokenprune.references import ORACLE, UNPRUNED, is_random
+from tokenprune.core.references import ORACLE, UNPRUNED, is_random
 
 #: Colours that readers with colour-vision deficiencies can tell apart, on white and on dark paper: six of Okabe and
-#: Ito, and two more, which stay apart from these and from each other (tests/test_palette.py simulates it).
+#: Ito, and two more, which stay apart from these and from each other (tests/drawing/test_palette.py simulates it).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6644EE", "#BB3333")
-#: Markers by their names in matplotlib.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+#: Markers as SVG paths in the square from -1 to 1: circle, square, triangle, diamond, triangle, plus, cross, star.
+MARKERS = (
+    "M-.85,0a.85,.85,0,1,0,1.7,0a.85,.85,0,1,0,-1.7,0Z",
+    "M-.75,-.75H.75V.75H-.75Z",
+    "M0,-.9L.95,.75H-.95Z",
+    "M0,-1L1,0L0,1L-1,0Z",
+    "M0,.9L.95,-.75H-.95Z",
+    "M-.36,-.95H.36V-.36H.95V.36H.36V.95H-.36V.36H-.95V-.36H-.36Z",
+    "M-.9,-.45L-.45,-.9L0,-.45L.45,-.9L.9,-.45L.45,0L.9,.45L.45,.9L0,.45L-.45,.9L-.9,.45L-.45,0Z",
+    "M0,-1.2L.31,-.4L1.16,-.37L.5,.17L.72,1L0,.53L-.72,1L-.5,.17L-1.16,-.37L-.31,-.4Z",
+)
+#: The marker of the unpruned model, whose chart is a band.
+BAR = "M-.9,-.2H.9V.2H-.9Z"
+#: The marker of the upper bound.
+STAR = MARKERS[-1]
 #: Lengths of dashes and gaps, in line widths; empty for a solid line.
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1, 1.5), (6, 2, 1, 2))
 #: What is drawn in grey: what methods are compared with, and no method itself.
@@ -54,11 +67,11 @@ PLACES = (
 
 @dataclass(frozen=True)
 class MethodStyle:
-    """How a method is drawn.
+    """The style of a method.
 
     Attributes:
         colour: As ``#rrggbb``.
-        marker: A marker's name in matplotlib.
+        marker: An SVG path.
         dash: Lengths of dashes and gaps in line widths; empty for a solid line.
     """
 
@@ -67,23 +80,53 @@ class MethodStyle:
     dash: tuple[float, ...]
 
 
-def styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
+@dataclass(frozen=True)
+class StyleAlias:
+    """A name that is drawn in the style of a method.
+
+    Attributes:
+        name: The name.
+        method: The method.
+        number: Number of its results among several; it decides the dashes.
+    """
+
+    name: str
+    method: str
+    number: int = 0
+
+
+def styles(names: Iterable[str], aliases: Iterable[StyleAlias] = ()) -> dict[str, MethodStyle]:
+    """The style of every name in charts and tables.
+
+    Args:
+        names: Names of methods, or of aliases.
+        aliases: The names that are no methods.
+    """
+    known, names = {alias.name: alias for alias in aliases}, list(names)
+    own = _method_styles(known[name].method if name in known else name for name in names)
+    return {
+        name: replace(own[known[name].method], dash=DASHES[known[name].number % len(DASHES)])
+        if name in known
+        else own[name]
+        for name in names
+    }
+
+
+def _method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
     """The style of every method, by its name in tables.
 
     A named method always has the same style. Any other method has a style that follows from its name; only where two
     of one plot would share it, the later one in alphabetical order takes the next that is free. What methods are
     compared with is grey: the unpruned model is solid, the upper bound ``oracle`` dashed, random choices dotted.
 
-    Args:
-        methods: Names in tables.
     """
     found: dict[str, MethodStyle] = {}
     taken: set[int] = set()
     for name in sorted(set(methods), key=lambda name: (name not in PLACES, name)):
         if name == UNPRUNED:
-            found[name] = MethodStyle(GREY, "", ())
+            found[name] = MethodStyle(GREY, BAR, ())
         elif name == ORACLE:
-            found[name] = MethodStyle(GREY, "*", DASHES[1])
+            found[name] = MethodStyle(GREY, STAR, DASHES[1])
         elif is_random(name):
             count = sum(style.dash == DASHES[2] and style.colour == GREY for style in found.values())
             found[name] = MethodStyle(GREY, MARKERS[count % len(MARKERS)], DASHES[2])
