@@ -25,7 +25,7 @@ from tokenprune.experiment import ExperimentConfig, ExperimentResult
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.page import experiment_page
 from tokenprune.experiment.series import Series
-from tokenprune.files.lines import Row
+from tokenprune.output.lines import Row
 from tokenprune.pictures.look import Look, StageLook
 from tokenprune.report.charts import library
 from tokenprune.report.html import render
@@ -38,11 +38,11 @@ TOKENS, SIDE, LAYERS = 576, 24, 30
 
 def rows(series: list[Series], questions: int) -> Iterator[Row]:
     """Made-up answers: a share of right ones per series, and costs that follow from the share of tokens kept."""
-    titles = sorted({item.title for item in series})
+    titles = sorted({item.method_name for item in series})
     for number, item in enumerate(series):
         rng = np.random.default_rng(number)
         share = float((item.budget or "ratio 1").split()[-1])
-        place = titles.index(item.title)
+        place = titles.index(item.method_name)
         skill = (
             0.95 if item.unpruned else 0.35 + 0.55 * share**0.3 * (0.5 + 0.5 * (place * 7 % len(titles)) / len(titles))
         )
@@ -52,7 +52,7 @@ def rows(series: list[Series], questions: int) -> Iterator[Row]:
             right = bool(rng.random() < skill)
             yield {
                 "series": item.key,
-                "method": item.title,
+                "method": item.method_name,
                 "budget": item.budget,
                 "seed": item.seed,
                 "position": position,
@@ -80,14 +80,15 @@ def examples(series: list[Series]) -> tuple[Example, ...]:
     made = []
     for number in range(10):
         panels = []
-        for item in {(item.title, item.budget): item for item in series}.values():
+        for item in {(item.method_name, item.budget): item for item in series}.values():
             share = float((item.budget or "ratio 1").split()[-1])
             kept = np.zeros(TOKENS, dtype=bool)
             kept[rng.permutation(TOKENS)[: round(TOKENS * share)]] = True
             stages = () if item.unpruned else (StageLook(2, kept),)
             right = item.unpruned or bool(rng.random() < 0.6)
-            look = Look(item.title, (view,), cells, stages)
-            panels.append(ExamplePanel(item.title, item.budget or "", "yes" if right else "no", right, right, look))
+            look = Look(item.method_name, (view,), cells, stages)
+            answer = "yes" if right else "no"
+            panels.append(ExamplePanel(item.method_name, item.budget or "", answer, right, right, look))
         made.append(Example(f"made-up {number}", "Is it so?", "yes", (picture(rng),), tuple(panels)))
     return tuple(made)
 
@@ -131,7 +132,7 @@ def main() -> None:
         table += [(f"numbers, {name}", "", numbers), (f"HTML, {name}", size(html), drawn)]
     if args.output is not None:
         (args.output / "report.html").write_text(html, encoding="utf-8")
-    methods = len({item.title for item in series}) - 1
+    methods = len({item.method_name for item in series}) - 1
     print(f"{methods} methods, {len(series)} series, {args.questions} questions, median of {args.rounds} rounds\n")
     print("| part | size | seconds |\n|---|---|---|")
     for name, bytes_, seconds in table:

@@ -49,10 +49,10 @@ def series_of(config: ExperimentConfig) -> Iterator[Series]:
     """The methods of an experiment at the three shares, random ones with their first seed only."""
     seen = set()
     for item in config.series():
-        if item.method is None or item.budget not in SHARES or item.title == "oracle":
+        if item.method is None or item.budget not in SHARES or item.method_name == "oracle":
             continue
-        if (item.title, item.budget) not in seen:
-            seen.add((item.title, item.budget))
+        if (item.method_name, item.budget) not in seen:
+            seen.add((item.method_name, item.budget))
             yield item
 
 
@@ -84,7 +84,8 @@ def measure(task: str, path: Path, done: dict[tuple[str, str, int], dict[str, An
             for item in missing:
                 method = methods[item.key]
                 found = unpruned.fidelity(method, method.layers.layers).to_lists()
-                row = {"task": task, "series": item.key, "method": item.title, "budget": item.budget, "batch": number}
+                row = {"task": task, "series": item.key, "method": item.method_name, "budget": item.budget}
+                row["batch"] = number
                 file.write(json.dumps(row | found) + "\n")
                 file.flush()
             print(f"{task} batch {number}: {len(missing)} series, {time.perf_counter() - start:.1f} s", flush=True)

@@ -12,12 +12,13 @@ from tests.support.imports import PACKAGE, diagram, imports_of, module_of, own_i
 #: From the bottom up. A room may import its own modules and those of the rooms before it.
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "version", "call_arguments", "text"),
-    ("ops", "palette", "optional", "files"),
+    ("ops", "palette", "optional", "clock"),
     ("plotting",),
     ("registry",),
     ("plugins",),
     ("blame", "component"),
     ("space", "architecture", "fingerprint"),
+    ("output",),
     ("flops_vision",),
     ("flops",),
     ("signals", "visual_axis"),

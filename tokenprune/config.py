@@ -9,15 +9,12 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import (
     AfterValidator,
-    Field,
     SerializerFunctionWrapHandler,
     ValidationError,
-    field_validator,
     model_serializer,
     model_validator,
 )
 
-from tokenprune import plugins
 from tokenprune.architecture import Architecture
 from tokenprune.budgets.base import Budget
 from tokenprune.component import Component, FromRegistry, explain
@@ -140,42 +137,6 @@ class Method(Config):
                 " takes it from the budget: give a budget that states a number"
             )
         return self
-
-
-def _is_a_path(output: str) -> str:
-    if not output.strip():
-        raise ValueError("name a folder for the results")
-    return output
-
-
-#: The folder of a run's results.
-OutputPath = Annotated[str, AfterValidator(_is_a_path)]
-
-
-def as_entries(methods: Any) -> Any:
-    """A list of methods in which a name stands for an entry with that name."""
-    if not isinstance(methods, list | tuple):
-        return methods
-    return [{"name": item} if isinstance(item, str) else item for item in methods]
-
-
-class RunConfig(Config):
-    """What a command runs, as a file says it.
-
-    Attributes:
-        requires: Distributions that its components come from, each with how to install it. Checked first, so that a run
-            says what is missing instead of which names are unknown.
-    """
-
-    requires: dict[str, str] = Field(default_factory=dict)
-
-    @field_validator("requires")
-    @classmethod
-    def _installed(cls, requires: dict[str, str]) -> dict[str, str]:
-        """Runs before the fields of subclasses are read: pydantic validates fields in order."""
-        for name, how in requires.items():
-            plugins.require(name, how)
-        return requires
 
 
 class _Loader(yaml.SafeLoader):

@@ -24,7 +24,7 @@ from tokenprune.experiment.examples import encoded, for_report, most_changed, st
 from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import Part
-from tokenprune.files.lines import Row
+from tokenprune.output.lines import Row
 
 
 def row(method: str, position: int, said: str, seed: int | None = None, group: str | None = None) -> Row:

@@ -125,9 +125,7 @@ def test_an_unfinished_batch_is_done_again(tmp_path: Path) -> None:
 
 def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     run_experiment(config(str(tmp_path)))
-    with pytest.raises(
-        OutputError, match=r"another configuration \('max_new_tokens: 2' there, 'max_new_tokens: 3' now\)"
-    ):
+    with pytest.raises(OutputError, match=r"holds results with other settings \(max_new_tokens: 2 there, 3 now\)"):
         run_experiment(config(str(tmp_path), max_new_tokens=3))
 
 

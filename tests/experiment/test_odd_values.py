@@ -30,9 +30,9 @@ from tokenprune.experiment.comparison import compare, write_comparison
 from tokenprune.experiment.folder import read_result
 from tokenprune.experiment.paper_table import csv_table, latex_table
 from tokenprune.experiment.summary import summarise
-from tokenprune.files.folder import OutputFolder
-from tokenprune.files.lines import json_ready, line
 from tokenprune.models.base import LoadedModel
+from tokenprune.output.folder import OutputFolder
+from tokenprune.output.lines import json_ready, line
 from tokenprune.pictures.draw import draw, save
 from tokenprune.tasks.base import Sample
 from tokenprune.text import well_formed

@@ -16,8 +16,8 @@ from tests.support.toy import ToyModel, config
 from tokenprune.errors import OutputError, TokenPruneWarning
 from tokenprune.experiment import run_experiment
 from tokenprune.experiment.batches import Shard
+from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.merge import merge_shards
-from tokenprune.experiment.plan import plan_experiment
 from tokenprune.experiment.runner import Part
 from tokenprune.fingerprint import code
 from tokenprune.models.base import LoadedModel

@@ -16,12 +16,12 @@ from tokenprune.experiment import markdown, run_experiment, write_report
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Shard
+from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.merge import merge_shards
-from tokenprune.experiment.plan import plan_experiment
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import Part
-from tokenprune.files import folder as folders
-from tokenprune.files import lines
+from tokenprune.output import folder as folders
+from tokenprune.output import lines
 
 FILES = ("samples.jsonl", "report.md", "summary.json", "config.yaml", "choices.json", "series.json", "left_out.json")
 SERIES = 1 + 2 * (1 + 2 + 1)

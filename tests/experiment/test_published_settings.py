@@ -12,7 +12,7 @@ from tests.experiment.test_cli import GOOD
 from tokenprune.budgets.keep import KeepRatio
 from tokenprune.cli.tables import print_plan
 from tokenprune.errors import ConfigError
-from tokenprune.experiment.plan import plan_experiment
+from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.report import markdown
 from tokenprune.models.base import ModelSpec
 from tokenprune.models.presets import PRESETS

@@ -16,8 +16,8 @@ from tokenprune.cli.tables import print_plan
 from tokenprune.errors import ConfigError, OutputError, TokenPruneError
 from tokenprune.experiment import ExperimentConfig, ExperimentResult, markdown, run_experiment
 from tokenprune.experiment.batches import Shard
+from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.merge import merge_shards
-from tokenprune.experiment.plan import plan_experiment
 from tokenprune.experiment.runner import Part
 from tokenprune.experiment.tuned import Tune, TuneSettings
 from tokenprune.tuning import TuneConfig, TuneResult

@@ -12,9 +12,9 @@ import torch
 from tests.support.broken import break_prompts, letter, toy
 from tests.support.toy import ToyModel, ToyTask, config
 from tokenprune.cli.look import Prompt
-from tokenprune.cli.look import _answer as look_answer
+from tokenprune.cli.look import answer_text as look_answer
 from tokenprune.errors import PluginError, UnsupportedFeatureError
-from tokenprune.experiment.answering import Answering
+from tokenprune.experiment.answering import Answering, BatchInWork
 from tokenprune.experiment.batches import Batches
 from tokenprune.models.answer import generate
 from tokenprune.models.base import LoadedModel
@@ -29,8 +29,7 @@ SAMPLES = [ToyTask().samples()[number] for number in (0, 3, 6, 9, 12)]
 
 
 def answers(loaded: LoadedModel, samples: list[Sample], length: int = 6) -> dict[str, list[int]]:
-    found = generate(loaded, samples, loaded.encode(samples), length)
-    found.check()
+    found = generate(loaded, samples, loaded.encode(samples), length).checked()
     return {sample.id: row.tolist() for sample, row in zip(samples, found.ids, strict=True)}
 
 
@@ -96,7 +95,7 @@ def test_equal_answers_in_experiments_tunes_and_looks(monkeypatch: pytest.Monkey
     for number in batches.numbers:
         batch = batches.read(number, loaded, None)
         assert batch is not None
-        work = answering_work(batch)
+        work = BatchInWork(batch)
         in_experiment |= {row["sample"]: row["prediction"] for row in answering.answer(unpruned, work)}
 
     said.clear()
@@ -123,12 +122,6 @@ def test_equal_answers_in_experiments_tunes_and_looks(monkeypatch: pytest.Monkey
     assert len(set(in_look.values())) == count
 
 
-def answering_work(batch: Any) -> Any:
-    from tokenprune.experiment.answering import BatchInWork
-
-    return BatchInWork(batch)
-
-
 # ---- logits that are no numbers ----
 
 
@@ -141,15 +134,15 @@ def test_broken_logits_name_the_sample(value: float, options: dict[str, Any]) ->
     found = generate(loaded, samples, loaded.encode(samples), 3)
     assert list(found.problems) == [2]
     with pytest.raises(UnsupportedFeatureError, match="logits at answer token 1 of sample 's2' hold NaN or infinity"):
-        found.check()
-    generate(loaded, samples[:2], loaded.encode(samples[:2]), 3).check()
+        found.checked()
+    generate(loaded, samples[:2], loaded.encode(samples[:2]), 3).checked()
 
 
 def test_tokens_that_are_ruled_out_are_no_fault() -> None:
     loaded = toy()
     break_prompts(loaded, value=-math.inf)
     samples = ToyTask().samples()[:3]
-    generate(loaded, samples, loaded.encode(samples), 3).check()
+    generate(loaded, samples, loaded.encode(samples), 3).checked()
 
 
 def test_what_is_computed_behind_an_answer_does_not_count() -> None:
@@ -169,7 +162,7 @@ def test_what_is_computed_behind_an_answer_does_not_count() -> None:
             output.logits[0] = math.nan
 
     loaded.model.register_forward_hook(spoil)
-    generate(loaded, samples, inputs, 4).check()
+    generate(loaded, samples, inputs, 4).checked()
     assert len(steps) >= 3
 
 

@@ -30,9 +30,9 @@ from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.random import Random
 from tokenprune.scorers.vision_attention import VisionAttention
 from tokenprune.selectors.entropy_profile import EntropyProfile
+from tokenprune.tuning.candidate_maker import Candidate
 from tokenprune.tuning.candidates import default_candidates
 from tokenprune.tuning.composed import COMPOSITIONS
-from tokenprune.tuning.setting import Candidate
 
 VISUAL = 16
 HALF = LayerAverage(ratio=0.5)

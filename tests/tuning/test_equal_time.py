@@ -16,8 +16,8 @@ from tokenprune.selectors.entropy_collapse import EntropyCollapse
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.selectors.vtw import Vtw
 from tokenprune.tuning.budgets import PrefillTime
+from tokenprune.tuning.candidate_maker import Candidate
 from tokenprune.tuning.equal_time import NEAR, ROUNDS, STEPS, equal_time, prefill_clock
-from tokenprune.tuning.setting import Candidate
 
 
 class FakeClock:

@@ -317,8 +317,8 @@ def test_candidates_and_budgets_may_be_added(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seed": 1}, r"holds a tune with other settings \(seed: 0 there, 1 now\)"),
-        ({"task": ToyTask(questions=30, split="other")}, r"holds a tune with other settings \(task"),
+        ({"seed": 1}, r"holds results with other settings \(seed: 0 there, 1 now\)"),
+        ({"task": ToyTask(questions=30, split="other")}, r"holds results with other settings \(task"),
     ],
 )
 def test_another_tune_in_the_folder_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -353,7 +353,7 @@ def test_the_folder_of_an_experiment_is_refused(tmp_path: Path) -> None:
 def test_a_name_with_another_definition_is_refused(tmp_path: Path) -> None:
     model, samples = planted(4)
     tp.tune(model, samples, BUDGET, [method(Place(), "mine")], output=tmp_path)
-    with pytest.raises(OutputError, match="holds rows of 'mine' with another definition"):
+    with pytest.raises(OutputError, match="holds results of 'mine' with another definition"):
         tp.tune(model, samples, BUDGET, [method(Place(keep="matter"), "mine")], output=tmp_path)
 
 

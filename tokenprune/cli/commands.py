@@ -38,8 +38,8 @@ from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.experiment import ExperimentConfig, ExperimentResult, run_experiment, write_report
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.config import json_schema
+from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.merge import merge_shards
-from tokenprune.experiment.plan import plan_experiment
 from tokenprune.experiment.profiling import profile_model
 from tokenprune.experiment.runner import Part
 from tokenprune.measure import bench_table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,12 +152,12 @@ def looks(loaded: LoadedModel, methods: dict[str, Method], prompt: Prompt) -> li
     """
     inputs, _ = encode(loaded, {0: prompt.sample}, strict=True)
     with _named(UNPRUNED):
-        answer = _answer(loaded, prompt, inputs)
+        answer = answer_text(loaded, prompt, inputs)
     found = []
     for title, method in methods.items():
         with _named(title), apply(loaded.model, method, calibration=[inputs]) as run:
             run.annotate(sample_ids=[0])
-            said = _answer(loaded, prompt, inputs)
+            said = answer_text(loaded, prompt, inputs)
             look = run.look(
                 prompt.pictures,
                 loaded.processor,
@@ -188,10 +188,9 @@ def write(shown: Sequence[Look], paths: Sequence[Path]) -> None:
         save(figure, path, title=shown[0].question, description=" ".join(map(describe, shown)))
 
 
-def _answer(loaded: LoadedModel, prompt: Prompt, inputs: Any) -> str:
-    generated = generate(loaded, [prompt.sample], inputs, prompt.max_new_tokens)
-    generated.check()
-    return loaded.decode(generated.ids)[0]
+def answer_text(loaded: LoadedModel, prompt: Prompt, inputs: Mapping[str, Any]) -> str:
+    """The answer to a prompt, with the model as it is."""
+    return generate(loaded, [prompt.sample], inputs, prompt.max_new_tokens).checked().texts[0]
 
 
 @contextmanager

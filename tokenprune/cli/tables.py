@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from tokenprune.experiment import ExperimentResult, summarise
+from tokenprune.experiment.dry_run import Plan
 from tokenprune.experiment.gates import gates
 from tokenprune.experiment.numbers import notes
-from tokenprune.experiment.plan import Plan
 from tokenprune.experiment.profiling import ProfiledModel
 from tokenprune.experiment.rows import columns, format_row
 from tokenprune.measure import bench_table

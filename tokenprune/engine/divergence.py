@@ -37,6 +37,23 @@ class _Forced:
 
 
 @torch.no_grad()
+def write_answers(model: GenerationMixin, inputs: Mapping[str, Any], length: int, **options: Any) -> Tensor:
+    """Let a model write behind prompts.
+
+    Args:
+        model: The model, pruned or not.
+        inputs: A left-padded batch of prompts.
+        length: Tokens of an answer at most.
+        **options: Options of ``generate``.
+
+    Returns:
+        The answers without the prompts, int64 ``[batch, tokens]``.
+    """
+    ids: Tensor = model.generate(**inputs, **options, max_new_tokens=length)
+    return ids[:, inputs["input_ids"].shape[1] :]
+
+
+@torch.no_grad()
 def forced_log_probabilities(model: GenerationMixin, inputs: Mapping[str, Tensor], ids: Tensor) -> Tensor:
     """The log-probabilities of every next token while the model is made to give an answer.
 

@@ -22,6 +22,7 @@ from tokenprune.engine.divergence import (
     masked_mean,
     mean_divergence,
     not_comparable,
+    write_answers,
 )
 from tokenprune.engine.engine import attached
 from tokenprune.engine.features import SharedFeatures
@@ -128,8 +129,7 @@ class UnprunedBatch:
         with torch.no_grad(), self._features.enabled(), self._prefix.recorded(firsts if tokens == 1 else ()):
             if tokens > 1:
                 model: Any = adapter.model
-                ids = model.generate(**inputs, **GREEDY, max_new_tokens=tokens)
-                self._ids = ids[:, inputs["input_ids"].shape[1] :]
+                self._ids = write_answers(model, inputs, tokens, **GREEDY)
             self._expected = self._log_probabilities()
         unusable = (~is_distribution(self._expected) & self._mask).any(1)
         if bool(unusable.any()):

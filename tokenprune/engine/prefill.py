@@ -15,6 +15,7 @@ from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.structure import generates, head_error
 from tokenprune.adapters.towers import TowerRun
 from tokenprune.call_arguments import given_cache, returned_cache
+from tokenprune.clock import Moment
 from tokenprune.context import PruneContext
 from tokenprune.engine.arguments import CompactArguments
 from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, mark
@@ -33,7 +34,7 @@ from tokenprune.engine.tower import TowerReader
 from tokenprune.errors import UnsupportedModelError
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.rows import compose, keep_index, take
-from tokenprune.run import Clock, PrefillRecord, StageResult, StageTokens
+from tokenprune.run import PrefillRecord, StageResult, StageTokens
 from tokenprune.signals import DeclaredSignals
 from tokenprune.visual_axis import VisualAxis
 
@@ -258,13 +259,13 @@ class Prefill(Call):
         if choice is None and [sum(sizes) for sizes in quotas] == before and not decides:
             self.record.stages.append(self._skipped(stage.layer, before))
             return hidden
-        start = Clock(hidden.device)
+        start = Moment(hidden.device)
         context = self._context(stage, hidden, others, quotas)
         selection = select(stage.pruner, context) if choice is None else choice.selection
         if choice is None and (decides or (stage.pruner.across_images and max(map(len, quotas)) > 1)):
             quotas = count_kept(selection, context)
         self._choices[stage.number] = Choice(selection, quotas)
-        self.record.clock.append((start, Clock(hidden.device)))
+        self.record.clock.append((start, Moment(hidden.device)))
         self._forget(stage)
         keep = selection.keep & context.visual_mask
         if selection.hidden is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from tokenprune.experiment.stats import Estimate, clustered
-from tokenprune.files.lines import Row
+from tokenprune.output.lines import Row
 from tokenprune.text import well_formed
 
 #: Numbers of a row that are averaged. A missing one makes the average unknown (NaN).
@@ -55,9 +55,9 @@ class SeriesAnswers:
         scores: The score of each answer, from 0 to 1.
         averages: The layer average of each answer.
         divergences: The divergence of each answer; empty if it was not measured.
-        said: A digest of each answer.
+        answer_digests: A digest of each answer.
         sums: Sum of every number in :data:`AVERAGED`.
-        whole: How many samples kept all of their visual tokens.
+        unpruned_samples: How many samples kept all of their visual tokens.
     """
 
     method: str
@@ -67,20 +67,24 @@ class SeriesAnswers:
     scores: array[float] = field(default_factory=lambda: array("d"))
     averages: array[float] = field(default_factory=lambda: array("d"))
     divergences: array[float] = field(default_factory=lambda: array("d"))
-    said: array[int] = field(default_factory=lambda: array("Q"))
+    answer_digests: array[int] = field(default_factory=lambda: array("Q"))
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(AVERAGED, 0))
-    whole: int = 0
+    unpruned_samples: int = 0
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def digests(self) -> Iterator[tuple[int, int]]:
+        """Position and digest of each answer."""
+        return zip(self.positions, self.answer_digests, strict=True)
 
     def add(self, row: Row) -> None:
         """Take up a row."""
         self.positions.append(row["position"])
         self.scores.append(row["score"])
         self.averages.append(row["layer_average"])
-        self.whole += row["visual_after"] == row["visual_before"]
-        self.said.append(digest(row["prediction"]))
+        self.unpruned_samples += row["visual_after"] == row["visual_before"]
+        self.answer_digests.append(digest(row["prediction"]))
         if "divergence" in row:
             self.divergences.append(math.nan if row["divergence"] is None else row["divergence"])
         for name in AVERAGED:
@@ -158,9 +162,9 @@ class MethodAnswers:
         return sum(map(len, self.seeds))
 
     @property
-    def whole(self) -> int:
+    def unpruned_samples(self) -> int:
         """How many samples kept all of their visual tokens."""
-        return sum(item.whole for item in self.seeds)
+        return sum(item.unpruned_samples for item in self.seeds)
 
     def by_question(self) -> dict[int, float]:
         """Position -> mean score over the seeds."""
@@ -172,12 +176,8 @@ class MethodAnswers:
 
     def agreement_by_question(self) -> dict[int, float]:
         """Position -> share of the seeds that give the unpruned model's answer, where that model has answered."""
-        reference = {
-            at: said for item in self.answers.unpruned.seeds for at, said in zip(item.positions, item.said, strict=True)
-        }
-        found = self._by_question(
-            lambda item: [float(reference.get(at) == said) for at, said in zip(item.positions, item.said, strict=True)]
-        )
+        reference = {at: said for item in self.answers.unpruned.seeds for at, said in item.digests()}
+        found = self._by_question(lambda item: [float(reference.get(at) == said) for at, said in item.digests()])
         return {position: share for position, share in found.items() if position in reference}
 
     def _by_question(self, values: Callable[[SeriesAnswers], Iterable[float]]) -> dict[int, float]:

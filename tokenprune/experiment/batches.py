@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tokenprune.errors import ConfigError, SampleError
 from tokenprune.experiment.results import Results
-from tokenprune.files.lines import Row
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode
+from tokenprune.output.lines import Row
 from tokenprune.tasks.base import Sample
 
 

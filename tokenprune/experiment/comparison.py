@@ -8,22 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-
 from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment.answers import difference
+from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.numbers import notes
 from tokenprune.experiment.page import experiment_page
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.rows import columns, format_row, markdown_cell
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary, summarise
-from tokenprune.files.folder import OutputFolder
+from tokenprune.output.folder import OutputFolder
 from tokenprune.report.compare import side_by_side
 from tokenprune.report.extra import write_drawn
-
-#: Settings that say what ran in a folder, not under which conditions.
-NOT_COMPARED = ("requires", "methods", "budgets", "output", "oracle", "strict")
 
 
 @dataclass(frozen=True)
@@ -184,17 +180,10 @@ def write_comparison(compared: Sequence[Compared], folder: str | Path) -> list[P
 
 
 def _settings(results: Results) -> dict[str, str]:
-    try:
-        config = yaml.safe_load((results.folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        config = None
+    config = {name: value for name, value in results.config().items() if name not in ExperimentConfig.free()}
     environment = results.read_json("environment.json")
-    found: dict[str, str] = {}
-    if isinstance(config, dict):
-        found |= dict(_flat({name: value for name, value in config.items() if name not in NOT_COMPARED}))
-    if isinstance(environment, dict):
-        found |= dict(_flat({"versions": environment}))
-    return found
+    versions = {"versions": environment} if isinstance(environment, dict) else {}
+    return dict(_flat({**config, **versions}))
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -5,54 +5,46 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tokenprune.budgets.base import Budget
 from tokenprune.budgets.slug import slug
 from tokenprune.component import Component, FromRegistry
-from tokenprune.config import Label, Method, OutputPath, Positions, RunConfig, as_entries
+from tokenprune.config import Method
 from tokenprune.errors import ConfigError, TokenPruneError
-from tokenprune.experiment.method_name import MethodName, check_name
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.tuned import TUNED, Tune, TuneSettings, costs_the_same
 from tokenprune.models.base import ModelSpec
-from tokenprune.named import find_shipped, is_file_name, load_method, method_names
-from tokenprune.pruners.base import Pruner
+from tokenprune.named import find_shipped, method_names
 from tokenprune.published import Published
-from tokenprune.selectors.base import LayerSelector
-from tokenprune.tasks.base import Task
+from tokenprune.tuning.run_config import CandidateEntry, MayDiffer, MethodName, OutputPath, RunConfig, as_entries
 
 #: The title of the series without a method.
 UNPRUNED = "unpruned"
 
 
-class MethodEntry(Component):
+class MethodEntry(CandidateEntry):
     """One entry of ``methods``: a named method, one defined by ``layers`` and ``pruner``, or one that a tune finds.
 
+    See also :class:`~tokenprune.tuning.run_config.CandidateEntry`.
+
     Attributes:
-        name: Name of a named method, or the path of a YAML file with a method, e.g. one that ``tokenprune tune`` wrote.
-            ``tuned`` is the method that a tune on the task's training split finds for each of the experiment's budgets.
+        name: ``tuned`` is the method that a tune on the task's training split finds for each of the experiment's
+            budgets.
         published: Use the settings that the named method's authors published for a model: true for the experiment's
-            model, or the name of a model in the method's file. ``layers`` and ``pruner`` below replace them; the budget
+            model, or the name of a model in the method's file. ``layers`` and ``pruner`` replace them; the budget
             is always the experiment's.
         seeds: Run the method once per seed; only for methods that use random numbers. None runs it once.
-        layers: Layer selector; replaces the named method's.
-        pruner: Pruner; replaces the named method's.
-        positions: ``original`` or ``renumbered``, see :class:`tokenprune.Method`; replaces the named method's.
-        label: Name in tables; by default the method's name, or that of its file.
         tune: How the tune of ``tuned`` goes.
     """
+
+    more_names: ClassVar[tuple[str, ...]] = (TUNED,)
 
     name: Annotated[str, MethodName(more=(TUNED,))] | None = None
     published: bool | Annotated[str, Field(min_length=1)] = False
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
-    layers: Annotated[LayerSelector, FromRegistry("selectors")] | None = None
-    pruner: Annotated[Pruner, FromRegistry("pruners")] | None = None
-    positions: Positions | None = None
-    label: Label | None = None
     tune: TuneSettings | None = None
 
     @field_validator("label")
@@ -70,13 +62,9 @@ class MethodEntry(Component):
         return seeds
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if self.name is None and (self.layers is None or self.pruner is None or self.label is None):
-            raise ValueError("a method needs a name, or layers, pruner and label")
+    def _names_are_clear(self) -> Self:
         if self.name is None and self.published is not False:
             raise ValueError("published settings belong to a named method: give its name, or remove published")
-        if self.name is not None:
-            check_name(self.name, (TUNED,))
         if self.name == TUNED and TUNED in method_names():
             raise ValueError(f"{TUNED!r} is the name of the tuned method, and an installed plugin ships another of it")
         return self
@@ -93,14 +81,7 @@ class MethodEntry(Component):
             raise ValueError(f"the tune chooses the method {TUNED!r} whole: remove {', '.join(wrong)}")
         return self
 
-    @property
-    def title(self) -> str:
-        """The name of the method in tables."""
-        if self.label is None and self.name is not None and is_file_name(self.name):
-            return Path(self.name).stem
-        return self.label or self.name or "method"
-
-    def settings(self, model: ModelSpec) -> Published | None:
+    def published_settings(self, model: ModelSpec) -> Published | None:
         """The published settings that the entry asks for; None if it asks for none.
 
         Args:
@@ -113,24 +94,6 @@ class MethodEntry(Component):
             return None
         wanted = model.read_config() if self.published is True else self.published
         return find_shipped(self.name).settings_for(wanted)
-
-    def method(self, budget: Budget, settings: Published | None = None) -> Method:
-        """The method with the given budget, and with published settings if they are given."""
-        model = settings.model if settings is not None else None
-        named = load_method(self.name, model=model) if self.name is not None else None
-        layers = self.layers or (named.layers if named else None)
-        pruner = self.pruner or (named.pruner if named else None)
-        assert layers is not None
-        assert pruner is not None
-        positions = self.positions or (named.positions if named else "original")
-        return Method(
-            layers=layers,
-            pruner=pruner,
-            budget=budget,
-            positions=positions,
-            label=self.title,
-            tuned_for=named.tuned_for if named else None,
-        )
 
 
 class ExperimentConfig(RunConfig):
@@ -156,21 +119,21 @@ class ExperimentConfig(RunConfig):
         strict: Make a sample that cannot be used an error. By default it is reported and left out.
     """
 
-    model: Annotated[ModelSpec, FromRegistry("models")]
-    task: Annotated[Task, FromRegistry("tasks")]
     methods: Annotated[
-        tuple[Annotated[MethodEntry, MethodName(alone=True, more=(TUNED,))], ...], BeforeValidator(as_entries)
+        tuple[Annotated[MethodEntry, MethodName(alone=True, more=(TUNED,))], ...],
+        BeforeValidator(as_entries),
+        MayDiffer(),
     ] = Field(min_length=1)
-    budgets: tuple[Annotated[Budget, FromRegistry("budgets")], ...] = Field(min_length=1)
+    budgets: Annotated[tuple[Annotated[Budget, FromRegistry("budgets")], ...], MayDiffer()] = Field(min_length=1)
     output: OutputPath = Field(min_length=1)
-    oracle: bool = True
+    oracle: Annotated[bool, MayDiffer()] = True
     batch_size: int = Field(default=8, ge=1)
     max_new_tokens: int = Field(default=4, ge=1)
     calibration: int = Field(default=8, ge=0)
     timing: int = Field(default=5, ge=0)
-    examples: int = Field(default=10, ge=0)
+    examples: Annotated[int, MayDiffer()] = Field(default=10, ge=0)
     divergence: bool = False
-    strict: bool = False
+    strict: Annotated[bool, MayDiffer()] = False
 
     @field_validator("budgets")
     @classmethod
@@ -209,7 +172,7 @@ class ExperimentConfig(RunConfig):
         published = {}
         for entry in entries:
             with _named(entry):
-                published[entry.title] = entry.settings(self.model)
+                published[entry.title] = entry.published_settings(self.model)
         for budget in self.budgets:
             for entry in entries:
                 settings = published[entry.title]

@@ -25,8 +25,8 @@ from tokenprune.experiment.config import UNPRUNED
 from tokenprune.experiment.method_name import is_random
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
-from tokenprune.files.lines import Row
 from tokenprune.optional import optional
+from tokenprune.output.lines import Row
 from tokenprune.pictures.look import Look, StageLook
 from tokenprune.report.page import Example, ExamplePanel, Picture
 
@@ -71,7 +71,7 @@ def shown_series(series: Iterable[Series]) -> list[Series]:
     first: dict[tuple[str, str | None], Series] = {}
     for item in series:
         if not item.unpruned:
-            first.setdefault((item.title, item.budget), item)
+            first.setdefault((item.method_name, item.budget), item)
     return list(first.values())
 
 

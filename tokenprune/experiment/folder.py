@@ -12,7 +12,7 @@ from tokenprune.errors import MissingDataError, OutputError
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.results import RUN, Flags, Results
 from tokenprune.experiment.runner import ExperimentResult
-from tokenprune.files.lines import Row
+from tokenprune.output.lines import Row
 
 
 class _Stored(BaseModel):

@@ -15,15 +15,16 @@ import numpy as np
 
 from tokenprune.errors import OutputError, TokenPruneWarning
 from tokenprune.experiment import examples
-from tokenprune.experiment.answering import Choices
 from tokenprune.experiment.batches import Shard
+from tokenprune.experiment.choosing import Choices
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult, Part, chosen_series, finished, run_experiment
 from tokenprune.experiment.series import definitions
 from tokenprune.experiment.tuned import TUNED
-from tokenprune.files.lines import Row, line, parse
 from tokenprune.fingerprint.origin import ORIGIN, Origin
+from tokenprune.output.folder import CONFIG
+from tokenprune.output.lines import Row, line, parse
 
 
 def merge_shards(config: ExperimentConfig, part: Part | None = None) -> ExperimentResult:
@@ -52,7 +53,8 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
     target = Results(config.output)
     wanted = definitions(chosen_series(config, part))
     with target.locked():
-        target.check(config.to_yaml(), wanted)
+        target.check_settings(config.settings(), config.free())
+        target.check_definitions(wanted)
         _check_choices(sources)
         _check_equal(sources, "left_out.json")
         _check_equal(sources, "series.json")
@@ -71,7 +73,7 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
         tunes = sources[0].folder / TUNED
         if tunes.is_dir():
             shutil.copytree(tunes, target.folder / TUNED, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
-        target.write("config.yaml", config.to_yaml())
+        target.write(CONFIG, config.to_yaml())
     return run_experiment(config, part=replace(part, timed=False))  # everything is there: it only reads
 
 

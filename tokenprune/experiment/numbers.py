@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tokenprune.experiment.answering import Choices
 from tokenprune.experiment.answers import Answers, difference
+from tokenprune.experiment.choosing import Choices
 from tokenprune.experiment.config import UNPRUNED
 from tokenprune.experiment.gates import gates
 from tokenprune.experiment.method_name import is_random
@@ -167,10 +167,10 @@ def notes(result: ExperimentResult) -> list[str]:
         out.append(f"**{count} could not be used; no figure counts them:** {'; '.join(named)}{rest}.")
     for method, budget in result.answers.methods():
         answers = result.answers.of(method, budget)
-        if method != UNPRUNED and answers.whole:
+        if method != UNPRUNED and answers.unpruned_samples:
             out.append(
-                f"`{method}` with `{budget}` dropped nothing of {answers.whole} of {len(answers)} samples: they have no"
-                " more visual tokens than the budget keeps."
+                f"`{method}` with `{budget}` dropped nothing of {answers.unpruned_samples} of {len(answers)} samples:"
+                " they have no more visual tokens than the budget keeps."
             )
     out += [f"The method `{title}` was left out: {why}." for title, why in result.left_out.items()]
     out += [f"The method `{title}` has the {settings}." for title, settings in result.settings.items()]

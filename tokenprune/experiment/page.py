@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
 from tokenprune.experiment.config import UNPRUNED
 from tokenprune.experiment.finding import find
 from tokenprune.experiment.numbers import OTHER_COST, Gain, Numbers
@@ -17,6 +15,7 @@ from tokenprune.experiment.rows import columns, format_row
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.stats import Estimate
 from tokenprune.experiment.summary import SeriesSummary
+from tokenprune.output.folder import CONFIG
 from tokenprune.report.page import (
     Cell,
     Charts,
@@ -55,8 +54,8 @@ def experiment_page(result: ExperimentResult, examples: tuple[Example, ...] = ()
 def numbers_page(numbers: Numbers, examples: tuple[Example, ...] = ()) -> Page:
     """The same from numbers that are computed already."""
     results = Results(numbers.result.folder)
-    text = _read(results, "config.yaml")
-    config = _settings(text)
+    text = results.read_text(CONFIG)
+    config = results.config()
     environment = results.read_json("environment.json")
     versions = environment if isinstance(environment, dict) else {}
     return Page(
@@ -72,21 +71,6 @@ def numbers_page(numbers: Numbers, examples: tuple[Example, ...] = ()) -> Page:
         versions=tuple((name, str(value)) for name, value in versions.items()),
         repeat=_repeat(config),
     )
-
-
-def _read(results: Results, name: str) -> str:
-    try:
-        return (results.folder / name).read_text(encoding="utf-8")
-    except OSError:
-        return ""
-
-
-def _settings(text: str) -> Mapping[str, Any]:
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _name(component: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tokenprune.config import Method
 from tokenprune.engine import verify_methods
 from tokenprune.errors import ConfigError
-from tokenprune.experiment.answering import calibration
+from tokenprune.experiment.choosing import calibration
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.selectors.base import LayerChoice
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
+from tokenprune.clock import environment
 from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment import examples
-from tokenprune.experiment.answering import Answering, BatchInWork, Choices, why_no_foreground
+from tokenprune.experiment.answering import Answering, BatchInWork
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batch, Batches, Shard
+from tokenprune.experiment.choosing import Choices, choose_series_layers, try_out, tune_series
 from tokenprune.experiment.config import UNPRUNED, ExperimentConfig
 from tokenprune.experiment.results import RUN, Results
 from tokenprune.experiment.series import Series, definitions
-from tokenprune.files.lines import Row
+from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.code import used_code
+from tokenprune.output.lines import Row
 from tokenprune.registry import suggest
-from tokenprune.version import __version__
 
 #: Called after every batch with (series key, batches done, batches in total).
 Progress = Callable[[str, int, int], None]
@@ -125,16 +123,16 @@ def chosen_series(config: ExperimentConfig, part: Part) -> list[Series]:
         ConfigError: ``only`` names a method that the experiment does not have.
     """
     series = list(config.series())
-    titles = {item.title for item in series}
+    titles = {item.method_name for item in series}
     for title in part.only:
         if title not in titles:
             raise ConfigError(f"the experiment has no method {title!r}", suggest(title, titles - {UNPRUNED}))
-    return [item for item in series if not part.only or item.unpruned or item.title in part.only]
+    return [item for item in series if not part.only or item.unpruned or item.method_name in part.only]
 
 
 def published_settings(series: Sequence[Series]) -> dict[str, str]:
     """Name of every method with published settings -> for which model, and where they stand."""
-    return {item.title: item.settings for item in series if item.settings is not None}
+    return {item.method_name: item.settings for item in series if item.settings is not None}
 
 
 def asks_for_oracle(config: ExperimentConfig, part: Part) -> bool:
@@ -203,7 +201,7 @@ class _Experiment:
                 left_out = {"oracle": reason}
                 self._leave_out(left_out)
             choices = choices | self._choose(answering, first, choices)
-            results.claim(self.config.to_yaml(), self._definitions(), origin)
+            results.claim(self.config.settings(), origin, self._definitions())
             results.write_json("choices.json", choices)
             results.write_json("fingerprints.json", self.config.task.fingerprints())
             results.write_json("environment.json", environment(answering.loaded.model.device))
@@ -267,12 +265,14 @@ class _Experiment:
     def _choose(self, answering: Answering, first: Batch, earlier: Choices) -> Choices:
         """Choose layers, try every series out, and only then tune: a tune takes longest."""
         stated = [item for item in self.series if item.tune is None]
-        choices = answering.choose_layers(stated, len(first.samples[0].images))
-        answering.try_out(stated, first)
+        choices = choose_series_layers(answering, stated, len(first.samples[0].images))
+        try_out(answering, stated, first)
         tuned = [item for item in self.series if item.tune is not None]
         for item in tuned:
-            choices[item.key] = answering.tune(item, self.results.folder, earlier.get(item.key), self.progress)
-        answering.try_out(tuned, first)
+            choices[item.key] = tune_series(
+                answering, item, self.results.folder, earlier.get(item.key), self._show_tune
+            )
+        try_out(answering, tuned, first)
         return choices
 
     def is_finished(self) -> bool:
@@ -283,7 +283,8 @@ class _Experiment:
 
     def _resume(self) -> tuple[dict[str, str], Batches, set[tuple[str, int]]]:
         """Take up what the folder holds: methods left out, the samples, and what has been answered."""
-        self.results.check(self.config.to_yaml(), self._definitions())
+        self.results.check_settings(self.config.settings(), self.config.free())
+        self.results.check_definitions(self._definitions())
         self.results.check_code(self.code)
         left_out: dict[str, str] = {} if self.asked_for_oracle else self.results.read_json("left_out.json") or {}
         self._leave_out(left_out)
@@ -295,7 +296,7 @@ class _Experiment:
         return definitions(self.series)
 
     def _leave_out(self, titles: dict[str, str]) -> None:
-        self.series = [item for item in self.series if item.title not in titles]
+        self.series = [item for item in self.series if item.method_name not in titles]
 
     def _finished(
         self, batches: Batches, done: set[tuple[str, int]], choices: Choices, timing: dict[str, list[float]]
@@ -331,7 +332,7 @@ class _Experiment:
                 continue
             work.unpruned |= {at: unpruned[at] for at in work.batch.positions if at in unpruned}
             if not missing[0].unpruned:
-                answering.refer(work)
+                answering.compute_reference(work)
             for item in missing:
                 self.results.append(answering.answer(item, work))
                 finished += 1
@@ -367,22 +368,8 @@ class _Experiment:
                 return ratios
         raise OutputError("no sample could be used", "see skipped.jsonl")
 
+    def _show_tune(self, name: str, done: int, total: int) -> None:
+        self.progress(f"tune: {name}", done, total)
+
     def _show_rounds(self, done: int) -> None:
         self.progress("timing", done, self.config.timing + 1)
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and machine, stored with the results.
-
-    Args:
-        device: Where the model runs.
-    """
-    return {
-        "tokenprune": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-    }

@@ -16,7 +16,7 @@ class Series:
     """One method, budget and seed that an experiment runs over all samples.
 
     Attributes:
-        title: The method's name in tables.
+        method_name: The method's name in tables.
         method: The method; None for the unpruned model, and where a tune chooses it.
         seed: The seed, or None.
         budget: The budget in a few words, or None.
@@ -24,7 +24,7 @@ class Series:
         tune: How the method is chosen; None if it is stated.
     """
 
-    title: str
+    method_name: str
     method: Method | None
     seed: int | None
     budget: str | None
@@ -39,7 +39,7 @@ class Series:
     @property
     def key(self) -> str:
         """The name of the series in result files."""
-        labels = [self.title, self.budget, None if self.seed is None else f"seed {self.seed}"]
+        labels = [self.method_name, self.budget, None if self.seed is None else f"seed {self.seed}"]
         return " / ".join(label for label in labels if label is not None)
 
     @property

@@ -13,14 +13,11 @@ from pydantic import AfterValidator, Field
 from tokenprune.budgets.base import Budget
 from tokenprune.component import Component, FromRegistry
 from tokenprune.config import Method
-from tokenprune.engine.race import Objective
 from tokenprune.errors import ConfigError
-from tokenprune.experiment.method_name import MethodName, check_name
-from tokenprune.models.base import LoadedModel, ModelSpec
-from tokenprune.tasks.base import Task
-from tokenprune.tuning import TuneConfig, TuneResult, run_tune
+from tokenprune.tuning import TuneResult
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, budget_slug
-from tokenprune.tuning.steps import Progress
+from tokenprune.tuning.config import TuneRules
+from tokenprune.tuning.run_config import MethodName, check_name
 
 #: A candidate of a tune.
 CandidateName = Annotated[str, MethodName(), AfterValidator(check_name)]
@@ -29,31 +26,17 @@ CandidateName = Annotated[str, MethodName(), AfterValidator(check_name)]
 TUNED = "tuned"
 
 
-class TuneSettings(Component):
-    """How a tune of an experiment goes; everything else it has from the experiment. See :class:`TuneConfig`.
+class TuneSettings(TuneRules):
+    """How a tune of an experiment goes; everything else it has from the experiment.
+
+    See also :class:`~tokenprune.tuning.config.TuneRules`.
 
     Attributes:
-        samples: How many samples, each of another picture: of the task's training split where it has one, else of the
-            task's own first pictures.
-        objective: What is compared with the unpruned model: ``root_divergence``, ``agreement``,
-            ``divergence`` or ``distance``.
         methods: The candidates: names of named methods with their variants, or of YAML files with a method; null for
             all named methods.
-        compositions: With all named methods, also combine scorers and pruners that no named method combines.
-        tokens: Tokens of the unpruned model's answer that are compared.
-        error: Probability that a race drops its best candidate.
-        first: Samples that all candidates see before some may leave.
-        seed: Seed of the bootstrap and of random candidates.
     """
 
-    samples: int = Field(default=64, ge=2)
-    objective: Objective = "root_divergence"
     methods: Annotated[tuple[CandidateName, ...], Field(min_length=1)] | None = None
-    compositions: bool = True
-    tokens: int = Field(default=1, ge=1)
-    error: float = Field(default=0.05, gt=0, lt=1)
-    first: int = Field(default=8, ge=2)
-    seed: int = Field(default=0, ge=0)
 
 
 class Tune(Component):
@@ -81,40 +64,10 @@ class Tune(Component):
             folder /= name if name == title else f"{name}-{zlib.crc32(title.encode()):08x}"
         return folder / budget_slug(_equal_cost(self.budget)).replace(" ", "-")
 
-    def run(
-        self,
-        model: ModelSpec,
-        loaded: LoadedModel,
-        task: Task,
-        batch_size: int,
-        strict: bool,
-        folder: Path,
-        progress: Progress | None = None,
-    ) -> TuneResult:
-        """Run the tune, or go on with the one in the folder.
-
-        Args:
-            model: The experiment's model.
-            loaded: The same, loaded.
-            task: The experiment's task.
-            batch_size: Samples per batch.
-            strict: Whether a sample that cannot be used is an error.
-            folder: Where its files are written.
-            progress: Called after every candidate and batch.
-
-        Raises:
-            TokenPruneError: The samples or the budget do not fit the model, or no candidate can run.
-        """
-        config = TuneConfig(
-            model=model,
-            task=task,
-            budget=_equal_cost(self.budget),
-            batch_size=batch_size,
-            strict=strict,
-            output=str(folder),
-            **{name: getattr(self.settings, name) for name in TuneSettings.model_fields},
-        )
-        return run_tune(config, progress, loaded)
+    def fields(self) -> dict[str, Any]:
+        """The fields of a :class:`TuneConfig` that the tune decides."""
+        settings = {name: getattr(self.settings, name) for name in TuneSettings.model_fields}
+        return {"budget": _equal_cost(self.budget), **settings}
 
 
 def costs_the_same(budget: Budget) -> bool:

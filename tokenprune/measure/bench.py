@@ -17,12 +17,13 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from tokenprune.call_arguments import cache_name, returned_cache
+from tokenprune.clock import environment, timed
 from tokenprune.config import Config, Method
 from tokenprune.engine import apply
 from tokenprune.engine.cache import cache_bytes
 from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedModelError
 from tokenprune.flops_vision import vision_flops
-from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios
+from tokenprune.measure.latency import Spread, ratios
 from tokenprune.measure.memory import peak_bytes
 from tokenprune.models.answer import not_finite
 from tokenprune.models.device import resolve_device
@@ -253,7 +254,6 @@ def _time(
 ) -> None:
     """Run all rounds and write the measurements into the series."""
     total = config.warmup + config.rounds
-    watch = Stopwatch(device)
     batch = inputs["input_ids"].shape[0]
     for number in range(total):
         if progress is not None:
@@ -264,12 +264,12 @@ def _time(
         for item in runnable:
             try:
                 with _applied(model, item.method) as run:
-                    times = _time_pass(model, inputs, config.decode, watch)
+                    times = _time_pass(model, inputs, config.decode, device)
                     if not times.finite:
                         raise not_finite("of the timed prompts")
                     if number == 0:  # after a first pass, so that the workspaces of libraries are allocated
                         item.kv_bytes = times.kv_bytes
-                        one_step = partial(_time_pass, model, inputs, min(config.decode, 1), watch)
+                        one_step = partial(_time_pass, model, inputs, min(config.decode, 1), device)
                         item.peak_bytes = peak_bytes(one_step, device)
                         if run is not None:
                             item.kept, item.bound = run.report.after, _flops_bound(model.config, run)
@@ -312,10 +312,10 @@ class _PassTimes:
 
 
 @torch.no_grad()
-def _time_pass(model: Any, inputs: Inputs, decode: int, watch: Stopwatch) -> _PassTimes:
+def _time_pass(model: Any, inputs: Inputs, decode: int, device: torch.device) -> _PassTimes:
     """Time one prefill and ``decode`` steps."""
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    output, prefill = watch.time(lambda: model(**inputs, use_cache=True, **last_only))
+    output, prefill = timed(device, lambda: model(**inputs, use_cache=True, **last_only))
     kv_bytes, prompt_logits = cache_bytes(returned_cache(output)), output.logits[:, -1]
     ids = inputs["input_ids"]
     mask = inputs.get("attention_mask", torch.ones_like(ids))
@@ -328,7 +328,7 @@ def _time_pass(model: Any, inputs: Inputs, decode: int, watch: Stopwatch) -> _Pa
             cache_name(model.forward): returned_cache(output),
             **step_positions(model, mask[:, : ids.shape[1] + step + 1]),
         }
-        output, milliseconds = watch.time(partial(model, **step_inputs, use_cache=True))
+        output, milliseconds = timed(device, partial(model, **step_inputs, use_cache=True))
         steps.append(milliseconds)
     finite = is_distribution(torch.stack([prompt_logits, output.logits[:, -1]])).all()
     return _PassTimes(prefill, steps, kv_bytes, bool(finite))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.errors import OutputError
-from tokenprune.files.lines import json_ready
+from tokenprune.output.lines import json_ready
 from tokenprune.text import well_formed
 
 COLUMNS = (

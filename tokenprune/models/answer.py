@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import LogitsProcessorList
 
+from tokenprune.engine.divergence import answer_mask, write_answers
 from tokenprune.errors import UnsupportedFeatureError
 from tokenprune.models.base import LoadedModel
 from tokenprune.ops.finite import is_distribution
@@ -29,11 +30,15 @@ class Generated:
 
     Attributes:
         ids: The ids of the answers, int64 ``[batch, tokens]``.
+        mask: The ids that belong to an answer, bool ``[batch, tokens]``; padding follows the one that ends it.
+        texts: The texts of the answers.
         samples: Ids of the samples.
         broken: Per sample, the first answer token whose logits hold NaN or infinity, from 0; -1 for none.
     """
 
     ids: Tensor
+    mask: Tensor
+    texts: tuple[str, ...]
     samples: tuple[str, ...]
     broken: tuple[int, ...]
 
@@ -46,14 +51,15 @@ class Generated:
             if token >= 0
         }
 
-    def check(self) -> None:
-        """Refuse answers that mean nothing.
+    def checked(self) -> Self:
+        """The same answers, none of which means nothing.
 
         Raises:
             UnsupportedFeatureError: The logits of some held NaN or infinity; the message names the first sample.
         """
         for problem in self.problems.values():
             raise problem
+        return self
 
 
 def not_finite(where: str) -> UnsupportedFeatureError:
@@ -83,7 +89,6 @@ def check_prompt_logits(logits: Tensor, samples: Sequence[Sample]) -> None:
             raise not_finite(f"behind the prompt of sample {sample.id!r}")
 
 
-@torch.no_grad()
 def generate(loaded: LoadedModel, samples: Sequence[Sample], inputs: Mapping[str, Tensor], length: int) -> Generated:
     """Let a model answer a batch, with the settings of ``generate`` that belong to it.
 
@@ -93,32 +98,13 @@ def generate(loaded: LoadedModel, samples: Sequence[Sample], inputs: Mapping[str
         inputs: The batch: the model's inputs, padded on the left.
         length: Tokens of an answer at most.
     """
-    options = {"do_sample": False, **loaded.generation, "max_new_tokens": length}
-    start, watch, model = inputs["input_ids"].shape[1], _Watch(), _generative(loaded)
+    options = {"do_sample": False, **loaded.generation}
+    watch, model = _Watch(), loaded.model
     with _drawing(samples, bool(options["do_sample"])):
-        ids: Tensor = model(**inputs, **options, logits_processor=LogitsProcessorList([watch]))
-    answers = ids[:, start:]
-    return Generated(
-        answers, tuple(sample.id for sample in samples), watch.broken(len(samples), _ends(loaded, answers))
-    )
-
-
-def _generative(loaded: LoadedModel) -> Callable[..., Tensor]:
-    model: Any = loaded.model
-    found: Callable[..., Tensor] = model.generate
-    return found
-
-
-def _ends(loaded: LoadedModel, answers: Tensor) -> Tensor:
-    """Tokens of every answer, with the one that ends it, long ``[batch]``; what follows is padding."""
-    model: Any = loaded.model
-    end = loaded.generation.get("eos_token_id", model.generation_config.eos_token_id)
-    width = answers.shape[1]
-    if end is None:
-        return torch.full((len(answers),), width)
-    is_end = torch.isin(answers, torch.as_tensor(end, device=answers.device).reshape(-1))
-    first: Tensor = torch.where(is_end.any(1), is_end.int().argmax(1) + 1, width)
-    return first.cpu()
+        ids = write_answers(model, inputs, length, **options, logits_processor=LogitsProcessorList([watch]))
+    mask = answer_mask(ids, options.get("eos_token_id", model.generation_config.eos_token_id))
+    texts = tuple(loaded.decode(ids))
+    return Generated(ids, mask, texts, tuple(sample.id for sample in samples), watch.broken(mask))
 
 
 class _Watch:
@@ -135,18 +121,17 @@ class _Watch:
         self._steps.append(is_distribution(scores))
         return scores
 
-    def broken(self, batch: int, lengths: Tensor) -> tuple[int, ...]:
+    def broken(self, used: Tensor) -> tuple[int, ...]:
         """The first step of each sample that had no finite logits; -1 for none.
 
         Args:
-            batch: Number of samples; a beam search has several rows of each.
-            lengths: Tokens of each sample's answer, long ``[batch]``: what is computed behind its end is not used.
+            used: Tokens of the answers, bool ``[batch, tokens]``: what is computed behind an answer's end is not used.
         """
         if not self._steps:
-            return (-1,) * batch
-        finite = torch.stack([step.reshape(batch, -1).all(1) for step in self._steps], 1).cpu()
-        used = torch.arange(finite.shape[1]) < lengths[:, None]
-        bad = ~finite & used
+            return (-1,) * len(used)
+        # a beam search has several rows of each sample
+        finite = torch.stack([step.reshape(len(used), -1).all(1) for step in self._steps], 1)[:, : used.shape[1]]
+        bad = (~finite & used[:, : finite.shape[1]]).cpu()
         return tuple(torch.where(bad.any(1), bad.int().argmax(1), -1).tolist())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from tokenprune.files.lines import json_ready
+from tokenprune.output.lines import json_ready
 from tokenprune.palette import DASHES, GREY, MethodStyle, styles
 from tokenprune.report.charts import MARKERS, chart_specs, library, references, rows
 from tokenprune.report.examples import example_data

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from tokenprune.run.handle import Run
-from tokenprune.run.record import Clock, PrefillRecord, StageResult, StageTokens
+from tokenprune.run.record import PrefillRecord, StageResult, StageTokens
 from tokenprune.run.recording import Annotations, Recording
 from tokenprune.run.report import Report
 
 __all__ = [
     "Annotations",
-    "Clock",
     "PrefillRecord",
     "Recording",
     "Report",

@@ -89,7 +89,7 @@ class Run:
         if self._at_exit is not None:
             self._at_exit.detach()
         wrong = end()
-        self.recording.settle()
+        self.recording.detach_places()
         return wrong
 
     def __copy__(self) -> Run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,25 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenprune.adapters.views import PlacedItem
+from tokenprune.clock import Moment
 from tokenprune.pictures.look import StageLook
-
-
-class Clock:
-    """A point in time, on the host or in the device's stream. Recording it does not wait for the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.event: Any = None
-        self.host = time.perf_counter()
-        if device.type == "cuda":
-            self.event = torch.cuda.Event(enable_timing=True)
-            self.event.record()
-
-    def since(self, start: Clock) -> float:
-        """Milliseconds since ``start``. This call waits for the device."""
-        if self.event is None:
-            return (self.host - start.host) * 1e3
-        self.event.synchronize()
-        return float(start.event.elapsed_time(self.event))
 
 
 @dataclass(frozen=True)
@@ -141,7 +123,7 @@ class PrefillRecord:
 
     text_tokens: list[int] = field(default_factory=list)
     stages: list[StageResult] = field(default_factory=list)
-    clock: list[tuple[Clock, Clock]] = field(default_factory=list)
+    clock: list[tuple[Moment, Moment]] = field(default_factory=list)
     kv_bytes: int = 0
     kv_bytes_unpruned: int = 0
     places: Callable[[], Sequence[Sequence[PlacedItem]] | None] = lambda: None

@@ -61,7 +61,7 @@ class Recording:
         """A new prefill starts. The engine fills its record while the model runs."""
         self.prefill = record
 
-    def settle(self) -> None:
+    def detach_places(self) -> None:
         """Find out where the visual tokens of the last prefill lie. Afterwards nothing of the model is held.
 
         What goes wrong is raised when somebody asks for a picture: it has nothing to do with pruning.

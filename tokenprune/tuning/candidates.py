@@ -16,9 +16,9 @@ from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.random import Random
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.space import get_field, tunable_fields, variants
+from tokenprune.tuning.candidate_maker import Candidate, CandidateMaker, definition
 from tokenprune.tuning.composed import compositions_of, random_of, value_words
 from tokenprune.tuning.layers import layer_words, own_layers, schedules, single_layers, tower_depth
-from tokenprune.tuning.setting import Candidate, Setting, definition
 
 #: Named methods that are no candidates unless they are named: upper bounds and null models, by how their names begin.
 ONLY_IF_NAMED = ("oracle", "norm-")
@@ -74,22 +74,22 @@ def default_candidates(
     if limit_per_method < 1:
         raise ConfigError(f"limit_per_method is {limit_per_method}", "give 1 or more")
     counts = (visual,) if isinstance(visual, int) else tuple(visual)
-    setting = Setting(adapter, budget, counts, text, curves, tower_depth(adapter))
+    maker = CandidateMaker(adapter, budget, counts, text, curves, tower_depth(adapter))
     refused: dict[str, str] = {}
     by_method: dict[str, list[Candidate]] = {}
     for shipped in _shipped(methods):
         if shipped.name == "random":
             continue  # made below
         try:
-            by_method[shipped.name] = list(_of_method(setting, shipped, limit_per_method))
+            by_method[shipped.name] = list(_of_method(maker, shipped, limit_per_method))
         except TokenPruneError as error:
             refused[shipped.name] = str(error)
     others = [candidate for made in by_method.values() for candidate in made]
     if compositions:
-        others += list(compositions_of(setting, set(map(definition, others))))
-    chance = random_of(setting, others)
+        others += list(compositions_of(maker, set(map(definition, others))))
+    chance = random_of(maker, others)
     if not chance:
-        refused["random"] = _refusal(setting, TopK(scorer=Random()), (0,))
+        refused["random"] = maker.refusal((0,), TopK(scorer=Random())) or ""
 
     kept: dict[str, Candidate] = {}  # by definition
     named = [candidate for candidate in others if candidate.origin == "named"]
@@ -110,7 +110,7 @@ def _shipped(methods: Sequence[str] | None) -> list[NamedMethod]:
     return [method for method in list_methods() if not method.name.startswith(ONLY_IF_NAMED)]
 
 
-def _of_method(setting: Setting, shipped: NamedMethod, limit: int) -> Iterator[Candidate]:
+def _of_method(maker: CandidateMaker, shipped: NamedMethod, limit: int) -> Iterator[Candidate]:
     """The candidates of a named method.
 
     Raises:
@@ -119,24 +119,24 @@ def _of_method(setting: Setting, shipped: NamedMethod, limit: int) -> Iterator[C
     if shipped.problem is not None:
         raise PluginError(f"its file cannot be read ({shipped.problem})", f"repair {shipped.distribution}")
     method = shipped.method()
-    method.check_fits(setting.adapter.architecture)
-    own = own_layers(method, setting.adapter, setting.curves)
+    method.check_fits(maker.adapter.architecture)
+    own = own_layers(method, maker.adapter, maker.curves)
     options = (
         schedules(own)
         if own is not None and len(own) > 1
-        else single_layers(own[0] if own else None, setting.adapter.num_layers, setting.curves)
+        else single_layers(own[0] if own else None, maker.adapter.num_layers, maker.curves)
     )
-    base = setting.fitting(method.pruner)
-    fields = tunable_fields(base, setting.tower_layers)
-    by_field = [variants(base, [path], setting.tower_layers)[1:] for path in fields]
+    base = maker.fitting(method.pruner)
+    fields = tunable_fields(base, maker.tower_layers)
+    by_field = [variants(base, [path], maker.tower_layers)[1:] for path in fields]
     single = [base, *(pruner for pruners in by_field for pruner in pruners)]
-    fitting = [layers for layers in options if any(setting.possible(layers, pruner) for pruner in single)]
+    fitting = [layers for layers in options if any(maker.possible(layers, pruner) for pruner in single)]
     if not fitting:
-        setting.candidate(shipped.name, "named", min(options, default=(1,)), base)
+        maker.candidate(shipped.name, "named", min(options, default=(1,)), base)
         raise AssertionError("what fits is among the fitting layers")
     verified = list(method.layers.verified_fields)
     paths = verified or None
-    combinations = [(layers, pruner) for layers in fitting for pruner in variants(base, paths, setting.tower_layers)]
+    combinations = [(layers, pruner) for layers in fitting for pruner in variants(base, paths, maker.tower_layers)]
     if verified:  # the method is defined by the comparison of all of them
         limit = max(limit, len(combinations))
     if len(combinations) > limit:
@@ -153,22 +153,13 @@ def _of_method(setting: Setting, shipped: NamedMethod, limit: int) -> Iterator[C
             changes = [layer_words(layers), *changes]
         name = f"{shipped.name}: {', '.join(changes)}" if changes else shipped.name
         try:
-            candidate = setting.candidate(name, "variant" if changes else "named", layers, pruner, method.positions)
+            candidate = maker.candidate(name, "variant" if changes else "named", layers, pruner, method.positions)
         except TokenPruneError:
             continue
         yield candidate
         made += 1
         if made == limit:
             return
-
-
-def _refusal(setting: Setting, pruner: Pruner, layers: tuple[int, ...]) -> str:
-    """Why the model cannot be pruned so within the budget."""
-    try:
-        setting.candidate("-", "random", layers, pruner)
-    except TokenPruneError as error:
-        return str(error)
-    return ""
 
 
 def _unique(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -19,8 +19,8 @@ from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.random import Random
 from tokenprune.scorers.vision_attention import VisionAttention
 from tokenprune.space import get_field
+from tokenprune.tuning.candidate_maker import Candidate, CandidateMaker, definition
 from tokenprune.tuning.layers import layer_words, schedules
-from tokenprune.tuning.setting import Candidate, Setting, definition
 
 #: Layers at which random is tried beside layer 0: those that most candidates use.
 RANDOM_LAYERS = 3
@@ -43,22 +43,22 @@ COMPOSED_THEN: tuple[tuple[Scorer, int], ...] = (
 )
 
 
-def compositions_of(setting: Setting, known: Collection[str]) -> Iterator[Candidate]:
+def compositions_of(maker: CandidateMaker, known: Collection[str]) -> Iterator[Candidate]:
     """Scorers as the relevance of a DPP, and as the pool of a max-min choice; at most :data:`COMPOSITIONS`.
 
     Args:
-        setting: Model and budget; what does not fit is left out.
+        maker: Model and budget; what does not fit is left out.
         known: Definitions of other candidates, which are left out, too.
     """
     made = 0
     for scorer, layer in (*COMPOSED_FIRST, *_of_plugins(), *COMPOSED_THEN):
-        fitting = setting.fitting(scorer)
+        fitting = maker.fitting(scorer)
         composed = {"dpp": Dpp(relevance=fitting), "max_min": Pool(scorer=fitting, pruner=MaxMin())}
         for word, pruner in composed.items():
             name = f"{word} over {_words(fitting)}, layer {layer}"
-            if made == COMPOSITIONS or not setting.possible((layer,), pruner):
+            if made == COMPOSITIONS or not maker.possible((layer,), pruner):
                 continue
-            candidate = setting.candidate(name, "composition", (layer,), pruner)
+            candidate = maker.candidate(name, "composition", (layer,), pruner)
             if definition(candidate) not in known:
                 yield candidate
                 made += 1
@@ -77,19 +77,19 @@ def _of_plugins() -> Iterator[tuple[Scorer, int]]:
         yield scorer, 1 if scorer.needs else 0
 
 
-def random_of(setting: Setting, others: Sequence[Candidate]) -> list[Candidate]:
+def random_of(maker: CandidateMaker, others: Sequence[Candidate]) -> list[Candidate]:
     """Random at layer 0, at the layers that most others use, and at the schedule that most of them use."""
     used: Counter[tuple[int, ...]] = Counter(get_field(other.method.layers, "layers") for other in others)
     frequent = sorted(used, key=lambda layers: (-used[layers], layers))
     single = [layers for layers in frequent if len(layers) == 1 and layers != (0,)][:RANDOM_LAYERS]
-    quarters = tuple(dict.fromkeys(int(share * setting.adapter.num_layers + 0.5) for share in (0.25, 0.5, 0.75)))
+    quarters = tuple(dict.fromkeys(int(share * maker.adapter.num_layers + 0.5) for share in (0.25, 0.5, 0.75)))
     several = [layers for layers in frequent if len(layers) > 1] + schedules(quarters)
-    pyramid = next((layers for layers in several if setting.possible(layers, TopK(scorer=Random()))), None)
+    pyramid = next((layers for layers in several if maker.possible(layers, TopK(scorer=Random()))), None)
     chosen = [(0,), *sorted(single), *([] if pyramid is None else [pyramid])]
     made = []
     for layers in chosen:
-        if setting.possible(layers, TopK(scorer=Random())):
-            made.append(setting.candidate(f"random: {layer_words(layers)}", "random", layers, TopK(scorer=Random())))
+        if maker.possible(layers, TopK(scorer=Random())):
+            made.append(maker.candidate(f"random: {layer_words(layers)}", "random", layers, TopK(scorer=Random())))
     return made
 
 

@@ -12,13 +12,13 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.keep import ladder
 from tokenprune.budgets.layer_average import LayerAverage, layer_average
+from tokenprune.clock import timed
 from tokenprune.config import Method
 from tokenprune.engine.apply import apply
 from tokenprune.errors import TokenPruneError
-from tokenprune.measure.latency import Stopwatch
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tuning.budgets import PrefillTime
-from tokenprune.tuning.setting import Candidate
+from tokenprune.tuning.candidate_maker import Candidate
 
 #: Steps of the bisection, rounds of each timing, and how near to the wanted share of time is near enough.
 STEPS, ROUNDS, NEAR = 5, 3, 0.02
@@ -30,7 +30,6 @@ Clock = Callable[[Method | None], float]
 def prefill_clock(adapter: Adapter, inputs: Mapping[str, Any]) -> Clock:
     """A clock that runs prefills of a batch on the model."""
     model: Any = adapter.model
-    watch = Stopwatch(model.device)
 
     def prefill() -> Any:
         with torch.no_grad():
@@ -38,9 +37,9 @@ def prefill_clock(adapter: Adapter, inputs: Mapping[str, Any]) -> Clock:
 
     def clock(method: Method | None) -> float:
         if method is None:
-            return watch.time(prefill)[1]
+            return timed(model.device, prefill)[1]
         with apply(model, method):
-            return watch.time(prefill)[1]
+            return timed(model.device, prefill)[1]
 
     return clock
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from tokenprune.config import Method
 from tokenprune.engine.fidelity import Fidelity
 from tokenprune.engine.race import Goal
 from tokenprune.errors import MissingDataError, OutputError, TokenPruneError
-from tokenprune.files.folder import OutputFolder
-from tokenprune.files.lines import Row, lines, parse
+from tokenprune.output.folder import OutputFolder
+from tokenprune.output.lines import Row, lines, parse
 from tokenprune.tuning.ranking import Measured, Ranking, rank
 from tokenprune.tuning.report import FACTS, ROWS, Facts
 from tokenprune.tuning.result import TuneResult
@@ -44,7 +43,7 @@ def read_tune(folder: str | Path) -> TuneResult:
     rows = [row for row in found if row is not None]
     if not rows or len(rows) < len(found):
         raise OutputError(f"the tune in {output.folder} has not finished", "run `tokenprune tune` again: it continues")
-    settings = _settings(output.folder / "config.yaml")
+    settings = output.config()
     stored = output.read_json(FACTS)
     stored = stored if isinstance(stored, dict) else {}
     try:
@@ -82,14 +81,6 @@ def _ranking(budget: str, rows: Sequence[Row], seed: int) -> Ranking:
 def _numbers(values: Sequence[float | None]) -> list[float]:
     """Numbers as they were; NaN is stored as null."""
     return [math.nan if value is None else value for value in values]
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        found = None
-    return found if isinstance(found, dict) else {}
 
 
 def _facts(settings: dict[str, Any]) -> Facts:

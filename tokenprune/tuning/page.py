@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenprune.engine.race import Goal
+from tokenprune.output.folder import CONFIG, OutputFolder
 from tokenprune.report.page import (
     Cell,
     Charts,
@@ -51,7 +52,7 @@ def tune_page(
         skipped: Id of every sample that could not be used -> why.
         folder: Folder of the tune; its ``config.yaml`` says what ran. None for none.
     """
-    config = "" if folder is None else _read(folder / "config.yaml")
+    config = "" if folder is None else OutputFolder(folder).read_text(CONFIG)
     return Page(
         title=f"Methods for {facts.model}",
         ran=_ran(rankings, facts),
@@ -70,13 +71,6 @@ def tune_page(
         ),
         repeat=("tokenprune tune config.yaml --output repeated",) if config else (),
     )
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 def _ran(rankings: Sequence[Ranking], facts: Facts) -> tuple[str, str]:

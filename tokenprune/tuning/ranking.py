@@ -31,7 +31,7 @@ class Measured:
 
     Attributes:
         name: The candidate's name, unique for its budget.
-        origin: ``named``, ``variant``, ``composition`` or ``random``; see :class:`tokenprune.tuning.setting.Candidate`.
+        origin: ``named``, ``variant``, ``composition`` or ``random``; see :class:`.Candidate`.
         method: The method, with fixed layers and its budget.
         fidelity: What it did to the samples that it saw, in the order of the race.
         loss: What the race made small, ``[samples]``.
@@ -52,7 +52,7 @@ class Ranked:
 
     Attributes:
         name: The candidate.
-        origin: ``named``, ``variant``, ``composition`` or ``random``; see :class:`tokenprune.tuning.setting.Candidate`.
+        origin: ``named``, ``variant``, ``composition`` or ``random``; see :class:`.Candidate`.
         method: The method, with fixed layers and its budget.
         budget: The budget in a few words.
         loss: What the tune makes small.

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 import yaml
 
 from tokenprune.engine.race import Goal
-from tokenprune.files.lines import Row
 from tokenprune.named import method_names, shipped_method
+from tokenprune.output.lines import Row
 from tokenprune.tuning import table
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.words import LOSSES, copies_sentence, no_winner, quality, sentence

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenprune.config import Method
 from tokenprune.errors import ConfigError
-from tokenprune.files.folder import OutputFolder
+from tokenprune.output.folder import OutputFolder
 from tokenprune.report.extra import write_drawn
 from tokenprune.tuning import table
 from tokenprune.tuning.page import tune_page

@@ -6,22 +6,20 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from tokenprune.engine.fidelity import Fidelity
 from tokenprune.errors import OutputError, TokenPruneWarning
-from tokenprune.files.folder import OutputFolder
-from tokenprune.files.lines import Row, lines, parse
 from tokenprune.fingerprint import same
-from tokenprune.fingerprint.definition import what_differs
 from tokenprune.fingerprint.origin import ORIGIN, Origin
+from tokenprune.output.folder import CONFIG
+from tokenprune.output.lines import Row, lines, parse
+from tokenprune.output.run_folder import ANOTHER_FOLDER, RunFolder
+from tokenprune.tuning.config import TuneConfig
 
-#: Settings that may change between two calls for one folder: what was measured stays comparable.
-FREE = ("requires", "budget", "budgets", "methods", "compositions", "objective", "error", "first", "output", "strict")
-#: What every row has: what was measured, and a list of numbers per measure.
+#: The file of the samples.
+TUNE = "tune.json"
+#: The fields of every row: what was measured, and a list of numbers per measure.
 NAMES = ("budget", "candidate", "batch")
 MEASURES = ("agreement", "divergence", "distance", "average", "flops")
 
@@ -41,21 +39,23 @@ class BudgetRows:
     measured: dict[tuple[str, int], Fidelity] = field(default_factory=dict)
 
     def read(self, name: str, batch: int) -> Fidelity | None:
-        """What was measured of a candidate on a batch; None if nothing was."""
+        """The numbers of a candidate on a batch; None if it was not measured."""
         return self.measured.get((name, batch))
 
     def write(self, name: str, batch: int, fidelity: Fidelity) -> None:
-        """Remember what was measured."""
+        """Remember the numbers of a candidate on a batch."""
         self.measured[name, batch] = fidelity
         if self.store is not None:
             row: Row = {"budget": self.budget, "candidate": name, "batch": batch, **fidelity.to_lists()}
             self.store.append_rows(self.store.samples, [row])
 
 
-class TuneStore(OutputFolder):
+class TuneStore(RunFolder):
     """The files of one tune."""
 
-    def claim(self, settings: Mapping[str, Any], origin: Origin, batches: Sequence[str | None]) -> None:
+    definitions = "candidates.json"
+
+    def claim_tune(self, settings: Mapping[str, Any], origin: Origin, batches: Sequence[str | None]) -> None:
         """Reserve the folder for a tune, or go on with the tune that it holds.
 
         Args:
@@ -70,47 +70,37 @@ class TuneStore(OutputFolder):
         Warns:
             TokenPruneWarning: It is unknown whether model, code and samples are the same, or will be for a later run.
         """
-        fix = "choose another output folder, or delete that one"
-        path = self.folder / "config.yaml"
-        if path.is_file():
-            stored = _read_settings(path)
-            known = self.read_json("tune.json")
+        if self.claimed:
+            known = self.read_json(TUNE)
             if not isinstance(known, dict):
-                raise OutputError(f"{self.folder} holds results that are not those of a tune", fix)
-            different = next((key for key in sorted({*stored, *settings}) if _differ(key, stored, settings)), None)
-            if different is not None:
-                old, new = (repr(data.get(different)) for data in (stored, settings))
-                what = f"{self.folder} holds a tune with other settings ({different}: {old} there, {new} now)"
-                raise OutputError(what, fix)
-            made = self.read_json(ORIGIN)
-            if made is None:
+                raise OutputError(f"{self.folder} holds results that are not those of a tune", ANOTHER_FOLDER)
+            self.check_settings(settings, TuneConfig.free())
+            if self.read_json(ORIGIN) is None:
                 what = f"{self.folder} holds a tune of an older version of tokenprune, of unknown weights and samples"
-                raise OutputError(what, fix)
-            origin.check(self.folder, made)
+                raise OutputError(what, ANOTHER_FOLDER)
+            self.check_origin(origin)
             self._check_batches(known.get("batches"), batches)
         else:
             if self.samples.exists():
-                raise OutputError(f"{self.samples} is not of a tune, or the config.yaml beside it is missing", fix)
-            origin.announce(self.folder)
-            self.write_json(ORIGIN, origin.stored())
-            self.write_json("tune.json", {"batches": list(batches)})
-        self.write("config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
+                what = f"{self.samples} is not of a tune, or the {CONFIG} beside it is missing"
+                raise OutputError(what, ANOTHER_FOLDER)
+            self.write_json(TUNE, {"batches": list(batches)})
+        self.claim(settings, origin, {})
         self._remove_damaged_lines()
 
     def _check_batches(self, stored: Any, batches: Sequence[str | None]) -> None:
         """Check that the samples are those of the folder's rows."""
-        fix = "choose another output folder, or delete that one"
         if not isinstance(stored, list) or len(stored) != len(batches):
             count = len(stored) if isinstance(stored, list) else "an unknown number of"
             what = f"{self.folder} holds a tune on other samples ({count} batches there, {len(batches)} now)"
-            raise OutputError(what, fix)
+            raise OutputError(what, ANOTHER_FOLDER)
         unknown = 0
         for number, (old, new) in enumerate(zip(stored, batches, strict=True), 1):
             equal = same(old, new)
             unknown += equal is None
             if equal is False:
                 what = f"{self.folder} holds a tune on other samples (batch {number}: {old} there, {new} now)"
-                raise OutputError(what, fix)
+                raise OutputError(what, ANOTHER_FOLDER)
         if unknown:
             warnings.warn(
                 f"{unknown} of {len(batches)} batches cannot be read: whether {self.folder} holds a tune on the same"
@@ -120,7 +110,7 @@ class TuneStore(OutputFolder):
             )
 
     def rows(self, budget: str, definitions: Mapping[str, Any]) -> BudgetRows:
-        """What was measured at a budget, and where more of it is written.
+        """Open the rows of one budget for reading and appending.
 
         Args:
             budget: The budget in a few words.
@@ -130,28 +120,19 @@ class TuneStore(OutputFolder):
             OutputError: A name stood for another candidate when the folder was written, or for other code, or it is
                 unknown for which.
         """
-        stored = self.read_json("candidates.json")
-        known: dict[str, Any] = stored if isinstance(stored, dict) else {}
-        for name, definition in definitions.items():
-            what = what_differs(known.get(f"{budget} / {name}", definition), definition)
-            if what is not None:
-                raise OutputError(
-                    f"{self.folder} holds rows of {name!r} with {what}",
-                    "give the candidate another label, choose another output folder, or delete that one",
-                )
+        full = {f"{budget} / {name}": definition for name, definition in definitions.items()}
+        known = self.check_definitions(full)
         found = BudgetRows(budget, self)
         for row in self._rows():
             if row["budget"] == budget:
                 name = row["candidate"]
                 if name in definitions and f"{budget} / {name}" not in known:
                     raise OutputError(
-                        f"{self.folder} holds rows of {name!r}, and its candidates.json does not say what that is",
-                        "choose another output folder, or delete that one",
+                        f"{self.folder} holds rows of {name!r}, and its {self.definitions} does not say what that is",
+                        ANOTHER_FOLDER,
                     )
                 found.measured[name, row["batch"]] = _fidelity(row)
-        new = {f"{budget} / {name}": definition for name, definition in definitions.items()}
-        if not new.keys() <= known.keys():
-            self.write_json("candidates.json", new | known)  # rows of an older version do not learn of code later
+        self.add_definitions(full)
         return found
 
     def _rows(self) -> list[Row]:
@@ -176,23 +157,6 @@ def _row(text: str) -> Row | None:
 
 
 def _fidelity(row: Row) -> Fidelity:
-    """What a row says; NaN is stored as null."""
+    """The numbers of a row; NaN is stored as null."""
     names = [name for name in (*MEASURES, "score") if name in row]
     return Fidelity.from_lists({name: [math.nan if value is None else value for value in row[name]] for name in names})
-
-
-def _differ(key: str, stored: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    return key not in FREE and stored.get(key) != settings.get(key)
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        settings = None
-    if not isinstance(settings, dict):
-        raise OutputError(
-            f"{path} is damaged, so it is unknown what the rows in its folder belong to",
-            "repair the file, choose another output folder, or delete that one",
-        )
-    return settings

@@ -34,9 +34,9 @@ from tokenprune.plugins import registry
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.tasks.base import Task, checked_score
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, budget_slug
-from tokenprune.tuning.config import CandidateEntry, TuneConfig
+from tokenprune.tuning.candidate_pool import CandidatePool, CandidateSpec, PoolBuilder, as_list
+from tokenprune.tuning.config import TuneConfig
 from tokenprune.tuning.equal_time import equal_time, prefill_clock
-from tokenprune.tuning.gathering import Gathered, Gathering, Named, listed
 from tokenprune.tuning.ranking import Measured, Ranking, rank
 from tokenprune.tuning.report import Facts
 from tokenprune.tuning.result import TuneResult
@@ -73,7 +73,7 @@ def tune(
     model: nn.Module,
     samples: Calibration,
     budget: EqualCost | Mapping[str, Any],
-    candidates: Iterable[Named] | None = None,
+    candidates: Iterable[CandidateSpec] | None = None,
     *,
     objective: Objective = "root_divergence",
     error: float = 0.05,
@@ -141,16 +141,15 @@ def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: Loade
     goal: Goal = "score" if config.labels else config.objective
     rules = RaceRules(goal, error=config.error, first=config.first, tokens=config.tokens)
     facts = Facts(loaded.name, task_name(config.task), goal, config.tokens, config.error)
-    settings = config.model_dump(mode="json", exclude_none=True)
+    settings = config.settings()
     batches = HostBatches(found.batches, loaded.model.device)
     tuning = _Tuning(loaded.model, batches, rules, facts, config.seed, settings, progress)
     tuning.code = used_code(config.model, config.task)
     if config.labels:
         tuning.answer = _answer(config, loaded, found)
-    methods: Sequence[CandidateEntry] | None = config.methods
     tuning.skipped = found.skipped
     tuning.names = [[sample.id for sample in samples] for samples in found.samples]
-    return tuning.run(config.all_budgets, methods, config.compositions, config.output)
+    return tuning.run(config.all_budgets, config.methods, config.compositions, config.output)
 
 
 def task_name(task: Task) -> str:
@@ -165,10 +164,8 @@ def _answer(config: TuneConfig, loaded: LoadedModel, found: TaskSamples) -> Answ
 
     def answer(number: int, inputs: Mapping[str, Any]) -> Tensor:
         samples = found.samples[number]
-        generated = generate(loaded, samples, inputs, config.max_new_tokens)
-        generated.check()
-        texts = zip(samples, loaded.decode(generated.ids), strict=True)
-        return torch.tensor([checked_score(config.task, sample, text) for sample, text in texts])
+        texts = generate(loaded, samples, inputs, config.max_new_tokens).checked().texts
+        return torch.tensor([checked_score(config.task, *said) for said in zip(samples, texts, strict=True)])
 
     return answer
 
@@ -206,7 +203,7 @@ class _Tuning:
     def run(
         self,
         budgets: Sequence[EqualCost],
-        candidates: Iterable[Named] | None,
+        candidates: Iterable[CandidateSpec] | None,
         compositions: bool,
         output: str | Path | None,
     ) -> TuneResult:
@@ -216,7 +213,7 @@ class _Tuning:
         counted = different_samples(adapter, self.batches, sizes)
         for budget in budgets:
             check_budget(budget, sizes, adapter)
-        named = None if candidates is None else list(listed(candidates))
+        named = None if candidates is None else as_list(candidates)
         with ExitStack() as stack:
             stack.enter_context(eager(self.model))
             store = None
@@ -224,7 +221,7 @@ class _Tuning:
                 store = TuneStore(output)
                 stack.enter_context(store.locked())
                 origin = Origin(fingerprint(adapter.model), self.code)
-                store.claim(self.settings, origin, fingerprints(self.batches))
+                store.claim_tune(self.settings, origin, fingerprints(self.batches))
             start = time.perf_counter()
             rankings = []
             for number, budget in enumerate(budgets):
@@ -242,18 +239,18 @@ class _Tuning:
         self,
         adapter: Adapter,
         budget: EqualCost,
-        named: list[Named] | None,
+        named: list[CandidateSpec] | None,
         compositions: bool,
         sizes: Sequence[tuple[int, int]],
         store: TuneStore | None,
-    ) -> Gathered:
+    ) -> CandidatePool:
         curves = self._curves(adapter, store)
         counts, text = [size[0] for size in sizes], max(size[1] for size in sizes)
         visual = tuple(sorted({min(counts), max(counts)}))
-        gathering = Gathering(adapter, self.batches, curves, visual, text, self.seed, isinstance(budget, PrefillTime))
+        builder = PoolBuilder(adapter, self.batches, curves, visual, text, self.seed, isinstance(budget, PrefillTime))
         if not isinstance(budget, PrefillTime):
-            return gathering.gather(budget, named, compositions)
-        found = gathering.gather(LayerAverage(ratio=1.0), named, compositions)
+            return builder.build(budget, named, compositions)
+        found = builder.build(LayerAverage(ratio=1.0), named, compositions)
         stored = (store.read_json("times.json") if store is not None else None) or {}
         known: dict[str, float] = stored.setdefault(budget_slug(budget), {})
         inputs = self.batches[0]
@@ -290,7 +287,7 @@ class _Tuning:
         self,
         adapter: Adapter,
         budget: EqualCost,
-        found: Gathered,
+        found: CandidatePool,
         counted: Counted,
         store: TuneStore | None,
         show: Steps | None,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
+from functools import partial
 
+from tokenprune.clock import timed
 from tokenprune.errors import ConfigError
-from tokenprune.experiment.answering import Answering, BatchInWork, why_no_foreground
+from tokenprune.experiment.answering import Answering, BatchInWork
 from tokenprune.experiment.batches import Batch, Batches
+from tokenprune.experiment.choosing import choose_series_layers, try_out, tune_series
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import (
@@ -19,6 +21,7 @@ from tokenprune.experiment.runner import (
     select_batches,
 )
 from tokenprune.experiment.series import definitions
+from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.models.code import used_code
 
@@ -82,33 +85,33 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     series = chosen_series(config, part)
     results = Results(output_folder(config, part))
     batches = select_batches(config, part)
-    results.check(config.to_yaml(), definitions(series))
+    results.check_settings(config.settings(), config.free())
+    results.check_definitions(definitions(series))
     done = results.complete(batches.count, batches.size)[0]
     answering = Answering(config, config.model.load())
     results.check_origin(answering.origin(used_code(config.model, config.task)))
     first = batches.first(answering.loaded, answering.check_usable)
     if why_no_foreground(first.samples[0], answering.loaded) is not None and not asks_for_oracle(config, part):
-        series = [item for item in series if item.title != "oracle"]
+        series = [item for item in series if item.method_name != "oracle"]
     earlier = results.read_json("choices.json") or {}
     ready = [item for item in series if item.tune is None or TUNED in earlier.get(item.key, ())]
-    choices = answering.choose_layers(ready, len(first.samples[0].images))
+    choices = choose_series_layers(answering, ready, len(first.samples[0].images))
     for item in ready:
         if item.tune is not None:
-            choices[item.key] = answering.tune(item, results.folder, earlier[item.key], lambda name, done, total: None)
-    answering.try_out(ready, first)
+            choices[item.key] = tune_series(answering, item, results.folder, earlier[item.key])
+    try_out(answering, ready, first)
     work = BatchInWork(_first_batch(batches, answering))
     planned, prefills = [], 0.0
     tunes: dict[str, tuple[int, float]] = {}
     for item in series:
         stand_in = item if item in ready else series[0]
-        work.generated = None  # the unpruned model may stand in for another series: it is timed again
-        start = time.perf_counter()
-        answering.answer(stand_in, work)
-        seconds = time.perf_counter() - start
+        if stand_in.unpruned:  # perhaps for another series: it is timed again
+            work.generated = None
+        _, ms = timed(answering.loaded.model.device, partial(answering.answer, stand_in, work))
         missing = sum((item.key, number) not in done for number in batches.numbers)
         steps = config.max_new_tokens * (2 if config.divergence else 1)
         layers = tuple(choices[item.key]["layers"]) if item.key in choices else ()
-        planned.append(PlannedSeries(item.key, layers, missing, missing * steps, missing * seconds))
+        planned.append(PlannedSeries(item.key, layers, missing, missing * steps, missing * ms / 1e3))
         prefill = answering.prefill_seconds(stand_in, work.batch)
         prefills += prefill
         if item.tune is not None and item not in ready:

@@ -1,4 +1,4 @@
-"""A candidate, and the model and the budget for which candidates are made."""
+"""A candidate, and what makes candidates for a model and a budget."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """The model and the budget for which candidates are made.
+class CandidateMaker:
+    """Makes candidates for a model and a budget.
 
     Attributes:
         adapter: The model's adapter.
@@ -85,13 +85,17 @@ class Setting:
         """See :attr:`tokenprune.budgets.base.Schedule.cost`; it raises where no closed form is known."""
         return prefill_cost(self.adapter.config, self.text)(visual, vision)
 
-    def possible(self, layers: tuple[int, ...], pruner: Pruner) -> bool:
-        """Whether the model can be pruned so within the budget."""
+    def refusal(self, layers: tuple[int, ...], pruner: Pruner) -> str | None:
+        """Why the model cannot be pruned so within the budget; None if it can."""
         try:
             self.candidate("-", "variant", layers, pruner)
-        except TokenPruneError:
-            return False
-        return True
+        except TokenPruneError as error:
+            return str(error)
+        return None
+
+    def possible(self, layers: tuple[int, ...], pruner: Pruner) -> bool:
+        """Whether the model can be pruned so within the budget."""
+        return self.refusal(layers, pruner) is None
 
     def fitting(self, component: C) -> C:
         """The component with its own values, and a layer of the tower in place of one that the tower lacks."""
@@ -102,5 +106,5 @@ class Setting:
 
 
 def definition(candidate: Candidate) -> str:
-    """What a candidate does, without its name."""
+    """The fields of a candidate's method without its name."""
     return candidate.method.model_dump_json(exclude={"label"})

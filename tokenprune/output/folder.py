@@ -10,11 +10,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
 from filelock import FileLock, Timeout
 
 from tokenprune.errors import OutputError
-from tokenprune.files.lines import Row, json_ready, line
+from tokenprune.output.lines import Row, json_ready, line
 from tokenprune.text import well_formed
+
+#: The file of a run's settings.
+CONFIG = "config.yaml"
 
 
 class OutputFolder:
@@ -119,15 +123,30 @@ class OutputFolder:
                 partial.unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Write a value as JSON; see :func:`tokenprune.files.lines.json_ready`."""
+        """Write a value as JSON; see :func:`tokenprune.output.lines.json_ready`."""
         return self.write(name, json.dumps(json_ready(value), indent=1, allow_nan=False))
+
+    def read_text(self, name: str) -> str:
+        """The content of a file; empty if the file is missing or cannot be read."""
+        try:
+            return (self.folder / name).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return ""
 
     def read_json(self, name: str) -> Any:
         """The content of a JSON file, or None if the file is missing or broken."""
         try:
-            return json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return json.loads(self.read_text(name))
+        except ValueError:
             return None
+
+    def config(self) -> dict[str, Any]:
+        """The settings of the run in the folder; empty if the file is missing or damaged."""
+        try:
+            found = yaml.safe_load(self.read_text(CONFIG))
+        except (ValueError, yaml.YAMLError):  # e.g. a date with a wrong value
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def append_rows(self, path: Path, rows: Sequence[Row]) -> None:
         """Append lines to a file in one write and flush them to the disk.

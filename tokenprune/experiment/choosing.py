@@ -1,0 +1,139 @@
+"""Before the first answer: the layers of every method are chosen, tunes run, and every method is tried out once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tokenprune.budgets.base import Schedule
+from tokenprune.engine import choose_layers, chosen
+from tokenprune.errors import BudgetError, SampleError, TokenPruneError
+from tokenprune.experiment.batches import Batch
+from tokenprune.experiment.config import ExperimentConfig
+from tokenprune.experiment.series import Series
+from tokenprune.experiment.series_model import SeriesModel, named
+from tokenprune.experiment.tuned import TUNED, chosen_method, verdict
+from tokenprune.flops import prefill_cost
+from tokenprune.models.base import LoadedModel
+from tokenprune.models.encode import encode
+from tokenprune.selectors.fixed import Fixed
+from tokenprune.tuning import TuneConfig, run_tune
+from tokenprune.tuning.steps import Progress
+
+#: Series key -> the layers, and the reason for the choice.
+Choices = dict[str, dict[str, Any]]
+
+
+def calibration(config: ExperimentConfig, loaded: LoadedModel) -> list[Mapping[str, Tensor]] | None:
+    """Inputs of a few samples of different images (see :meth:`Task.calibration`); None if none are asked for.
+
+    Samples that the model cannot encode are passed over, unless there are no others.
+    """
+    if config.calibration == 0:
+        return None
+    batches = [encode(loaded, {0: sample}, config.strict) for sample in config.task.calibration(config.calibration)]
+    good = [inputs for inputs, refused in batches if not refused]
+    if batches and not good:
+        raise SampleError(f"no picture can be used for the calibration; the first: {batches[0][1][0]}")
+    return good
+
+
+def choose_series_layers(model: SeriesModel, series: Sequence[Series], images: int) -> Choices:
+    """Choose the layers of every series that states its method, and check that its budget can be met.
+
+    Args:
+        model: The model; it gets the methods with these layers.
+        series: The series.
+        images: Images per sample.
+
+    Raises:
+        TokenPruneError: A method or budget does not fit the model.
+    """
+    stated = [(item, item.method) for item in series if item.method is not None]
+    inputs = calibration(model.config, model.loaded) if stated else None
+    choices: Choices = {}
+    for item, method in stated:
+        with named(item):
+            choice = choose_layers(model.loaded.model, method, inputs)
+            if model.loaded.visual_tokens is not None and images:
+                visual = model.loaded.visual_tokens * images
+                if (method.budget.largest_count or 0) > visual:
+                    raise BudgetError(
+                        f"budget '{item.budget}' asks for more than the {visual} visual tokens of a sample",
+                        f"ask for 1 to {visual}",
+                    )
+                # text lowers the reduction: without it, it is the largest
+                cost = prefill_cost(model.adapter.config, 0)
+                method.budget.keep(visual, Schedule(choice.layers, model.adapter.num_layers, cost))
+        choices[item.key] = {"layers": list(choice.layers), "reason": choice.reason}
+        fixed = chosen(method, choice).model_copy(update={"layers": Fixed(layers=choice.layers)})
+        if choice.pruner is not None:
+            choices[item.key]["pruner"] = fixed.model_dump(mode="json")["pruner"]
+        model.methods[item.key] = fixed
+    return choices
+
+
+def tune_series(
+    model: SeriesModel, item: Series, output: Path, kept: Mapping[str, Any] | None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Let a tune choose the method of a series.
+
+    Args:
+        model: The model; it gets the method.
+        item: The series.
+        output: Folder of the experiment, or of its shard.
+        kept: The choice of an earlier run, which is then followed; None tunes, or goes on with the tune.
+        progress: Called after every candidate and batch.
+
+    Returns:
+        The choice.
+
+    Raises:
+        TokenPruneError: The tune cannot run.
+    """
+    assert item.tune is not None
+    with named(item):
+        found = (kept or {}).get(TUNED)
+        if found is None:
+            experiment = model.config
+            config = TuneConfig(
+                model=experiment.model,
+                task=experiment.task,
+                batch_size=experiment.batch_size,
+                strict=experiment.strict,
+                output=str(item.tune.folder(output, item.method_name)),
+                **item.tune.fields(),
+            )
+            found = verdict(run_tune(config, progress, model.loaded))
+        method = chosen_method(found, item.method_name)
+    model.methods[item.key] = method
+    assert isinstance(method.layers, Fixed)
+    return {"layers": list(method.layers.layers), "reason": f"a tune chose {found['name']}", TUNED: found}
+
+
+def try_out(model: SeriesModel, series: Sequence[Series], batch: Batch) -> None:
+    """Run every method's prefill once, so that one that cannot run is found before the first answer.
+
+    The unpruned model has run then: see :meth:`SeriesModel.check_usable`.
+
+    Raises:
+        TokenPruneError: Some cannot run; the message names all of them.
+    """
+    failed: dict[str, TokenPruneError] = {}
+    for item in series:
+        try:
+            with named(item):
+                if not item.unpruned:
+                    model.prefill_seconds(item, batch, shared=True)
+        except TokenPruneError as error:
+            failed.setdefault(item.method_name, error)
+    if not failed:
+        return
+    first, *_ = failed.values()
+    if len(failed) == 1:
+        raise first
+    others = f"also failed: {', '.join(list(failed)[1:])}"
+    raise type(first)(first.what, f"{first.fix}; {others}" if first.fix else others) from first
