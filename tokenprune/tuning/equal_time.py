@@ -15,7 +15,7 @@ from tokenprune.budgets.layer_average import LayerAverage, layer_average
 from tokenprune.clock import timed
 from tokenprune.config import Method
 from tokenprune.engine.apply import apply
-from tokenprune.errors import TokenPruneError
+from tokenprune.errors import BudgetError, TokenPruneError
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tuning.budgets import PrefillTime
 from tokenprune.tuning.candidate_maker import Candidate
@@ -76,27 +76,9 @@ def equal_time(
             except TokenPruneError as error:
                 refused[candidate.name] = str(error)
                 continue
-            except _TooSlowError as slow:
-                refused[candidate.name] = (
-                    f"its prefill takes {slow.share:.2f} of the unpruned time even with one visual token per sample,"
-                    f" which is more than {wanted.ratio:g}"
-                )
-                continue
             remember()
         fitting.append(Candidate(candidate.name, _at(candidate.method, known[candidate.name]), candidate.origin))
     return fitting, refused
-
-
-class _TooSlowError(Exception):
-    """The fewest tokens take too long.
-
-    Args:
-        share: Their time as a share of the unpruned one's.
-    """
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-        super().__init__(share)
 
 
 def _search(method: Method, wanted: float, visual: int, num_layers: int, clock: Clock) -> float:
@@ -105,7 +87,10 @@ def _search(method: Method, wanted: float, visual: int, num_layers: int, clock: 
     low, high = _least(method.layers.layers, visual, num_layers), 1.0
     share = _share(_at(method, low), clock)
     if share > wanted + NEAR:
-        raise _TooSlowError(share)
+        raise BudgetError(
+            f"its prefill takes {share:.2f} of the unpruned time even with one visual token per sample, which is more"
+            f" than {wanted:g}"
+        )
     nearest = (abs(share - wanted), low)
     for _ in range(STEPS):
         if nearest[0] <= NEAR:
