@@ -1,4 +1,4 @@
-"""How far a method moves the model's output, without labels: teacher-forced on the unpruned model's own answers."""
+"""The divergence of a pruned model's output, without labels: teacher-forced on the unpruned model's own answers."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def forced_log_probabilities(model: GenerationMixin, inputs: Mapping[str, Tensor
 
 
 def answer_mask(ids: Tensor, end: int | list[int] | None) -> Tensor:
-    """Which of the ids belong to the answer: all up to and including the first that ends it.
+    """Mark the ids that belong to the answer: all up to and including the first that ends it.
 
     Args:
         ids: int64 ``[batch, tokens]``.

@@ -1,4 +1,4 @@
-"""How close the answers of a pruned model are to those of the unpruned one. It needs no labels."""
+"""The distance of a pruned model's answers from those of the unpruned one, without labels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tokenprune.selectors.base import LayerChoice
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What a method does to each of some samples; float32 ``[samples]`` on the host.
+    """The effect of a method on each of some samples; float32 ``[samples]`` on the host.
 
     Attributes:
         agreement: Share of the tokens of the unpruned model's answer that the pruned model would also choose.
@@ -66,7 +66,7 @@ class Fidelity:
         return cls(**together)
 
     def at(self, places: Sequence[int]) -> Self:
-        """What the method does to some of the samples.
+        """Take some of the samples.
 
         Args:
             places: Their places.
@@ -76,7 +76,7 @@ class Fidelity:
 
     @classmethod
     def from_lists(cls, lists: Mapping[str, Sequence[float]]) -> Self:
-        """What :meth:`to_lists` returned."""
+        """Read the lists of :meth:`to_lists`."""
         names = [field.name for field in fields(cls) if field.name in lists]
         return cls(**{name: torch.tensor(lists[name], dtype=torch.float32) for name in names})
 

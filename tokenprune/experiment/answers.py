@@ -1,4 +1,4 @@
-"""What the tables need of the answers, compactly: some bytes per answer, so that a long experiment fits in memory.
+"""Answers as the tables need them, compactly: some bytes per answer, so that a long experiment fits in memory.
 
 All sums are exact or correctly rounded, so they do not depend on the order of the rows. The tables of an experiment
 that was stopped, or split into shards, are those of one that ran in one go.
@@ -23,7 +23,7 @@ AVERAGED = ("visual_after", "flops", "flops_unpruned", "kv_bytes")
 
 @dataclass
 class Questions:
-    """What is the same for all series.
+    """The questions, which all series share.
 
     Attributes:
         groups: The image of each question, by position; intervals are clustered by it.
@@ -163,7 +163,7 @@ class MethodAnswers:
 
     @property
     def unpruned_samples(self) -> int:
-        """How many samples kept all of their visual tokens."""
+        """Number of samples that kept all of their visual tokens."""
         return sum(item.unpruned_samples for item in self.seeds)
 
     def by_question(self) -> dict[int, float]:

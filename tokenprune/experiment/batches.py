@@ -44,7 +44,7 @@ class Shard:
 
     @property
     def folder(self) -> str:
-        """Where its results are, below the experiment's output folder."""
+        """The folder of its results, below the experiment's output folder."""
         return f"shards/{self.number}-of-{self.of}"
 
 

@@ -181,9 +181,7 @@ def write_comparison(compared: Sequence[Compared], folder: str | Path) -> list[P
 
 def _settings(results: Results) -> dict[str, str]:
     config = {name: value for name, value in results.config().items() if name not in ExperimentConfig.free()}
-    environment = results.read_json("environment.json")
-    versions = {"versions": environment} if isinstance(environment, dict) else {}
-    return dict(_flat({**config, **versions}))
+    return dict(_flat({**config, "versions": results.read_mapping("environment.json")}))
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

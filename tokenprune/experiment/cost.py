@@ -1,4 +1,4 @@
-"""What the prefill of one sample costs: visual tokens, FLOPs, bytes of the KV cache."""
+"""The cost of one sample's prefill: visual tokens, FLOPs, bytes of the KV cache."""
 
 from __future__ import annotations
 

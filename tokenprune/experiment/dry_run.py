@@ -1,4 +1,4 @@
-"""What an experiment would run, and about how long it would take: its first batch is answered and thrown away."""
+"""A dry run of an experiment: its first batch is answered and thrown away, which says about how long all would take."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tokenprune.models.code import used_code
 
 @dataclass(frozen=True)
 class PlannedSeries:
-    """What one series would run.
+    """The part of one series.
 
     Attributes:
         key: The series.
@@ -47,7 +47,7 @@ class PlannedSeries:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an experiment would run.
+    """The work that an experiment would do.
 
     Attributes:
         questions: Questions that are asked.
@@ -76,7 +76,7 @@ class Plan:
 
 
 def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
-    """What :func:`run_experiment` would run with the same arguments. Nothing is written.
+    """Find out what :func:`run_experiment` would run with the same arguments. Nothing is written.
 
     Raises:
         TokenPruneError: The configuration is wrong, or a method cannot run.
@@ -93,7 +93,7 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     first = batches.first(answering.loaded, answering.check_usable)
     if why_no_foreground(first.samples[0], answering.loaded) is not None and not asks_for_oracle(config, part):
         series = [item for item in series if item.method_name != "oracle"]
-    earlier = results.read_json("choices.json") or {}
+    earlier = results.read_mapping("choices.json")
     ready = [item for item in series if item.tune is None or TUNED in earlier.get(item.key, ())]
     choices = choose_series_layers(answering, ready, len(first.samples[0].images))
     for item in ready:

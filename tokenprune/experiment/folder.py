@@ -16,7 +16,7 @@ from tokenprune.output.lines import Row
 
 
 class _Stored(BaseModel):
-    """What a run writes beside its rows.
+    """The file that a run writes beside its rows.
 
     Attributes:
         series: Keys of the series that it asked for.
@@ -36,13 +36,13 @@ class _Stored(BaseModel):
 
 
 class _Tuned(BaseModel):
-    """What a report shows of the tune that chose a method."""
+    """The parts of a tune's choice that a report shows."""
 
     sentence: str
 
 
 class _Choice(BaseModel):
-    """What a report shows of the choice of a method's layers."""
+    """The parts of the choice of a method's layers that a report shows."""
 
     layers: list[int]
     reason: str
@@ -96,7 +96,7 @@ def read_result(folder: str | Path) -> ExperimentResult:
         timing=_read(results, "timing.json", keys, TypeAdapter(list[float])),
         choices=_read(results, "choices.json", keys, TypeAdapter(_Choice)),
         skipped=skipped,
-        left_out=_mapping(results.read_json("left_out.json")),
+        left_out=results.read_mapping("left_out.json"),
         label_free=stored is not None and stored.label_free,
         settings={} if stored is None else stored.settings,
         remarks=tuple(remarks),
@@ -126,7 +126,7 @@ def check_folder(folder: str | Path) -> Results:
 
 
 def _stored(results: Results) -> _Stored | None:
-    """What the run wrote; None in a folder of an older version."""
+    """Read what the run wrote beside its rows; None in a folder of an older version."""
     try:
         return _Stored.model_validate(results.read_json(RUN))
     except ValidationError:
@@ -143,16 +143,12 @@ def _rows(results: Results, stored: _Stored | None, skipped: Mapping[int, str]) 
 
 
 def _wanted(results: Results, stored: _Stored | None, answers: Answers, skipped: Mapping[int, str]) -> int:
-    """How many answers a finished run has."""
+    """Number of answers of a finished run."""
     if stored is not None:
         return len(stored.series) * (stored.questions - sum(position < stored.limit for position in skipped))
-    left_out = _mapping(results.read_json("left_out.json"))
-    series = [key for key in _mapping(results.read_json("series.json")) if key.partition(" / ")[0] not in left_out]
+    left_out = results.read_mapping("left_out.json")
+    series = [key for key in results.read_mapping("series.json") if key.partition(" / ")[0] not in left_out]
     return max(len(series), len(answers.series)) * max(map(len, answers.series.values()))
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _read(results: Results, name: str, keys: set[str], kind: TypeAdapter[Any]) -> dict[str, Any]:
@@ -161,7 +157,7 @@ def _read(results: Results, name: str, keys: set[str], kind: TypeAdapter[Any]) -
     Raises:
         OutputError: One of them is of another kind.
     """
-    entries = {key: entry for key, entry in _mapping(results.read_json(name)).items() if key in keys}
+    entries = {key: entry for key, entry in results.read_mapping(name).items() if key in keys}
     for key, entry in entries.items():
         try:
             kind.validate_python(entry, strict=True)

@@ -126,7 +126,7 @@ def _without_words(choices: Choices) -> Choices:
 
 
 def _merged_origin(sources: list[Results]) -> Origin:
-    """What all answers were computed with; what is unknown of a shard is unknown of all.
+    """The origin of all answers; what is unknown of a shard is unknown of all.
 
     Raises:
         OutputError: Two shards ran with different weights or code.

@@ -56,8 +56,7 @@ def numbers_page(numbers: Numbers, examples: tuple[Example, ...] = ()) -> Page:
     results = Results(numbers.result.folder)
     text = results.read_text(CONFIG)
     config = results.config()
-    environment = results.read_json("environment.json")
-    versions = environment if isinstance(environment, dict) else {}
+    versions = results.read_mapping("environment.json")
     return Page(
         title=f"Visual token pruning: model {_name(config.get('model'))}, task {_name(config.get('task'))}",
         ran=_ran(numbers, config),

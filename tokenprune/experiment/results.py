@@ -18,7 +18,7 @@ RUN = "run.json"
 
 
 class Flags:
-    """Which positions were seen: one byte each."""
+    """The positions that were seen: one byte each."""
 
     def __init__(self) -> None:
         self.flags = bytearray()

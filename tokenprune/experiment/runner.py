@@ -30,7 +30,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Part:
-    """Which part of an experiment to run.
+    """A part of an experiment.
 
     Attributes:
         limit: Only the first so many samples.
@@ -112,7 +112,7 @@ def run_experiment(
 
 
 def output_folder(config: ExperimentConfig, part: Part) -> Path:
-    """Where the results of an experiment, or of a shard of it, are written."""
+    """The folder of the results of an experiment, or of a shard of it."""
     return Path(config.output) / (part.shard.folder if part.shard is not None else "")
 
 
@@ -190,8 +190,8 @@ class _Experiment:
         """Answer what is missing and return all answers."""
         results = self.results
         left_out, batches, done = self._resume()
-        choices: Choices = results.read_json("choices.json") or {}
-        timing: dict[str, list[float]] = results.read_json("timing.json") or {}
+        choices: Choices = results.read_mapping("choices.json")
+        timing: dict[str, list[float]] = results.read_mapping("timing.json")
         answering: Answering | None = None
         if not self._finished(batches, done, choices, timing):
             answering, origin = self._load()
@@ -278,15 +278,15 @@ class _Experiment:
     def is_finished(self) -> bool:
         """Whether everything has been answered and timed."""
         _, batches, done = self._resume()
-        choices = self.results.read_json("choices.json") or {}
-        return self._finished(batches, done, choices, self.results.read_json("timing.json") or {})
+        choices = self.results.read_mapping("choices.json")
+        return self._finished(batches, done, choices, self.results.read_mapping("timing.json"))
 
     def _resume(self) -> tuple[dict[str, str], Batches, set[tuple[str, int]]]:
         """Take up what the folder holds: methods left out, the samples, and what has been answered."""
         self.results.check_settings(self.config.settings(), self.config.free())
         self.results.check_definitions(self._definitions())
         self.results.check_code(self.code)
-        left_out: dict[str, str] = {} if self.asked_for_oracle else self.results.read_json("left_out.json") or {}
+        left_out: dict[str, str] = {} if self.asked_for_oracle else self.results.read_mapping("left_out.json")
         self._leave_out(left_out)
         batches = select_batches(self.config, self.part)
         self.results.check_samples(self.config.task.fingerprints())
@@ -364,7 +364,7 @@ class _Experiment:
             batch = batches.read(number, answering.loaded, self.results)
             if batch is not None:
                 ratios = answering.time(self.series, batch, self._show_rounds)
-                self.results.write_json("timing.json", (self.results.read_json("timing.json") or {}) | ratios)
+                self.results.write_json("timing.json", self.results.read_mapping("timing.json") | ratios)
                 return ratios
         raise OutputError("no sample could be used", "see skipped.jsonl")
 

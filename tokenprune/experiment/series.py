@@ -44,7 +44,7 @@ class Series:
 
     @property
     def definition(self) -> dict[str, Any] | None:
-        """What the results under :attr:`key` were computed with: the fields of the method or its tune, JSON-ready."""
+        """The fields of the method or its tune, JSON-ready: results under :attr:`key` were computed with them."""
         if self.tune is not None:
             return {"tuned": self.tune.model_dump(mode="json")}
         return self.method.model_dump(mode="json", exclude={"label"}) if self.method else None

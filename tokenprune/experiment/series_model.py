@@ -138,7 +138,7 @@ class SeriesModel:
 
 
 def why_no_foreground(sample: Sample, loaded: LoadedModel) -> str | None:
-    """Why the tokens of the foreground are unknown; None if they are known."""
+    """The reason why the tokens of the foreground are unknown; None if they are known."""
     if not sample.foreground:
         return "the task does not say which pixels show the objects"
     if loaded.visual_tokens is None:

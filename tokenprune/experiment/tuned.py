@@ -27,7 +27,7 @@ TUNED = "tuned"
 
 
 class TuneSettings(TuneRules):
-    """How a tune of an experiment goes; everything else it has from the experiment.
+    """The settings of a tune in an experiment; everything else it has from the experiment.
 
     See also :class:`~tokenprune.tuning.config.TuneRules`.
 
@@ -40,7 +40,7 @@ class TuneSettings(TuneRules):
 
 
 class Tune(Component):
-    """What decides the method of a series: the settings of a tune, and its budget.
+    """A tune that chooses the method of a series: its settings and its budget.
 
     Attributes:
         settings: How the tune goes.
@@ -51,7 +51,7 @@ class Tune(Component):
     budget: Annotated[Budget, FromRegistry("budgets")]
 
     def folder(self, output: Path, title: str) -> Path:
-        """Where the files of the tune are.
+        """The folder of the tune's files.
 
         Args:
             output: Folder of the experiment, or of its shard.
@@ -84,7 +84,7 @@ def _equal_cost(budget: Budget) -> EqualCost:
 
 
 def verdict(result: TuneResult) -> dict[str, Any]:
-    """What a tune decided, as an experiment keeps it: the candidate's name, why, and its method; JSON-ready."""
+    """The choice of a tune, as an experiment keeps it: the candidate's name, why, and its method; JSON-ready."""
     return {
         "name": result.best.name,
         "sentence": result.sentence,

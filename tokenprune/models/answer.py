@@ -52,7 +52,7 @@ class Generated:
         }
 
     def checked(self) -> Self:
-        """The same answers, none of which means nothing.
+        """Return these answers if all of them mean something.
 
         Raises:
             UnsupportedFeatureError: The logits of some held NaN or infinity; the message names the first sample.

@@ -140,6 +140,11 @@ class OutputFolder:
         except ValueError:
             return None
 
+    def read_mapping(self, name: str) -> dict[str, Any]:
+        """The mapping in a JSON file; empty if the file is missing, broken, or holds something else."""
+        found = self.read_json(name)
+        return found if isinstance(found, dict) else {}
+
     def config(self) -> dict[str, Any]:
         """The settings of the run in the folder; empty if the file is missing or damaged."""
         try:

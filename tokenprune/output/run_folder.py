@@ -67,8 +67,7 @@ class RunFolder(OutputFolder):
         Raises:
             OutputError: A name stood for something else when the folder was written.
         """
-        stored = self.read_json(self.definitions)
-        known: dict[str, Any] = stored if isinstance(stored, dict) else {}
+        known = self.read_mapping(self.definitions)
         for name, definition in definitions.items():
             what = what_differs(known.get(name, definition), definition)
             if what is not None:

@@ -1,4 +1,4 @@
-"""What candidates are compared at: budgets that cost every candidate the same."""
+"""Budgets that cost every candidate the same, at which candidates are compared."""
 
 from __future__ import annotations
 

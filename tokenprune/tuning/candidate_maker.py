@@ -82,11 +82,11 @@ class CandidateMaker:
         return Candidate(name, method, origin)
 
     def cost(self, visual: Sequence[int], vision: bool) -> int:
-        """See :attr:`tokenprune.budgets.base.Schedule.cost`; it raises where no closed form is known."""
+        """FLOPs in closed form, see :attr:`tokenprune.budgets.base.Schedule.cost`; it raises where none is known."""
         return prefill_cost(self.adapter.config, self.text)(visual, vision)
 
     def refusal(self, layers: tuple[int, ...], pruner: Pruner) -> str | None:
-        """Why the model cannot be pruned so within the budget; None if it can."""
+        """The reason why the model cannot be pruned so within the budget; None if it can."""
         try:
             self.candidate("-", "variant", layers, pruner)
         except TokenPruneError as error:

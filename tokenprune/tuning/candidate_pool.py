@@ -1,4 +1,4 @@
-"""Which candidates a tune has: those that the user names, or all that the model can serve; random always."""
+"""The candidates of a tune: those that the user names, or all that the model can serve; random always."""
 
 from __future__ import annotations
 

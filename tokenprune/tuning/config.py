@@ -37,7 +37,7 @@ class TuneRules(Component):
 
 
 class TuneConfig(TuneRules, RunConfig):
-    """Which method is best for a model, for data and for a budget; see also :class:`TuneRules`.
+    """A search for the best method for a model, for data and for a budget; see also :class:`TuneRules`.
 
     Attributes:
         requires: Distributions that the components come from, each with how to install it. Checked first.

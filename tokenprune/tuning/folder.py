@@ -44,8 +44,7 @@ def read_tune(folder: str | Path) -> TuneResult:
     if not rows or len(rows) < len(found):
         raise OutputError(f"the tune in {output.folder} has not finished", "run `tokenprune tune` again: it continues")
     settings = output.config()
-    stored = output.read_json(FACTS)
-    stored = stored if isinstance(stored, dict) else {}
+    stored = output.read_mapping(FACTS)
     try:
         facts = Facts(**stored["facts"]) if "facts" in stored else _facts(settings)
         budgets = list(dict.fromkeys(row["budget"] for row in rows))
@@ -84,7 +83,7 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
 
 
 def _facts(settings: dict[str, Any]) -> Facts:
-    """What an older version did not store, as far as the settings say it."""
+    """The facts that an older version did not store, as far as the settings say them."""
     model, task = settings["model"], settings["task"]
     goal: Goal = "score" if settings.get("labels") else settings["objective"]
     name = str(model.get("checkpoint") or model["name"]).rstrip("/").rpartition("/")[2]

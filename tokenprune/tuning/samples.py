@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,15 +39,8 @@ class HostBatches(Sequence[Inputs]):
     def __len__(self) -> int:
         return len(self._batches)
 
-    @overload
-    def __getitem__(self, index: int) -> Inputs: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Inputs]: ...
-
-    def __getitem__(self, index: int | slice) -> Inputs | Sequence[Inputs]:
-        if isinstance(index, slice):
-            return HostBatches(self._batches[index], self._device)
+    def __getitem__(self, index: Any) -> Any:
+        """One batch on the device; nobody asks for slices."""
         return _moved(self._batches[index], self._device)
 
 
@@ -132,7 +125,7 @@ def check_samples(adapter: Adapter, batches: Sequence[Inputs]) -> list[tuple[int
 
 @dataclass(frozen=True)
 class Counted:
-    """Which samples count: every one once, however often it was given.
+    """The samples that count: every one once, however often it was given.
 
     Attributes:
         places: The places of each batch whose samples count.
@@ -146,7 +139,7 @@ class Counted:
 
 
 def different_samples(adapter: Adapter, batches: Sequence[Inputs], sizes: Sequence[tuple[int, int]]) -> Counted:
-    """Which samples count.
+    """Find the samples that count.
 
     Args:
         adapter: The model's adapter.

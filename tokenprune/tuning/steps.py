@@ -8,28 +8,20 @@ from collections.abc import Callable, Sequence
 Progress = Callable[[str, int, int], None]
 
 
-class Steps:
-    """Turns the batches of a race into the steps of one progress bar over all budgets.
+def steps_of(progress: Progress | None, number: int, budgets: int, budget: str, names: Sequence[str]) -> Progress:
+    """Turn the batches of one race into steps of a progress bar over all budgets; candidates that left count as done.
 
     Args:
-        progress: The bar.
+        progress: The bar; None shows nothing.
         number: Which budget, from 0.
         budgets: Number of budgets.
+        budget: The budget in a few words.
+        names: The candidates of the race.
     """
 
-    def __init__(self, progress: Progress, number: int, budgets: int) -> None:
-        self._progress, self._number, self._budgets = progress, number, budgets
-        self._places: dict[str, int] = {}
-        self._slug = ""
+    def show(name: str, batch: int, batches: int) -> None:
+        if progress is not None:
+            done = (number * batches + batch) * len(names) + names.index(name) + 1
+            progress(f"{budget}: {name}" if budgets > 1 else name, done, budgets * batches * len(names))
 
-    def begin(self, slug: str, names: Sequence[str], batches: int) -> None:
-        """Say what the race will run."""
-        self._slug, self._places = slug, {name: place for place, name in enumerate(names)}
-        self._per_budget = len(names) * batches
-
-    def __call__(self, name: str, batch: int, batches: int) -> None:
-        """A candidate has seen a batch. Candidates that left count as done."""
-        done = batch * len(self._places) + self._places[name] + 1
-        if self._budgets > 1:
-            name = f"{self._slug}: {name}"
-        self._progress(name, self._number * self._per_budget + done, self._budgets * self._per_budget)
+    return show

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from tokenprune.adapters import adapter_for
@@ -35,7 +34,7 @@ from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.tasks.base import Task, checked_score
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, budget_slug
 from tokenprune.tuning.candidate_pool import CandidatePool, CandidateSpec, PoolBuilder, as_list
-from tokenprune.tuning.config import TuneConfig
+from tokenprune.tuning.config import TuneConfig, TuneRules
 from tokenprune.tuning.equal_time import equal_time, prefill_clock
 from tokenprune.tuning.ranking import Measured, Ranking, rank
 from tokenprune.tuning.report import Facts
@@ -51,22 +50,17 @@ from tokenprune.tuning.samples import (
     nothing_dropped,
     read_samples,
 )
-from tokenprune.tuning.steps import Progress, Steps
+from tokenprune.tuning.steps import Progress, steps_of
 from tokenprune.tuning.store import BudgetRows, TuneStore
 
 #: Samples whose entropy curves are measured, at least.
 CURVES = 8
 
 
-class _Arguments(Config):
-    """The arguments of :func:`tune` that are checked as in a file; see :class:`TuneConfig`."""
+class _Arguments(TuneRules, Config):
+    """The arguments of :func:`tune` that are checked as in a file."""
 
     budget: Annotated[EqualCost, EqualCostBudget()]
-    objective: Objective
-    error: float = Field(gt=0, lt=1)
-    tokens: int = Field(ge=1)
-    first: int = Field(ge=2)
-    seed: int = Field(ge=0)
 
 
 def tune(
@@ -225,8 +219,9 @@ class _Tuning:
             start = time.perf_counter()
             rankings = []
             for number, budget in enumerate(budgets):
-                show = None if self.progress is None else Steps(self.progress, number, len(budgets))
                 found = self._candidates(adapter, budget, named, compositions, sizes, store)
+                names = [candidate.name for candidate in found.candidates]
+                show = steps_of(self.progress, number, len(budgets), budget_slug(budget), names)
                 rankings.append(self._race(adapter, budget, found, counted, store, show))
             facts = replace(self.facts, seconds=time.perf_counter() - start, copies=counted.copies)
             folder = None if store is None else str(store.folder)
@@ -290,15 +285,13 @@ class _Tuning:
         found: CandidatePool,
         counted: Counted,
         store: TuneStore | None,
-        show: Steps | None,
+        show: Progress,
     ) -> Ranking:
         slug = budget_slug(budget)
         methods = {candidate.name: candidate.method for candidate in found.candidates}
         dumped = {name: method.model_dump(mode="json", exclude={"label"}) for name, method in methods.items()}
         definitions = with_code(dumped, methods)
         rows = BudgetRows(slug) if store is None else store.rows(slug, definitions)
-        if show is not None:
-            show.begin(slug, list(methods), len(self.batches))
         with reserved(adapter.decoder):
             race = run_race(
                 adapter, self.batches, methods, self.rules, rows, show, self.answer, self.names, counted.places
