@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -95,3 +97,12 @@ class BusyModelError(TokenPruneError, RuntimeError):
     """A method is already applied to the model."""
 
     code = "busy-model"
+
+
+@contextmanager
+def within(where: str) -> Iterator[None]:
+    """Say in every error from inside the block where it happened: the error is the same with ``where`` before it."""
+    try:
+        yield
+    except TokenPruneError as error:
+        raise type(error)(f"{where}: {error.what}", error.fix) from error

@@ -55,7 +55,7 @@ class Answering(SeriesModel):
         if item.unpruned:
             work.unpruned = dict(zip(batch.positions, generated.texts, strict=True))
         answers = zip(batch.positions, batch.samples, generated.texts, costs, strict=True)
-        return [self._answered(item, work, *answer) | cost for *answer, cost in answers]
+        return [self._answered(item, work, at, sample, text) | cost for at, sample, text, cost in answers]
 
     def _answered(self, item: Series, work: BatchInWork, position: int, sample: Sample, text: str) -> Row:
         if self.config.task.label_free:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -13,7 +13,7 @@ from tokenprune.budgets.base import Budget
 from tokenprune.budgets.slug import slug
 from tokenprune.component import Component, FromRegistry
 from tokenprune.config import Method
-from tokenprune.errors import ConfigError, TokenPruneError
+from tokenprune.errors import ConfigError, within
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.tuned import TUNED, Tune, TuneSettings, costs_the_same
 from tokenprune.models.base import ModelSpec
@@ -27,8 +27,6 @@ UNPRUNED = "unpruned"
 
 class MethodEntry(CandidateEntry):
     """One entry of ``methods``: a named method, one defined by ``layers`` and ``pruner``, or one that a tune finds.
-
-    See also :class:`~tokenprune.tuning.run_config.CandidateEntry`.
 
     Attributes:
         name: ``tuned`` is the method that a tune on the task's training split finds for each of the experiment's
@@ -171,7 +169,7 @@ class ExperimentConfig(RunConfig):
             entries.append(MethodEntry(name="oracle"))
         published = {}
         for entry in entries:
-            with _named(entry):
+            with within(f"method {entry.title!r}"):
                 published[entry.title] = entry.published_settings(self.model)
         for budget in self.budgets:
             for entry in entries:
@@ -181,28 +179,18 @@ class ExperimentConfig(RunConfig):
                     yield Series(entry.title, None, None, slug(budget), tune=tune)
                     continue
                 for seed in entry.seeds or (None,):
-                    with _named(entry):
+                    with within(f"method {entry.title!r}"):
                         method = entry.method(budget, settings)
                     method = method if seed is None else reseed(method, seed)
                     yield Series(entry.title, method, seed, slug(budget), settings.sentence if settings else None)
 
 
-@contextmanager
-def _named(entry: MethodEntry) -> Iterator[None]:
-    """Name the method in every error from inside the block.
-
-    Raises:
-        ConfigError: The error, with the name.
-    """
-    try:
-        yield
-    except TokenPruneError as error:
-        raise ConfigError(f"method {entry.title!r}: {error}") from error
-
-
 def json_schema() -> str:
     """The JSON schema of experiment files, for editors. It knows the names of what is installed, and no others."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **ExperimentConfig.model_json_schema()}
+    for cls in (MethodEntry, TuneSettings):  # editors show the texts of inherited fields, too
+        texts = (inspect.getdoc(described) or "" for described in (cls, *cls.__bases__))
+        schema["$defs"][cls.__name__]["description"] = "\n\n".join(texts)
     return json.dumps(schema, indent=2)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +23,7 @@ from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.code import used_code
 from tokenprune.output.lines import Row
 from tokenprune.registry import suggest
-
-#: Called after every batch with (series key, batches done, batches in total).
-Progress = Callable[[str, int, int], None]
+from tokenprune.tuning.steps import Progress
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def run_experiment(
 
     Args:
         config: The experiment.
-        progress: Called after every batch.
+        progress: Called after every batch with (series key, batches done, batches in total).
         part: The part of it to run; all by default.
 
     Raises:

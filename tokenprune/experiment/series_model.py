@@ -13,7 +13,7 @@ from tokenprune.clock import timed
 from tokenprune.config import Method
 from tokenprune.engine import apply
 from tokenprune.engine.features import SharedFeatures
-from tokenprune.errors import ConfigError, PluginError, SampleError, TokenPruneError, UnsupportedFeatureError
+from tokenprune.errors import ConfigError, PluginError, SampleError, TokenPruneError, UnsupportedFeatureError, within
 from tokenprune.experiment.batches import Batch
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.series import Series
@@ -160,9 +160,10 @@ def named(item: Series, batch: Batch | None = None) -> Iterator[None]:
         first, last = batch.samples[0].id, batch.samples[-1].id
         where += f" on sample {first!r}" if first == last else f" on samples {first!r} to {last!r}"
     try:
-        yield
-    except TokenPruneError as error:
-        raise type(error)(f"{where}: {error.what}", error.fix) from error
+        with within(where):
+            yield
+    except TokenPruneError:
+        raise
     except torch.OutOfMemoryError as error:
         raise ConfigError(f"{where}: the device is out of memory", "lower batch_size") from error
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:

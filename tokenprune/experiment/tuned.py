@@ -29,8 +29,6 @@ TUNED = "tuned"
 class TuneSettings(TuneRules):
     """The settings of a tune in an experiment; everything else it has from the experiment.
 
-    See also :class:`~tokenprune.tuning.config.TuneRules`.
-
     Attributes:
         methods: The candidates: names of named methods with their variants, or of YAML files with a method; null for
             all named methods.

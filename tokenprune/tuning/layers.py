@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import count
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
@@ -25,15 +26,7 @@ def tower_depth(adapter: Adapter) -> int | None:
             return False
         return True
 
-    if not exists(0):
-        return None
-    low, high = 0, 1  # layer `low` exists; first double, then bisect
-    while exists(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if exists(middle) else (low, middle)
-    return high
+    return next(layer for layer in count() if not exists(layer)) or None
 
 
 def own_layers(method: Method, adapter: Adapter, curves: EntropyProfile | None) -> tuple[int, ...] | None:
