@@ -56,9 +56,8 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
         target.check_settings(config.settings(), config.free())
         target.check_definitions(wanted)
         _check_choices(sources)
-        _check_equal(sources, "left_out.json")
-        _check_equal(sources, "series.json")
-        _check_equal(sources, "fingerprints.json")
+        for name in ("left_out.json", "series.json", "fingerprints.json"):
+            _check_same(sources, name, [source.read_json(name) for source in sources])
         target.write_json(ORIGIN, _merged_origin(sources).stored())
         for name in ("choices.json", "left_out.json", "environment.json", "series.json", "fingerprints.json"):
             target.write_json(name, sources[0].read_json(name))
@@ -151,10 +150,6 @@ def _merged_origin(sources: list[Results]) -> Origin:
         warnings.warn(what, TokenPruneWarning, stacklevel=3)
     code = {name: None if f"code of the {name}" in unknown else version for name, version in first.code.items()}
     return replace(first, model=None if "weights" in unknown else first.model, code=code)
-
-
-def _check_equal(sources: list[Results], name: str) -> None:
-    _check_same(sources, name, [source.read_json(name) for source in sources])
 
 
 def _check_same(sources: list[Results], name: str, contents: list[Any]) -> None:
