@@ -27,6 +27,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -35,8 +36,9 @@ import selection_literal as literal
 import torch
 from torch import Tensor
 
+from tokenprune.clock import environment, timed
 from tokenprune.context import PruneContext
-from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios
+from tokenprune.measure.latency import Spread, ratios
 from tokenprune.ops.bipartite import plan_rounds, soft_matching
 from tokenprune.pruners.base import Pruner
 from tokenprune.pruners.dpp import Dpp
@@ -170,14 +172,11 @@ CASES = {
 }
 
 
-class ThreadTime:
-    """Times calls by the CPU time of this thread: on a shared machine it does not count other programs."""
-
-    def time(self, call: Callable[[], Result]) -> tuple[Result, float]:
-        """The result of a call, and its milliseconds."""
-        before = time.thread_time()
-        result = call()
-        return result, (time.thread_time() - before) * 1e3
+def thread_timed(call: Callable[[], Result]) -> tuple[Result, float]:
+    """Time a call in milliseconds of this thread's CPU time: on a shared machine it does not count other programs."""
+    before = time.thread_time()
+    result = call()
+    return result, (time.thread_time() - before) * 1e3
 
 
 def matching(inputs: Inputs, keep: int) -> Tensor:
@@ -231,20 +230,20 @@ def measure(name: str, tokens: int, args: argparse.Namespace) -> dict[str, Any]:
     inputs = Inputs.of(tokens, device, getattr(torch, args.dtype))
     case = CASES[name.removesuffix("-matching")]
     keep = int(tokens * case.keep)
-    watch = ThreadTime() if device.type == "cpu" and args.threads == 1 else Stopwatch(device)
+    watch = thread_timed if device.type == "cpu" and args.threads == 1 else partial(timed, device)
 
     def ours() -> tuple[Tensor, float]:
         if name == "tome-matching":
-            return watch.time(lambda: matching(inputs, keep))
+            return watch(lambda: matching(inputs, keep))
         context = inputs.context(1 if case.video else keep, case.video, open_ended=case.video)
-        selection, milliseconds = watch.time(lambda: case.ours.select(context))
+        selection, milliseconds = watch(lambda: case.ours.select(context))
         return selection.keep, milliseconds
 
     def authors() -> tuple[Tensor, float]:
         if name == "tome-matching":
-            return watch.time(lambda: literal.tome(inputs.keys, None, keep, 24))
+            return watch(lambda: literal.tome(inputs.keys, None, keep, 24))
         copy = replace(inputs, states=inputs.states.clone())  # as new as the context's, also in the processor's cache
-        return watch.time(lambda: case.authors(copy, keep))
+        return watch(lambda: case.authors(copy, keep))
 
     ways: dict[str, Callable[[], tuple[Any, float]]] = {"ours": ours, "authors": authors}
     if name in args.checkout:
@@ -252,7 +251,7 @@ def measure(name: str, tokens: int, args: argparse.Namespace) -> dict[str, Any]:
 
         def of_checkout() -> tuple[object, float]:
             copy = replace(inputs, states=inputs.states.clone())
-            return watch.time(lambda: theirs(copy, keep))
+            return watch(lambda: theirs(copy, keep))
 
         ways["published"] = of_checkout
     times: dict[str, list[float]] = {way: [] for way in ways}
