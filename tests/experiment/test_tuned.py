@@ -20,7 +20,7 @@ from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.runner import Part
 from tokenprune.experiment.tuned import Tune, TuneSettings
-from tokenprune.tuning import TuneConfig, TuneResult
+from tokenprune.tuning import TuneResult
 
 HALF = {"name": "layer_average", "ratio": 0.6}
 KEY = "tuned / layer_average 0.6"
@@ -54,10 +54,10 @@ class NoTuneError(Exception):
 
 @pytest.fixture
 def no_tune(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: object, *args: Any) -> TuneResult:
+    def fail(*args: Any) -> TuneResult:
         raise NoTuneError
 
-    monkeypatch.setattr("tokenprune.experiment.tuned.Tune.run", fail)
+    monkeypatch.setattr("tokenprune.experiment.choosing.run_tune", fail)
 
 
 def test_the_found_method_runs_like_any_other(finished: tuple[Path, ExperimentResult], tmp_path: Path) -> None:
@@ -104,10 +104,10 @@ def test_a_run_that_goes_on_keeps_the_method(tmp_path: Path, monkeypatch: pytest
     run_experiment(tuned(tmp_path), part=Part(limit=5))
     before = choices(tmp_path)
 
-    def fail(self: object, *args: Any) -> TuneResult:
+    def fail(*args: Any) -> TuneResult:
         raise NoTuneError
 
-    monkeypatch.setattr("tokenprune.experiment.tuned.Tune.run", fail)
+    monkeypatch.setattr("tokenprune.experiment.choosing.run_tune", fail)
     run_experiment(tuned(tmp_path))
     assert choices(tmp_path) == before
 
@@ -257,12 +257,6 @@ def test_a_tune_that_cannot_run_names_the_method(tmp_path: Path) -> None:
     only = tuned(tmp_path / "c", [{"name": "layer_average", "tokens": 100}], methods=[{"name": "tuned", "tune": TUNE}])
     with pytest.raises(TokenPruneError, match=r"^method 'tuned' with budget 'layer_average 100': .*16"):
         run_experiment(only)
-
-
-def test_the_defaults_are_those_of_a_tune() -> None:
-    """An experiment's tune and ``tokenprune tune`` answer alike unless they are told otherwise."""
-    for name, field in TuneSettings.model_fields.items():
-        assert field.default == TuneConfig.model_fields[name].default, name
 
 
 @pytest.mark.usefixtures("toy_installed")
