@@ -42,7 +42,7 @@ def encode(
 
 
 def unusable(error: Exception, name: str) -> SampleError:
-    """What a model's processor has against a sample, as one line."""
+    """Turn a processor's exception into a :class:`SampleError` of one line."""
     if isinstance(error, SampleError):
         return error
     text = str(error) if isinstance(error, TokenPruneError) else f"{type(error).__name__}: {error}"

@@ -109,7 +109,7 @@ class TuneResult:
             return self.write(output)
 
     def write(self, output: OutputFolder) -> list[Path]:
-        """The same in a folder that is locked already."""
+        """Write the files into a folder that the caller has locked; see :meth:`save`."""
         names = file_names([ranking.budget for ranking in self.rankings])
         written = [
             output.write(name, method_file(ranking, self.facts))
