@@ -354,7 +354,7 @@ def test_the_folder_of_an_experiment_is_refused(tmp_path: Path) -> None:
 def test_a_name_with_another_definition_is_refused(tmp_path: Path) -> None:
     model, samples = planted(4)
     tp.tune(model, samples, BUDGET, [method(Place(), "mine")], output=tmp_path)
-    with pytest.raises(OutputError, match="holds results of 'layer_average 0.5 / mine' with another definition"):
+    with pytest.raises(OutputError, match=r"holds results of 'layer_average 0.5 / mine' with another definition"):
         tp.tune(model, samples, BUDGET, [method(Place(keep="matter"), "mine")], output=tmp_path)
 
 
