@@ -36,8 +36,7 @@ import selection_literal as literal
 import torch
 from torch import Tensor
 
-from tokenprune.clock import environment, timed
-from tokenprune.context import PruneContext
+from tokenprune.core.clock import environment, timed
 from tokenprune.measure.latency import Spread, ratios
 from tokenprune.ops.bipartite import plan_rounds, soft_matching
 from tokenprune.pruners.base import Pruner
@@ -54,6 +53,7 @@ from tokenprune.pruners.visionzip import VisionZip
 from tokenprune.pruners.vispruner import VisPruner
 from tokenprune.pruners.vscan import VScan
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
+from tokenprune.signals.context import PruneContext
 from tokenprune.testing import TowerTensors, make_context
 
 Result = TypeVar("Result")

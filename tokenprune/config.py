@@ -15,9 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from tokenprune.architecture import Architecture
 from tokenprune.budgets.base import Budget
-from tokenprune.component import Component, FromRegistry, explain
+from tokenprune.core.architecture import Architecture
+from tokenprune.core.component import Component, FromRegistry, explain
 from tokenprune.errors import ConfigError, MissingDataError
 from tokenprune.pruners.base import Pruner
 from tokenprune.selectors.base import LayerSelector

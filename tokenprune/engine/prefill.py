@@ -14,9 +14,8 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.structure import generates, head_error
 from tokenprune.adapters.towers import TowerRun
-from tokenprune.call_arguments import given_cache, returned_cache
-from tokenprune.clock import Moment
-from tokenprune.context import PruneContext
+from tokenprune.core.call_arguments import given_cache, returned_cache
+from tokenprune.core.clock import Moment
 from tokenprune.engine.arguments import CompactArguments
 from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, mark
 from tokenprune.engine.calls import Call, Observation
@@ -34,9 +33,10 @@ from tokenprune.engine.tower import TowerReader
 from tokenprune.errors import UnsupportedModelError
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.rows import compose, keep_index, take
-from tokenprune.run import PrefillRecord, StageResult, StageTokens
-from tokenprune.signals import DeclaredSignals
-from tokenprune.visual_axis import VisualAxis
+from tokenprune.recording import PrefillRecord, StageResult, StageTokens
+from tokenprune.signals.context import PruneContext
+from tokenprune.signals.signals import DeclaredSignals
+from tokenprune.signals.visual_axis import VisualAxis
 
 
 @dataclass(frozen=True)

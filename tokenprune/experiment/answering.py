@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenprune.engine.divergence import forced_log_probabilities, mean_divergence, not_comparable
+from tokenprune.engine.trials.divergence import forced_log_probabilities, mean_divergence, not_comparable
 from tokenprune.experiment.batches import Batch
 from tokenprune.experiment.cost import sample_cost
 from tokenprune.experiment.series import Series

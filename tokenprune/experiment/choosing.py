@@ -9,16 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from tokenprune.budgets.base import Schedule
-from tokenprune.engine import choose_layers, chosen
 from tokenprune.errors import BudgetError, SampleError, TokenPruneError
 from tokenprune.experiment.batches import Batch
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.series_model import SeriesModel, named
 from tokenprune.experiment.tuned import TUNED, chosen_method, verdict
-from tokenprune.flops import prefill_cost
+from tokenprune.flops.decoder import prefill_cost
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode
+from tokenprune.run import choose_layers, chosen
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tuning import TuneConfig, run_tune
 from tokenprune.tuning.steps import Progress

@@ -11,14 +11,14 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tokenprune.budgets.base import Budget
 from tokenprune.budgets.slug import slug
-from tokenprune.component import Component, FromRegistry
 from tokenprune.config import Method
+from tokenprune.core.component import Component, FromRegistry
 from tokenprune.errors import ConfigError, within
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.tuned import TUNED, Tune, TuneSettings, costs_the_same
+from tokenprune.methods.named import find_shipped, method_names
+from tokenprune.methods.published import Published
 from tokenprune.models.base import ModelSpec
-from tokenprune.named import find_shipped, method_names
-from tokenprune.published import Published
 from tokenprune.tuning.run_config import CandidateEntry, MayDiffer, MethodName, OutputPath, RunConfig, as_entries
 
 #: The title of the series without a method.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
-from tokenprune.clock import timed
+from tokenprune.core.clock import timed
 from tokenprune.errors import ConfigError
 from tokenprune.experiment.answering import Answering, BatchInWork
 from tokenprune.experiment.batches import Batch, Batches

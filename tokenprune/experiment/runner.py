@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenprune.clock import environment
+from tokenprune.core.clock import environment
+from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment import examples
 from tokenprune.experiment.answering import Answering, BatchInWork
@@ -22,7 +23,6 @@ from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.code import used_code
 from tokenprune.output.lines import Row
-from tokenprune.registry import suggest
 from tokenprune.tuning.steps import Progress
 
 

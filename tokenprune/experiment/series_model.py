@@ -9,10 +9,9 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from tokenprune.adapters import adapter_for
-from tokenprune.clock import timed
 from tokenprune.config import Method
-from tokenprune.engine import apply
-from tokenprune.engine.features import SharedFeatures
+from tokenprune.core.clock import timed
+from tokenprune.engine.trials.features import SharedFeatures
 from tokenprune.errors import ConfigError, PluginError, SampleError, TokenPruneError, UnsupportedFeatureError, within
 from tokenprune.experiment.batches import Batch
 from tokenprune.experiment.config import ExperimentConfig
@@ -23,7 +22,7 @@ from tokenprune.models.answer import check_prompt_logits
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.processor import processor_fingerprint
 from tokenprune.pictures.look import Look
-from tokenprune.run import Run
+from tokenprune.run import Run, apply
 from tokenprune.tasks.base import Sample, foreground_tokens, sample_pictures
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from tokenprune.budgets.base import Budget
-from tokenprune.component import Component, FromRegistry
 from tokenprune.config import Method
+from tokenprune.core.component import Component, FromRegistry
 from tokenprune.errors import ConfigError
 from tokenprune.tuning import TuneResult
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, budget_slug

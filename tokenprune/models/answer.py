@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import LogitsProcessorList
 
-from tokenprune.engine.divergence import answer_mask, write_answers
+from tokenprune.engine.trials.divergence import answer_mask, write_answers
 from tokenprune.errors import UnsupportedFeatureError
 from tokenprune.models.base import LoadedModel
 from tokenprune.ops.finite import is_distribution

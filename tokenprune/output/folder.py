@@ -13,9 +13,9 @@ from typing import Any, TextIO
 import yaml
 from filelock import FileLock, Timeout
 
+from tokenprune.core.text import well_formed
 from tokenprune.errors import OutputError
 from tokenprune.output.lines import Row, json_ready, line
-from tokenprune.text import well_formed
 
 #: The file of a run's settings.
 CONFIG = "config.yaml"

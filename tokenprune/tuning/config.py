@@ -6,8 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tokenprune.component import Component
-from tokenprune.engine.race import Objective
+from tokenprune.core.component import Component
+from tokenprune.engine.trials.race import Objective
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, budget_slug
 from tokenprune.tuning.run_config import CandidateEntry, MayDiffer, OutputPath, RunConfig, as_entries
 

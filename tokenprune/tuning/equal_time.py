@@ -12,10 +12,10 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.keep import ladder
 from tokenprune.budgets.layer_average import LayerAverage, layer_average
-from tokenprune.clock import timed
 from tokenprune.config import Method
-from tokenprune.engine.apply import apply
+from tokenprune.core.clock import timed
 from tokenprune.errors import BudgetError, TokenPruneError
+from tokenprune.run.apply import apply
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tuning.budgets import PrefillTime
 from tokenprune.tuning.candidate_maker import Candidate

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from tokenprune.config import Method
-from tokenprune.engine.fidelity import Fidelity
-from tokenprune.engine.race import Goal
+from tokenprune.engine.trials.fidelity import Fidelity
+from tokenprune.engine.trials.race import Goal
 from tokenprune.errors import MissingDataError, OutputError, TokenPruneError
 from tokenprune.output.folder import OutputFolder
 from tokenprune.output.lines import Row, lines, parse

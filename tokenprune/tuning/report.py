@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 import yaml
 
-from tokenprune.engine.race import Goal
-from tokenprune.named import method_names, shipped_method
+from tokenprune.engine.trials.race import Goal
+from tokenprune.methods.named import method_names, shipped_method
 from tokenprune.output.lines import Row
 from tokenprune.tuning import table
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front

@@ -9,15 +9,15 @@ from pydantic import AfterValidator, Field, GetJsonSchemaHandler, field_validato
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from tokenprune import plugins
 from tokenprune.budgets.base import Budget
-from tokenprune.component import Component, FromRegistry
 from tokenprune.config import Config, Label, Method, Positions
+from tokenprune.core import plugins
+from tokenprune.core.component import Component, FromRegistry
+from tokenprune.core.registry import suggest
+from tokenprune.methods.named import is_file_name, load_method, method_names
+from tokenprune.methods.published import Published
 from tokenprune.models.base import ModelSpec
-from tokenprune.named import is_file_name, load_method, method_names
 from tokenprune.pruners.base import Pruner
-from tokenprune.published import Published
-from tokenprune.registry import suggest
 from tokenprune.selectors.base import LayerSelector
 from tokenprune.tasks.base import Task
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenprune.engine.fidelity import Fidelity
+from tokenprune.engine.trials.fidelity import Fidelity
 from tokenprune.errors import OutputError, TokenPruneWarning
 from tokenprune.fingerprint import same
 from tokenprune.fingerprint.origin import ORIGIN, Origin
@@ -26,7 +26,7 @@ MEASURES = ("agreement", "divergence", "distance", "average", "flops")
 
 @dataclass
 class BudgetRows:
-    """The rows of one budget; a :class:`tokenprune.engine.race.RaceLog`.
+    """The rows of one budget; a :class:`tokenprune.engine.trials.race.RaceLog`.
 
     Attributes:
         budget: The budget in a few words.

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from tokenprune.clock import Moment, environment, timed
+from tokenprune.core.clock import Moment, environment, timed
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenprune.adapters.views import PlacedItem
-from tokenprune.clock import Moment
+from tokenprune.core.clock import Moment
 from tokenprune.pictures.look import StageLook
 
 
