@@ -11,7 +11,7 @@ import tokenprune as tp
 from tests.experiment.test_cli import GOOD
 from tokenprune.budgets.keep import KeepRatio
 from tokenprune.cli.tables import print_plan
-from tokenprune.errors import ConfigError
+from tokenprune.errors import ConfigError, MissingDataError
 from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.report import markdown
 from tokenprune.models.base import ModelSpec
@@ -52,7 +52,7 @@ def test_true_takes_the_entry_that_fits_the_experiments_model(checkpoint: str) -
 def test_a_checkpoint_that_is_not_there_is_named() -> None:
     model = {"name": "hf", "checkpoint": "./no-such-folder"}
     config = experiment({"name": "vtw", "published": True}, model=model, budgets=["drop_all"])
-    with pytest.raises(ConfigError, match=r"method 'vtw': checkpoint './no-such-folder' cannot be loaded"):
+    with pytest.raises(MissingDataError, match=r"method 'vtw': checkpoint './no-such-folder' cannot be loaded"):
         list(config.series())
 
 

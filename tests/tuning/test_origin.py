@@ -51,7 +51,7 @@ def test_other_code_of_a_candidate_is_refused(tmp_path: Path, monkeypatch: pytes
     model, samples = planted(8)
     tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
     other_code(monkeypatch, f"tokenprune.{name}")
-    match = r"holds rows of '.*' with another version of the .*: tokenprune-mllm .* there, tokenprune-mllm .* now"
+    match = r"holds results of '.*' with another version of the .*: tokenprune-mllm .* there, tokenprune-mllm .* now"
     with pytest.raises(OutputError, match=match):
         tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
 

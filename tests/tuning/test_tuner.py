@@ -24,6 +24,7 @@ from tokenprune.errors import (
     BudgetError,
     BusyModelError,
     ConfigError,
+    MissingDataError,
     OutputError,
     SampleError,
     UnknownNameError,
@@ -163,7 +164,7 @@ def test_the_chosen_method_is_used_everywhere(tmp_path: Path) -> None:
     methods = [str(path), {"name": str(path), "label": "again"}]
     found = run_experiment(experiment(str(tmp_path / "run"), methods=methods, oracle=False))
     assert {row["method"] for row in found.rows} == {"unpruned", "tuned", "again"}
-    with pytest.raises(ConfigError, match=r"method 'gone': no such config file: gone\.yaml"):
+    with pytest.raises(MissingDataError, match=r"method 'gone': no such config file: gone\.yaml"):
         list(experiment(str(tmp_path / "x"), methods=["gone.yaml"]).series())
 
 
@@ -353,7 +354,7 @@ def test_the_folder_of_an_experiment_is_refused(tmp_path: Path) -> None:
 def test_a_name_with_another_definition_is_refused(tmp_path: Path) -> None:
     model, samples = planted(4)
     tp.tune(model, samples, BUDGET, [method(Place(), "mine")], output=tmp_path)
-    with pytest.raises(OutputError, match="holds results of 'mine' with another definition"):
+    with pytest.raises(OutputError, match=r"holds results of 'layer_average 0.5 / mine' with another definition"):
         tp.tune(model, samples, BUDGET, [method(Place(keep="matter"), "mine")], output=tmp_path)
 
 
