@@ -29,7 +29,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.decoder_stack import DecoderStack
 from tokenprune.adapters.generic import GenericAdapter
 from tokenprune.adapters.image_video import ImageVideoAdapter
-from tokenprune.call_arguments import named_parameters
+from tokenprune.core.call_arguments import named_parameters
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 
 # ---- how the decoder is built ---

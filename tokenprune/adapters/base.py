@@ -14,7 +14,7 @@ from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.adapters.layout import VisualLayout, check_not_empty, find_tokens, layout_from_runs, layout_from_sizes
 from tokenprune.adapters.towers import TowerSite
 from tokenprune.adapters.views import PlacedItem
-from tokenprune.architecture import Architecture
+from tokenprune.core.architecture import Architecture
 from tokenprune.errors import UnsupportedModelError
 
 

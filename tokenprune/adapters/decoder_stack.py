@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.adapters.projections import Projection, Rotate, names_used, projection, rotation
-from tokenprune.call_arguments import named_parameters
+from tokenprune.core.call_arguments import named_parameters
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 
 #: Names of the attention module inside a decoder layer, in the order tried.

@@ -15,13 +15,13 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.modalities import MODALITIES, Modality, pixels
 from tokenprune.adapters.towers import TowerRun, TowerSite
-from tokenprune.call_arguments import bound_arguments
+from tokenprune.core.call_arguments import bound_arguments
 from tokenprune.engine import hooks
 from tokenprune.engine.calls import Call
 from tokenprune.errors import ScoreError, UnsupportedModelError
 from tokenprune.ops.vision import TowerLayer, TowerRuns, on_visual_axis
-from tokenprune.signals import GatheredTower, TowerSignals
-from tokenprune.visual_axis import VisualAxis
+from tokenprune.signals.signals import GatheredTower, TowerSignals
+from tokenprune.signals.visual_axis import VisualAxis
 
 
 class _ThreadRuns(threading.local):
@@ -133,13 +133,13 @@ def _shape_of_pixels(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _RecordedLayer:
-    """Implements :class:`tokenprune.signals.TowerSignals` for all features that the tower made.
+    """Implements :class:`tokenprune.signals.signals.TowerSignals` for all features that the tower made.
 
     Attributes:
         states: The layer's states, of all images and then of all videos.
         counts: Visual tokens per sample before any stage.
         repeats: Times that the prompts repeat each sample that the tower got, as beams.
-        projector: See :attr:`tokenprune.signals.TowerSignals.projector`.
+        projector: See :attr:`tokenprune.signals.signals.TowerSignals.projector`.
     """
 
     states: TowerLayer | TowerRuns
@@ -149,27 +149,27 @@ class _RecordedLayer:
 
     @property
     def attention(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.attention`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.attention`."""
         return self.states.attention
 
     @property
     def received(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.received`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.received`."""
         return self.states.received
 
     @property
     def key(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.key`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.key`."""
         return self.states.mean_key
 
     @property
     def features(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.features`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.features`."""
         return self.states.mean_output
 
     @property
     def tiles(self) -> Sequence[Tensor] | None:
-        """See :attr:`tokenprune.signals.TowerSignals.tiles`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.tiles`."""
         if self.states.tiles is None:
             return None
         samples = self.states.tiles.split(list(self.counts[:: self.repeats]))
