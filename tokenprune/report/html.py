@@ -85,7 +85,7 @@ def inline(text: str) -> Markup:
 
 
 def sort_value(cell: Cell) -> str:
-    """What a cell is sorted by, for the script; empty for nothing."""
+    """The sort key of a cell, for the script; empty for none."""
     if cell.value is None:
         return cell.text
     return "" if math.isnan(cell.value) else repr(float(cell.value))
