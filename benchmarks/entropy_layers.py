@@ -28,8 +28,8 @@ from tokenprune.config import Method
 from tokenprune.drawing import vega
 from tokenprune.drawing.palette import COLOURS
 from tokenprune.engine import measure_entropy
-from tokenprune.engine.calibrate import why_unmet
-from tokenprune.engine.fidelity import Fidelity, UnprunedBatch
+from tokenprune.engine.trials.calibrate import why_unmet
+from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch
 from tokenprune.models.base import ModelSpec
 from tokenprune.tasks.base import Task
 from tokenprune_embedded.models import Clips, Digits

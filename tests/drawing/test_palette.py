@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import combinations, pairwise
 
 from tokenprune.drawing.palette import COLOURS, DASHES, GREY, PLACES, styles
-from tokenprune.named import method_names
+from tokenprune.methods.named import method_names
 
 
 def test_a_named_method_looks_the_same_beside_any_others() -> None:

@@ -10,7 +10,7 @@ from tokenprune.drawing.against import AVERAGE
 from tokenprune.drawing.palette import StyleAlias, styles
 from tokenprune.drawing.points import Charts, Point
 from tokenprune.drawing.vega import save
-from tokenprune.engine.race import Goal
+from tokenprune.engine.trials.race import Goal
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.words import LOSSES, method_of
 
