@@ -29,6 +29,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.decoder_stack import DecoderStack
 from tokenprune.adapters.generic import GenericAdapter
 from tokenprune.adapters.image_video import ImageVideoAdapter
+from tokenprune.core.call_arguments import named_parameters
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 
 # ---- how the decoder is built ---
@@ -226,9 +227,9 @@ def test_a_gate_beside_the_query_cannot_be_read() -> None:
 @pytest.mark.parametrize("name", sorted(set(READABLE) - NO_ROWS))
 def test_attention_that_is_given_its_rotary_embedding(name: str) -> None:
     adapter = adapter_for(model_of(name))
-    for layer in range(adapter.num_layers):
-        if adapter.stack.attention(layer) is not None:
-            adapter.stack.check_attention_rows(layer)
+    for number, layer in enumerate(adapter.layers):
+        if adapter.stack.attention(number) is not None:
+            assert adapter.layer_signature.position_embeddings in named_parameters(layer.forward)
 
 
 def keep_five(scorer: str) -> tp.Method:

@@ -80,6 +80,17 @@ def test_unknown_numbers_are_no_numbers_in_the_data() -> None:
     ]  # FLOPs are unknown: no such chart
 
 
+def test_hollow_marks_and_bold_names_are_explained() -> None:
+    made = page(shown=())
+    assert made.charts is not None
+    first, *rest = made.charts.points
+    points = (replace(first, hollow=True, strong=True), *rest)
+    explained = render(replace(made, charts=replace(made.charts, points=points)))
+    for words in ("a hollow mark was not measured on all samples", "a bold name is within the noise"):
+        assert words in explained
+        assert words not in render(made)
+
+
 def test_words_in_backticks_and_stars() -> None:
     assert str(inline("a `<b>` and **c**")) == "a <code>&lt;b&gt;</code> and <strong>c</strong>"
     assert str(inline("<i>`")) == "&lt;i&gt;`"

@@ -47,7 +47,7 @@ class Point:
     strong: bool = False
 
     def row(self, scale: Scale) -> Json:
-        """What its mark and tooltip say, JSON-ready; the interval is cut to what the axis shows."""
+        """The data of its mark and tooltip, JSON-ready; the interval is cut to the axis."""
         saved = "unknown" if math.isnan(self.flops_reduction) else f"-{100 * self.flops_reduction:.1f} %"
         tokens, average = ("unknown" if math.isnan(n) else f"{n:.1f}" for n in (self.visual, self.average))
         return {
@@ -119,7 +119,7 @@ class Charts:
 
     @property
     def tooltip(self) -> list[Json]:
-        """What a point's tooltip shows."""
+        """The fields of a tooltip."""
         titles = {
             "method": "method",
             "budget": "budget",

@@ -114,6 +114,6 @@ def _methods(charts: Charts, budget: str) -> list[str]:
 
 
 def _bold(charts: Charts) -> list[list[str]]:
-    """Which names of each budget are bold."""
+    """The bold names of each budget."""
     strong = [point for point in charts.points if point.strong]
     return [[point.method for point in strong if point.budget == budget] for budget in charts.budgets]
