@@ -111,4 +111,5 @@ def _point(row: Ranked, factor: float) -> Point:
 
 
 def _ends(loss: Estimate) -> tuple[float, float]:
-    return max(loss.low, 0.0), loss.high
+    low, high = loss.drawn
+    return max(low, 0.0), high

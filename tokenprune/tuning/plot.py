@@ -60,10 +60,12 @@ def _panel(axes: Axes, ranking: Ranking, rows: Sequence[Ranked], factor: float, 
         axes.set_xscale("log")
     left = min(means) / 10 if logarithmic else 0.0  # an interval may reach zero
     best = rows[0].loss
-    axes.axvspan(max(factor * best.low, left), factor * best.high, color="0.93", lw=0)
+    low, high = best.drawn
+    axes.axvspan(max(factor * low, left), factor * high, color="0.93", lw=0)
     for place, row in enumerate(rows):
         style, mean = found[method_of(row)], factor * row.loss.mean
-        below, above = mean - max(factor * row.loss.low, left), factor * row.loss.high - mean
+        low, high = row.loss.drawn
+        below, above = mean - max(factor * low, left), factor * high - mean
         axes.errorbar(
             mean,
             place,
