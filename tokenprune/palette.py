@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from tokenprune.references import ORACLE, UNPRUNED, is_random
+from tokenprune.core.references import ORACLE, UNPRUNED, is_random
 
 #: Colours that readers with colour-vision deficiencies can tell apart, on white and on dark paper: six of Okabe and
 #: Ito, and two more, which stay apart from these and from each other (tests/test_palette.py simulates it).

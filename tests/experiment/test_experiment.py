@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.toy import ToyModel, ToyTask, config
-from tokenprune.engine.features import SharedFeatures
+from tokenprune.engine.trials.features import SharedFeatures
 from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError, PluginError, UnsupportedModelError
 from tokenprune.experiment import ExperimentConfig, cost, markdown, run_experiment, summarise, write_report
 from tokenprune.experiment.answering import Answering

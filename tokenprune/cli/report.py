@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenprune.cli.failures import check_writable
 from tokenprune.cli.tables import print_lines, print_result, print_table, print_tune, print_written
+from tokenprune.core.text import well_formed
 from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment import ExperimentResult, write_report
 from tokenprune.experiment.comparison import Compared, compare, table, write_comparison
@@ -14,7 +15,6 @@ from tokenprune.experiment.folder import read_result
 from tokenprune.experiment.paper_table import Tables, csv_table, latex_table
 from tokenprune.experiment.report_data import notes
 from tokenprune.experiment.summary import summarise
-from tokenprune.text import well_formed
 from tokenprune.tuning.folder import holds_tune, read_tune
 
 #: Where a comparison is written by default.

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from tokenprune.core.references import UNPRUNED
+from tokenprune.core.text import well_formed
 from tokenprune.files.lines import Row
-from tokenprune.references import UNPRUNED
 from tokenprune.stats import clustered
 from tokenprune.stats.estimate import Estimate
-from tokenprune.text import well_formed
 
 #: Numbers of a row that are averaged. A missing one makes the average unknown (NaN).
 AVERAGED = ("visual_after", "flops", "flops_unpruned", "kv_bytes")

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenprune.adapters.views import View
+from tokenprune.core.optional import optional
+from tokenprune.core.references import UNPRUNED, is_reference
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers, digest
@@ -24,9 +26,7 @@ from tokenprune.experiment.batches import Batch, Batches
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
 from tokenprune.files.lines import Row
-from tokenprune.optional import optional
 from tokenprune.pictures.look import Look, StageLook
-from tokenprune.references import UNPRUNED, is_reference
 from tokenprune.report.page import Example, ExamplePanel, Picture
 
 FILE = "examples.json"

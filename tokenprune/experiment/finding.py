@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tokenprune.core.references import is_random, is_reference, same_cost
 from tokenprune.experiment.report_data import Gain, ReportData
 from tokenprune.experiment.summary import SeriesSummary, by_budget
-from tokenprune.references import is_random, is_reference, same_cost
 from tokenprune.report.page import Finding
 
 #: On fewer pictures nothing is beyond chance: five of five are won by luck in one of sixteen runs, more than 5 %.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tokenprune.core.references import ORACLE, UNPRUNED
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary
-from tokenprune.references import ORACLE, UNPRUNED
 
 #: Questions that an experiment needs before its gates say anything about a model.
 GATE_QUESTIONS = 2000

@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
+from tokenprune.core.references import UNPRUNED
 from tokenprune.experiment.finding import find
 from tokenprune.experiment.report_data import ReportData
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.tables import further_tables, main_table
-from tokenprune.references import UNPRUNED
 from tokenprune.report.page import Charts, Document, Example, Page, Point, Reference
 from tokenprune.stats.estimate import Estimate
 

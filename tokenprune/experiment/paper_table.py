@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from tokenprune.core.references import is_reference
 from tokenprune.experiment.summary import SeriesSummary
 from tokenprune.experiment.tables import COLUMNS, SHARE, main_table
-from tokenprune.references import is_reference
 from tokenprune.tables import csv, latex
 from tokenprune.tables.column import Column, text
 

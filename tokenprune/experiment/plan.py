@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from tokenprune.core.references import ORACLE
 from tokenprune.errors import ConfigError
 from tokenprune.experiment.answering import Answering, BatchInWork, why_no_foreground
 from tokenprune.experiment.batches import Batch, Batches
@@ -21,7 +22,6 @@ from tokenprune.experiment.runner import (
 from tokenprune.experiment.series import definitions
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.models.code import used_code
-from tokenprune.references import ORACLE
 
 
 @dataclass(frozen=True)

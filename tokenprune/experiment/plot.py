@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from tokenprune.core.references import UNPRUNED, is_random, is_reference
 from tokenprune.experiment.summary import SeriesSummary, by_budget
 from tokenprune.palette import GREY, MethodStyle, styles
 from tokenprune.plotting import LineEnd, footnote, look, marker_size, name_lines, save, side_by_side
-from tokenprune.references import UNPRUNED, is_random, is_reference
 
 #: Methods, without those that they are compared with, that get a line of their own each.
 MOST_LINES = 10

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tokenprune.core.references import SAME_COST, UNPRUNED, is_random, same_cost
 from tokenprune.experiment.answering import Choices
 from tokenprune.experiment.answers import Answers, difference
 from tokenprune.experiment.model_checks import model_checks
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary, by_budget, summarise
 from tokenprune.experiment.tuned import TUNED
-from tokenprune.references import SAME_COST, UNPRUNED, is_random, same_cost
 from tokenprune.stats.estimate import Estimate
 
 OTHER_COST = (

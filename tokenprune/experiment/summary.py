@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tokenprune.core.references import UNPRUNED
 from tokenprune.experiment.answers import MethodAnswers, difference
 from tokenprune.experiment.runner import ExperimentResult
-from tokenprune.references import UNPRUNED
 from tokenprune.stats.estimate import Estimate
 
 

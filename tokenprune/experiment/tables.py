@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from tokenprune.core.references import UNPRUNED
 from tokenprune.experiment.report_data import OTHER_COST, ChosenLayers, Gain, ReportData
 from tokenprune.experiment.summary import SeriesSummary
-from tokenprune.references import UNPRUNED
 from tokenprune.tables.column import Column, estimate, fill, number, text
 from tokenprune.tables.table import Cell, Table
 

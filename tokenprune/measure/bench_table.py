@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tokenprune.core.text import well_formed
 from tokenprune.errors import OutputError
 from tokenprune.files.lines import json_ready
 from tokenprune.tables.column import Column, fill, number, text
 from tokenprune.tables.markdown import lines
 from tokenprune.tables.table import Cell, Table
-from tokenprune.text import well_formed
 
 Row = Mapping[str, Any]
 

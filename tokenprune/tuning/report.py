@@ -8,7 +8,7 @@ from dataclasses import asdict
 import yaml
 
 from tokenprune.files.lines import Row
-from tokenprune.named import method_names, shipped_method
+from tokenprune.methods.named import method_names, shipped_method
 from tokenprune.tables.markdown import lines
 from tokenprune.tuning.ranking import Ranking
 from tokenprune.tuning.sentences import LOSSES, capital, copies_sentence, no_winner, quality, race_sentences, sentence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenprune.engine.race import Goal
+from tokenprune.engine.trials.race import Goal
 from tokenprune.stats.estimate import Estimate
 from tokenprune.tuning.ranking import UNBOUNDED, Ranked, Ranking
 from tokenprune.tuning.setup import TuneSetup

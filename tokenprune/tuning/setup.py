@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenprune.engine.race import Goal
+from tokenprune.engine.trials.race import Goal
 
 
 @dataclass(frozen=True)

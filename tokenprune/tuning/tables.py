@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tokenprune.engine.race import Goal
+from tokenprune.engine.trials.race import Goal
 from tokenprune.tables.column import Column, estimate, fill, number, text
 from tokenprune.tables.table import Heading, Table
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front

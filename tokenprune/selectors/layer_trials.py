@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from tokenprune.component import Component
+from tokenprune.core.component import Component
+from tokenprune.core.tunable import variants
 from tokenprune.errors import ConfigError, LayerError
 from tokenprune.selectors.base import ModelProfile, Trial, TrialResult
 from tokenprune.selectors.plateau import Plateau
 from tokenprune.selectors.verdict import Candidate, Verdict, verdict_key
-from tokenprune.space import variants
 from tokenprune.stats.clustered import difference
 from tokenprune.stats.clustered import share as share_of
 
