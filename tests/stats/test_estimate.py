@@ -43,6 +43,8 @@ def test_ends_and_halves() -> None:
     assert -found == Estimate(0.2, 0.1, 0.3)
     assert not Estimate.unknown(0.5).known
     assert Estimate.unknown(0.5).half == math.inf
+    assert Estimate.unknown(0.5).drawn == (0.5, 0.5)
+    assert found.drawn == (-0.3, -0.1)
     assert Estimate.exact(1.0).half == 0
 
 

@@ -413,7 +413,7 @@ def test_what_cannot_run_is_listed_with_its_reason() -> None:
     result = tp.tune(model, samples, BUDGET, ["fastv", method(Place(), "far", layer=9), "oracle"])
     assert "layer 9" in result.refused["far"]
     assert any(name.startswith("oracle") for name in result.refused)
-    assert "refused: far: " in str(result)
+    assert "cannot run: far: " in str(result)
 
 
 def test_no_candidate_can_run() -> None:

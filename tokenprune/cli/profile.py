@@ -11,6 +11,7 @@ import typer
 from tokenprune.cli.failures import check_writable
 from tokenprune.cli.tables import console, print_profile, print_written
 from tokenprune.experiment import ExperimentConfig
+from tokenprune.experiment.profile_plot import profile_plot
 from tokenprune.experiment.profiling import profile_model
 
 
@@ -29,8 +30,6 @@ def profile(
     measured.profile.save(output)
     console.print(f"written: {output} ({len(measured.profile.curves)} samples)", highlight=False)
     try:
-        from tokenprune.experiment.profile_plot import profile_plot
+        print_written(profile_plot(measured, output.with_suffix(".png")))
     except ImportError as error:
         print(f"no picture was drawn ({error}); pip install 'tokenprune-mllm[report]'", file=sys.stderr)
-    else:
-        print_written(profile_plot(measured, output.with_suffix(".png")))

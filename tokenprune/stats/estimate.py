@@ -55,6 +55,11 @@ class Estimate:
         """How far the interval of a share reaches below and above the mean."""
         return self.mean - max(self.low, 0.0), min(self.high, 1.0) - self.mean
 
+    @property
+    def drawn(self) -> tuple[float, float]:
+        """The ends of the interval in a chart; the mean where the interval is unknown."""
+        return (self.low, self.high) if self.known else (self.mean, self.mean)
+
     def __neg__(self) -> Estimate:
         return Estimate(-self.mean, -self.high, -self.low)
 

@@ -63,3 +63,48 @@ def _finding(rankings: Sequence[Ranking], goal: Goal) -> Finding:
             f"`{top.budget}`: {text} Random is beaten beyond the noise with {len(beaten)} of {len(rankings)} budgets."
         )
     return Finding(text, "better" if beaten else "worse" if top.best.random else "open")
+<<<<<<< HEAD
+=======
+
+
+def shown(ranking: Ranking) -> list[Ranked]:
+    """The first candidates of a ranking, and the best random one below them."""
+    first = list(ranking.ranked[:SHOWN])
+    chance = ranking.random
+    return first if chance is None or chance in first else [*first, chance]
+
+
+def _charts(rankings: Sequence[Ranking], goal: Goal) -> Charts:
+    _, factor, unit = LOSSES[goal]
+    rows = [row for ranking in rankings for row in shown(ranking)]
+    means = [factor * row.loss.mean for row in rows]
+    log = min(means) > 0 and max(means) > WIDE * min(means)
+    points = {id(row): _point(row, factor) for row in rows}
+    front = pareto_front([row for ranking in rankings for row in ranking.ranked])
+    return Charts(
+        quantity=f"loss, {unit}",
+        points=tuple(points.values()),
+        kinds=("ranking", "average"),
+        front=tuple(points[id(row)] for row in front if id(row) in points),
+        log=log,
+        bounds=(0.0, 100.0 if goal in ("agreement", "score") else None),
+    )
+
+
+def _point(row: Ranked, factor: float) -> Point:
+    low, high = _ends(row.loss)
+    return Point(
+        method=row.name,
+        budget=row.budget,
+        mean=factor * row.loss.mean,
+        low=factor * low,
+        high=factor * high,
+        average=row.average,
+        flops_reduction=1 - row.flops,
+    )
+
+
+def _ends(loss: Estimate) -> tuple[float, float]:
+    low, high = loss.drawn
+    return max(low, 0.0), high
+>>>>>>> 88c1ad2 (dT)
