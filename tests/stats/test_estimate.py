@@ -46,8 +46,3 @@ def test_ends_and_halves() -> None:
     assert Estimate.unknown(0.5).drawn == (0.5, 0.5)
     assert found.drawn == (-0.3, -0.1)
     assert Estimate.exact(1.0).half == 0
-
-
-def test_error_bars_of_a_share_stay_within_all_there_is() -> None:
-    assert Estimate(0.9, 0.85, 0.95).error_bars == pytest.approx((0.05, 0.05))
-    assert Estimate.unknown(0.9).error_bars == pytest.approx((0.9, 0.1))

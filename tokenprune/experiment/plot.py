@@ -39,14 +39,14 @@ def charts_of(summaries: Sequence[SeriesSummary], label_free: bool = False) -> C
 
 
 def _point(item: SeriesSummary) -> Point:
-    """A row of the table in percent; its interval is within the range of scores."""
-    below, above = item.accuracy.error_bars
+    """A row of the table in percent."""
+    low, high = item.accuracy.drawn
     return Point(
         method=item.method,
         budget=item.budget,
         mean=100 * item.accuracy.mean,
-        low=100 * (item.accuracy.mean - below),
-        high=100 * (item.accuracy.mean + above),
+        low=100 * low,
+        high=100 * high,
         visual=item.visual,
         average=item.average,
         flops_reduction=item.flops_reduction,

@@ -51,11 +51,6 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
     @property
-    def error_bars(self) -> tuple[float, float]:
-        """How far the interval of a share reaches below and above the mean."""
-        return self.mean - max(self.low, 0.0), min(self.high, 1.0) - self.mean
-
-    @property
     def drawn(self) -> tuple[float, float]:
         """The ends of the interval in a chart; the mean where the interval is unknown."""
         return (self.low, self.high) if self.known else (self.mean, self.mean)

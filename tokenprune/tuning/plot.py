@@ -43,12 +43,13 @@ def charts_of(rankings: Sequence[Ranking], goal: Goal) -> Charts:
 
 
 def _point(row: Ranked, factor: float) -> Point:
+    low, high = row.loss.drawn
     return Point(
         method=row.name,
         budget=row.budget,
         mean=factor * row.loss.mean,
-        low=factor * max(row.loss.low, 0.0),
-        high=factor * row.loss.high,
+        low=factor * max(low, 0.0),
+        high=factor * high,
         average=row.average,
         flops_reduction=1 - row.flops,
         role="random" if row.random else "method",
@@ -73,7 +74,6 @@ def tune_plot(rankings: Sequence[Ranking], goal: Goal, path: Path) -> list[Path]
     Returns:
         The paths of the files.
     """
-<<<<<<< HEAD
     charts = charts_of(rankings, goal)
     titles = {ranking.budget: f"{ranking.budget}, {ranking.samples} samples" for ranking in rankings}
     loss = f"{'100 % minus the ' if goal in ('agreement', 'score') else ''}{LOSSES[goal][0]}"
@@ -84,64 +84,6 @@ def tune_plot(rankings: Sequence[Ranking], goal: Goal, path: Path) -> list[Path]
     ]
     style = styles(charts.methods, aliases(rankings))
     return save(chart.Ranking().figure(charts, style, notes, columns=1, titles=titles), path)
-=======
-    name, factor, unit = LOSSES[goal]
-    panels = [shown(ranking) for ranking in rankings]
-    found = styles(method_of(row) for rows in panels for row in rows)
-    height = 1.3 + 0.24 * sum(map(len, panels)) + 0.7 * len(panels)
-    with look():
-        figure = Figure(figsize=(9, height), layout="constrained")
-        ratios = [len(rows) + 1 for rows in panels]
-        axes_per_panel = figure.subplots(len(panels), 1, squeeze=False, height_ratios=ratios)[:, 0]
-        for axes, ranking, rows in zip(axes_per_panel, rankings, panels, strict=True):
-            _panel(axes, ranking, rows, factor, found)
-        subtracted = "100 % minus the " if goal in ("agreement", "score") else ""
-        axes_per_panel[-1].set_xlabel(f"{subtracted}{name}, {unit} (less is better)")
-        footnote(
-            figure,
-            "Bars: 95 % intervals; band: that of the best. Hollow: left the race early. Bold: within the noise of the"
-            " best.\nCost: visual tokens, mean over the decoder's layers.",
-        )
-        return save(figure, path)
-
-
-def _panel(axes: Axes, ranking: Ranking, rows: Sequence[Ranked], factor: float, found: dict[str, MethodStyle]) -> None:
-    means = [factor * row.loss.mean for row in rows]
-    logarithmic = min(means) > 0 and max(means) > WIDE * min(means)
-    if logarithmic:
-        axes.set_xscale("log")
-    left = min(means) / 10 if logarithmic else 0.0  # an interval may reach zero
-    best = rows[0].loss
-    low, high = best.drawn
-    axes.axvspan(max(factor * low, left), factor * high, color="0.93", lw=0)
-    for place, row in enumerate(rows):
-        style, mean = found[method_of(row)], factor * row.loss.mean
-        low, high = row.loss.drawn
-        below, above = mean - max(factor * low, left), factor * high - mean
-        axes.errorbar(
-            mean,
-            place,
-            xerr=[[max(below, 0.0)], [max(above, 0.0)]],
-            color=style.colour,
-            marker=style.marker,
-            markerfacecolor=style.colour if row.left is None else "white",
-            markersize=marker_size(style),
-            elinewidth=1,
-        )
-        right = axes.get_yaxis_transform()
-        axes.text(
-            1.055, place, f"{row.average:.1f}", transform=right, ha="right", va="center", fontsize=8, color="0.35"
-        )
-    axes.text(1.055, 1.0, "cost", transform=axes.transAxes, ha="right", va="bottom", fontsize=8, color="0.35")
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
-    for row, label in zip(rows, axes.get_yticklabels(), strict=True):
-        label.set_fontweight("bold" if row.tied else "normal")
-        label.set_color(GREY if row.random else "0.15")
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(left=left)
-    axes.set_title(f"{ranking.budget}, {ranking.samples} samples", fontsize=10)
-    axes.grid(axis="both")
->>>>>>> 88c1ad2 (dT)
 
 
 def shown(ranking: Ranking) -> list[Ranked]:
