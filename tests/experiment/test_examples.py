@@ -190,14 +190,14 @@ def test_a_family_without_a_grid_has_a_report_that_says_so(tmp_path: Path, monke
 
     monkeypatch.setattr("tokenprune.adapters.image_video.ImageVideoAdapter.placed", nowhere)
     assert GenericAdapter.placed is not nowhere
-    result = run_experiment(config(str(tmp_path)))
+    result = run_experiment(config(str(tmp_path), examples=1))
     found, reason = stored(Results(tmp_path))
     assert not found
     assert reason is not None
     assert "knows no token grid" in reason
     page = next(path for path in write_report(result) if path.name == "report.html").read_text(encoding="utf-8")
     assert "There are no example pictures" in page
-    run_experiment(config(str(tmp_path)))  # finished: nothing is tried again
+    run_experiment(config(str(tmp_path), examples=1))  # finished: nothing is tried again
 
 
 @pytest.mark.parametrize(("count", "side"), [(1, 448), (2, 256), (8, 160), (40, 96), (100, 64)])
