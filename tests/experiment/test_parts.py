@@ -129,7 +129,7 @@ def test_shards_that_are_not_understood(text: str) -> None:
 
 
 def test_a_plan_writes_nothing(tmp_path: Path) -> None:
-    plan = plan_experiment(config(str(tmp_path / "out"), timing=2), Part(limit=11))
+    plan = plan_experiment(config(str(tmp_path / "out"), timing=2, examples=1), Part(limit=11))
     assert not (tmp_path / "out").exists()
     assert plan.questions == 11
     assert plan.batch_size == 5
