@@ -23,6 +23,8 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check --no-warn-conflicts -qq
 EXAMPLE := plugins/tokenprune-example
 EMBEDDED := plugins/tokenprune-embedded
+# each process keeps a part of the files, and at the end takes from the others
+PYTEST := -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 TEST_PATHS := tests $(EXAMPLE)/tests $(EMBEDDED)/tests
 # what depends on the version of transformers
 VERSION_TESTS := tests/engine tests/adapters tests/models
@@ -47,10 +49,10 @@ demo: $(VENV)/.demo ## Install what is needed, compare methods on a small embedd
 	@$(VENV)/bin/tokenprune tune examples/tune-demo.yaml
 
 test: $(VENV)/.test ## Install everything and run all tests, with ruff, mypy and the docs build among them
-	@$(ONE_THREAD) $(PY) -m pytest -n $(JOBS) $(PYTEST_ARGS) $(TEST_PATHS)
+	@$(ONE_THREAD) $(PY) $(PYTEST) $(TEST_PATHS)
 
 test-fast: $(VENV)/.test ## Run the fast part of the tests: one case of every test that is not marked slow
-	@$(ONE_THREAD) $(PY) -m pytest -n $(JOBS) --fast $(PYTEST_ARGS) $(TEST_PATHS)
+	@$(ONE_THREAD) $(PY) $(PYTEST) --fast $(TEST_PATHS)
 
 coverage: $(VENV)/.test ## Report which statements of each file the fast part of the tests runs
 	@$(ONE_THREAD) $(PY) -m coverage run -m pytest --fast $(PYTEST_ARGS) $(TEST_PATHS)
@@ -58,12 +60,12 @@ coverage: $(VENV)/.test ## Report which statements of each file the fast part of
 
 test-oldest: ## Run the engine's tests with the oldest supported transformers, in a venv of its own
 	@$(MAKE) --no-print-directory VENV=$(OLDEST_VENV) $(OLDEST_VENV)/.oldest
-	@$(ONE_THREAD) $(OLDEST_VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS) $(VERSION_TESTS)
+	@$(ONE_THREAD) $(OLDEST_VENV)/bin/python $(PYTEST) $(VERSION_TESTS)
 
 test-newest: ## Run them with the newest transformers of the index, whatever the cap says, and the newest Python found
 	@$(MAKE) --no-print-directory VENV=$(NEWEST_VENV) PYTHONS="$(NEWEST_PYTHONS)" $(NEWEST_VENV)/.made $(NEWEST_VENV)/.newest
 	@$(NEWEST_VENV)/bin/python -c 'import platform, transformers; print("==> transformers", transformers.__version__, "on Python", platform.python_version())'
-	@$(ONE_THREAD) $(NEWEST_VENV)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS) $(VERSION_TESTS)
+	@$(ONE_THREAD) $(NEWEST_VENV)/bin/python $(PYTEST) $(VERSION_TESTS)
 
 test-transformers: checkout-given $(VENV)/.test ## Run transformers' own tests with pruning applied: TRANSFORMERS=/path/to/its/checkout
 	@$(INSTALL) parameterized httpx

@@ -1,10 +1,16 @@
-"""What holds for every test: no network, one thread per process, the same seeds."""
+"""What holds for every test: no network, none of the user's caches, one thread per process, the same seeds."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so before anything else
+# libraries read these when they are imported, so before anything else
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.update(
+    (name, str(Path(__file__).parent / ".pytest_cache" / "user" / name.lower()))
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "MPLCONFIGDIR", "TRITON_CACHE_DIR")
+)
 
 import ipaddress
 import random
@@ -25,7 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--fast`, deselect what :mod:`tests.support.fast` leaves out."""
+    """Long tests come first. With `--fast`, deselect what :mod:`tests.support.fast` leaves out."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     if config.getoption("--fast"):
         chosen = fast(items)
         left_out = set(items) - set(chosen)

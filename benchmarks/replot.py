@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from render_results import RESULTS, summaries
 
-from tokenprune.experiment.plot import accuracy_plot
+from tokenprune.experiment.plot import accuracy_plot, charts_of
 
 
 def main() -> None:
-    """Make all again."""
-    for path in sorted(RESULTS.glob("*/summary.json")):
-        for file in accuracy_plot(summaries(path.parent), path.with_name("accuracy.png")):
-        list_layers(path.parent)
-        rows = [summary(data) for data in json.loads(path.read_text(encoding="utf-8"))]
-        for file in accuracy_plot(charts_of(rows), path.with_name("accuracy.png")):
+    """Make all again that are there."""
+    for path in sorted(RESULTS.glob("*/accuracy.png")):
+        for file in accuracy_plot(charts_of(summaries(path.parent)), path):
             if file.suffix != ".png":
                 file.unlink()  # the repository holds pictures for screens only
             else:

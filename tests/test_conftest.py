@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
+import matplotlib
+import platformdirs
 import pytest
+from huggingface_hub import constants
 
 # an address reserved for documentation: nothing answers there
 ELSEWHERE = ("192.0.2.1", 80)
@@ -23,3 +27,11 @@ def test_this_machine_can_be_reached() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         client.sendall(b"x")
         assert server.accept()[0].recv(1) == b"x"
+
+
+def test_no_cache_of_the_user_is_used() -> None:
+    """Neither by this process nor by those that it starts."""
+    folder = Path(__file__).parents[1] / ".pytest_cache"
+    places = [platformdirs.user_cache_path("tokenprune"), matplotlib.get_cachedir(), constants.HF_HOME]
+    places += [os.environ["TRITON_CACHE_DIR"]]
+    assert all(Path(place).is_relative_to(folder) for place in places)

@@ -55,11 +55,13 @@ def test_format() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_types() -> None:
     run("mypy")
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_docs_build_without_a_warning(tmp_path: Path) -> None:
     run("mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site"))
     assert (tmp_path / "site" / "index.html").is_file()

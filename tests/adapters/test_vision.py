@@ -179,6 +179,15 @@ def test_families_and_layers_that_cannot_serve_are_refused_up_front() -> None:
         pass
 
 
+@pytest.mark.parametrize("name", ["hiprune", "holov", "scope", "visionzip"])
+def test_methods_for_towers_are_refused_where_nobody_reads_the_tower(name: str) -> None:
+    with (
+        pytest.raises(UnsupportedModelError, match="vision tower's patches"),
+        tp.apply(CASES["aya_vision"].build(), tp.load_method(name)),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("kind", ["dinov2", "siglip_vision_model"])
 def test_other_towers_of_llava(kind: str) -> None:
     """DINOv2 has a class token, SigLIP has none: there every patch's share of all rows counts."""

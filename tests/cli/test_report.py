@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,13 +16,21 @@ from tests.support.toy import ToyModel
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, toy_installed: None) -> Path:
+    """What a run leaves, beside its config."""
+    folder = tmp_path_factory.mktemp("ran")
+    with pytest.MonkeyPatch.context() as patch:
+        assert call(patch, "run", write(folder, timing=0)) == 0
+    return folder
+
+
 @pytest.fixture
-def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
-    """The folder of a run; after this no model can be loaded."""
-    assert call(monkeypatch, "run", write(tmp_path, timing=0)) == 0
+def finished(ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run; no model can be loaded."""
+    shutil.copytree(ran, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(ToyModel, "load", lambda self: pytest.fail("the model was loaded"))
     monkeypatch.chdir(tmp_path)
-    capsys.readouterr()
     return tmp_path / "results"
 
 

@@ -21,6 +21,15 @@ def _fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+def shallow() -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
+    """The tiny LLaVA with two layers, one before the method prunes and one after: Dynamo traces every layer anew."""
+    model, inputs = pair()
+    decoder: Any = model.get_decoder()
+    decoder.layers = decoder.layers[:2]
+    decoder.config.num_hidden_layers = 2
+    return model, inputs
+
+
 def wrapped(model: PreTrainedModel) -> tuple[Any, Any]:
     compiled = torch.compile(model, backend=BACKEND)
     return compiled, compiled
@@ -81,7 +90,7 @@ WAYS = [
 @torch.no_grad()
 def test_compiled_models_are_pruned(way: Any) -> None:
     """What apply is given, and what is called, may differ; the result is that of the plain model."""
-    model, inputs = pair()
+    model, inputs = shallow()
     expected, unpruned = pruned_logits(model, inputs), model(**inputs).logits
     given, called = way(model)
     called(**inputs)  # from here on Dynamo has compiled code, whose guards do not see hooks
@@ -98,7 +107,7 @@ def test_compiled_models_are_pruned(way: Any) -> None:
 @torch.no_grad()
 def test_a_model_may_be_compiled_inside_the_block() -> None:
     """What is compiled while a method is applied runs the method, and without it after the block."""
-    model, inputs = pair()
+    model, inputs = shallow()
     expected, unpruned = pruned_logits(model, inputs), model(**inputs).logits
     with tp.apply(model, fastv()):
         compiled = torch.compile(model, backend=BACKEND)
@@ -109,7 +118,7 @@ def test_a_model_may_be_compiled_inside_the_block() -> None:
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_compiled_vision_tower_is_read() -> None:
-    model, inputs = pair()
+    model, inputs = shallow()
     method = tp.Method(
         layers={"name": "fixed", "layers": [0]},
         pruner={"name": "topk", "scorer": "vision_attention"},
@@ -124,7 +133,7 @@ def test_a_compiled_vision_tower_is_read() -> None:
 @torch.no_grad()
 def test_a_compiled_model_is_observed() -> None:
     """Calibration runs the model, too."""
-    model, inputs = pair()
+    model, inputs = shallow()
     plain = tp.engine.measure_entropy(model, [inputs], cache=False)
     for layer in model.model.language_model.layers:
         layer.compile(backend=BACKEND)
@@ -137,7 +146,7 @@ def test_a_compiled_model_is_observed() -> None:
 @torch.no_grad()
 def test_a_wrapper_compiled_as_one_graph_runs_eagerly() -> None:
     """``fullgraph=True`` allows no part that runs without Dynamo: the wrapper itself is paused."""
-    model, inputs = pair()
+    model, inputs = shallow()
     expected = pruned_logits(model, inputs)
     compiled: Any = torch.compile(model, backend=BACKEND, fullgraph=True)
     with tp.apply(compiled, fastv()) as run:

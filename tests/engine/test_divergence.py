@@ -9,7 +9,7 @@ import torch
 
 import tokenprune as tp
 from tests.support.tiny.core import CACHE
-from tests.support.toy import ToyModel, ToyTask, config
+from tests.support.toy import ToyModel, ToyTask, completed, config
 from tokenprune.engine.trials.divergence import answer_mask, forced_log_probabilities, mean_divergence
 from tokenprune.experiment import markdown, run_experiment
 from tokenprune.tasks.base import Sample
@@ -104,4 +104,4 @@ def test_an_experiment_measures_it(tmp_path: Path) -> None:
 
 
 def test_without_it_there_is_no_column(tmp_path: Path) -> None:
-    assert "KL" not in markdown(run_experiment(config(str(tmp_path))))
+    assert "KL" not in markdown(completed(tmp_path))

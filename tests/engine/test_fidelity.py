@@ -58,7 +58,7 @@ def test_skipped_layers_change_nothing(family: str) -> None:
     plain, reusing = UnprunedBatch(adapter, inputs), UnprunedBatch(adapter, inputs, firsts)
     compared = 0
     for first in firsts:
-        for scorer in SCORERS:
+        for scorer in SCORERS if family in CORE else SCORERS[1:]:  # the first two read the same states
             candidate = method([first], scorer)
             try:
                 expected = plain.fidelity(candidate, [first])

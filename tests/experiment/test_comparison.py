@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.toy import ToyTask, config
+from tests.support.toy import ToyTask, completed
 from tokenprune.errors import ConfigError, OutputError
-from tokenprune.experiment import run_experiment
 from tokenprune.experiment.comparison import (
     compare,
     differing,
@@ -43,7 +42,7 @@ def test_a_folder_that_is_named_twice() -> None:
 
 
 def ran(folder: Path, **changes: object) -> ExperimentResult:
-    run_experiment(config(str(folder), **changes))
+    completed(folder, **changes)
     return read_result(folder)
 
 

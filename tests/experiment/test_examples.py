@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import tokenprune as tp
-from tests.support.toy import ToyModel, ToyTask, config
+from tests.support.toy import ToyModel, ToyTask, completed, config
 from tokenprune.adapters.generic import GenericAdapter
 from tokenprune.experiment import run_experiment, write_report
 from tokenprune.experiment.answering import Answering
@@ -171,14 +171,12 @@ def test_no_examples(tmp_path: Path) -> None:
     assert stored(Results(tmp_path)) == ({}, None)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_merged_shards_have_the_examples_of_the_whole_run(
-    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_experiment(config(str(tmp_path / "whole"), examples=4))
-    split = config(str(tmp_path / "split"), examples=4)
-    for number in range(1, count + 1):
-        run_experiment(split, part=Part(shard=Shard(number, count)))
+def test_merged_shards_have_the_examples_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"examples": 4, "methods": ["random"], "budgets": [{"name": "keep_count", "tokens": 2}]}
+    run_experiment(config(str(tmp_path / "whole"), **settings))
+    split = config(str(tmp_path / "split"), **settings)
+    for number in (1, 2, 3):
+        run_experiment(split, part=Part(shard=Shard(number, 3)))
     monkeypatch.setattr(ToyModel, "load", lambda self: pytest.fail("the shards have all examples"))
     merge_shards(split)
     assert (tmp_path / "split" / "examples.json").read_bytes() == (tmp_path / "whole" / "examples.json").read_bytes()
@@ -190,14 +188,14 @@ def test_a_family_without_a_grid_has_a_report_that_says_so(tmp_path: Path, monke
 
     monkeypatch.setattr("tokenprune.adapters.image_video.ImageVideoAdapter.placed", nowhere)
     assert GenericAdapter.placed is not nowhere
-    result = run_experiment(config(str(tmp_path)))
+    result = run_experiment(config(str(tmp_path), examples=1))
     found, reason = stored(Results(tmp_path))
     assert not found
     assert reason is not None
     assert "knows no token grid" in reason
     page = next(path for path in write_report(result) if path.name == "report.html").read_text(encoding="utf-8")
     assert "There are no example pictures" in page
-    run_experiment(config(str(tmp_path)))  # finished: nothing is tried again
+    run_experiment(config(str(tmp_path), examples=1))  # finished: nothing is tried again
 
 
 @pytest.mark.parametrize(("count", "side"), [(1, 448), (2, 256), (8, 160), (40, 96), (100, 64)])
@@ -217,8 +215,8 @@ def test_many_pictures_are_small(count: int, side: int) -> None:
     ],
 )
 def test_a_damaged_file_is_said_in_the_report_and_made_again_by_a_run(tmp_path: Path, damage: Any) -> None:
-    experiment = config(str(tmp_path), examples=1, methods=["random"], budgets=[{"name": "keep_count", "tokens": 2}])
-    result = run_experiment(experiment)
+    few = {"examples": 1, "methods": ["random"], "budgets": [{"name": "keep_count", "tokens": 2}]}
+    result = completed(tmp_path, **few)
     whole = (tmp_path / "examples.json").read_bytes()
     data = json.loads(whole)
     damage(data["examples"][0])
@@ -229,5 +227,5 @@ def test_a_damaged_file_is_said_in_the_report_and_made_again_by_a_run(tmp_path: 
     assert reason.startswith("examples.json is damaged (")
     write_report(result)
     assert "There are no example pictures: examples.json is damaged" in (tmp_path / "report.html").read_text()
-    run_experiment(experiment)
+    run_experiment(config(str(tmp_path), **few))
     assert (tmp_path / "examples.json").read_bytes() == whole

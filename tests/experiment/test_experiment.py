@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.support.toy import ToyModel, ToyTask, config
+from tests.support.processes import started
+from tests.support.toy import ToyModel, ToyTask, completed, config, run_slowly
 from tokenprune.engine.trials.features import SharedFeatures
 from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError, PluginError, UnsupportedModelError
 from tokenprune.experiment import ExperimentConfig, cost, markdown, run_experiment, summarise, write_report
@@ -73,7 +71,7 @@ def test_the_resolved_config_reads_back(tmp_path: Path) -> None:
 
 
 def test_a_second_run_only_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_experiment(config(str(tmp_path)))
+    completed(tmp_path)
     before = (tmp_path / "samples.jsonl").read_bytes()
 
     def fail(self: ToyModel) -> None:
@@ -89,24 +87,19 @@ def test_a_second_run_only_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
     """SIGKILL at random moments, again and again: the same lines as a run in one go, nothing twice."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run_experiment(config(str(whole)))
+    completed(whole)
     rng = random.Random(0)
     for _ in range(5):  # up to 7 of the 45 batches each time
-        job = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.toy", str(killed)], stdout=subprocess.PIPE, text=True
-        )
-        assert job.stdout is not None
-        for _ in range(rng.randint(1, 6)):
-            job.stdout.readline()
-        time.sleep(rng.random() * 0.05)
-        job.send_signal(signal.SIGKILL)
-        job.wait()
+        with started(run_slowly, killed) as job:
+            for _ in range(rng.randint(1, 6)):
+                job.step()
+            time.sleep(rng.random() * 0.05)
         done = lines_or_torn(killed)
         assert 0 < done < SERIES * 24
     # as if the last write had been cut in the middle
     with (killed / "samples.jsonl").open("a") as file:
         file.write('{"series": "unpruned", "sample": "s2')
-    subprocess.run([sys.executable, "-m", "tests.support.toy", str(killed)], check=True, stdout=subprocess.DEVNULL)
+    run_slowly(killed, lambda *step: None)
     assert canonical(killed) == canonical(whole)
 
 
@@ -116,7 +109,7 @@ def lines_or_torn(folder: Path) -> int:
 
 @pytest.mark.slow
 def test_an_unfinished_batch_is_done_again(tmp_path: Path) -> None:
-    run_experiment(config(str(tmp_path)))
+    completed(tmp_path)
     whole = canonical(tmp_path)
     kept = (tmp_path / "samples.jsonl").read_text().splitlines()
     (tmp_path / "samples.jsonl").write_text("\n".join(kept[:33]) + "\n")  # the seventh batch has three of five lines
@@ -125,13 +118,13 @@ def test_an_unfinished_batch_is_done_again(tmp_path: Path) -> None:
 
 
 def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    run_experiment(config(str(tmp_path)))
+    completed(tmp_path)
     with pytest.raises(OutputError, match=r"holds results with other settings \(max_new_tokens: 2 there, 3 now\)"):
         run_experiment(config(str(tmp_path), max_new_tokens=3))
 
 
 def test_how_to_install_a_plugin_is_no_part_of_the_results(tmp_path: Path) -> None:
-    run_experiment(config(str(tmp_path)))
+    completed(tmp_path)
     before = (tmp_path / "samples.jsonl").read_bytes()
     run_experiment(config(str(tmp_path), requires={"tokenprune-mllm": "pip install tokenprune-mllm"}))
     assert (tmp_path / "samples.jsonl").read_bytes() == before
@@ -186,17 +179,10 @@ def test_one_name_for_two_definitions_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
-    job = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.toy", str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    assert job.stdout is not None
-    job.stdout.readline()
-    try:
-        with pytest.raises(OutputError, match=f"being written by process {job.pid}"):
+    with started(run_slowly, tmp_path) as job:
+        job.step()
+        with pytest.raises(OutputError, match=f"being written by process {job.process.pid}"):
             run_experiment(config(str(tmp_path), delay=0.05))
-    finally:
-        job.kill()
-        job.wait()
     with Results(tmp_path).locked():  # the lock of a dead process does not count
         pass
 
@@ -261,19 +247,19 @@ def test_a_budget_that_drops_nothing_is_said(tmp_path: Path) -> None:
     result = run_experiment(config(str(tmp_path), budgets=[{"name": "keep_count", "tokens": 16}]))
     assert "`norm-hidden-large` with `keep_count 16` dropped nothing of 24 of 24 samples" in markdown(result)
     assert "`random` with `keep_count 16` dropped nothing of 48 of 48 samples" in markdown(result)
-    assert "dropped nothing" not in markdown(run_experiment(config(str(tmp_path / "other"))))
+    assert "dropped nothing" not in markdown(completed(tmp_path / "other"))
 
 
 @pytest.mark.slow
 def test_seeds_give_different_choices(tmp_path: Path) -> None:
-    rows = run_experiment(config(str(tmp_path))).rows
+    rows = completed(tmp_path).rows
     said = {seed: [r["prediction"] for r in rows if r["method"] == "random" and r["seed"] == seed] for seed in (0, 1)}
     assert said[0] != said[1]
 
 
 @pytest.mark.slow
 def test_random_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
-    first = {(r["series"], r["sample"]): r["prediction"] for r in run_experiment(config(str(tmp_path / "a"))).rows}
+    first = {(r["series"], r["sample"]): r["prediction"] for r in completed(tmp_path / "a").rows}
     second = run_experiment(config(str(tmp_path / "b"), batch_size=24)).rows
     same = [first[r["series"], r["sample"]] == r["prediction"] for r in second]
     assert sum(same) >= 0.97 * len(same)  # other padding, other rounding: a tie may fall the other way
@@ -285,7 +271,7 @@ def test_timing_is_paired_and_written(tmp_path: Path) -> None:
     assert all(len(ratios) == 2 and min(ratios) > 0 for ratios in result.timing.values())
     assert json.loads((tmp_path / "timing.json").read_text()) == result.timing
     assert "MiB | 1 |" in markdown(result)
-    assert "prefill time" not in markdown(run_experiment(config(str(tmp_path / "untimed"))))  # nothing was timed
+    assert "prefill time" not in markdown(completed(tmp_path / "untimed"))  # nothing was timed
 
 
 def test_layers_that_were_fixed_are_listed_one_by_one(tmp_path: Path) -> None:
@@ -298,7 +284,7 @@ def test_layers_that_were_fixed_are_listed_one_by_one(tmp_path: Path) -> None:
 
 
 def test_the_report_says_what_the_lines_say(tmp_path: Path) -> None:
-    result = run_experiment(config(str(tmp_path)))
+    result = completed(tmp_path)
     table = {(line.method, line.budget): line for line in summarise(result)}
     rows = lines(tmp_path)
     for (method, budget), line in table.items():

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.toy import ToyModel, config
+from tests.support.toy import ToyModel, completed, config
 from tokenprune.errors import MissingDataError, OutputError
-from tokenprune.experiment import ExperimentConfig, markdown, run_experiment
+from tokenprune.experiment import markdown, run_experiment
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.folder import read_result
 from tokenprune.experiment.merge import merge_shards
@@ -32,7 +32,7 @@ def test_it_is_the_result_of_the_run_and_no_model_is_loaded(tmp_path: Path, monk
 def test_the_last_part_that_ran_is_read(tmp_path: Path, part: Part) -> None:
     """Also where everything was there already, and nothing ran."""
     settings = config(str(tmp_path))
-    run_experiment(settings)
+    completed(tmp_path)
     again = run_experiment(settings, part=part)
     assert read_result(tmp_path) == again
     assert run_experiment(settings) == read_result(tmp_path)
@@ -52,7 +52,7 @@ def test_shards_are_read_one_by_one_and_together(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_says_how_much_is_there(tmp_path: Path) -> None:
-    result = run_experiment(config(str(tmp_path)))
+    result = completed(tmp_path)
     lines = (tmp_path / "samples.jsonl").read_text().splitlines(keepends=True)
     kept = 2 * len(lines) // 3
     (tmp_path / "samples.jsonl").write_text("".join(lines[:kept]) + lines[kept][:40])
@@ -74,7 +74,7 @@ def test_label_free_scores_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_folder_of_an_older_version(tmp_path: Path) -> None:
-    result = run_experiment(config(str(tmp_path)))
+    result = completed(tmp_path)
     (tmp_path / "run.json").unlink()
     found = read_result(tmp_path)
     assert found.answers == result.answers
@@ -84,7 +84,7 @@ def test_a_folder_of_an_older_version(tmp_path: Path) -> None:
     assert "**Not finished:**" in read_result(tmp_path).remarks[1]
 
 
-def broken(folder: Path, settings: ExperimentConfig, name: str) -> Path:
+def broken(folder: Path, name: str) -> Path:
     """A folder that cannot be read."""
     if name == "none":
         return folder / "none"
@@ -92,7 +92,7 @@ def broken(folder: Path, settings: ExperimentConfig, name: str) -> Path:
         (folder / "file").write_text("")
         return folder / "file"
     results = folder / "results"
-    run_experiment(settings)
+    completed(results)
     samples = results / "samples.jsonl"
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
     match name:
@@ -125,7 +125,7 @@ def broken(folder: Path, settings: ExperimentConfig, name: str) -> Path:
     ],
 )
 def test_folders_that_cannot_be_read(tmp_path: Path, name: str, error: type[Exception], words: str) -> None:
-    folder = broken(tmp_path, config(str(tmp_path / "results")), name)
+    folder = broken(tmp_path, name)
     with pytest.raises(error) as caught:
         read_result(folder)
     assert words in str(caught.value)
@@ -141,7 +141,7 @@ def test_folders_that_cannot_be_read(tmp_path: Path, name: str, error: type[Exce
     ],
 )
 def test_damaged_entries_are_one_clear_error(tmp_path: Path, name: str, entry: object, words: str) -> None:
-    run_experiment(config(str(tmp_path), methods=["random"], budgets=[{"name": "keep_count", "tokens": 2}], timing=1))
+    completed(tmp_path, methods=["random"], budgets=[{"name": "keep_count", "tokens": 2}], timing=1)
     path = tmp_path / name
     path.write_text(json.dumps(json.loads(path.read_text()) | {"random / keep_count 2": entry}))
     with pytest.raises(OutputError, match=f"{name} is damaged") as caught:
@@ -150,6 +150,6 @@ def test_damaged_entries_are_one_clear_error(tmp_path: Path, name: str, entry: o
 
 
 def test_an_environment_that_is_no_mapping_is_not_shown(tmp_path: Path) -> None:
-    run_experiment(config(str(tmp_path), methods=["random"], budgets=[{"name": "keep_count", "tokens": 2}]))
+    completed(tmp_path, methods=["random"], budgets=[{"name": "keep_count", "tokens": 2}])
     (tmp_path / "environment.json").write_text('["torch"]')
     assert not experiment_page(read_result(tmp_path)).versions

@@ -12,7 +12,7 @@ import accelerate
 import pytest
 import torch
 
-from tests.support.toy import ToyModel, config
+from tests.support.toy import ToyModel, completed, config
 from tokenprune.errors import OutputError, TokenPruneWarning
 from tokenprune.experiment import run_experiment
 from tokenprune.experiment.batches import Shard
@@ -64,7 +64,7 @@ def stopped(folder: Path) -> None:
 
 
 def finished(folder: Path) -> None:
-    run_experiment(config(str(folder), methods=["random"]))
+    completed(folder, methods=["random"])
 
 
 def rows(folder: Path) -> str:
@@ -207,7 +207,7 @@ def test_shards_of_other_weights_or_code_are_not_merged(tmp_path: Path, monkeypa
 
 
 def test_a_merged_folder_knows_what_its_shards_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_experiment(config(str(tmp_path / "whole")))
+    completed(tmp_path / "whole")
     split = config(str(tmp_path / "split"))
     for number in (1, 2):
         run_experiment(split, part=Part(shard=Shard(number, 2)))

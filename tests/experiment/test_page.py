@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.experiment.test_cli import call, write
-from tests.support.toy import config
+from tests.support.toy import completed, config
 from tokenprune.drawing.vega import library
 from tokenprune.experiment import ExperimentResult, markdown, run_experiment, write_report
 from tokenprune.experiment.answers import Answers
@@ -212,7 +212,7 @@ def test_markdown_and_page_show_the_same_numbers(tmp_path: Path) -> None:
 
 
 def test_columns_without_anything_are_left_out(tmp_path: Path) -> None:
-    page = experiment_page(run_experiment(config(str(tmp_path))))
+    page = experiment_page(completed(tmp_path))
     assert "prefill time" not in [column.title for column in page.table.columns]
     assert "Timings" not in [table.title for table in page.tables]
 
@@ -266,7 +266,7 @@ def test_a_missing_package_is_a_warning_and_the_rest_is_written(
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.delitem(sys.modules, "tokenprune.report.html", raising=False)
-    result = run_experiment(config(str(tmp_path)))
+    result = completed(tmp_path)
     with pytest.warns(NotWrittenWarning, match=r"not written: report.html \(.*jinja2") as found:
         names = {path.name for path in write_report(result)}
     assert names == {"report.md", "summary.json", "accuracy.png", "accuracy.svg", "accuracy.pdf"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.toy import ToyModel, ToyTask, config
+from tests.support.toy import ToyModel, ToyTask, completed, config
 from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment import markdown, run_experiment, write_report
 from tokenprune.experiment.answering import Answering
@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_limited_run_is_a_prefix_that_the_whole_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_report(run_experiment(config(str(tmp_path / "whole"))))
+    write_report(completed(tmp_path / "whole"))
     limited = run_experiment(config(str(tmp_path / "parts")), part=Part(limit=12))  # two batches of 5, and 2 samples
     assert {row["position"] for row in limited.rows} == set(range(12))
     assert "12 questions on 6 pictures" in markdown(limited)
@@ -67,8 +67,7 @@ def test_only_some_methods(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_merged_shards_are_the_whole_run_to_the_byte(tmp_path: Path, count: int) -> None:
-    whole = config(str(tmp_path / "whole"))
-    write_report(run_experiment(whole))
+    write_report(completed(tmp_path / "whole"))
     split = config(str(tmp_path / "split"))
     for number in reversed(range(1, count + 1)):
         run_experiment(split, part=Part(shard=Shard(number, count)))
@@ -92,7 +91,7 @@ def test_shards_of_an_experiment_that_measures_times_are_merged_and_timed_afterw
 
 
 def test_the_order_of_rows_changes_no_figure(tmp_path: Path) -> None:
-    rows = run_experiment(config(str(tmp_path))).rows
+    rows = completed(tmp_path).rows
     for row in rows:  # sums of such numbers depend on their order, unless they are exact
         row["score"] = 1 / (3 + row["position"])
         row["layer_average"] = 10.0 ** (row["position"] % 20) + 0.1 * row["position"]
@@ -130,7 +129,7 @@ def test_shards_that_are_not_understood(text: str) -> None:
 
 
 def test_a_plan_writes_nothing(tmp_path: Path) -> None:
-    plan = plan_experiment(config(str(tmp_path / "out"), timing=2), Part(limit=11))
+    plan = plan_experiment(config(str(tmp_path / "out"), timing=2, examples=1), Part(limit=11))
     assert not (tmp_path / "out").exists()
     assert plan.questions == 11
     assert plan.batch_size == 5
@@ -177,8 +176,7 @@ def full(*_: Any, **__: Any) -> None:
 
 
 def test_a_full_disk_is_one_error_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = config(str(tmp_path / "whole"))
-    write_report(run_experiment(whole))
+    write_report(completed(tmp_path / "whole"))
     folder = tmp_path / "out"
     calls = iter(range(100))
     sync = folders.os.fsync
@@ -209,7 +207,7 @@ def test_a_nul_in_the_folder_is_one_error() -> None:
 
 @pytest.mark.parametrize("content", ["", "model: [", "- 1\n", "\x00", "just text"])
 def test_a_damaged_config_in_the_folder_is_one_error(tmp_path: Path, content: str) -> None:
-    run_experiment(config(str(tmp_path)))
+    completed(tmp_path)
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(OutputError, match=r"config\.yaml is damaged"):
         run_experiment(config(str(tmp_path)))
@@ -243,7 +241,7 @@ def rewritten(folder: Path, change: Any) -> Sequence[dict[str, Any]]:
 
 
 def test_recovery_removes_what_is_incomplete_and_nothing_else(tmp_path: Path) -> None:
-    run_experiment(config(str(tmp_path)))
+    completed(tmp_path)
     rows = list(Results(tmp_path).rows())
     assert rewritten(tmp_path, lambda lines: [*lines, *lines[:3]]) == rows  # twice
     assert rewritten(tmp_path, lambda lines: [*lines, '{"series": "unpruned", "pos']) == rows  # torn

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.processes import started
 from tests.support.toy import ToyModel, ToyTask, config
 from tokenprune.cli.tables import print_plan
 from tokenprune.errors import ConfigError, OutputError, TokenPruneError
@@ -195,15 +193,8 @@ def test_shards_whose_tunes_differ_are_not_merged(tmp_path: Path) -> None:
 
 
 def test_killed_while_it_tunes_it_goes_on(finished: tuple[Path, ExperimentResult], tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from tests.experiment.test_tuned import slow_run\n"
-        "slow_run(Path(sys.argv[1]))"
-    )
-    job = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert job.stdout is not None
-    steps = [job.stdout.readline() for _ in range(3)]
-    job.send_signal(signal.SIGKILL)
-    job.wait()
+    with started(run_tuned, tmp_path) as job:
+        steps = [name for name, _, _ in (job.step() for _ in range(3))]
     assert all(step.startswith("tune: ") for step in steps), steps
     measured = tmp_path / "tuned" / "layer_average-0.6" / "samples.jsonl"
     rows = measured.read_text().splitlines()
@@ -216,9 +207,9 @@ def test_killed_while_it_tunes_it_goes_on(finished: tuple[Path, ExperimentResult
     assert canonical(tmp_path) == canonical(folder)
 
 
-def slow_run(folder: Path) -> None:
+def run_tuned(folder: Path, progress: Any) -> None:
     """The experiment in a process that is killed."""
-    run_experiment(tuned(folder), lambda name, done, total: print(name, done, total, flush=True))
+    run_experiment(tuned(folder), progress)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_families_that_need_torchvision() -> None:
     """It fails, with the line that says what to run, where torchvision is missing."""
     code = "import tests.support.torchvision_stub, pytest; raise SystemExit(pytest.main())"

@@ -144,16 +144,6 @@ def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, laye
     assert recording.kept(method) == expected
 
 
-def test_a_family_whose_tower_nobody_reads_is_refused() -> None:
-    method = tp.load_method("scope")
-    recording = record("aya_vision")
-    with (
-        pytest.raises(tp.errors.UnsupportedModelError, match="vision tower's patches"),
-        tp.apply(recording.model, method),
-    ):
-        pass
-
-
 def test_published_defaults() -> None:
     """64 of LLaVA-1.5's 576 tokens, before the language model."""
     made = tp.load_method("scope")

@@ -253,15 +253,6 @@ def test_published_splits(count: int, contextual: int) -> None:
     assert list(targets) == list(range(dominant, 576, (576 - dominant) // contextual))[:contextual]
 
 
-def test_a_family_whose_tower_nobody_reads_is_refused() -> None:
-    made = tp.load_method("visionzip")
-    with (
-        pytest.raises(tp.errors.UnsupportedModelError, match="vision tower"),
-        tp.apply(record("aya_vision").model, made),
-    ):
-        pass
-
-
 def test_published_defaults() -> None:
     """64 of LLaVA-1.5's 576 tokens, before the language model."""
     made = tp.load_method("visionzip")

@@ -39,6 +39,12 @@ WORDS = (
     "seconds>",
 )
 SIDE = {"height": 32, "width": 32}
+PATCHES: dict[str, Any] = {
+    "patch_size": 8,
+    "vision_feature_select_strategy": "default",
+    "num_additional_image_tokens": 1,
+}
+"""Of processors whose tower has a class token and patches of 8 x 8 pixels."""
 
 MakeProcessor = Callable[[Any, str], Any]
 """(tokenizer, chat template) -> the processor."""
@@ -147,10 +153,8 @@ def _llava(tokenizer: Any, template: str) -> Any:
     return tf.LlavaProcessor(
         tf.CLIPImageProcessor(size=SIDE, do_center_crop=False),
         tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
         chat_template=template,
+        **PATCHES,
         image_token="<image>",
     )
 
@@ -159,10 +163,8 @@ def _llava_next(tokenizer: Any, template: str) -> Any:
     return tf.LlavaNextProcessor(
         tf.LlavaNextImageProcessor(size={"shortest_edge": 32}, crop_size=SIDE, image_grid_pinpoints=PINPOINTS),
         tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
         chat_template=template,
+        **PATCHES,
     )
 
 
@@ -182,10 +184,8 @@ def _llava_next_video(tokenizer: Any, template: str) -> Any:
         tf.LlavaNextVideoVideoProcessor(size=SIDE, crop_size=SIDE),
         tf.LlavaNextImageProcessor(size={"shortest_edge": 32}, crop_size=SIDE, image_grid_pinpoints=PINPOINTS),
         tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
         chat_template=template,
+        **PATCHES,
     )
 
 
@@ -194,10 +194,8 @@ def _video_llava(tokenizer: Any, template: str) -> Any:
         tf.VideoLlavaImageProcessor(size={"shortest_edge": 32}, crop_size=SIDE),
         tf.VideoLlavaVideoProcessor(size={"shortest_edge": 32}, crop_size=SIDE),
         tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
         chat_template=template,
+        **PATCHES,
     )
 
 

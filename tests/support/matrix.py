@@ -224,13 +224,13 @@ def cells(families: list[str], thin: bool = False) -> list[Cell]:
         attentions, paddings, variants, layers, modes = factors(CASES[name])
         if thin:
             variants, layers = tuple(v for v in variants if v != "multi"), ("0", "middle")
-        out += [Cell(name, *values) for values in pairs((attentions, paddings, variants, layers, modes))]
+        out += [Cell(name, *values) for values in covering((attentions, paddings, variants, layers, modes), 2)]
     return out
 
 
-def full_cross(family: str) -> list[Cell]:
-    """Every combination of values for one family."""
-    return [Cell(family, *values) for values in itertools.product(*factors(CASES[family]))]
+def triples(family: str) -> list[Cell]:
+    """Every three values of any three factors for one family."""
+    return [Cell(family, *values) for values in covering(factors(CASES[family]), 3)]
 
 
 def factors(case: TinyCase) -> tuple[tuple[Any, ...], ...]:
@@ -241,11 +241,11 @@ def factors(case: TinyCase) -> tuple[tuple[Any, ...], ...]:
 
 
 @lru_cache
-def pairs(values: tuple[tuple[Any, ...], ...]) -> list[tuple[Any, ...]]:
-    """Few combinations that hold every pair of values: always the one that adds the most new pairs, in order."""
+def covering(values: tuple[tuple[Any, ...], ...], strength: int) -> list[tuple[Any, ...]]:
+    """Few combinations that hold all values of any ``strength`` factors: always the one that adds most, in order."""
 
     def of(combination: tuple[Any, ...]) -> set[Any]:
-        return set(itertools.combinations(enumerate(combination), 2))
+        return set(itertools.combinations(enumerate(combination), strength))
 
     everything = {c: of(c) for c in itertools.product(*values)}
     missing = set().union(*everything.values())

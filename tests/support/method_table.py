@@ -48,6 +48,7 @@ def methods() -> tuple[str, ...]:
         return tuple(named.name for named in tp.list_methods() if named.name not in SAME - {SHOWN} | {"oracle"})
 
 
+@lru_cache
 def prepared(name: str) -> tp.Method:
     """A method with half of the tokens as its budget, fit for tiny models."""
     data = tp.load_method(name).model_dump(mode="json")

@@ -1,13 +1,12 @@
-"""A tiny model and task for experiments in tests. The model is random, so its answers are arbitrary but fixed.
-
-``python -m tests.support.toy FOLDER`` runs the experiment slowly, so that a test can kill it.
-"""
+"""A tiny model and task for experiments in tests. The model is random, so its answers are arbitrary but fixed."""
 
 from __future__ import annotations
 
-import sys
+import shutil
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 
 from tests.support.tiny import CASES
-from tokenprune.experiment import ExperimentConfig, run_experiment
+from tokenprune.experiment import ExperimentConfig, ExperimentResult, run_experiment
 from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.tasks.base import Sample, Task, different_images
 
@@ -88,10 +87,29 @@ def config(output: str, delay: float = 0.0, **changes: Any) -> ExperimentConfig:
         "batch_size": 5,
         "timing": 0,
         "calibration": 0,
+        "examples": 0,
         "max_new_tokens": 2,
     }
     return ExperimentConfig.from_dict(plain | changes)
 
 
-if __name__ == "__main__":
-    run_experiment(config(sys.argv[1], delay=0.05), lambda name, done, total: print(done, total, flush=True))
+def completed(output: Path, **changes: Any) -> ExperimentResult:
+    """Run the toy experiment, or copy the folder of this process's earlier run with the same changes.
+
+    Not for tests that patch what runs.
+    """
+    key = config("any", **changes).to_yaml()
+    if key not in _COMPLETED:
+        _COMPLETED[key] = tempfile.TemporaryDirectory()
+        run_experiment(config(_COMPLETED[key].name, **changes))
+    shutil.copytree(_COMPLETED[key].name, output, dirs_exist_ok=True)
+    (output / "config.yaml").write_text(config(str(output), **changes).to_yaml())
+    return run_experiment(config(str(output), **changes))
+
+
+_COMPLETED: dict[str, tempfile.TemporaryDirectory[str]] = {}
+
+
+def run_slowly(output: Path, progress: Callable[[str, int, int], None]) -> None:
+    """Run the toy experiment so slowly that a test can kill it."""
+    run_experiment(config(str(output), delay=0.05), progress)

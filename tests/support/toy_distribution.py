@@ -20,18 +20,18 @@ toy = tests.support.toy:ToyTask
 """
 
 
-@pytest.fixture
-def toy_installed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def toy_installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Names ``toy`` of a model and a task, in this process and in those that it starts in the repository's folder."""
     site = tmp_path_factory.mktemp("site")
     info = site / "tokenprune_toy-0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(METADATA)
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
-    monkeypatch.syspath_prepend(site)
     root = Path(__file__).parents[2]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(root), os.environ.get("PYTHONPATH", "")]))
-    plugins.refresh()
-    yield
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(site)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(root), os.environ.get("PYTHONPATH", "")]))
+        plugins.refresh()
+        yield
     plugins.refresh()

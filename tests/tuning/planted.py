@@ -1,12 +1,10 @@
-"""A model in which the best way to prune is known, and a tune of the toy model that a test can kill.
-
-``python -m tests.tuning.planted FOLDER`` runs the tune slowly.
-"""
+"""A model in which the best way to prune is known, and a tune of the toy model that a test can kill."""
 
 from __future__ import annotations
 
-import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -113,11 +111,11 @@ def config(folder: str, **changes: Any) -> TuneConfig:
     return TuneConfig.from_dict(plain | changes)
 
 
-def slowly(name: str, done: int, total: int) -> None:
-    """Show progress, and leave time for a kill."""
-    print(done, total, flush=True)
-    time.sleep(0.05)
+def run_slowly(folder: Path, progress: Callable[[str, int, int], None]) -> None:
+    """Run the tune, and leave time for a kill after each of its steps."""
 
+    def slowly(*step: Any) -> None:
+        progress(*step)
+        time.sleep(0.05)
 
-if __name__ == "__main__":
-    run_tune(config(sys.argv[1]), slowly)
+    run_tune(config(str(folder)), slowly)

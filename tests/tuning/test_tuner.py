@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +12,12 @@ import torch
 import yaml
 
 import tokenprune as tp
+from tests.support.processes import started
 from tests.support.simple import CASE, fastv
 from tests.support.tiny import CASES
 from tests.support.toy import ToyModel, ToyTask
 from tests.support.toy import config as experiment
-from tests.tuning.planted import BUDGET, Place, config, method, planted
+from tests.tuning.planted import BUDGET, Place, config, method, planted, run_slowly
 from tokenprune.errors import (
     BudgetError,
     BusyModelError,
@@ -262,13 +260,9 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
     rng = random.Random(0)
     total = len(lines(whole))
     for _ in range(3):
-        command = [sys.executable, "-m", "tests.tuning.planted", str(killed)]
-        job = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert job.stdout is not None
-        for _ in range(rng.randint(3, 9)):
-            job.stdout.readline()
-        job.send_signal(signal.SIGKILL)
-        job.wait()
+        with started(run_slowly, killed) as job:
+            for _ in range(rng.randint(3, 9)):
+                job.step()
         assert 0 < len((killed / "samples.jsonl").read_text().splitlines()) < total
     with (killed / "samples.jsonl").open("a") as file:  # as if the last write had been cut in the middle
         file.write('{"budget": "layer_average 0.5", "candid')

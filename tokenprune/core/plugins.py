@@ -61,7 +61,7 @@ def plugins_disabled() -> bool:
     return _builtin_only.get() or os.environ.get("TOKENPRUNE_NO_PLUGINS", "") not in ("", "0")
 
 
-def discover_visible(group: str) -> list[Entry]:
+def discover_visible(group: str) -> tuple[Entry, ...]:
     """The entries of one entry-point group; those of plugins only while plugins are switched on."""
     return discover(group, plugins_disabled())
 
@@ -90,6 +90,7 @@ def require(distribution: str, how: str) -> None:
 
 def refresh() -> None:
     """Discover all components again, e.g. after a plugin was installed in the running process."""
+    discover.cache_clear()
     _registry.cache_clear()
 
 
@@ -101,7 +102,8 @@ def _registry(kind: str, builtin: bool) -> Registry[Any]:
     return Registry(word, base, discover(f"tokenprune.{kind}", builtin))
 
 
-def discover(group: str, builtin: bool = False) -> list[Entry]:
+@functools.cache
+def discover(group: str, builtin: bool = False) -> tuple[Entry, ...]:
     """The entries of one entry-point group: first those of tokenprune, then by distribution and name.
 
     Args:
@@ -115,6 +117,6 @@ def discover(group: str, builtin: bool = False) -> list[Entry]:
             continue
         entry = Entry(name=point.name, target=point.value, distribution=owner, load=point.load)
         entries.setdefault((point.name, point.value, owner), entry)
-    return sorted(
-        entries.values(), key=lambda entry: (entry.distribution != DISTRIBUTION, entry.distribution, entry.name)
+    return tuple(
+        sorted(entries.values(), key=lambda entry: (entry.distribution != DISTRIBUTION, entry.distribution, entry.name))
     )

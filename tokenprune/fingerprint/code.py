@@ -8,6 +8,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec, module_from_spec, resolve_name
 from pathlib import Path
@@ -71,18 +72,21 @@ def _sources(start: str) -> Iterator[tuple[str, bytes | None]]:
             seen |= near
 
 
-def _imports(source: bytes, package: str) -> Iterator[str]:
+@cache
+def _imports(source: bytes, package: str) -> frozenset[str]:
     """Names of what a source imports, in functions, too: modules, and what stands in them.
 
     They are read from the source: a constant that was imported does not say where it is from.
     """
+    found: set[str] = set()
     with suppress(SyntaxError):  # it was changed after it was imported
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Import):
-                yield from (alias.name for alias in node.names)
+                found.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 base = resolve_name("." * node.level + (node.module or ""), package)
-                yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
+                found.update((base, *(f"{base}.{alias.name}" for alias in node.names)))
+    return frozenset(found)
 
 
 def _is_in(name: str, package: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -153,13 +155,14 @@ class TinyCase:
     since: tuple[int, int] = (5, 17)
 
     def build(self, attention: str = "sdpa", seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-        """The model: seeded, weights that make masks and positions matter, eval mode."""
+        """The model: seeded, weights that make masks and positions matter, eval mode. Nobody else has it.
+
+        A copy takes a third of the time that making one anew takes.
+        """
+        model = copy.deepcopy(_prototype(self.create, seed))
         torch.manual_seed(seed)
-        model = self.create().eval()
-        spread_weights(model, seed)
         if attention in self.attentions:
             model.set_attn_implementation({self.switched: attention} if self.switched else attention)
-        allow_only_text(model)
         return model if dtype == torch.float32 else model.to(dtype)
 
     def batch(
@@ -196,6 +199,16 @@ class TinyCase:
     ) -> dict[str, Tensor]:
         """The inputs of `self.batch` alone."""
         return self.batch(model, batch, "left" if left_pad else "none", seed, variant).inputs
+
+
+@cache
+def _prototype(create: Callable[[], PreTrainedModel], seed: int) -> PreTrainedModel:
+    """The model that all models of a family and a seed are copies of; nobody runs it."""
+    torch.manual_seed(seed)
+    model = create().eval()
+    spread_weights(model, seed)
+    allow_only_text(model)
+    return model
 
 
 def plan(variant: Variant, sample: int) -> list[Sized]:
