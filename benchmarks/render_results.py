@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tokenprune.files.lines import json_ready
+from tokenprune.output.lines import json_ready
 
 from tokenprune.core.references import UNPRUNED
 from tokenprune.experiment.paper_table import csv_table, latex_table

@@ -221,7 +221,7 @@ def test_result_files_are_json(tmp_path: Path) -> None:
 
     write_report(run_experiment(config(str(tmp_path), task=ToyTask(questions=2))))
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
-    assert summary[0]["accuracy"]["half"] is None
+    assert summary[0]["accuracy"]["low"] is None
     for text in (tmp_path / "samples.jsonl").read_text().splitlines():
         json.loads(text, parse_constant=refuse)
 
