@@ -22,8 +22,8 @@ import torch
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Budget
 from tokenprune.budgets.keep import KeepRatio
+from tokenprune.budgets.label import budget_label
 from tokenprune.budgets.layer_average import LayerAverage
-from tokenprune.budgets.slug import slug
 from tokenprune.config import Method
 from tokenprune.drawing import vega
 from tokenprune.drawing.palette import COLOURS
@@ -115,7 +115,7 @@ def draw(data: dict[str, Any], budget: Budget, path: Path) -> None:
         vega.layer("text", place | number, cells, fontSize=12),
     ]
     below = {"width": width, "height": 34 * len(rows), "layer": parts}
-    note = f"{data['task']}: agreement with the unpruned model ({slug(budget)})"
+    note = f"{data['task']}: agreement with the unpruned model ({budget_label(budget)})"
     vega.save(vega.figure({"vconcat": [above, below]}, [note]), path, [path.suffix])
 
 

@@ -17,14 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tokenprune.output.lines import json_ready
-
 from tokenprune.core.references import UNPRUNED
 from tokenprune.experiment.paper_table import csv_table, latex_table
 from tokenprune.experiment.report_data import chosen_layers
 from tokenprune.experiment.summary import SeriesSummary
 from tokenprune.experiment.tables import layers_table, main_table
 from tokenprune.measure import bench_table
+from tokenprune.output.lines import json_ready
 from tokenprune.stats import clustered
 from tokenprune.stats.estimate import Estimate
 from tokenprune.tables import markdown, terminal

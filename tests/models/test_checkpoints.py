@@ -22,7 +22,7 @@ from tests.support.tiny import CASES
 from tests.support.tiny.core import CACHE, IMAGE
 from tokenprune import cli
 from tokenprune.budgets.keep import KeepRatio
-from tokenprune.budgets.slug import slug
+from tokenprune.budgets.label import budget_label
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment.config import MethodEntry
 from tokenprune.experiment.report import markdown
@@ -169,7 +169,7 @@ def test_the_example_runs(name: str, folders: dict[str, Path], tmp_path: Path) -
     assert len(result.rows) == 2 * (1 + 2 * len(data["methods"]))
     before = {row["position"]: row["visual_after"] for row in result.rows if row["method"] == "unpruned"}
     for budget in experiment.budgets:
-        after = [row for row in result.rows if row["budget"] == slug(budget)]
+        after = [row for row in result.rows if row["budget"] == budget_label(budget)]
         assert all(row["visual_after"] == int(budget.ratio * before[row["position"]]) for row in after), after
 
 

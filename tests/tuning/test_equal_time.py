@@ -38,7 +38,7 @@ def candidate(layer: int, name: str = "a") -> Candidate:
 
 
 def fit(clock: FakeClock, wanted: float, *candidates: Candidate, **known: float) -> Any:
-    return equal_time(candidates, PrefillTime(ratio=wanted), 16, 4, clock, known)
+    return equal_time(candidates, PrefillTime(ratio=wanted), visual=16, num_layers=4, clock=clock, known=known)
 
 
 def test_the_layer_average_that_takes_the_wanted_time_is_found() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tokenprune.budgets.base import Budget
-from tokenprune.budgets.slug import slug
+from tokenprune.budgets.label import budget_label
 from tokenprune.config import Method
 from tokenprune.core.component import Component, FromRegistry
 from tokenprune.core.references import ORACLE, UNPRUNED
@@ -134,7 +134,7 @@ class ExperimentConfig(RunConfig):
     @field_validator("budgets")
     @classmethod
     def _each_budget_once(cls, budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
-        names = [slug(budget) for budget in budgets]
+        names = [budget_label(budget) for budget in budgets]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"the budget '{repeated[0]}' stands twice, and tables could not tell the two apart")
@@ -151,7 +151,7 @@ class ExperimentConfig(RunConfig):
     @model_validator(mode="after")
     def _tuned_at_equal_cost(self) -> Self:
         if any(entry.name == TUNED for entry in self.methods):
-            unequal = [slug(budget) for budget in self.budgets if not costs_the_same(budget)]
+            unequal = [budget_label(budget) for budget in self.budgets if not costs_the_same(budget)]
             if unequal:
                 raise ValueError(
                     f"the method {TUNED!r} compares candidates of equal cost, and with the budget '{unequal[0]}' they"
@@ -174,13 +174,15 @@ class ExperimentConfig(RunConfig):
                 settings = published[entry.title]
                 if entry.name == TUNED:
                     tune = Tune(settings=entry.tune or TuneSettings(), budget=budget)
-                    yield Series(entry.title, None, None, slug(budget), tune=tune)
+                    yield Series(entry.title, None, None, budget_label(budget), tune=tune)
                     continue
                 for seed in entry.seeds or (None,):
                     with within(f"method {entry.title!r}"):
                         method = entry.method(budget, settings)
                     method = method if seed is None else reseed(method, seed)
-                    yield Series(entry.title, method, seed, slug(budget), settings.sentence if settings else None)
+                    yield Series(
+                        entry.title, method, seed, budget_label(budget), settings.sentence if settings else None
+                    )
 
 
 def json_schema() -> str:

@@ -84,7 +84,7 @@ def _duels(data: ReportData) -> list[Duel]:
 
 
 def _pictures(data: ReportData, *both: SeriesSummary) -> int:
-    """How many pictures the questions are about that both have answered."""
+    """The number of pictures of the questions that both have answered."""
     answers = data.result.answers
     answered = [answers.of(item.method, item.budget).by_question().keys() for item in both]
     return len({answers.questions.groups[position] for position in answered[0] & answered[1]})

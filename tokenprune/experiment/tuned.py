@@ -15,7 +15,7 @@ from tokenprune.config import Method
 from tokenprune.core.component import Component, FromRegistry
 from tokenprune.errors import ConfigError
 from tokenprune.tuning import TuneResult
-from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, budget_slug
+from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, cost_label
 from tokenprune.tuning.config import TuneRules
 from tokenprune.tuning.run_config import MethodName, check_name
 
@@ -60,7 +60,7 @@ class Tune(Component):
             name = re.sub(r"[^\w-]+", "-", title)
             # labels that differ in other characters only have folders of their own, too
             folder /= name if name == title else f"{name}-{zlib.crc32(title.encode()):08x}"
-        return folder / budget_slug(_equal_cost(self.budget)).replace(" ", "-")
+        return folder / cost_label(_equal_cost(self.budget)).replace(" ", "-")
 
     def fields(self) -> dict[str, Any]:
         """The fields of a :class:`TuneConfig` that the tune decides."""

@@ -112,7 +112,7 @@ class Look:
 
     @property
     def kept(self) -> NDArray[np.bool_]:
-        """Which tokens are left after the last stage, bool ``[tokens]``."""
+        """The tokens that are left after the last stage, bool ``[tokens]``."""
         return self.stages[-1].kept if self.stages else np.ones(self.tokens, dtype=bool)
 
     def grid(self, view: int, values: NDArray[Any], empty: Any) -> NDArray[Any]:

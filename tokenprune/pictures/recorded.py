@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenprune.budgets.slug import slug
+from tokenprune.budgets.label import budget_label
 from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.pictures.convert import as_pictures
 from tokenprune.pictures.look import Look, StageLook
@@ -59,7 +59,7 @@ def recorded_look(
         cells=cells,
         stages=tuple(_stage_look(stage, sample, places) for stage in stages),
         pictures=tuple(shown),
-        budget=slug(recording.method.budget),
+        budget=budget_label(recording.method.budget),
         question=question,
         answer=answer,
         expected=expected,

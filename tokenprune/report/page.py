@@ -29,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ExamplePanel:
-    """What one method answered about an example, and which patches it kept.
+    """One method's answer about an example, and the patches that it kept.
 
     Attributes:
         method: The method's name.

@@ -123,7 +123,7 @@ class _Sample:
 
     @property
     def independent(self) -> float:
-        """How many independent values know as much about the mean."""
+        """The number of independent values that know as much about the mean."""
         size = self.count / self.clusters
         small = (self.count - 1) / self.count * self.clusters / (self.clusters - 1)  # both variances are unbiased
         return self.count * (self.within + PRIOR) / (small * self.between + PRIOR * size)

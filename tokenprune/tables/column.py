@@ -95,6 +95,7 @@ def estimate(
     get: Callable[[Item], Estimate | None],
     factor: float = 100,
     most: int = 1,
+    *,
     signed: bool = False,
     csv: tuple[str, str] | None = None,
     paper: bool = False,

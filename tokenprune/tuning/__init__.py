@@ -1,4 +1,4 @@
-"""Which method is best for a model, for data and for a budget: races of candidates against the unpruned model."""
+"""Tuning: races of candidates against the unpruned model, for a model, data and a budget."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from tokenprune.budgets.base import Budget
 from tokenprune.budgets.flops_reduction import FlopsReduction
+from tokenprune.budgets.label import budget_label
 from tokenprune.budgets.layer_average import LayerAverage
-from tokenprune.budgets.slug import slug
 from tokenprune.core.component import Component, FromRegistry
 from tokenprune.core.plugins import registry
 
@@ -61,6 +61,6 @@ class EqualCostBudget(FromRegistry):
         return super().dump(value)
 
 
-def budget_slug(budget: Budget | PrefillTime) -> str:
+def cost_label(budget: Budget | PrefillTime) -> str:
     """A budget in a few words, e.g. ``layer_average 0.222``."""
-    return f"{PREFILL_TIME} {budget.ratio:g}" if isinstance(budget, PrefillTime) else slug(budget)
+    return f"{PREFILL_TIME} {budget.ratio:g}" if isinstance(budget, PrefillTime) else budget_label(budget)

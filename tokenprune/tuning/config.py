@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from tokenprune.core.component import Component
 from tokenprune.engine.trials.race import Objective
-from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, budget_slug
+from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, cost_label
 from tokenprune.tuning.run_config import CandidateEntry, MayDiffer, OutputPath, RunConfig, as_entries
 
 
@@ -69,7 +69,7 @@ class TuneConfig(TuneRules, RunConfig):
     def _one_kind_of_budget(self) -> Self:
         if (self.budget is None) != bool(self.budgets):
             raise ValueError("give exactly one of 'budget' and 'budgets'")
-        names = [budget_slug(budget) for budget in self.all_budgets]
+        names = [cost_label(budget) for budget in self.all_budgets]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"the budget '{repeated[0]}' stands twice")

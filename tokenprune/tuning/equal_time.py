@@ -47,6 +47,7 @@ def prefill_clock(adapter: Adapter, inputs: Mapping[str, Any]) -> Clock:
 def equal_time(
     candidates: Sequence[Candidate],
     wanted: PrefillTime,
+    *,
     visual: int,
     num_layers: int,
     clock: Clock,

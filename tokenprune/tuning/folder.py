@@ -86,7 +86,7 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
 
 
 def _setup(settings: dict[str, Any]) -> TuneSetup:
-    """What an older version did not store, as far as the settings say it."""
+    """Derive the setup from the settings, for folders of versions that did not store it."""
     model, task = settings["model"], settings["task"]
     goal: Goal = "score" if settings.get("labels") else settings["objective"]
     name = str(model.get("checkpoint") or model["name"]).rstrip("/").rpartition("/")[2]

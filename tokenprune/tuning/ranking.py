@@ -53,7 +53,7 @@ class Measured:
 
     @property
     def seen(self) -> int:
-        """How many samples it saw."""
+        """The number of samples that it saw."""
         return len(self.losses)
 
     @property

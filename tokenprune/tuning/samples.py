@@ -19,7 +19,7 @@ from tokenprune.flops.decoder import prefill_cost
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode
 from tokenprune.tasks.base import Sample, Task
-from tokenprune.tuning.budgets import EqualCost, PrefillTime, budget_slug
+from tokenprune.tuning.budgets import EqualCost, PrefillTime, cost_label
 
 Inputs = Mapping[str, Any]
 
@@ -177,11 +177,11 @@ def check_budget(budget: EqualCost, sizes: Sequence[tuple[int, int]], adapter: A
     visual = min(visual for visual, _ in sizes)
     if (budget.largest_count or 0) > visual:
         raise BudgetError(
-            f"budget '{budget_slug(budget)}' asks for more than the {visual} visual tokens of a sample",
+            f"budget '{cost_label(budget)}' asks for more than the {visual} visual tokens of a sample",
             f"ask for 1 to {visual}",
         )
     if all(_keeps_all(budget, visual, text, adapter) for visual, text in sizes):
-        raise nothing_dropped(budget_slug(budget))
+        raise nothing_dropped(cost_label(budget))
 
 
 def _keeps_all(budget: Budget, visual: int, text: int, adapter: Adapter) -> bool:

@@ -90,7 +90,7 @@ def capital(text: str) -> str:
 
 
 def quality(row: Ranked) -> str:
-    """How close a candidate's answers are to the unpruned model's."""
+    """Say how close a candidate's answers are to the unpruned model's."""
     return f"agreement {100 * row.agreement.mean:.1f} %, divergence {row.divergence.mean:.4f} nats"
 
 

@@ -32,7 +32,7 @@ from tokenprune.models.base import LoadedModel
 from tokenprune.models.code import used_code
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.tasks.base import Task, checked_score
-from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, budget_slug
+from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, cost_label
 from tokenprune.tuning.candidate_pool import CandidatePool, CandidateSpec, PoolBuilder, as_list
 from tokenprune.tuning.config import TuneConfig, TuneRules
 from tokenprune.tuning.equal_time import equal_time, prefill_clock
@@ -221,7 +221,7 @@ class _Tuning:
             for number, budget in enumerate(budgets):
                 found = self._candidates(adapter, budget, named, compositions, sizes, store)
                 names = [candidate.name for candidate in found.candidates]
-                show = steps_of(self.progress, number, len(budgets), budget_slug(budget), names)
+                show = steps_of(self.progress, number, len(budgets), cost_label(budget), names)
                 rankings.append(self._race(adapter, budget, found, counted, store, show))
             setup = replace(self.setup, seconds=time.perf_counter() - start, copies=counted.copies)
             folder = None if store is None else str(store.folder)
@@ -247,16 +247,16 @@ class _Tuning:
             return builder.build(budget, named, compositions)
         found = builder.build(LayerAverage(ratio=1.0), named, compositions)
         stored = (store.read_json("times.json") if store is not None else None) or {}
-        known: dict[str, float] = stored.setdefault(budget_slug(budget), {})
+        known: dict[str, float] = stored.setdefault(cost_label(budget), {})
         inputs = self.batches[0]
         found.candidates, slow = equal_time(
             found.candidates,
             budget,
-            max(visual for visual, _ in sizes[: len(inputs["input_ids"])]),
-            adapter.num_layers,
-            prefill_clock(adapter, inputs),
-            known,
-            lambda: None if store is None else store.write_json("times.json", stored),
+            visual=max(visual for visual, _ in sizes[: len(inputs["input_ids"])]),
+            num_layers=adapter.num_layers,
+            clock=prefill_clock(adapter, inputs),
+            known=known,
+            remember=lambda: None if store is None else store.write_json("times.json", stored),
         )
         found.refused |= slow
         return found
@@ -287,11 +287,11 @@ class _Tuning:
         store: TuneStore | None,
         show: Progress,
     ) -> Ranking:
-        slug = budget_slug(budget)
+        label = cost_label(budget)
         methods = {candidate.name: candidate.method for candidate in found.candidates}
         dumped = {name: method.model_dump(mode="json", exclude={"label"}) for name, method in methods.items()}
         definitions = with_code(dumped, methods)
-        rows = BudgetRows(slug) if store is None else store.rows(slug, definitions)
+        rows = BudgetRows(label) if store is None else store.rows(label, definitions)
         with reserved(adapter.decoder):
             race = run_race(
                 adapter,
@@ -305,7 +305,7 @@ class _Tuning:
                 counted=counted.places,
             )
         if race.fidelity and not any(_drops(item, counted.visual) for item in race.fidelity.values()):
-            raise nothing_dropped(slug)
+            raise nothing_dropped(label)
         measured = [
             Measured(
                 item.name,
@@ -318,7 +318,7 @@ class _Tuning:
             for item in found.candidates
             if item.name in race.fidelity
         ]
-        return rank(slug, measured, found.refused | race.refused, race.samples, self.rules.goal, self.seed)
+        return rank(label, measured, found.refused | race.refused, race.samples, self.rules.goal, self.seed)
 
 
 def _drops(fidelity: Fidelity, visual: Tensor) -> bool:

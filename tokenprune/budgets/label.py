@@ -6,7 +6,7 @@ from tokenprune.budgets.base import Budget
 from tokenprune.core.plugins import registry
 
 
-def slug(budget: Budget) -> str:
+def budget_label(budget: Budget) -> str:
     """A budget in a few words, e.g. ``keep_ratio 0.33``."""
     name = registry("budgets").name_of(type(budget))
     values = [
