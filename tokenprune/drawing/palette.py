@@ -102,7 +102,7 @@ def styles(names: Iterable[str], aliases: Iterable[StyleAlias] = ()) -> dict[str
         names: Names of methods, or of aliases.
         aliases: The names that are no methods.
     """
-    known, names = {alias.name: alias for alias in aliases}, list(names)
+    known, names = {alias.name: alias for alias in aliases}, sorted(set(names))
     own = _method_styles(known[name].method if name in known else name for name in names)
     return {
         name: replace(own[known[name].method], dash=DASHES[known[name].number % len(DASHES)])
