@@ -83,6 +83,7 @@ def test_a_repaired_sample_is_used(tmp_path: Path, bad: Callable[..., None]) -> 
     assert rows == {(row["series"], row["position"]): row for row in Results(tmp_path / "whole").rows()}
 
 
+@pytest.mark.slow
 def test_a_sample_that_is_lost_later_is_in_no_figure(tmp_path: Path, bad: Callable[..., None]) -> None:
     """Every method of a table answered the same questions."""
     run_experiment(config(str(tmp_path), task=LinesTask(), methods=["norm-hidden-large"]))

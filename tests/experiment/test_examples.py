@@ -174,6 +174,7 @@ def test_no_examples(tmp_path: Path) -> None:
     assert stored(Results(tmp_path)) == ({}, None)
 
 
+@pytest.mark.slow
 def test_merged_shards_have_the_examples_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"examples": 4, "methods": ["random"], "budgets": [{"name": "keep_count", "tokens": 2}]}
     run_experiment(config(str(tmp_path / "whole"), **settings))

@@ -231,6 +231,7 @@ def test_seeds_for_a_method_without_any_are_refused(tmp_path: Path) -> None:
         list(config(str(tmp_path), methods=[{"name": "norm-hidden-large", "seeds": [0, 1]}]).series())
 
 
+@pytest.mark.slow
 def test_a_family_without_a_closed_form_leaves_its_columns_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

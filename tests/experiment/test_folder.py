@@ -65,6 +65,7 @@ def test_an_unfinished_run_says_how_much_is_there(tmp_path: Path) -> None:
     assert found.skipped == result.skipped
 
 
+@pytest.mark.slow
 def test_label_free_scores_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(str(tmp_path))
     monkeypatch.setattr(type(settings.task), "label_free", property(lambda self: True))

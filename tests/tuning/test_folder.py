@@ -78,6 +78,7 @@ def test_folders_that_cannot_be_read(tmp_path: Path, content: str, words: str) -
         read_tune(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run_tune(config(tmp_path / "tune"))
     monkeypatch.chdir(tmp_path)

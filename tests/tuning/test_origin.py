@@ -18,6 +18,7 @@ from tokenprune.tuning import run_tune, tuner
 KNOWN = pytest.mark.filterwarnings("error::tokenprune.errors.TokenPruneWarning")
 
 
+@pytest.mark.slow
 @KNOWN
 @pytest.mark.parametrize("change", ["dtype of the model", "a number of a sample", "dtype of a sample"])
 def test_what_is_known_and_differs_is_refused(tmp_path: Path, change: str) -> None:
