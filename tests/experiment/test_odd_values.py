@@ -134,6 +134,7 @@ def test_no_file_of_a_tune_fails_on_a_surrogate(tmp_path: Path) -> None:
     assert (tmp_path / "tuned.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_rows_of_older_versions_can_be_reported(tmp_path: Path) -> None:
     """JSON holds what nothing repaired then."""
     run_experiment(config(str(tmp_path), **FEW))

@@ -44,6 +44,7 @@ def overlapping(figure: Figure, texts: list[Annotation]) -> list[tuple[str, str]
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, MOST_LINES, 25])
 def test_lines_are_named_at_their_ends_without_overlaps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int

@@ -12,6 +12,7 @@ from tokenprune.palette import GREY, styles
 from tokenprune.tuning.plot import tune_plot
 
 
+@pytest.mark.slow
 def test_every_candidate_has_a_row_in_the_style_of_its_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     variant = measured("fastv: layer 3", 0.4 + NOISE)
     early = measured("dart", 0.8 + NOISE[:8], left=8)
@@ -38,6 +39,7 @@ def test_every_candidate_has_a_row_in_the_style_of_its_method(tmp_path: Path, mo
         assert costs == [f"{row.average:.1f}" for row in found.ranked]
 
 
+@pytest.mark.slow
 def test_losses_of_very_different_size_have_a_logarithmic_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = measured("tiny", 0.01 + NOISE.abs() / 100)
     with figures(monkeypatch) as drawn:
