@@ -22,7 +22,6 @@ def result() -> TuneResult:
     return replace(one, rankings=(*one.rankings, *other.rankings))
 
 
-@pytest.mark.slow
 def test_every_candidate_is_in_the_table(result: TuneResult) -> None:
     page = tune_page(result.rankings, result.facts, {})
     rows = [row for ranking in result.rankings for row in ranking.ranked]

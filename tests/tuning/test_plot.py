@@ -12,7 +12,6 @@ from tokenprune.palette import GREY, styles
 from tokenprune.tuning.plot import tune_plot
 
 
-@pytest.mark.slow
 def test_every_candidate_has_a_row_in_the_style_of_its_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     variant = measured("fastv: layer 3", 0.4 + NOISE)
     early = measured("dart", 0.8 + NOISE[:8], left=8)

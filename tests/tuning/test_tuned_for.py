@@ -37,7 +37,6 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tuned.yaml"
 
 
-@pytest.mark.slow
 def test_the_file_says_for_what_it_was_tuned(tuned: Path) -> None:
     toy: Any = ToyModel().load().model
     text = toy.config.get_text_config()

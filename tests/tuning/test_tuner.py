@@ -38,7 +38,6 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 # ---- planted winners ----
 
 
-@pytest.mark.slow
 def test_the_candidate_that_keeps_what_matters_wins() -> None:
     model, samples = planted(32)
     named = [method(Place(keep="matter"), "planted"), method(Place(), "opposite"), "visionzip"]
