@@ -58,7 +58,7 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """Entropy curves and verdicts are neither read from the user's cache nor left there."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokenprune.engine.profile_cache.user_cache_path", lambda *names: folder)
+        patch.setattr("tokenprune.engine.trials.profile_cache.user_cache_path", lambda *names: folder)
         yield
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import tokenprune as tp
-from tokenprune.call_arguments import cache_name, returned_cache
+from tokenprune.core.call_arguments import cache_name, returned_cache
 from tokenprune.measure.latency import Spread
 from tokenprune.models.presets import Preset, Request, preset
 

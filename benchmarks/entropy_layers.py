@@ -27,8 +27,8 @@ from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.budgets.slug import slug
 from tokenprune.config import Method
 from tokenprune.engine import measure_entropy
-from tokenprune.engine.calibrate import why_unmet
-from tokenprune.engine.fidelity import Fidelity, UnprunedBatch
+from tokenprune.engine.trials.calibrate import why_unmet
+from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch
 from tokenprune.models.base import ModelSpec
 from tokenprune.tasks.base import Task
 from tokenprune_embedded.models import Clips, Digits

@@ -7,7 +7,7 @@ counters.
 from __future__ import annotations
 
 import tokenprune as tp
-from tokenprune.flops import model_flops, prefill_flops
+from tokenprune.flops.decoder import model_flops, prefill_flops
 from tokenprune.measure.counted import decoder_counted, decoder_traced, pruned_decoder_counted, vision_counted
 from tokenprune.measure.estimate import estimate
 from tokenprune.models.presets import PRESETS, Request

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 
 import tokenprune as tp
-from tokenprune import plugins
 from tokenprune.config import Method
-from tokenprune.named import list_methods
+from tokenprune.core import plugins
+from tokenprune.methods.named import list_methods
 from tokenprune.tasks.base import foreground_tokens
 from tokenprune_embedded.models import Digits as Model
 from tokenprune_embedded.tasks.digits import Digits as Task

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenprune.context import PruneContext
 from tokenprune.measure.memory import peak_bytes
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.scorers.base import Scorer
@@ -29,6 +28,7 @@ from tokenprune.scorers.fastv import FastV
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.norm import Norm
 from tokenprune.scorers.random import Random
+from tokenprune.signals.context import PruneContext
 from tokenprune.testing import make_context
 
 TOKENS = (144, 576, 1152, 2304, 4608, 9216, 16384)

@@ -35,7 +35,6 @@ import selection_literal as literal
 import torch
 from torch import Tensor
 
-from tokenprune.context import PruneContext
 from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios
 from tokenprune.ops.bipartite import plan_rounds, soft_matching
 from tokenprune.pruners.base import Pruner
@@ -52,6 +51,7 @@ from tokenprune.pruners.visionzip import VisionZip
 from tokenprune.pruners.vispruner import VisPruner
 from tokenprune.pruners.vscan import VScan
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
+from tokenprune.signals.context import PruneContext
 from tokenprune.testing import TowerTensors, make_context
 
 Result = TypeVar("Result")

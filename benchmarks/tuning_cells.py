@@ -26,9 +26,9 @@ import torch
 from tokenprune import ExperimentConfig
 from tokenprune.adapters import adapter_for
 from tokenprune.config import Method
-from tokenprune.engine import choose_layers, chosen
-from tokenprune.engine.fidelity import Fidelity, UnprunedBatch
+from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch
 from tokenprune.experiment.series import Series
+from tokenprune.run import choose_layers, chosen
 from tokenprune.selectors.fixed import Fixed
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,10 +24,10 @@ from torch import Tensor
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.config import Method
-from tokenprune.engine.calibrate import measure_entropy
-from tokenprune.engine.features import SharedFeatures
-from tokenprune.engine.fidelity import UnprunedBatch
-from tokenprune.engine.race import RaceRules, fixed_layers, run_race
+from tokenprune.engine.trials.calibrate import measure_entropy
+from tokenprune.engine.trials.features import SharedFeatures
+from tokenprune.engine.trials.fidelity import UnprunedBatch
+from tokenprune.engine.trials.race import RaceRules, fixed_layers, run_race
 from tokenprune.measure.memory import peak_bytes
 from tokenprune.tuning.candidates import default_candidates
 from tokenprune_embedded.models import Digits

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import combinations, pairwise
 
-from tokenprune.named import method_names
+from tokenprune.methods.named import method_names
 from tokenprune.palette import COLOURS, DASHES, GREY, PLACES, styles
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 import tokenprune as tp
 from tests.support.literal import Recording, record
 from tests.support.tower import attention, features
-from tokenprune.context import PruneContext
 from tokenprune.errors import ConfigError, ScoreError, UnsupportedModelError
 from tokenprune.pruners.base import Pruner
 from tokenprune.pruners.dpp import Dpp
@@ -26,6 +25,7 @@ from tokenprune.scorers.instruction import Instruction
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.norm import Norm
 from tokenprune.scorers.random import Random
+from tokenprune.signals.context import PruneContext
 from tokenprune.testing import TowerTensors, make_context
 
 LAYER, TOKENS = 2, 7

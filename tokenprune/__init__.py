@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from tokenprune import ops
 from tokenprune.config import Method
-from tokenprune.engine import apply, observe
+from tokenprune.engine import observe
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment import ExperimentConfig, run_experiment
-from tokenprune.named import list_methods, load_method
+from tokenprune.methods.named import list_methods, load_method
 from tokenprune.pictures.draw import draw
 from tokenprune.pictures.look import Look
-from tokenprune.run import Report, Run, StageResult
+from tokenprune.recording import Report, StageResult
+from tokenprune.run import Run, apply
 from tokenprune.tuning import TuneConfig, TuneResult, run_tune, tune
 from tokenprune.version import __version__
 

@@ -17,10 +17,10 @@ from pydantic import (
     model_validator,
 )
 
-from tokenprune import plugins
-from tokenprune.architecture import Architecture
 from tokenprune.budgets.base import Budget
-from tokenprune.component import Component, FromRegistry, explain
+from tokenprune.core import plugins
+from tokenprune.core.architecture import Architecture
+from tokenprune.core.component import Component, FromRegistry, explain
 from tokenprune.errors import ConfigError, MissingDataError
 from tokenprune.pruners.base import Pruner
 from tokenprune.selectors.base import LayerSelector

@@ -15,18 +15,18 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from tokenprune.context import PruneContext
 from tokenprune.errors import ConfigError, ScoreError, UnsupportedModelError
 from tokenprune.ops.frames import frame_sizes, number_frames
 from tokenprune.ops.gather import rows_at
 from tokenprune.ops.per_image import PerImage
-from tokenprune.signals import SIGNALS, AttentionProbe, DeclaredSignals, Prompt, TowerSignals, check_needs
-from tokenprune.visual_axis import VisualAxis
+from tokenprune.signals.context import PruneContext
+from tokenprune.signals.signals import SIGNALS, AttentionProbe, DeclaredSignals, Prompt, TowerSignals, check_needs
+from tokenprune.signals.visual_axis import VisualAxis
 
 
 @dataclass(frozen=True)
 class TowerTensors:
-    """Signals of one layer of a vision tower for all rows; see :class:`tokenprune.signals.TowerSignals`.
+    """Signals of one layer of a vision tower for all rows; see :class:`tokenprune.signals.signals.TowerSignals`.
 
     Attributes:
         attention: Attention of the class token, ``[batch, rows]``.
@@ -47,7 +47,7 @@ class TowerTensors:
 
 @dataclass(frozen=True)
 class TowerOnAxis:
-    """The signals of the visual tokens, gathered when they are read; see :class:`tokenprune.signals.TowerSignals`.
+    """The signals of the visual tokens, gathered when they are read; see :class:`tokenprune.signals.signals.TowerSignals`.
 
     Attributes:
         rows: The signals of all rows.
@@ -59,38 +59,38 @@ class TowerOnAxis:
 
     @cached_property
     def attention(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.attention`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.attention`."""
         return self.axis.gather(self.rows.attention)
 
     @cached_property
     def received(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.received`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.received`."""
         return self.axis.gather(self.rows.received)
 
     @cached_property
     def key(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.key`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.key`."""
         return self.axis.gather(self.rows.key)
 
     @cached_property
     def features(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.features`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.features`."""
         return self.axis.gather(self.rows.features)
 
     @property
     def projector(self) -> Callable[[Tensor], Tensor] | None:
-        """See :attr:`tokenprune.signals.TowerSignals.projector`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.projector`."""
         return self.rows.projector
 
     @property
     def tiles(self) -> Sequence[Tensor] | None:
-        """See :attr:`tokenprune.signals.TowerSignals.tiles`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.tiles`."""
         return self.rows.tiles
 
 
 @dataclass(frozen=True)
 class TensorSignals:
-    """Implements :class:`tokenprune.signals.Signals` by tensors of all rows.
+    """Implements :class:`tokenprune.signals.signals.Signals` by tensors of all rows.
 
     Attributes:
         axis: The visual axis.
@@ -119,13 +119,13 @@ class TensorSignals:
     norm: Callable[[Tensor], Tensor] | None = None
 
     def states(self, name: str) -> Tensor:
-        """See :meth:`tokenprune.signals.Signals.states`."""
+        """See :meth:`tokenprune.signals.signals.Signals.states`."""
         if name not in self.layer_states:
             raise ScoreError(f"this context has no {name} states", f"pass make_context(..., {name}=...)")
         return self.layer_states[name]
 
     def attention(self) -> AttentionProbe:
-        """Causal attention without rotary embedding; see :meth:`tokenprune.signals.Signals.attention`."""
+        """Causal attention without rotary embedding; see :meth:`tokenprune.signals.signals.Signals.attention`."""
         query, key = self.states("query"), self.states("key")
 
         def visible(index: Tensor) -> Tensor:
@@ -137,35 +137,35 @@ class TensorSignals:
         )
 
     def entering(self) -> AttentionProbe:
-        """The same attention: there is only one layer here; see :meth:`tokenprune.signals.Signals.entering`."""
+        """The same attention: there is only one layer here; see :meth:`tokenprune.signals.signals.Signals.entering`."""
         return self.attention()
 
     def final_norm(self) -> Callable[[Tensor], Tensor]:
-        """See :meth:`tokenprune.signals.Signals.final_norm`."""
+        """See :meth:`tokenprune.signals.signals.Signals.final_norm`."""
         if self.norm is None:
             raise ScoreError("this context has no final norm", "pass make_context(..., final_norm=...)")
         return self.norm
 
     def prompt(self) -> Prompt:
-        """See :meth:`tokenprune.signals.Signals.prompt`."""
+        """See :meth:`tokenprune.signals.signals.Signals.prompt`."""
         if self.embeddings is None:
             raise ScoreError("this context has no embeddings", "pass make_context(..., embeddings=...)")
         rows = torch.arange(self.row_mask.shape[1], device=self.row_mask.device).expand_as(self.row_mask)
         return Prompt(self.embeddings, self.is_visual, self.row_mask & ~self.is_visual, rows)
 
     def grid(self) -> Tensor:
-        """See :meth:`tokenprune.signals.Signals.grid`."""
+        """See :meth:`tokenprune.signals.signals.Signals.grid`."""
         return self._on_axis(self._required_grid())
 
     def frames(self) -> Tensor:
-        """See :meth:`tokenprune.signals.Signals.frames`."""
+        """See :meth:`tokenprune.signals.signals.Signals.frames`."""
         grid = self._required_grid()
         image = self.image.masked_fill(~self.is_visual, -1)
         numbers = number_frames(grid[..., 0].masked_fill(~self.is_visual, -1), image, self.max_images)
         return self._on_axis(torch.cat([numbers[..., None], frame_sizes(numbers, grid)], -1))
 
     def tower(self, layer: int) -> TowerSignals:
-        """See :meth:`tokenprune.signals.Signals.tower`."""
+        """See :meth:`tokenprune.signals.signals.Signals.tower`."""
         if layer not in self.tower_layers:
             raise ScoreError(
                 f"this context has no tower layer {layer}", f"pass make_context(..., tower={{{layer}: ...}})"
@@ -173,7 +173,7 @@ class TensorSignals:
         return TowerOnAxis(self.tower_layers[layer], self.axis)
 
     def annotation(self, name: str) -> Tensor:
-        """See :meth:`tokenprune.signals.Signals.annotation`."""
+        """See :meth:`tokenprune.signals.signals.Signals.annotation`."""
         if name not in self.annotations:
             raise ScoreError(f"this context has no annotation {name!r}", "pass make_context(..., annotations={...})")
         return self.axis.gather(self.annotations[name]).masked_fill(~self.axis.mask, 0.0)

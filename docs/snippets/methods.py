@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tokenprune import plugins
 from tokenprune.cli.methods import flow
-from tokenprune.component import Component
 from tokenprune.config import Method
-from tokenprune.named import NamedMethod, list_methods, load_method
+from tokenprune.core import plugins
+from tokenprune.core.component import Component
+from tokenprune.methods.named import NamedMethod, list_methods, load_method
 
 TRANSCRIPTS = Path(__file__).parents[2] / "tests" / "published" / "transcripts"
 

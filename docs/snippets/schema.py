@@ -14,7 +14,7 @@ from unittest import mock
 
 import yaml
 
-from tokenprune import plugins
+from tokenprune.core import plugins
 from tokenprune.experiment.config import json_schema
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -23,7 +23,7 @@ from tokenprune.adapters.items import assign_items
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.structure import EXACT_TYPES
 from tokenprune.ops.gather import rows_at
-from tokenprune.signals import AttentionProbe
+from tokenprune.signals.signals import AttentionProbe
 
 HYBRID = {name for name, case in CASES.items() if case.hybrid}
 UNREADABLE = {"llava_gpt_neox", "llava_deepseek_v3", "kimi_k25", "fuyu", "hunyuan_vl"}

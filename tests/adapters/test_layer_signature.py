@@ -22,9 +22,9 @@ from tests.support.matrix import STEPS, difference, generate, stages_of
 from tests.support.oracle import oracle_generate_logits, tolerance
 from tests.support.tiny import CASES
 from tests.support.tiny.core import CACHE
-from tokenprune import plugins
 from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.adapters.llava import LlavaAdapter
+from tokenprune.core import plugins
 from tokenprune.errors import UnsupportedModelError
 
 CASE = CASES["llava"]

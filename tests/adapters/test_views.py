@@ -16,6 +16,7 @@ from tests.adapters.test_adapters import call_of_generate
 from tests.support.tiny import CASES, CORE
 from tests.support.tiny.core import CACHE, Variant
 from tokenprune.adapters import adapter_for
+from tokenprune.adapters.call_shapes import slim_arguments
 from tokenprune.adapters.placements import (
     AnyResolution,
     Frames,
@@ -25,7 +26,6 @@ from tokenprune.adapters.placements import (
     best_resolution,
     covered_by_patches,
 )
-from tokenprune.adapters.slimming import slim_arguments
 from tokenprune.adapters.views import WHOLE, PlacedItem, View, part_of
 from tokenprune.errors import SampleError
 

@@ -20,12 +20,12 @@ from tests.support.tiny.parts import PATCHES, text
 from tests.support.tiny.qwen import IMAGE, PATCH, TYPES, VIDEO, grid_visual
 from tests.support.tower import eager_maps, output_of
 from tokenprune.adapters import adapter_for
-from tokenprune.context import PruneContext
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.ops.vision import TowerLayer, TowerRuns, cell_patches, window_order
 from tokenprune.pruners.base import Selection
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.vision_attention import VisionAttention
+from tokenprune.signals.context import PruneContext
 
 QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"]
 

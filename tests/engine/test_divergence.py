@@ -10,7 +10,7 @@ import torch
 import tokenprune as tp
 from tests.support.tiny.core import CACHE
 from tests.support.toy import ToyModel, ToyTask, completed, config
-from tokenprune.engine.divergence import answer_mask, forced_log_probabilities, mean_divergence
+from tokenprune.engine.trials.divergence import answer_mask, forced_log_probabilities, mean_divergence
 from tokenprune.experiment import markdown, run_experiment
 from tokenprune.tasks.base import Sample
 

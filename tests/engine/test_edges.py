@@ -16,10 +16,10 @@ from tests.support.matrix import STEPS, Cell, difference, generate, judge_forwar
 from tests.support.oracle import dropped, kept_rows, masked, oracle_generate_logits, oracle_logits, tolerance
 from tests.support.tiny import CASES, CORE, TinyCase
 from tests.support.tiny.core import CACHE, TRANSFORMERS, Batch, pad, prompts
-from tokenprune.context import PruneContext
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.base import Scorer
+from tokenprune.signals.context import PruneContext
 
 torch.set_num_threads(1)
 RATIO = {"name": "keep_ratio", "ratio": 0.4}

@@ -14,8 +14,8 @@ from tests.support.simple import fastv, pair
 from tests.support.tiny import CASES, CORE
 from tests.support.toy import ToyModel
 from tokenprune.adapters import adapter_for
-from tokenprune.engine.calibrate import measure_entropy
-from tokenprune.engine.fidelity import UnprunedBatch
+from tokenprune.engine.trials.calibrate import measure_entropy
+from tokenprune.engine.trials.fidelity import UnprunedBatch
 from tokenprune.errors import ConfigError
 
 BUDGET = {"name": "layer_average", "ratio": 0.5}

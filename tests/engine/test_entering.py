@@ -17,11 +17,11 @@ from tests.support.tiny.core import Padding
 from tests.support.tower import eager_maps
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.structure import entering_norm
-from tokenprune.context import PruneContext
 from tokenprune.errors import UnsupportedModelError
 from tokenprune.pruners.base import Selection
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.fastv import FastV
+from tokenprune.signals.context import PruneContext
 
 # beside the named families: layers without rotary embedding among others with it, attention before every norm
 CORE = [*(name for name, case in CASES.items() if case.core), "llava_smollm3", "cohere2_vision", "llava_olmo2"]

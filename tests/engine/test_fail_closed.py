@@ -15,7 +15,7 @@ from tests.support.simple import fastv, pair
 from tests.support.tiny import CASES
 from tests.support.tiny.core import CACHE
 from tokenprune.adapters import adapter_for
-from tokenprune.engine.fidelity import UnprunedBatch
+from tokenprune.engine.trials.fidelity import UnprunedBatch
 from tokenprune.errors import UnsupportedFeatureError
 
 TOKEN = torch.tensor([[9], [9]])

@@ -9,7 +9,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from tests.support.tiny import CASES
-from tokenprune.engine.features import SharedFeatures, fresh
+from tokenprune.engine.trials.features import SharedFeatures, fresh
 
 FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 

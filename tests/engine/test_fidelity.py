@@ -12,7 +12,7 @@ from tests.support.simple import pair
 from tests.support.tiny import CASES, CORE
 from tests.support.tiny.core import CACHE
 from tokenprune.adapters import adapter_for
-from tokenprune.engine.fidelity import Fidelity, UnprunedBatch, last_token_logits
+from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch, last_token_logits
 from tokenprune.errors import ConfigError, TokenPruneError
 
 SCORERS: tuple[dict[str, Any], ...] = (

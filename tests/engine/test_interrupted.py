@@ -15,8 +15,8 @@ from transformers import DynamicCache
 import tokenprune as tp
 from tests.support.simple import fastv, pair
 from tests.support.tiny.core import CACHE
-from tokenprune.engine.calibrate import measure_entropy, observe
 from tokenprune.engine.reservation import reserved
+from tokenprune.engine.trials.calibrate import measure_entropy, observe
 from tokenprune.errors import BusyModelError, UnsupportedFeatureError
 
 

@@ -18,7 +18,6 @@ import tokenprune as tp
 from tests.support.oracle import dropped, oracle_generate_logits, oracle_logits, tolerance
 from tests.support.tiny import CASES
 from tests.support.tiny.core import CACHE
-from tokenprune.context import PruneContext
 from tokenprune.errors import (
     BudgetError,
     BusyModelError,
@@ -30,6 +29,7 @@ from tokenprune.errors import (
 )
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
+from tokenprune.signals.context import PruneContext
 
 LLAVA = CASES["llava"]
 

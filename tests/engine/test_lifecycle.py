@@ -14,7 +14,7 @@ import tokenprune as tp
 from tests.support.simple import fastv, pair
 from tests.support.tiny.core import CACHE
 from tokenprune.adapters import adapter_for
-from tokenprune.engine.fidelity import UnprunedBatch
+from tokenprune.engine.trials.fidelity import UnprunedBatch
 from tokenprune.errors import BusyModelError, UnsupportedFeatureError
 
 TOKEN = torch.tensor([[9], [9]])

@@ -11,8 +11,8 @@ from torch import Tensor
 import tokenprune as tp
 from tests.support.matrix import model_of
 from tests.support.tiny import CASES
-from tokenprune.context import PruneContext
 from tokenprune.scorers.base import Scorer
+from tokenprune.signals.context import PruneContext
 
 TOKENS = 16
 """Visual tokens of an image of the tiny LLaVA and Qwen2-VL."""

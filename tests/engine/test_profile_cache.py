@@ -17,9 +17,10 @@ from PIL import Image
 
 import tokenprune as tp
 from tests.support.tiny import CASES
-from tokenprune.engine import choose_layers, profile_cache
-from tokenprune.engine.profile_cache import ProfileCache
+from tokenprune.engine.trials import profile_cache
+from tokenprune.engine.trials.profile_cache import ProfileCache
 from tokenprune.errors import TokenPruneWarning
+from tokenprune.run import choose_layers
 from tokenprune.selectors.entropy_profile import EntropyProfile
 
 CURVES = EntropyProfile(family="llava", num_layers=2, curves=((2.0, 1.0),))

@@ -10,10 +10,10 @@ import torch
 
 import tokenprune as tp
 from tests.support.literal import record
-from tokenprune.context import PruneContext
 from tokenprune.errors import ScoreError
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.signals.context import PruneContext
 
 SHOWN: list[PruneContext] = []
 LATEST: list[weakref.ref[PruneContext]] = []

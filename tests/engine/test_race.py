@@ -10,8 +10,8 @@ import torch
 import tokenprune as tp
 from tests.support.simple import pair
 from tokenprune.adapters import adapter_for
-from tokenprune.engine.fidelity import Fidelity, UnprunedBatch
-from tokenprune.engine.race import Objective, Race, RaceRules, loss, run_race
+from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch
+from tokenprune.engine.trials.race import Objective, Race, RaceRules, loss, run_race
 
 
 def method(layer: int, scorer: dict[str, Any], ratio: float = 0.5) -> tp.Method:
@@ -147,7 +147,7 @@ def test_the_error_is_divided_among_the_tests(monkeypatch: pytest.MonkeyPatch) -
         levels.append(level)
         return torch.zeros(len(losses), dtype=torch.bool)
 
-    monkeypatch.setattr("tokenprune.engine.race.clearly_worse", nobody)
+    monkeypatch.setattr("tokenprune.engine.trials.race.clearly_worse", nobody)
     race(RaceRules("divergence", error=0.06, first=3))
     assert levels == pytest.approx([0.06 / 3] * 3)  # after 3, 6 and 12 of 16 samples
 

@@ -37,7 +37,7 @@ from tokenprune.budgets.keep import KeepRatio
 from tokenprune.engine.renumber import Renumbering, RotaryCalls
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.experiment.config import MethodEntry
-from tokenprune.named import shipped_method
+from tokenprune.methods.named import shipped_method
 
 SLIDING = {"gemma3"}
 FAMILIES = [name for name, case in CASES.items() if case.core and name not in SLIDING]

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.support.toy import ToyModel, ToyTask, completed, config
-from tokenprune.component import FromRegistry
+from tokenprune.core.component import FromRegistry
 from tokenprune.errors import OutputError, SampleError
 from tokenprune.experiment import ExperimentResult, markdown, run_experiment
 from tokenprune.experiment.results import Results

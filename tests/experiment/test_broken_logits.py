@@ -15,9 +15,9 @@ from tests.support.broken import break_prompts, letter
 from tests.support.toy import ToyModel, ToyTask, config
 from tokenprune.adapters import adapter_for
 from tokenprune.cli.look import looks, read_prompt
-from tokenprune.engine.calibrate import last_logits
-from tokenprune.engine.divergence import mean_divergence
-from tokenprune.engine.fidelity import UnprunedBatch
+from tokenprune.engine.trials.calibrate import last_logits
+from tokenprune.engine.trials.divergence import mean_divergence
+from tokenprune.engine.trials.fidelity import UnprunedBatch
 from tokenprune.errors import SampleError, UnsupportedFeatureError
 from tokenprune.experiment import run_experiment
 from tokenprune.experiment.results import Results

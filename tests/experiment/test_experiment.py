@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.support.processes import started
 from tests.support.toy import ToyModel, ToyTask, completed, config, run_slowly
-from tokenprune.engine.features import SharedFeatures
+from tokenprune.engine.trials.features import SharedFeatures
 from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError, PluginError, UnsupportedModelError
 from tokenprune.experiment import ExperimentConfig, cost, markdown, run_experiment, summarise, write_report
 from tokenprune.experiment.answering import Answering

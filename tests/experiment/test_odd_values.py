@@ -22,7 +22,8 @@ import tokenprune as tp
 from tests.support.simple import fastv, pair
 from tests.support.toy import Letters, ToyModel, ToyTask, config
 from tokenprune.cli.commands import main
-from tokenprune.component import FromRegistry
+from tokenprune.core.component import FromRegistry
+from tokenprune.core.text import well_formed
 from tokenprune.errors import SampleError
 from tokenprune.experiment import run_experiment, write_report
 from tokenprune.experiment.answers import digest
@@ -35,7 +36,6 @@ from tokenprune.files.lines import json_ready, line
 from tokenprune.models.base import LoadedModel
 from tokenprune.pictures.draw import draw, save
 from tokenprune.tasks.base import Sample
-from tokenprune.text import well_formed
 from tokenprune.tuning import TuneConfig, run_tune
 
 LONE = "a\ud800b"

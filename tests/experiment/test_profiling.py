@@ -12,11 +12,12 @@ import yaml
 import tokenprune as tp
 from tests.support.toy import ToyModel, config
 from tokenprune import cli
-from tokenprune.engine import apply, calibrate
+from tokenprune.engine.trials import calibrate
 from tokenprune.errors import ConfigError
 from tokenprune.experiment import run_experiment
 from tokenprune.experiment.profiling import profile_model
 from tokenprune.experiment.results import Results
+from tokenprune.run import apply
 from tokenprune.selectors.entropy_profile import EntropyProfile
 
 pytestmark = pytest.mark.usefixtures("toy_installed")

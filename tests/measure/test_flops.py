@@ -20,7 +20,7 @@ from tests.support.tiny.core import CACHE
 from tests.support.tiny.gemma import WINDOW, gemma4_model
 from tests.support.tiny.qwen import ernie_model
 from tokenprune.errors import ConfigError, UnsupportedModelError
-from tokenprune.flops import (
+from tokenprune.flops.decoder import (
     Shape,
     head_flops,
     kv_cache_bytes,
@@ -29,7 +29,7 @@ from tokenprune.flops import (
     prefill_flops,
     step_flops,
 )
-from tokenprune.flops_vision import vision_flops
+from tokenprune.flops.vision import vision_flops
 from tokenprune.measure.counted import (
     count_flops,
     decoder_counted,

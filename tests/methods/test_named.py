@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import tokenprune as tp
-from tokenprune import named
 from tokenprune.budgets.base import Budget
 from tokenprune.budgets.keep import KeepCount, KeepRatio
+from tokenprune.core.registry import Entry, Registry
 from tokenprune.errors import ConfigError, MissingDataError, PluginError, UnknownNameError
-from tokenprune.registry import Entry, Registry
+from tokenprune.methods import named
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.random import Random
 from tokenprune.selectors.entropy_collapse import EntropyCollapse

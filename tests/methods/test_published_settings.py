@@ -14,16 +14,17 @@ import yaml
 from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, PreTrainedConfig
 
 import tokenprune as tp
-from tokenprune import named, plugins
-from tokenprune.architecture import Architecture
 from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.keep import KeepCount, KeepRatio
 from tokenprune.budgets.layer_average import LayerAverage
+from tokenprune.core import plugins
+from tokenprune.core.architecture import Architecture
 from tokenprune.errors import ConfigError
+from tokenprune.methods import named
+from tokenprune.methods.named import NamedMethod, shipped_method
+from tokenprune.methods.published import Published, choose, read_published
 from tokenprune.models.presets import PRESETS
-from tokenprune.named import NamedMethod, shipped_method
 from tokenprune.ops.recycle import cluster_count
-from tokenprune.published import Published, choose, read_published
 from tokenprune.selectors.base import ModelProfile
 from tokenprune.selectors.entropy_collapse import PUBLISHED
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenprune import plugins
+from tokenprune.core import plugins
 from tokenprune.metrics.agreement import Agreement
 from tokenprune.metrics.anls import Anls
 from tokenprune.metrics.base import Metric

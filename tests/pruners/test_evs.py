@@ -13,11 +13,11 @@ import tokenprune as tp
 from tests.support.literal import cosine, exact_vectors, record
 from tests.support.tiny import CASES
 from tests.support.video import VIDEOS, Place, assert_no_transfer, chosen, places_of
-from tokenprune.context import PruneContext
 from tokenprune.errors import BudgetError, ScoreError
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.pruners.evs import Evs
+from tokenprune.signals.context import PruneContext
 
 
 def literal(

@@ -13,13 +13,13 @@ import tokenprune as tp
 from tests.support.tiny import CASES
 from tests.support.tiny.core import pad
 from tests.support.tiny.qwen import IMAGE
-from tokenprune.context import PruneContext
 from tokenprune.errors import UnsupportedFeatureError
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.pruners.hiprune import HiPrune
 from tokenprune.pruners.scope import Scope
 from tokenprune.pruners.visionzip import VisionZip
 from tokenprune.pruners.vispruner import VisPruner
+from tokenprune.signals.context import PruneContext
 from tokenprune.testing import TowerTensors, make_context
 
 PRUNERS = {

@@ -14,12 +14,12 @@ from tests.support.matrix import model_of
 from tests.support.method_table import methods, prepared, variants
 from tests.support.tiny import CASES
 from tokenprune.budgets.keep import KeepRatio
-from tokenprune.context import PruneContext
 from tokenprune.engine import prefill, selection
 from tokenprune.errors import ScoreError
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.pruners.topk import TopK
 from tokenprune.selectors.fixed import Fixed
+from tokenprune.signals.context import PruneContext
 
 MERGING = ("pool", "tome", "vscan", "visionzip", "sparsevlm", "framefusion")
 SCORED_ONE_BY_ONE_NEVER = {"dart", "divprune", "tome"}

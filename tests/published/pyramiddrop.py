@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tests.published.load import definitions
 from tests.published.source import Case, Result, Source
-from tokenprune.named import load_method
+from tokenprune.methods.named import load_method
 from tokenprune.testing import make_context
 
 SOURCE = Source(

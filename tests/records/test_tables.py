@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tokenprune.core.optional import optional
 from tokenprune.errors import ConfigError, MissingDataError, SampleError
-from tokenprune.optional import optional
 from tokenprune.records.ids import check_unique
 from tokenprune.records.open import open_table
 

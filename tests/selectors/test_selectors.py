@@ -12,9 +12,10 @@ import torch
 
 import tokenprune as tp
 from tests.support.tiny import CASES
-from tokenprune.architecture import Architecture
-from tokenprune.engine import choose_layers, measure_entropy
+from tokenprune.core.architecture import Architecture
+from tokenprune.engine import measure_entropy
 from tokenprune.errors import ConfigError, LayerError, MissingDataError
+from tokenprune.run import choose_layers
 from tokenprune.selectors.base import ModelProfile
 from tokenprune.selectors.entropy_collapse import EntropyCollapse
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse

@@ -15,18 +15,20 @@ import torch
 
 import tokenprune as tp
 from tests.support.tiny import CASES
-from tokenprune.architecture import Architecture
-from tokenprune.engine import calibrate, choose_layers, measure_entropy, profile_cache, verify_methods
+from tokenprune.core.architecture import Architecture
+from tokenprune.engine import measure_entropy
+from tokenprune.engine.trials import calibrate, profile_cache
 from tokenprune.errors import BusyModelError, ConfigError, LayerError, UnsupportedFeatureError
 from tokenprune.models.presets import PRESETS
 from tokenprune.pruners.topk import TopK
+from tokenprune.run import choose_layers, verify_methods
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.random import Random
 from tokenprune.selectors.base import ModelProfile, Trial, TrialResult
 from tokenprune.selectors.entropy_collapse import EntropyCollapse
 from tokenprune.selectors.entropy_profile import EntropyProfile
+from tokenprune.selectors.layer_trials import alternatives, candidate_layers, choose, paired_interval, wilson
 from tokenprune.selectors.plateau import Plateau
-from tokenprune.selectors.verify import alternatives, candidate_layers, choose, paired_interval, wilson
 
 #: The shape of the digits model: drop before layer 2, plateau at layers 3 to 8 of 12.
 SHAPE = [1.8, 1.5, 0.6, 0.3, 0.3, 0.3, 0.4, 0.4, 0.4, 0.6, 1.6, 1.8]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from tokenprune.context import PruneContext
 from tokenprune.pruners.base import Selection
 from tokenprune.pruners.topk import TopK
+from tokenprune.signals.context import PruneContext
 
 Seen = TypeVar("Seen")
 

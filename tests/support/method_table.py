@@ -18,8 +18,8 @@ from tests.support.matrix import model_of
 from tests.support.oracle import decoder_layers, oracle_logits, tolerance
 from tests.support.tiny import CASES, CORE
 from tests.support.tiny.core import Batch, Variant
-from tokenprune import plugins
 from tokenprune.budgets.keep import KeepRatio
+from tokenprune.core import plugins
 from tokenprune.errors import ScoreError
 
 OTHERWISE: dict[str, dict[str, Any]] = {

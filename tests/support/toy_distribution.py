@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenprune import plugins
+from tokenprune.core import plugins
 
 METADATA = "Metadata-Version: 2.1\nName: tokenprune-toy\nVersion: 0\n"
 ENTRY_POINTS = """\

@@ -18,7 +18,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from tests.records.test_pictures import picture, video
-from tokenprune.component import FromRegistry
+from tokenprune.core.component import FromRegistry
 from tokenprune.errors import ConfigError, MissingDataError, SampleError, TokenPruneError
 from tokenprune.tasks.base import Sample
 from tokenprune.tasks.vqa import Vqa

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.toy_distribution import METADATA, toy_installed
-from tokenprune import plugins
+from tokenprune.core import plugins
 
 __all__ = ["toy_installed"]
 

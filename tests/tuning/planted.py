@@ -13,10 +13,10 @@ from torch import Tensor, nn
 import tokenprune as tp
 from tests.support.simple import pair
 from tests.support.toy import ToyModel, ToyTask
-from tokenprune.context import PruneContext
+from tokenprune.core.tunable import Tunable
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.base import Scorer
-from tokenprune.space import Tunable
+from tokenprune.signals.context import PruneContext
 from tokenprune.tuning import TuneConfig, run_tune
 
 #: The visual tokens, of 16, on which the answer depends.

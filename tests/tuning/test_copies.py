@@ -16,8 +16,8 @@ from tests.support.toy import ToyTask
 from tests.tuning.planted import BUDGET, Place, config, method, planted
 from tokenprune.adapters import adapter_for
 from tokenprune.cli.tables import print_tune
-from tokenprune.engine.calibrate import compare_trials
-from tokenprune.engine.distinct import distinct
+from tokenprune.engine.trials.calibrate import compare_trials
+from tokenprune.engine.trials.distinct import distinct
 from tokenprune.errors import BudgetError, ConfigError
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.norm import Norm

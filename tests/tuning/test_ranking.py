@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.tuning.planted import Place, method
-from tokenprune.engine.fidelity import Fidelity
+from tokenprune.engine.trials.fidelity import Fidelity
 from tokenprune.errors import ConfigError
 from tokenprune.tuning.intervals import RESAMPLES, bootstrap
 from tokenprune.tuning.plot import SHOWN, shown

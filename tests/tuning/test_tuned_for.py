@@ -18,9 +18,9 @@ from tests.support.toy import config as experiment
 from tests.tuning.models import llava
 from tests.tuning.planted import BUDGET, config, planted
 from tokenprune.adapters import adapter_for
-from tokenprune.architecture import Architecture
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.cli.look import look_methods, looks, read_prompt
+from tokenprune.core.architecture import Architecture
 from tokenprune.errors import ConfigError
 from tokenprune.experiment import run_experiment
 from tokenprune.measure.estimate import estimate

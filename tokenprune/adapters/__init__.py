@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from tokenprune import plugins
 from tokenprune.adapters.base import Adapter
+from tokenprune.core import plugins
 
 
 def adapter_for(model: nn.Module) -> Adapter:

@@ -14,7 +14,7 @@ from tokenprune.adapters.layout import VisualLayout, check_not_empty, find_token
 from tokenprune.adapters.projections import Projection, Rotate, projection, rotation
 from tokenprune.adapters.towers import TowerSite
 from tokenprune.adapters.views import PlacedItem
-from tokenprune.architecture import Architecture
+from tokenprune.core.architecture import Architecture
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.call_shapes import slim_arguments, without_values
 from tokenprune.adapters.grids import square
 from tokenprune.adapters.items import Item, ItemSize, assign_items, run_lengths
 from tokenprune.adapters.layout import VisualLayout, find_tokens
 from tokenprune.adapters.modalities import MODALITIES, Modality, features, uniform_sizes
 from tokenprune.adapters.placements import Frames, Whole
-from tokenprune.adapters.slimming import slim_arguments, without_values
 from tokenprune.adapters.views import PlacedItem, Placement
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.adapters.layer_signature import LayerSignature
-from tokenprune.call_arguments import named_parameters
+from tokenprune.core.call_arguments import named_parameters
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 
 #: Config attributes that hold the id of a token which stands for visual features.

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tokenprune.component import Component
+from tokenprune.core.component import Component
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokenprune.budgets.base import Budget
-from tokenprune.plugins import registry
+from tokenprune.core.plugins import registry
 
 
 def slug(budget: Budget) -> str:

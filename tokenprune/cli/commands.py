@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from tokenprune import plugins
 from tokenprune.cli.budget import one_budget
 from tokenprune.cli.failures import check_writable, reported, warnings_reported
 from tokenprune.cli.look import check_outputs, in_words, look_methods, look_model, looks, read_prompt, write
@@ -34,6 +33,7 @@ from tokenprune.cli.tables import (
 )
 from tokenprune.cli.tuning import QUESTION, tune_model, tune_settings, tune_task
 from tokenprune.config import read_yaml
+from tokenprune.core import plugins
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.experiment import ExperimentConfig, ExperimentResult, run_experiment, write_report
 from tokenprune.experiment.batches import Shard
@@ -45,8 +45,8 @@ from tokenprune.experiment.runner import Part
 from tokenprune.measure import bench_table
 from tokenprune.measure.bench import BenchConfig, run_bench
 from tokenprune.measure.estimate import estimate, read_config
+from tokenprune.methods.named import NamedMethod, find_shipped, list_methods
 from tokenprune.models.presets import PRESETS
-from tokenprune.named import NamedMethod, find_shipped, list_methods
 from tokenprune.tuning import run_tune
 from tokenprune.version import __version__
 

@@ -13,21 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenprune.cli.failures import check_writable
-from tokenprune.component import FromRegistry
 from tokenprune.config import Config, Method
-from tokenprune.engine import apply
+from tokenprune.core.component import FromRegistry
+from tokenprune.core.optional import optional
+from tokenprune.core.plugins import registry
 from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneError
+from tokenprune.methods.named import find_shipped, list_methods
 from tokenprune.models.answer import generate
 from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.models.encode import encode
-from tokenprune.named import find_shipped, list_methods
-from tokenprune.optional import optional
 from tokenprune.pictures.describe import describe
 from tokenprune.pictures.draw import EXTRA, check_format, draw, save
 from tokenprune.pictures.look import Look
-from tokenprune.plugins import registry
 from tokenprune.records.images import URL, Source, read_image
 from tokenprune.records.video import read_video
+from tokenprune.run import apply
 from tokenprune.tasks.base import Sample, Video
 
 UNPRUNED = "unpruned"

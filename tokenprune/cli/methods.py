@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from tokenprune.named import NamedMethod
-from tokenprune.published import Published
+from tokenprune.methods.named import NamedMethod
+from tokenprune.methods.published import Published
 
 
 def method_text(shipped: NamedMethod, settings: Published | None) -> str:

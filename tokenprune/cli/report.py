@@ -11,6 +11,7 @@ from rich.table import Table
 
 from tokenprune.cli.failures import check_writable
 from tokenprune.cli.tables import console, print_result, print_tune, print_written
+from tokenprune.core.text import well_formed
 from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment import ExperimentResult, write_report
 from tokenprune.experiment.comparison import Compared, compare, table, write_comparison
@@ -18,7 +19,6 @@ from tokenprune.experiment.folder import read_result
 from tokenprune.experiment.numbers import notes
 from tokenprune.experiment.paper_table import Tables, csv_table, latex_table
 from tokenprune.experiment.summary import summarise
-from tokenprune.text import well_formed
 from tokenprune.tuning.folder import holds_tune, read_tune
 
 #: Where a comparison is written by default.

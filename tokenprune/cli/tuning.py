@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.config import read_yaml
+from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError
-from tokenprune.plugins import registry
 from tokenprune.tuning import TuneConfig
 
 #: The question about the pictures of a folder, if the user asks none.

@@ -8,8 +8,8 @@ that arrive can then be trusted.
 
 from __future__ import annotations
 
-from tokenprune.engine.apply import apply, choose_layers, chosen, verify_methods
 from tokenprune.engine.cache import cache_bytes
-from tokenprune.engine.calibrate import measure_entropy, observe
+from tokenprune.engine.trials.calibrate import measure_entropy, observe
+from tokenprune.run.apply import apply, choose_layers, chosen, verify_methods
 
 __all__ = ["apply", "cache_bytes", "choose_layers", "chosen", "measure_entropy", "observe", "verify_methods"]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from tokenprune.call_arguments import CACHE_NAMES
+from tokenprune.core.call_arguments import CACHE_NAMES
 from tokenprune.errors import UnsupportedFeatureError
 from tokenprune.ops.rows import decode_mask, hidden_value, take
 

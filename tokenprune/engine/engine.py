@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout, check_not_empty
-from tokenprune.call_arguments import bound_arguments, given_cache
+from tokenprune.core.call_arguments import bound_arguments, given_cache
 from tokenprune.engine import hooks, logits, refusals
 from tokenprune.engine.cache import CacheOwner, check_cache, check_lengths, pruned_layer
 from tokenprune.engine.calls import Call, ThreadState
@@ -37,8 +37,8 @@ from tokenprune.engine.renumber import RenumberedStep, check_window, rotary_modu
 from tokenprune.engine.samples import SampleCounter, given_ids
 from tokenprune.engine.tower import TowerRecorder
 from tokenprune.errors import TokenPruneError, UnsupportedFeatureError
-from tokenprune.flops import prefill_cost
-from tokenprune.run import PrefillRecord, Recording, StageResult
+from tokenprune.flops.decoder import prefill_cost
+from tokenprune.recording import PrefillRecord, Recording, StageResult
 
 
 class Engine:

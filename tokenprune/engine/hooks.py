@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import nn
 
-from tokenprune.call_arguments import bound_arguments
+from tokenprune.core.call_arguments import bound_arguments
 from tokenprune.errors import UnsupportedFeatureError
 
 #: ``around(own, args, kwargs)`` runs in place of a method; ``own`` is the method that was there.

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tokenprune.adapters.layer_signature import LayerSignature
-from tokenprune.call_arguments import given_cache
+from tokenprune.core.call_arguments import given_cache
 
 
 class LayerCalls:

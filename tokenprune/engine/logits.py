@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.adapters.layout import VisualLayout
-from tokenprune.call_arguments import named_parameters
+from tokenprune.core.call_arguments import named_parameters
 from tokenprune.errors import UnsupportedFeatureError
 
 
@@ -53,7 +53,7 @@ class KeptLogits:
         Args:
             output: The decoder's output, a mapping-like object with ``last_hidden_state``, or a tuple.
             rows: Position of each row that is left, long ``[batch, rows]``, -1 for padding.
-            checks: Where flags of wrong samples go; see :meth:`tokenprune.context.PruneContext.check`.
+            checks: Where flags of wrong samples go; see :meth:`tokenprune.signals.context.PruneContext.check`.
 
         Raises:
             UnsupportedFeatureError: A position is not in the prompt.

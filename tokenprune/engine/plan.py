@@ -11,7 +11,7 @@ from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.config import Method
 from tokenprune.errors import LayerError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.pruners.base import Pruner
-from tokenprune.signals import INPUT_SIGNALS, LAYER_STATES
+from tokenprune.signals.signals import INPUT_SIGNALS, LAYER_STATES
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.structure import generates, head_error
 from tokenprune.adapters.towers import TowerRun
-from tokenprune.call_arguments import given_cache, returned_cache
-from tokenprune.context import PruneContext
+from tokenprune.core.call_arguments import given_cache, returned_cache
 from tokenprune.engine.arguments import CompactArguments
 from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, mark
 from tokenprune.engine.calls import Call, Observation
@@ -33,9 +32,10 @@ from tokenprune.engine.tower import TowerReader
 from tokenprune.errors import UnsupportedModelError
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.rows import compose, keep_index, take
-from tokenprune.run import Clock, PrefillRecord, StageResult, StageTokens
-from tokenprune.signals import DeclaredSignals
-from tokenprune.visual_axis import VisualAxis
+from tokenprune.recording import Clock, PrefillRecord, StageResult, StageTokens
+from tokenprune.signals.context import PruneContext
+from tokenprune.signals.signals import DeclaredSignals
+from tokenprune.signals.visual_axis import VisualAxis
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import nn
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import features_in_place
-from tokenprune.call_arguments import CACHE_NAMES, given_cache
+from tokenprune.core.call_arguments import CACHE_NAMES, given_cache
 from tokenprune.engine import hooks
 from tokenprune.errors import UnsupportedFeatureError
 

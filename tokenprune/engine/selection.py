@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenprune import plugins
-from tokenprune.blame import blamed
-from tokenprune.context import PruneContext
+from tokenprune.core import plugins
+from tokenprune.core.component_errors import blamed
 from tokenprune.errors import ScoreError
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.signals.context import PruneContext
 
 
 def select(pruner: Pruner, context: PruneContext) -> Selection:

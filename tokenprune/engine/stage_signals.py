@@ -19,13 +19,13 @@ from tokenprune.errors import ScoreError, UnsupportedModelError
 from tokenprune.ops.gather import rows_at
 from tokenprune.ops.rotary import turn_back
 from tokenprune.ops.rows import take
-from tokenprune.signals import AttentionProbe, Prompt, TowerSignals
-from tokenprune.visual_axis import VisualAxis
+from tokenprune.signals.signals import AttentionProbe, Prompt, TowerSignals
+from tokenprune.signals.visual_axis import VisualAxis
 
 
 @dataclass(frozen=True)
 class StageSignals:
-    """See :class:`tokenprune.signals.Signals`.
+    """See :class:`tokenprune.signals.signals.Signals`.
 
     Attributes:
         adapter: The model's adapter.
@@ -58,7 +58,7 @@ class StageSignals:
     annotations: Mapping[str, Sequence[Tensor]]
 
     def states(self, name: str) -> Tensor:
-        """See :meth:`tokenprune.signals.Signals.states`."""
+        """See :meth:`tokenprune.signals.signals.Signals.states`."""
         if name not in self.observation.states:
             raise UnsupportedModelError(
                 f"the {name} states of layer {self.layer - 1} were not observed: its attention did not run as usual",
@@ -67,7 +67,7 @@ class StageSignals:
         return self.observation.states[name]
 
     def attention(self) -> AttentionProbe:
-        """See :meth:`tokenprune.signals.Signals.attention`."""
+        """See :meth:`tokenprune.signals.signals.Signals.attention`."""
         arguments = self.observation.arguments
         if arguments is None:
             raise UnsupportedModelError(
@@ -78,7 +78,7 @@ class StageSignals:
         return self._probe(layer, arguments, partial(rows_at, self.states("query")), self.states("key"))
 
     def entering(self) -> AttentionProbe:
-        """See :meth:`tokenprune.signals.Signals.entering`."""
+        """See :meth:`tokenprune.signals.signals.Signals.entering`."""
         projections = self.adapter.projections(self.layer, frozenset({"query", "key"}))
         query, key = projections["query"], projections["key"]
         entered = self.adapter.entering_norm(self.layer)(self.hidden)
@@ -90,7 +90,7 @@ class StageSignals:
         return self._probe(self.layer, self.arguments, queries, key.read(key.module(entered)))
 
     def final_norm(self) -> Callable[[Tensor], Tensor]:
-        """See :meth:`tokenprune.signals.Signals.final_norm`."""
+        """See :meth:`tokenprune.signals.signals.Signals.final_norm`."""
         return self.adapter.final_norm()
 
     def _probe(
@@ -101,7 +101,7 @@ class StageSignals:
         Args:
             layer: The layer.
             arguments: Its arguments by name.
-            queries: See :class:`tokenprune.signals.AttentionProbe`.
+            queries: See :class:`tokenprune.signals.signals.AttentionProbe`.
             key: Keys of all rows.
         """
         attention = self.adapter.attention(layer)
@@ -138,7 +138,7 @@ class StageSignals:
         return visible
 
     def prompt(self) -> Prompt:
-        """See :meth:`tokenprune.signals.Signals.prompt`."""
+        """See :meth:`tokenprune.signals.signals.Signals.prompt`."""
         if self.embeddings is None:
             raise ScoreError("what entered layer 0 was not observed", "add 'embeddings' to the component's needs")
         device, visual = self.axis.positions.device, self.prompt_map.visual.to(self.axis.positions.device)
@@ -148,21 +148,21 @@ class StageSignals:
         return Prompt(self.embeddings.to(device), visual, self.prompt_map.tokens.to(device) & ~visual, rows)
 
     def grid(self) -> Tensor:
-        """See :meth:`tokenprune.signals.Signals.grid`."""
+        """See :meth:`tokenprune.signals.signals.Signals.grid`."""
         return at_positions(self.prompt_map.grid, self.axis.positions, self.axis.mask)
 
     def frames(self) -> Tensor:
-        """See :meth:`tokenprune.signals.Signals.frames`."""
+        """See :meth:`tokenprune.signals.signals.Signals.frames`."""
         return at_positions(self.prompt_map.frames, self.axis.positions, self.axis.mask)
 
     def tower(self, layer: int) -> TowerSignals:
-        """See :meth:`tokenprune.signals.Signals.tower`."""
+        """See :meth:`tokenprune.signals.signals.Signals.tower`."""
         states = self.reader.layer(layer)
         order = self.reader.feature_order(self.axis.positions)
         return TowerView(states, order, self.axis.mask, self.reader.projector(layer), partial(self.reader.tiles, layer))
 
     def annotation(self, name: str) -> Tensor:
-        """See :meth:`tokenprune.signals.Signals.annotation`."""
+        """See :meth:`tokenprune.signals.signals.Signals.annotation`."""
         if name not in self.annotations:
             known = ", ".join(sorted(self.annotations)) or "none"
             raise ScoreError(

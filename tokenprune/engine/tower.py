@@ -15,7 +15,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.modalities import MODALITIES, Modality, pixels
 from tokenprune.adapters.towers import TowerRun, TowerSite
-from tokenprune.call_arguments import bound_arguments
+from tokenprune.core.call_arguments import bound_arguments
 from tokenprune.engine import hooks
 from tokenprune.engine.calls import Call
 from tokenprune.errors import ScoreError, UnsupportedModelError
@@ -196,7 +196,7 @@ class TowerReader:
         return states
 
     def projector(self, layer: int) -> Callable[[Tensor], Tensor] | None:
-        """See :attr:`tokenprune.signals.TowerSignals.projector`; None, too, if the call names another layer."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.projector`; None, too, if the call names another layer."""
         return None if self._arguments.get("vision_feature_layer") else self._adapter.projector(layer)
 
     def tiles(self, layer: int) -> list[Tensor] | None:
@@ -233,13 +233,13 @@ class TowerReader:
 
 @dataclass(frozen=True)
 class TowerView:
-    """See :class:`tokenprune.signals.TowerSignals`.
+    """See :class:`tokenprune.signals.signals.TowerSignals`.
 
     Attributes:
         layer: The layer's states, image by image.
         order: Number of each visual token among all features of the batch, long ``[batch, n_visual]``.
         visual_mask: Which entries of the visual axis are real, bool ``[batch, n_visual]``.
-        projector: See :attr:`tokenprune.signals.TowerSignals.projector`.
+        projector: See :attr:`tokenprune.signals.signals.TowerSignals.projector`.
         read_tiles: Gives :attr:`tiles`.
     """
 
@@ -251,27 +251,27 @@ class TowerView:
 
     @property
     def tiles(self) -> Sequence[Tensor] | None:
-        """See :attr:`tokenprune.signals.TowerSignals.tiles`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.tiles`."""
         return self.read_tiles()
 
     @cached_property
     def attention(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.attention`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.attention`."""
         return on_visual_axis(self.layer.attention, self.order, self.visual_mask)
 
     @cached_property
     def received(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.received`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.received`."""
         return on_visual_axis(self.layer.received, self.order, self.visual_mask)
 
     @cached_property
     def key(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.key`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.key`."""
         return on_visual_axis(self.layer.mean_key, self.order, self.visual_mask)
 
     @cached_property
     def features(self) -> Tensor:
-        """See :attr:`tokenprune.signals.TowerSignals.features`."""
+        """See :attr:`tokenprune.signals.signals.TowerSignals.features`."""
         return on_visual_axis(self.layer.mean_output, self.order, self.visual_mask)
 
 

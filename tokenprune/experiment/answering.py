@@ -16,9 +16,8 @@ from torch import Tensor
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
-from tokenprune.engine import apply, choose_layers, chosen
-from tokenprune.engine.divergence import answer_mask, forced_log_probabilities, mean_divergence, not_comparable
-from tokenprune.engine.features import SharedFeatures
+from tokenprune.engine.trials.divergence import answer_mask, forced_log_probabilities, mean_divergence, not_comparable
+from tokenprune.engine.trials.features import SharedFeatures
 from tokenprune.errors import (
     BudgetError,
     ConfigError,
@@ -35,13 +34,13 @@ from tokenprune.experiment.tuned import TUNED, chosen_method, verdict
 from tokenprune.files.lines import Row
 from tokenprune.fingerprint import fingerprint
 from tokenprune.fingerprint.origin import Origin
-from tokenprune.flops import prefill_cost
+from tokenprune.flops.decoder import prefill_cost
 from tokenprune.models.answer import Generated, check_prompt_logits, generate
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode
 from tokenprune.models.processor import processor_fingerprint
 from tokenprune.pictures.look import Look
-from tokenprune.run import Run
+from tokenprune.run import Run, apply, choose_layers, chosen
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tasks.base import Sample, checked_score, foreground_tokens, sample_pictures
 from tokenprune.tuning.steps import Progress

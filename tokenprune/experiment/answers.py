@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from tokenprune.core.text import well_formed
 from tokenprune.experiment.stats import Estimate, clustered
 from tokenprune.files.lines import Row
-from tokenprune.text import well_formed
 
 #: Numbers of a row that are averaged. A missing one makes the average unknown (NaN).
 AVERAGED = ("visual_after", "flops", "flops_unpruned", "kv_bytes")

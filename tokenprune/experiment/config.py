@@ -12,16 +12,16 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tokenprune.budgets.base import Budget
 from tokenprune.budgets.slug import slug
-from tokenprune.component import Component, FromRegistry
 from tokenprune.config import Label, Method, OutputPath, Positions, RunConfig, as_entries
+from tokenprune.core.component import Component, FromRegistry
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.experiment.method_name import MethodName, check_name
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.tuned import TUNED, Tune, TuneSettings, costs_the_same
+from tokenprune.methods.named import find_shipped, is_file_name, load_method, method_names
+from tokenprune.methods.published import Published
 from tokenprune.models.base import ModelSpec
-from tokenprune.named import find_shipped, is_file_name, load_method, method_names
 from tokenprune.pruners.base import Pruner
-from tokenprune.published import Published
 from tokenprune.selectors.base import LayerSelector
 from tokenprune.tasks.base import Task
 

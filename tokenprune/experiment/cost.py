@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.errors import UnsupportedModelError
-from tokenprune.flops import kv_cache_bytes, prefill_flops
+from tokenprune.flops.decoder import kv_cache_bytes, prefill_flops
 from tokenprune.run import Run
 
 

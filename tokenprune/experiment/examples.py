@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenprune.adapters.views import View
+from tokenprune.core.optional import optional
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers, digest
@@ -26,7 +27,6 @@ from tokenprune.experiment.method_name import is_random
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
 from tokenprune.files.lines import Row
-from tokenprune.optional import optional
 from tokenprune.pictures.look import Look, StageLook
 from tokenprune.report.page import Example, ExamplePanel, Picture
 

@@ -6,8 +6,8 @@ from pydantic import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from tokenprune.named import is_file_name, method_names
-from tokenprune.registry import suggest
+from tokenprune.core.registry import suggest
+from tokenprune.methods.named import is_file_name, method_names
 
 
 class MethodName:

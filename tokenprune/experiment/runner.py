@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 
+from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment import examples
 from tokenprune.experiment.answering import Answering, BatchInWork, Choices, why_no_foreground
@@ -23,7 +24,6 @@ from tokenprune.experiment.series import Series, definitions
 from tokenprune.files.lines import Row
 from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.code import used_code
-from tokenprune.registry import suggest
 from tokenprune.version import __version__
 
 #: Called after every batch with (series key, batches done, batches in total).

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from tokenprune.budgets.base import Budget
-from tokenprune.component import Component, FromRegistry
 from tokenprune.config import Method
-from tokenprune.engine.race import Objective
+from tokenprune.core.component import Component, FromRegistry
+from tokenprune.engine.trials.race import Objective
 from tokenprune.errors import ConfigError
 from tokenprune.experiment.method_name import MethodName, check_name
 from tokenprune.models.base import LoadedModel, ModelSpec

@@ -12,9 +12,9 @@ from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
+from tokenprune.core.text import well_formed
 from tokenprune.errors import OutputError
 from tokenprune.files.lines import Row, json_ready, line
-from tokenprune.text import well_formed
 
 
 class OutputFolder:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from tokenprune.text import well_formed
+from tokenprune.core.text import well_formed
 
 Row = dict[str, Any]
 

@@ -14,8 +14,8 @@ from importlib.util import find_spec, module_from_spec, resolve_name
 from pathlib import Path
 from types import ModuleType
 
-from tokenprune.component import Component
-from tokenprune.plugins import registry
+from tokenprune.core.component import Component
+from tokenprune.core.plugins import registry
 
 
 def code_name(kind: str, cls: type[Component]) -> str:

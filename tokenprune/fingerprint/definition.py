@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tokenprune.component import Component
+from tokenprune.core.component import Component
+from tokenprune.core.plugins import registry
 from tokenprune.fingerprint.code import code_name, code_version
-from tokenprune.plugins import registry
 
 #: The kinds of components that a method is made of.
 KINDS = ("selectors", "pruners", "scorers", "budgets")

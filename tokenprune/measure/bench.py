@@ -16,22 +16,21 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
-from tokenprune.call_arguments import cache_name, returned_cache
 from tokenprune.config import Config, Method
-from tokenprune.engine import apply
+from tokenprune.core.call_arguments import cache_name, returned_cache
+from tokenprune.core.registry import suggest
 from tokenprune.engine.cache import cache_bytes
 from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedModelError
-from tokenprune.flops_vision import vision_flops
+from tokenprune.flops.vision import vision_flops
 from tokenprune.measure.latency import Spread, Stopwatch, environment, ratios
 from tokenprune.measure.memory import peak_bytes
+from tokenprune.methods.named import is_file_name, list_methods, load_method
 from tokenprune.models.answer import not_finite
 from tokenprune.models.device import resolve_device
 from tokenprune.models.hf import HuggingFace
 from tokenprune.models.presets import PRESETS, Request
-from tokenprune.named import is_file_name, list_methods, load_method
 from tokenprune.ops.finite import is_distribution
-from tokenprune.registry import suggest
-from tokenprune.run import Run
+from tokenprune.run import Run, apply
 from tokenprune.tasks.base import Sample
 
 Inputs = dict[str, Tensor]

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenprune.core.text import well_formed
 from tokenprune.errors import OutputError
 from tokenprune.files.lines import json_ready
-from tokenprune.text import well_formed
 
 COLUMNS = (
     "method",

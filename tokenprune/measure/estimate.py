@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from tokenprune.architecture import Architecture
 from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
+from tokenprune.core.architecture import Architecture
+from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError, LayerError, MissingDataError
-from tokenprune.flops import FlopsByPart, Shape, kv_cache_bytes, model_flops, prefill_cost, step_flops
+from tokenprune.flops.decoder import FlopsByPart, Shape, kv_cache_bytes, model_flops, prefill_cost, step_flops
 from tokenprune.measure.counted import decoder_counted, decoder_traced, pruned_decoder_counted, vision_counted
 from tokenprune.models.presets import PRESETS, Request
-from tokenprune.registry import suggest
 from tokenprune.selectors.base import ModelProfile
 
 Row = dict[str, float]

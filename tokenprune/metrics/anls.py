@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from tokenprune.core.optional import optional
 from tokenprune.metrics.base import Metric
-from tokenprune.optional import optional
 
 
 class Anls(Metric):

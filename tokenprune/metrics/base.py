@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tokenprune.component import Component
+from tokenprune.core.component import Component
 
 
 class Metric(Component, ABC):

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tokenprune.component import Component
+from tokenprune.core.component import Component
+from tokenprune.core.text import well_formed
 from tokenprune.errors import ConfigError
 from tokenprune.tasks.base import Sample
-from tokenprune.text import well_formed
 
 Encoder = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenprune.component import Component
+from tokenprune.core.component import Component
 from tokenprune.fingerprint.code import code_name, code_version
 from tokenprune.models.base import ModelSpec
 from tokenprune.tasks.base import Task

@@ -12,12 +12,12 @@ import torch
 from pydantic import Field, PositiveInt, field_validator, model_validator
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, GenerationConfig
 
+from tokenprune.core.optional import optional
+from tokenprune.core.registry import suggest
 from tokenprune.errors import MissingDataError, UnsupportedModelError
 from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.models.chat import ChatEncoder, limit_pixels
 from tokenprune.models.device import resolve_device
-from tokenprune.optional import optional
-from tokenprune.registry import suggest
 
 #: Settings of ``generate`` that the experiment decides.
 RESERVED = ("max_new_tokens", "max_length", "num_return_sequences", "return_dict_in_generate")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
+from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError
-from tokenprune.registry import suggest
 
 _CLIP_L = {
     "model_type": "clip_vision_model",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenprune.core.optional import optional
 from tokenprune.errors import ConfigError, OutputError, UnsupportedFeatureError
-from tokenprune.optional import optional
 from tokenprune.pictures.describe import describe, printable, shorter
 from tokenprune.pictures.look import Look
 

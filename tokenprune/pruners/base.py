@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
-from tokenprune.reader import SignalReader
+from tokenprune.flops.decoder import Shape
+from tokenprune.signals.context import PruneContext
+from tokenprune.signals.signal_reader import SignalReader
 
 
 @dataclass(frozen=True)

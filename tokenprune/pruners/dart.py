@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.tunable import Tunable
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.pivots import least_similar
 from tokenprune.pruners.base import Pruner, Selection
-from tokenprune.space import Tunable
+from tokenprune.signals.context import PruneContext
 
 
 class Dart(Pruner):

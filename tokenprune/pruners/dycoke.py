@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.frames import best_of_each, best_overall, cosine_to, mean_of_frames, rank_within
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.signals.context import PruneContext
 
 GROUP = 4
 _LAGS = (0, 1, 2, 1)  # each frame of a group is compared with the frame this many earlier; the first with none

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.frames import best_of_each, best_overall, cosine_to
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.signals.context import PruneContext
 
 _NEW = 3.0  # more than any dissimilarity, which is at most 2
 

@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.tunable import Tunable
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.frames import best_of_each, best_overall, chains, cosine_to
 from tokenprune.pruners.base import Pruner, Selection
-from tokenprune.space import Tunable
+from tokenprune.signals.context import PruneContext
 
 
 class FrameFusion(Pruner):

@@ -7,11 +7,11 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from tokenprune.context import Per, PruneContext
+from tokenprune.core.tunable import Tunable, TunableLayer
 from tokenprune.ops.anchors import anchors_and_neighbours, best_by_tier
 from tokenprune.pruners.base import Pruner, Selection
-from tokenprune.reader import TowerLayerNumber
-from tokenprune.space import Tunable, TunableLayer
+from tokenprune.signals.context import Per, PruneContext
+from tokenprune.signals.signal_reader import TowerLayerNumber
 
 
 class HiPrune(Pruner):

@@ -7,12 +7,12 @@ from typing import Annotated
 import torch
 from pydantic import Field, PositiveInt
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.tunable import Tunable, TunableLayer
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.crops import Crops, allocate, similarity_variance
 from tokenprune.pruners.base import Pruner, Selection
-from tokenprune.reader import TowerLayerNumber
-from tokenprune.space import Tunable, TunableLayer
+from tokenprune.signals.context import PruneContext
+from tokenprune.signals.signal_reader import TowerLayerNumber
 
 _EPSILON = 1e-6  # keeps the division finite, as in the published code
 

@@ -7,14 +7,14 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from tokenprune.component import FromRegistry
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.component import FromRegistry
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.maxmin import max_min
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
+from tokenprune.signals.context import PruneContext
 
 
 class MaxMin(Pruner):

@@ -8,14 +8,14 @@ from typing import Annotated, Self
 import torch
 from pydantic import Field, WithJsonSchema, model_validator
 
-from tokenprune.component import FromRegistry
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.component import FromRegistry
+from tokenprune.core.tunable import Tunable
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.gather import rows_at, with_rows
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
-from tokenprune.space import Tunable
+from tokenprune.signals.context import PruneContext
 
 #: The schema names no fields of the inner pruner: all pruners within one of them would double the whole schema.
 ANY_PRUNER = {

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tokenprune.context import Per, PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.tunable import Tunable, TunableLayer
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.coverage import greedy_coverage
 from tokenprune.pruners.base import Pruner, Selection
-from tokenprune.reader import TowerLayerNumber
-from tokenprune.space import Tunable, TunableLayer
+from tokenprune.signals.context import Per, PruneContext
+from tokenprune.signals.signal_reader import TowerLayerNumber
 
 
 class Scope(Pruner):

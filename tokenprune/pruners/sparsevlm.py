@@ -7,12 +7,12 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.tunable import Tunable
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.raters import raters
 from tokenprune.ops.recycle import cluster_count, recycle, recycled_count
 from tokenprune.pruners.base import Pruner, Selection
-from tokenprune.space import Tunable
+from tokenprune.signals.context import PruneContext
 
 _ROWS = 64  # attention rows per chunk, which bounds the memory for a long text
 

@@ -6,10 +6,10 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from tokenprune.component import FromRegistry
-from tokenprune.context import PruneContext
+from tokenprune.core.component import FromRegistry
 from tokenprune.errors import ConfigError
 from tokenprune.pruners.base import Pruner, Selection
+from tokenprune.signals.context import PruneContext
 
 
 class Stages(Pruner):

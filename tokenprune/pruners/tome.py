@@ -7,12 +7,12 @@ from typing import Annotated
 import torch
 from pydantic import PositiveInt
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.tunable import Tunable, TunableLayer
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.bipartite import mean_of_clusters, plan_rounds, soft_matching
 from tokenprune.pruners.base import Pruner, Selection
-from tokenprune.reader import TowerLayerNumber
-from tokenprune.space import Tunable, TunableLayer
+from tokenprune.signals.context import PruneContext
+from tokenprune.signals.signal_reader import TowerLayerNumber
 
 
 class ToMe(Pruner):

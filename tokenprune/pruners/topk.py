@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from tokenprune.component import FromRegistry
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.component import FromRegistry
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
+from tokenprune.signals.context import PruneContext
 
 
 class TopK(Pruner):

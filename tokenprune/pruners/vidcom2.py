@@ -8,12 +8,12 @@ import torch
 from pydantic import Field
 from torch.nn.functional import normalize
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.tunable import Tunable
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.frames import best_overall, mean_of_frames, rank_within
 from tokenprune.ops.gaussian import WIDTHS, kernel_sum, steady_channels
 from tokenprune.pruners.base import Pruner, Selection
-from tokenprune.space import Tunable
+from tokenprune.signals.context import PruneContext
 
 _ALWAYS = 1e9  # more than any frame quota
 _STEPS = 1024  # frame quotas are rounded to 1/1024 of a token

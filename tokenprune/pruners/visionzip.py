@@ -8,12 +8,12 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from tokenprune.context import Per, PruneContext
+from tokenprune.core.tunable import Tunable, TunableLayer
 from tokenprune.ops.merging import every_nth, merge_into, replace_at
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
-from tokenprune.reader import TowerLayerNumber
-from tokenprune.space import Tunable, TunableLayer
+from tokenprune.signals.context import Per, PruneContext
+from tokenprune.signals.signal_reader import TowerLayerNumber
 
 
 class VisionZip(Pruner):

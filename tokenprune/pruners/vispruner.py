@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, PositiveInt
 
-from tokenprune.context import Per, PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.tunable import Tunable, TunableLayer
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.bipartite import drop_duplicates, rounds_needed
 from tokenprune.pruners.base import Pruner, Selection
-from tokenprune.reader import TowerLayerNumber
-from tokenprune.space import Tunable, TunableLayer
+from tokenprune.signals.context import Per, PruneContext
+from tokenprune.signals.signal_reader import TowerLayerNumber
 
 
 class VisPruner(Pruner):

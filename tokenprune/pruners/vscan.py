@@ -9,14 +9,14 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.tunable import Tunable, TunableLayer
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.merging import merge_into
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.ops.windows import best_of_windows, grid_windows, sized_windows
 from tokenprune.pruners.base import Pruner, Selection
-from tokenprune.reader import TowerLayerNumber
-from tokenprune.space import Tunable, TunableLayer
+from tokenprune.signals.context import PruneContext
+from tokenprune.signals.signal_reader import TowerLayerNumber
 
 
 class VScan(Pruner):

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenprune.core.optional import optional
+from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError, MissingDataError
-from tokenprune.optional import optional
 from tokenprune.records.base import Table
-from tokenprune.registry import suggest
 
 #: Files that ``save_to_disk`` writes into the folder of a dataset, and of a dataset with several splits.
 SAVED = ("dataset_info.json", "dataset_dict.json")

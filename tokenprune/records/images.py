@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tokenprune.core.optional import optional
 from tokenprune.errors import SampleError
-from tokenprune.optional import optional
 from tokenprune.records.values import short
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from tokenprune.core.optional import optional
 from tokenprune.errors import ConfigError
-from tokenprune.optional import optional
 from tokenprune.records.base import Table
 
 BATCH = 1024  # rows of a single column that are read at once

@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenprune.core.optional import optional
 from tokenprune.errors import SampleError
-from tokenprune.optional import optional
 from tokenprune.records.images import Source
 
 

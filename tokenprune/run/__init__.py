@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from tokenprune.recording.record import Clock, PrefillRecord, StageResult, StageTokens
+from tokenprune.recording.recording import Annotations, Recording
+from tokenprune.recording.report import Report
 from tokenprune.run.handle import Run
-from tokenprune.run.record import Clock, PrefillRecord, StageResult, StageTokens
-from tokenprune.run.recording import Annotations, Recording
-from tokenprune.run.report import Report
 
 __all__ = [
     "Annotations",

@@ -21,9 +21,9 @@ from tokenprune.pictures.draw import draw
 from tokenprune.pictures.html import html_of
 from tokenprune.pictures.look import Look
 from tokenprune.pictures.place import grids_of, views_of
-from tokenprune.run.record import StageResult
-from tokenprune.run.recording import Annotations, Recording
-from tokenprune.run.report import Report
+from tokenprune.recording.record import StageResult
+from tokenprune.recording.recording import Annotations, Recording
+from tokenprune.recording.report import Report
 from tokenprune.selectors.base import LayerChoice
 
 if TYPE_CHECKING:  # matplotlib is optional: only pictures need it

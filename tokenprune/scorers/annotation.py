@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tokenprune.context import PruneContext
 from tokenprune.scorers.base import Scorer
+from tokenprune.signals.context import PruneContext
 
 
 class Annotation(Scorer):

@@ -7,12 +7,12 @@ from typing import NoReturn
 
 from torch import Tensor
 
-from tokenprune import plugins
-from tokenprune.blame import blamed
-from tokenprune.context import PruneContext
+from tokenprune.core import plugins
+from tokenprune.core.component_errors import blamed
 from tokenprune.errors import ScoreError
-from tokenprune.flops import Shape
-from tokenprune.reader import SignalReader
+from tokenprune.flops.decoder import Shape
+from tokenprune.signals.context import PruneContext
+from tokenprune.signals.signal_reader import SignalReader
 
 
 class Scorer(SignalReader, ABC):
@@ -27,7 +27,7 @@ class Scorer(SignalReader, ABC):
         """Score every visual token of every sample.
 
         Args:
-            ctx: The stage and its signals; see :class:`~tokenprune.context.PruneContext`.
+            ctx: The stage and its signals; see :class:`~tokenprune.signals.context.PruneContext`.
 
         Returns:
             Floating ``[batch, n_visual]``; tokens with higher scores are kept. Entries of padding are ignored.

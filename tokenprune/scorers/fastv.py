@@ -8,10 +8,10 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.tunable import Tunable
+from tokenprune.flops.decoder import Shape
 from tokenprune.scorers.base import Scorer
-from tokenprune.space import Tunable
+from tokenprune.signals.context import PruneContext
 
 
 class FastV(Scorer):

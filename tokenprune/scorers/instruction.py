@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from torch import Tensor
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.tunable import Tunable
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.cosine import cosine_similarity
 from tokenprune.scorers.base import Scorer
-from tokenprune.space import Tunable
+from tokenprune.signals.context import PruneContext
 
 
 class Instruction(Scorer):

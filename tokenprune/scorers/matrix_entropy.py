@@ -7,11 +7,11 @@ from typing import Annotated, Literal, Self
 from pydantic import model_validator
 from torch import Tensor
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.tunable import Tunable
+from tokenprune.flops.decoder import Shape
 from tokenprune.ops.entropy import Backend, Normalization, matrix_entropy
 from tokenprune.scorers.base import Scorer
-from tokenprune.space import Tunable
+from tokenprune.signals.context import PruneContext
 
 
 class MatrixEntropy(Scorer):

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from torch import Tensor
 
-from tokenprune.context import PruneContext
-from tokenprune.flops import Shape
+from tokenprune.core.tunable import Tunable
+from tokenprune.flops.decoder import Shape
 from tokenprune.scorers.base import Scorer
-from tokenprune.space import Tunable
+from tokenprune.signals.context import PruneContext
 
 
 class Norm(Scorer):

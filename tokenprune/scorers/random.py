@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenprune.context import PruneContext
 from tokenprune.scorers.base import Scorer
+from tokenprune.signals.context import PruneContext
 
 
 class Random(Scorer):

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from torch import Tensor
 
-from tokenprune.context import PruneContext
-from tokenprune.reader import TowerLayerNumber
+from tokenprune.core.tunable import TunableLayer
 from tokenprune.scorers.base import Scorer
-from tokenprune.space import TunableLayer
+from tokenprune.signals.context import PruneContext
+from tokenprune.signals.signal_reader import TowerLayerNumber
 
 
 class VisionAttention(Scorer):

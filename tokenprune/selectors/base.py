@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenprune.architecture import Architecture
-from tokenprune.component import Component
+from tokenprune.core.architecture import Architecture
+from tokenprune.core.component import Component
 from tokenprune.selectors.entropy_profile import EntropyProfile
 
 

@@ -7,15 +7,15 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from tokenprune.architecture import ModelFit
-from tokenprune.component import Component
+from tokenprune.core.architecture import ModelFit
+from tokenprune.core.component import Component
 from tokenprune.errors import ConfigError, LayerError
 from tokenprune.fingerprint import same
 from tokenprune.selectors.base import LayerChoice, LayerSelector, ModelProfile
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
+from tokenprune.selectors.layer_trials import alternatives, field_values, verify
 from tokenprune.selectors.plateau import find_plateau
 from tokenprune.selectors.verdict import Verdict
-from tokenprune.selectors.verify import alternatives, field_values, verify
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenprune.component import Component
+from tokenprune.core.component import Component
+from tokenprune.core.text import well_formed
 from tokenprune.errors import PluginError, SampleError
 from tokenprune.metrics.base import Metric
-from tokenprune.text import well_formed
 
 if TYPE_CHECKING:  # Pillow is optional: only tasks that make pictures need it
     from PIL.Image import Image

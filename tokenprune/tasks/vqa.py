@@ -10,7 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from tokenprune.component import FromRegistry
+from tokenprune.core.component import FromRegistry
 from tokenprune.errors import ConfigError
 from tokenprune.metrics.agreement import Agreement
 from tokenprune.metrics.base import Metric

@@ -11,8 +11,8 @@ from tokenprune.budgets.base import Budget
 from tokenprune.budgets.flops_reduction import FlopsReduction
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.budgets.slug import slug
-from tokenprune.component import Component, FromRegistry
-from tokenprune.plugins import registry
+from tokenprune.core.component import Component, FromRegistry
+from tokenprune.core.plugins import registry
 
 PREFILL_TIME = "prefill_time"
 

@@ -9,13 +9,13 @@ from itertools import zip_longest
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Budget
+from tokenprune.core.tunable import get_field, tunable_fields, variants
 from tokenprune.errors import ConfigError, PluginError, TokenPruneError
-from tokenprune.named import NamedMethod, find_shipped, list_methods
+from tokenprune.methods.named import NamedMethod, find_shipped, list_methods
 from tokenprune.pruners.base import Pruner
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.random import Random
 from tokenprune.selectors.entropy_profile import EntropyProfile
-from tokenprune.space import get_field, tunable_fields, variants
 from tokenprune.tuning.composed import compositions_of, random_of, value_words
 from tokenprune.tuning.layers import layer_words, own_layers, schedules, single_layers, tower_depth
 from tokenprune.tuning.setting import Candidate, Setting, definition
@@ -38,7 +38,7 @@ def default_candidates(
     """The candidates for a model and a budget. All have fixed layers and this budget; nothing runs.
 
     Every named method has a small space of its own: the layers of :mod:`tokenprune.tuning.layers` and the values that
-    its components declare (:mod:`tokenprune.space`). If all combinations that fit model and budget are at most
+    its components declare (:mod:`tokenprune.core.tunable`). If all combinations that fit model and budget are at most
     ``limit_per_method``, all are candidates. Otherwise one factor changes at a time: the method as it is, then in turn
     another layer with the own values and another value of each field at the own layer, until the limit is reached. (If
     the own layer does not fit, the first one that does takes its place.)

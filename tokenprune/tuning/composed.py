@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
-from tokenprune import plugins
-from tokenprune.component import Component
+from tokenprune.core import plugins
+from tokenprune.core.component import Component
+from tokenprune.core.tunable import get_field
 from tokenprune.errors import TokenPruneError
 from tokenprune.pruners.dpp import Dpp
 from tokenprune.pruners.max_min import MaxMin
@@ -18,7 +19,6 @@ from tokenprune.scorers.instruction import Instruction
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.random import Random
 from tokenprune.scorers.vision_attention import VisionAttention
-from tokenprune.space import get_field
 from tokenprune.tuning.layers import layer_words, schedules
 from tokenprune.tuning.setting import Candidate, Setting, definition
 

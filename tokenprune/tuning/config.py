@@ -6,13 +6,13 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tokenprune.component import Component, FromRegistry
 from tokenprune.config import Label, OutputPath, Positions, RunConfig, as_entries
-from tokenprune.engine.race import Objective
+from tokenprune.core.component import Component, FromRegistry
+from tokenprune.core.registry import suggest
+from tokenprune.engine.trials.race import Objective
+from tokenprune.methods.named import is_file_name, method_names
 from tokenprune.models.base import ModelSpec
-from tokenprune.named import is_file_name, method_names
 from tokenprune.pruners.base import Pruner
-from tokenprune.registry import suggest
 from tokenprune.selectors.base import LayerSelector
 from tokenprune.tasks.base import Task
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, budget_slug

@@ -13,9 +13,9 @@ from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.keep import ladder
 from tokenprune.budgets.layer_average import LayerAverage, layer_average
 from tokenprune.config import Method
-from tokenprune.engine.apply import apply
 from tokenprune.errors import TokenPruneError
 from tokenprune.measure.latency import Stopwatch
+from tokenprune.run.apply import apply
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tuning.budgets import PrefillTime
 from tokenprune.tuning.setting import Candidate

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from tokenprune.config import Method
-from tokenprune.engine.fidelity import Fidelity
-from tokenprune.engine.race import Goal
+from tokenprune.engine.trials.fidelity import Fidelity
+from tokenprune.engine.trials.race import Goal
 from tokenprune.errors import MissingDataError, OutputError, TokenPruneError
 from tokenprune.files.folder import OutputFolder
 from tokenprune.files.lines import Row, lines, parse

@@ -9,11 +9,11 @@ from typing import Any
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Budget
 from tokenprune.config import Method
-from tokenprune.engine.apply import choose_layers, chosen
-from tokenprune.engine.race import fixed_layers
+from tokenprune.engine.trials.race import fixed_layers
 from tokenprune.errors import ConfigError, TokenPruneError
-from tokenprune.named import load_method
+from tokenprune.methods.named import load_method
 from tokenprune.pruners.topk import TopK
+from tokenprune.run.apply import choose_layers, chosen
 from tokenprune.scorers.random import Random
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.selectors.fixed import Fixed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tokenprune.engine.race import Goal
+from tokenprune.engine.trials.race import Goal
 from tokenprune.report.page import (
     Cell,
     Charts,

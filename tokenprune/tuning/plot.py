@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tokenprune.engine.race import Goal
+from tokenprune.engine.trials.race import Goal
 from tokenprune.palette import GREY, MethodStyle, styles
 from tokenprune.plotting import footnote, look, marker_size, save
 from tokenprune.tuning.ranking import Ranked, Ranking

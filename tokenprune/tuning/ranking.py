@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from tokenprune.config import Method
-from tokenprune.engine.fidelity import Fidelity
+from tokenprune.engine.trials.fidelity import Fidelity
 from tokenprune.errors import ConfigError
 from tokenprune.pruners.base import Pruner
 from tokenprune.pruners.topk import TopK

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 
 import yaml
 
-from tokenprune.engine.race import Goal
+from tokenprune.engine.trials.race import Goal
 from tokenprune.files.lines import Row
-from tokenprune.named import method_names, shipped_method
+from tokenprune.methods.named import method_names, shipped_method
 from tokenprune.tuning import table
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.words import LOSSES, copies_sentence, no_winner, quality, sentence

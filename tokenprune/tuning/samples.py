@@ -11,11 +11,11 @@ from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Budget, Schedule
-from tokenprune.engine.calibrate import sample_sizes
-from tokenprune.engine.distinct import distinct
+from tokenprune.engine.trials.calibrate import sample_sizes
+from tokenprune.engine.trials.distinct import distinct
 from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneError, UnsupportedFeatureError
 from tokenprune.fingerprint import fingerprint
-from tokenprune.flops import prefill_cost
+from tokenprune.flops.decoder import prefill_cost
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode
 from tokenprune.tasks.base import Sample, Task

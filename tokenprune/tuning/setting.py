@@ -9,13 +9,13 @@ from typing import Literal
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Budget
 from tokenprune.config import Method, Positions
+from tokenprune.core.tunable import C, get_field, replace_field, tunable_fields
 from tokenprune.engine.plan import Plan
 from tokenprune.errors import TokenPruneError
-from tokenprune.flops import prefill_cost
+from tokenprune.flops.decoder import prefill_cost
 from tokenprune.pruners.base import Pruner
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.selectors.fixed import Fixed
-from tokenprune.space import C, get_field, replace_field, tunable_fields
 
 Origin = Literal["named", "variant", "composition", "random"]
 

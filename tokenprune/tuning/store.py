@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tokenprune.engine.fidelity import Fidelity
+from tokenprune.engine.trials.fidelity import Fidelity
 from tokenprune.errors import OutputError, TokenPruneWarning
 from tokenprune.files.folder import OutputFolder
 from tokenprune.files.lines import Row, lines, parse
@@ -28,7 +28,7 @@ MEASURES = ("agreement", "divergence", "distance", "average", "flops")
 
 @dataclass
 class BudgetRows:
-    """The rows of one budget; a :class:`tokenprune.engine.race.RaceLog`.
+    """The rows of one budget; a :class:`tokenprune.engine.trials.race.RaceLog`.
 
     Attributes:
         budget: The budget in a few words.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tokenprune.engine.race import Goal
+from tokenprune.engine.trials.race import Goal
 from tokenprune.tuning.ranking import Ranked
 from tokenprune.tuning.words import LOSSES
 

@@ -17,11 +17,12 @@ from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.config import Config
-from tokenprune.engine.calibrate import Calibration, as_batches, entropy_profile
+from tokenprune.core.plugins import registry
 from tokenprune.engine.compiled import eager
-from tokenprune.engine.fidelity import Fidelity
-from tokenprune.engine.race import Answer, Goal, Objective, RaceRules, loss, run_race
 from tokenprune.engine.reservation import check_free, reserved
+from tokenprune.engine.trials.calibrate import Calibration, as_batches, entropy_profile
+from tokenprune.engine.trials.fidelity import Fidelity
+from tokenprune.engine.trials.race import Answer, Goal, Objective, RaceRules, loss, run_race
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError
 from tokenprune.fingerprint import fingerprint
@@ -30,7 +31,6 @@ from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.answer import generate
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.code import used_code
-from tokenprune.plugins import registry
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.tasks.base import Task, checked_score
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, budget_slug

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenprune.engine.race import Goal
+from tokenprune.engine.trials.race import Goal
 from tokenprune.tuning.intervals import Interval
 from tokenprune.tuning.ranking import Ranked, Ranking
 

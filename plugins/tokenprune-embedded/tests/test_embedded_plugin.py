@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import tokenprune as tp
-from tokenprune import cli, plugins
+from tokenprune import cli
+from tokenprune.core import plugins
 from tokenprune.errors import UnknownNameError
 from tokenprune.experiment.runner import Part
 

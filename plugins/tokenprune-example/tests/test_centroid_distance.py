@@ -7,8 +7,8 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from tokenprune.context import PruneContext
-from tokenprune.space import tunable_fields, variants
+from tokenprune.core.tunable import tunable_fields, variants
+from tokenprune.signals.context import PruneContext
 from tokenprune.testing import make_context
 from tokenprune_example.centroid_distance import CentroidDistance, image_means
 

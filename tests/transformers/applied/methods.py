@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
-from tokenprune.context import PruneContext
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
+from tokenprune.signals.context import PruneContext
 
 Mode = Literal["baseline", "nothing-dropped", "half", "unsteady"]
 MODES: tuple[Mode, ...] = get_args(Mode)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from tokenprune.context import PruneContext
+from tokenprune.core.tunable import Tunable
 from tokenprune.scorers.base import Scorer
-from tokenprune.space import Tunable
+from tokenprune.signals.context import PruneContext
 
 
 class CentroidDistance(Scorer):

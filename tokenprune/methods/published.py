@@ -7,15 +7,15 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from tokenprune.architecture import Architecture, ModelFit
 from tokenprune.config import Config
+from tokenprune.core.architecture import Architecture, ModelFit
 from tokenprune.errors import ConfigError
 
 
 class Published(Config, ModelFit):
     """Settings that were published for one model: what differs from the method's own settings there.
 
-    An entry that names layers of a stack states the depth of that stack: :class:`tokenprune.architecture.ModelFit`
+    An entry that names layers of a stack states the depth of that stack: :class:`tokenprune.core.architecture.ModelFit`
     has the fields for it.
 
     Attributes:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from tokenprune.call_arguments import bound_arguments
+from tokenprune.core.call_arguments import bound_arguments
 from tokenprune.engine.hooks import PatchedMethod
 
 

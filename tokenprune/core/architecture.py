@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt
 
-from tokenprune.component import Component
+from tokenprune.core.component import Component
 from tokenprune.errors import ConfigError
 
 

@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from tokenprune import plugins
+from tokenprune.core import plugins
 from tokenprune.errors import ConfigError, TokenPruneError
 
 #: Components whose schema is being written. A component inside itself is described by its name alone.

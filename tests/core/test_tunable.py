@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from tokenprune.component import Component, FromRegistry
+from tokenprune.core.component import Component, FromRegistry
+from tokenprune.core.tunable import Tunable, TunableLayer, get_field, replace_field, tunable_fields, variants
 from tokenprune.errors import ConfigError
 from tokenprune.pruners.stages import Stages
 from tokenprune.pruners.topk import TopK
-from tokenprune.reader import TowerLayerMark, TowerLayerNumber
 from tokenprune.scorers.base import Scorer
 from tokenprune.scorers.random import Random
-from tokenprune.space import Tunable, TunableLayer, get_field, replace_field, tunable_fields, variants
+from tokenprune.signals.signal_reader import TowerLayerMark, TowerLayerNumber
 
 
 class Sides(Scorer):

@@ -15,7 +15,7 @@ from tokenprune.ops.frames import earlier
 from tokenprune.ops.gather import rows_at
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.tiles import per_tile
-from tokenprune.signals import AttentionProbe, PickedSignals, Prompt, Signals, TowerSignals
+from tokenprune.signals.signals import AttentionProbe, PickedSignals, Prompt, Signals, TowerSignals
 
 #: What has a quota of its own: each image, or each tile of an image.
 Per = Literal["tile", "image"]
@@ -42,7 +42,7 @@ class PruneContext:
         num_heads: Query heads of the layer whose states are read.
         target: Tokens to keep per sample after the *last* stage, host integers.
         open_ended: Whether the pruner decides how many tokens survive; ``quotas`` are then lower bounds.
-        signals: All other signals; see :class:`tokenprune.signals.Signals`.
+        signals: All other signals; see :class:`tokenprune.signals.signals.Signals`.
         checks: Flags of invalid samples with the errors to raise; see :meth:`check`.
     """
 

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from tokenprune.config import Method
-from tokenprune.run.record import PrefillRecord
-from tokenprune.run.report import Report
+from tokenprune.recording.record import PrefillRecord
+from tokenprune.recording.report import Report
 from tokenprune.selectors.base import LayerChoice
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from tokenprune import plugins
+from tokenprune.core import plugins
 from tokenprune.errors import ScoreError, TokenPruneError
 
 

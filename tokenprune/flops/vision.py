@@ -1,4 +1,4 @@
-"""FLOPs of vision towers and projectors in closed form; :mod:`tokenprune.flops` adds the decoder.
+"""FLOPs of vision towers and projectors in closed form; :mod:`tokenprune.flops.decoder` adds the decoder.
 
 Families differ too much for one formula: each has a function of its own.
 """

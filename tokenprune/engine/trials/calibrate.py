@@ -17,21 +17,21 @@ from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.config import Method
 from tokenprune.engine import hooks
 from tokenprune.engine.compiled import eager
-from tokenprune.engine.distinct import distinct
 from tokenprune.engine.engine import attached
-from tokenprune.engine.fidelity import last_token_logits
 from tokenprune.engine.layer_call import LayerCalls
-from tokenprune.engine.profile_cache import ProfileCache
 from tokenprune.engine.prompt import count_text
-from tokenprune.engine.race import RaceRules, run_race
 from tokenprune.engine.reservation import check_free
+from tokenprune.engine.trials.distinct import distinct
+from tokenprune.engine.trials.fidelity import last_token_logits
+from tokenprune.engine.trials.profile_cache import ProfileCache
+from tokenprune.engine.trials.race import RaceRules, run_race
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import BudgetError, ConfigError, UnsupportedFeatureError
-from tokenprune.flops import prefill_cost
+from tokenprune.flops.decoder import prefill_cost
 from tokenprune.ops.entropy import state_entropy
 from tokenprune.ops.finite import is_distribution
 from tokenprune.ops.rows import keep_index, take
-from tokenprune.run import Recording
+from tokenprune.recording import Recording
 from tokenprune.selectors.base import LayerChoice, Trial, TrialResult
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.selectors.fixed import Fixed

@@ -20,8 +20,8 @@ from contextvars import ContextVar
 from importlib import metadata
 from typing import Any
 
+from tokenprune.core.registry import Entry, Registry
 from tokenprune.errors import MissingDataError, PluginError
-from tokenprune.registry import Entry, Registry
 
 DISTRIBUTION = "tokenprune-mllm"
 

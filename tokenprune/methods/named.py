@@ -8,7 +8,7 @@ An entry point of that group names a package; every ``*.yaml`` in it is a method
     method: {layers: {...}, pruner: {...}, budget: {...}}
     published: [{model: ..., family: ..., method: {layers: {...}}, source: ...}]
 
-``published`` holds settings for single models (:class:`tokenprune.published.Published`). Only ``method`` is required.
+``published`` holds settings for single models (:class:`tokenprune.methods.published.Published`). Only ``method`` is required.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tokenprune import plugins
 from tokenprune.config import Method, parse_yaml, read_yaml
+from tokenprune.core import plugins
+from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError, PluginError, UnknownNameError
-from tokenprune.published import Published, choose, read_published
-from tokenprune.registry import suggest
+from tokenprune.methods.published import Published, choose, read_published
 
 #: The keys of a named method's file.
 KEYS = ("description", "paper", "differs", "method", "published")

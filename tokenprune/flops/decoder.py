@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tokenprune.errors import UnsupportedModelError
-from tokenprune.flops_vision import vision_flops
+from tokenprune.flops.vision import vision_flops
 
 
 @dataclass(frozen=True)

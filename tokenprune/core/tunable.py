@@ -20,7 +20,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tokenprune.component import Component, shorten
+from tokenprune.core.component import Component, shorten
 from tokenprune.errors import ConfigError
 
 C = TypeVar("C", bound=Component)

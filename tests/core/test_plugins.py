@@ -19,11 +19,11 @@ from torch import Tensor
 import tokenprune as tp
 from tests.experiment.test_cli import call
 from tests.support.tiny import CASES
-from tokenprune import plugins
-from tokenprune.context import PruneContext
+from tokenprune.core import plugins
 from tokenprune.errors import PluginError, ScoreError, UnknownNameError
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
+from tokenprune.signals.context import PruneContext
 
 REAL = metadata.entry_points
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
-from tokenprune.engine.fidelity import Fidelity, UnprunedBatch
 from tokenprune.engine.plan import Plan
+from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch
 from tokenprune.errors import TokenPruneError
 from tokenprune.ops.race import clearly_worse
 from tokenprune.selectors.fixed import Fixed
 
-#: What a race compares: one of the measures of :class:`tokenprune.engine.fidelity.Fidelity`, or ``root_divergence``,
+#: What a race compares: one of the measures of :class:`tokenprune.engine.trials.fidelity.Fidelity`, or ``root_divergence``,
 #: the square root of each sample's divergence: one answer that is quite wrong then counts less than many that differ.
 Objective = Literal["root_divergence", "agreement", "divergence", "distance"]
 
@@ -120,7 +120,7 @@ def run_race(
         answer: Answers and scores a batch; needed where the goal is the score.
         names: What errors call the samples of each batch; None for their numbers, from 0.
         counted: The places of each batch whose samples count; None for all. See
-            :func:`tokenprune.engine.distinct.distinct`.
+            :func:`tokenprune.engine.trials.distinct.distinct`.
 
     Raises:
         UnsupportedFeatureError: The unpruned model's logits of a sample hold NaN.

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import check_not_empty
 from tokenprune.config import Method
-from tokenprune.engine.divergence import (
+from tokenprune.engine.engine import attached
+from tokenprune.engine.trials.divergence import (
     GREEDY,
     answer_mask,
     forced_log_probabilities,
@@ -23,12 +24,12 @@ from tokenprune.engine.divergence import (
     mean_divergence,
     not_comparable,
 )
-from tokenprune.engine.engine import attached
-from tokenprune.engine.features import SharedFeatures
-from tokenprune.engine.prefix import Prefix
+from tokenprune.engine.trials.features import SharedFeatures
+from tokenprune.engine.trials.prefix import Prefix
 from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.ops.finite import is_distribution
-from tokenprune.run import Recording, Run
+from tokenprune.recording import Recording
+from tokenprune.run import Run
 from tokenprune.selectors.base import LayerChoice
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from tokenprune.component import Component
-from tokenprune.signals import check_needs
+from tokenprune.core.component import Component
+from tokenprune.signals.signals import check_needs
 
 
 class TowerLayerMark:
@@ -33,13 +33,13 @@ class SignalReader(Component):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Signals that the component reads; any of :data:`tokenprune.signals.SIGNALS`.
+        """Signals that the component reads; any of :data:`tokenprune.signals.signals.SIGNALS`.
 
         ``query``, ``key``, ``value`` and ``attention`` are captured at layer K-1. ``entering`` is the attention of
-        layer K itself on the states that enter it, :attr:`tokenprune.context.PruneContext.entering_probe`.
-        ``final_norm`` is the norm behind the last layer, :meth:`tokenprune.context.PruneContext.final_norm`.
+        layer K itself on the states that enter it, :attr:`tokenprune.signals.context.PruneContext.entering_probe`.
+        ``final_norm`` is the norm behind the last layer, :meth:`tokenprune.signals.context.PruneContext.final_norm`.
         ``embeddings`` stands for the full prompt as it entered layer 0,
-        :attr:`tokenprune.context.PruneContext.prompt`. Hidden states can be read even if they are not declared.
+        :attr:`tokenprune.signals.context.PruneContext.prompt`. Hidden states can be read even if they are not declared.
         """
         return frozenset({"hidden"}).union(*(reader.needs for reader in self.inner_readers()))
 

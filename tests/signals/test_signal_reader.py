@@ -10,8 +10,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.support.tiny import CASES
-from tokenprune.component import FromRegistry
-from tokenprune.context import PruneContext
+from tokenprune.core.component import FromRegistry
 from tokenprune.errors import UnsupportedModelError
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.pruners.dpp import Dpp
@@ -19,12 +18,13 @@ from tokenprune.pruners.hiprune import HiPrune
 from tokenprune.pruners.max_min import MaxMin
 from tokenprune.pruners.stages import Stages
 from tokenprune.pruners.topk import TopK
-from tokenprune.reader import TowerLayerNumber
 from tokenprune.scorers.base import Scorer
 from tokenprune.scorers.fastv import FastV
 from tokenprune.scorers.norm import Norm
 from tokenprune.scorers.random import Random
 from tokenprune.scorers.vision_attention import VisionAttention
+from tokenprune.signals.context import PruneContext
+from tokenprune.signals.signal_reader import TowerLayerNumber
 
 
 class Misspelt(Scorer):

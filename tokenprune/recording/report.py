@@ -8,8 +8,8 @@ from typing import Any
 from tokenprune.budgets.base import Schedule
 from tokenprune.budgets.layer_average import layer_average
 from tokenprune.errors import UnsupportedModelError
-from tokenprune.flops import prefill_flops
-from tokenprune.run.record import StageResult
+from tokenprune.flops.decoder import prefill_flops
+from tokenprune.recording.record import StageResult
 from tokenprune.selectors.base import LayerChoice
 
 
@@ -68,7 +68,7 @@ class Report:
         return [count + self.text_tokens[sample] for count in counts]
 
     def flops(self, sample: int = 0, pruned: bool = True) -> int:
-        """FLOPs of the decoder's prefill of one sample, closed form; see :mod:`tokenprune.flops`.
+        """FLOPs of the decoder's prefill of one sample, closed form; see :mod:`tokenprune.flops.decoder`.
 
         Raises:
             UnsupportedModelError: There is no closed form for this family's layers.

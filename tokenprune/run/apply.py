@@ -11,7 +11,10 @@ from torch import nn
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
-from tokenprune.engine.calibrate import (
+from tokenprune.engine.compiled import eager
+from tokenprune.engine.engine import attached
+from tokenprune.engine.reservation import check_free, reserved
+from tokenprune.engine.trials.calibrate import (
     Calibration,
     as_batches,
     compare_trials,
@@ -20,13 +23,11 @@ from tokenprune.engine.calibrate import (
     remember_verdicts,
     why_unmet,
 )
-from tokenprune.engine.compiled import eager
-from tokenprune.engine.engine import attached
-from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.fingerprint import fingerprint
-from tokenprune.run import Recording, Run
+from tokenprune.recording import Recording
+from tokenprune.run import Run
 from tokenprune.selectors.base import LayerChoice, ModelProfile
 from tokenprune.selectors.entropy_profile import EntropyProfile
 

@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from tokenprune.component import Component
+from tokenprune.core.component import Component
+from tokenprune.core.tunable import variants
 from tokenprune.errors import ConfigError, LayerError
 from tokenprune.selectors.base import ModelProfile, Trial, TrialResult
 from tokenprune.selectors.plateau import Plateau
 from tokenprune.selectors.verdict import Candidate, Verdict, verdict_key
-from tokenprune.space import variants
 
 #: Layer averages that differ by less than this share cost the same.
 SAME_COST = 0.02

@@ -131,7 +131,7 @@ class TowerSignals(Protocol):
         """Attention that each token's patch receives, float32 ``[batch, n_visual]``.
 
         The attention is the class token's, mean over heads. In a tower without a class token it is the mean over all
-        patches. A component whose :attr:`~tokenprune.reader.SignalReader.requires_class_token` is true never gets the
+        patches. A component whose :attr:`~tokenprune.signals.signal_reader.SignalReader.requires_class_token` is true never gets the
         mean.
         """
 

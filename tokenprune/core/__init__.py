@@ -1,0 +1,1 @@
+"""Components by name, found through entry points, and what every room may use."""
