@@ -48,6 +48,7 @@ def test_the_reports_are_made_again(
     assert f"written: {finished / 'accuracy.png'}, and as .svg and .pdf\n" in out
 
 
+@pytest.mark.slow
 def test_another_folder_for_the_report(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (finished / "report.md").read_text()
     (finished / "report.md").unlink()
@@ -56,6 +57,7 @@ def test_another_folder_for_the_report(finished: Path, tmp_path: Path, monkeypat
     assert not (finished / "report.md").exists()
 
 
+@pytest.mark.slow
 def test_tables_for_papers(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--latex", "paper/table.tex", "--csv", "paper/table.csv", "--share"]
     assert call(monkeypatch, "report", str(finished), *arguments) == 0
@@ -69,6 +71,7 @@ def test_tables_for_papers(finished: Path, tmp_path: Path, monkeypatch: pytest.M
         assert float(row["accuracy_percent"]) == pytest.approx(100 * stored["accuracy"]["mean"])
 
 
+@pytest.mark.slow
 def test_several_folders_are_compared(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +135,7 @@ def test_a_run_without_answers(
     assert capsys.readouterr().err.endswith("results has no answers; run the experiment again: it continues\n")
 
 
+@pytest.mark.slow
 def test_a_profile_is_drawn_beside_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ def test_a_dry_run_says_what_would_run(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_limit_only_shards_and_merge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,7 @@ def test_a_file_is_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert tp.load_method(tmp_path / "out" / "tuned.yaml").budget.ratio == 0.5  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_options_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["tune", "--model", "toy", "--data", "toy", "--tokens", "8", "--tokens", "6", "--method", "fastv"]

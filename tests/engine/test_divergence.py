@@ -105,5 +105,6 @@ def test_an_experiment_measures_it(tmp_path: Path) -> None:
     assert again == pytest.approx(found, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_without_it_there_is_no_column(tmp_path: Path) -> None:
     assert "KL" not in markdown(completed(tmp_path))

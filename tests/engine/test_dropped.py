@@ -60,6 +60,7 @@ def test_a_run_may_be_collected_while_its_model_begins_a_call(monkeypatch: pytes
     tp.apply(model, fastv()).close()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_run_may_be_collected_while_another_model_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
     own, (first, _), (second, _) = reservation.check_free, pair(), pair()
@@ -108,6 +109,7 @@ def test_a_model_that_holds_its_run_can_be_copied() -> None:
     model.pruning.close()
 
 
+@pytest.mark.slow
 def test_a_process_may_end_with_an_open_run() -> None:
     """Without a word: what is on the model is taken off before Python takes itself apart."""
     script = """

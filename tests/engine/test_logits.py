@@ -73,6 +73,7 @@ def test_every_family_returns_what_it_returns_unpruned(family: str) -> None:
         assert heads == [1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [name for name, case in CASES.items() if not case.hybrid and case.generates])
 @pytest.mark.each("family")
 @torch.no_grad()

@@ -175,6 +175,7 @@ class Planted:
         raise AssertionError("everything was read")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["root_divergence", "divergence"])
 def test_the_planted_winner_rarely_leaves(objective: Any) -> None:
     """200 races of 20 methods: at most the stated share, and three standard errors; the worst leave in nearly all."""

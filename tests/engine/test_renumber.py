@@ -329,6 +329,7 @@ def test_a_conversation_goes_on_after_the_renumbered_prompt(name: str) -> None:
     assert matrix.difference(torch.stack(second.logits, 1), expected[:, -matrix.STEPS :]) <= tolerance(expected)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_compiled_model_is_renumbered_too() -> None:
     """It was compiled and ran before; inside the block it runs eagerly."""

@@ -71,6 +71,7 @@ def test_bad_samples_are_left_out_and_named(tmp_path: Path, bad: Callable[..., N
     assert markdown(again) == text
 
 
+@pytest.mark.slow
 def test_a_repaired_sample_is_used(tmp_path: Path, bad: Callable[..., None]) -> None:
     completed(tmp_path / "whole", task=LinesTask())
     bad({3, 7})
@@ -82,6 +83,7 @@ def test_a_repaired_sample_is_used(tmp_path: Path, bad: Callable[..., None]) -> 
     assert rows == {(row["series"], row["position"]): row for row in Results(tmp_path / "whole").rows()}
 
 
+@pytest.mark.slow
 def test_a_sample_that_is_lost_later_is_in_no_figure(tmp_path: Path, bad: Callable[..., None]) -> None:
     """Every method of a table answered the same questions."""
     run_experiment(config(str(tmp_path), task=LinesTask(), methods=["norm-hidden-large"]))
@@ -106,6 +108,7 @@ def test_no_sample_at_all_is_an_error(tmp_path: Path, bad: Callable[..., None]) 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_picture_that_the_processor_refuses_is_a_bad_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = ToyModel.load
 
@@ -198,6 +201,7 @@ class Unlabelled(ToyTask):
         return float(text in sample.references)
 
 
+@pytest.mark.slow
 def test_without_labels_the_unpruned_answers_are_the_reference(tmp_path: Path) -> None:
     result = run_experiment(config(str(tmp_path), task=Unlabelled()))
     rows = result.rows
@@ -216,6 +220,7 @@ def test_without_labels_the_unpruned_answers_are_the_reference(tmp_path: Path) -
         assert row["score"] == (row["prediction"] == unpruned[row["position"]])
 
 
+@pytest.mark.slow
 def test_agreement_is_counted_for_every_task(tmp_path: Path) -> None:
     result = completed(tmp_path)
     rows = result.rows

@@ -70,6 +70,7 @@ def test_rows_of_one_method_stand_together_and_differences_are_paired(tmp_path: 
     assert {row[0] for row in lone} == {"first"}
 
 
+@pytest.mark.slow
 def test_other_questions_are_not_paired(tmp_path: Path) -> None:
     compared = compare([ran(tmp_path / "a"), ran(tmp_path / "b", task=ToyTask(split="train"))])
     assert not same_questions(*compared)
@@ -84,6 +85,7 @@ def test_a_report_of_one_of_the_folders_is_not_overwritten(tmp_path: Path) -> No
     assert not (tmp_path / "second" / "report.md").exists()
 
 
+@pytest.mark.slow
 def test_bars_in_names_of_folders_break_no_table(tmp_path: Path) -> None:
     compared = compare(
         [ran(tmp_path / "a|b", methods=["random"]), ran(tmp_path / "c", methods=["random"], batch_size=4)]

@@ -113,6 +113,7 @@ def test_what_is_stored_is_what_each_method_keeps_of_the_sample_alone(tmp_path: 
         assert small.size == (32, 32)
 
 
+@pytest.mark.slow
 def test_examples_have_the_answers_of_all_methods(tmp_path: Path) -> None:
     result = run_experiment(config(str(tmp_path), examples=3))
     shown = with_answers(stored(Results(tmp_path))[0], result.rows)
@@ -137,6 +138,7 @@ def test_examples_have_the_answers_of_all_methods(tmp_path: Path) -> None:
                 assert panel.look.kept.sum() == expected["visual_after"]
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[int] = []
     looked: list[int] = []
@@ -166,11 +168,13 @@ def test_what_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "examples.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_no_examples(tmp_path: Path) -> None:
     run_experiment(config(str(tmp_path), examples=0))
     assert stored(Results(tmp_path)) == ({}, None)
 
 
+@pytest.mark.slow
 def test_merged_shards_have_the_examples_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"examples": 4, "methods": ["random"], "budgets": [{"name": "keep_count", "tokens": 2}]}
     run_experiment(config(str(tmp_path / "whole"), **settings))
@@ -182,6 +186,7 @@ def test_merged_shards_have_the_examples_of_the_whole_run(tmp_path: Path, monkey
     assert (tmp_path / "split" / "examples.json").read_bytes() == (tmp_path / "whole" / "examples.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_family_without_a_grid_has_a_report_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(self: Any, call: Any, layout: Any) -> None:
         return None
@@ -204,6 +209,7 @@ def test_many_pictures_are_small(count: int, side: int) -> None:
     assert max(Image.open(io.BytesIO(encoded([picture] * count)[-1])).size) == side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

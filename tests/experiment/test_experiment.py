@@ -70,6 +70,7 @@ def test_the_resolved_config_reads_back(tmp_path: Path) -> None:
     assert ExperimentConfig.from_yaml(tmp_path / "c.yaml") == first
 
 
+@pytest.mark.slow
 def test_a_second_run_only_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     completed(tmp_path)
     before = (tmp_path / "samples.jsonl").read_bytes()
@@ -229,6 +230,7 @@ def test_seeds_for_a_method_without_any_are_refused(tmp_path: Path) -> None:
         list(config(str(tmp_path), methods=[{"name": "norm-hidden-large", "seeds": [0, 1]}]).series())
 
 
+@pytest.mark.slow
 def test_a_family_without_a_closed_form_leaves_its_columns_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +267,7 @@ def test_random_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     assert sum(same) >= 0.97 * len(same)  # other padding, other rounding: a tie may fall the other way
 
 
+@pytest.mark.slow
 def test_timing_is_paired_and_written(tmp_path: Path) -> None:
     result = run_experiment(config(str(tmp_path), timing=2))
     assert len(result.timing) == SERIES - 1

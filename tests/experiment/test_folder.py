@@ -38,6 +38,7 @@ def test_the_last_part_that_ran_is_read(tmp_path: Path, part: Part) -> None:
     assert run_experiment(settings) == read_result(tmp_path)
 
 
+@pytest.mark.slow
 def test_shards_are_read_one_by_one_and_together(tmp_path: Path) -> None:
     settings = config(str(tmp_path))
     shards = [Part(shard=Shard(number, 2)) for number in (1, 2)]
@@ -64,6 +65,7 @@ def test_an_unfinished_run_says_how_much_is_there(tmp_path: Path) -> None:
     assert found.skipped == result.skipped
 
 
+@pytest.mark.slow
 def test_label_free_scores_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(str(tmp_path))
     monkeypatch.setattr(type(settings.task), "label_free", property(lambda self: True))

@@ -97,6 +97,7 @@ class SpeaksSurrogates(ToyModel):
         return replace(super().load(), processor=Odd())
 
 
+@pytest.mark.slow
 def test_no_file_of_an_experiment_fails_on_a_surrogate(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     given = config(str(folder), task=Surrogates(), model=SpeaksSurrogates(), divergence=True, **FEW)
@@ -121,6 +122,7 @@ def test_no_file_of_an_experiment_fails_on_a_surrogate(tmp_path: Path) -> None:
     assert r"a\ufffdb" in (folder / "samples.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_no_file_of_a_tune_fails_on_a_surrogate(tmp_path: Path) -> None:
     class Trained(Surrogates):
         def calibration(self, count: int) -> list[Sample]:
@@ -132,6 +134,7 @@ def test_no_file_of_a_tune_fails_on_a_surrogate(tmp_path: Path) -> None:
     assert (tmp_path / "tuned.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_rows_of_older_versions_can_be_reported(tmp_path: Path) -> None:
     """JSON holds what nothing repaired then."""
     run_experiment(config(str(tmp_path), **FEW))
@@ -143,6 +146,7 @@ def test_rows_of_older_versions_can_be_reported(tmp_path: Path) -> None:
     assert digest(LONE) == digest("a\ufffdb")
 
 
+@pytest.mark.slow
 def test_questions_of_a_file(tmp_path: Path) -> None:
     """JSON Lines that hold an escaped surrogate, and a picture whose name is no UTF-8."""
     Image.new("RGB", (32, 32), (9, 0, 0)).save(tmp_path / "a.png")
@@ -203,6 +207,7 @@ def test_a_sample_of_a_wrong_type_is_found_before_the_first_answer(tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.bool_, torch.tensor])
 def test_scores_of_any_number_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
     monkeypatch.setattr(ToyTask, "score", lambda self, sample, text: kind(True))

@@ -147,6 +147,7 @@ def test_other_code_of_a_method_is_refused(
             run(asked)
 
 
+@pytest.mark.slow
 def test_a_folder_without_code_of_methods_goes_on(tmp_path: Path) -> None:
     """Folders of older versions do not know it, and do not learn it from later answers."""
     run_experiment(config(str(tmp_path)), part=Part(limit=10))
@@ -181,6 +182,7 @@ def test_other_code_of_a_metric_is_refused(tmp_path: Path, monkeypatch: pytest.M
         run_experiment(asked)
 
 
+@pytest.mark.slow
 def test_shards_of_other_weights_or_code_are_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = config(str(tmp_path))
     run_experiment(split, part=Part(shard=Shard(1, 2)))
@@ -206,6 +208,7 @@ def test_shards_of_other_weights_or_code_are_not_merged(tmp_path: Path, monkeypa
     assert not (tmp_path / "samples.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_merged_folder_knows_what_its_shards_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     completed(tmp_path / "whole")
     split = config(str(tmp_path / "split"))
@@ -222,6 +225,7 @@ def test_a_merged_folder_knows_what_its_shards_know(tmp_path: Path, monkeypatch:
     assert set(kept["code"].values()) == {None}
 
 
+@pytest.mark.slow
 def test_the_examples_of_a_finished_folder_are_not_drawn_with_another_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +235,7 @@ def test_the_examples_of_a_finished_folder_are_not_drawn_with_another_model(
         run_experiment(config(str(tmp_path), examples=3))
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_read_are_said_to_be_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the folder is made, and where the run goes on; no later run makes it known."""
     folder = tmp_path / "out"
@@ -249,6 +254,7 @@ def test_weights_that_cannot_be_read_are_said_to_be_unknown(tmp_path: Path, monk
     assert json.loads((folder / "origin.json").read_text())["model"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{")])
 def test_an_older_folder_goes_on_with_one_warning(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     """And does not claim later that it knew."""

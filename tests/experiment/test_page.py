@@ -211,6 +211,7 @@ def test_markdown_and_page_show_the_same_numbers(tmp_path: Path) -> None:
     assert page.repeat == ("tokenprune run config.yaml --output repeated",)
 
 
+@pytest.mark.slow
 def test_columns_without_anything_are_left_out(tmp_path: Path) -> None:
     page = experiment_page(completed(tmp_path))
     assert "prefill time" not in [column.title for column in page.table.columns]

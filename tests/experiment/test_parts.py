@@ -31,6 +31,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
+@pytest.mark.slow
 def test_a_limited_run_is_a_prefix_that_the_whole_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +66,7 @@ def test_only_some_methods(tmp_path: Path) -> None:
         run_experiment(config(str(tmp_path)), part=Part(only=("norm-hidden-larg",)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_merged_shards_are_the_whole_run_to_the_byte(tmp_path: Path, count: int) -> None:
     write_report(completed(tmp_path / "whole"))
@@ -103,6 +105,7 @@ def test_the_order_of_rows_changes_no_figure(tmp_path: Path) -> None:
         assert one.accuracy_of_type("odd") == other.accuracy_of_type("odd")
 
 
+@pytest.mark.slow
 def test_shards_that_cannot_be_merged(tmp_path: Path) -> None:
     whole = config(str(tmp_path))
     with pytest.raises(OutputError, match="has no shards; run the experiment with --shard 1/2"):
@@ -149,6 +152,7 @@ def contents_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_before_its_first_answer_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +179,7 @@ def full(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_error_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_report(completed(tmp_path / "whole"))
     folder = tmp_path / "out"

@@ -40,6 +40,7 @@ def value(item: Item, title: str) -> float:
     return float(parts[title])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, MOST_LINES, 25])
 def test_lines_are_named_at_their_ends_without_overlaps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int

@@ -76,6 +76,7 @@ def test_the_found_method_runs_like_any_other(finished: tuple[Path, ExperimentRe
     assert [row for row in canonical(tmp_path) if KEY in row] == [row for row in canonical(folder) if KEY in row]
 
 
+@pytest.mark.slow
 def test_the_training_split_is_tuned_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     original = ToyTask.calibration
@@ -97,6 +98,7 @@ def test_a_second_run_only_reads(
     assert run_experiment(tuned(folder)).choices == first.choices
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_the_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice decides, not a new tune: it stands in choices.json, and the rows belong to it."""
     run_experiment(tuned(tmp_path), part=Part(limit=5))
@@ -116,6 +118,7 @@ def test_other_settings_of_the_tune_are_another_definition(finished: tuple[Path,
         run_experiment(tuned(folder, tune={"seed": 1}))
 
 
+@pytest.mark.slow
 def test_each_budget_has_its_tune(tmp_path: Path) -> None:
     budgets = [HALF, {"name": "flops_reduction", "percent": 20}]
     result = run_experiment(tuned(tmp_path, budgets), part=Part(only=("tuned",), limit=2))
@@ -123,6 +126,7 @@ def test_each_budget_has_its_tune(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "tuned").iterdir()} == {"layer_average-0.6", "flops_reduction-20-model"}
 
 
+@pytest.mark.slow
 def test_a_label_has_a_folder_of_its_own(tmp_path: Path) -> None:
     methods = [{"name": "tuned", "tune": TUNE}, {"name": "tuned", "label": "by /agreement", "tune": TUNE}]
     run_experiment(tuned(tmp_path, methods=methods), part=Part(limit=1))
@@ -166,6 +170,7 @@ def test_a_dry_run_after_the_tune_knows_the_layers(finished: tuple[Path, Experim
     assert [list(item.layers) for item in plan.series if item.key == KEY] == [result.choices[KEY]["layers"]]
 
 
+@pytest.mark.slow
 def test_shards_tune_alike(finished: tuple[Path, ExperimentResult], tmp_path: Path) -> None:
     """Each tunes for itself, on the same samples with the same seed; merging puts the rows and the tune together."""
     for number in (1, 2):
@@ -178,6 +183,7 @@ def test_shards_tune_alike(finished: tuple[Path, ExperimentResult], tmp_path: Pa
     assert (tmp_path / "tuned" / "layer_average-0.6" / "tuned.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_shards_whose_tunes_differ_are_not_merged(tmp_path: Path) -> None:
     for number in (1, 2):
         run_experiment(tuned(tmp_path), part=Part(shard=Shard(number, 2)))
@@ -192,6 +198,7 @@ def test_shards_whose_tunes_differ_are_not_merged(tmp_path: Path) -> None:
         merge_shards(tuned(tmp_path))
 
 
+@pytest.mark.slow
 def test_killed_while_it_tunes_it_goes_on(finished: tuple[Path, ExperimentResult], tmp_path: Path) -> None:
     with started(run_tuned, tmp_path) as job:
         steps = [name for name, _, _ in (job.step() for _ in range(3))]

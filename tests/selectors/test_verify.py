@@ -481,6 +481,7 @@ def test_a_second_apply_pays_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         choose_layers(built, entropyprune(2), batches)
 
 
+@pytest.mark.slow
 def test_two_runs_that_remember_at_once_keep_both_verdicts(tmp_path: Path) -> None:
     built, batches = tiny()
     adapter = tp.adapters.adapter_for(built)

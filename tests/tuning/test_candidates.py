@@ -214,6 +214,7 @@ def test_the_pruner_never_decides_the_count(adapter: Adapter) -> None:
     assert "leaves the count to the pruner" in refused["visionzip"]
 
 
+@pytest.mark.slow
 def test_budgets_in_flops_know_the_models_cost(adapter: Adapter) -> None:
     possible = made(adapter, FlopsReduction(percent=20, scope="decoder"))
     assert "fastv" in possible

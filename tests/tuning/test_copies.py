@@ -117,6 +117,7 @@ class Copied(ToyTask):
         return [replace(two[number % 2], id=f"c{number}", group=f"g{number}") for number in range(count)]
 
 
+@pytest.mark.slow
 def test_copies_in_the_data_of_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run_tune(config(str(tmp_path), task=Copied(), methods=["fastv"], batch_size=3, samples=8, first=2))
     assert result.rankings[0].samples == 2
@@ -165,6 +166,7 @@ def test_nothing_dropped_is_found_after_the_race_too(monkeypatch: pytest.MonkeyP
         tp.tune(model, samples, {"name": "prefill_time", "ratio": 0.99}, ["fastv"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place_installed")
 def test_equal_candidates_do_not_crown_random(tmp_path: Path) -> None:
     """No visual token matters: all answers are the same, whatever is dropped."""

@@ -78,6 +78,7 @@ def test_several_stages_start_at_what_they_can_reach() -> None:
     assert budget.ratio == pytest.approx(0.5, abs=2 * NEAR)
 
 
+@pytest.mark.slow
 def test_a_tune_at_equal_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The measured shares are kept in the folder: a second call compares the same methods."""
     monkeypatch.setattr("tokenprune.tuning.tuner.prefill_clock", lambda adapter, inputs: FakeClock(0.1))

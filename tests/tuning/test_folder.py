@@ -43,6 +43,7 @@ def test_it_is_the_tune_that_ran_and_no_model_is_loaded(
     assert {path.name: path.read_bytes() for path in found.save(tmp_path)} == before
 
 
+@pytest.mark.slow
 def test_an_older_folder_does_not_say_what_the_model_is_called(tmp_path: Path) -> None:
     result = run_tune(config(tmp_path))
     (tmp_path / "run.json").unlink()
@@ -52,6 +53,7 @@ def test_an_older_folder_does_not_say_what_the_model_is_called(tmp_path: Path) -
     assert (found.setup.goal, found.setup.tokens) == (result.setup.goal, result.setup.tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -76,6 +78,7 @@ def test_folders_that_cannot_be_read(tmp_path: Path, content: str, words: str) -
         read_tune(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run_tune(config(tmp_path / "tune"))
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,7 @@ from tokenprune.tuning import run_tune, tuner
 KNOWN = pytest.mark.filterwarnings("error::tokenprune.errors.TokenPruneWarning")
 
 
+@pytest.mark.slow
 @KNOWN
 @pytest.mark.parametrize("change", ["dtype of the model", "a number of a sample", "dtype of a sample"])
 def test_what_is_known_and_differs_is_refused(tmp_path: Path, change: str) -> None:
@@ -45,6 +46,7 @@ def test_other_code_of_the_task_is_refused(tmp_path: Path, monkeypatch: pytest.M
         run_tune(config(str(tmp_path), methods=["fastv"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scorers.fastv", "pruners.topk", "selectors.fixed"])
 def test_other_code_of_a_candidate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Rows of a scorer's earlier version are not raced against those of a later one."""
@@ -56,6 +58,7 @@ def test_other_code_of_a_candidate_is_refused(tmp_path: Path, monkeypatch: pytes
         tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_tune_of_an_older_version_is_refused(tmp_path: Path) -> None:
     """Its fingerprints of samples were made in another way: nobody knows what its rows are about."""
     model, samples = planted(8)
@@ -66,6 +69,7 @@ def test_a_tune_of_an_older_version_is_refused(tmp_path: Path) -> None:
         tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_said_to_be_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, samples = planted(8)
     read: Any = tuner.fingerprint

@@ -115,6 +115,7 @@ def test_in_an_experiment(foreign: Path, tuned: Path, tmp_path: Path) -> None:
     assert len(result.rows) == 48
 
 
+@pytest.mark.slow
 def test_as_a_candidate_of_a_tune(foreign: Path, tmp_path: Path) -> None:
     result = run_tune(config(str(tmp_path / "a"), methods=["fastv", str(foreign)], samples=4, first=2))
     assert any("tuned for a 'llava' with 28 layers" in why for why in result.rankings[0].refused.values())

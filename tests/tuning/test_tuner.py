@@ -253,6 +253,7 @@ def test_scores_are_those_of_the_answers_of_the_pruned_model(tmp_path: Path) -> 
 # ---- kill and resume ----
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
     """SIGKILL at random moments: the same rows and the same files as a tune in one go."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -309,6 +310,7 @@ def test_candidates_and_budgets_may_be_added(tmp_path: Path) -> None:
 # ---- bad input ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -322,6 +324,7 @@ def test_another_tune_in_the_folder_is_refused(tmp_path: Path, changes: dict[str
         run_tune(config(str(tmp_path), **changes))
 
 
+@pytest.mark.slow
 def test_another_model_or_other_samples_in_the_folder_are_refused(tmp_path: Path) -> None:
     model, samples = planted(8)
     tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
