@@ -15,8 +15,9 @@ from tokenprune.adapters.items import Item
 from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.modalities import Modality
+from tokenprune.adapters.placements import Frames, Whole
 from tokenprune.adapters.projections import Projection
-from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site
+from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site, packed_site, pixtral_site
 from tokenprune.adapters.views import Placement
 from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.core.component import Component, FromRegistry
@@ -57,6 +58,7 @@ __all__ = [
     "ConfigError",
     "DecoderStack",
     "EntropyProfile",
+    "Frames",
     "FromRegistry",
     "ImageVideoAdapter",
     "Item",
@@ -98,6 +100,7 @@ __all__ = [
     "UnsupportedModelError",
     "Video",
     "VisualLayout",
+    "Whole",
     "builtin_only",
     "different_images",
     "find_tower",
@@ -106,6 +109,8 @@ __all__ = [
     "image_batch_site",
     "lattice",
     "make_context",
+    "packed_site",
+    "pixtral_site",
     "refresh",
     "registry",
     "tunable_fields",

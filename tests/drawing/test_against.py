@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.report.pages import page
 from tests.support.scenes import marks
-from tokenprune.drawing.against import COSTS, FLOPS, VISUAL, Against
+from tokenprune.drawing.against import COSTS, FLOPS, VISUAL, Against, _few
 from tokenprune.drawing.palette import styles
 from tokenprune.drawing.points import Charts, Point
 from tokenprune.drawing.vega import Json, figure, save
@@ -142,3 +142,9 @@ def test_a_new_chart_is_one_object_for_page_and_files(tmp_path: Path) -> None:
     assert [path.suffix for path in written] == [".png", ".svg", ".pdf"]
     assert "saved FLOPs, %" in (tmp_path / "mine.svg").read_text()
     assert Image.open(tmp_path / "mine.png").width > 640
+
+
+def test_ticks_of_small_costs_are_not_rounded_away() -> None:
+    """On a logarithmic axis a tick at 0 has no place."""
+    assert _few([0.012, 0.026, 0.06]) == [0.012, 0.026, 0.06]
+    assert _few([7.0, 15.98, 15.99, 47.0]) == [7.0, 16.0, 47.0]

@@ -131,7 +131,10 @@ def _few(costs: Iterable[float]) -> list[float]:
             centres[-1].append(value)
         else:
             centres.append([value])
-    return [round(sum(group) / len(group), 1) for group in centres] if len(centres) <= FEW else []
+    if len(centres) > FEW:
+        return []
+    middles = [sum(group) / len(group) for group in centres]
+    return [round(middle, 1) if middle >= 1 else float(f"{middle:.2g}") for middle in middles]
 
 
 def _names(y: Json, scale: Scale, height: int, channel: Mapping[str, Json]) -> Json:

@@ -90,7 +90,7 @@ class SeriesAnswers:
         if "divergence" in row:
             self.divergences.append(math.nan if row["divergence"] is None else row["divergence"])
         for name in AVERAGED:
-            value = row[name]
+            value = row.get(name)
             self.sums[name] += math.nan if value is None else value  # integers: the sum is exact
 
 

@@ -52,11 +52,11 @@ COLUMNS: tuple[Column[SeriesSummary], ...] = (
     number("visual tokens", lambda item: item.visual, csv="visual_tokens_after_last_stage"),
     number("layer average", lambda item: item.average, csv="layer_average_tokens"),
     replace(
-        number("FLOPs", lambda item: -100 * item.flops_reduction, "{:.1f} %", "unknown").hidden(_is_unpruned),
+        number("FLOPs", lambda item: -100 * item.flops_reduction, "{:.1f} %", unknown="unknown").hidden(_is_unpruned),
         csv={"flops_reduction_percent": lambda item: 100 * item.flops_reduction},
     ),
     replace(
-        number("KV cache", lambda item: item.kv_bytes / 2**20, "{:.2f} MiB", "unknown"),
+        number("KV cache", lambda item: item.kv_bytes / 2**20, "{:.2f} MiB", unknown="unknown"),
         csv={"kv_cache_bytes": lambda item: item.kv_bytes},
     ),
     Column(

@@ -38,7 +38,7 @@ def _number(title: str, name: str, form: str, divided: float = 1, spread: bool =
         value = value["median"] if isinstance(value, Mapping) else value
         return None if value is None else value / divided
 
-    column = number(title, median, form, "-")
+    column = number(title, median, form, unknown="-")
     if not spread:
         return column
 

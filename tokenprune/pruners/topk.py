@@ -23,7 +23,7 @@ class TopK(Pruner):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The signals of the scorer."""
+        """The signals of the scorer; unlike other pruners, none of its own."""
         return self.scorer.needs
 
     def select(self, ctx: PruneContext) -> Selection:

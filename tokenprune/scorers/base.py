@@ -65,7 +65,7 @@ class Scorer(SignalReader, ABC):
         )
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
-        """FLOPs of scoring one sample, for reports. Only matrix products and decompositions have to be counted.
+        """FLOPs of scoring one sample, for reports: at least those of matrix products and decompositions.
 
         Args:
             shape: The decoder's sizes.

@@ -67,7 +67,13 @@ def text(title: str, get: Callable[[Item], str], csv: str = "") -> Column[Item]:
 
 
 def number(
-    title: str, get: Callable[[Item], float | None], form: str = "{:.1f}", unknown: str = "", csv: str = ""
+    title: str,
+    get: Callable[[Item], float | None],
+    form: str = "{:.1f}",
+    *,
+    unknown: str = "",
+    csv: str = "",
+    paper: bool = False,
 ) -> Column[Item]:
     """A column of numbers.
 
@@ -77,6 +83,7 @@ def number(
         form: How it is written, for ``str.format``.
         unknown: The text of an unknown one.
         csv: Its name in CSV files, with the unit; empty for none.
+        paper: Whether tables for papers have it.
     """
 
     def value(item: Item) -> float:
@@ -87,7 +94,7 @@ def number(
         found = value(item)
         return Cell(unknown if math.isnan(found) else form.format(found), found)
 
-    return Column(title, cell, "number", {csv: value} if csv else {})
+    return Column(title, cell, "number", {csv: value} if csv else {}, paper)
 
 
 def estimate(

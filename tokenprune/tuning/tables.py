@@ -32,7 +32,7 @@ def columns(goal: Goal, is_best: Callable[[Ranked], bool]) -> tuple[Column[Ranke
         number("KL, nats", lambda row: row.divergence.mean, "{:.4f}"),
         text("samples", lambda row: str(row.seen) if row.left is None else f"left after {row.left}"),
         AVERAGE,
-        number("FLOPs", lambda row: 100 * (row.flops - 1), "{:.1f} %", "unknown"),
+        number("FLOPs", lambda row: 100 * (row.flops - 1), "{:.1f} %", unknown="unknown"),
     )
 
 
