@@ -65,7 +65,8 @@ class Estimate:
         """Write the mean and its interval: ``81.3 ± 1.2``, or with both ends ``98.0 [93.0, 99.4]`` where it is uneven.
 
         The uncertainty decides the decimals: the longer arm of the interval has two significant digits, and the mean as
-        many decimals. An arm that would be 0 is ``<`` the last digit. An unknown interval is left out.
+        many decimals. An arm that would be 0 is ``<`` the last digit. An unknown interval is left out. Both ends are
+        there, too, where the longer arm would say something else about zero than :attr:`beyond_zero`.
 
         Args:
             factor: What all numbers are multiplied by; 100 for percent.
@@ -81,7 +82,7 @@ class Estimate:
         long, short = sorted((mean - low, high - mean), reverse=True)
         digits = max(0, min(most, 1 - math.floor(math.log10(long))))
         least = 10.0**-digits
-        if long - short <= EVEN * long:
+        if long - short <= EVEN * long and self.beyond_zero == (abs(mean) > long):
             arm = f"{long:.{digits}f}" if long >= least / 2 else f"<{least:.{digits}f}"
             return f"{mean:{sign}.{digits}f} ± {arm}"
         return f"{mean:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
