@@ -109,7 +109,7 @@ def test_too_small_to_tell() -> None:
 def test_one_picture_has_no_interval() -> None:
     finding = experiment_page(result_of({"unpruned": ALL, "good": half(38), "random": half(2)}, pictures=1)).finding
     assert finding.tone == "open"
-    assert "90.0 points more" in finding.text
+    assert "90.0 ± ? points more" in finding.text
     assert "All 40 questions are about one picture" in finding.text
 
 

@@ -146,4 +146,4 @@ def test_a_single_picture_has_no_interval() -> None:
     row = summary("fastv").__class__(**{**vars(summary("fastv")), "accuracy": Estimate.unknown(0.5)})
     (found,) = csv.DictReader(io.StringIO(csv_table({"": [row]})))
     assert (found["accuracy_percent"], found["accuracy_low_percent"], found["accuracy_high_percent"]) == ("50", "", "")
-    assert cells(latex_table({"": [row]}))["fastv"] == [r"\textbf{50.0}"]
+    assert cells(latex_table({"": [row]}))["fastv"] == [r"\textbf{50.0} {\scriptsize$\pm$ ?}"]

@@ -158,3 +158,12 @@ def test_without_clusters_the_paired_interval_is_that_of_agresti_and_min() -> No
     arm = Z95 * math.sqrt((9 / 34 - (4 / 34) ** 2) / 34)
     found = difference(values)
     assert (found.mean, found.low, found.high) == pytest.approx((4 / 32, 4 / 34 - arm, 4 / 34 + arm))
+
+
+def test_one_large_cluster_knows_as_little_as_it_is_large() -> None:
+    """Of 100 questions on one picture and one on each of three others, nearly all say the same thing."""
+    clusters = [0] * 100 + [1, 2, 3]
+    found, alone = share([1.0] * len(clusters), clusters), share([1.0] * 4, range(4))
+    assert found.low < alone.low
+    effective = len(clusters) ** 2 / (100**2 + 3)
+    assert found.low == pytest.approx(effective / (effective + Z95**2), abs=1e-6)

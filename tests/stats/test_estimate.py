@@ -20,7 +20,7 @@ from tokenprune.stats.estimate import Estimate
         (1.0, 0.7225, 1.0, "100 [72, 100]"),
         (0.5, 0.46, 0.545, "50.0 ± 4.5"),  # the longer arm
         (0.045, 0.002, 0.097, "4.5 [0.2, 9.7]"),  # zero is outside, of 4.5 ± 5.2 it is not
-        (0.5, -math.inf, math.inf, "50.0"),
+        (0.5, -math.inf, math.inf, "50.0 ± ?"),
         (0.0, 0.0, 0.0, "0.0"),
         (math.nan, -math.inf, math.inf, "unknown"),
     ],

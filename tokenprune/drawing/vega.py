@@ -210,7 +210,8 @@ def library() -> str:
 def save(spec: Json, path: Path, ends: Iterable[str] = (".png", ".svg", ".pdf")) -> list[Path]:
     """Write a figure as PNG for screens, SVG for pages and PDF for papers.
 
-    SVG and PDF hold text as text. The same figure always gives the same bytes.
+    SVG and PDF hold text as text. The same figure always gives the same bytes; only the fonts of a PDF with bold text
+    may be numbered in another order.
 
     Args:
         spec: The figure.

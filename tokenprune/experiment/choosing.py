@@ -28,7 +28,9 @@ Choices = dict[str, dict[str, Any]]
 
 
 def calibration(config: ExperimentConfig, loaded: LoadedModel) -> list[Mapping[str, Tensor]] | None:
-    """Inputs of a few samples of different images (see :meth:`Task.calibration`); None if none are asked for.
+    """Inputs of a few samples of different images; None if none are asked for.
+
+    See :meth:`tokenprune.tasks.base.Task.calibration`.
 
     Samples that the model cannot encode are passed over, unless there are no others.
     """

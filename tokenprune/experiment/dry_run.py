@@ -77,7 +77,7 @@ class Plan:
 
 
 def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
-    """Find out what :func:`run_experiment` would run with the same arguments. Nothing is written.
+    """Find out what :func:`tokenprune.run_experiment` would run with the same arguments. Nothing is written.
 
     Raises:
         TokenPruneError: The configuration is wrong, or a method cannot run.

@@ -50,7 +50,7 @@ class _Choice(BaseModel):
 
 
 def read_result(folder: str | Path) -> ExperimentResult:
-    """Read the experiment that a folder holds, as :func:`run_experiment` returned it.
+    """Read the experiment that a folder holds, as :func:`tokenprune.run_experiment` returned it.
 
     Args:
         folder: The output folder of a run, or of one of its shards.

@@ -63,7 +63,7 @@ class Tune(Component):
         return folder / cost_label(_equal_cost(self.budget)).replace(" ", "-")
 
     def fields(self) -> dict[str, Any]:
-        """The fields of a :class:`TuneConfig` that the tune decides."""
+        """The fields of a :class:`tokenprune.TuneConfig` that the tune decides."""
         settings = {name: getattr(self.settings, name) for name in TuneSettings.model_fields}
         return {"budget": _equal_cost(self.budget), **settings}
 

@@ -40,8 +40,9 @@ def share(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -
     It is right for shares of right answers, for scores and for agreements. The number of questions in it is that of
     independent ones: ``n / d`` with the design effect d, the variance of the mean with clusters over that without. The
     effect is drawn towards that of questions which are all alike within a cluster, the more the fewer values differ;
-    where all are equal the number is that of the clusters. The variance of the values stands for ``p (1 - p)``, which
-    it is for values 0 and 1. One of 1000 all equal values from 100 clusters thus has as wide an interval as one of 100.
+    where all are equal the number is ``n^2`` over the sum of the squared sizes of the clusters (Kish), which is the
+    number of clusters of equal size. The variance of the values stands for ``p (1 - p)``, which it is for values 0 and
+    1. One of 1000 all equal values from 100 clusters of ten thus has as wide an interval as one of 100.
 
     Args:
         values: One number per question, from 0 to 1.
@@ -96,6 +97,7 @@ class _Sample:
     Attributes:
         count: Number of values.
         clusters: Number of clusters.
+        squares: Sum of the squared sizes of the clusters.
         mean: The mean; NaN without values.
         within: Sum of the squared deviations from the mean.
         between: Sum over the clusters of the squared sum of their deviations.
@@ -103,6 +105,7 @@ class _Sample:
 
     count: int
     clusters: int
+    squares: int
     mean: float
     within: float
     between: float
@@ -111,7 +114,7 @@ class _Sample:
     def of(cls, values: Sequence[float], clusters: Sequence[Hashable] | None) -> _Sample:
         count = len(values)
         if not count:
-            return cls(0, 0, math.nan, 0.0, 0.0)
+            return cls(0, 0, 0, math.nan, 0.0, 0.0)
         # fsum rounds once, so the result does not depend on the order of the values
         mean = math.fsum(values) / count
         deviations: dict[Hashable, list[float]] = defaultdict(list)
@@ -119,11 +122,12 @@ class _Sample:
             deviations[cluster].append(value - mean)
         within = math.fsum(deviation**2 for parts in deviations.values() for deviation in parts)
         between = math.fsum(math.fsum(parts) ** 2 for parts in deviations.values())
-        return cls(count, len(deviations), mean, within, between)
+        squares = sum(len(parts) ** 2 for parts in deviations.values())
+        return cls(count, len(deviations), squares, mean, within, between)
 
     @property
     def independent(self) -> float:
         """The number of independent values that know as much about the mean."""
-        size = self.count / self.clusters
+        size = self.squares / self.count
         small = (self.count - 1) / self.count * self.clusters / (self.clusters - 1)  # both variances are unbiased
         return self.count * (self.within + PRIOR) / (small * self.between + PRIOR * size)

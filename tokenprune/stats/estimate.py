@@ -65,7 +65,7 @@ class Estimate:
         """Write the mean and its interval: ``81.3 ± 1.2``, or with both ends ``98.0 [93.0, 99.4]`` where it is uneven.
 
         The uncertainty decides the decimals: the longer arm of the interval has two significant digits, and the mean as
-        many decimals. An arm that would be 0 is ``<`` the last digit. An unknown interval is left out. Both ends are
+        many decimals. An arm that would be 0 is ``<`` the last digit. An unknown interval is ``± ?``. Both ends are
         there, too, where the longer arm would say something else about zero than :attr:`beyond_zero`.
 
         Args:
@@ -76,8 +76,10 @@ class Estimate:
         if not math.isfinite(self.mean):
             return "unknown"
         mean, low, high = (factor * value for value in (self.mean, self.low, self.high))
-        sign = "+" if signed else ""
-        if not self.known or low == high:
+        sign = "+z" if signed else "z"  # never -0
+        if not self.known:
+            return f"{mean:{sign}.{most}f} ± ?"
+        if low == high:
             return f"{mean:{sign}.{most}f}"
         long, short = sorted((mean - low, high - mean), reverse=True)
         digits = max(0, min(most, 1 - math.floor(math.log10(long))))

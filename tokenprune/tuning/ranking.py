@@ -37,7 +37,8 @@ class Measured:
 
     Attributes:
         name: The candidate's name, unique for its budget.
-        origin: ``named``, ``variant``, ``composition`` or ``random``; see :class:`.Candidate`.
+        origin: ``named``, ``variant``, ``composition`` or ``random``; see
+            :class:`tokenprune.tuning.candidate_maker.Candidate`.
         method: The method, with fixed layers and its budget.
         samples: How it changed every sample that it saw, in the order of the race.
         losses: The loss of every sample that it saw, ``[samples]``.

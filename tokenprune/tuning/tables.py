@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 
 from tokenprune.engine.trials.race import Goal
 from tokenprune.tables.column import Column, estimate, fill, number, text
-from tokenprune.tables.table import Heading, Table
+from tokenprune.tables.table import Cell, Heading, Table
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.sentences import LOSSES, decimals, quality
 
 CANDIDATE: Column[Ranked] = text("candidate", lambda row: row.name)
 BUDGET: Column[Ranked] = text("budget", lambda row: row.budget)
 AVERAGE: Column[Ranked] = number("layer average", lambda row: row.average)
+
+
+def _samples(row: Ranked) -> Cell:
+    return Cell(str(row.seen), row.seen) if row.left is None else Cell(f"left after {row.left}", row.left)
 
 
 def columns(goal: Goal, is_best: Callable[[Ranked], bool]) -> tuple[Column[Ranked], ...]:
@@ -30,7 +34,7 @@ def columns(goal: Goal, is_best: Callable[[Ranked], bool]) -> tuple[Column[Ranke
         estimate("minus the best", lambda row: row.difference, factor, most, signed=True).hidden(is_best),
         number("agreement %", lambda row: 100 * row.agreement.mean),
         number("KL, nats", lambda row: row.divergence.mean, "{:.4f}"),
-        text("samples", lambda row: str(row.seen) if row.left is None else f"left after {row.left}"),
+        Column("samples", _samples, "number"),
         AVERAGE,
         number("FLOPs", lambda row: 100 * (row.flops - 1), "{:.1f} %", unknown="unknown"),
     )
