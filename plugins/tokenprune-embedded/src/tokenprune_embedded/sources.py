@@ -48,7 +48,7 @@ def data_file(distribution: str, name: str) -> Path:
 
 
 def versions() -> list[str]:
-    """What identifies the two sources: distribution, version and file size."""
+    """Identify the two sources by distribution, version and file size."""
     facts = []
     for distribution, name in (LANGUAGE, VISION):
         size = data_file(distribution, name).stat().st_size
