@@ -29,6 +29,11 @@ def test_the_uncertainty_decides_the_decimals(mean: float, low: float, high: flo
     assert str(Estimate(mean, low, high)) == expected
 
 
+@pytest.mark.parametrize(("signed", "expected"), [(False, "0 ± 49"), (True, "+0 ± 49")])
+def test_zero_has_no_minus(signed: bool, expected: str) -> None:
+    assert Estimate(-0.001, -0.49, 0.488).written(signed=signed) == expected
+
+
 def test_unit_and_sign() -> None:
     found = Estimate(0.01234, 0.0111, 0.01358)
     assert found.written(1, most=4) == "0.0123 ± 0.0012"

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 
 from tests.tuning.planted import BUDGET, Place, method, planted
+from tests.tuning.test_ranking import GOOD, NOISE, chance, measured, ranking
 from tokenprune import tune
 from tokenprune.report.html import render
 from tokenprune.tuning.page import tune_page
 from tokenprune.tuning.plot import SHOWN
 from tokenprune.tuning.result import TuneResult
+from tokenprune.tuning.tables import ranking_table
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,17 @@ def test_every_candidate_is_in_the_table(result: TuneResult) -> None:
     assert all(len(row.cells) == len(page.table.columns) for row in page.table.rows)
     refused = next(table for table in page.tables if table.title == "Candidates that cannot run")
     assert {row.cells[0].text for row in refused.rows} == {"oracle: layer 1"}
+
+
+def test_candidates_are_sorted_by_the_samples_that_they_saw() -> None:
+    """Also those that left early, whose cell has words."""
+    early = ranking(GOOD, measured("dart", 0.8 + NOISE[:8], left=8), chance(0.9 + NOISE))
+    table = ranking_table([early], "divergence")
+    place = [column.title for column in table.columns].index("samples")
+    found = {row.method: row.cells[place] for row in table.rows}
+    assert table.columns[place].kind == "number"
+    assert (found["dart"].text, found["dart"].value) == ("left after 8", 8)
+    assert (found["good"].text, found["good"].value) == (str(len(NOISE)), len(NOISE))
 
 
 def test_the_finding_is_the_sentence_of_the_ranking(result: TuneResult) -> None:
@@ -60,11 +73,11 @@ def test_charts_show_the_best_and_random(result: TuneResult) -> None:
     assert random
     style_of = {alias.name: alias.method for alias in tune_page(result.rankings, result.setup, {}).style_of}
     assert {name for name, method in style_of.items() if method == "random"} == random  # which is drawn in grey
-    for ranking in result.rankings:
-        names = [point.method for point in charts.points if point.budget == ranking.budget]
-        assert names[0] == ranking.best.name
+    for one in result.rankings:
+        names = [point.method for point in charts.points if point.budget == one.budget]
+        assert names[0] == one.best.name
         assert len(names) <= SHOWN + 1
-        assert ranking.random is None or ranking.random.name in names
+        assert one.random is None or one.random.name in names
     assert {point.method for point in charts.front} <= {row.name for row in result.front}
     assert all(point.low <= point.mean <= point.high for point in charts.points)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -27,6 +27,10 @@ FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 ZOOM = 1.6
 #: Lines of a PDF file that name resources of a page.
 RESOURCES = re.compile(rb"(?:^ +/\w+ \d+ 0 R\n){2,}", re.MULTILINE)
+#: The name of a font in a PDF file, without the letters that say that it is a part of the font.
+PDF_FONT = re.compile(rb"/BaseFont /[A-Z]{6}\+([\w-]+)")
+#: Times that a PDF is made until its two fonts are in order; one in two is.
+TRIES = 40
 #: Keeps the methods that are switched on.
 SHOWN = {"filter": "indexof(on, datum.method) >= 0"}
 
@@ -210,8 +214,7 @@ def library() -> str:
 def save(spec: Json, path: Path, ends: Iterable[str] = (".png", ".svg", ".pdf")) -> list[Path]:
     """Write a figure as PNG for screens, SVG for pages and PDF for papers.
 
-    SVG and PDF hold text as text. The same figure always gives the same bytes; only the fonts of a PDF with bold text
-    may be numbered in another order.
+    SVG and PDF hold text as text. The same figure always gives the same bytes.
 
     Args:
         spec: The figure.
@@ -234,7 +237,20 @@ def save(spec: Json, path: Path, ends: Iterable[str] = (".png", ".svg", ".pdf"))
             Image.open(BytesIO(vl_convert.svg_to_png(svg, scale=ZOOM))).convert("RGB").save(file, optimize=True)
         elif file.suffix == ".svg":
             file.write_text(svg, encoding="utf-8")
-        else:  # svg_to_pdf lists the resources of a page in any order
-            pdf = vl_convert.svg_to_pdf(svg)
-            file.write_bytes(RESOURCES.sub(lambda run: b"".join(sorted(run[0].splitlines(True))), pdf))
+        else:
+            file.write_bytes(_pdf(lambda: vl_convert.svg_to_pdf(svg)))
     return written
+
+
+def _pdf(make: Callable[[], bytes]) -> bytes:
+    """Make a PDF whose bytes are always the same.
+
+    vl-convert lists the resources of a page, and numbers its fonts, in any order. Resources are sorted; a file is made
+    again until its fonts are in the order of their names.
+    """
+    for _ in range(TRIES):
+        pdf = make()
+        fonts = list(dict.fromkeys(PDF_FONT.findall(pdf)))
+        if fonts == sorted(fonts):
+            break
+    return RESOURCES.sub(lambda run: b"".join(sorted(run[0].splitlines(True))), pdf)

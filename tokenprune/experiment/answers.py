@@ -19,7 +19,7 @@ from tokenprune.output.lines import Row
 from tokenprune.stats import clustered
 from tokenprune.stats.estimate import Estimate
 
-#: Numbers of a row that are averaged. A missing one makes the average unknown (NaN).
+#: Numbers of a row that are averaged. One that is null makes the average unknown (NaN).
 AVERAGED = ("visual_after", "flops", "flops_unpruned", "kv_bytes")
 
 
@@ -90,7 +90,7 @@ class SeriesAnswers:
         if "divergence" in row:
             self.divergences.append(math.nan if row["divergence"] is None else row["divergence"])
         for name in AVERAGED:
-            value = row.get(name)
+            value = row[name]
             self.sums[name] += math.nan if value is None else value  # integers: the sum is exact
 
 

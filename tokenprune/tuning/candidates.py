@@ -9,6 +9,7 @@ from itertools import zip_longest
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Budget
+from tokenprune.core.references import ORACLE
 from tokenprune.core.tunable import get_field, tunable_fields, variants
 from tokenprune.errors import ConfigError, PluginError, TokenPruneError
 from tokenprune.methods.named import NamedMethod, find_shipped, list_methods
@@ -21,7 +22,7 @@ from tokenprune.tuning.composed import compositions_of, random_of, value_words
 from tokenprune.tuning.layers import layer_words, own_layers, schedules, single_layers, tower_depth
 
 #: Named methods that are no candidates unless they are named: upper bounds and null models, by how their names begin.
-ONLY_IF_NAMED = ("oracle", "norm-")
+ONLY_IF_NAMED = (ORACLE, "norm-")
 
 
 def default_candidates(
