@@ -72,7 +72,7 @@ def main() -> None:
             order = list(methods.items())
             random.Random(number).shuffle(order)
             for name, tokens in order:
-                method = None if tokens is None else tp.load_method("random", tokens=tokens)
+                method = None if tokens is None else tp.load_method("random", average_tokens=tokens)
                 with nullcontext() if method is None else tp.apply(model, method):
                     measured = microseconds(model, inputs)
                 if number:  # round 0 warms up

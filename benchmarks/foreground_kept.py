@@ -24,7 +24,7 @@ def methods() -> dict[str, Method]:
     """All named methods that can keep the same number of tokens of a picture."""
     with plugins.builtin_only():
         names = [method.name for method in list_methods()]
-    by_name = {name: tp.load_method(name, budget="keep_count", tokens=TOKENS) for name in names if name != "vtw"}
+    by_name = {name: tp.load_method(name, keep_tokens=TOKENS) for name in names if name != "vtw"}
     # the published object layer is the ninth of 24; the tower of the embedded model has six
     pruner = by_name["hiprune"].pruner.model_copy(update={"object_layer": 2})
     by_name["hiprune"] = by_name["hiprune"].model_copy(update={"pruner": pruner})

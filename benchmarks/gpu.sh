@@ -38,9 +38,9 @@ bench() { # bench NAME SECONDS OPTIONS...
 [ "$DEVICE" = cpu ] || nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$OUT/device.txt"
 step entropy 60 "$PYTHON" benchmarks/entropy.py --device "$DEVICE" --json "$OUT/entropy.json"
 [ "$DEVICE" = cpu ] || step entropy-triton 60 "$PYTHON" benchmarks/entropy.py --device "$DEVICE" --backend triton --json "$OUT/entropy-triton.json"
-bench speed 130 --model "$MODEL" --tokens 192 --tokens 128 --tokens 64 --batch 1 --batch 8 --decode 16
-bench methods 90 --model "$MODEL" --method all --tokens 128 --decode 4
-bench ragged 60 --model "$MODEL" --ragged --batch 8 --average 0.2222 --decode 32
+bench speed 130 --model "$MODEL" --average-tokens 192 --average-tokens 128 --average-tokens 64 --batch 1 --batch 8 --decode 16
+bench methods 90 --model "$MODEL" --method all --average-tokens 128 --decode 4
+bench ragged 60 --model "$MODEL" --ragged --batch 8 --average-ratio 0.2222 --decode 32
 [ -z "$OTHER" ] || bench other 70 --model "$OTHER" --batch 1 --decode 8
 step scaling 60 "$PYTHON" benchmarks/scaling.py --device "$DEVICE" --json "$OUT/scaling.json" --plot "$OUT/scaling.png"
 exit "$failed"

@@ -44,7 +44,7 @@ def test_look(
     tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     png, svg = tmp_path / "made" / "out.png", tmp_path / "out.svg"
-    more = ["--method", "tome", "--keep", "5", "--max-new-tokens", "2", "-o", str(svg)]
+    more = ["--method", "tome", "--keep-tokens", "5", "--max-new-tokens", "2", "-o", str(svg)]
     assert call(monkeypatch, *arguments(picture, png, *more)) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith('unpruned keeps all 16 visual tokens. It answers "')
@@ -153,15 +153,18 @@ def test_a_video_is_its_frames(tmp_path: Path) -> None:
         ({"question": " "}, ["the question is empty", "--question"]),
         ({"output": "out.gif"}, ["a figure cannot be saved as 'out.gif'", ".png, .svg, .pdf"]),
         ({"output": "{folder}/text.png/out.png"}, ["cannot write", "choose another file"]),
-        ({"more": ["--keep", "4", "--tokens", "4"]}, ["several budgets", "--tokens, --average, --keep, --ratio"]),
         (
-            {"more": ["--keep", "16"]},
+            {"more": ["--keep-tokens", "4", "--average-tokens", "4"]},
+            ["several budgets", "--average-tokens, --average-ratio, --keep-tokens, --keep-ratio"],
+        ),
+        (
+            {"more": ["--keep-tokens", "16"]},
             ["method 'fastv' with budget 'keep_count 16' drops none of the 16 visual tokens", "ask for fewer"],
         ),
-        ({"more": ["--keep", "17"]}, ["method 'fastv'", "17"]),
-        ({"more": ["--tokens", "99"]}, ["method 'fastv'", "99"]),
-        ({"more": ["--keep", "0"]}, ["tokens", "0"]),
-        ({"more": ["--ratio", "2"]}, ["ratio", "2"]),
+        ({"more": ["--keep-tokens", "17"]}, ["method 'fastv'", "17"]),
+        ({"more": ["--average-tokens", "99"]}, ["method 'fastv'", "99"]),
+        ({"more": ["--keep-tokens", "0"]}, ["tokens", "0"]),
+        ({"more": ["--keep-ratio", "2"]}, ["ratio", "2"]),
         ({"more": ["--method", "fastv"]}, ["two columns are named 'fastv'"]),
         ({"model": "no/such-checkpoint"}, ["'no/such-checkpoint' cannot be loaded"]),
     ],
@@ -195,7 +198,7 @@ def test_a_family_without_a_grid(
     tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tokenprune.adapters.image_video.ImageVideoAdapter.placed", lambda *arguments: None)
-    assert call(monkeypatch, *arguments(picture, tmp_path / "out.png", "--keep", "4")) == 2
+    assert call(monkeypatch, *arguments(picture, tmp_path / "out.png", "--keep-tokens", "4")) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "method 'fastv': the adapter of" in error

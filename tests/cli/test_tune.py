@@ -47,7 +47,19 @@ def test_a_file_is_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 @pytest.mark.slow
 def test_options_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["tune", "--model", "toy", "--data", "toy", "--tokens", "8", "--tokens", "6", "--method", "fastv"]
+    words = [
+        "tune",
+        "--model",
+        "toy",
+        "--data",
+        "toy",
+        "--average-tokens",
+        "8",
+        "--average-tokens",
+        "6",
+        "--method",
+        "fastv",
+    ]
     assert call(monkeypatch, *words, "--samples", "8", "--objective", "agreement", "--labels") == 0
     assert "layer_average 6: " in capsys.readouterr().out
     stored = tp.TuneConfig.from_yaml(tmp_path / "results" / "tune" / "config.yaml")
@@ -80,11 +92,20 @@ def test_pictures_in_a_folder_get_a_question(tmp_path: Path) -> None:
     [
         ([], "tune: no model; give --model, or a file"),
         (["--model", "toy"], "tune: no data; give --data, or a file"),
-        (["--model", "toy", "--data", "toy"], "no budgets; give --tokens, --average, --reduction or --time"),
-        (["--model", "toy", "--data", "none.jsonl", "--average", "0.5"], "there is no file or folder 'none.jsonl'"),
-        (["--model", "toy", "--data", "toy", "--tokens", "17"], "more than the 16 visual tokens of a sample"),
-        (["--model", "toy", "--data", "toy", "--tokens", "8", "--method", "fastw"], "did you mean 'fastv'"),
-        (["--model", "toy", "--data", "toy", "--tokens", "8", "--samples", "1"], "samples: Input should be greater"),
+        (
+            ["--model", "toy", "--data", "toy"],
+            "no budgets; give --average-tokens, --average-ratio, --flops-reduction or --prefill-time",
+        ),
+        (
+            ["--model", "toy", "--data", "none.jsonl", "--average-ratio", "0.5"],
+            "there is no file or folder 'none.jsonl'",
+        ),
+        (["--model", "toy", "--data", "toy", "--average-tokens", "17"], "more than the 16 visual tokens of a sample"),
+        (["--model", "toy", "--data", "toy", "--average-tokens", "8", "--method", "fastw"], "did you mean 'fastv'"),
+        (
+            ["--model", "toy", "--data", "toy", "--average-tokens", "8", "--samples", "1"],
+            "samples: Input should be greater",
+        ),
         (["none.yaml"], "no such config file: none.yaml"),
     ],
 )
@@ -108,7 +129,7 @@ def test_a_folder_without_pictures_and_broken_pictures_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    options = ["tune", "--model", "toy", "--average", "0.5", "--method", "fastv", "--data"]
+    options = ["tune", "--model", "toy", "--average-ratio", "0.5", "--method", "fastv", "--data"]
     assert call(monkeypatch, *options, "empty") == 2
     assert capsys.readouterr().err.count("\n") == 1
     (tmp_path / "broken").mkdir()

@@ -321,7 +321,7 @@ def test_the_installed_method_is_loaded_by_name() -> None:
     named = {found.name: found for found in tp.list_methods()}
     assert named["centroid"].distribution == "tokenprune-example"
     assert named["centroid"].problem is None
-    how = tp.load_method("centroid", ratio=0.75)
+    how = tp.load_method("centroid", average_ratio=0.75)
     assert how.model_dump(mode="json")["pruner"]["scorer"]["name"] == "centroid_distance"
     assert prune(how).stages[0].after == [8, 8]
     with plugins.builtin_only(), pytest.raises(UnknownNameError, match="centroid"):

@@ -22,7 +22,7 @@ def test_a_copy_is_an_ordinary_model(way: str, tower: bool) -> None:
     """It has its own weights, runs unpruned, is not busy, and keeps nothing alive of the block."""
     model, inputs = pair()
     whole = pair()[0](**inputs).logits
-    with tp.apply(model, tp.load_method("visionzip", ratio=0.3) if tower else fastv()):
+    with tp.apply(model, tp.load_method("visionzip", keep_ratio=0.3) if tower else fastv()):
         if way == "deepcopy":
             model(**inputs)  # the hooks on the layers are there; after a forward, transformers' own cannot be pickled
             made = copy.deepcopy(model)

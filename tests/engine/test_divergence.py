@@ -78,7 +78,7 @@ def test_an_experiment_measures_it(tmp_path: Path) -> None:
     changes = {"methods": ["norm-hidden-large"], "budgets": [{"name": "keep_count", "tokens": 2}], "batch_size": 1}
     result = run_experiment(config(str(tmp_path), divergence=True, task=ToyTask(questions=6), oracle=False, **changes))
     samples = list(ToyTask(questions=6).samples())
-    method = tp.load_method("norm-hidden-large", "keep_count", tokens=2)
+    method = tp.load_method("norm-hidden-large", keep_tokens=2)
     expected = [
         float((one.exp() * (one - other)).sum(-1).mean())
         for one, other in zip(literal(samples, None), literal(samples, method), strict=True)

@@ -145,7 +145,7 @@ def test_nothing_is_left_on_a_model(fails: bool) -> None:
     model.generate(**inputs, max_new_tokens=1)  # transformers puts hooks of its own on a model when it first runs
     before = state_of(model)
     compiled = layer._compiled_call_impl
-    with tp.apply(model, tp.load_method("visionzip", ratio=0.3)) as run:
+    with tp.apply(model, tp.load_method("visionzip", keep_ratio=0.3)) as run:
         model.generate(**inputs, max_new_tokens=2)
         assert run.report.reason is None
         if fails:

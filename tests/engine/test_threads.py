@@ -24,7 +24,7 @@ def prompts() -> list[dict[str, Tensor]]:
 
 
 SCHEDULE = fastv([1, 2], name="keep_schedule", ratios=[0.6, 0.3])
-TOWER = tp.load_method("visionzip", ratio=0.3)  # generate runs the tower before the model
+TOWER = tp.load_method("visionzip", keep_ratio=0.3)  # generate runs the tower before the model
 
 
 @pytest.mark.parametrize(

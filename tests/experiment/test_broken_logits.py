@@ -129,7 +129,7 @@ def test_a_tune_refuses_a_method_that_breaks_the_model(tmp_path: Path) -> None:
 def test_a_look_names_the_method(tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     ToyTask().samples()[0].images[0].save(picture)
-    methods = {"mine": tp.load_method("norm-hidden-large", "keep_count", tokens=2)}
+    methods = {"mine": tp.load_method("norm-hidden-large", keep_tokens=2)}
     for pruned, name in ((False, "unpruned"), (True, "mine")):
         sample = read_sample([str(picture)], "abc", None, 1)
         loaded = Broken(pruned=pruned).load()

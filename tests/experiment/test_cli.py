@@ -212,7 +212,7 @@ def test_flops_with_published_settings(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert result["settings"].startswith("settings published for LLaVA-1.6-Vicuna-7B (")
     assert call(monkeypatch, *arguments) == 0
     assert "entropyprune has the settings published for LLaVA-1.6-Vicuna-7B" in capsys.readouterr().out
-    assert call(monkeypatch, *arguments, "--tokens", "320", "--json") == 0
+    assert call(monkeypatch, *arguments, "--average-tokens", "320", "--json") == 0
     assert json.loads(capsys.readouterr().out)["kept"] == [149]
     assert call(monkeypatch, "flops", "--model", "llava-next-7b", "--json") == 0
     assert "settings" not in json.loads(capsys.readouterr().out)
@@ -345,7 +345,7 @@ def test_a_methods_file_stands_for_a_named_method(
     assert shown["label" if command == "show" else "method"] == name
     if command == "flops":
         assert shown["kept"] == [99]
-        assert call(monkeypatch, *arguments, "--keep", "7") == 0
+        assert call(monkeypatch, *arguments, "--keep-tokens", "7") == 0
         assert json.loads(capsys.readouterr().out)["kept"] == [7]
 
 

@@ -97,7 +97,7 @@ def test_what_is_stored_is_what_each_method_keeps_of_the_sample_alone(tmp_path: 
             for budget in ("keep_ratio 0.5", "keep_count 2")
             for name in ("norm-hidden-large", "oracle")
         } | {f"random / {budget} / seed 0" for budget in ("keep_ratio 0.5", "keep_count 2")}
-        method = tp.load_method("norm-hidden-large", "keep_count", tokens=2)
+        method = tp.load_method("norm-hidden-large", keep_tokens=2)
         with tp.apply(loaded.model, method) as run:
             loaded.model(**loaded.encode([samples[position]]))
         kept = [int(place) - 1 for place in run.stages[0].kept[0]]  # one text token comes first

@@ -43,7 +43,7 @@ def test_every_method_that_verifies_is_verified_once_per_budget(tmp_path: Path) 
 def test_the_file_is_used_without_calibration_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = profile_model(toy(tmp_path))
     measured.profile.save(tmp_path / "profile.json")
-    method = tp.load_method("entropyprune", "keep_count", tokens=3)
+    method = tp.load_method("entropyprune", keep_tokens=3)
     layers = method.layers.model_copy(update={"profile_file": str(tmp_path / "profile.json")})
     with apply(ToyModel().load().model, method.model_copy(update={"layers": layers})) as run:
         assert run.choice.layers == measured.choices[KEYS[0]].layers

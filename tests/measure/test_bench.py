@@ -38,7 +38,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def config(**changes: object) -> bench.BenchConfig:
     return bench.BenchConfig.from_dict(
-        {"model": "tiny", "dtype": "float32", "rounds": 3, "decode": 2, "averages": [0.6], **changes}
+        {"model": "tiny", "dtype": "float32", "rounds": 3, "decode": 2, "average_ratio": [0.6], **changes}
     )
 
 
@@ -74,7 +74,7 @@ def test_pruning_never_needs_more_memory(tiny: str, monkeypatch: pytest.MonkeyPa
     numbers = dict(PRESETS["tiny"].numbers)
     numbers["text_config"] = numbers["text_config"] | {"num_hidden_layers": 24, "vocab_size": 32064}
     monkeypatch.setitem(PRESETS, "tiny", replace(PRESETS["tiny"], numbers=numbers))  # type: ignore[call-overload]
-    rows = bench.run_bench(config(methods=[method], rounds=1, averages=[0.33]))["batches"][0]["rows"]
+    rows = bench.run_bench(config(methods=[method], rounds=1, average_ratio=[0.33]))["batches"][0]["rows"]
     assert rows[2]["peak_bytes"] < rows[0]["peak_bytes"]
 
 
@@ -192,8 +192,8 @@ def test_no_such_device() -> None:
         (["--device", "cuda:97"], "no such device: 'cuda:97'; use one of cpu"),
         (["--method", "fastw"], "unknown method 'fastw'; did you mean 'fastv'"),
         (["--batch", "0"], "batches[0]"),
-        (["--tokens", "-3"], "tokens[0]"),
-        (["--average", "1.5"], "averages[0]"),
+        (["--average-tokens", "-3"], "average_tokens[0]"),
+        (["--average-ratio", "1.5"], "average_ratio[0]"),
         (["--dtype", "float8"], "dtype"),
         (["--text-tokens", "0"], "text_tokens"),
     ],
@@ -212,14 +212,14 @@ def test_the_command_prints_a_table_and_writes_json(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "deep" / "bench.json"
-    chosen = ["--model", tiny, "--tokens", "20", "--rounds", "2", "--decode", "1", "--output", str(path)]
+    chosen = ["--model", tiny, "--average-tokens", "20", "--rounds", "2", "--decode", "1", "--output", str(path)]
     assert call(monkeypatch, "bench", *chosen) == 0
     shown = capsys.readouterr().out
     assert "entropyprune 20" in shown
     assert "keep-all" in shown
     result = json.loads(path.read_text())
     assert result["environment"]["torch"] == torch.__version__
-    assert result["config"]["tokens"] == [20]
+    assert result["config"]["average_tokens"] == [20]
     assert result["batches"][0]["rows"][2]["tokens"] == 20
     table = path.with_suffix(".md").read_text()
     assert table == bench_table.markdown(result)
@@ -254,7 +254,7 @@ def test_two_rows_of_one_name_are_refused(tiny: str, tmp_path: Path, label: str)
         bench.run_bench(config(methods=["fastv", str(path)]))
 
 
-@pytest.mark.parametrize("values", [{"averages": [0.5, 0.5]}, {"tokens": [9, 9]}, {"batches": [1, 1]}])
+@pytest.mark.parametrize("values", [{"average_ratio": [0.5, 0.5]}, {"average_tokens": [9, 9]}, {"batches": [1, 1]}])
 def test_a_value_that_stands_twice_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="give each value once"):
         config(**values)

@@ -163,7 +163,7 @@ def test_families_without_a_closed_form_of_the_decoder_are_errors(name: str, why
 def test_the_report_of_layers_of_different_sizes(name: str) -> None:
     model = CASES[name].build()
     inputs = CASES[name].batch(model, 1, "none").inputs
-    with tp.apply(model, tp.load_method("random", budget="keep_ratio", ratio=0.5)) as run:
+    with tp.apply(model, tp.load_method("random", keep_ratio=0.5)) as run:
         model(**inputs)
     assert "decoder prefill FLOPs (sample 0): " in str(run.report)
 
@@ -173,7 +173,7 @@ def test_the_report_counts_experts_per_modality() -> None:
     model = ernie_model([48, 32]).eval()
     text, layers = model.config.get_text_config(), model.config.get_text_config().num_hidden_layers
     inputs = CASES["ernie4_5_vl"].batch(model, 1, "none").inputs
-    with tp.apply(model, tp.load_method("random", budget="keep_ratio", ratio=0.5)) as run:
+    with tp.apply(model, tp.load_method("random", keep_ratio=0.5)) as run:
         model(**inputs)
     report = run.report
     length, visual = inputs["input_ids"].shape[1], report.before[0]
@@ -195,7 +195,7 @@ def test_the_report_of_a_family_without_a_closed_form(name: str, why: str) -> No
         pytest.skip(f"this transformers cannot run it unpruned: {UPSTREAM_FAULTS[name]}")
     model = CASES[name].build()
     inputs = CASES[name].batch(model, 1, "none").inputs
-    with tp.apply(model, tp.load_method("random", budget="keep_ratio", ratio=0.5)) as run:
+    with tp.apply(model, tp.load_method("random", keep_ratio=0.5)) as run:
         model(**inputs)
     lines = str(run.report).splitlines()
     unknown = [line for line in lines if "unknown" in line]
@@ -314,7 +314,7 @@ def test_a_tower_for_any_size_is_counted_at_the_size_that_the_config_states(swig
 def test_the_default_scope_of_a_flops_budget_runs_on_such_a_model() -> None:
     model = LlavaForConditionalGeneration(dinov2_llava()).eval()
     inputs = {"input_ids": torch.tensor([[1, *[150] * 16, *range(2, 30)]]), "pixel_values": torch.rand(1, 3, 56, 56)}
-    method = tp.load_method("random", budget="flops_reduction", percent=5)
+    method = tp.load_method("random", flops_reduction=5)
     with torch.no_grad(), tp.apply(model, method) as run:
         model(**inputs)
     assert 0 < run.report.after[0] < 16
@@ -362,7 +362,7 @@ def test_a_flops_budget_is_met_by_the_model_that_runs() -> None:
     own = [count - absent for count, absent in zip(run.report.text_tokens, padding, strict=True)]
     report = replace(run.report, text_tokens=own)
     assert all(1 - report.flops(i) / report.flops(i, pruned=False) >= 0.25 for i in range(len(report.before)))
-    hopeless = tp.load_method("random", budget="flops_reduction", percent=99)
+    hopeless = tp.load_method("random", flops_reduction=99)
     with pytest.raises(tp.TokenPruneError, match="cannot become 99 % cheaper"), tp.apply(model, hopeless):
         model(**inputs)
 
@@ -379,12 +379,22 @@ def test_selection_is_counted_per_scorer() -> None:
 @pytest.mark.parametrize(("text", "reduction"), [(40, 69.68), (57, 67.94), (100, 63.92)])
 def test_the_papers_headline(text: int, reduction: float) -> None:
     """-68.2 % at layer average 128 of 576; the paper does not say how long its prompt is."""
-    found = estimate("llava-1.5-7b", tp.load_method("entropyprune", tokens=128), text)
+    found = estimate("llava-1.5-7b", tp.load_method("entropyprune", average_tokens=128), text)
     assert found["kept"] == [98]
     assert found["reduction_percent"] == pytest.approx(reduction, abs=0.01)
 
 
-BASE = ["flops", "--model", "llava-1.5-7b", "--method", "entropyprune", "--tokens", "128", "--text-tokens", "57"]
+BASE = [
+    "flops",
+    "--model",
+    "llava-1.5-7b",
+    "--method",
+    "entropyprune",
+    "--average-tokens",
+    "128",
+    "--text-tokens",
+    "57",
+]
 
 
 @pytest.mark.slow
@@ -411,15 +421,15 @@ def test_the_command_prints_a_table_and_json(
         (["--model", "llava"], "unknown preset 'llava'; did you mean"),
         (["--model", ""], "unknown preset ''; "),
         (["--method", "entrpyprune"], "unknown method 'entrpyprune'; did you mean 'entropyprune'"),
-        (["--tokens", "0"], "budget.tokens"),
-        (["--tokens", "600"], "a budget of 600 tokens for 576 visual tokens; ask for 1 to 576"),
-        (["--tokens", "10"], "ask for at least 36.9"),
-        (["--keep", "600"], "a budget of 600 tokens for 576"),
+        (["--average-tokens", "0"], "budget.tokens"),
+        (["--average-tokens", "600"], "a budget of 600 tokens for 576 visual tokens; ask for 1 to 576"),
+        (["--average-tokens", "10"], "ask for at least 36.9"),
+        (["--keep-tokens", "600"], "a budget of 600 tokens for 576"),
         (["--visual-tokens", "0"], "0 visual tokens; give at least 1"),
         (["--visual-tokens", "577"], "every image makes 576"),
         (["--text-tokens", "-1"], "-1 text tokens; give 0 or more"),
-        (["--reduction", "99"], "cannot become 99 % cheaper"),
-        (["--tokens", "99", "--keep", "4"], "several budgets"),
+        (["--flops-reduction", "99"], "cannot become 99 % cheaper"),
+        (["--average-tokens", "99", "--keep-tokens", "4"], "several budgets"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -436,7 +446,7 @@ def test_a_checkpoints_folder_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     preset("llava-1.5-7b").config().save_pretrained(tmp_path)
-    folder = ["flops", "--model", str(tmp_path), "--tokens", "128"]
+    folder = ["flops", "--model", str(tmp_path), "--average-tokens", "128"]
     assert call(monkeypatch, *folder) == 2
     assert "give --visual-tokens" in capsys.readouterr().err
     assert call(monkeypatch, *folder, "--visual-tokens", "576", "--json") == 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tokenprune as tp
 from tokenprune.budgets.base import Budget
+from tokenprune.budgets.flops_reduction import FlopsReduction
 from tokenprune.budgets.keep import KeepCount, KeepRatio
+from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.core.registry import Entry, Registry
 from tokenprune.errors import ConfigError, MissingDataError, PluginError, UnknownNameError
 from tokenprune.methods import named
@@ -62,20 +65,59 @@ def test_paper_and_code_differ_in_their_normalisation_only() -> None:
     assert code.pruner.scorer == MatrixEntropy(source="query", normalization="none")  # type: ignore[attr-defined]
 
 
-def test_budget_fields_replace_the_methods_own() -> None:
-    assert tp.load_method("fastv", tokens=64).budget.tokens == 64  # type: ignore[attr-defined]
-    assert tp.load_method("fastv", budget="keep_ratio", ratio=0.5).budget == KeepRatio(ratio=0.5)
+def test_a_budget_is_named_by_its_keyword_or_by_its_name() -> None:
+    fastv = {method.name: method for method in tp.list_methods()}["fastv"]
+    for made in (tp.load_method, lambda name, *budget, **fields: fastv.method(*budget, **fields)):
+        assert made("fastv", average_tokens=64).budget == LayerAverage(tokens=64)
+        assert made("fastv", average_ratio=0.25).budget == LayerAverage(ratio=0.25)
+        assert made("fastv", keep_tokens=64).budget == KeepCount(tokens=64)
+        assert made("fastv", keep_ratio=0.25).budget == KeepRatio(ratio=0.25)
+        assert made("fastv", flops_reduction=60).budget == FlopsReduction(percent=60)
+        assert made("fastv", budget="layer_average", tokens=128).budget == LayerAverage(tokens=128)
+        assert made("fastv", "keep_ratio", ratio=0.5).budget == KeepRatio(ratio=0.5)
+        assert made("fastv").budget == LayerAverage(ratio=0.2222)
 
 
 @pytest.mark.parametrize(
     ("name", "fields", "error", "message"),
     [
         ("entropyprun", {}, UnknownNameError, "unknown method 'entropyprun'; did you mean 'entropyprune'"),
-        ("fastv", {"token": 3}, ConfigError, "method 'fastv': budget"),
-        ("fastv", {"tokens": -3}, ConfigError, "greater than or equal to 1, got -3"),
+        ("fastv", {"keep_tokens": -3}, ConfigError, "greater than or equal to 1, got -3"),
+        ("fastv", {"average_ratio": 25}, ConfigError, r"budget.ratio: .*less than or equal to 1, got 25"),
+        (
+            "fastv",
+            {"ratio": 0.25},
+            ConfigError,
+            r"^method 'fastv': ratio=0.25 does not say what it counts; write average_ratio=0.25 \(.*averaged over all"
+            r" layers\) or keep_ratio=0.25 \(.*kept after the last stage\)$",
+        ),
+        ("fastv", {"tokens": 64}, ConfigError, r"write average_tokens=64 \(.*\) or keep_tokens=64 \("),
+        ("fastv", {"percent": 60}, ConfigError, "write flops_reduction=60 "),
+        ("fastv", {"token": 3}, ConfigError, r"write average_tokens=3 \(.*\) or keep_tokens=3 \("),
+        ("fastv", {"model": "LLaVA-1.5-13B", "ratio": 0.5}, ConfigError, "write average_ratio=0.5 "),
+        (
+            "fastv",
+            {"colour": 3},
+            ConfigError,
+            "colour=3 is the field of no budget; give one of average_tokens, average_r",
+        ),
+        (
+            "fastv",
+            {"budget": "keep_ratio", "average_ratio": 0.2},
+            ConfigError,
+            "average_ratio states a budget by itself",
+        ),
+        (
+            "fastv",
+            {"flops_reduction": 60, "scope": "decoder"},
+            ConfigError,
+            'scope stands beside it; .*"flops_reduction"',
+        ),
+        ("fastv", {"keep_ratio": 0.2, "keep_tokens": 3}, ConfigError, "keep_tokens stands beside it"),
+        ("fastv", {"prefill_time": 0.5}, ConfigError, "prefill_time is measured.*use tp.tune"),
     ],
 )
-def test_wrong_names_and_fields(name: str, fields: dict[str, int], error: type[Exception], message: str) -> None:
+def test_wrong_names_and_fields(name: str, fields: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         tp.load_method(name, **fields)
 

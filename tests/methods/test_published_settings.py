@@ -394,14 +394,14 @@ def test_nothing_published_is_an_error(name: str, model: Any, words: str) -> Non
 def test_a_budget_that_is_given_wins() -> None:
     model = "LLaVA-1.6-Vicuna-7B"
     assert tp.load_method("entropyprune", model=model).budget == KeepCount(tokens=320)
-    assert tp.load_method("entropyprune", "keep_ratio", ratio=0.5, model=model).budget == KeepRatio(ratio=0.5)
-    assert tp.load_method("entropyprune", "keep_ratio", ratio=0.5, model=model).layers.model_dump() == {"layers": (2,)}
+    assert tp.load_method("entropyprune", keep_ratio=0.5, model=model).budget == KeepRatio(ratio=0.5)
+    assert tp.load_method("entropyprune", keep_ratio=0.5, model=model).layers.model_dump() == {"layers": (2,)}
 
 
 def test_a_number_means_the_same_for_every_model() -> None:
     """320 tokens are a layer average with and without a model, although the published budget is a count."""
-    with_model = tp.load_method("entropyprune", tokens=320, model="LLaVA-1.6-Vicuna-7B")
-    assert with_model.budget == tp.load_method("entropyprune", tokens=320).budget == LayerAverage(tokens=320)
+    with_model = tp.load_method("entropyprune", average_tokens=320, model="LLaVA-1.6-Vicuna-7B")
+    assert with_model.budget == tp.load_method("entropyprune", average_tokens=320).budget == LayerAverage(tokens=320)
 
 
 def test_a_mapping_changes_fields_and_one_with_a_name_replaces() -> None:

@@ -178,7 +178,19 @@ def test_the_example_runs(name: str, folders: dict[str, Path], tmp_path: Path) -
 def test_bench(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
     """Pictures of 64 x 64 pixels, in prompts of one and of two, with decode steps."""
     written = tmp_path / "bench.json"
-    options = ["--method", "fastv", "--average", "0.75", "--batch", "2", "--ragged", "--rounds", "1", "--decode", "2"]
+    options = [
+        "--method",
+        "fastv",
+        "--average-ratio",
+        "0.75",
+        "--batch",
+        "2",
+        "--ragged",
+        "--rounds",
+        "1",
+        "--decode",
+        "2",
+    ]
     options += ["--dtype", "float32", "--device", "cpu", "--image-size", "64", "--output", str(written)]
     done = CliRunner().invoke(cli.app, ["bench", "--model", str(folders[name]), *options])
     assert done.exit_code == 0, done.output
@@ -212,7 +224,7 @@ def test_a_decode_step_of_the_bench_is_one_of_generate(name: str, folders: dict[
 @pytest.mark.parametrize("name", NAMES)
 def test_flops(name: str, folders: dict[str, Path]) -> None:
     """From the config in the folder; a family whose tower has no closed form says so."""
-    options = ["--visual-tokens", "16", "--method", "fastv", "--ratio", "0.25", "--json"]
+    options = ["--visual-tokens", "16", "--method", "fastv", "--keep-ratio", "0.25", "--json"]
     done = CliRunner().invoke(cli.app, ["flops", "--model", str(folders[name]), *options])
     if name in {"llava", "llava-next", "qwen2.5-vl"}:
         result = json.loads(done.output)

@@ -198,7 +198,7 @@ def test_divergence_is_forced_whatever_generation_is(
 def test_a_folder_without_a_processor(llava: Path, tmp_path: Path) -> None:
     """It is enough for `flops`; `bench` says what is missing."""
     bare = FAMILIES["llava"].save(tmp_path / "bare", processor=False)
-    options = ["--visual-tokens", "16", "--method", "fastv", "--ratio", "0.25", "--json"]
+    options = ["--visual-tokens", "16", "--method", "fastv", "--keep-ratio", "0.25", "--json"]
     given, whole = (
         json.loads(CliRunner().invoke(cli.app, ["flops", "--model", str(folder), *options]).output)
         for folder in (bare, llava)

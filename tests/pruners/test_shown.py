@@ -144,7 +144,7 @@ def test_what_does_not_belong_to_the_tokens_is_refused(
         given = {name: values[value] if isinstance(value, str) else value for name, value in shown.items()}
         return Selection(keep, **given)
 
-    method = tp.load_method("random", "keep_count", tokens=5)
+    method = tp.load_method("random", keep_tokens=5)
     monkeypatch.setattr(type(method.pruner), "select", select)
     with pytest.raises(ScoreError, match=text), torch.no_grad(), tp.apply(recording.model, method):
         recording.model(**recording.inputs)

@@ -59,7 +59,7 @@ def test_every_family_shows_the_kept_tokens_in_the_order_of_the_prompt(family: s
 def test_scores_and_merges_are_those_of_the_tokens() -> None:
     """An annotation is the score, so that every token's is known; ToMe's targets are kept, and each is in its image."""
     model, inputs = pair()
-    method = tp.load_method("oracle", "keep_count", tokens=5)
+    method = tp.load_method("oracle", keep_tokens=5)
     given = [torch.arange(16.0), 100 - torch.arange(16.0)]
     with torch.no_grad(), tp.apply(model, method) as run:
         run.annotate(foreground=given)
@@ -132,7 +132,7 @@ def test_a_run_does_not_hold_the_model() -> None:
 def test_a_forward_with_gradients_can_be_drawn_and_holds_no_graph(method: str) -> None:
     model, inputs = pair()
     gone = weakref.ref(model)
-    with tp.apply(model, tp.load_method(method, "keep_count", tokens=4)) as run:
+    with tp.apply(model, tp.load_method(method, keep_tokens=4)) as run:
         model(**inputs)
     assert run.look().kept.sum() == 4
     assert "data:image/png;base64," in run._repr_html_()

@@ -145,7 +145,7 @@ def test_a_small_model_of_a_published_family_says_that_the_layer_is_a_fallback(n
     """A Qwen2.5-VL of four layers got the layer of one with 28, and the report did not say so."""
     case = CASES[family]
     model = case.build()
-    with torch.no_grad(), tp.apply(model, tp.load_method(name, "keep_ratio", ratio=0.5)) as run:
+    with torch.no_grad(), tp.apply(model, tp.load_method(name, keep_ratio=0.5)) as run:
         model(**case.batch(model, 1, "none", seed=1).inputs)
     assert run.choice.layers == (2,)
     assert f"not for a '{family}' with 4 layers of" in str(run.report)
@@ -188,7 +188,7 @@ def test_calibration_chooses_the_layer_in_apply() -> None:
     case = CASES["llava"]
     model = case.build()
     inputs = case.batch(model, 2, "none", seed=1).inputs
-    method = tp.load_method("entropyprune-paper", budget="keep_count", tokens=5)
+    method = tp.load_method("entropyprune-paper", keep_tokens=5)
     with torch.no_grad(), tp.apply(model, method, calibration=[inputs]) as run:
         model(**inputs)
     assert run.choice.reason.startswith("no collapse found")
@@ -212,7 +212,7 @@ def test_calibration_takes_a_single_input_for_a_list_of_one() -> None:
     assert (
         profile == measure_entropy(model, [inputs], cache=False) == measure_entropy(model, iter([inputs]), cache=False)
     )
-    method = tp.load_method("entropyprune-paper", budget="keep_count", tokens=5)
+    method = tp.load_method("entropyprune-paper", keep_tokens=5)
     assert choose_layers(model, method, calibration=inputs) == choose_layers(model, method, calibration=[inputs])
     with torch.no_grad(), tp.apply(model, method, calibration=inputs) as run:
         model(**inputs)

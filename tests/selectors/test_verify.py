@@ -422,7 +422,7 @@ def tiny() -> tuple[Any, list[dict[str, torch.Tensor]]]:
 
 
 def entropyprune(tokens: int = 3) -> tp.Method:
-    return tp.load_method("entropyprune", budget="keep_count", tokens=tokens)
+    return tp.load_method("entropyprune", keep_tokens=tokens)
 
 
 def test_a_method_runs_with_the_verified_layer_and_states() -> None:

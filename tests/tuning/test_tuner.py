@@ -157,7 +157,7 @@ def test_the_chosen_method_is_used_everywhere(tmp_path: Path) -> None:
     with tp.apply(model, loaded) as run, torch.no_grad():
         model(**samples[0])
     assert run.report.layer_average() <= 8
-    lower = tp.load_method(str(path), ratio=0.4)
+    lower = tp.load_method(str(path), average_ratio=0.4)
     assert lower.budget.ratio == 0.4  # type: ignore[attr-defined]
     methods = [str(path), {"name": str(path), "label": "again"}]
     found = run_experiment(experiment(str(tmp_path / "run"), methods=methods, oracle=False))

@@ -21,8 +21,8 @@ def bench(
     method: Annotated[
         list[str] | None, typer.Option(help="A named method, a YAML file with one, or all; repeat for several.")
     ] = None,
-    tokens: Annotated[list[int] | None, budget_option("tokens", several=True)] = None,
-    average: Annotated[list[float] | None, budget_option("average", several=True)] = None,
+    average_tokens: Annotated[list[int] | None, budget_option("average_tokens", several=True)] = None,
+    average_ratio: Annotated[list[float] | None, budget_option("average_ratio", several=True)] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeat for several.")] = None,
     text_tokens: Annotated[int, typer.Option(help="Text tokens per prompt.")] = 60,
     ragged: Annotated[
@@ -38,7 +38,7 @@ def bench(
     output: Annotated[Path | None, typer.Option(help="Write all measurements to this JSON file.")] = None,
 ) -> None:
     """Time methods against the unpruned model: prefill, decode, memory; paired rounds, medians with quartiles."""
-    lists = {"methods": method, "tokens": tokens, "averages": average, "batches": batch}
+    lists = {"methods": method, "average_tokens": average_tokens, "average_ratio": average_ratio, "batches": batch}
     config = BenchConfig.from_dict(
         {
             "model": model,

@@ -13,6 +13,7 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging
 
 from tokenprune.cli.bench import bench
+from tokenprune.cli.command import Command
 from tokenprune.cli.failures import reported, warnings_reported
 from tokenprune.cli.flops import flops
 from tokenprune.cli.list import list_components
@@ -48,7 +49,7 @@ app = typer.Typer(
     help="Training-free visual token pruning of multimodal LLMs.",
 )
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, cls=Command)(command)
 
 
 def main() -> None:

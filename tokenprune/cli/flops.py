@@ -19,10 +19,11 @@ def flops(
     published: Annotated[
         bool, typer.Option("--published", help="Use the method's settings that were published for the model.")
     ] = False,
-    tokens: Annotated[int | None, budget_option("tokens")] = None,
-    keep: Annotated[int | None, budget_option("keep")] = None,
-    ratio: Annotated[float | None, budget_option("ratio")] = None,
-    reduction: Annotated[float | None, budget_option("reduction")] = None,
+    average_tokens: Annotated[int | None, budget_option("average_tokens")] = None,
+    average_ratio: Annotated[float | None, budget_option("average_ratio")] = None,
+    keep_tokens: Annotated[int | None, budget_option("keep_tokens")] = None,
+    keep_ratio: Annotated[float | None, budget_option("keep_ratio")] = None,
+    flops_reduction: Annotated[float | None, budget_option("flops_reduction")] = None,
     visual_tokens: Annotated[
         int | None, typer.Option(help="Visual tokens of the prompt; presets have a default.")
     ] = None,
@@ -33,7 +34,13 @@ def flops(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Compute the FLOPs of a prefill, unpruned and pruned, by part of the model. No model is run or downloaded."""
-    budget = one_budget({"tokens": tokens, "keep": keep, "ratio": ratio, "reduction": reduction})
+    budget = one_budget(
+        average_tokens=average_tokens,
+        average_ratio=average_ratio,
+        keep_tokens=keep_tokens,
+        keep_ratio=keep_ratio,
+        flops_reduction=flops_reduction,
+    )
     shipped = find_shipped(method)
     settings = shipped.settings_for(read_config(model)) if published else None
     chosen = shipped.method(**budget, model=settings.model if settings else None)

@@ -42,10 +42,11 @@ def look(
     method: Annotated[
         list[str] | None, typer.Option(help="A named method, or a YAML file with one; repeat to compare several.")
     ] = None,
-    tokens: Annotated[int | None, budget_option("tokens")] = None,
-    average: Annotated[float | None, budget_option("average")] = None,
-    keep: Annotated[int | None, budget_option("keep")] = None,
-    ratio: Annotated[float | None, budget_option("ratio")] = None,
+    average_tokens: Annotated[int | None, budget_option("average_tokens")] = None,
+    average_ratio: Annotated[float | None, budget_option("average_ratio")] = None,
+    keep_tokens: Annotated[int | None, budget_option("keep_tokens")] = None,
+    keep_ratio: Annotated[float | None, budget_option("keep_ratio")] = None,
+    flops_reduction: Annotated[float | None, budget_option("flops_reduction")] = None,
     expected: Annotated[str | None, typer.Option(help="The expected answer, to mark right and wrong ones.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 32,
     frames: Annotated[int, typer.Option(min=1, help="Frames taken from a video, at even distances.")] = 8,
@@ -54,7 +55,13 @@ def look(
     ] = None,
 ) -> None:
     """Draw which patches methods keep of a picture, what their scores saw, and what the model answers."""
-    budget = one_budget({"tokens": tokens, "average": average, "keep": keep, "ratio": ratio})
+    budget = one_budget(
+        average_tokens=average_tokens,
+        average_ratio=average_ratio,
+        keep_tokens=keep_tokens,
+        keep_ratio=keep_ratio,
+        flops_reduction=flops_reduction,
+    )
     methods = look_methods(method or (), budget)
     paths = output or [Path("look.png")]
     for path in paths:
@@ -170,7 +177,7 @@ def looks(loaded: LoadedModel, methods: Mapping[str, Method], sample: Sample, ma
         if made.kept.all():
             raise BudgetError(
                 f"method {title!r} with budget '{made.budget}' drops none of the {made.tokens} visual tokens",
-                "ask for fewer: --tokens, --keep, --ratio or --average",
+                "ask for fewer: --average-tokens, --average-ratio, --keep-tokens or --keep-ratio",
             )
         seen = FOUND_HERE if method.layers.runs_the_method else ""
         found.append(replace(made, method=title, budget=made.budget + seen))

@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 
+from tokenprune.budgets.stated import STATED
 from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError
 
-#: Option -> the budget that it states, the budget's field, and the help.
-BUDGETS = {
-    "tokens": ("layer_average", "tokens", "Budget: visual tokens averaged over all layers"),
-    "average": ("layer_average", "ratio", "The same budget as a share of the visual tokens"),
-    "keep": ("keep_count", "tokens", "Budget: visual tokens kept after the last stage"),
-    "ratio": ("keep_ratio", "ratio", "Budget: share of the visual tokens kept"),
-    "reduction": ("flops_reduction", "percent", "Budget: reduction of the prefill's FLOPs in percent"),
-    "time": ("prefill_time", "ratio", "Budget: measured prefill time as a share of the unpruned one's"),
-}
 MODEL = "A checkpoint's folder or hub name, or the name of a model that a plugin brings."
 
 
-def budget_option(name: str, several: bool = False) -> Any:
-    """The option of :data:`BUDGETS` with a name; ``several`` lets users repeat it."""
-    return typer.Option(f"--{name}", help=BUDGETS[name][2] + ("; repeat for several." if several else "."))
+def budget_option(keyword: str, several: bool = False) -> Any:
+    """The option for a keyword of :data:`~tokenprune.budgets.stated.STATED`; ``several`` lets users repeat it."""
+    stated = STATED[keyword]
+    return typer.Option(stated.option, help=f"Budget: {stated.meaning}" + ("; repeat for several." if several else "."))
 
 
-def budgets(given: Mapping[str, Sequence[float] | None]) -> list[dict[str, Any]]:
+def options_of(*keywords: str) -> str:
+    """The options for several keywords in a sentence: ``--average-tokens, --average-ratio or --keep-tokens``."""
+    *names, last = (STATED[keyword].option for keyword in keywords)
+    return f"{', '.join(names)} or {last}"
+
+
+def budgets(**given: Sequence[float] | None) -> list[dict[str, Any]]:
     """The budgets that options state, as configs have them.
 
     Args:
-        given: The values of each option; None where it is not given.
+        given: The values of each option by its keyword; None where it is not given.
     """
-    stated = [(*BUDGETS[name][:2], value) for name, values in given.items() for value in values or ()]
-    return [{"name": budget, field: value} for budget, field, value in stated]
+    return [STATED[keyword].of(value) for keyword, values in given.items() for value in values or ()]
 
 
-def one_budget(given: Mapping[str, float | None]) -> dict[str, Any]:
+def one_budget(**given: float | None) -> dict[str, Any]:
     """The budget that an option states, as keyword arguments of ``load_method``; empty if no option is given.
 
     Args:
-        given: The value of each option that the command has; None where it is not given.
+        given: The value of each option that the command has, by its keyword; None where it is not given.
 
     Raises:
         ConfigError: Several are given.
     """
-    found = budgets({name: [value] for name, value in given.items() if value is not None})
+    found = {keyword: value for keyword, value in given.items() if value is not None}
     if len(found) > 1:
-        raise ConfigError("several budgets", f"give one of {', '.join(f'--{name}' for name in given)}")
-    return {("budget" if key == "name" else key): value for budget in found for key, value in budget.items()}
+        raise ConfigError("several budgets", f"give one of {options_of(*given)}")
+    return found
 
 
 def model_entry(name: str, **checkpoint: str) -> dict[str, str]:

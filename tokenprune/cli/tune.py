@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenprune.cli.options import MODEL, budget_option, budgets, model_entry
+from tokenprune.cli.options import MODEL, budget_option, budgets, model_entry, options_of
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import console, print_tune, print_written
 from tokenprune.config import read_yaml
@@ -29,10 +29,10 @@ def tune(
     question: Annotated[
         str | None, typer.Option(help=f"The question about pictures without one. [default: {QUESTION}]")
     ] = None,
-    tokens: Annotated[list[int] | None, budget_option("tokens", several=True)] = None,
-    average: Annotated[list[float] | None, budget_option("average", several=True)] = None,
-    reduction: Annotated[list[float] | None, budget_option("reduction", several=True)] = None,
-    prefill: Annotated[list[float] | None, budget_option("time", several=True)] = None,
+    average_tokens: Annotated[list[int] | None, budget_option("average_tokens", several=True)] = None,
+    average_ratio: Annotated[list[float] | None, budget_option("average_ratio", several=True)] = None,
+    flops_reduction: Annotated[list[float] | None, budget_option("flops_reduction", several=True)] = None,
+    prefill_time: Annotated[list[float] | None, budget_option("prefill_time", several=True)] = None,
     method: Annotated[
         list[str] | None, typer.Option(help="A candidate: a named method, or a YAML file with one; repeat for several.")
     ] = None,
@@ -49,7 +49,13 @@ def tune(
     given = {
         "model": None if model is None else model_entry(model),
         "task": None if data is None else task_entry(data, question),
-        "budgets": budgets({"tokens": tokens, "average": average, "reduction": reduction, "time": prefill}) or None,
+        "budgets": budgets(
+            average_tokens=average_tokens,
+            average_ratio=average_ratio,
+            flops_reduction=flops_reduction,
+            prefill_time=prefill_time,
+        )
+        or None,
         "methods": method or None,
         "samples": samples,
         "objective": objective,
@@ -97,7 +103,7 @@ def tune_settings(config: Path | None, given: Mapping[str, Any]) -> TuneConfig:
         for field, name, options in (
             ("model", "model", "--model"),
             ("task", "data", "--data"),
-            ("budgets", "budgets", "--tokens, --average, --reduction or --time"),
+            ("budgets", "budgets", options_of("average_tokens", "average_ratio", "flops_reduction", "prefill_time")),
         ):
             if config is None and field not in data:
                 raise ConfigError(f"tune: no {name}", f"give {options}, or a file")

@@ -47,8 +47,8 @@ class BenchConfig(Config):
     Attributes:
         model: A preset (with random weights, which do not affect times), or a checkpoint by folder or hub name.
         methods: Named methods, or YAML files with a method; ``("all",)`` for every installed one.
-        averages: Budgets: visual tokens averaged over all layers, as a share of the prompt's visual tokens.
-        tokens: Budgets: layer averages in tokens; if given, they replace ``averages``.
+        average_ratio: Budgets: visual tokens averaged over all layers, as a share of the prompt's visual tokens.
+        average_tokens: Budgets: layer averages in tokens; if given, they replace ``average_ratio``.
         batches: Batch sizes.
         text_tokens: Text tokens per prompt.
         ragged: Use prompts of different lengths: ``text_tokens`` times 1, 2, 1/2, 3 ...; every second has two images.
@@ -63,8 +63,8 @@ class BenchConfig(Config):
 
     model: str = "llava-0.5b"
     methods: tuple[str, ...] = ("entropyprune",)
-    averages: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1 / 3, 2 / 9, 1 / 9)
-    tokens: tuple[PositiveInt, ...] = ()
+    average_ratio: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1 / 3, 2 / 9, 1 / 9)
+    average_tokens: tuple[PositiveInt, ...] = ()
     batches: tuple[PositiveInt, ...] = (1,)
     text_tokens: int = Field(default=60, ge=1)
     ragged: bool = False
@@ -76,7 +76,7 @@ class BenchConfig(Config):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     image_size: int = Field(default=448, ge=28)
 
-    @field_validator("averages", "tokens", "batches")
+    @field_validator("average_ratio", "average_tokens", "batches")
     @classmethod
     def _once(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if len(set(values)) < len(values):
@@ -158,9 +158,9 @@ def run_bench(config: BenchConfig, progress: Callable[[str, int, int], None] | N
     if not names:
         raise ConfigError("no method to time", "name at least one")
     named = by_title(names, (UNPRUNED, KEEP_ALL), "rows of the table")
-    budgets: list[dict[str, float]] = [{"tokens": tokens} for tokens in config.tokens]
-    budgets = budgets or [{"ratio": ratio} for ratio in config.averages]
-    keep_all = next(iter(named.values())).method("keep_ratio", ratio=1.0)
+    budgets: list[dict[str, float]] = [{"tokens": tokens} for tokens in config.average_tokens]
+    budgets = budgets or [{"ratio": ratio} for ratio in config.average_ratio]
+    keep_all = next(iter(named.values())).method(keep_ratio=1.0)
     methods: list[tuple[str, Method | None, dict[str, float]]] = [(UNPRUNED, None, {}), (KEEP_ALL, keep_all, {})]
     methods += [
         (title, method.method("layer_average", **budget), budget)

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tokenprune.budgets.stated import stated_budget
 from tokenprune.config import Method, parse_yaml, read_yaml
 from tokenprune.core import plugins
 from tokenprune.core.registry import suggest
@@ -73,15 +74,11 @@ class NamedMethod:
 
     def method(self, budget: str | None = None, *, model: Any = None, **fields: Any) -> Method:
         """The method; arguments and errors as for :func:`load_method`."""
+        where = self.path or f"method {self.name!r}"
         own = {"label": self.name, **self.data["method"]}
         data = own if model is None else self.settings_for(model).over(own)
-        if budget is not None or fields:  # a number means the same for every model: without a name, of the own budget
-            kind = own.get("budget")
-            data = {
-                **data,
-                "budget": {"name": budget or (kind.get("name") if isinstance(kind, dict) else kind), **fields},
-            }
-        return Method.from_dict(data, self.path or f"method {self.name!r}")
+        stated = stated_budget(budget, fields, where)
+        return Method.from_dict(data if stated is None else {**data, "budget": stated}, where)
 
 
 def list_methods() -> list[NamedMethod]:
@@ -101,21 +98,28 @@ def load_method(name: str | Path, budget: str | None = None, *, model: Any = Non
     :class:`~tokenprune.Method`, or the form in which named methods are shipped, with ``method`` and the keys next to
     it; ``tokenprune tune`` writes such files. A method without a label is labelled with the name of its file.
 
+    A number alone does not say what it counts, so the keyword says it:
+
+    - ``average_tokens=128``, ``average_ratio=0.25``: visual tokens averaged over all decoder layers, as the pruning
+      papers count them; the layers before the pruning see all tokens, so fewer are kept than the number says;
+    - ``keep_tokens=128``, ``keep_ratio=0.25``: visual tokens kept after the last stage;
+    - ``flops_reduction=60``: reduction of the prefill's FLOPs in percent.
+
     Args:
         name: The name, e.g. ``"entropyprune"``, or the path of a file, which as a text ends with ``.yaml`` or ``.yml``.
-        budget: Name of another budget; by default that of the method's file.
+        budget: Name of another budget, whose fields follow: ``"keep_schedule", ratios=[0.5, 0.2]``. By default it is
+            that of the method's file.
         model: A transformers model, its config, or the name of a model in the method's file: the method has the
             settings, and without ``budget`` and ``fields`` the first budget, that its authors published for this
             model. ``tokenprune show NAME`` lists them. None: the method's own settings, which are the same for every
             model.
-        fields: The fields of the budget, e.g. ``tokens=128``; they replace those of the file.
+        fields: One of the keywords above; with ``budget``, the fields of that budget.
 
     Raises:
         UnknownNameError: No method of that name is installed.
         PluginError: Two distributions ship the method, or its file is broken.
         MissingDataError: The file does not exist or cannot be read.
-        ConfigError: The file holds no method, the fields of the budget are wrong, or nothing was published for the
-            model.
+        ConfigError: The file holds no method, the budget is unclear or wrong, or nothing was published for the model.
     """
     return find_shipped(name).method(budget, model=model, **fields)
 
