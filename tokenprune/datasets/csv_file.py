@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +15,8 @@ SEPARATOR = "|"  # between the entries of a cell that is a list
 class CsvFile(TextTable):
     """A file whose first line names the columns, in UTF-8, separated by commas, semicolons or tabs.
 
-    A cell of ``images``, ``answers`` or ``choices`` is a JSON list, or its entries are separated by ``|``.
+    A cell of ``images``, ``answers`` or ``choices`` holds entries separated by ``|``, unless it is a list in JSON's
+    or Python's form (:func:`tokenprune.datasets.lists.entries`).
 
     Raises:
         ConfigError: A quote is not closed, a column is named twice, or the file is no CSV in another way.
@@ -55,14 +55,9 @@ class CsvFile(TextTable):
             yield cells[place].encode("latin-1").decode("utf-8", "replace") if place < len(cells) else None
 
     def items(self, value: object) -> Sequence[object]:
-        """The entries of a cell."""
+        """The entries of a cell; an empty one between separators is missing, and keeps its place."""
         cell = str(value or "").strip()
-        if cell.startswith("["):
-            try:
-                return list(json.loads(cell))
-            except ValueError:
-                pass  # a text in brackets
-        return [entry.strip() for entry in cell.split(SEPARATOR) if entry.strip()]
+        return [entry.strip() for entry in cell.split(SEPARATOR)] if cell else []
 
     def _reader(self, texts: Iterator[str]) -> Iterator[list[str]]:
         return csv.reader(texts, delimiter=self._delimiter, strict=True)
