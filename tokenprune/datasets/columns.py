@@ -66,7 +66,7 @@ def _check(table: Table, role: Role, columns: tuple[str, ...]) -> None:
     if len(columns) > 1 and role not in SEVERAL:
         what = f"columns: {role} has the columns {', '.join(columns)}, and only {' and '.join(SEVERAL)} take several"
         raise ConfigError(what, "name one")
-    lettered = role == "choices" and len(columns) > 1 and all(name in string.ascii_uppercase for name in columns)
+    lettered = role == "choices" and len(columns) > 1 and set(columns) <= set(string.ascii_uppercase)
     letters = tuple(string.ascii_uppercase[: len(columns)])
     if lettered and columns != letters:
         what = f"columns: choices in the columns {', '.join(columns)} would have the letters {', '.join(letters)}"

@@ -102,7 +102,7 @@ def text(value: object, role: str, where: str) -> str:
             fix = "write a text, e.g. yes or no: nobody knows which word it stands for"
         else:
             fix = "write a text or a number"
-        raise SampleError(what, f"{fix}; or name another column: columns: {{{role}: NAME}}")
+        raise SampleError(what, f"{fix}; or name another column, null for none: columns: {{{role}: NAME}}")
     return read
 
 

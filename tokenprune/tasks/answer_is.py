@@ -20,8 +20,13 @@ WORDS: Mapping[AnswerIs, str] = {
     "index0": "the index (from 0)",
     "index1": "the index (from 1)",
 }
+LETTER = re.compile(r"\(?[A-Za-z][).]?")
 INDEX = re.compile(r"[0-9]{1,2}")
 FIX = "write answer_is: letter, text, index0 (counted from 0) or index1 (from 1); other rows are left out"
+FIX_ROW = (
+    "set answer_is to what answers are, name another column (columns: {answer: NAME}), or ask without choices"
+    " (columns: {choices: null})"
+)
 
 Choices = Sequence[str]
 #: Answers and choices of a row; None where the row cannot be read, or has no choices.
@@ -56,24 +61,38 @@ def canonical(answer: str, choices: Choices, reading: AnswerIs | None, where: st
 
     Args:
         answer: The answer.
-        choices: The choices of its row, at least two.
+        choices: The choices of its row; empty for an open question in a table with choices.
         reading: What answers are; None for letters and texts, whichever each answer is.
         where: The row, for messages.
 
     Raises:
-        SampleError: The answer names no choice, or two different ones.
+        SampleError: The answer names no choice, or two different ones; or the question is open, and the answer looks
+            like the letter or index of a choice that is missing.
     """
+    if not choices:
+        return _open(answer, reading, where)
     allowed: tuple[AnswerIs, ...] = ("letter", "text") if reading is None else (reading,)
     places = {place for each in allowed if (place := place_of(answer, choices, each)) is not None}
     if not places:
         meant = " or ".join(WORDS[each] for each in allowed)
         what = f"{where}: the answer {answer!r} is not {meant} of a choice ({quoted(choices)})"
-        raise SampleError(what, "set answer_is to what answers are, or name another column: columns: {answer: NAME}")
+        raise SampleError(what, FIX_ROW)
     if len(places) > 1:
         what = f"{where}: the answer {answer!r} is the letter of one choice and the text of another ({quoted(choices)})"
         raise SampleError(what, "write answer_is: letter, or answer_is: text")
     place = places.pop()
     return answer if expected(answer, choices) == place else LETTERS[place]
+
+
+def _open(answer: str, reading: AnswerIs | None, where: str) -> str:
+    """The answer to an open question, which is a text."""
+    pattern = {None: LETTER, "letter": LETTER, "text": None}.get(reading, INDEX)
+    if pattern is not None and pattern.fullmatch(answer):
+        what = f"{where}: the answer {answer!r} names a choice, and the row has no choices"
+        raise SampleError(
+            what, "set answer_is: text if it is a text, or columns: {choices: NAME} if they stand elsewhere"
+        )
+    return answer
 
 
 @dataclass

@@ -13,7 +13,10 @@ from tokenprune.metrics.multiple_choice import LETTERS, present
 
 #: A letter that a choice brings along: "A. x", "(A) x", "a) x", "A: x".
 OWN = re.compile(r"\(?([A-Za-z])(?:\)\s*|[.:]\s+)(?=\S)")
-HOW = 'write a list, ["one", "two"]; or name the columns: columns: {choices: NAME}, or {choices: [A, B, C]}'
+HOW = (
+    'write a list: ["one", "two"]; or set columns: {choices: NAME}, or {choices: [A, B, C]} for a column each,'
+    " or {choices: null} to ask without"
+)
 
 
 def read_choices(value: object, split: Callable[[object], Sequence[object]], where: str) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ class Reading:
 
     def canonical(self, answers: Sequence[str], choices: Sequence[str], where: str) -> tuple[str, ...]:
         """The answers as metrics take them, see :func:`tokenprune.tasks.answer_is.canonical`."""
-        if not choices:
+        if "choices" not in self.columns:
             return tuple(answers)
         return tuple(canonical(answer, choices, self.answer_is, where) for answer in answers)
 

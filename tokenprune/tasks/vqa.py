@@ -131,6 +131,9 @@ class Opened:
             columns, table.items, folder, question, instruction, task.frames, self.min_references, task.answer_is
         )
         self._guessed = task.answer_is is None
+        if not self._guessed and "choices" not in columns:
+            what = f"answer_is: {table.name} has no column 'choices'"
+            raise ConfigError(what, f"remove it, or write columns: {{choices: NAME}}; {near('choices', table)}")
         self.reading = guessed(table, reading) if self._guessed else reading
         self.samples = VqaSamples(table, self.reading)
 
@@ -142,7 +145,7 @@ class Opened:
         said.append(f"metric: {FromRegistry('metrics').dump(self.metric)['name']}")
         if "choices" in self._columns and self.min_references:
             found = self.reading.answer_is or "letter or text, whichever each answer is"
-            said.append(f"answer_is: {found}" + (" (it fits all rows)" if self._guessed else ""))
+            said.append(f"answer_is: {found}" + (" (found in the data)" if self._guessed else ""))
         return said
 
     def fingerprints(self) -> list[str]:

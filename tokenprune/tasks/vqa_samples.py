@@ -46,13 +46,13 @@ class VqaSamples(Sequence[Sample]):
             self._last = place, self._read(place)
         return self._last[1]
 
-    def check(self, index: int) -> None:
-        """Read a row as far as that needs no decoding: its texts, and that its files exist.
+    def check(self, index: int) -> Sample:
+        """A row without its pictures: its texts are read, and its files exist.
 
         Raises:
             SampleError: The row cannot be read.
         """
-        self._asked(index)
+        return self._asked(index)[0]
 
     def where(self, index: int) -> str:
         """The place of a row, for messages."""
