@@ -128,6 +128,7 @@ def test_one_choice_is_none(folder: Path, write: Writer, choices: list[str | Non
         "['one', 'two', 'three', 'four']",
         '["one", "two", "three", "four"]',
         "('one', 'two', 'three', 'four')",
+        "['one', 'two', 'three', 'four', nan, None]",
         "['one',\n 'two', 'three', \"four\"]",
         "{'A': 'one', 'B': 'two', 'C': 'three', 'D': 'four'}",
         '{"label": ["A", "B", "C", "D"], "text": ["one", "two", "three", "four"]}',
@@ -166,6 +167,15 @@ def test_what_is_no_list_is_refused(folder: Path, write: Writer, text: str, what
     assert what in reason(task, 0)
     assert "write" in reason(task, 0)
     assert task.samples()[1].choices == ("one", "two")
+
+
+@each_format
+def test_brackets_in_a_list_in_text(folder: Path, write: Writer) -> None:
+    """Intervals are choices of questions in mathematics."""
+    task = vqa(write(folder, asked([{"choices": "['(-1, 1]', '[2, 3)']", "answer": "B"}])))
+    assert task.samples()[0].choices == ("(-1, 1]", "[2, 3)")
+    task = vqa(write(folder, asked([{"choices": "['(-1, 1]' '[2, 3)']", "answer": "B"}])))
+    assert "looks like a list and cannot be read" in reason(task, 0)
 
 
 @each_format
@@ -221,7 +231,7 @@ def test_what_answers_are_is_found_where_one_reading_fits_all(
         ([(["B", "A"], "A")], ["letter and text fit all rows", "as letter A. B, as text B. A"]),
         (
             [(ANIMALS, "A"), (ANIMALS, "B"), (ANIMALS, 2)],
-            ["nothing fits all rows: letter fits 2 of 3", "line 3", "'2'"],
+            ["nothing fits all rows; letter fits those before ", "line 3: the answer '2' to"],
         ),
     ],
 )

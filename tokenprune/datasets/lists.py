@@ -39,7 +39,7 @@ def listed(cell: str, role: str, where: str) -> Any:
         SampleError: The text looks like a list and cannot be read as one.
     """
     cell = cell.strip()
-    if not BEGIN.match(cell) or not _closes_at_its_end(cell):
+    if not BEGIN.match(cell):
         return None
     for read in (json.loads, _python):
         try:
@@ -48,6 +48,8 @@ def listed(cell: str, role: str, where: str) -> Any:
             continue
         if isinstance(value, dict | list | tuple):
             return list(value) if isinstance(value, tuple) else value
+    if not OF_TEXTS.match(cell) and not _closes_at_its_end(cell):
+        return None  # "[a] and [b]"
     what = f"{where}: {role} looks like a list and cannot be read as one: {short(cell)}"
     raise SampleError(what, f"""write JSON: ["one", "two"]; or name another column: columns: {{{role}: NAME}}""")
 
@@ -73,17 +75,15 @@ def entries(value: object, split: Callable[[object], Sequence[object]], role: st
 
 
 def _closes_at_its_end(cell: str) -> bool:
-    """Whether the first bracket of a text is closed by its last character. Brackets in quotes count only in pairs."""
+    """Whether the first bracket of a text is closed by its last character."""
     start = next(place for place, letter in enumerate(cell) if letter in PAIRS)
     begin, end = cell[start], PAIRS[cell[start]]
-    if not cell.endswith(end):
-        return False
     depth = 0
     for place in range(start, len(cell)):
         depth += (cell[place] == begin) - (cell[place] == end)
         if depth == 0:
             return place == len(cell) - 1
-    return True  # a bracket in quotes is left open
+    return False
 
 
 def _python(cell: str) -> Any:

@@ -97,30 +97,40 @@ def _open(answer: str, reading: AnswerIs | None, where: str) -> str:
 
 @dataclass
 class _Fits:
-    """How many rows each reading fits, and the first rows that tell readings apart."""
+    """Which readings fit all rows so far, and the first rows that tell readings apart.
+
+    Attributes:
+        rows: How many rows there are that at least one reading fits.
+        whole: The readings that fit all of them.
+        letter_or_text: Whether every answer is a letter or a text.
+        differ: Two readings -> the first row in which they name different choices.
+        unfit: Reading -> the first row that it does not fit.
+    """
 
     rows: int = 0
-    counts: dict[AnswerIs, int] = field(default_factory=lambda: dict.fromkeys(READINGS, 0))
-    letter_or_text: int = 0
+    whole: tuple[AnswerIs, ...] = READINGS
+    letter_or_text: bool = True
     differ: dict[tuple[AnswerIs, AnswerIs], int] = field(default_factory=dict)
-    without: dict[AnswerIs, int] = field(default_factory=dict)
+    unfit: dict[AnswerIs, int] = field(default_factory=dict)
 
     def add(self, index: int, answers: Sequence[str], choices: Choices) -> None:
         """Count a row; one that no reading fits does not count."""
-        places = {reading: [place_of(answer, choices, reading) for answer in answers] for reading in READINGS}
+        mixed = self.letter_or_text and all(expected(answer, choices) is not None for answer in answers)
+        places = {reading: [place_of(answer, choices, reading) for answer in answers] for reading in self.whole}
         fitting = {reading: found for reading, found in places.items() if None not in found}
-        mixed = all(expected(answer, choices) is not None for answer in answers)
-        if not fitting and not mixed:
+        if not fitting and not mixed and not any(_fits(answers, choices, reading) for reading in READINGS):
             return
         self.rows += 1
-        self.letter_or_text += mixed
-        for reading in READINGS:
-            self.counts[reading] += reading in fitting
-            if reading not in fitting:
-                self.without.setdefault(reading, index)
+        self.letter_or_text = mixed
+        self.unfit |= {reading: index for reading in self.whole if reading not in fitting}
+        self.whole = tuple(fitting)
         for pair in combinations(fitting, 2):
             if fitting[pair[0]] != fitting[pair[1]]:
                 self.differ.setdefault(pair, index)
+
+
+def _fits(answers: Sequence[str], choices: Choices, reading: AnswerIs) -> bool:
+    return all(place_of(answer, choices, reading) is not None for answer in answers)
 
 
 def guess(rows: Iterable[Asked], example: Callable[[int], tuple[str, Asked]]) -> AnswerIs | None:
@@ -140,21 +150,20 @@ def guess(rows: Iterable[Asked], example: Callable[[int], tuple[str, Asked]]) ->
     for index, asked in enumerate(rows):
         if asked is not None and asked[0]:
             fits.add(index, *asked)
-    whole = [reading for reading in READINGS if fits.counts[reading] == fits.rows]
-    if not fits.rows:
-        return None
-    pair = next((pair for pair in combinations(whole, 2) if pair in fits.differ), None)
+    pair = next((pair for pair in combinations(fits.whole, 2) if pair in fits.differ), None)
     if pair is not None:
         where, asked = example(fits.differ[pair])
-        raise ConfigError(f"answer_is: {' and '.join(whole)} fit all rows; {where}: {_in_words(asked, whole)}", FIX)
-    if whole:
-        return whole[0]
-    if fits.letter_or_text == fits.rows:
+        listing = " and ".join(fits.whole)
+        raise ConfigError(f"answer_is: {listing} fit all rows; {where}: {_in_words(asked, fits.whole)}", FIX)
+    if fits.rows and fits.whole:
+        return fits.whole[0]
+    if fits.letter_or_text:
         return None
-    counts = ", ".join(f"{reading} fits {count} of {fits.rows}" for reading, count in fits.counts.items())
-    best = max(READINGS, key=lambda reading: fits.counts[reading])
-    where, asked = example(fits.without[best])
-    raise ConfigError(f"answer_is: nothing fits all rows: {counts}; not {best}: {where}: {_in_words(asked, ())}", FIX)
+    last = max(fits.unfit, key=lambda reading: fits.unfit[reading])
+    where, asked = example(fits.unfit[last])
+    raise ConfigError(
+        f"answer_is: nothing fits all rows; {last} fits those before {where}: {_in_words(asked, ())}", FIX
+    )
 
 
 def _in_words(asked: Asked, readings: Sequence[AnswerIs]) -> str:
