@@ -163,6 +163,31 @@ def test_which_option_an_answer_names(answer: str, index: int | None) -> None:
     assert expected(answer, CHOICES) == index
 
 
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("A", None),
+        ("B", 1),
+        ("(d)", 3),
+        ("A. two", 1),  # by its text
+        ("two", 1),
+        ("the answer is A", None),
+        ("", None),
+        ("(A)", None),
+    ],
+)
+def test_letters_of_missing_choices_name_nothing(text: str, index: int | None) -> None:
+    gap = ("", "two", "one", "three")
+    assert choice(text, gap) == index
+    assert expected(text, gap) == index or text.startswith("the answer")
+
+
+def test_a_text_of_two_choices_names_none() -> None:
+    assert expected("cat", ["cat", "dog", "cat"]) is None
+    assert choice("Cat.", ["the cat", "dog", "a cat"]) is None
+    assert choice("a cat", ["cat", "a cat"]) == 1, "the whole choice before one with its letter"
+
+
 def test_multiple_choice() -> None:
     metric = MultipleChoice()
     assert metric.score("The answer is C", ["Dog"], CHOICES) == 1

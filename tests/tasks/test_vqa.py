@@ -125,7 +125,9 @@ def test_multiple_choice(folder: Path) -> None:
     assert [task.score(samples[0], text) for text in ("B", "a dog", "A. cat")] == [1, 1, 0]
     assert samples[1].question == "What?\nAnswer with a letter."
     assert task.score(samples[1], "A cat.") == 1
-    with pytest.raises(SampleError, match=r"line 3: the answer 'bird' is no choice; write A to B, or a choice's text"):
+    with pytest.raises(
+        SampleError, match=r"line 3: the answer 'bird' is not the letter of a choice \('A. cat', 'B. dog'\)"
+    ):
         samples[2]
 
 

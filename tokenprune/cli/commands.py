@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from tokenprune.cli.bench import bench
 from tokenprune.cli.command import Command
+from tokenprune.cli.data import data
 from tokenprune.cli.failures import reported, warnings_reported
 from tokenprune.cli.flops import flops
 from tokenprune.cli.list import list_components
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tune": tune,
     "merge": merge,
     "report": report,
+    "data": data,
     "list": list_components,
     "show": show,
     "schema": schema,

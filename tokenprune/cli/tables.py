@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tokenprune.core.text import one_line
 from tokenprune.experiment.dry_run import Plan, PlannedSeries
 from tokenprune.experiment.model_checks import model_checks
 from tokenprune.experiment.profiling import ProfiledModel
@@ -21,6 +22,7 @@ from tokenprune.selectors.verdict import Verdict, VerdictRow
 from tokenprune.tables import terminal
 from tokenprune.tables.column import Column, fill, number, text
 from tokenprune.tables.table import Cell, Heading, Table
+from tokenprune.tasks.understood import Understood
 from tokenprune.tuning import TuneResult
 
 console = Console()
@@ -76,6 +78,8 @@ def print_plan(plan: Plan) -> None:
         number("forwards", lambda item: item.forwards, "<= {:.0f}"),
         Column("about", lambda item: Cell(duration(item.seconds)), "number"),
     )
+    if plan.understood is not None:
+        print_understood(plan.understood)
     print_table(fill("Plan", columns, plan.series))
     print_lines(*(f"The method `{title}` has the {settings}." for title, settings in plan.settings.items()))
     for key, (samples, seconds) in plan.tunes.items():
@@ -88,6 +92,30 @@ def print_plan(plan: Plan) -> None:
         f" the batches. Prefill timings: about {duration(plan.timing_seconds)}; the report's examples: about"
         f" {duration(plan.example_seconds)}. In all about {duration(plan.seconds)}. Nothing was written."
     )
+
+
+def print_understood(found: Understood) -> None:
+    """Print the first samples of a task as they are understood, and which samples are left out."""
+    for row in found.rows:
+        print_lines(f"{row.where} (id {row.id}, type {row.type})")
+        parts = {
+            "pictures": row.pictures,
+            "question": row.question.splitlines(),
+            "choices": row.choices,
+            "expected": row.expected or ("the unpruned model's answer",),
+        }
+        for name, lines in parts.items():
+            print_lines(*(f"  {name if not place else '':<10}{line}" for place, line in enumerate(lines)))
+    of = f" of {found.total}" if found.count < found.total else ""
+    print_lines(f"{found.count}{of} samples read: {found.used} used, {found.count - found.used} left out.")
+    if 0 < found.open < found.used:
+        print_lines(f"  {found.open} of those used have no choices: open questions.")
+    for reason in found.left_out:
+        more = ", ..." if reason.count > len(reason.places) else ""
+        print_lines(f"  {reason.count} left out: {one_line(reason.example.what)}", f"      {reason.example.fix}")
+        if reason.count > 1:
+            print_lines(f"      these: {', '.join(reason.places)}{more}")
+    print_lines(*found.remarks)
 
 
 def print_profile(measured: ProfiledModel) -> None:

@@ -3,39 +3,93 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import string
+from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
 
 import numpy as np
 
 from tokenprune.datasets.base import Table
+from tokenprune.datasets.values import written
 from tokenprune.errors import ConfigError
 
 Role = Literal["image", "images", "video", "question", "answer", "answers", "choices", "id", "type"]
+#: The column of a role, or its columns; None if it has none.
+Named = str | tuple[str, ...] | None
+#: The columns of every role that a table has.
+Columns = dict[Role, tuple[str, ...]]
 ROLES: tuple[Role, ...] = get_args(Role)
 PICTURES: tuple[Role, ...] = ("image", "images", "video")
 ANSWERS: tuple[Role, ...] = ("answers", "answer")
+#: Roles that may have several columns: a question in parts, choices one by one.
+SEVERAL: tuple[Role, ...] = ("question", "choices")
 
 
-def find_columns(table: Table, chosen: Mapping[Role, str | None]) -> dict[Role, str]:
-    """The column of every role that the table has. A role's own name is its default column.
+def find_columns(table: Table, chosen: Mapping[Role, Named]) -> Columns:
+    """The columns of every role that the table has. A role's own name is its default column.
+
+    Choices are also found in columns A, B, C ..., if there is no column ``choices``.
 
     Args:
         table: The table.
         chosen: The columns that the user named; None where a role shall have no column.
 
     Raises:
-        ConfigError: A named column does not exist, or no column holds pictures or videos.
+        ConfigError: A named column does not exist, no column holds pictures or videos, a role with one column has
+            several, or columns with letters for names stand in another order.
     """
-    for role, column in chosen.items():
-        if column is not None and column not in table.columns:
-            raise ConfigError(f"columns: {table.name} has no column {column!r} ({role})", near(column, table))
-    names = {role: chosen.get(role, role) for role in ROLES}
-    found = {role: name for role, name in names.items() if name is not None and name in table.columns}
+    named = {role: (column,) if isinstance(column, str) else column for role, column in chosen.items()}
+    for role, columns in named.items():
+        _check(table, role, columns or ())
+    found: Columns = {}
+    for role in ROLES:
+        columns = named.get(role, (role,))
+        if role not in named and role == "choices" and role not in table.columns:
+            columns = _lettered(table)
+        if columns and all(column in table.columns for column in columns):
+            found[role] = columns
     if not any(role in found for role in PICTURES):
         what = f"columns: {table.name} has no column 'image', 'images' or 'video'"
         raise ConfigError(what, f"write columns: {{image: NAME}}; {near('image', table)}")
     return found
+
+
+def _check(table: Table, role: Role, columns: tuple[str, ...]) -> None:
+    """Check the columns that a user named for a role.
+
+    Raises:
+        ConfigError: One does not exist, there are too many, or their letters are not those of their places.
+    """
+    for column in columns:
+        if column not in table.columns:
+            raise ConfigError(f"columns: {table.name} has no column {column!r} ({role})", near(column, table))
+    if len(columns) > 1 and role not in SEVERAL:
+        what = f"columns: {role} has the columns {', '.join(columns)}, and only {' and '.join(SEVERAL)} take several"
+        raise ConfigError(what, "name one")
+    lettered = role == "choices" and len(columns) > 1 and set(columns) <= set(string.ascii_uppercase)
+    letters = tuple(string.ascii_uppercase[: len(columns)])
+    if lettered and columns != letters:
+        what = f"columns: choices in the columns {', '.join(columns)} would have the letters {', '.join(letters)}"
+        raise ConfigError(what, f"write columns: {{choices: [{', '.join(letters)}]}}: a letter belongs to its column")
+
+
+def _lettered(table: Table) -> tuple[str, ...]:
+    """The columns A, B, C ... of a table, without a gap; none if there is no B."""
+    letters = string.ascii_uppercase
+    count = next(place for place, letter in enumerate((*letters, "")) if letter not in table.columns)
+    return tuple(letters[:count]) if count > 1 else ()
+
+
+def values(table: Table, columns: tuple[str, ...]) -> Iterator[object]:
+    """What :func:`value` gives, of all rows."""
+    parts = [table.values(column) for column in columns]
+    return parts[0] if len(parts) == 1 else (list(row) for row in zip(*parts, strict=True))
+
+
+def value(row: Mapping[str, object], columns: tuple[str, ...]) -> object:
+    """The value of a role in a row: that of its column, or a list of those of its columns; None without a column."""
+    several = [row.get(column) for column in columns]
+    return several if len(several) > 1 else next(iter(several), None)
 
 
 def near(name: str, table: Table) -> str:
@@ -50,9 +104,10 @@ def misspelt(role: Role, table: Table) -> str | None:
     return next(iter(difflib.get_close_matches(role, table.columns, n=1, cutoff=0.8)), None)
 
 
-def row_id(table: Table, index: int, value: object) -> str:
+def row_id(table: Table, index: int, given: object) -> str:
     """The id of a row: its own, or that of its place where it has none."""
-    return table.row_id(index) if value is None or not str(value).strip() else str(value).strip()
+    name = written(given)
+    return (str(given).strip() if name is None else name) or table.row_id(index)
 
 
 def check_unique(table: Table, column: str) -> None:
@@ -72,8 +127,8 @@ def check_unique(table: Table, column: str) -> None:
     if not twice:
         return
     first: dict[str, int] = {}
-    for index, value in enumerate(table.values(column)):
-        name = row_id(table, index, value)
+    for index, given in enumerate(table.values(column)):
+        name = row_id(table, index, given)
         if hash(name) in twice and first.setdefault(name, index) != index:
             raise ConfigError(
                 f"{table.where(first[name])} and {table.unit} {table.number(index)} have the same id {name!r}",

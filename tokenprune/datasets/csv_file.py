@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
-import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tokenprune.datasets.text_table import TextTable, lines
 from tokenprune.errors import ConfigError, SampleError
 
+WHOLE = re.compile(r"-?[0-9]+\.0")
 SEPARATOR = "|"  # between the entries of a cell that is a list
 
 
 class CsvFile(TextTable):
     """A file whose first line names the columns, in UTF-8, separated by commas, semicolons or tabs.
 
-    A cell of ``images``, ``answers`` or ``choices`` is a JSON list, or its entries are separated by ``|``.
+    A cell of ``images``, ``answers`` or ``choices`` holds entries separated by ``|``, unless it is a list in JSON's
+    or Python's form (:func:`tokenprune.datasets.lists.entries`).
+
+    A column whose cells all end in ``.0`` holds integers.
 
     Raises:
         ConfigError: A quote is not closed, a column is named twice, or the file is no CSV in another way.
@@ -26,11 +30,14 @@ class CsvFile(TextTable):
         super().__init__(path)
         self._delimiter = delimiter(path)
         self.columns = ()
+        self._whole: dict[int, bool] = {}
         for number, start, cells in self._scan():
             if not self.columns:
                 self.columns = tuple(self._decode(cell.strip(), f"{self.name}, line {number}") for cell in cells)
+                self._whole = dict.fromkeys(range(len(self.columns)), False)
             elif cells:
                 self.add(start, number)
+                self._keep_whole(cells)
         twice = {column for column in self.columns if self.columns.count(column) > 1}
         if twice:
             raise ConfigError(f"{self.name} names the column {min(twice)!r} twice", "rename one of them")
@@ -44,7 +51,7 @@ class CsvFile(TextTable):
         if len(cells) != len(self.columns):
             what = f"{where}: {len(cells)} cells, but {len(self.columns)} columns"
             raise SampleError(what, 'put a cell that holds a separator between quotes: "a, b"')
-        return {column: self._decode(cell, where) for column, cell in zip(self.columns, cells, strict=True)}
+        return {name: self._decode(self._cell(cells, at), where) for at, name in enumerate(self.columns)}
 
     def values(self, column: str) -> Iterator[object]:
         """One column's cells of all rows."""
@@ -52,17 +59,28 @@ class CsvFile(TextTable):
         rows = (cells for number, _, cells in self._scan() if cells)
         next(rows)  # the names
         for cells in rows:
-            yield cells[place].encode("latin-1").decode("utf-8", "replace") if place < len(cells) else None
+            yield self._cell(cells, place).encode("latin-1").decode("utf-8", "replace") if place < len(cells) else None
 
     def items(self, value: object) -> Sequence[object]:
-        """The entries of a cell."""
+        """The entries of a cell; an empty one between separators is missing, and keeps its place."""
         cell = str(value or "").strip()
-        if cell.startswith("["):
-            try:
-                return list(json.loads(cell))
-            except ValueError:
-                pass  # a text in brackets
-        return [entry.strip() for entry in cell.split(SEPARATOR) if entry.strip()]
+        return [entry.strip() for entry in cell.split(SEPARATOR)] if cell else []
+
+    def _keep_whole(self, cells: Sequence[str]) -> None:
+        """Keep the columns that hold nothing but whole numbers with ``.0``, and empty cells.
+
+        They were columns of integers: an export writes them so if a value is missing.
+        """
+        for place in tuple(self._whole):
+            cell = cells[place].strip() if place < len(cells) else ""
+            if WHOLE.fullmatch(cell):
+                self._whole[place] = True
+            elif cell:
+                del self._whole[place]
+
+    def _cell(self, cells: Sequence[str], place: int) -> str:
+        """A cell; without the ``.0`` in a column of integers that an export made floats."""
+        return cells[place].strip().removesuffix(".0") if self._whole.get(place) else cells[place]
 
     def _reader(self, texts: Iterator[str]) -> Iterator[list[str]]:
         return csv.reader(texts, delimiter=self._delimiter, strict=True)

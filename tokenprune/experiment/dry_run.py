@@ -25,6 +25,7 @@ from tokenprune.experiment.series import definitions
 from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.models.code import used_code
+from tokenprune.tasks.understood import Understood, understand
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Plan:
         tunes: Series key -> the tune that would first choose its method: its samples, and about how many seconds each
             of its candidates takes at most. They are not in :attr:`seconds`, and its batches count as the unpruned
             model's.
+        understood: The first samples as they are understood, and those that are left out.
     """
 
     questions: int
@@ -69,6 +71,7 @@ class Plan:
     example_seconds: float = 0.0
     settings: dict[str, str] = field(default_factory=dict)
     tunes: dict[str, tuple[int, float]] = field(default_factory=dict)
+    understood: Understood | None = None
 
     @property
     def seconds(self) -> float:
@@ -121,8 +124,9 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     rounds = config.timing + 1 if config.timing and part.shard is None else 0
     settings = published_settings(series)
     size = len(work.batch.samples)
+    understood = understand(config.task, limit=batches.count)
     shown = min(config.examples, batches.count) * prefills / size  # one sample at a time
-    return Plan(batches.count, size, tuple(planned), rounds * prefills, shown, settings, tunes)
+    return Plan(batches.count, size, tuple(planned), rounds * prefills, shown, settings, tunes, understood)
 
 
 def _first_batch(batches: Batches, answering: Answering) -> Batch:

@@ -26,5 +26,6 @@ class Metric(Component, ABC):
         Args:
             text: The generated text.
             answers: The expected answers, at least one.
-            choices: The options of a multiple-choice question, in their order; empty for an open question.
+            choices: The options of a multiple-choice question, in their order: the first one has the letter A. One
+                that is missing is an empty text. Empty for an open question.
         """

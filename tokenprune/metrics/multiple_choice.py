@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
+from itertools import product
 
 from tokenprune.metrics.base import Metric
 from tokenprune.metrics.normalise import normalise
@@ -25,7 +26,7 @@ class MultipleChoice(Metric):
     The first of these rules that names an option decides: the text begins with a letter that stands alone; it is an
     option; it announces a letter ("the answer is B"); one letter is in brackets; one option occurs in it, word by word.
     An option that is part of another one that occurs does not count. A text that names none, or several, is wrong.
-    Without choices the metric is exact match.
+    Without choices the metric is exact match. An empty choice is missing: its letter names nothing.
     """
 
     def score(self, text: str, answers: Sequence[str], choices: Sequence[str] = ()) -> float:
@@ -38,38 +39,57 @@ class MultipleChoice(Metric):
 
 def expected(answer: str, choices: Sequence[str]) -> int | None:
     """The index of the option that an expected answer names, by its letter or its whole text; None if by neither."""
-    letter = answer.strip().strip("().").upper()
-    if len(letter) == 1 and letter in LETTERS[: len(choices)]:
-        return LETTERS.index(letter)
-    return _whole(answer, choices)
+    place = of_letter(answer, choices)
+    return of_text(answer, choices) if place is None else place
+
+
+def of_letter(answer: str, choices: Sequence[str]) -> int | None:
+    """The index of the option whose letter an answer is: "B", "b", "(B)", "B."; None if it is no letter of one."""
+    letter = answer.strip().strip("()[].:").upper()
+    return LETTERS.index(letter) if letter in known(choices) else None
+
+
+def of_text(answer: str, choices: Sequence[str]) -> int | None:
+    """The index of the only option whose text an answer is, also with its letter before it; None if there is none.
+
+    The first comparison that finds an option decides: letter for letter, or else normalised; without its letter, or
+    else with it.
+    """
+    for form, lettered in product((plain, normalise), ("{1}", "{0} {1}")):
+        said = form(answer)
+        options = {index: form(lettered.format(LETTERS[index], option)) for index, option in present(choices).items()}
+        found = [index for index, option in options.items() if said and said == option]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def present(choices: Sequence[str]) -> dict[int, str]:
+    """Index -> option, of those that are not missing."""
+    return {index: option for index, option in enumerate(choices) if option}
+
+
+def known(choices: Sequence[str]) -> list[str]:
+    """The letters of the options that are not missing."""
+    return [LETTERS[index] for index in present(choices)]
 
 
 def choice(text: str, choices: Sequence[str]) -> int | None:
     """The index of the option that a generated text chooses; None if it names none, or several."""
-    known = LETTERS[: len(choices)]
+    letters = known(choices)
     if SEVERAL.match(text):
         return None
     leading = LEADING.match(text)
-    if leading and leading[1].upper() in known:
-        return known.index(leading[1].upper())
-    whole = _whole(text, choices)
+    if leading and leading[1].upper() in letters:
+        return LETTERS.index(leading[1].upper())
+    whole = of_text(text, choices)
     if whole is not None:
         return whole
     for pattern in (ANNOUNCED, BRACKETED):
-        letters = {letter for letter in pattern.findall(text) if letter in known}
-        if len(letters) == 1:
-            return known.index(letters.pop())
+        named = {letter for letter in pattern.findall(text) if letter in letters}
+        if len(named) == 1:
+            return LETTERS.index(named.pop())
     return _only_one_inside(text, choices)
-
-
-def _whole(text: str, choices: Sequence[str]) -> int | None:
-    """The option that the text is, also with its letter before it; letter for letter, or else normalised."""
-    for form in (plain, normalise):
-        said = form(text)
-        for letter, option in zip(LETTERS, choices, strict=False):
-            if said in (form(option), form(f"{letter} {option}")):
-                return LETTERS.index(letter)
-    return None
 
 
 def plain(text: str) -> str:

@@ -50,7 +50,8 @@ class Sample:
         group: Id of the images. Questions about the same images are not independent, so intervals are clustered by it.
         foreground: Per image a bool mask ``[height, width]`` of the pixels that belong to objects; empty if unknown.
         answers: All expected answers, e.g. those of ten annotators; by default ``(answer,)``.
-        choices: The answers that a multiple-choice question offers; empty for an open question.
+        choices: The answers that a multiple-choice question offers: the first one has the letter A. One that is missing
+            is an empty text. Empty for an open question.
         videos: The videos, after the images.
 
     Raises:
@@ -132,6 +133,10 @@ class Task(Component, ABC):
         None, the default, says that the task's settings alone determine its samples.
         """
         return None
+
+    def remarks(self) -> Sequence[str]:
+        """Sentences about how the task reads its samples, shown with the first of them; by default none."""
+        return ()
 
     def used_metrics(self) -> Sequence[Metric]:
         """The metrics that :meth:`score` uses: a folder of results records the version of their code.

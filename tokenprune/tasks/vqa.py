@@ -12,15 +12,17 @@ from pydantic import Field
 
 from tokenprune.core.component import FromRegistry
 from tokenprune.datasets.base import Table
-from tokenprune.datasets.columns import ANSWERS, PICTURES, Role, check_unique, find_columns, misspelt, near
+from tokenprune.datasets.columns import ANSWERS, PICTURES, Columns, Role, check_unique, find_columns, misspelt, near
 from tokenprune.datasets.open import open_table
 from tokenprune.errors import ConfigError
 from tokenprune.metrics.agreement import Agreement
 from tokenprune.metrics.base import Metric
 from tokenprune.metrics.exact_match import ExactMatch
 from tokenprune.metrics.multiple_choice import MultipleChoice
+from tokenprune.tasks.answer_is import AnswerIs
 from tokenprune.tasks.base import Sample, Task
-from tokenprune.tasks.vqa_samples import Reading, VqaSamples
+from tokenprune.tasks.reading import Reading, guessed
+from tokenprune.tasks.vqa_samples import VqaSamples
 
 
 class Vqa(Task):
@@ -31,7 +33,11 @@ class Vqa(Task):
     Attributes:
         data: The file, the folder, or the dataset's name or local folder.
         columns: The columns of roles, where they do not have the role's name: ``image``, ``images``, ``video``,
-            ``question``, ``answer``, ``answers``, ``choices``, ``id``, ``type``. null: the role has no column.
+            ``question``, ``answer``, ``answers``, ``choices``, ``id``, ``type``. null: the role has no column. A list
+            of columns for ``choices`` (by default A, B, C ... if there is no column of that name), and for the parts of
+            ``question``.
+        answer_is: What the answers of rows with choices are: ``letter``, ``text``, ``index0`` (an index from 0) or
+            ``index1`` (from 1). By default what fits all rows; an error if that is not clear.
         split: The split of a dataset.
         config: The configuration of a dataset.
         images: The folder in which relative paths start; by default the file's own.
@@ -43,7 +49,8 @@ class Vqa(Task):
     """
 
     data: str = Field(min_length=1)
-    columns: dict[Role, str | None] = Field(default_factory=dict)
+    columns: dict[Role, str | Annotated[tuple[str, ...], Field(min_length=1)] | None] = Field(default_factory=dict)
+    answer_is: AnswerIs | None = None
     split: str | None = None
     config: str | None = None
     images: str | None = None
@@ -70,6 +77,10 @@ class Vqa(Task):
         """A hash of what every row says. Pictures count by their names; those inside Parquet and datasets do not."""
         return self._opened.fingerprints()
 
+    def remarks(self) -> Sequence[str]:
+        """Which columns are read as what, what answers are, and the metric."""
+        return self._opened.remarks()
+
     def used_metrics(self) -> Sequence[Metric]:
         """The metric, or the one that is used by default."""
         return [self._opened.metric]
@@ -95,6 +106,7 @@ class Opened:
     Attributes:
         metric: The metric that is used.
         min_references: How many answers it needs.
+        reading: How rows are read.
         samples: The samples.
     """
 
@@ -109,25 +121,43 @@ class Opened:
         self.metric = choose_metric(task.metric, table, columns)
         self.min_references = type(self.metric).min_references
         if "id" in columns:
-            check_unique(table, columns["id"])
+            check_unique(table, *columns["id"])
         folder = table.folder if task.images is None else Path(task.images).expanduser()
         if not folder.is_dir():
             raise ConfigError(f"images: there is no folder {str(folder)!r}", "relative paths of images start there")
         self._table, self._columns = table, columns
         question, instruction = task.question.strip(), task.instruction.strip()
-        reading = Reading(columns, folder, question, instruction, task.frames, self.min_references)
-        self.samples = VqaSamples(table, reading)
+        reading = Reading(
+            columns, table.items, folder, question, instruction, task.frames, self.min_references, task.answer_is
+        )
+        self._guessed = task.answer_is is None
+        if not self._guessed and "choices" not in columns:
+            what = f"answer_is: {table.name} has no column 'choices'"
+            raise ConfigError(what, f"remove it, or write columns: {{choices: NAME}}; {near('choices', table)}")
+        self.reading = guessed(table, reading) if self._guessed else reading
+        self.samples = VqaSamples(table, self.reading)
+
+    def remarks(self) -> list[str]:
+        """What the columns hold, which are not used, what answers are, and the metric."""
+        used = [f"{role}: {', '.join(names)}" for role, names in self._columns.items()]
+        rest = [name for name in self._table.columns if not any(name in names for names in self._columns.values())]
+        said = [f"columns: {'; '.join(used)}" + (f". Not used: {', '.join(rest)}" if rest else "")]
+        said.append(f"metric: {FromRegistry('metrics').dump(self.metric)['name']}")
+        if "choices" in self._columns and self.min_references:
+            found = self.reading.answer_is or "letter or text, whichever each answer is"
+            said.append(f"answer_is: {found}" + (" (found in the data)" if self._guessed else ""))
+        return said
 
     def fingerprints(self) -> list[str]:
         """16 hexadecimal digits per row."""
         roles = [role for role in self._columns if self._table.names_files or role not in PICTURES]
-        columns = [self._table.values(self._columns[role]) for role in roles]
+        columns = [self._table.values(name) for role in roles for name in self._columns[role]]
         if not columns:
             return [""] * len(self._table)
         return [blake2b(repr(row).encode(), digest_size=8).hexdigest() for row in zip(*columns, strict=True)]
 
 
-def choose_metric(metric: Metric | None, table: Table, columns: dict[Role, str]) -> Metric:
+def choose_metric(metric: Metric | None, table: Table, columns: Columns) -> Metric:
     """The metric, or the default one for these columns.
 
     Raises:
@@ -146,6 +176,6 @@ def choose_metric(metric: Metric | None, table: Table, columns: dict[Role, str])
         what = f"metric: it compares with answers, and {table.name} has no column 'answer' or 'answers'"
         raise ConfigError(what, f"write columns: {{answer: NAME}}, or use metric: agreement; {near('answer', table)}")
     if metric == MultipleChoice() and "choices" not in columns:
-        what = f"metric: multiple_choice needs choices, and {table.name} has no column 'choices'"
-        raise ConfigError(what, f"write columns: {{choices: NAME}}; {near('choices', table)}")
+        what = f"metric: multiple_choice needs choices, and {table.name} has no column 'choices', and no A and B"
+        raise ConfigError(what, f"write columns: {{choices: NAME}} or {{choices: [A, B]}}; {near('choices', table)}")
     return metric

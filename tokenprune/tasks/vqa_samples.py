@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import overload
 
 from tokenprune.datasets.base import Table
 from tokenprune.datasets.columns import Role, row_id
+from tokenprune.datasets.lists import entries
 from tokenprune.datasets.media import Source, read_image, read_video, source
-from tokenprune.datasets.values import text, texts
+from tokenprune.datasets.values import missing, text
 from tokenprune.errors import SampleError
-from tokenprune.metrics.multiple_choice import LETTERS, expected
 from tokenprune.tasks.base import Sample, Video
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The settings with which rows become samples.
-
-    Attributes:
-        columns: The column of each role that the table has.
-        folder: Where relative paths start.
-        question: The question of rows that have none.
-        instruction: A text that follows every question on a line of its own.
-        frames: Frames per video.
-        min_references: How many answers a row needs; 0 if answers are not read.
-    """
-
-    columns: Mapping[Role, str]
-    folder: Path
-    question: str
-    instruction: str
-    frames: int
-    min_references: int
+from tokenprune.tasks.reading import ASKED, Reading
 
 
 class VqaSamples(Sequence[Sample]):
@@ -67,70 +46,56 @@ class VqaSamples(Sequence[Sample]):
             self._last = place, self._read(place)
         return self._last[1]
 
+    def check(self, index: int) -> Sample:
+        """A row without its pictures: its texts are read, and its files exist.
+
+        Raises:
+            SampleError: The row cannot be read.
+        """
+        return self._asked(index)[0]
+
+    def where(self, index: int) -> str:
+        """The place of a row, for messages."""
+        return self._table.where(index)
+
     def _read(self, index: int) -> Sample:
         where = self._table.where(index)
-        row = self._table.row(index)
-        question, choices = self._question(row, where), self._list(row, "choices", where)
-        if len(choices) > len(LETTERS):
-            raise SampleError(f"{where}: {len(choices)} choices", f"at most {len(LETTERS)} have a letter")
-        answers = self._answers(row, choices, where)
-        images = [source(value, self._reading.folder, where) for value in self._files(row, "image", "images")]
-        videos = [source(value, self._reading.folder, where) for value in self._files(row, "video")]
-        if not images and not videos:
-            raise SampleError(f"{where}: no image and no video", "write the path of a file")
-        return Sample(
-            id=row_id(self._table, index, self._value(row, "id")),
+        made, images, videos = self._asked(index)
+        return replace(
+            made,
             images=tuple(read_image(item, where) for item in images),
-            question=question,
-            answer=answers[0] if answers else "",
-            type=text(self._value(row, "type"), "type", where) or "all",
-            group="|".join(item.key for item in (*images, *videos)),
-            answers=answers,
-            choices=choices,
             videos=tuple(self._video(item, where) for item in videos),
         )
 
-    def _question(self, row: Mapping[str, object], where: str) -> str:
-        question = text(self._value(row, "question"), "question", where) or self._reading.question
-        if not question:
-            raise SampleError(f"{where}: the question is empty", "write one, or remove the line")
-        choices = self._list(row, "choices", where)
-        options = [f"{letter}. {option}" for letter, option in zip(LETTERS, choices, strict=False)]
-        return "\n".join([question, *options, *filter(None, [self._reading.instruction])])
-
-    def _answers(self, row: Mapping[str, object], choices: Sequence[str], where: str) -> tuple[str, ...]:
-        if not self._reading.min_references:
-            return ()
-        several = self._list(row, "answers", where)
-        value = self._value(row, "answer")
-        # a field `answer` may hold a list, too; a cell of that name is one answer, whatever characters it has
-        answers = several or texts(value if isinstance(value, list) else [value], "answer", where)
-        if len(answers) < self._reading.min_references:
-            needed = self._reading.min_references
-            given = f"{len(answers)} answers, and the metric needs {needed}" if answers else "no answer"
-            raise SampleError(f"{where}: {given}", "write them, remove the line, or choose another metric")
-        for answer in answers if choices else ():
-            if expected(answer, choices) is None:
-                letters = f"A to {LETTERS[len(choices) - 1]}"
-                raise SampleError(
-                    f"{where}: the answer {answer!r} is no choice", f"write {letters}, or a choice's text"
-                )
-        return answers
+    def _asked(self, index: int) -> tuple[Sample, list[Source], list[Source]]:
+        """A row without its pictures and videos, and where these are."""
+        where = self._table.where(index)
+        row = self._table.row(index)
+        reading = self._reading
+        answers, choices = reading.asked({role: reading.value(row, role) for role in ASKED}, where)
+        answers = reading.canonical(answers, choices, where)
+        images = [source(value, reading.folder, where) for value in self._files(row, where, "image", "images")]
+        videos = [source(value, reading.folder, where) for value in self._files(row, where, "video")]
+        if not images and not videos:
+            raise SampleError(f"{where}: no image and no video", "write the path of a file")
+        sample = Sample(
+            id=row_id(self._table, index, reading.value(row, "id")),
+            images=(),
+            question=reading.question_of(row, choices, where),
+            answer=answers[0] if answers else "",
+            type=text(reading.value(row, "type"), "type", where) or "all",
+            group="|".join(item.key for item in (*images, *videos)),
+            answers=answers,
+            choices=choices,
+        )
+        return sample, images, videos
 
     def _video(self, item: Source, where: str) -> Video:
         return Video(*read_video(item, self._reading.frames, where))
 
-    def _value(self, row: Mapping[str, object], role: Role) -> object:
-        column = self._reading.columns.get(role)
-        return None if column is None else row.get(column)
-
-    def _list(self, row: Mapping[str, object], role: Role, where: str) -> tuple[str, ...]:
-        value = self._value(row, role)
-        return () if value is None else texts(self._table.items(value), role, where)
-
-    def _files(self, row: Mapping[str, object], one: Role, several: Role | None = None) -> list[object]:
-        value = self._value(row, one)
+    def _files(self, row: Mapping[str, object], where: str, one: Role, several: Role | None = None) -> list[object]:
+        value = self._reading.value(row, one)
         files = list(value) if isinstance(value, list) else [value]
-        if several is not None and (more := self._value(row, several)) is not None:
-            files += self._table.items(more)
-        return [file for file in files if file not in (None, "")]
+        if several is not None:
+            files += entries(self._reading.value(row, several), self._reading.split, several, where)
+        return [file for file in files if not missing(file)]

@@ -1,0 +1,111 @@
+"""``tokenprune data``: rows as they are understood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokenprune.cli.tables import print_lines, print_understood
+from tokenprune.config import Config, read_yaml
+from tokenprune.core.component import FromRegistry
+from tokenprune.core.plugins import registry
+from tokenprune.errors import ConfigError, MissingDataError, SampleError
+from tokenprune.tasks.base import Task
+from tokenprune.tasks.understood import understand
+
+YAML = frozenset({".yaml", ".yml"})
+
+
+class DataTask(Config):
+    """The task of a command line, or of the file of an experiment or tune.
+
+    Attributes:
+        task: The task.
+    """
+
+    task: Annotated[Task, FromRegistry("tasks")]
+
+
+def data(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Questions (a file or dataset), a folder of pictures, a task, or the file of an experiment or tune.",
+        ),
+    ],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE=NAME", help="The column of a role: answer=label, choices=A,B,C; repeat for several."
+        ),
+    ] = None,
+    answer_is: Annotated[
+        str | None, typer.Option(help="What answers with choices are: letter, text, index0 or index1.")
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="The question of rows that have none.")] = None,
+    images: Annotated[str | None, typer.Option(help="The folder in which relative paths start.")] = None,
+    split: Annotated[str | None, typer.Option(help="The split of a dataset.")] = None,
+    config: Annotated[str | None, typer.Option(help="The configuration of a dataset.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="How many rows are shown.")] = 3,
+    decode: Annotated[
+        bool, typer.Option("--all", help="Decode all pictures, not only those of the rows shown.")
+    ] = False,
+) -> None:
+    """Show the first rows of a file of questions as they are understood, and which rows cannot be used."""
+    given = {"answer_is": answer_is, "question": question, "images": images, "split": split, "config": config}
+    given = {name: value for name, value in given.items() if value is not None}
+    task = chosen_task(file, {**given, **({"columns": roles(columns)} if columns else {})})
+    found = understand(task, rows, decode=decode)
+    print_understood(found)
+    if not found.used:
+        reason = f"; the first: {found.left_out[0].example.what}" if found.left_out else ""
+        raise SampleError(
+            f"none of the {found.count} samples can be used{reason}", "see what is said of each reason above"
+        )
+    if not decode:
+        print_lines("--all decodes every picture.")
+
+
+def roles(given: list[str]) -> dict[str, str | list[str] | None]:
+    """The columns of roles, from ``ROLE=NAME``, ``ROLE=NAME,NAME`` or ``ROLE=null``.
+
+    Raises:
+        ConfigError: A text has another form, or a role stands twice.
+    """
+    found: dict[str, str | list[str] | None] = {}
+    for text in given:
+        role, equals, name = (part.strip() for part in text.partition("="))
+        if not equals or not name or role in found:
+            what = f"--columns {role} is given twice" if role in found else f"--columns {text!r} names no column"
+            raise ConfigError(what, "write ROLE=NAME once for each role, e.g. answer=label or choices=A,B,C")
+        found[role] = None if name == "null" else name.split(",") if "," in name else name
+    return found
+
+
+def chosen_task(name: str, fields: dict[str, Any]) -> Task:
+    """The task that an argument of the command line stands for, with some fields of it.
+
+    Args:
+        name: The file of an experiment or tune, the name of a task, or data for the task ``vqa``.
+        fields: Fields that replace those in the file.
+
+    Raises:
+        ConfigError: The file has no task, or a field is wrong.
+        MissingDataError: There is no such file.
+    """
+    if Path(name).suffix.lower() in YAML:
+        if not Path(name).is_file():
+            raise MissingDataError(f"there is no file {name!r}", "give an experiment, a tune, or data")
+        loaded = read_yaml(Path(name))
+        task = loaded.get("task") if isinstance(loaded, dict) else None
+        if task is None:
+            raise ConfigError(f"{name}: it has no task", "give the file of an experiment or a tune, or data")
+        entry: dict[str, Any] = task if isinstance(task, dict) else {"name": task}
+    elif name in registry("tasks").names():
+        entry = {"name": name}
+    else:
+        entry = {"name": "vqa", "data": name}
+    return DataTask.from_dict({"task": {**entry, **fields}}, name).task
