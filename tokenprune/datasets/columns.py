@@ -11,7 +11,8 @@ import numpy as np
 from tokenprune.datasets.base import Table
 from tokenprune.errors import ConfigError
 
-Role = Literal["image", "images", "video", "question", "answer", "answers", "choices", "id", "type"]
+Talk = Literal["conversation", "history", "system"]
+Role = Literal["image", "images", "video", "question", "answer", "answers", "choices", "id", "type", Talk]
 ROLES: tuple[Role, ...] = get_args(Role)
 PICTURES: tuple[Role, ...] = ("image", "images", "video")
 ANSWERS: tuple[Role, ...] = ("answers", "answer")

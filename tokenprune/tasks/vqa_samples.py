@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import overload
 
 from tokenprune.datasets.base import Table
+from tokenprune.datasets.clips import Clip, clips
 from tokenprune.datasets.columns import Role, row_id
-from tokenprune.datasets.media import Source, read_image, read_video, source
+from tokenprune.datasets.history import read_history
+from tokenprune.datasets.media import source
+from tokenprune.datasets.picture import read_image
 from tokenprune.datasets.values import text, texts
 from tokenprune.errors import SampleError
 from tokenprune.metrics.multiple_choice import LETTERS, expected
@@ -26,6 +29,7 @@ class Reading:
         question: The question of rows that have none.
         instruction: A text that follows every question on a line of its own.
         frames: Frames per video.
+        frame_rate: Pictures per second of a clip that is a list of pictures.
         min_references: How many answers a row needs; 0 if answers are not read.
     """
 
@@ -34,6 +38,7 @@ class Reading:
     question: str
     instruction: str
     frames: int
+    frame_rate: float
     min_references: int
 
 
@@ -75,7 +80,7 @@ class VqaSamples(Sequence[Sample]):
             raise SampleError(f"{where}: {len(choices)} choices", f"at most {len(LETTERS)} have a letter")
         answers = self._answers(row, choices, where)
         images = [source(value, self._reading.folder, where) for value in self._files(row, "image", "images")]
-        videos = [source(value, self._reading.folder, where) for value in self._files(row, "video")]
+        videos = clips(self._clips(row), self._reading.folder, where)
         if not images and not videos:
             raise SampleError(f"{where}: no image and no video", "write the path of a file")
         return Sample(
@@ -84,10 +89,12 @@ class VqaSamples(Sequence[Sample]):
             question=question,
             answer=answers[0] if answers else "",
             type=text(self._value(row, "type"), "type", where) or "all",
-            group="|".join(item.key for item in (*images, *videos)),
+            group="|".join([*(item.key for item in images), *(clip.key for clip in videos)]),
             answers=answers,
             choices=choices,
             videos=tuple(self._video(item, where) for item in videos),
+            history=read_history(self._value(row, "history"), where),
+            system=text(self._value(row, "system"), "system", where),
         )
 
     def _question(self, row: Mapping[str, object], where: str) -> str:
@@ -117,8 +124,12 @@ class VqaSamples(Sequence[Sample]):
                 )
         return answers
 
-    def _video(self, item: Source, where: str) -> Video:
-        return Video(*read_video(item, self._reading.frames, where))
+    def _video(self, item: Clip, where: str) -> Video:
+        return Video(*item.read(self._reading.frames, self._reading.frame_rate, where))
+
+    def _clips(self, row: Mapping[str, object]) -> Sequence[object]:
+        value = self._value(row, "video")
+        return () if value is None else self._table.items(value)
 
     def _value(self, row: Mapping[str, object], role: Role) -> object:
         column = self._reading.columns.get(role)
