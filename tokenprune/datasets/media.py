@@ -19,6 +19,7 @@ from tokenprune.errors import SampleError
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 #: First bytes of the formats in which a single picture is stored.
 PICTURE = re.compile(rb"\x89PNG|\xff\xd8\xff|BM|II\*\0|MM\0\*|RIFF....WEBP|....ftyp(?:avif|hei|mif1)", re.S)
+LONGEST = 4096  # characters of a path
 DOWNLOAD = "download it first, and write the path of the file"
 ALLOWED = "write the path of a file; in Parquet and datasets also its bytes, in text files also its bytes in base64"
 
@@ -76,14 +77,11 @@ def _(value: str, folder: Path, where: str) -> Source:
     name = value.strip()
     if URL.match(name):
         raise SampleError(f"{where}: {short(name)} is a URL, and nothing is downloaded", DOWNLOAD)
-    path = folder / name
-    if os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long
+    path = folder / Path(name[:LONGEST]).expanduser()
+    if len(name) < LONGEST and os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long
         return Source(Path(os.path.normpath(name)).as_posix(), path)
     if is_base64(name):
         return source(decoded(name, where), folder, where)
-    path = folder / Path(name).expanduser()
-    if os.path.isfile(path):
-        return Source(Path(os.path.normpath(name)).as_posix(), path)
     kind = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
     shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}..."
     what = f"{where}: the file {short(name)} {kind} ({shown})"
