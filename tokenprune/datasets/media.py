@@ -77,7 +77,7 @@ def _(value: str, folder: Path, where: str) -> Source:
     name = value.strip()
     if URL.match(name):
         raise SampleError(f"{where}: {short(name)} is a URL, and nothing is downloaded", DOWNLOAD)
-    path = folder / Path(name[:LONGEST]).expanduser()
+    path = folder / os.path.expanduser(name[:LONGEST])
     if len(name) < LONGEST and os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long
         return Source(Path(os.path.normpath(name)).as_posix(), path)
     if is_base64(name):

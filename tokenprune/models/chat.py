@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokenprune.datasets.values import short
 from tokenprune.errors import SampleError, UnsupportedModelError
-from tokenprune.models.times import set_distances, video_options
+from tokenprune.models.times import frames_of, set_distances, video_options
 from tokenprune.tasks.base import Sample
 
 
@@ -61,7 +61,7 @@ class ChatEncoder:
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True, **video_options(samples)},
+            processor_kwargs={"padding": True, **video_options(samples, self.processor)},
         ).to(self.model.device)
         batch.pop("labels", None)  # of PaliGemma: a prefill would compute a loss
         set_distances(batch, samples, self.processor)
@@ -79,7 +79,7 @@ class ChatEncoder:
             chat += [turn("user", asked), turn("assistant", said)]
         chat.append(turn("user", f"{sample.question} {self.instruction}".strip()))
         media: list[dict[str, Any]] = [{"type": "image", "image": image} for image in sample.images]
-        media += [{"type": "video", "video": video.frames} for video in sample.videos]
+        media += [{"type": "video", "video": frames_of(video, self.processor)} for video in sample.videos]
         chat[first]["content"][:0] = media
         return chat
 

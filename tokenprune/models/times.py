@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tokenprune.tasks.base import Sample, Video
 
@@ -20,14 +22,22 @@ RATE = 1000
 DISTANCES = ("second_per_grid_ts", "video_second_per_grid")
 
 
-def video_options(samples: Sequence[Sample]) -> dict[str, Any]:
+def frames_of(video: Video, processor: Any) -> NDArray[np.uint8]:
+    """The frames of a video, ``[frames, height, width, 3]``.
+
+    A model that joins the frames in pairs gets the only frame of a video twice: Qwen3-VL takes no single one.
+    """
+    return video.frames[_places(video, processor)]
+
+
+def video_options(samples: Sequence[Sample], processor: Any) -> dict[str, Any]:
     """Options of a processor for the videos of samples: it uses all of their frames, at their own times."""
     metadata = [
         {
             "total_num_frames": round(video.duration * RATE),
             "fps": RATE,
             "duration": video.duration,
-            "frames_indices": [round(time * RATE) for time in video.times],
+            "frames_indices": [round(video.times[place] * RATE) for place in _places(video, processor)],
             "height": video.frames.shape[1],
             "width": video.frames.shape[2],
         }
@@ -56,6 +66,12 @@ def distance(video: Video) -> float:
     if len(video.times) == 1:
         return video.duration
     return (video.times[-1] - video.times[0]) / (len(video.times) - 1)
+
+
+def _places(video: Video, processor: Any) -> list[int]:
+    reader = getattr(processor, "video_processor", None)  # a model without one refuses the sample later
+    least = getattr(reader, "temporal_patch_size", None) or 1
+    return [min(place, len(video.times) - 1) for place in range(max(least, len(video.times)))]
 
 
 def _videos(samples: Sequence[Sample]) -> list[Video]:
