@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -62,7 +63,7 @@ def test_what_no_image_can_be_read_from(tmp_path: Path, value: object, what: str
         source(value, tmp_path, "q, line 7")
 
 
-ENCODINGS = {
+ENCODINGS: dict[str, Callable[[str], str]] = {
     "alone": lambda code: code,
     "on lines": lambda code: "\n".join(code[start : start + 76] for start in range(0, len(code), 76)),
     "without padding": lambda code: code.rstrip("="),

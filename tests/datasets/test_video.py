@@ -24,7 +24,8 @@ def read(path: Path, count: int) -> Any:
 def test_frames_at_even_distances(tmp_path: Path, count: int, chosen: list[int]) -> None:
     item = source("v.mp4", video(tmp_path / "v.mp4", 9).parent, "")
     frames, times, duration = read_video(item, count, "")
-    assert (frames.shape, frames.dtype) == ((len(chosen), 16, 32, 3), np.uint8)
+    assert frames.shape == (len(chosen), 16, 32, 3)
+    assert frames.dtype == np.uint8
     assert np.abs(frames.mean(axis=(1, 2, 3)) - 10 * np.array(chosen)).max() < 4
     assert times == pytest.approx([place / 10 for place in chosen])
     assert duration == pytest.approx(0.9)
@@ -42,7 +43,7 @@ def test_unreadable_videos(tmp_path: Path) -> None:
 def written(path: Path, codec: str, stamps: list[int], rotation: int = 0, size: tuple[int, int] = (32, 16)) -> Path:
     """Frame i is gray, ``10 * i`` bright, and shown at ``stamps[i]`` tenths of a second; its upper left is white."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10)
+        stream: Any = container.add_stream(codec, rate=10)
         (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
         if rotation:
             stream.set_display_rotation(rotation)
@@ -137,7 +138,7 @@ def test_a_video_that_was_cut_short(tmp_path: Path, share: float) -> None:
     path = tmp_path / "v.mp4"
     noise = np.random.default_rng(0)
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("mpeg4", rate=10)
+        stream: Any = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
         for _ in range(20):
             pixels = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
