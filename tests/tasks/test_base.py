@@ -13,7 +13,15 @@ import torch
 from PIL import Image
 
 from tokenprune.errors import SampleError
-from tokenprune.tasks.base import Sample, Video, different_images, first_word, foreground_tokens, sample_seed
+from tokenprune.tasks.base import (
+    Sample,
+    Video,
+    conversation_text,
+    different_images,
+    first_word,
+    foreground_tokens,
+    sample_seed,
+)
 
 
 def test_foreground_shares_are_areas() -> None:
@@ -87,3 +95,9 @@ def test_times_of_a_video(times: tuple[float, ...], duration: float, what: str) 
     with pytest.raises(SampleError, match=what):
         Video(np.zeros((2, 4, 4, 3), dtype=np.uint8), times, duration)
     assert Video.at_rate(np.zeros((2, 4, 4, 3), dtype=np.uint8), 4).times == (0, 0.25)
+
+
+def test_a_conversation_for_people() -> None:
+    sample = Sample("a", (), "why", "", "", "", history=(("who", "he"),), system="be brief")
+    assert conversation_text(sample) == "be brief\nwho \u2192 he\nwhy"
+    assert conversation_text(Sample("a", (), "why", "", "", "")) == "why"

@@ -62,6 +62,9 @@ def read_turns(value: object, where: str) -> list[Turn]:
     Raises:
         SampleError: It is no list of turns, or a turn has an unknown role or content.
     """
+    if isinstance(value, Mapping) and value and all(isinstance(column, list) for column in value.values()):
+        # a Sequence of Hugging Face datasets is stored by its columns
+        value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
     if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
         raise SampleError(f"{where}: the conversation is no list of turns: {short(value)}", FORM)
     return [read_turn(turn, f"{where}, turn {number}") for number, turn in enumerate(value, 1)]

@@ -138,6 +138,12 @@ def sample_pictures(sample: Sample) -> list[Image | NDArray[np.uint8]]:
     return [*sample.images, *(frame for video in sample.videos for frame in video.frames)]
 
 
+def conversation_text(sample: Sample) -> str:
+    """The question of a sample for people to read, with the earlier turns before it."""
+    earlier = [f"{asked} \u2192 {said}" for asked, said in sample.history]
+    return "\n".join([*filter(None, [sample.system]), *earlier, sample.question])
+
+
 def sample_seed(sample: Sample) -> int:
     """A seed made of what the model is shown of a sample, whatever the sample is called: its pictures and texts."""
     digest = blake2b(sample.question.encode(), digest_size=8)
