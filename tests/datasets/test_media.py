@@ -1,7 +1,9 @@
-"""Pictures and videos: what a row may name, and what is refused."""
+"""What a row may name as a picture or video, and what is refused."""
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenprune.datasets.media import read_image, read_video, source
+from tokenprune.datasets.media import source
+from tokenprune.datasets.picture import read_image
 from tokenprune.errors import SampleError
 
 
@@ -43,24 +46,6 @@ def test_paths_and_bytes(tmp_path: Path) -> None:
     assert read_image(path, "").mode == "RGB"
 
 
-def test_the_camera_was_turned(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by a quarter
-    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_image(source("a.jpg", tmp_path, ""), "").size == (20, 40)
-
-
-def test_sixteen_bits_are_not_cut_off(tmp_path: Path) -> None:
-    """Pillow alone would show every value above 255 as white."""
-    grey = np.array([[0, 255, 256], [32768, 65280, 65535]], dtype=np.uint16)
-    Image.fromarray(grey).save(tmp_path / "deep.png")
-    shown = np.asarray(read_image(source("deep.png", tmp_path, ""), ""))
-    assert shown.tolist() == [[[value >> 8] * 3 for value in row] for row in grey.tolist()]
-    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "deep.tiff")
-    with pytest.raises(SampleError, match=r"'deep.tiff' cannot be read \(a grey picture of 32 bits \(mode F\)\)"):
-        read_image(source("deep.tiff", tmp_path, "q, line 1"), "q, line 1")
-
-
 @pytest.mark.parametrize(
     ("value", "what"),
     [
@@ -68,7 +53,7 @@ def test_sixteen_bits_are_not_cut_off(tmp_path: Path) -> None:
         (".", "q, line 7: the file '.' is a folder"),
         ("https://example.org/a.png", "q, line 7: 'https://example.org/a.png' is a URL, .*; download it first"),
         ("s3://bucket/a.png", "is a URL"),
-        ("data:image/png;base64,iVBOR", "is a URL"),
+        ("data:image/png,%89PNG", "q, line 7: 'data:image/png,%89PNG' is not base64; write data:image/png;base64,..."),
         (5, "q, line 7: an image or video cannot be read from the type int: 5; write the path"),
         ({"bytes": None}, "neither bytes nor a path"),
     ],
@@ -78,29 +63,43 @@ def test_what_no_image_can_be_read_from(tmp_path: Path, value: object, what: str
         source(value, tmp_path, "q, line 7")
 
 
-def test_unreadable_images(tmp_path: Path) -> None:
-    data = picture(tmp_path / "a.png")
-    for broken in (data[: len(data) // 2], b"no image", b""):
-        with pytest.raises(
-            SampleError, match=r"q, line 7: the image 'sha256:.*' cannot be read \(.+\); replace"
-        ) as error:
-            read_image(source(broken, tmp_path, ""), "q, line 7")
-        assert "\n" not in str(error.value)
+ENCODINGS: dict[str, Callable[[str], str]] = {
+    "alone": lambda code: code,
+    "on lines": lambda code: "\n".join(code[start : start + 76] for start in range(0, len(code), 76)),
+    "without padding": lambda code: code.rstrip("="),
+    "as an address": lambda code: f"data:image/png;base64,{code}",
+}
 
 
-@pytest.mark.parametrize(("count", "chosen"), [(1, [0]), (2, [0, 8]), (3, [0, 4, 8]), (20, list(range(9)))])
-def test_frames_at_even_distances(tmp_path: Path, count: int, chosen: list[int]) -> None:
-    item = source("v.mp4", video(tmp_path / "v.mp4", 9).parent, "")
-    frames, fps = read_video(item, count, "")
-    assert (frames.shape, frames.dtype) == ((len(chosen), 16, 32, 3), np.uint8)
-    assert np.abs(frames.mean(axis=(1, 2, 3)) - 10 * np.array(chosen)).max() < 4
-    assert fps == pytest.approx(len(chosen) / 0.9)
-    data = source((tmp_path / "v.mp4").read_bytes(), tmp_path, "")
-    assert np.array_equal(read_video(data, count, "")[0], frames)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "webp", "tiff"])
+def test_a_picture_as_text(tmp_path: Path, suffix: str, encoding: str) -> None:
+    """It is the same source as its bytes; a JPEG begins with /9j/ in base64, like a path."""
+    data = picture(tmp_path / f"a.{suffix}")
+    value = ENCODINGS[encoding](base64.b64encode(data).decode())
+    assert source(value, tmp_path, "") == source(data, tmp_path, "")
+    assert read_image(source(value, tmp_path, ""), "").size == (40, 20)
 
 
-def test_unreadable_videos(tmp_path: Path) -> None:
-    data = video(tmp_path / "v.mp4", 9).read_bytes()
-    for broken in (data[:200], b"", b"no video"):
-        with pytest.raises(SampleError, match=r"q, line 7: the video 'sha256:.*' cannot be read \(.+\); replace"):
-            read_video(source(broken, tmp_path, ""), 4, "q, line 7")
+def test_a_text_that_was_cut_off(tmp_path: Path) -> None:
+    """Messages show the first characters of a text, and no more."""
+    code = base64.b64encode(picture(tmp_path / "a.png", (200, 100))).decode()
+    with pytest.raises(
+        SampleError, match=r"a file in base64 \(\d+ characters, '.{1,80}\.\.\.\) cannot be decoded"
+    ) as caught:
+        source(code[:-3] + "#", tmp_path, "q, line 7")
+    assert len(str(caught.value)) < 300
+    with pytest.raises(SampleError, match="cannot be read") as caught:
+        read_image(source(code[: len(code) // 2 // 4 * 4], tmp_path, ""), "q, line 7")
+    assert len(str(caught.value)) < 300
+    for text in ("no picture " * 10_000, "QUJD" * 10_000):
+        with pytest.raises(SampleError, match=r"the file '.{1,80}\.\.\. does not exist") as caught:
+            source(text, tmp_path, "q, line 7")
+        assert len(str(caught.value)) < 500
+
+
+def test_a_file_comes_before_base64(tmp_path: Path) -> None:
+    """A name that looks like the beginning of a picture is a name if there is such a file."""
+    name = base64.b64encode(picture(tmp_path / "a.png")).decode()[:40].replace("/", "-")
+    (tmp_path / name).write_bytes((tmp_path / "a.png").read_bytes())
+    assert source(name, tmp_path, "").path == tmp_path / name

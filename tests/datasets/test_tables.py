@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import random
 import tracemalloc
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from tokenprune.core.optional import optional
 from tokenprune.datasets.columns import check_unique
+from tokenprune.datasets.csv_rows import read_row
 from tokenprune.datasets.open import open_table
 from tokenprune.errors import ConfigError, MissingDataError, SampleError
 
@@ -110,13 +113,62 @@ def test_parquet_holds_one_row_group(tmp_path: Path) -> None:
         ("q.jsonl", "\n", "has no questions"),
         ("q.csv", "", "has no questions"),
         ("q.csv", "image,question\n", "has no questions"),
-        ("q.json", "[]", "unknown suffix '.json'; use a file (.jsonl, .ndjson, .csv, .tsv, .parquet)"),
+        ("q.txt", "a", "unknown suffix '.txt'; use a file (.jsonl, .ndjson, .json, .csv, .tsv, .parquet)"),
+        ("q.jsonl", "a\nb\n", "no line of"),
+        (
+            "q.jsonl",
+            "a\nb\n",
+            "q.jsonl, line 1: broken JSON (Expecting value: line 1 column 1 (char 0)); write",
+        ),
+        ("q.jsonl", "{}\n{}\n", "q.jsonl, line 1: an empty object; write one JSON object per line"),
+        ("q.jsonl", "[\n{},\n{}\n]", "a file with one list of objects is named .json"),
     ],
 )
 def test_files_that_are_no_table(tmp_path: Path, name: str, text: str, what: str) -> None:
     with pytest.raises(ConfigError) as caught:
         open_table(write(tmp_path / name, text))
     assert what in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "ndjson", "json", "csv", "tsv"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_refused(tmp_path: Path, suffix: str, encoding: str) -> None:
+    """Spreadsheets and PowerShell write it; no line of it could be read."""
+    path = write(tmp_path / f"q.{suffix}", '{"image": "a.png"}\n', encoding)
+    with pytest.raises(ConfigError, match=r"is not UTF-8, but UTF-16 or no text; save it as UTF-8, e.g. with `iconv"):
+        open_table(path)
+
+
+def test_cells_of_any_length(tmp_path: Path) -> None:
+    """The module csv has a limit of 131,072 characters, which is one for all threads of a process."""
+    long, limit = "x" * 1_000_000, csv.field_size_limit()
+    table = open_table(write(tmp_path / "q.csv", f'image,question\n{long},"{long}\n{long}"\nb.png,y\n'))
+    assert table.row(0) == {"image": long, "question": f"{long}\n{long}"}
+    assert table.row(1)["image"] == "b.png"
+    assert csv.field_size_limit() == limit
+
+
+def test_rows_are_those_of_the_module_csv() -> None:
+    """Random texts of separators, quotes and line breaks, taken apart by both."""
+    draw = random.Random(0)
+    told = 0
+    for _ in range(3000):
+        text = "".join(draw.choice('ab,"\n') for _ in range(draw.randrange(12)))
+        lines = text.splitlines(keepends=True)
+        try:
+            expected = list(csv.reader(lines, strict=True))
+        except csv.Error:
+            with pytest.raises(ValueError, match="quote"):
+                rows_of(lines)
+            told += 1
+        else:
+            assert rows_of(lines) == expected
+    assert 100 < told < 2900
+
+
+def rows_of(lines: list[str]) -> list[list[str]]:
+    taken = iter([line.encode() for line in lines])
+    return [[cell.decode() for cell in row] for row in iter(lambda: read_row(taken, b","), None)]
 
 
 def test_missing_files_and_packages(tmp_path: Path) -> None:

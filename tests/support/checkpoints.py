@@ -146,7 +146,7 @@ def pictures() -> tuple[Image.Image, Image.Image]:
 def clip() -> Video:
     """Six frames of random pixels, four a second."""
     noise = torch.Generator().manual_seed(4)
-    return Video(torch.randint(0, 256, (6, 32, 32, 3), generator=noise, dtype=torch.uint8).numpy(), fps=4.0)
+    return Video.at_rate(torch.randint(0, 256, (6, 32, 32, 3), generator=noise, dtype=torch.uint8).numpy(), 4.0)
 
 
 def _llava(tokenizer: Any, template: str) -> Any:

@@ -51,7 +51,7 @@ class Setting:
         made_samples = []
         for number, pictures in enumerate(samples):
             starts = range(0, len(pictures), frames) if frames else ()
-            videos = tuple(Video(np.stack(pictures[start : start + frames]), fps=4.0) for start in starts)
+            videos = tuple(Video.at_rate(np.stack(pictures[start : start + frames]), 4.0) for start in starts)
             images = () if frames else tuple(map(Image.fromarray, pictures))
             made_samples.append(Sample(str(number), images, "what is this", "", "", "", videos=videos))
         return encoder(made_samples)

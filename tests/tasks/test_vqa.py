@@ -164,7 +164,8 @@ def test_a_video(folder: Path) -> None:
     sample = task.samples()[0]
     assert (sample.images, sample.group) == ((), "v.mp4")
     assert sample.videos[0].frames.shape == (3, 16, 32, 3)
-    assert sample.videos[0].fps == pytest.approx(3 / 0.9)
+    assert sample.videos[0].times == pytest.approx((0, 0.4, 0.8))
+    assert sample.videos[0].duration == pytest.approx(0.9)
 
 
 @pytest.mark.slow

@@ -17,7 +17,9 @@ from tokenprune.config import Config, Method
 from tokenprune.core.component import FromRegistry
 from tokenprune.core.optional import optional
 from tokenprune.core.references import UNPRUNED
-from tokenprune.datasets.media import Source, read_image, read_video, source
+from tokenprune.datasets.media import Source, source
+from tokenprune.datasets.picture import read_image
+from tokenprune.datasets.video import read_video
 from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneError
 from tokenprune.methods.named import by_title, list_methods
 from tokenprune.models.answer import generate

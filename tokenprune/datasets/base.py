@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 
 class Table(ABC):
@@ -23,7 +22,7 @@ class Table(ABC):
     columns: tuple[str, ...]
     folder: Path
     unit: str = "row"
-    names_files: ClassVar[bool] = False
+    names_files: bool = False
 
     @abstractmethod
     def __len__(self) -> int:

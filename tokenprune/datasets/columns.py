@@ -13,7 +13,8 @@ from tokenprune.datasets.base import Table
 from tokenprune.datasets.values import written
 from tokenprune.errors import ConfigError
 
-Role = Literal["image", "images", "video", "question", "answer", "answers", "choices", "id", "type"]
+Talk = Literal["conversation", "history", "system"]
+Role = Literal["image", "images", "video", "question", "answer", "answers", "choices", "id", "type", Talk]
 #: The column of a role, or its columns; None if it has none.
 Named = str | tuple[str, ...] | None
 #: The columns of every role that a table has.

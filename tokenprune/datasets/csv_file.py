@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tokenprune.datasets.csv_rows import read_row
 from tokenprune.datasets.text_table import TextTable, lines
 from tokenprune.errors import ConfigError, SampleError
 
-WHOLE = re.compile(r"-?[0-9]+\.0")
+WHOLE = re.compile(rb"-?[0-9]+\.0")
 SEPARATOR = "|"  # between the entries of a cell that is a list
 
 
@@ -46,7 +46,7 @@ class CsvFile(TextTable):
         """The cells of one row."""
         with self.path.open("rb") as file:
             file.seek(self.starts[index])
-            cells = next(self._reader(line.decode("latin-1") for line in file))
+            cells = read_row(iter(file), self._delimiter) or []
         where = self.where(index)
         if len(cells) != len(self.columns):
             what = f"{where}: {len(cells)} cells, but {len(self.columns)} columns"
@@ -59,68 +59,64 @@ class CsvFile(TextTable):
         rows = (cells for number, _, cells in self._scan() if cells)
         next(rows)  # the names
         for cells in rows:
-            yield self._cell(cells, place).encode("latin-1").decode("utf-8", "replace") if place < len(cells) else None
+            yield self._cell(cells, place).decode("utf-8", "replace") if place < len(cells) else None
 
     def items(self, value: object) -> Sequence[object]:
         """The entries of a cell; an empty one between separators is missing, and keeps its place."""
         cell = str(value or "").strip()
         return [entry.strip() for entry in cell.split(SEPARATOR)] if cell else []
 
-    def _keep_whole(self, cells: Sequence[str]) -> None:
+    def _keep_whole(self, cells: Sequence[bytes]) -> None:
         """Keep the columns that hold nothing but whole numbers with ``.0``, and empty cells.
 
         They were columns of integers: an export writes them so if a value is missing.
         """
         for place in tuple(self._whole):
-            cell = cells[place].strip() if place < len(cells) else ""
+            cell = cells[place].strip() if place < len(cells) else b""
             if WHOLE.fullmatch(cell):
                 self._whole[place] = True
             elif cell:
                 del self._whole[place]
 
-    def _cell(self, cells: Sequence[str], place: int) -> str:
+    def _cell(self, cells: Sequence[bytes], place: int) -> bytes:
         """A cell; without the ``.0`` in a column of integers that an export made floats."""
-        return cells[place].strip().removesuffix(".0") if self._whole.get(place) else cells[place]
+        return cells[place].strip().removesuffix(b".0") if self._whole.get(place) else cells[place]
 
-    def _reader(self, texts: Iterator[str]) -> Iterator[list[str]]:
-        return csv.reader(texts, delimiter=self._delimiter, strict=True)
-
-    def _scan(self) -> Iterator[tuple[int, int, list[str]]]:
+    def _scan(self) -> Iterator[tuple[int, int, list[bytes]]]:
         """(number of the first line, byte offset, cells) of every row.
 
-        Cells are decoded as Latin-1, which no byte can break: separators and quotes are the same in UTF-8, and a row
-        that is not UTF-8 is that row's error.
+        Separators and quotes are the same bytes in UTF-8, and a cell that is not UTF-8 is that row's error.
         """
-        following = [1, 0]  # number and offset of the line that the reader takes next
+        following = [1, 0]  # number and offset of the line that comes next
 
-        def texts() -> Iterator[str]:
+        def texts() -> Iterator[bytes]:
             for number, start, line in lines(self.path):
                 following[:] = number + 1, start + len(line)
-                yield line.decode("latin-1")
+                yield line
 
         number, start = 1, next((start for _, start, _ in lines(self.path)), 0)
-        reader = self._reader(texts())
+        taken = texts()
         while True:
             try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
+                cells = read_row(taken, self._delimiter)
+            except ValueError as error:
                 what = f"{self.name}, line {number}: the row that begins here is no CSV ({error})"
                 raise ConfigError(what, 'close the quote, and double a quote inside quotes: "say ""hi"""') from error
+            if cells is None:
+                return
             yield number, start, cells
             number, start = following
 
-    def _decode(self, cell: str, where: str) -> str:
+    def _decode(self, cell: bytes, where: str) -> str:
         try:
-            return cell.encode("latin-1").decode("utf-8")
+            return cell.decode("utf-8")
         except UnicodeDecodeError as error:
             raise SampleError(f"{where}: not UTF-8 ({error.reason})", "save the file as UTF-8") from error
 
 
-def delimiter(path: Path) -> str:
-    """The character between cells: a tab in TSV; otherwise a comma, or a semicolon if the first line has no comma."""
+def delimiter(path: Path) -> bytes:
+    """The byte between cells: a tab in TSV; otherwise a comma, or a semicolon if the first line has no comma."""
     if path.suffix.lower() == ".tsv":
-        return "\t"
+        return b"\t"
     names = next((line for _, _, line in lines(path)), b"")
-    return ";" if b";" in names and b"," not in names else ","
+    return b";" if b";" in names and b"," not in names else b","

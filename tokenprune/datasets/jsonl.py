@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.datasets.text_table import TextTable, lines
-from tokenprune.errors import SampleError
+from tokenprune.errors import ConfigError, SampleError
+
+FIX = "write one JSON object per line, in UTF-8; a file with one list of objects is named .json"
 
 
 class JsonLines(TextTable):
     """A file with one JSON object per line, in UTF-8. Empty lines are passed over.
 
     The file is read once to find the lines and all column names. A broken line is an error when it is asked for.
+
+    Raises:
+        ConfigError: No line holds an object with names.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,6 +30,8 @@ class JsonLines(TextTable):
                 self.add(start, number)
                 columns.update(dict.fromkeys(lenient(line)))
         self.columns = tuple(columns)
+        if len(self) and not columns:
+            raise ConfigError(f"data: no line of {self.name} can be used; the first: {self._problem()}", FIX)
 
     def row(self, index: int) -> Mapping[str, object]:
         """The object of one line."""
@@ -34,8 +41,14 @@ class JsonLines(TextTable):
         try:
             return parse(line)
         except ValueError as error:
-            fix = "write one JSON object per line, in UTF-8"
-            raise SampleError(f"{self.where(index)}: broken JSON ({error})", fix) from error
+            raise SampleError(f"{self.where(index)}: broken JSON ({error})", FIX) from error
+
+    def _problem(self) -> str:
+        try:
+            self.row(0)
+        except SampleError as error:
+            return error.what
+        return f"{self.where(0)}: an empty object"
 
     def values(self, column: str) -> Iterator[object]:
         """One field's values of all lines."""

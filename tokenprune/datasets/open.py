@@ -9,6 +9,7 @@ from tokenprune.datasets.base import Table
 from tokenprune.datasets.csv_file import CsvFile
 from tokenprune.datasets.folder import ImageFolder, pictures
 from tokenprune.datasets.huggingface import SAVED, HuggingFaceDataset
+from tokenprune.datasets.json_file import json_table
 from tokenprune.datasets.jsonl import JsonLines
 from tokenprune.datasets.parquet import Parquet
 from tokenprune.errors import ConfigError, MissingDataError
@@ -16,6 +17,7 @@ from tokenprune.errors import ConfigError, MissingDataError
 FILES: dict[str, Callable[[Path], Table]] = {
     ".jsonl": JsonLines,
     ".ndjson": JsonLines,
+    ".json": json_table,
     ".csv": CsvFile,
     ".tsv": CsvFile,
     ".parquet": Parquet,

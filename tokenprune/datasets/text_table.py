@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tokenprune.datasets.base import Table
+from tokenprune.errors import ConfigError
 
 BOM = b"\xef\xbb\xbf"
 
@@ -16,6 +17,9 @@ class TextTable(Table):
 
     Args:
         path: The file.
+
+    Raises:
+        ConfigError: It is not written in UTF-8.
     """
 
     unit = "line"
@@ -25,6 +29,7 @@ class TextTable(Table):
         self.name = str(path)
         self.folder = path.parent
         self.path = path
+        check_encoding(path)
         self.starts = array("q")
         self._numbers = array("q")
 
@@ -39,6 +44,20 @@ class TextTable(Table):
     def number(self, index: int) -> int:
         """The number of the row's first line."""
         return self._numbers[index]
+
+
+def check_encoding(path: Path) -> None:
+    """Refuse a file in UTF-16, which spreadsheets and PowerShell write: no line of it could be read.
+
+    Raises:
+        ConfigError: The file begins like UTF-16, or with other bytes that no text has.
+    """
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
+        what = f"data: {path} is not UTF-8, but UTF-16 or no text"
+        command = f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8{path.suffix}"
+        raise ConfigError(what, f"save it as UTF-8, e.g. with `{command}`")
 
 
 def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:

@@ -28,6 +28,7 @@ from tokenprune.experiment.series import Series
 from tokenprune.output.lines import Row
 from tokenprune.pictures.look import Look, StageLook
 from tokenprune.report.page import Example, ExamplePanel, Picture
+from tokenprune.tasks.base import conversation_text
 
 FILE = "examples.json"
 #: Longest side in pixels of a stored picture, for samples of up to so many pictures.
@@ -169,7 +170,7 @@ def _stored_example(position: int, batch: Batch, looks: Mapping[str, Look]) -> d
     first = next(iter(looks.values()))
     return {
         "position": position,
-        "question": batch.samples[0].question,
+        "question": conversation_text(batch.samples[0]),
         "pictures": [b64encode(data).decode() for data in encoded(first.pictures)],
         "views": [asdict(view) for view in first.views],
         "cells": first.cells.tolist(),

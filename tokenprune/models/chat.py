@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenprune.datasets.values import short
 from tokenprune.errors import SampleError, UnsupportedModelError
+from tokenprune.models.times import frames_of, set_distances, video_options
 from tokenprune.tasks.base import Sample
 
 
@@ -59,24 +61,30 @@ class ChatEncoder:
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True, **video_options(samples)},
+            processor_kwargs={"padding": True, **video_options(samples, self.processor)},
         ).to(self.model.device)
         batch.pop("labels", None)  # of PaliGemma: a prefill would compute a loss
+        set_distances(batch, samples, self.processor)
         # times in seconds stay exact
         return {
             key: value.to(self.model.dtype) if key.startswith("pixel_values") else value for key, value in batch.items()
         }
 
     def chat(self, sample: Sample) -> list[dict[str, Any]]:
-        """A sample as a conversation with one turn: its images and videos, then its question and the instruction."""
-        content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in sample.images]
-        content += [{"type": "video", "video": video.frames} for video in sample.videos]
-        content.append({"type": "text", "text": f"{sample.question} {self.instruction}".strip()})
-        system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
-        return [*system, {"role": "user", "content": content}]
+        """A sample as a conversation: its images and videos, its earlier turns, its question and the instruction."""
+        system = sample.system or self.system
+        chat = [turn("system", system)] if system else []
+        first = len(chat)
+        for asked, said in sample.history:
+            chat += [turn("user", asked), turn("assistant", said)]
+        chat.append(turn("user", f"{sample.question} {self.instruction}".strip()))
+        media: list[dict[str, Any]] = [{"type": "image", "image": image} for image in sample.images]
+        media += [{"type": "video", "video": frames_of(video, self.processor)} for video in sample.videos]
+        chat[first]["content"][:0] = media
+        return chat
 
     def check(self, sample: Sample, chat: list[dict[str, Any]]) -> None:
-        """Whether the prompt of a sample shows all of its images and videos, and nothing else in their place.
+        """Whether the prompt of a sample shows its earlier turns and all of its images and videos, and nothing else.
 
         Raises:
             SampleError: It does not.
@@ -86,11 +94,21 @@ class ChatEncoder:
                 f"sample {sample.id!r} has a video, but {self.name} takes none", "use a model that takes videos"
             )
         token = getattr(self.processor, "image_token", None)
-        if not isinstance(token, str) or sample.videos:  # some write a video as images
+        counted = isinstance(token, str) and not sample.videos  # some write a video as images
+        earlier = [text for pair in sample.history for text in pair] + [sample.system]
+        if not counted and not any(earlier):
             return
         prompt = self.processor.apply_chat_template(
             chat, chat_template=self.template, add_generation_prompt=True, tokenize=False
         )
+        for text in earlier:
+            if text.strip() not in prompt:
+                raise SampleError(
+                    f"sample {sample.id!r} has earlier turns, but a prompt of {self.name} does not show {short(text)}",
+                    "use a model, or a chat_template, for conversations",
+                )
+        if not counted:
+            return
         shown, count = prompt.count(token), len(sample.images)
         if 0 < shown < count:  # with none, the processor has another placeholder, or puts it there itself
             raise SampleError(
@@ -110,23 +128,9 @@ def has_template(processor: Any) -> bool:
     return any(getattr(owner, "chat_template", None) for owner in owners)
 
 
-def video_options(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Options of a processor for the videos: it uses all frames, at their own rate."""
-    videos = [video for sample in samples for video in sample.videos]
-    if not videos:
-        return {}
-    metadata = [
-        {
-            "total_num_frames": len(video.frames),
-            "fps": video.fps,
-            "duration": len(video.frames) / video.fps,
-            "frames_indices": list(range(len(video.frames))),
-            "height": video.frames.shape[1],
-            "width": video.frames.shape[2],
-        }
-        for video in videos
-    ]
-    return {"video_metadata": metadata, "do_sample_frames": False}
+def turn(role: str, text: str) -> dict[str, Any]:
+    """One turn of a conversation."""
+    return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
 def limit_pixels(processor: Any, name: str, smallest: int | None, largest: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -24,15 +25,40 @@ if TYPE_CHECKING:  # Pillow is optional: only tasks that make pictures need it
 
 @dataclass(frozen=True)
 class Video:
-    """The frames of a video.
+    """Frames of a video, each with its time.
 
     Attributes:
         frames: uint8 array ``[frames, height, width, 3]``, RGB.
-        fps: Frames per second of these frames (not of the file that they were sampled from).
+        times: When each frame is shown, in seconds from the first frame of the video, ascending.
+        duration: How long the video is, in seconds; longer than its last time.
+
+    Raises:
+        SampleError: There are no frames, or the times do not fit them.
     """
 
     frames: NDArray[np.uint8] = field(repr=False)
-    fps: float
+    times: tuple[float, ...]
+    duration: float
+
+    def __post_init__(self) -> None:
+        """Check the times: some models are told them in words, others by positions."""
+        if not len(self.frames) or len(self.frames) != len(self.times):
+            what = f"a video has {len(self.frames)} frames and {len(self.times)} times"
+            raise SampleError(what, "give at least one frame, and one time per frame")
+        edges = (*self.times, self.duration)
+        if self.times[0] < 0 or not all(one < other < math.inf for one, other in itertools.pairwise(edges)):
+            what = f"the times {self.times} and the duration {self.duration} of a video do not ascend"
+            raise SampleError(what, "give seconds from 0 on, each above the one before, and a longer duration")
+
+    @classmethod
+    def at_rate(cls, frames: NDArray[np.uint8], rate: float) -> Video:
+        """All frames of a video with so many per second.
+
+        Args:
+            frames: See the attribute.
+            rate: Frames per second.
+        """
+        return cls(frames, tuple(index / rate for index in range(len(frames))), len(frames) / rate)
 
 
 @dataclass(frozen=True)
@@ -53,9 +79,12 @@ class Sample:
         choices: The answers that a multiple-choice question offers: the first one has the letter A. One that is missing
             is an empty text. Empty for an open question.
         videos: The videos, after the images.
+        history: Earlier turns of the conversation, each a question and its answer. Images and videos belong to the
+            first one.
+        system: A text before the conversation that says how to answer; it replaces the model's own.
 
     Raises:
-        SampleError: A text is no text.
+        SampleError: A text is no text, or a turn is no pair.
     """
 
     id: str
@@ -68,16 +97,25 @@ class Sample:
     answers: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     videos: tuple[Video, ...] = field(default=(), repr=False, compare=False)
+    history: tuple[tuple[str, str], ...] = ()
+    system: str = ""
 
     def __post_init__(self) -> None:
         """Check and repair the texts, so that no later step fails on one: not the last one, after all answers."""
-        for name in ("id", "question", "answer", "type", "group"):
+        for name in ("id", "question", "answer", "type", "group", "system"):
             object.__setattr__(self, name, self._text(name, getattr(self, name)))
         for name in ("answers", "choices"):
             values: Any = getattr(self, name)
             if not isinstance(values, tuple | list):
                 raise self._wrong(name, values, "a tuple of texts")
             object.__setattr__(self, name, tuple(self._text(name, value) for value in values))
+        object.__setattr__(self, "history", self._turns(self.history))
+
+    def _turns(self, history: Any) -> tuple[tuple[str, str], ...]:
+        turns = history if isinstance(history, tuple | list) else [history]
+        if not all(isinstance(turn, tuple | list) and len(turn) == 2 for turn in turns):
+            raise self._wrong("history", history, "a tuple of pairs, each a question and its answer")
+        return tuple((self._text("history", asked), self._text("history", said)) for asked, said in turns)
 
     def _text(self, name: str, value: Any) -> str:
         if not isinstance(value, str):
@@ -101,9 +139,18 @@ def sample_pictures(sample: Sample) -> list[Image | NDArray[np.uint8]]:
     return [*sample.images, *(frame for video in sample.videos for frame in video.frames)]
 
 
+def conversation_text(sample: Sample) -> str:
+    """The question of a sample for people to read, with the earlier turns before it."""
+    earlier = [f"{asked} \u2192 {said}" for asked, said in sample.history]
+    return "\n".join([*filter(None, [sample.system]), *earlier, sample.question])
+
+
 def sample_seed(sample: Sample) -> int:
-    """A seed made of what the model is shown of a sample, whatever the sample is called: its pictures and question."""
+    """A seed made of what the model is shown of a sample, whatever the sample is called: its pictures and texts."""
     digest = blake2b(sample.question.encode(), digest_size=8)
+    times = tuple(video.times for video in sample.videos)
+    for more in filter(None, (sample.system, sample.history, times)):
+        digest.update(repr(more).encode())
     for picture in sample_pictures(sample):
         pixels = np.ascontiguousarray(picture)
         digest.update(repr((pixels.shape, pixels.dtype.str)).encode())

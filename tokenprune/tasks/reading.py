@@ -30,6 +30,7 @@ class Reading:
         question: The question of rows that have none.
         instruction: A text that follows every question on a line of its own.
         frames: Frames per video.
+        frame_rate: Pictures per second of a clip that is a list of pictures.
         min_references: How many answers a row needs; 0 if answers are not read.
         answer_is: What the answers of rows with choices are; None for letters and texts, whichever each answer is.
     """
@@ -40,6 +41,7 @@ class Reading:
     question: str
     instruction: str
     frames: int
+    frame_rate: float
     min_references: int
     answer_is: AnswerIs | None = None
 

@@ -163,7 +163,7 @@ def _in_words(sample: Sample, where: str, label_free: bool) -> Row:
 
 def _clip(video: Video) -> str:
     frames, height, width, _ = video.frames.shape
-    times = ", ".join(f"{number / video.fps:.4g}" for number in range(frames))
+    times = ", ".join(f"{time:.4g}" for time in video.times)
     return f"{frames} frames of {width} x {height}, at {times} s"
 
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from tokenprune.core.component import FromRegistry
 from tokenprune.datasets.base import Table
 from tokenprune.datasets.columns import ANSWERS, PICTURES, Columns, Role, check_unique, find_columns, misspelt, near
+from tokenprune.datasets.conversations import conversations
 from tokenprune.datasets.open import open_table
 from tokenprune.errors import ConfigError
 from tokenprune.metrics.agreement import Agreement
@@ -46,6 +47,7 @@ class Vqa(Task):
         metric: The score of answers. By default agreement with the unpruned model if there are no answers, multiple
             choice if there are choices, and exact match otherwise.
         frames: The number of frames that are taken from a video, at even distances.
+        frame_rate: Pictures per second of a clip that is a list of pictures: they do not say when they were taken.
     """
 
     data: str = Field(min_length=1)
@@ -58,6 +60,7 @@ class Vqa(Task):
     instruction: str = ""
     metric: Annotated[Metric, FromRegistry("metrics")] | None = None
     frames: int = Field(default=8, ge=1)
+    frame_rate: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     @property
     def label_free(self) -> bool:
@@ -111,7 +114,7 @@ class Opened:
     """
 
     def __init__(self, task: Vqa) -> None:
-        table = open_table(task.data, task.split, task.config)
+        table = conversations(open_table(task.data, task.split, task.config), task.columns)
         columns = find_columns(table, task.columns)
         if "question" not in columns and not task.question:
             what = f"columns: {table.name} has no column 'question'"
@@ -128,7 +131,15 @@ class Opened:
         self._table, self._columns = table, columns
         question, instruction = task.question.strip(), task.instruction.strip()
         reading = Reading(
-            columns, table.items, folder, question, instruction, task.frames, self.min_references, task.answer_is
+            columns,
+            table.items,
+            folder,
+            question,
+            instruction,
+            task.frames,
+            task.frame_rate,
+            self.min_references,
+            task.answer_is,
         )
         self._guessed = task.answer_is is None
         if not self._guessed and "choices" not in columns:

@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import overload
 
 from tokenprune.datasets.base import Table
+from tokenprune.datasets.clips import Clip, clips
 from tokenprune.datasets.columns import Role, row_id
+from tokenprune.datasets.history import read_history
 from tokenprune.datasets.lists import entries
-from tokenprune.datasets.media import Source, read_image, read_video, source
+from tokenprune.datasets.media import Source, source
+from tokenprune.datasets.picture import read_image
 from tokenprune.datasets.values import missing, text
 from tokenprune.errors import SampleError
 from tokenprune.tasks.base import Sample, Video
@@ -67,7 +70,7 @@ class VqaSamples(Sequence[Sample]):
             videos=tuple(self._video(item, where) for item in videos),
         )
 
-    def _asked(self, index: int) -> tuple[Sample, list[Source], list[Source]]:
+    def _asked(self, index: int) -> tuple[Sample, list[Source], list[Clip]]:
         """A row without its pictures and videos, and where these are."""
         where = self._table.where(index)
         row = self._table.row(index)
@@ -75,7 +78,7 @@ class VqaSamples(Sequence[Sample]):
         answers, choices = reading.asked({role: reading.value(row, role) for role in ASKED}, where)
         answers = reading.canonical(answers, choices, where)
         images = [source(value, reading.folder, where) for value in self._files(row, where, "image", "images")]
-        videos = [source(value, reading.folder, where) for value in self._files(row, where, "video")]
+        videos = clips(entries(reading.value(row, "video"), reading.split, "video", where), reading.folder, where)
         if not images and not videos:
             raise SampleError(f"{where}: no image and no video", "write the path of a file")
         sample = Sample(
@@ -84,14 +87,16 @@ class VqaSamples(Sequence[Sample]):
             question=reading.question_of(row, choices, where),
             answer=answers[0] if answers else "",
             type=text(reading.value(row, "type"), "type", where) or "all",
-            group="|".join(item.key for item in (*images, *videos)),
+            group="|".join([*(item.key for item in images), *(clip.key for clip in videos)]),
             answers=answers,
             choices=choices,
+            history=read_history(reading.value(row, "history"), where),
+            system=text(reading.value(row, "system"), "system", where),
         )
         return sample, images, videos
 
-    def _video(self, item: Source, where: str) -> Video:
-        return Video(*read_video(item, self._reading.frames, where))
+    def _video(self, item: Clip, where: str) -> Video:
+        return Video(*item.read(self._reading.frames, self._reading.frame_rate, where))
 
     def _files(self, row: Mapping[str, object], where: str, one: Role, several: Role | None = None) -> list[object]:
         value = self._reading.value(row, one)

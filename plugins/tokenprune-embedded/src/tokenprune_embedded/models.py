@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from tokenprune.authoring import ConfigError, LoadedModel, ModelSpec, Sample
+from tokenprune.authoring import ConfigError, LoadedModel, ModelSpec, Sample, SampleError
 from tokenprune_embedded.cache import checkpoint_folder
 from tokenprune_embedded.checkpoint import CLIPS, DIGITS, Build
 
@@ -46,6 +46,11 @@ class Digits(ModelSpec):
                     raise ConfigError(
                         f"model {build.name!r} takes {build.frames} pictures; {sample.id!r} has {len(sample.images)}",
                         "use model 'digits' for single pictures and 'clips' for clips",
+                    )
+                if sample.history or sample.system:
+                    raise SampleError(
+                        f"model {build.name!r} takes single questions; {sample.id!r} has earlier turns",
+                        "use a checkpoint with a chat template",
                     )
             texts = [build.prompt(sample.question) for sample in samples]
             images = [image for sample in samples for image in sample.images]

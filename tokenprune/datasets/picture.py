@@ -1,0 +1,55 @@
+"""Pictures as a model is shown them: RGB, upright, on white. Pillow reads them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tokenprune.core.optional import optional
+from tokenprune.datasets.media import Source
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def read_image(item: Source, where: str) -> Image:
+    """Decode a picture: RGB, turned the way that its EXIF orientation says, with white where it is transparent.
+
+    Of several pages, or of an animation, it is the first picture.
+
+    Raises:
+        SampleError: It is broken, cut short, or of an unknown format.
+    """
+    image_module, operations = optional("PIL.Image", "an image"), optional("PIL.ImageOps", "an image")
+    try:
+        with image_module.open(item.open()) as opened:
+            picture: Image = on_white(eight_bits(operations.exif_transpose(opened)))
+    except Exception as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error ...
+        raise item.unreadable("image", where, error) from error
+    return picture
+
+
+def on_white(picture: Image) -> Image:
+    """A picture as RGB. Transparent parts become white, like a page: in a mere conversion they often turn black."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    image_module = optional("PIL.Image", "an image")
+    page: Image = image_module.new("RGBA", picture.size, "white")
+    page.alpha_composite(picture.convert("RGBA"))
+    return page.convert("RGB")
+
+
+def eight_bits(picture: Image) -> Image:
+    """A grey picture of 16 bits as one of 8, which Pillow would cut off at 255; other pictures as they are.
+
+    Raises:
+        ValueError: The picture has 32 bits per pixel, of which nobody knows which value is white.
+    """
+    if picture.mode.startswith("I;16"):
+        image_module = optional("PIL.Image", "an image")
+        made: Image = image_module.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        return made
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"a grey picture of 32 bits (mode {picture.mode})")
+    return picture
