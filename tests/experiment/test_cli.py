@@ -357,8 +357,9 @@ def test_a_methods_file_stands_for_a_named_method(
         ("", "holds no method"),
         (
             "description: x\nmethod: {}\nauthor: me",
-            "unknown key 'author'; use description, paper, differs, method and published",
+            "mine.yaml: line 3: author: unknown key; use description, paper, differs, method or published",
         ),
+        ("description: x\nmethd: {}", "mine.yaml: line 2: methd: unknown key, did you mean 'method'?"),
         ("description: x\nmethod: {}", "layers: Field required"),
         (yaml.safe_dump(GOOD), "is an experiment, not a method; use `tokenprune run"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from tokenprune.cli.options import MODEL, budget_option, budgets, model_entry
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import console, print_tune, print_written
-from tokenprune.config import read_yaml
+from tokenprune.core.document import Document, read_yaml
 from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError
 from tokenprune.tuning import TuneConfig, run_tune
@@ -89,16 +90,17 @@ def tune_settings(config: Path | None, given: Mapping[str, Any]) -> TuneConfig:
         ConfigError: Neither states the model, the data or a budget, or something stated is wrong.
         MissingDataError: The file cannot be read.
     """
-    data: Any = {} if config is None else read_yaml(config)
-    if isinstance(data, Mapping):
+    document = Document({}, "tune") if config is None else read_yaml(config)
+    if isinstance(document.data, Mapping):
         if "budgets" in given:
-            data = {name: value for name, value in data.items() if name != "budget"}
-        data = {**data, **given}
+            kept = {name: value for name, value in document.data.items() if name != "budget"}
+            document = replace(document, data=kept)
+        document = document.over(given)
         for field, name, options in (
             ("model", "model", "--model"),
             ("task", "data", "--data"),
             ("budgets", "budgets", "--tokens, --average, --reduction or --time"),
         ):
-            if config is None and field not in data:
+            if config is None and field not in document.data:
                 raise ConfigError(f"tune: no {name}", f"give {options}, or a file")
-    return TuneConfig.from_dict(data, "tune" if config is None else str(config))
+    return TuneConfig.from_document(document)
