@@ -464,7 +464,7 @@ def test_a_wrong_entry_is_one_line(data: Any, words: str) -> None:
 
 def test_a_shipped_file_with_a_wrong_entry_is_broken(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text(f"method: {{}}\npublished:\n- {{...}}\n".replace("{...}", str({**ENTRY, "dept": 3})))
+    path.write_text("method: {}\npublished:\n- {...}\n".replace("{...}", str({**ENTRY, "dept": 3})))
     read = named._read("x", path, "theirs")
     assert read.problem == "x.yaml: line 3: published[0].dept: unknown key, did you mean 'depth'?"
     path.write_text(yaml.safe_dump({"method": {}, "published": [ENTRY]}))

@@ -30,6 +30,7 @@ from tokenprune.measure.memory import peak_bytes
 from tokenprune.methods.named import by_title, method_names
 from tokenprune.models.answer import not_finite
 from tokenprune.models.device import resolve_device
+from tokenprune.models.dtype import Dtype
 from tokenprune.models.hf import HuggingFace
 from tokenprune.models.presets import PRESETS, Request
 from tokenprune.ops.finite import is_distribution
@@ -72,7 +73,7 @@ class BenchConfig(Config):
     rounds: int = Field(default=7, ge=1)
     warmup: int = Field(default=1, ge=0)
     device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     image_size: int = Field(default=448, ge=28)
 

@@ -18,6 +18,7 @@ from tokenprune.errors import MissingDataError, UnsupportedModelError
 from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.models.chat import ChatEncoder, limit_pixels
 from tokenprune.models.device import resolve_device
+from tokenprune.models.dtype import Dtype
 
 #: Settings of ``generate`` that the experiment decides.
 RESERVED = ("max_new_tokens", "max_length", "num_return_sequences", "return_dict_in_generate")
@@ -46,7 +47,7 @@ class HuggingFace(ModelSpec):
 
     checkpoint: str
     revision: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     device: str = "auto"
     device_map: str | None = None
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
