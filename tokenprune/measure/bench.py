@@ -57,7 +57,8 @@ class BenchConfig(Config):
         rounds: Timed rounds. Each round runs every series once, in a random order.
         warmup: Untimed rounds before these.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
-        dtype: Precision; ``auto`` is bfloat16.
+        dtype: Precision: ``float32``, ``bfloat16`` or ``float16``, or by another name, e.g. ``bf16``; ``auto`` is
+            bfloat16.
         attention: The attention implementation.
         image_size: Side in pixels of the square images for a checkpoint's processor.
     """

@@ -18,7 +18,7 @@ from tokenprune.errors import MissingDataError, UnsupportedModelError
 from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.models.chat import ChatEncoder, limit_pixels
 from tokenprune.models.device import resolve_device
-from tokenprune.models.dtype import Dtype
+from tokenprune.models.dtype import Dtype, canonical
 
 #: Settings of ``generate`` that the experiment decides.
 RESERVED = ("max_new_tokens", "max_length", "num_return_sequences", "return_dict_in_generate")
@@ -30,7 +30,8 @@ class HuggingFace(ModelSpec):
     Attributes:
         checkpoint: A local folder, or a hub name (found in the local hub cache, or downloaded).
         revision: Branch, tag or commit of the checkpoint on the hub.
-        dtype: Precision of the weights; ``auto`` is that of the checkpoint.
+        dtype: Precision of the weights: ``float32``, ``bfloat16`` or ``float16``, or by another name, e.g. ``bf16``;
+            ``auto`` is that of the checkpoint.
         device: Where the model runs; ``auto`` is the first CUDA device if there is one, else the CPU.
         device_map: Passed to ``from_pretrained`` in place of ``device``; needs accelerate.
         attention: The attention implementation.
@@ -64,6 +65,7 @@ class HuggingFace(ModelSpec):
     @classmethod
     def _known_quantization(cls, settings: dict[str, Any] | None) -> dict[str, Any] | None:
         if settings is not None:
+            settings = {name: canonical(value) if name.endswith("dtype") else value for name, value in settings.items()}
             known(settings, [name for name in inspect.signature(BitsAndBytesConfig).parameters if name != "kwargs"])
             try:
                 BitsAndBytesConfig(**settings)
