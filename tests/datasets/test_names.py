@@ -36,6 +36,6 @@ def test_the_hub_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         open_table("owner/nope")
     assert asked == ["/api/datasets/owner/nope"]
     monkeypatch.setattr("tokenprune.core.hub.TIMEOUT", 0.1)
-    with silent_hub(monkeypatch) as asked, pytest.raises(MissingDataError, match="no dataset of that name .*did not"):
+    with silent_hub(monkeypatch) as asked, pytest.raises(MissingDataError, match=r"no dataset of that name .*did not"):
         open_table("owner/nope")
     assert asked == ["/api/datasets/owner/nope"]

@@ -49,7 +49,10 @@ def test_a_mistyped_name_is_asked_for_once(monkeypatch: pytest.MonkeyPatch, whol
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
     monkeypatch.setattr("tokenprune.core.hub.TIMEOUT", 0.1)
-    with silent_hub(monkeypatch) as asked, pytest.raises(MissingDataError, match="does not have it, and http.*did not"):
+    with (
+        silent_hub(monkeypatch) as asked,
+        pytest.raises(MissingDataError, match=r"does not have it, and http.*did not"),
+    ):
         read_or_load("owner/llava", whole)
     assert asked == ["/api/models/owner/llava"]
 

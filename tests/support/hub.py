@@ -32,8 +32,6 @@ def hub(patch: pytest.MonkeyPatch, *has: str) -> Iterator[list[str]]:
             self.end_headers()
             self.wfile.write(json.dumps({"id": name, "siblings": []}).encode() if found else b"")
 
-        do_HEAD = do_GET
-
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.tables import print_result, print_written
 from tokenprune.core.document import read_yaml
 from tokenprune.experiment import ExperimentConfig, ExperimentResult, write_report
@@ -20,9 +21,12 @@ def read_experiment(config: Path, output: Path | None) -> ExperimentConfig:
     Raises:
         ConfigError: The file holds no experiment.
         MissingDataError: It cannot be read.
+        OutputError: The folder cannot stand where it shall.
     """
     document = read_yaml(config)
-    return ExperimentConfig.from_document(document if output is None else document.over({"output": str(output)}))
+    found = ExperimentConfig.from_document(document if output is None else document.over({"output": str(output)}))
+    check_folder(Path(found.output))
+    return found
 
 
 def finish(result: ExperimentResult) -> None:

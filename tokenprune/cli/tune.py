@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tokenprune.cli.options import MODEL, budget_option, budgets, model_entry
+from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import console, print_tune, print_written
 from tokenprune.core.document import Document, read_yaml
@@ -58,6 +59,7 @@ def tune(
         "output": None if output is None else str(output),
     }
     settings = tune_settings(config, {name: value for name, value in given.items() if value is not None})
+    check_folder(Path(settings.output))
     with progress_bar(console) as show_progress:
         result = run_tune(settings, show_progress)
     print_tune(result)
