@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 import tokenprune as tp
-from tokenprune.config import read_yaml
-from tokenprune.errors import ConfigError, MissingDataError
+from tokenprune.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -19,13 +18,18 @@ from tokenprune.errors import ConfigError, MissingDataError
         (b"just a sentence", "expected a mapping, got str"),
         (b"- 1\n- 2\n", "expected a mapping, got list"),
         (b"\xff\xfe\x00\x80", "is not a text file in UTF-8"),
-        (b"label: a\nlayers: b\nlabel: c\n", "line 3, column 1 is not valid YAML (the key 'label' stands twice)"),
+        (
+            b"label: a\nlayers: b\nlabel: c\n",
+            "line 3, column 1 is not valid YAML (the key 'label' stands twice, first in line 1)",
+        ),
         (b"layers: {name: fixed, name: vtw}", "the key 'name' stands twice"),
         (b"a: 2024-13-45", "is not valid YAML (month must be in 1..12"),
         (b"a: !!bool x", "is not valid YAML"),
         (b"a: !!python/object:os.system x", "is not valid YAML (could not determine a constructor"),
         (b"a: &a [*a]", "contains itself"),
         (b"a: " + b"[" * 5000, "nested too deeply"),
+        (b"a:\n\tb: 1", "line 2, column 1 is not valid YAML (found character '\\t'"),
+        ("label: a".encode("utf-16"), "is not a text file in UTF-8; give a YAML file, saved as UTF-8"),
         (b"a: \x07", "is not valid YAML"),
         (b'label: "a\\0b"', "label: the text holds a NUL"),
         (b"a: [1", "is not valid YAML"),
@@ -40,19 +44,6 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, content: bytes, words: str) ->
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_what_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(MissingDataError, match="is a folder, not a config file"):
-        read_yaml(tmp_path)
-    with pytest.raises(MissingDataError, match="null byte"):
-        read_yaml(tmp_path / "a\0b")
-
-
-def test_merged_keys_are_no_repetition(tmp_path: Path) -> None:
-    path = tmp_path / "a.yaml"
-    path.write_text("x: {y: &b {<<: &a {k: 1}, k: 2}}\nc: {<<: *b, k: 3}\n")
-    assert read_yaml(path) == {"x": {"y": {"k": 2}}, "c": {"k": 3}}
 
 
 @pytest.mark.parametrize("label", ["", "  ", "a\nb", "a|b", " a", "a\t"])

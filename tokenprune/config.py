@@ -18,7 +18,8 @@ from pydantic import (
 from tokenprune.budgets.base import Budget
 from tokenprune.core.architecture import Architecture
 from tokenprune.core.component import Component, FromRegistry, explain
-from tokenprune.errors import ConfigError, MissingDataError
+from tokenprune.core.document import Document, read_yaml
+from tokenprune.errors import ConfigError
 from tokenprune.pruners.base import Pruner
 from tokenprune.selectors.base import LayerSelector
 
@@ -37,16 +38,21 @@ class Config(Component):
         Raises:
             ConfigError: The mapping is not valid; the message is one line that names the path of every wrong key.
         """
+        return cls.from_document(Document(data, where or cls.__name__))
+
+    @classmethod
+    def from_document(cls, document: Document) -> Self:
+        """Make a config from what a YAML file says; as :meth:`from_dict`, and errors name the lines of the file."""
+        data, where = document.data, document.name
         if not isinstance(data, Mapping):
             raise ConfigError(
-                f"{where or cls.__name__}: expected a mapping,"
-                f" got {'nothing' if data is None else type(data).__name__}",
+                f"{where}: expected a mapping, got {'nothing' if data is None else type(data).__name__}",
                 "write lines of the form key: value",
             )
         try:
             return cls.model_validate(dict(data))
         except ValidationError as error:
-            raise ConfigError(explain(error, where or cls.__name__)) from error
+            raise ConfigError(explain(error, where, document.line)) from error
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
@@ -54,9 +60,9 @@ class Config(Component):
 
         Raises:
             MissingDataError: The file does not exist or cannot be read.
-            ConfigError: The file is not YAML, or not this kind of config.
+            ConfigError: The file is not YAML, or not this kind of config; the message names lines of the file.
         """
-        return cls.from_dict(read_yaml(path), str(path))
+        return cls.from_document(read_yaml(path))
 
     def to_yaml(self) -> str:
         """YAML text from which :meth:`from_yaml` makes an equal config."""
@@ -137,76 +143,3 @@ class Method(Config):
                 " takes it from the budget: give a budget that states a number"
             )
         return self
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key may stand once per mapping."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """The node of a mapping.
-
-        Raises:
-            yaml.YAMLError: A key stands twice; without this check the last one would win in silence.
-        """
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if (key.tag, key.value) in seen:
-                    raise yaml.constructor.ConstructorError(
-                        problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
-                    )
-                seen.add((key.tag, key.value))
-        return node
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML text.
-
-    Args:
-        text: The text.
-        where: Its source, for messages.
-
-    Raises:
-        ConfigError: The text is not YAML, or a key stands twice in one mapping.
-    """
-    try:
-        data = yaml.load(text, _Loader)
-        _check_finite(data)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or " ".join(str(error).split()) or "not YAML"
-        raise ConfigError(
-            f"{where}:{place} is not valid YAML ({problem})", "check indentation, brackets and keys"
-        ) from None
-    except RecursionError:
-        raise ConfigError(f"{where} contains itself, or is nested too deeply", "write it without anchors") from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # a date, or a tag, with a wrong value
-        raise ConfigError(f"{where} is not valid YAML ({error})", "check its dates and tags, or quote them") from None
-    return data
-
-
-def _check_finite(data: Any) -> None:
-    """Raise RecursionError for a structure that contains itself."""
-    items = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
-    for item in items:
-        _check_finite(item)
-
-
-def read_yaml(path: str | Path) -> Any:
-    """Parse a YAML file; it raises the errors of :meth:`Config.from_yaml`."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise MissingDataError(f"no such config file: {path}", "check the path") from None
-    except IsADirectoryError:
-        raise MissingDataError(f"{path} is a folder, not a config file", "give a YAML file") from None
-    except UnicodeDecodeError:
-        raise MissingDataError(f"{path} is not a text file in UTF-8", "give a YAML file") from None
-    except (OSError, ValueError) as error:
-        raise MissingDataError(
-            f"cannot read config file {str(path)!r} ({error})", "check that it is a readable file"
-        ) from None
-    return parse_yaml(text, str(path))

@@ -43,7 +43,8 @@ def arguments(picture: str, output: Path, *more: str, method: str = "fastv") -> 
 def test_look(
     tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    png, svg = tmp_path / "made" / "out.png", tmp_path / "out.svg"
+    png, svg = Path("made") / "out.png", tmp_path / "out.svg"
+    monkeypatch.chdir(tmp_path)
     more = ["--method", "tome", "--keep-tokens", "5", "--max-new-tokens", "2", "-o", str(svg)]
     assert call(monkeypatch, *arguments(picture, png, *more)) == 0
     printed = capsys.readouterr().out.splitlines()

@@ -52,7 +52,7 @@ def test_the_reports_are_made_again(
 def test_another_folder_for_the_report(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (finished / "report.md").read_text()
     (finished / "report.md").unlink()
-    assert call(monkeypatch, "report", str(finished), "--output", str(tmp_path / "deep" / "copy")) == 0
+    assert call(monkeypatch, "report", str(finished), "--output", "deep/copy") == 0
     assert (tmp_path / "deep" / "copy" / "report.md").read_text() == text
     assert not (finished / "report.md").exists()
 
@@ -108,7 +108,7 @@ def test_several_folders_are_compared(
         (["results", "--latex", "experiment.yaml/table.tex"], "cannot write experiment.yaml/table.tex"),
         (["results", "--latex", "results"], "cannot write results (Is a directory)"),
         (["results", "--csv", "experiment.yaml/table.csv"], "cannot write experiment.yaml/table.csv"),
-        (["results", "--output", "experiment.yaml"], "cannot write experiment.yaml/report.md"),
+        (["results", "--output", "experiment.yaml"], "cannot write into experiment.yaml (File exists)"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -141,6 +141,7 @@ def test_a_profile_is_drawn_beside_its_file(
 ) -> None:
     config = write(tmp_path, methods=["entropyprune"], calibration=4)
     output = tmp_path / "out" / "mine.json"
+    output.parent.mkdir()
     assert call(monkeypatch, "profile", config, "--output", str(output)) == 0
     assert f"written: {output.with_suffix('.png')}, and as .svg and .pdf" in capsys.readouterr().out
     assert {path.name for path in output.parent.iterdir()} == {f"mine.{end}" for end in ("json", "png", "svg", "pdf")}
@@ -151,6 +152,7 @@ def test_a_profile_without_vl_convert_says_so_in_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     config, output = write(tmp_path, methods=["random"], calibration=4), tmp_path / "out" / "profile.json"
+    output.parent.mkdir()
     assert call(monkeypatch, "profile", config, "--output", str(output)) == 0
     error = capsys.readouterr().err
     assert error.startswith("no picture was drawn (import of vl_convert halted; None in sys.modules); pip install ")

@@ -22,7 +22,8 @@ from tokenprune.core.architecture import Architecture
 from tokenprune.errors import ConfigError
 from tokenprune.methods import named
 from tokenprune.methods.named import NamedMethod, shipped_method
-from tokenprune.methods.published import Published, choose, read_published
+from tokenprune.methods.published import Published, choose
+from tokenprune.methods.shipped import Shipped
 from tokenprune.models.presets import PRESETS
 from tokenprune.ops.recycle import cluster_count
 from tokenprune.selectors.base import SelectorContext
@@ -446,26 +447,26 @@ def test_framefusion_on_qwen() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({}, "x.yaml: published must be a list of entries"),
-        ([{"model": "M"}], "published[0]: family: Field required; source: Field required"),
-        ([{**ENTRY, "dept": 3}], "published[0]: dept: unknown key"),
-        ([{**ENTRY, "depth": 0}], "published[0]: depth[0]: Input should be greater than 0"),
-        ([{**ENTRY, "method": {"budget": {}}}], "published[0]: method: published settings have no 'budget' here"),
+        ({}, "x.yaml: published: Input should be a list, got {}"),
+        ([{"model": "M"}], "published[0].family: Field required; published[0].source: Field required"),
+        ([{**ENTRY, "dept": 3}], "published[0].dept: unknown key, did you mean 'depth'?"),
+        ([{**ENTRY, "depth": 0}], "published[0].depth[0]: Input should be greater than 0"),
+        ([{**ENTRY, "method": {"budget": {}}}], "published[0].method: published settings have no 'budget' here"),
         ([ENTRY, {**ENTRY, "model": "m"}], "published names the model 'm' twice"),
-        ([3], "published[0]: expected a mapping, got int"),
+        ([3], "published[0]: Input should be a mapping, got 3"),
     ],
 )
 def test_a_wrong_entry_is_one_line(data: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(words)) as caught:
-        read_published(data, "x.yaml")
+        Shipped.from_dict({"method": {}, "published": data}, "x.yaml")
     assert "\n" not in str(caught.value)
 
 
 def test_a_shipped_file_with_a_wrong_entry_is_broken(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text(yaml.safe_dump({"method": {}, "published": [{**ENTRY, "dept": 3}]}))
+    path.write_text("method: {}\npublished:\n- {...}\n".replace("{...}", str({**ENTRY, "dept": 3})))
     read = named._read("x", path, "theirs")
-    assert read.problem == "x.yaml: published[0]: dept: unknown key; remove it or check its spelling"
+    assert read.problem == "x.yaml: line 3: published[0].dept: unknown key, did you mean 'depth'?"
     path.write_text(yaml.safe_dump({"method": {}, "published": [ENTRY]}))
     read = named._read("x", path, "theirs")
     assert read.problem is None
@@ -482,5 +483,5 @@ def test_a_file_of_ones_own_can_have_entries(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mine.yaml' has no settings that were published for 'n'"):
         tp.load_method(path, model="n")
     path.write_text(yaml.safe_dump({"method": method, "published": [{}]}))
-    with pytest.raises(ConfigError, match=r"mine.yaml: published\[0\]: family: Field required; model: Field required"):
+    with pytest.raises(ConfigError, match=r"mine.yaml: line \d+: published\[0\].family: Field required; "):
         tp.load_method(path)

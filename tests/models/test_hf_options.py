@@ -236,6 +236,6 @@ def test_a_device_that_is_not_there(llava: Path, name: str) -> None:
 
 def test_a_mistyped_folder_is_not_asked_for_on_the_hub(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda *_, **__: pytest.fail("the hub was asked"))
-    message = "there is no such folder; check the path; did you mean 'llava'?"
+    message = f"there is no such folder; check the path; did you mean '{llava}'?"
     with pytest.raises(MissingDataError, match=re.escape(message)):
         HuggingFace(checkpoint=str(llava.parent / "lava")).load()

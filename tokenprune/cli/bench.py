@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tokenprune.cli.failures import check_writable
 from tokenprune.cli.options import budget_option
+from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import print_bench, print_written
 from tokenprune.measure import bench_table

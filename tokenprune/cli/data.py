@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tokenprune.cli.tables import print_lines, print_understood
-from tokenprune.config import Config, read_yaml
+from tokenprune.config import Config
 from tokenprune.core.component import FromRegistry
+from tokenprune.core.document import read_yaml
 from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError, MissingDataError, SampleError
 from tokenprune.tasks.base import Task
@@ -100,12 +102,10 @@ def chosen_task(name: str, fields: dict[str, Any]) -> Task:
         if not Path(name).is_file():
             raise MissingDataError(f"there is no file {name!r}", "give an experiment, a tune, or data")
         loaded = read_yaml(Path(name))
-        task = loaded.get("task") if isinstance(loaded, dict) else None
+        task = loaded.data.get("task") if isinstance(loaded.data, dict) else None
         if task is None:
             raise ConfigError(f"{name}: it has no task", "give the file of an experiment or a tune, or data")
         entry: dict[str, Any] = task if isinstance(task, dict) else {"name": task}
-    elif name in registry("tasks").names():
-        entry = {"name": name}
-    else:
-        entry = {"name": "vqa", "data": name}
+        return DataTask.from_document(replace(loaded, data={"task": {**entry, **fields}})).task
+    entry = {"name": name} if name in registry("tasks").names() else {"name": "vqa", "data": name}
     return DataTask.from_dict({"task": {**entry, **fields}}, name).task

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.tables import print_result, print_written
-from tokenprune.config import read_yaml
+from tokenprune.core.document import read_yaml
 from tokenprune.experiment import ExperimentConfig, ExperimentResult, write_report
 
 Output = Annotated[Path | None, typer.Option(help="Output folder; replaces the one in the file.")]
@@ -20,11 +21,12 @@ def read_experiment(config: Path, output: Path | None) -> ExperimentConfig:
     Raises:
         ConfigError: The file holds no experiment.
         MissingDataError: It cannot be read.
+        OutputError: The folder cannot stand where it shall.
     """
-    data = read_yaml(config)
-    if output is not None and isinstance(data, dict):
-        data["output"] = str(output)
-    return ExperimentConfig.from_dict(data, str(config))
+    document = read_yaml(config)
+    found = ExperimentConfig.from_document(document if output is None else document.over({"output": str(output)}))
+    check_folder(Path(found.output))
+    return found
 
 
 def finish(result: ExperimentResult) -> None:

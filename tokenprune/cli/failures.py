@@ -9,11 +9,10 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 from tokenprune.core.text import one_line
-from tokenprune.errors import ConfigError, OutputError, TokenPruneError, TokenPruneWarning
+from tokenprune.errors import ConfigError, TokenPruneError, TokenPruneWarning
 from tokenprune.version import __version__
 
 
@@ -76,19 +75,3 @@ def _bug() -> NoReturn:
         file=sys.stderr,
     )
     raise SystemExit(1) from None
-
-
-def check_writable(path: Path) -> None:
-    """Check before any work that a file can be written; its folder is made.
-
-    Raises:
-        OutputError: It cannot.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        path.open("a").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise OutputError(f"cannot write {path} ({error.strerror})", "choose another file") from None

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenprune.cli.failures import check_writable
 from tokenprune.cli.options import MODEL, budget_option, model_entry, one_budget
+from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.tables import console
 from tokenprune.config import Config, Method
 from tokenprune.core.component import FromRegistry

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.failures import check_writable
+from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.tables import console, print_profile, print_written
 from tokenprune.experiment import ExperimentConfig
 from tokenprune.experiment.profile_plot import profile_plot
@@ -23,8 +23,9 @@ def profile(
 ) -> None:
     """Measure a model's entropy curve, find where it collapses, and verify the methods whose layer selector does so."""
     experiment = ExperimentConfig.from_yaml(config)
-    for end in ("", ".png", ".svg", ".pdf"):
-        check_writable(output.with_suffix(end or output.suffix))
+    check_writable(output)
+    for end in (".png", ".svg", ".pdf"):
+        check_writable(output.with_suffix(end))
     measured = profile_model(experiment)
     print_profile(measured)  # first: it took long, and the disk may be full
     measured.profile.save(output)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.failures import check_writable
+from tokenprune.cli.outputs import check_folder, check_writable
 from tokenprune.cli.tables import print_lines, print_result, print_table, print_tune, print_written
 from tokenprune.core.text import write_file
 from tokenprune.errors import ConfigError
@@ -42,6 +42,8 @@ def report(
     if tune is not None and (len(results) > 1 or latex is not None or csv is not None):
         what = "a comparison takes results of runs" if len(results) > 1 else "tables for papers are made of runs"
         raise ConfigError(f"{what}, and {tune} holds a tune", "name the folders of runs")
+    if output is not None:
+        check_folder(output)
     for path in (latex, csv):
         if path is not None:
             check_writable(path)
@@ -55,8 +57,6 @@ def report(
     tables: Tables
     if len(finished) == 1:
         tables = {"": summarise(finished[0])}
-        if output is not None:
-            check_writable(output / "report.md")
         written = write_report(finished[0], folder=output)
         print_result(finished[0])
     else:

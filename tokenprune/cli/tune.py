@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tokenprune.cli.options import MODEL, budget_option, budgets, model_entry, options_of
+from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import console, print_tune, print_written
-from tokenprune.config import read_yaml
+from tokenprune.core.document import Document, read_yaml
 from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError
 from tokenprune.tuning import TuneConfig, run_tune
@@ -63,6 +65,7 @@ def tune(
         "output": None if output is None else str(output),
     }
     settings = tune_settings(config, {name: value for name, value in given.items() if value is not None})
+    check_folder(Path(settings.output))
     with progress_bar(console) as show_progress:
         result = run_tune(settings, show_progress)
     print_tune(result)
@@ -95,16 +98,17 @@ def tune_settings(config: Path | None, given: Mapping[str, Any]) -> TuneConfig:
         ConfigError: Neither states the model, the data or a budget, or something stated is wrong.
         MissingDataError: The file cannot be read.
     """
-    data: Any = {} if config is None else read_yaml(config)
-    if isinstance(data, Mapping):
+    document = Document({}, "tune") if config is None else read_yaml(config)
+    if isinstance(document.data, Mapping):
         if "budgets" in given:
-            data = {name: value for name, value in data.items() if name != "budget"}
-        data = {**data, **given}
+            kept = {name: value for name, value in document.data.items() if name != "budget"}
+            document = replace(document, data=kept)
+        document = document.over(given)
         for field, name, options in (
             ("model", "model", "--model"),
             ("task", "data", "--data"),
             ("budgets", "budgets", options_of("average_tokens", "average_ratio", "flops_reduction", "prefill_time")),
         ):
-            if config is None and field not in data:
+            if config is None and field not in document.data:
                 raise ConfigError(f"tune: no {name}", f"give {options}, or a file")
-    return TuneConfig.from_dict(data, "tune" if config is None else str(config))
+    return TuneConfig.from_document(document)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from operator import itemgetter
+from typing import Any, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
     ValidationError,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from tokenprune.core import plugins
 from tokenprune.errors import ConfigError, TokenPruneError
@@ -28,31 +32,73 @@ _open_schemas: ContextVar[tuple[type[BaseModel], ...]] = ContextVar("open_schema
 _WORDS = (("a valid tuple", "a list"), ("Tuple", "List"), ("a valid dictionary", "a mapping"))
 
 
-def explain(error: ValidationError, where: str) -> str:
-    """All problems of a pydantic error on one line, each with its path and the value that was given."""
-    problems = []
+#: Types of errors whose messages need no more words.
+_SAY_ALL = ("unknown_key", "component_name", "component_form", "component_text", "missing")
+
+
+def explain(
+    error: ValidationError, where: str, line_of: Callable[[Sequence[str | int]], int | None] = lambda _: None
+) -> str:
+    """All problems of a pydantic error on one line, each with its path and the value that was given.
+
+    Args:
+        error: The error.
+        where: The source of what was validated.
+        line_of: A path -> its line in the source; None where it has none.
+    """
+    problems: list[tuple[float, str]] = []
     items = error.errors()
+    meant = {(*item["loc"][:-1], item["ctx"]["meant"]) for item in items if item["type"] == "unknown_key"}
     for item in items:
         deeper = [other for other in items if other["loc"][: len(item["loc"])] == item["loc"] and other is not item]
         if item["type"] == "too_short" and deeper:
             continue  # a list whose items are wrong is also reported as empty
+        if item["type"] == "missing" and item["loc"] in meant:
+            continue  # its misspelled key is reported
         path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in item["loc"]).lstrip(".")
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "model_type":  # a mapping, a made component, or (methods) a name
             message = "Input should be a mapping"
-        if item["type"] == "extra_forbidden":
-            message = "unknown key; remove it or check its spelling"
-        elif item["type"] == "value_error" and isinstance(item["input"], Mapping):
+        if item["type"] == "value_error" and isinstance(item["input"], Mapping):
             pass  # a rule between fields: the message names them
-        elif item["type"] not in ("component_name", "component_form", "component_text", "missing"):
+        elif item["type"] not in _SAY_ALL:
             for old, new in _WORDS:
                 message = message.replace(old, new)
             if ", got " not in message:
                 message = f"{message}, got {shorten(item['input'])}"
             if item["type"] in ("int_type", "float_type") and _reads_as_number(item["input"]):
                 message += " (a text: write the number without quotes, and 1e-3 as 1.0e-3)"
-        problems.append(f"{path}: {message}" if path else message)
-    return " ".join(f"{where}: {'; '.join(problems)}".split())
+        line = line_of((*item["loc"], "name") if item["type"] == "component_name" else item["loc"])
+        place = "" if line is None else f"line {line}: "
+        problems.append((line or math.inf, f"{place}{path}: {message}" if path else f"{place}{message}"))
+    texts = (text for _, text in sorted(problems, key=itemgetter(0)))
+    return " ".join(f"{where}: {'; '.join(texts)}".split())
+
+
+def _with_known_keys(error: ValidationError, names: Collection[str]) -> ValidationError:
+    """The same error, in which a component's unknown keys name the key that was meant, or those that there are."""
+    details = []
+    for item in error.errors():
+        kind, message, meant = item["type"], item["msg"], ""
+        if kind == "extra_forbidden" and len(item["loc"]) == 1:
+            kind, (meant, message) = "unknown_key", _meant(str(item["loc"][0]), names)
+        known = {**item.get("ctx", {}), "message": message, "meant": item.get("ctx", {}).get("meant", meant)}
+        custom = PydanticCustomError(kind, "{message}", known)
+        details.append(InitErrorDetails(type=custom, loc=item["loc"], input=item["input"]))
+    return ValidationError.from_exception_data(error.title, details)
+
+
+def _meant(key: str, names: Collection[str]) -> tuple[str, str]:
+    """The key that an unknown one stands for, or "", and the message."""
+    near = difflib.get_close_matches(key.lower().replace("-", "_"), names, n=1, cutoff=0.6)
+    if near:
+        return near[0], f"unknown key, did you mean {near[0]!r}?"
+    return "", f"unknown key; {f'use {_listed(names)}' if names else 'it takes none'}"
+
+
+def _listed(names: Collection[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def shorten(value: object, width: int = 60) -> str:
@@ -124,6 +170,17 @@ class Component(BaseModel):
         schema = handler(source)
         _make_strict(handler.resolve_ref_schema(schema))
         return schema
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keys_are_known(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Say which key was meant by an unknown one: only the component knows its keys."""
+        try:
+            return handler(data)
+        except ValidationError as error:
+            if not any(item["type"] == "extra_forbidden" and len(item["loc"]) == 1 for item in error.errors()):
+                raise
+            raise _with_known_keys(error, cls.model_fields) from error
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenprune.core.hub import NotOnHubError, ask_hub
 from tokenprune.core.optional import optional
 from tokenprune.core.registry import suggest
 from tokenprune.core.text import one_line
@@ -58,7 +59,11 @@ class HuggingFaceDataset(Table):
 
 def load(data: str, config: str | None) -> Any:
     """The dataset, with all its splits."""
-    datasets = optional("datasets", "a Hugging Face dataset")
+    local = Path(data).exists()
+    missing = "" if local else f"data: there is no file or folder {data!r}, and "
+    datasets = optional("datasets", f"{missing}a Hugging Face dataset")
+    if not local:
+        _check_hub(data, missing, Path(datasets.config.HF_DATASETS_CACHE))
     try:
         if any((Path(data) / name).is_file() for name in SAVED):
             return datasets.load_from_disk(data)
@@ -68,6 +73,22 @@ def load(data: str, config: str | None) -> Any:
             f"data: there is no file or folder {data!r}, and no dataset of that name can be loaded ({one_line(error)})",
             "check the path, or the dataset's name, its `config` and your access to it",
         ) from error
+
+
+def _check_hub(data: str, missing: str, cache: Path) -> None:
+    """Ask the hub once whether it has the dataset, as its client would try for minutes.
+
+    Raises:
+        MissingDataError: It does not, or it cannot be asked and the cache does not have the dataset.
+    """
+    try:
+        silent = ask_hub(data, "dataset")
+    except NotOnHubError as error:
+        raise MissingDataError(f"{missing}{error}", "check the path, or the dataset's name and your access") from None
+    if silent is not None and not (cache / data.replace("/", "___")).is_dir():
+        raise MissingDataError(
+            f"{missing}no dataset of that name can be loaded ({silent})", "check the path, or the dataset's name"
+        )
 
 
 def one_split(loaded: Any, data: str, split: str | None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tokenprune.core.hub import is_hub_name
 from tokenprune.datasets.base import Table
 from tokenprune.datasets.csv_file import CsvFile
 from tokenprune.datasets.folder import ImageFolder, pictures
@@ -51,6 +52,6 @@ def _table(data: str, split: str | None, config: str | None) -> Table:
         return ImageFolder(path)
     if path.is_dir():
         return HuggingFaceDataset(str(path), split, config)
-    if suffix in FILES or path.is_absolute() or data.startswith((".", "~")):
+    if suffix in FILES or not is_hub_name(data):
         raise MissingDataError(f"data: there is no file or folder {data!r}", ALLOWED)
     return HuggingFaceDataset(data, split, config)

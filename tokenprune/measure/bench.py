@@ -30,6 +30,7 @@ from tokenprune.measure.memory import peak_bytes
 from tokenprune.methods.named import by_title, method_names
 from tokenprune.models.answer import not_finite
 from tokenprune.models.device import resolve_device
+from tokenprune.models.dtype import Dtype
 from tokenprune.models.hf import HuggingFace
 from tokenprune.models.presets import PRESETS, Request
 from tokenprune.ops.finite import is_distribution
@@ -56,7 +57,8 @@ class BenchConfig(Config):
         rounds: Timed rounds. Each round runs every series once, in a random order.
         warmup: Untimed rounds before these.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
-        dtype: Precision; ``auto`` is bfloat16.
+        dtype: Precision: ``float32``, ``bfloat16`` or ``float16``, or by another name, e.g. ``bf16``; ``auto`` is
+            bfloat16.
         attention: The attention implementation.
         image_size: Side in pixels of the square images for a checkpoint's processor.
     """
@@ -72,7 +74,7 @@ class BenchConfig(Config):
     rounds: int = Field(default=7, ge=1)
     warmup: int = Field(default=1, ge=0)
     device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     image_size: int = Field(default=448, ge=28)
 

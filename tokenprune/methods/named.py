@@ -23,14 +23,13 @@ from types import ModuleType
 from typing import Any
 
 from tokenprune.budgets.stated import stated_budget
-from tokenprune.config import Method, parse_yaml, read_yaml
+from tokenprune.config import Method
 from tokenprune.core import plugins
+from tokenprune.core.document import Document, parse_yaml, read_yaml
 from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError, PluginError, UnknownNameError
-from tokenprune.methods.published import Published, choose, read_published
-
-#: The keys of a named method's file.
-KEYS = ("description", "paper", "differs", "method", "published")
+from tokenprune.methods.published import Published, choose
+from tokenprune.methods.shipped import Shipped
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class NamedMethod:
         data: The content of the file; empty if it cannot be read.
         problem: Why the method cannot be used; None if it can.
         published: Settings that were published for single models.
-        path: The file, if no distribution ships it.
+        file: Where the method stands, if no distribution ships it.
     """
 
     name: str
@@ -51,7 +50,7 @@ class NamedMethod:
     data: dict[str, Any]
     problem: str | None = None
     published: tuple[Published, ...] = ()
-    path: str | None = None
+    file: Document | None = None
 
     @property
     def description(self) -> str:
@@ -70,15 +69,20 @@ class NamedMethod:
 
     def settings_for(self, model: Any) -> Published:
         """The settings that were published for a model; arguments and errors as for :func:`load_method`."""
-        return choose(self.published, model, self.path or self.name)
+        return choose(self.published, model, self.file.name if self.file else self.name)
 
     def method(self, budget: str | None = None, *, model: Any = None, **fields: Any) -> Method:
         """The method; arguments and errors as for :func:`load_method`."""
-        where = self.path or f"method {self.name!r}"
+        where = self.file.name if self.file else f"method {self.name!r}"
         own = {"label": self.name, **self.data["method"]}
         data = own if model is None else self.settings_for(model).over(own)
         stated = stated_budget(budget, fields, where)
-        return Method.from_dict(data if stated is None else {**data, "budget": stated}, where)
+        if stated is not None:
+            data = {**data, "budget": stated}
+        if self.file is None:
+            return Method.from_dict(data, where)
+        changed = {name: value for name, value in data.items() if value is not self.data["method"].get(name)}
+        return Method.from_document(self.file.over(changed))
 
 
 def list_methods() -> list[NamedMethod]:
@@ -155,19 +159,18 @@ def find_shipped(name: str | Path) -> NamedMethod:
         name = str(name)
     elif not isinstance(name, str) or not is_file_name(name):
         return shipped_method(name)
-    data = read_yaml(name)
+    document = read_yaml(name)
+    data = document.data
     if not isinstance(data, dict):
         raise ConfigError(
             f"{name} holds no method", "write layers, pruner and budget; `tokenprune show` prints examples"
         )
-    if not isinstance(data.get("method"), dict):
-        data = {"method": data}
-    unknown = sorted(map(str, data.keys() - set(KEYS)))
-    if unknown:
-        raise ConfigError(f"{name}: unknown key {unknown[0]!r}", f"use {', '.join(KEYS[:-1])} and {KEYS[-1]}")
-    if "task" in data["method"] or "methods" in data["method"]:
+    if "task" in data or "methods" in data:
         raise ConfigError(f"{name} is an experiment, not a method", f"use `tokenprune run {name}`")
-    return NamedMethod(Path(name).stem, "", data, published=read_published(data.get("published"), name), path=name)
+    if data.keys().isdisjoint(Shipped.model_fields):
+        return NamedMethod(Path(name).stem, "", {"method": data}, file=document)
+    published = Shipped.from_document(document).published
+    return NamedMethod(Path(name).stem, "", data, published=published, file=document.part("method"))
 
 
 def by_title(names: Sequence[str], taken: Collection[str], what: str) -> dict[str, NamedMethod]:
@@ -212,10 +215,8 @@ def _discover(wanted: str | None = None) -> Iterator[NamedMethod]:
 
 def _read(name: str, file: Traversable, distribution: str) -> NamedMethod:
     try:
-        data = parse_yaml(file.read_text(encoding="utf-8"), file.name)
-        published = read_published(data.get("published") if isinstance(data, dict) else None, file.name)
+        document = parse_yaml(file.read_text(encoding="utf-8"), file.name)
+        published = Shipped.from_document(document).published
     except (OSError, ValueError) as error:  # a ConfigError is a ValueError
         return NamedMethod(name, distribution, {}, " ".join(str(error).split()))
-    if not isinstance(data, dict) or not isinstance(data.get("method"), dict):
-        return NamedMethod(name, distribution, {}, f"{file.name} has no mapping 'method'")
-    return NamedMethod(name, distribution, data, published=published)
+    return NamedMethod(name, distribution, document.data, published=published)

@@ -71,28 +71,6 @@ def _overlay(own: Any, changes: Any) -> Any:
     return changes
 
 
-def read_published(data: Any, where: str) -> tuple[Published, ...]:
-    """The entries of ``published`` in a method's file.
-
-    Args:
-        data: The value of the key; None if it is absent.
-        where: Its source, for messages.
-
-    Raises:
-        ConfigError: It is no list of entries, or two entries have the same model.
-    """
-    if data is None:
-        return ()
-    if not isinstance(data, list):
-        raise ConfigError(f"{where}: published must be a list of entries", "begin each entry with - model: NAME")
-    entries = tuple(Published.from_dict(entry, f"{where}: published[{index}]") for index, entry in enumerate(data))
-    names = [entry.model.lower() for entry in entries]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ConfigError(f"{where}: published names the model {repeated[0]!r} twice", "give each entry its own name")
-    return entries
-
-
 def choose(entries: Sequence[Published], model: Any, method: str) -> Published:
     """The settings for a model: of the entry with that name, or of the first one that fits its architecture.
 

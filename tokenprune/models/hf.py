@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,7 +16,9 @@ from tokenprune.core.registry import suggest
 from tokenprune.errors import MissingDataError, UnsupportedModelError
 from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.models.chat import ChatEncoder, limit_pixels
+from tokenprune.models.checkpoint import check_processor, checkpoint_source, has_all, has_config
 from tokenprune.models.device import resolve_device
+from tokenprune.models.dtype import Dtype, canonical
 
 #: Settings of ``generate`` that the experiment decides.
 RESERVED = ("max_new_tokens", "max_length", "num_return_sequences", "return_dict_in_generate")
@@ -29,7 +30,8 @@ class HuggingFace(ModelSpec):
     Attributes:
         checkpoint: A local folder, or a hub name (found in the local hub cache, or downloaded).
         revision: Branch, tag or commit of the checkpoint on the hub.
-        dtype: Precision of the weights; ``auto`` is that of the checkpoint.
+        dtype: Precision of the weights: ``float32``, ``bfloat16`` or ``float16``, or by another name, e.g. ``bf16``;
+            ``auto`` is that of the checkpoint.
         device: Where the model runs; ``auto`` is the first CUDA device if there is one, else the CPU.
         device_map: Passed to ``from_pretrained`` in place of ``device``; needs accelerate.
         attention: The attention implementation.
@@ -46,7 +48,7 @@ class HuggingFace(ModelSpec):
 
     checkpoint: str
     revision: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     device: str = "auto"
     device_map: str | None = None
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
@@ -63,6 +65,7 @@ class HuggingFace(ModelSpec):
     @classmethod
     def _known_quantization(cls, settings: dict[str, Any] | None) -> dict[str, Any] | None:
         if settings is not None:
+            settings = {name: canonical(value) if name.endswith("dtype") else value for name, value in settings.items()}
             known(settings, [name for name in inspect.signature(BitsAndBytesConfig).parameters if name != "kwargs"])
             try:
                 BitsAndBytesConfig(**settings)
@@ -96,11 +99,9 @@ class HuggingFace(ModelSpec):
             MissingDataError: The checkpoint is neither on this machine nor can it be downloaded.
             UnsupportedModelError: It has no usable config.
         """
-        self._check_folder()
+        source = checkpoint_source(self.checkpoint, self.revision, has_config)
         with self._explained():
-            return AutoConfig.from_pretrained(
-                self.checkpoint, revision=self.revision, trust_remote_code=self.trust_remote_code
-            )
+            return AutoConfig.from_pretrained(source, revision=self.revision, trust_remote_code=self.trust_remote_code)
 
     def load(self) -> LoadedModel:
         """Load model and processor.
@@ -112,12 +113,13 @@ class HuggingFace(ModelSpec):
             UnsupportedModelError: The checkpoint is damaged, it is no model for images and text, or it does not have
                 what an option changes.
         """
-        options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        check_processor(self.checkpoint)
         device = resolve_device(self.device)
         placement = self._placement(device)
-        self._check_folder()
+        source = checkpoint_source(self.checkpoint, self.revision, has_all)
+        options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
         with self._explained():
-            processor = AutoProcessor.from_pretrained(self.checkpoint, **options)
+            processor = AutoProcessor.from_pretrained(source, **options)
         if not hasattr(processor, "tokenizer"):
             raise UnsupportedModelError(
                 f"checkpoint {self.checkpoint!r} has no processor for images and text", "use a multimodal checkpoint"
@@ -126,7 +128,7 @@ class HuggingFace(ModelSpec):
         dtype = self.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
         with self._explained():
             model = AutoModelForImageTextToText.from_pretrained(
-                self.checkpoint, dtype=dtype, attn_implementation=self.attention, **options, **placement
+                source, dtype=dtype, attn_implementation=self.attention, **options, **placement
             ).eval()
             if "device_map" not in placement:
                 model = model.to(device)
@@ -134,27 +136,6 @@ class HuggingFace(ModelSpec):
         name = self.checkpoint.rstrip("/").rsplit("/", 1)[-1]
         encoder = ChatEncoder(processor, model, name, self.system, self.instruction, self.chat_template)
         return LoadedModel(model, processor, name, encoder, generation=dict(self.generation))
-
-    def _check_folder(self) -> None:
-        """Whether what can only be a local folder is there, and whether a local folder has a processor.
-
-        Raises:
-            MissingDataError: There is no such folder, or it has a model, but no processor.
-        """
-        folder = Path(self.checkpoint)
-        is_path = folder.is_absolute() or self.checkpoint.startswith((".", "~")) or self.checkpoint.count("/") > 1
-        if is_path and not folder.is_dir():  # the hub is not asked, which may take minutes
-            there = sorted(path.name for path in folder.parent.glob("*/")) if folder.parent.is_dir() else []
-            hint = f"; {suggest(folder.name, there).replace('installed', 'there is')}" if there else ""
-            raise MissingDataError(
-                f"checkpoint {self.checkpoint!r} cannot be loaded: there is no such folder", f"check the path{hint}"
-            )
-        files = ("processor_config.json", "preprocessor_config.json")
-        if (folder / "config.json").is_file() and not any((folder / name).is_file() for name in files):
-            raise MissingDataError(
-                f"checkpoint {self.checkpoint!r} cannot be loaded: it has no processor (neither {' nor '.join(files)})",
-                "copy it and the tokenizer's files into the folder, or save the processor there",
-            )
 
     def _placement(self, device: torch.device) -> dict[str, Any]:
         """Options of ``from_pretrained``: where the weights go, and how they are quantized."""

@@ -47,12 +47,13 @@ class OutputFolder:
     def locked(self) -> Iterator[None]:
         """Lock the folder inside the block. The system drops the lock of a process that dies.
 
-        A folder that holds nothing at the end is removed.
+        A folder that holds nothing at the end is removed, with those that were made to hold it.
 
         Raises:
             OutputError: The folder cannot be written, or another process writes to it.
         """
         lock, owner = FileLock(self.folder / ".lock", timeout=0), self.folder / ".owner"
+        above = [folder for folder in self.folder.parents if not folder.exists()]
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -71,8 +72,9 @@ class OutputFolder:
             if {path.name for path in self.folder.iterdir()} <= {".lock"}:
                 Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
-            with suppress(OSError):
-                self.folder.rmdir()
+            for folder in (self.folder, *above):
+                with suppress(OSError):
+                    folder.rmdir()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -110,11 +112,14 @@ class OutputFolder:
     def replacing(self, path: Path) -> Iterator[TextIO]:
         """Open a file of the folder for writing. It takes the place of the old one when the block ends without error.
 
+        The folder is made.
+
         Raises:
             OutputError: The disk is full, or the folder cannot be written.
         """
         partial = path.with_name(path.name + ".partial")
         with self._writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with partial.open("w", encoding="utf-8", newline="\n") as file:
                     yield file
