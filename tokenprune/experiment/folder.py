@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tokenprune.errors import MissingDataError, OutputError
 from tokenprune.experiment.answers import Answers
+from tokenprune.experiment.batches import several_sizes
 from tokenprune.experiment.results import RUN, Flags, Results
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.output.lines import Row
@@ -24,6 +25,7 @@ class _Stored(BaseModel):
         questions: How many these are; fewer for a shard.
         label_free: Whether scores are agreement with the unpruned model.
         settings: Name of every method with published settings -> what they are.
+        batch_sizes: The sizes of the batches that were asked, the first one first.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -33,6 +35,7 @@ class _Stored(BaseModel):
     questions: int = Field(ge=1)
     label_free: bool
     settings: dict[str, str]
+    batch_sizes: list[int] = Field(default_factory=list)
 
 
 class _Tuned(BaseModel):
@@ -82,6 +85,8 @@ def read_result(folder: str | Path) -> ExperimentResult:
             f"`{results.folder.name}` was written by an older version of tokenprune, which did not record published"
             " settings, nor whether scores are agreement with the unpruned model: they are shown as accuracy."
         )
+    else:
+        remarks += several_sizes(stored.batch_sizes)
     wanted = _wanted(results, stored, answers, skipped)
     there = sum(map(len, answers.series.values()))
     if there < wanted:
