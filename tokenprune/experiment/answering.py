@@ -40,7 +40,7 @@ class BatchInWork:
     alone: list[BatchInWork] = field(default_factory=list)
 
 
-class NoAnswer(Exception):
+class NoAnswerError(Exception):
     """Some samples of a batch have no answer that means anything. The others do.
 
     Args:
@@ -64,7 +64,7 @@ class Answering(SeriesModel):
             tokens: Tokens of an answer at most; those of the experiment by default.
 
         Raises:
-            NoAnswer: The logits of some samples hold NaN or infinity.
+            NoAnswerError: The logits of some samples hold NaN or infinity.
             TokenPruneError: The method cannot run on the batch; the message names both.
             PluginError: The task fails on an answer.
         """
@@ -78,7 +78,7 @@ class Answering(SeriesModel):
                 divergences = self._divergences(item, work)
                 costs = [{"divergence": value} | cost for value, cost in zip(divergences, costs, strict=True)]
         if generated.problems:
-            raise NoAnswer({batch.positions[at]: _with_name(item, why) for at, why in generated.problems.items()})
+            raise NoAnswerError({batch.positions[at]: _with_name(item, why) for at, why in generated.problems.items()})
         if item.unpruned:
             work.unpruned |= dict(zip(batch.positions, generated.texts, strict=True))
         answers = zip(batch.positions, batch.samples, generated.texts, costs, strict=True)

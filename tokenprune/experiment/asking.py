@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tokenprune.core.forward_errors import of_samples, release
 from tokenprune.core.text import one_line
 from tokenprune.errors import SampleError, TokenPruneError, TokenPruneWarning
-from tokenprune.experiment.answering import Answering, BatchInWork, NoAnswer
+from tokenprune.experiment.answering import Answering, BatchInWork, NoAnswerError
 from tokenprune.experiment.batches import Batch, Batches
 from tokenprune.experiment.losses import Losses
 from tokenprune.experiment.results import Results
@@ -76,7 +76,7 @@ class Asking:
         batch = work.batch
         try:
             return self.answering.answer(item, work), {}
-        except NoAnswer as error:
+        except NoAnswerError as error:
             return [], dict(error.failed)
         except TokenPruneError as error:
             if not of_samples(error):

@@ -94,20 +94,32 @@ class Batches:
     ) -> None:
         self.samples, self.count, self.size, self.strict = samples, count, size, strict
         self.skipped: dict[int, str] = {}
+        self._repaired: set[int] = set()
         total = math.ceil(count / size)
         self.numbers = range(total) if shard is None else range(shard.number - 1, total, shard.of)
 
     def resume(self, results: Results) -> set[tuple[str, int]]:
-        """Take up what earlier runs left: see :meth:`Results.recover`. Samples that were repaired are used again.
+        """Take up what earlier runs left, without changing it. Samples that were repaired are used again.
 
-        A sample that could be read, but not encoded, stays left out: the model is the same.
+        A sample that could be read, but not encoded or answered, stays left out: the model is the same.
+
+        Returns:
+            (series key, batch number) of every complete batch.
         """
         rows = results.skipped_rows()
         stored = {row["position"]: row["error"] for row in rows}
-        repaired = {row["position"] for row in rows if not row["readable"] and self.readable(row["position"])}
-        results.forget_skipped(repaired)
-        self.skipped = {position: error for position, error in stored.items() if position not in repaired}
-        return results.recover(self.count, self.size, {position // self.size for position in repaired})
+        self._repaired = {row["position"] for row in rows if not row["readable"] and self.readable(row["position"])}
+        self.skipped = {position: error for position, error in stored.items() if position not in self._repaired}
+        return results.complete(self.count, self.size, self._redo, self.skipped)[0]
+
+    def tidy(self, results: Results) -> None:
+        """Remove from the folder what :meth:`resume` did not count: incomplete batches, and samples that are used."""
+        results.forget_skipped(self._repaired)
+        results.recover(self.count, self.size, self._redo)
+
+    @property
+    def _redo(self) -> set[int]:
+        return {position // self.size for position in self._repaired}
 
     def positions(self, number: int) -> range:
         """The places of a batch's samples in the task, also of those that are left out."""

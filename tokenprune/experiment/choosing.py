@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tokenprune.budgets.base import Schedule
 from tokenprune.errors import BudgetError, SampleError, TokenPruneError
-from tokenprune.experiment.answering import Answering, BatchInWork, NoAnswer
+from tokenprune.experiment.answering import Answering, BatchInWork, NoAnswerError
 from tokenprune.experiment.batches import Batch
+from tokenprune.experiment.checks import raise_first
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.series_model import SeriesModel, named
@@ -47,19 +48,23 @@ def calibration(config: ExperimentConfig, loaded: LoadedModel) -> list[Mapping[s
     return found.batches
 
 
-def choose_series_layers(model: SeriesModel, series: Sequence[Series], images: int) -> Choices:
+def choose_series_layers(
+    model: SeriesModel, series: Sequence[Series], images: int, known: Container[str] = ()
+) -> Choices:
     """Choose the layers of every series that states its method, and check that its budget can be met.
 
     Args:
         model: The model; it gets the methods with these layers.
         series: The series.
         images: Images per sample.
+        known: Keys of the series whose layers need no calibration.
 
     Raises:
         TokenPruneError: A method or budget does not fit the model.
     """
     stated = [(item, item.method) for item in series if item.method is not None]
-    inputs = calibration(model.config, model.loaded) if stated else None
+    measured = any(item.key not in known for item, _ in stated)
+    inputs = calibration(model.config, model.loaded) if measured else None
     choices: Choices = {}
     for item, method in stated:
         with named(item):
@@ -128,13 +133,15 @@ def try_out(model: Answering, series: Sequence[Series], batch: Batch) -> None:
 
     Args:
         model: The model.
-        series: The series, the unpruned model first if it is not known that it can write.
+        series: The series.
         batch: The sample.
 
     Raises:
         TokenPruneError: Some cannot run; the message names all of them.
     """
     failed: dict[str, TokenPruneError] = {}
+    if not series:
+        return
     work = BatchInWork(batch)
     tokens = min(TRIED_TOKENS, model.config.max_new_tokens)
     unpruned = next(model.config.series())
@@ -143,14 +150,8 @@ def try_out(model: Answering, series: Sequence[Series], batch: Batch) -> None:
         try:
             if not item.unpruned:
                 model.answer(item, work, tokens)
-        except NoAnswer as error:
+        except NoAnswerError as error:
             failed.setdefault(item.method_name, next(iter(error.failed.values())))
         except TokenPruneError as error:
             failed.setdefault(item.method_name, error)
-    if not failed:
-        return
-    first, *_ = failed.values()
-    if len(failed) == 1:
-        raise first
-    others = f"also failed: {', '.join(list(failed)[1:])}"
-    raise type(first)(first.what, f"{first.fix}; {others}" if first.fix else others) from first
+    raise_first(failed)

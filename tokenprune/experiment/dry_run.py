@@ -12,6 +12,7 @@ from tokenprune.errors import ConfigError
 from tokenprune.experiment.answering import Answering, BatchInWork
 from tokenprune.experiment.asking import Asking
 from tokenprune.experiment.batches import Batches
+from tokenprune.experiment.checks import check_series
 from tokenprune.experiment.choosing import choose_series_layers, try_out, tune_series
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.losses import Losses
@@ -95,12 +96,13 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     done = results.complete(batches.count, batches.size)[0]
     answering = Answering(config, config.model.load())
     results.check_origin(answering.origin(used_code(config.model, config.task)))
+    known = check_series(answering, series)
     first = batches.first(answering.loaded, answering.check_usable)
     if why_no_foreground(first.samples[0], answering.loaded) is not None and not asks_for_oracle(config, part):
         series = [item for item in series if item.method_name != ORACLE]
     earlier = results.read_mapping("choices.json")
     ready = [item for item in series if item.tune is None or TUNED in earlier.get(item.key, ())]
-    choices = choose_series_layers(answering, ready, len(first.samples[0].images))
+    choices = choose_series_layers(answering, ready, len(first.samples[0].images), known)
     for item in ready:
         if item.tune is not None:
             choices[item.key] = tune_series(answering, item, results.folder, earlier[item.key])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,15 @@ from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.asking import Asking
 from tokenprune.experiment.batches import Batch, Batches, Shard, several_sizes
+from tokenprune.experiment.checks import check_series
 from tokenprune.experiment.choosing import Choices, choose_series_layers, try_out, tune_series
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.losses import Losses
-from tokenprune.experiment.results import RUN, Results
+from tokenprune.experiment.results import RUN, Results, own_settings_unused
 from tokenprune.experiment.series import Series, definitions
 from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.fingerprint.origin import Origin
+from tokenprune.models.answer import set_aside
 from tokenprune.models.code import used_code
 from tokenprune.output.lines import Row
 from tokenprune.tuning.steps import Progress
@@ -191,6 +193,7 @@ class _Experiment:
         self.progress: Progress = progress or (lambda name, done, total: None)
         self.series = chosen_series(config, part)
         self.sizes = self._earlier_sizes()
+        self.set_aside: dict[str, Any] = results.read_mapping(RUN).get("set_aside") or {}
         self.asked_for_oracle = asks_for_oracle(config, part)
 
     @cached_property
@@ -232,23 +235,26 @@ class _Experiment:
         answering: Answering | None = None
         if not self._finished(batches, done, choices, timing):
             answering, origin = self._load()
+            known = check_series(answering, self.series)
             first = batches.first(answering.loaded, answering.check_usable)
             reason = why_no_foreground(first.samples[0], answering.loaded)
             if reason is not None and not self.asked_for_oracle and self.config.oracle:
                 left_out = {ORACLE: reason}
                 self._leave_out(left_out)
-            choices = choices | self._choose(answering, first, choices)
+            choices = choices | self._choose(answering, first, choices, known)
             results.claim(self.config.settings(), origin, self._definitions())
             results.write_json("choices.json", choices)
             results.write_json("fingerprints.json", self.config.task.fingerprints())
             results.write_json("environment.json", environment(answering.loaded.model.device))
             results.write_json("left_out.json", left_out)
+            batches.tidy(results)
             self._add_size(batches.size)
             self._store(batches)
             self._answer(answering, batches, done)
             if self.rounds:
                 timing = timing | self._time(answering, batches)
         else:
+            batches.tidy(results)
             self._store(batches)  # this part may be smaller than the one that ran before
         keys = {item.key for item in self.series}
         answers = Answers.read(filter(batches.uses, results.rows()), keys)
@@ -262,12 +268,13 @@ class _Experiment:
             left_out,
             self.config.task.label_free,
             published_settings(self.series),
-            tuple(several_sizes(self.sizes)),
+            (*several_sizes(self.sizes), *own_settings_unused(self.set_aside)),
         )
 
     def _load(self) -> tuple[Answering, Origin]:
         """Load the model, unless it is another one than that of the folder's answers."""
         answering = Answering(self.config, self.config.model.load())
+        self.set_aside = set_aside(answering.loaded)
         origin = answering.origin(self.code)
         self.results.check_origin(origin)
         return answering, origin
@@ -281,6 +288,7 @@ class _Experiment:
             "label_free": self.config.task.label_free,
             "settings": published_settings(self.series),
             "batch_sizes": self.sizes,
+            "set_aside": self.set_aside,
         }
         self.results.write_json(RUN, stored)
 
@@ -294,25 +302,38 @@ class _Experiment:
         if not there:
             if answering is None:
                 answering, _ = self._load()
-                self._choose(answering, batches.first(answering.loaded), choices)
+                known = check_series(answering, self.series)
+                self._choose(answering, batches.first(answering.loaded), choices, known)
             found, reason = examples.capture(answering, batches, self.series, positions, self._show_examples)
         examples.write(self.results, found, positions, reason)
 
     def _show_examples(self, done: int, total: int) -> None:
         self.progress("examples", done, total)
 
-    def _choose(self, answering: Answering, first: Batch, earlier: Choices) -> Choices:
-        """Choose layers, try every series out, and only then tune: a tune takes longest."""
+    def _choose(self, answering: Answering, first: Batch, earlier: Choices, known: Container[str]) -> Choices:
+        """Choose layers, and try every series out: first what takes no time, then what calibrates, and at last tunes.
+
+        Args:
+            answering: The model; it gets the methods.
+            first: A sample that it can answer.
+            earlier: The choices of earlier runs.
+            known: Keys of the series whose layers need no calibration.
+        """
+        images = len(first.samples[0].images)
         stated = [item for item in self.series if item.tune is None]
-        choices = choose_series_layers(answering, stated, len(first.samples[0].images))
-        try_out(answering, stated, first)
+        quick = [item for item in stated if item.unpruned or item.key in known]
+        choices = choose_series_layers(answering, quick, images, known)
+        try_out(answering, quick, first)
+        slow = [item for item in stated if item not in quick]
+        choices |= choose_series_layers(answering, slow, images)
+        try_out(answering, slow, first)
         tuned = [item for item in self.series if item.tune is not None]
         for item in tuned:
             choices[item.key] = tune_series(
                 answering, item, self.results.folder, earlier.get(item.key), self._show_tune
             )
         try_out(answering, tuned, first)
-        return choices
+        return {item.key: choices[item.key] for item in self.series if item.key in choices}
 
     def is_finished(self) -> bool:
         """Whether everything has been answered and timed."""
