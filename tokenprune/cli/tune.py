@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tokenprune.cli.interrupt import kept_in, stoppable
 from tokenprune.cli.options import MODEL, budget_option, budgets, model_entry
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import console, print_tune, print_written
@@ -57,7 +58,7 @@ def tune(
         "output": None if output is None else str(output),
     }
     settings = tune_settings(config, {name: value for name, value in given.items() if value is not None})
-    with progress_bar(console) as show_progress:
+    with stoppable(kept_in(settings.output)), progress_bar(console) as show_progress:
         result = run_tune(settings, show_progress)
     print_tune(result)
     print_written(result.written)
