@@ -87,6 +87,12 @@ class SampleError(TokenPruneError, ValueError):
     code = "sample"
 
 
+class ForwardError(TokenPruneError, RuntimeError):
+    """The model, or a method on it, fails on samples: an exception in its code, or the memory is full."""
+
+    code = "forward"
+
+
 class OutputError(TokenPruneError, OSError):
     """An output file or folder cannot be written, or the folder holds the results of another experiment."""
 

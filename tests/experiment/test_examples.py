@@ -19,6 +19,7 @@ from tokenprune.adapters.generic import GenericAdapter
 from tokenprune.experiment import run_experiment, write_report
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
+from tokenprune.experiment.asking import Asking
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.examples import encoded, for_report, most_changed, stored, with_answers
 from tokenprune.experiment.merge import merge_shards
@@ -143,10 +144,10 @@ def test_what_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     loads: list[int] = []
     looked: list[int] = []
     answered: list[int] = []
-    load, look, answer = ToyModel.load, Answering.look, Answering.answer
+    load, look, answer = ToyModel.load, Answering.look, Asking.answer
     monkeypatch.setattr(ToyModel, "load", lambda self: (loads.append(1), load(self))[1])
     monkeypatch.setattr(Answering, "look", lambda self, item, batch: (looked.append(1), look(self, item, batch))[1])
-    monkeypatch.setattr(Answering, "answer", lambda self, item, work: (answered.append(1), answer(self, item, work))[1])
+    monkeypatch.setattr(Asking, "answer", lambda self, item, works: (answered.append(1), answer(self, item, works))[1])
     run_experiment(config(str(tmp_path), examples=2))
     assert len(looked) == 2 * 6
     before = (tmp_path / "examples.json").read_bytes()

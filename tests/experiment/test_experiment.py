@@ -17,8 +17,8 @@ from tests.support.toy import ToyModel, ToyTask, completed, config, run_slowly
 from tokenprune.engine.trials.features import SharedFeatures
 from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError, PluginError, UnsupportedModelError
 from tokenprune.experiment import ExperimentConfig, cost, markdown, run_experiment, summarise, write_report
-from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
+from tokenprune.experiment.asking import Asking
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.models.base import LoadedModel
@@ -153,9 +153,9 @@ def test_methods_and_budgets_can_be_added_and_removed(tmp_path: Path, monkeypatc
     run_experiment(config(str(tmp_path), **few))
     before = lines(tmp_path)
     ran: list[str] = []
-    answer = Answering.answer
+    answer = Asking.answer
     monkeypatch.setattr(
-        Answering, "answer", lambda self, item, *rest: (ran.append(item.key), answer(self, item, *rest))[1]
+        Asking, "answer", lambda self, item, *rest: (ran.append(item.key), answer(self, item, *rest))[1]
     )
     more = {"methods": ["norm-hidden-large", "norm-hidden-small"], "budgets": [{"name": "keep_count", "tokens": 2}]}
     assert len(run_experiment(config(str(tmp_path), **more)).rows) == 4 * 24

@@ -13,8 +13,8 @@ import pytest
 from tests.support.toy import ToyModel, ToyTask, completed, config
 from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment import markdown, run_experiment, write_report
-from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
+from tokenprune.experiment.asking import Asking
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.merge import merge_shards
@@ -40,9 +40,11 @@ def test_a_limited_run_is_a_prefix_that_the_whole_run_continues(
     assert {row["position"] for row in limited.rows} == set(range(12))
     assert "12 questions on 6 pictures" in markdown(limited)
     answered: list[int] = []
-    answer = Answering.answer
+    answer = Asking.answer
     monkeypatch.setattr(
-        Answering, "answer", lambda self, item, work: (answered.append(work.batch.number), answer(self, item, work))[1]
+        Asking,
+        "answer",
+        lambda self, item, works: (answered.append(works[0].batch.number), answer(self, item, works))[1],
     )
     write_report(run_experiment(config(str(tmp_path / "parts"))))
     assert set(answered) == {2, 3, 4}  # the batch that was cut short is answered again, whole

@@ -92,8 +92,7 @@ def test_equal_answers_in_experiments_tunes_and_looks(monkeypatch: pytest.Monkey
     unpruned = next(answering.config.series())
     batches, in_experiment = Batches(task.samples(), count, 4), {}
     for number in batches.numbers:
-        batch = batches.read(number, loaded, None)
-        assert batch is not None
+        (batch,) = batches.read(number, loaded, None)
         work = BatchInWork(batch)
         in_experiment |= {row["sample"]: row["prediction"] for row in answering.answer(unpruned, work)}
 

@@ -33,7 +33,7 @@ def claimed(tmp_path: Path) -> Named:
 @pytest.mark.parametrize(
     ("config", "fixed"),
     [
-        (ExperimentConfig, "model task batch_size max_new_tokens calibration timing divergence"),
+        (ExperimentConfig, "model task max_new_tokens calibration timing divergence"),
         (TuneConfig, "model task samples tokens seed labels max_new_tokens batch_size"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from tokenprune.cli.interrupt import nothing_kept, stoppable
 from tokenprune.cli.options import budget_option
 from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.progress import progress_bar
@@ -58,7 +59,7 @@ def bench(
     if output is not None:
         check_writable(output)
         check_writable(output.with_suffix(".md"))
-    with progress_bar(Console(stderr=True), width=20, transient=True) as show_progress:
+    with stoppable(nothing_kept), progress_bar(Console(stderr=True), width=20, transient=True) as show_progress:
         result = run_bench(config, show_progress)
     print_bench(result)
     if output is not None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from tokenprune.cli.interrupt import nothing_kept, stoppable
 from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError, TokenPruneError, TokenPruneWarning
 from tokenprune.version import __version__
@@ -22,15 +23,13 @@ def reported() -> Iterator[None]:
     try:
         if any("\0" in argument for argument in sys.argv):
             raise ConfigError("an argument holds a NUL character, which no name or path can hold", "remove it")
-        yield
+        with stoppable(nothing_kept):
+            yield
     except TokenPruneError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:
         _pipe_is_closed()
-    except KeyboardInterrupt:
-        print("stopped; run the same command to continue", file=sys.stderr)
-        raise SystemExit(130) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             what = f" while writing {error.filename}" if error.filename else ""

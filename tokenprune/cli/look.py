@@ -24,7 +24,7 @@ from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneE
 from tokenprune.methods.named import by_title, list_methods
 from tokenprune.models.answer import generate
 from tokenprune.models.base import LoadedModel, ModelSpec
-from tokenprune.models.encode import encode
+from tokenprune.models.encode import encode_one
 from tokenprune.pictures.describe import describe
 from tokenprune.pictures.draw import EXTRA, check_format, draw, save
 from tokenprune.pictures.look import Look
@@ -161,7 +161,7 @@ def looks(loaded: LoadedModel, methods: Mapping[str, Method], sample: Sample, ma
         BudgetError: A method drops nothing.
         TokenPruneError: A method cannot run on the model, or the family's adapter knows no grid.
     """
-    inputs, _ = encode(loaded, {0: sample}, strict=True)
+    inputs = encode_one(loaded, sample)
     with _named(UNPRUNED):
         answer = answer_text(loaded, sample, inputs, max_new_tokens)
     found = []

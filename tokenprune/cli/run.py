@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from tokenprune.cli.experiment import Output, finish, read_experiment
+from tokenprune.cli.interrupt import kept_in, stoppable
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import console, print_plan
 from tokenprune.experiment import run_experiment
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment
-from tokenprune.experiment.runner import Part
+from tokenprune.experiment.runner import Part, output_folder
 
 
 def run(
@@ -32,6 +33,7 @@ def run(
     if dry_run:
         print_plan(plan_experiment(experiment, part))
         return
-    with progress_bar(console) as show_progress:
-        result = run_experiment(experiment, show_progress, part)
-    finish(result)
+    with stoppable(kept_in(output_folder(experiment, part))):
+        with progress_bar(console) as show_progress:
+            result = run_experiment(experiment, show_progress, part)
+        finish(result)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tokenprune.cli.interrupt import kept_in, stoppable
 from tokenprune.cli.options import MODEL, budget_option, budgets, model_entry, options_of
 from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.progress import progress_bar
@@ -66,7 +67,7 @@ def tune(
     }
     settings = tune_settings(config, {name: value for name, value in given.items() if value is not None})
     check_folder(Path(settings.output))
-    with progress_bar(console) as show_progress:
+    with stoppable(kept_in(settings.output)), progress_bar(console) as show_progress:
         result = run_tune(settings, show_progress)
     print_tune(result)
     print_written(result.written)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from tokenprune.engine.trials.divergence import forced_log_probabilities, mean_divergence, not_comparable
+from tokenprune.errors import TokenPruneError
 from tokenprune.experiment.batches import Batch
 from tokenprune.experiment.cost import sample_cost
 from tokenprune.experiment.series import Series
@@ -28,32 +30,57 @@ class BatchInWork:
         unpruned: The texts of the unpruned model's answers by position, as far as they are known.
         generated: These answers, once they were generated.
         expected: Log-probabilities of these answers, float32 ``[batch, tokens, vocabulary]``, once they were needed.
+        alone: The samples as batches of their own, once they were needed.
     """
 
     batch: Batch
     unpruned: dict[int, str] = field(default_factory=dict)
     generated: Generated | None = None
     expected: Tensor | None = None
+    alone: list[BatchInWork] = field(default_factory=list)
+
+
+class NoAnswerError(Exception):
+    """Some samples of a batch have no answer that means anything. The others do.
+
+    Args:
+        failed: Position of each -> why.
+    """
+
+    def __init__(self, failed: Mapping[int, TokenPruneError]) -> None:
+        super().__init__()
+        self.failed = failed
 
 
 class Answering(SeriesModel):
     """Answers samples with the series of one experiment; arguments as for :class:`SeriesModel`."""
 
-    def answer(self, item: Series, work: BatchInWork) -> list[Row]:
+    def answer(self, item: Series, work: BatchInWork, tokens: int | None = None) -> list[Row]:
         """Answer a batch with a series.
 
+        Args:
+            item: The series.
+            work: The batch.
+            tokens: Tokens of an answer at most; those of the experiment by default.
+
         Raises:
+            NoAnswerError: The logits of some samples hold NaN or infinity.
             TokenPruneError: The method cannot run on the batch; the message names both.
+            PluginError: The task fails on an answer.
         """
         batch = work.batch
+        if self.config.divergence and not item.unpruned:
+            self._compute_reference(work, tokens)
         with named(item, batch), self.running(item, batch) as run:
-            generated = (self._unpruned(work) if item.unpruned else self._generate(batch)).checked()
+            generated = self._unpruned(work, tokens) if item.unpruned else self._generate(batch, tokens)
             costs = self._costs(batch, run)  # of this prefill, and not of the next
-            if self.config.divergence:
+            if self.config.divergence and not generated.problems:
                 divergences = self._divergences(item, work)
                 costs = [{"divergence": value} | cost for value, cost in zip(divergences, costs, strict=True)]
+        if generated.problems:
+            raise NoAnswerError({batch.positions[at]: _with_name(item, why) for at, why in generated.problems.items()})
         if item.unpruned:
-            work.unpruned = dict(zip(batch.positions, generated.texts, strict=True))
+            work.unpruned |= dict(zip(batch.positions, generated.texts, strict=True))
         answers = zip(batch.positions, batch.samples, generated.texts, costs, strict=True)
         return [self._answered(item, work, at, sample, text) | cost for at, sample, text, cost in answers]
 
@@ -75,31 +102,21 @@ class Answering(SeriesModel):
             "score": checked_score(self.config.task, sample, text),
         }
 
-    def without_answer(self, work: BatchInWork) -> dict[int, str]:
-        """Position of every sample that the unpruned model cannot answer, as its logits hold NaN -> why.
-
-        Raises:
-            TokenPruneError: The model fails on the batch.
-        """
+    def _compute_reference(self, work: BatchInWork, tokens: int | None) -> None:
+        """Compute what the other series need of the unpruned model, where it was not done for its own rows."""
         unpruned = next(self.config.series())
-        with named(unpruned, work.batch), self.running(unpruned, work.batch):
-            problems = self._unpruned(work).problems
-        return {work.batch.positions[place]: f"the unpruned model: {why}" for place, why in problems.items()}
+        if work.expected is None:
+            with named(unpruned, work.batch), self.running(unpruned, work.batch):
+                work.expected = self._log_probabilities(work, self._unpruned(work, tokens).checked())
 
-    def compute_reference(self, work: BatchInWork) -> None:
-        """Compute what the other series need of the unpruned model, where its own rows are there already."""
-        if self.config.divergence and work.expected is None:
-            with self.running(next(self.config.series()), work.batch):
-                work.expected = self._log_probabilities(work, self._unpruned(work))
-
-    def _unpruned(self, work: BatchInWork) -> Generated:
+    def _unpruned(self, work: BatchInWork, tokens: int | None) -> Generated:
         """The unpruned model's answers, generated once."""
         if work.generated is None:
-            work.generated = self._generate(work.batch)
+            work.generated = self._generate(work.batch, tokens)
         return work.generated
 
-    def _generate(self, batch: Batch) -> Generated:
-        return generate(self.loaded, batch.samples, batch.inputs, self.config.max_new_tokens)
+    def _generate(self, batch: Batch, tokens: int | None) -> Generated:
+        return generate(self.loaded, batch.samples, batch.inputs, tokens or self.config.max_new_tokens)
 
     def _costs(self, batch: Batch, run: Run | None) -> list[Row]:
         size, inputs = self.loaded.model.dtype.itemsize, batch.inputs
@@ -109,7 +126,8 @@ class Answering(SeriesModel):
 
     def _divergences(self, item: Series, work: BatchInWork) -> list[float]:
         """Mean divergence of every sample from the unpruned model, over the tokens of that model's answer."""
-        answers = self._unpruned(work)
+        answers = work.generated
+        assert answers is not None  # for the series itself, or for its reference
         given = self._log_probabilities(work, answers)
         if item.unpruned:
             work.expected = given
@@ -124,3 +142,12 @@ class Answering(SeriesModel):
     def _log_probabilities(self, work: BatchInWork, answers: Generated) -> Tensor:
         model: Any = self.loaded.model
         return forced_log_probabilities(model, work.batch.inputs, answers.ids)
+
+
+def _with_name(item: Series, error: TokenPruneError) -> TokenPruneError:
+    """An error that names its sample, with the name of the method."""
+    try:
+        with named(item):
+            raise error
+    except TokenPruneError as found:
+        return found

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from tokenprune.errors import ConfigError, SampleError
+from tokenprune.core.forward_errors import of_samples
+from tokenprune.errors import ConfigError, ForwardError, SampleError
+from tokenprune.experiment.losses import IN_A_ROW
 from tokenprune.experiment.results import Results
 from tokenprune.models.base import LoadedModel
-from tokenprune.models.encode import encode
+from tokenprune.models.encode import encode, encode_one
 from tokenprune.output.lines import Row
 from tokenprune.tasks.base import Sample
 
@@ -65,6 +67,14 @@ class Batch:
     inputs: Mapping[str, Tensor]
 
 
+def several_sizes(sizes: Sequence[int]) -> list[str]:
+    """What a reader must know where batches of several sizes were asked; nothing for one size."""
+    if len(sizes) < 2:
+        return []
+    words = f"{', '.join(map(str, sizes[:-1]))} and {sizes[-1]}"
+    return [f"The samples were answered in batches of {words}: answers may differ from those of one size by rounding."]
+
+
 class Batches:
     """Reads the samples of a task batch by batch. Only the batch in work is in memory.
 
@@ -84,20 +94,36 @@ class Batches:
     ) -> None:
         self.samples, self.count, self.size, self.strict = samples, count, size, strict
         self.skipped: dict[int, str] = {}
+        self._repaired: set[int] = set()
         total = math.ceil(count / size)
         self.numbers = range(total) if shard is None else range(shard.number - 1, total, shard.of)
 
     def resume(self, results: Results) -> set[tuple[str, int]]:
-        """Take up what earlier runs left: see :meth:`Results.recover`. Samples that were repaired are used again.
+        """Take up what earlier runs left, without changing it. Samples that were repaired are used again.
 
-        A sample that could be read, but not encoded, stays left out: the model is the same.
+        A sample that could be read, but not encoded or answered, stays left out: the model is the same.
+
+        Returns:
+            (series key, batch number) of every complete batch.
         """
         rows = results.skipped_rows()
         stored = {row["position"]: row["error"] for row in rows}
-        repaired = {row["position"] for row in rows if not row["readable"] and self.readable(row["position"])}
-        results.forget_skipped(repaired)
-        self.skipped = {position: error for position, error in stored.items() if position not in repaired}
-        return results.recover(self.count, self.size, {position // self.size for position in repaired})
+        self._repaired = {row["position"] for row in rows if not row["readable"] and self.readable(row["position"])}
+        self.skipped = {position: error for position, error in stored.items() if position not in self._repaired}
+        return results.complete(self.count, self.size, self._redo, self.skipped)[0]
+
+    def tidy(self, results: Results) -> None:
+        """Remove from the folder what :meth:`resume` did not count: incomplete batches, and samples that are used."""
+        results.forget_skipped(self._repaired)
+        results.recover(self.count, self.size, self._redo)
+
+    @property
+    def _redo(self) -> set[int]:
+        return {position // self.size for position in self._repaired}
+
+    def positions(self, number: int) -> range:
+        """The places of a batch's samples in the task, also of those that are left out."""
+        return range(number * self.size, min((number + 1) * self.size, self.count))
 
     def uses(self, row: Row) -> bool:
         """Whether the sample of a row is one of these, and can still be used."""
@@ -118,12 +144,14 @@ class Batches:
 
         Args:
             loaded: The model that encodes it.
-            check: Raises SampleError where the model cannot answer a sample.
+            check: Raises an error where the model cannot answer a sample.
 
         Raises:
             SampleError: There is none among the first 100.
+            ForwardError: The model fails on :data:`IN_A_ROW` of them: it is not the samples.
         """
         reason: SampleError | None = None
+        failed = 0
         for position in range(min(self.count, 100)):
             try:
                 batch = self.alone(position, loaded)
@@ -131,6 +159,10 @@ class Batches:
                     check(batch)
             except SampleError as error:
                 reason = reason or error
+            except ForwardError as error:
+                failed += 1
+                if self.strict or not of_samples(error) or failed == min(self.count, IN_A_ROW):
+                    raise
             else:
                 return batch
         if reason is not None and self.count == 1:
@@ -144,10 +176,9 @@ class Batches:
             SampleError: It cannot be used.
         """
         sample = self.samples[position]
-        inputs, _ = encode(loaded, {position: sample}, strict=True)
-        return Batch(position // self.size, (position,), (sample,), inputs)
+        return Batch(position // self.size, (position,), (sample,), encode_one(loaded, sample))
 
-    def read(self, number: int, loaded: LoadedModel, results: Results | None) -> Batch | None:
+    def read(self, number: int, loaded: LoadedModel, results: Results | None) -> list[Batch]:
         """Read and encode a batch. What cannot be used is recorded in the results and left out.
 
         Args:
@@ -156,14 +187,15 @@ class Batches:
             results: Where samples that cannot be used are recorded; None records nothing.
 
         Returns:
-            The batch, or None if none of its samples can be used.
+            The batch; several of one sample each where its samples cannot be encoded together; none if none of them
+            can be used.
 
         Raises:
             SampleError: A sample cannot be used, and the batches are strict.
         """
         good: dict[int, Sample] = {}
         new: dict[int, str] = {}
-        for position in range(number * self.size, min((number + 1) * self.size, self.count)):
+        for position in self.positions(number):
             if position in self.skipped:
                 continue
             try:
@@ -172,29 +204,38 @@ class Batches:
                 if self.strict:
                     raise
                 new[position] = str(error)
-        inputs, refused = encode(loaded, good, self.strict)
-        new |= refused
-        self._record(new, results, good)
-        positions = tuple(position for position in good if position not in refused)
-        if not positions:
-            return None
-        return Batch(number, positions, tuple(good[position] for position in positions), inputs)
+        encoded = encode(loaded, good, self.strict)
+        self._record(new | encoded.refused, results, good)
+        return [
+            Batch(number, positions, tuple(good[position] for position in positions), inputs)
+            for positions, inputs in encoded.batches
+        ]
 
-    def leave_out(self, reasons: Mapping[int, str], results: Results | None) -> None:
+    def leave_out(self, reasons: Mapping[int, str], results: Results | None, series: str | None = None) -> None:
         """Leave samples out that can be read, but not answered.
 
         Args:
             reasons: Position of each -> why.
             results: Where that is recorded; None records nothing.
-
-        Raises:
-            SampleError: The batches are strict.
+            series: The series that cannot answer them; None for the unpruned model.
         """
-        if self.strict:
-            raise SampleError(next(iter(reasons.values())))
-        self._record(reasons, results, reasons)
+        self._record(reasons, results, reasons, {} if series is None else {"series": series})
 
-    def _record(self, reasons: Mapping[int, str], results: Results | None, readable: Container[int]) -> None:
+    def take_back(self, positions: Collection[int], results: Results | None) -> None:
+        """Ask samples again that were left out."""
+        for position in positions:
+            self.skipped.pop(position, None)
+        if positions and results is not None:
+            results.forget_skipped(positions)
+
+    def _record(
+        self, reasons: Mapping[int, str], results: Results | None, readable: Container[int], more: Row | None = None
+    ) -> None:
         self.skipped |= reasons
         if reasons and results is not None:
-            results.skip([{"position": at, "error": reasons[at], "readable": at in readable} for at in sorted(reasons)])
+            results.skip(
+                [
+                    {"position": at, "error": reasons[at], "readable": at in readable, **(more or {})}
+                    for at in sorted(reasons)
+                ]
+            )

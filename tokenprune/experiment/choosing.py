@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,23 @@ from torch import Tensor
 
 from tokenprune.budgets.base import Schedule
 from tokenprune.errors import BudgetError, SampleError, TokenPruneError
+from tokenprune.experiment.answering import Answering, BatchInWork, NoAnswerError
 from tokenprune.experiment.batches import Batch
+from tokenprune.experiment.checks import raise_first
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.series_model import SeriesModel, named
 from tokenprune.experiment.tuned import TUNED, chosen_method, verdict
 from tokenprune.flops.decoder import prefill_cost
 from tokenprune.models.base import LoadedModel
-from tokenprune.models.encode import encode
+from tokenprune.models.usable import usable
 from tokenprune.run import choose_layers, chosen
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tuning import TuneConfig, run_tune
 from tokenprune.tuning.steps import Progress
 
+#: Tokens of the answers that are tried out: a prefill, and a step behind it.
+TRIED_TOKENS = 2
 #: Series key -> the layers, and the reason for the choice.
 Choices = dict[str, dict[str, Any]]
 
@@ -32,30 +36,35 @@ def calibration(config: ExperimentConfig, loaded: LoadedModel) -> list[Mapping[s
 
     See :meth:`tokenprune.tasks.base.Task.calibration`.
 
-    Samples that the model cannot encode are passed over, unless there are no others.
+    Samples that the model cannot encode or run are passed over, unless there are no others.
     """
     if config.calibration == 0:
         return None
-    batches = [encode(loaded, {0: sample}, config.strict) for sample in config.task.calibration(config.calibration)]
-    good = [inputs for inputs, refused in batches if not refused]
-    if batches and not good:
-        raise SampleError(f"no picture can be used for the calibration; the first: {batches[0][1][0]}")
-    return good
+    found = usable(loaded, list(config.task.calibration(config.calibration)), 1, config.strict)
+    if found.skipped and not found.batches:
+        raise SampleError(
+            f"no picture can be used for the calibration; the first: {next(iter(found.skipped.values()))}"
+        )
+    return found.batches
 
 
-def choose_series_layers(model: SeriesModel, series: Sequence[Series], images: int) -> Choices:
+def choose_series_layers(
+    model: SeriesModel, series: Sequence[Series], images: int, known: Container[str] = ()
+) -> Choices:
     """Choose the layers of every series that states its method, and check that its budget can be met.
 
     Args:
         model: The model; it gets the methods with these layers.
         series: The series.
         images: Images per sample.
+        known: Keys of the series whose layers need no calibration.
 
     Raises:
         TokenPruneError: A method or budget does not fit the model.
     """
     stated = [(item, item.method) for item in series if item.method is not None]
-    inputs = calibration(model.config, model.loaded) if stated else None
+    measured = any(item.key not in known for item, _ in stated)
+    inputs = calibration(model.config, model.loaded) if measured else None
     choices: Choices = {}
     for item, method in stated:
         with named(item):
@@ -116,26 +125,33 @@ def tune_series(
     return {"layers": list(method.layers.layers), "reason": f"a tune chose {found['name']}", TUNED: found}
 
 
-def try_out(model: SeriesModel, series: Sequence[Series], batch: Batch) -> None:
-    """Run every method's prefill once, so that one that cannot run is found before the first answer.
+def try_out(model: Answering, series: Sequence[Series], batch: Batch) -> None:
+    """Let every series answer one sample, so that what cannot run is found before the first answer.
 
-    The unpruned model has run then: see :meth:`SeriesModel.check_usable`.
+    The answer is cut after two tokens, and scored: so the model's way to write, the method and the task's rule have all
+    run. See :data:`TRIED_TOKENS`.
+
+    Args:
+        model: The model.
+        series: The series.
+        batch: The sample.
 
     Raises:
         TokenPruneError: Some cannot run; the message names all of them.
     """
     failed: dict[str, TokenPruneError] = {}
+    if not series:
+        return
+    work = BatchInWork(batch)
+    tokens = min(TRIED_TOKENS, model.config.max_new_tokens)
+    unpruned = next(model.config.series())
+    model.answer(unpruned, work, tokens)  # where the task has no answers, it says what is right
     for item in series:
         try:
-            with named(item):
-                if not item.unpruned:
-                    model.prefill_seconds(item, batch, shared=True)
+            if not item.unpruned:
+                model.answer(item, work, tokens)
+        except NoAnswerError as error:
+            failed.setdefault(item.method_name, next(iter(error.failed.values())))
         except TokenPruneError as error:
             failed.setdefault(item.method_name, error)
-    if not failed:
-        return
-    first, *_ = failed.values()
-    if len(failed) == 1:
-        raise first
-    others = f"also failed: {', '.join(list(failed)[1:])}"
-    raise type(first)(first.what, f"{first.fix}; {others}" if first.fix else others) from first
+    raise_first(failed)

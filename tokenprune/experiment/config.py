@@ -104,7 +104,8 @@ class ExperimentConfig(RunConfig):
         budgets: Every method runs with each of them.
         output: Folder of the results. An unfinished experiment in it is continued.
         oracle: Add the method that keeps the task's true foreground, as an upper bound.
-        batch_size: Questions per batch. It affects the results, because a batch is padded to its longest prompt.
+        batch_size: Questions per batch. It affects the results by rounding, because a batch is padded to its longest
+            prompt. A stopped run may go on with another one; shards may not.
         max_new_tokens: Tokens generated per answer.
         calibration: Number of pictures of the task's training split that layer selectors calibrate with.
         timing: Rounds of paired prefill timings; 0 measures no times.
@@ -123,7 +124,7 @@ class ExperimentConfig(RunConfig):
     budgets: Annotated[tuple[Annotated[Budget, FromRegistry("budgets")], ...], MayDiffer()] = Field(min_length=1)
     output: OutputPath = Field(min_length=1)
     oracle: Annotated[bool, MayDiffer()] = True
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: Annotated[int, MayDiffer()] = Field(default=8, ge=1)
     max_new_tokens: int = Field(default=4, ge=1)
     calibration: int = Field(default=8, ge=0)
     timing: int = Field(default=5, ge=0)

@@ -6,22 +6,27 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tokenprune.core.clock import timed
+from tokenprune.core.forward_errors import release
 from tokenprune.core.references import ORACLE
 from tokenprune.errors import ConfigError
 from tokenprune.experiment.answering import Answering, BatchInWork
-from tokenprune.experiment.batches import Batch, Batches
+from tokenprune.experiment.asking import Asking
+from tokenprune.experiment.batches import Batches
+from tokenprune.experiment.checks import check_series
 from tokenprune.experiment.choosing import choose_series_layers, try_out, tune_series
 from tokenprune.experiment.config import ExperimentConfig
+from tokenprune.experiment.losses import Losses
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.runner import (
     Part,
     asks_for_oracle,
+    check_settings,
     chosen_series,
     output_folder,
     published_settings,
     select_batches,
 )
-from tokenprune.experiment.series import definitions
+from tokenprune.experiment.series import Series, definitions
 from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.models.code import used_code
@@ -89,49 +94,67 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     series = chosen_series(config, part)
     results = Results(output_folder(config, part))
     batches = select_batches(config, part)
-    results.check_settings(config.settings(), config.free())
+    check_settings(config, part, results)
     results.check_definitions(definitions(series))
     done = results.complete(batches.count, batches.size)[0]
     answering = Answering(config, config.model.load())
     results.check_origin(answering.origin(used_code(config.model, config.task)))
+    known = check_series(answering, series)
     first = batches.first(answering.loaded, answering.check_usable)
     if why_no_foreground(first.samples[0], answering.loaded) is not None and not asks_for_oracle(config, part):
         series = [item for item in series if item.method_name != ORACLE]
     earlier = results.read_mapping("choices.json")
     ready = [item for item in series if item.tune is None or TUNED in earlier.get(item.key, ())]
-    choices = choose_series_layers(answering, ready, len(first.samples[0].images))
+    choices = choose_series_layers(answering, ready, len(first.samples[0].images), known)
     for item in ready:
         if item.tune is not None:
             choices[item.key] = tune_series(answering, item, results.folder, earlier[item.key])
     try_out(answering, ready, first)
-    work = BatchInWork(_first_batch(batches, answering))
+    asking = Asking(answering, batches, None, Losses())
+    works = _first_batch(batches, asking)
     planned, prefills = [], 0.0
     tunes: dict[str, tuple[int, float]] = {}
     for item in series:
         stand_in = item if item in ready else series[0]
         if stand_in.unpruned:  # perhaps for another series: it is timed again
-            work.generated = None
-        _, ms = timed(answering.loaded.model.device, partial(answering.answer, stand_in, work))
+            for work in works:
+                work.generated = None
+        _, ms = timed(answering.loaded.model.device, partial(asking.answer, stand_in, works))
         missing = sum((item.key, number) not in done for number in batches.numbers)
         steps = config.max_new_tokens * (2 if config.divergence else 1)
         layers = tuple(choices[item.key]["layers"]) if item.key in choices else ()
         planned.append(PlannedSeries(item.key, layers, missing, missing * steps, missing * ms / 1e3))
-        prefill = answering.prefill_seconds(stand_in, work.batch)
+        prefill = sum(_prefill_seconds(answering, stand_in, work) for work in works)
         prefills += prefill
         if item.tune is not None and item not in ready:
             samples = item.tune.settings.samples
-            tunes[item.key] = samples, prefill * samples / len(work.batch.samples)
+            tunes[item.key] = samples, prefill * samples / _size(works)
     rounds = config.timing + 1 if config.timing and part.shard is None else 0
     settings = published_settings(series)
-    size = len(work.batch.samples)
+    size = _size(works)
     understood = understand(config.task, limit=batches.count)
     shown = min(config.examples, batches.count) * prefills / size  # one sample at a time
     return Plan(batches.count, size, tuple(planned), rounds * prefills, shown, settings, tunes, understood)
 
 
-def _first_batch(batches: Batches, answering: Answering) -> Batch:
+def _first_batch(batches: Batches, asking: Asking) -> list[BatchInWork]:
     for number in batches.numbers:
-        batch = batches.read(number, answering.loaded, None)
-        if batch is not None:
-            return batch
+        works = asking.read(number, {})
+        if works:
+            return works
     raise ConfigError("no sample of this part can be used", "see the samples, or raise --limit")
+
+
+def _prefill_seconds(answering: Answering, item: Series, work: BatchInWork) -> float:
+    """Seconds of the prefill of a batch, or of its samples one by one where the batch has failed."""
+    try:
+        return answering.prefill_seconds(item, work.batch)
+    except Exception as error:
+        if not work.alone:
+            raise
+        release(error)
+    return sum(answering.prefill_seconds(item, single.batch) for single in work.alone)
+
+
+def _size(works: list[BatchInWork]) -> int:
+    return max(1, sum(len(work.batch.samples) for work in works))

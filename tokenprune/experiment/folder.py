@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tokenprune.errors import MissingDataError, OutputError
 from tokenprune.experiment.answers import Answers
-from tokenprune.experiment.results import RUN, Flags, Results
+from tokenprune.experiment.batches import several_sizes
+from tokenprune.experiment.results import RUN, Flags, Results, own_settings_unused
 from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.output.lines import Row
 
@@ -24,6 +25,8 @@ class _Stored(BaseModel):
         questions: How many these are; fewer for a shard.
         label_free: Whether scores are agreement with the unpruned model.
         settings: Name of every method with published settings -> what they are.
+        batch_sizes: The sizes of the batches that were asked, the first one first.
+        set_aside: The checkpoint's own settings of ``generate`` that answers do not use.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -33,6 +36,8 @@ class _Stored(BaseModel):
     questions: int = Field(ge=1)
     label_free: bool
     settings: dict[str, str]
+    batch_sizes: list[int] = Field(default_factory=list)
+    set_aside: dict[str, Any] = Field(default_factory=dict)
 
 
 class _Tuned(BaseModel):
@@ -82,6 +87,8 @@ def read_result(folder: str | Path) -> ExperimentResult:
             f"`{results.folder.name}` was written by an older version of tokenprune, which did not record published"
             " settings, nor whether scores are agreement with the unpruned model: they are shown as accuracy."
         )
+    else:
+        remarks += [*several_sizes(stored.batch_sizes), *own_settings_unused(stored.set_aside)]
     wanted = _wanted(results, stored, answers, skipped)
     there = sum(map(len, answers.series.values()))
     if there < wanted:

@@ -6,8 +6,9 @@ A process that is killed at any moment loses at most the batch it was working on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenprune.errors import OutputError
 from tokenprune.output.lines import Row, json_ready, line, lines, parse
@@ -15,6 +16,18 @@ from tokenprune.output.run_folder import ANOTHER_FOLDER, RunFolder
 
 #: The file that says which series and samples the last run was about, and what its scores are.
 RUN = "run.json"
+
+
+def own_settings_unused(set_aside: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of a checkpoint's own settings of ``generate``; nothing if it has none.
+
+    Args:
+        set_aside: Those that answers do not use: name -> value.
+    """
+    if not set_aside:
+        return []
+    words = ", ".join(f"`{name}: {value}`" for name, value in set_aside.items())
+    return [f"Answers do not use the checkpoint's own {words}; `generation` of the model would."]
 
 
 class Flags:
@@ -120,8 +133,16 @@ class Results(RunFolder):
             self._rewrite(lambda key, number: number >= last or (key, number) in done, batch_size)
         return done
 
-    def complete(self, count: int, batch_size: int, redo: Container[int] = ()) -> tuple[set[tuple[str, int]], bool]:
-        """Find complete batches without changing the file; arguments as for :meth:`recover`.
+    def complete(
+        self, count: int, batch_size: int, redo: Container[int] = (), skipped: Container[int] | None = None
+    ) -> tuple[set[tuple[str, int]], bool]:
+        """Find complete batches without changing the file.
+
+        Args:
+            count: See :meth:`recover`.
+            batch_size: See :meth:`recover`.
+            redo: See :meth:`recover`.
+            skipped: Positions that are not answered; those of the folder by default.
 
         Returns:
             (series key, batch number) of every complete batch, and whether damaged lines or incomplete batches remain.
@@ -133,7 +154,7 @@ class Results(RunFolder):
                 broken = True
             else:
                 broken |= not seen.setdefault(row["series"], Flags()).set(row["position"])
-        skipped = set(self.skipped_samples())
+        skipped = set(self.skipped_samples()) if skipped is None else skipped
         done: set[tuple[str, int]] = set()
         for number in range(math.ceil(count / batch_size)):
             start, end = number * batch_size, (number + 1) * batch_size

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tokenprune.core.clock import environment
+from tokenprune.core.forward_errors import release
 from tokenprune.core.references import ORACLE, UNPRUNED
 from tokenprune.core.registry import suggest
-from tokenprune.errors import ConfigError, OutputError
+from tokenprune.errors import ConfigError, ForwardError, OutputError, TokenPruneWarning
 from tokenprune.experiment import examples
-from tokenprune.experiment.answering import Answering, BatchInWork
+from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
-from tokenprune.experiment.batches import Batch, Batches, Shard
+from tokenprune.experiment.asking import Asking
+from tokenprune.experiment.batches import Batch, Batches, Shard, several_sizes
+from tokenprune.experiment.checks import check_series
 from tokenprune.experiment.choosing import Choices, choose_series_layers, try_out, tune_series
 from tokenprune.experiment.config import ExperimentConfig
-from tokenprune.experiment.results import RUN, Results
+from tokenprune.experiment.losses import Losses
+from tokenprune.experiment.results import RUN, Results, own_settings_unused
 from tokenprune.experiment.series import Series, definitions
 from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.fingerprint.origin import Origin
+from tokenprune.models.answer import set_aside
 from tokenprune.models.code import used_code
 from tokenprune.output.lines import Row
 from tokenprune.tuning.steps import Progress
@@ -166,6 +172,19 @@ def finished(config: ExperimentConfig, part: Part) -> bool:
         return _Experiment(config, part, results, None).is_finished()
 
 
+def check_settings(config: ExperimentConfig, part: Part, results: Results) -> None:
+    """Check that the settings of an experiment are those of its folder, but for those that may differ.
+
+    Raises:
+        OutputError: They are not.
+    """
+    if part.shard is None:
+        results.check_settings(config.settings(), config.free())
+    else:
+        why = "shards divide the samples by their batches: run all with one batch_size"
+        results.check_settings(config.settings(), config.free() - {"batch_size"}, why)
+
+
 class _Experiment:
     """One run of an experiment, inside the lock of its folder."""
 
@@ -173,12 +192,34 @@ class _Experiment:
         self.config, self.part, self.results = config, part, results
         self.progress: Progress = progress or (lambda name, done, total: None)
         self.series = chosen_series(config, part)
+        self.sizes = self._earlier_sizes()
+        self.set_aside: dict[str, Any] = results.read_mapping(RUN).get("set_aside") or {}
         self.asked_for_oracle = asks_for_oracle(config, part)
 
     @cached_property
     def code(self) -> dict[str, str | None]:
         """Versions of the code of model, task and metrics."""
         return used_code(self.config.model, self.config.task)
+
+    def _earlier_sizes(self) -> list[int]:
+        """The sizes of the batches that earlier runs asked."""
+        known = self.results.read_mapping(RUN).get("batch_sizes") or [self.results.config().get("batch_size")]
+        return [size for size in known if isinstance(size, int)]
+
+    def _add_size(self, size: int) -> None:
+        """Take up the size of the batches that are asked now.
+
+        Warns:
+            TokenPruneWarning: Others were asked before.
+        """
+        if self.sizes and self.sizes[-1] != size:
+            warnings.warn(
+                f"{self.results.folder} was begun with batch_size {self.sizes[-1]} and goes on with {size}: what is"
+                " answered counts, and answers may differ by rounding",
+                TokenPruneWarning,
+                stacklevel=3,
+            )
+        self.sizes = list(dict.fromkeys([*self.sizes, size]))
 
     @property
     def rounds(self) -> int:
@@ -194,22 +235,26 @@ class _Experiment:
         answering: Answering | None = None
         if not self._finished(batches, done, choices, timing):
             answering, origin = self._load()
+            known = check_series(answering, self.series)
             first = batches.first(answering.loaded, answering.check_usable)
             reason = why_no_foreground(first.samples[0], answering.loaded)
             if reason is not None and not self.asked_for_oracle and self.config.oracle:
                 left_out = {ORACLE: reason}
                 self._leave_out(left_out)
-            choices = choices | self._choose(answering, first, choices)
+            choices = choices | self._choose(answering, first, choices, known)
             results.claim(self.config.settings(), origin, self._definitions())
             results.write_json("choices.json", choices)
             results.write_json("fingerprints.json", self.config.task.fingerprints())
             results.write_json("environment.json", environment(answering.loaded.model.device))
             results.write_json("left_out.json", left_out)
+            batches.tidy(results)
+            self._add_size(batches.size)
             self._store(batches)
             self._answer(answering, batches, done)
             if self.rounds:
                 timing = timing | self._time(answering, batches)
         else:
+            batches.tidy(results)
             self._store(batches)  # this part may be smaller than the one that ran before
         keys = {item.key for item in self.series}
         answers = Answers.read(filter(batches.uses, results.rows()), keys)
@@ -223,24 +268,27 @@ class _Experiment:
             left_out,
             self.config.task.label_free,
             published_settings(self.series),
+            (*several_sizes(self.sizes), *own_settings_unused(self.set_aside)),
         )
 
     def _load(self) -> tuple[Answering, Origin]:
         """Load the model, unless it is another one than that of the folder's answers."""
         answering = Answering(self.config, self.config.model.load())
+        self.set_aside = set_aside(answering.loaded)
         origin = answering.origin(self.code)
         self.results.check_origin(origin)
         return answering, origin
 
     def _store(self, batches: Batches) -> None:
         """Write what a result needs beside its rows, for :func:`tokenprune.experiment.folder.read_result`."""
-        size, count = batches.size, batches.count
         stored = {
             "series": [item.key for item in self.series],
-            "limit": count,
-            "questions": sum(min(size, count - number * size) for number in batches.numbers),
+            "limit": batches.count,
+            "questions": sum(len(batches.positions(number)) for number in batches.numbers),
             "label_free": self.config.task.label_free,
             "settings": published_settings(self.series),
+            "batch_sizes": self.sizes,
+            "set_aside": self.set_aside,
         }
         self.results.write_json(RUN, stored)
 
@@ -254,25 +302,38 @@ class _Experiment:
         if not there:
             if answering is None:
                 answering, _ = self._load()
-                self._choose(answering, batches.first(answering.loaded), choices)
+                known = check_series(answering, self.series)
+                self._choose(answering, batches.first(answering.loaded), choices, known)
             found, reason = examples.capture(answering, batches, self.series, positions, self._show_examples)
         examples.write(self.results, found, positions, reason)
 
     def _show_examples(self, done: int, total: int) -> None:
         self.progress("examples", done, total)
 
-    def _choose(self, answering: Answering, first: Batch, earlier: Choices) -> Choices:
-        """Choose layers, try every series out, and only then tune: a tune takes longest."""
+    def _choose(self, answering: Answering, first: Batch, earlier: Choices, known: Container[str]) -> Choices:
+        """Choose layers, and try every series out: first what takes no time, then what calibrates, and at last tunes.
+
+        Args:
+            answering: The model; it gets the methods.
+            first: A sample that it can answer.
+            earlier: The choices of earlier runs.
+            known: Keys of the series whose layers need no calibration.
+        """
+        images = len(first.samples[0].images)
         stated = [item for item in self.series if item.tune is None]
-        choices = choose_series_layers(answering, stated, len(first.samples[0].images))
-        try_out(answering, stated, first)
+        quick = [item for item in stated if item.unpruned or item.key in known]
+        choices = choose_series_layers(answering, quick, images, known)
+        try_out(answering, quick, first)
+        slow = [item for item in stated if item not in quick]
+        choices |= choose_series_layers(answering, slow, images)
+        try_out(answering, slow, first)
         tuned = [item for item in self.series if item.tune is not None]
         for item in tuned:
             choices[item.key] = tune_series(
                 answering, item, self.results.folder, earlier.get(item.key), self._show_tune
             )
         try_out(answering, tuned, first)
-        return choices
+        return {item.key: choices[item.key] for item in self.series if item.key in choices}
 
     def is_finished(self) -> bool:
         """Whether everything has been answered and timed."""
@@ -282,7 +343,7 @@ class _Experiment:
 
     def _resume(self) -> tuple[dict[str, str], Batches, set[tuple[str, int]]]:
         """Take up what the folder holds: methods left out, the samples, and what has been answered."""
-        self.results.check_settings(self.config.settings(), self.config.free())
+        check_settings(self.config, self.part, self.results)
         self.results.check_definitions(self._definitions())
         self.results.check_code(self.code)
         left_out: dict[str, str] = {} if self.asked_for_oracle else self.results.read_mapping("left_out.json")
@@ -309,8 +370,7 @@ class _Experiment:
     def _used(batches: Batches) -> Iterator[int]:
         """Numbers of the batches that have a sample that can be used."""
         for number in batches.numbers:
-            start, end = number * batches.size, min((number + 1) * batches.size, batches.count)
-            if any(position not in batches.skipped for position in range(start, end)):
+            if any(position not in batches.skipped for position in batches.positions(number)):
                 yield number
 
     def _answer(self, answering: Answering, batches: Batches, done: set[tuple[str, int]]) -> None:
@@ -321,48 +381,39 @@ class _Experiment:
         total = len(self.series) * len(batches.numbers)
         finished = sum((item.key, number) in done for item in self.series for number in batches.numbers)
         unpruned = self._earlier_answers() if self.config.task.label_free else {}
+        asking = Asking(answering, batches, self.results, self._losses(batches, done))
         for number in batches.numbers:
             missing = [item for item in self.series if (item.key, number) not in done]
             if not missing:
                 continue
-            work = self._read(answering, batches, number, missing[0].unpruned)
-            if work is None:
-                finished += len(missing)
-                continue
-            work.unpruned |= {at: unpruned[at] for at in work.batch.positions if at in unpruned}
-            if not missing[0].unpruned:
-                answering.compute_reference(work)
+            works = asking.read(number, {at: unpruned[at] for at in batches.positions(number) if at in unpruned})
             for item in missing:
-                self.results.append(answering.answer(item, work))
+                if works:  # until the last of its samples is left out
+                    self.results.append(asking.answer(item, works))
                 finished += 1
                 self.progress(item.key, finished, total)
 
-    def _read(self, answering: Answering, batches: Batches, number: int, unanswered: bool) -> BatchInWork | None:
-        """Read a batch. Samples that the unpruned model cannot answer are left out before any method answers them.
-
-        Args:
-            answering: The model.
-            batches: The samples.
-            number: Number of the batch.
-            unanswered: Whether the unpruned model has not answered it yet.
-        """
-        while (batch := batches.read(number, answering.loaded, self.results)) is not None:
-            work = BatchInWork(batch)
-            without = answering.without_answer(work) if unanswered else {}
-            if not without:
-                return work
-            batches.leave_out(without, self.results)
-        return None
+    def _losses(self, batches: Batches, done: set[tuple[str, int]]) -> Losses:
+        """The samples that earlier runs asked, and those that they left out because a method failed on them."""
+        asked = sum(len(batches.positions(number)) for number in batches.numbers if (UNPRUNED, number) in done)
+        return Losses(asked, sum("series" in row for row in self.results.skipped_rows()))
 
     def _earlier_answers(self) -> dict[int, str]:
         """The unpruned model's answers that are in the folder, by position."""
         return {row["position"]: row["prediction"] for row in self.results.rows() if row["series"] == UNPRUNED}
 
     def _time(self, answering: Answering, batches: Batches) -> dict[str, list[float]]:
+        """Time the first batch that every method can run; one that fails is timed by its first sample."""
         for number in batches.numbers:
-            batch = batches.read(number, answering.loaded, self.results)
-            if batch is not None:
-                ratios = answering.time(self.series, batch, self._show_rounds)
+            for batch in batches.read(number, answering.loaded, self.results):
+                try:
+                    ratios = answering.time(self.series, batch, self._show_rounds)
+                except ForwardError as error:
+                    if len(batch.positions) == 1:
+                        raise
+                    release(error)
+                    batch = batches.alone(batch.positions[0], answering.loaded)
+                    ratios = answering.time(self.series, batch, self._show_rounds)
                 self.results.write_json("timing.json", self.results.read_mapping("timing.json") | ratios)
                 return ratios
         raise OutputError("no sample could be used", "see skipped.jsonl")

@@ -11,8 +11,9 @@ import torch
 from tokenprune.adapters import adapter_for
 from tokenprune.config import Method
 from tokenprune.core.clock import timed
+from tokenprune.core.forward_errors import forward_errors
 from tokenprune.engine.trials.features import SharedFeatures
-from tokenprune.errors import ConfigError, PluginError, SampleError, TokenPruneError, UnsupportedFeatureError, within
+from tokenprune.errors import SampleError, UnsupportedFeatureError, within
 from tokenprune.experiment.batches import Batch
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.series import Series
@@ -98,12 +99,17 @@ class SeriesModel:
 
         Returns:
             Series key -> one ratio per round.
+
+        Raises:
+            TokenPruneError: A series cannot run on the batch.
         """
         ratios: dict[str, list[float]] = {item.key: [] for item in series[1:]}
         for number in range(-1, self.config.timing):  # round -1 warms up
-            unpruned = self.prefill_seconds(series[0], batch)
+            with named(series[0], batch):
+                unpruned = self.prefill_seconds(series[0], batch)
             for item in series[1:]:
-                ratio = self.prefill_seconds(item, batch) / unpruned
+                with named(item, batch):
+                    ratio = self.prefill_seconds(item, batch) / unpruned
                 if number >= 0:
                     ratios[item.key].append(ratio)
             progress(number + 2)
@@ -150,7 +156,7 @@ def named(item: Series, batch: Batch | None = None) -> Iterator[None]:
     """Name the method, and the batch if there is one, in every error from inside the block.
 
     Raises:
-        TokenPruneError: The same error, with the names. Any other exception becomes a :class:`PluginError`.
+        TokenPruneError: The same error, with the names. Any other exception becomes a :class:`ForwardError`.
     """
     where = "the unpruned model" if item.unpruned else f"method {item.method_name!r}"
     if item.budget is not None:
@@ -158,13 +164,5 @@ def named(item: Series, batch: Batch | None = None) -> Iterator[None]:
     if batch is not None:
         first, last = batch.samples[0].id, batch.samples[-1].id
         where += f" on sample {first!r}" if first == last else f" on samples {first!r} to {last!r}"
-    try:
-        with within(where):
-            yield
-    except TokenPruneError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise ConfigError(f"{where}: the device is out of memory", "lower batch_size") from error
-    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
-        text = " ".join(str(error).split())
-        raise PluginError(f"{where} fails ({type(error).__name__}: {text[:300]})") from error
+    with within(where), forward_errors():
+        yield

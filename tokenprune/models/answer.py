@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 from transformers import LogitsProcessorList
 
 from tokenprune.engine.trials.divergence import answer_mask, write_answers
-from tokenprune.errors import UnsupportedFeatureError
+from tokenprune.engine.trials.greedy import greedy, own_settings
+from tokenprune.errors import ConfigError, UnsupportedFeatureError
 from tokenprune.models.base import LoadedModel
 from tokenprune.ops.finite import is_distribution
 from tokenprune.tasks.base import Sample, sample_seed
@@ -98,13 +99,37 @@ def generate(loaded: LoadedModel, samples: Sequence[Sample], inputs: Mapping[str
         inputs: The batch: the model's inputs, padded on the left.
         length: Tokens of an answer at most.
     """
-    options = {"do_sample": False, **loaded.generation}
+    options = {**greedy(loaded.model), **loaded.generation}
     watch, model = _Watch(), loaded.model
     with _drawing(samples, bool(options["do_sample"])):
         ids = write_answers(model, inputs, length, **options, logits_processor=LogitsProcessorList([watch]))
     mask = answer_mask(ids, options.get("eos_token_id", model.generation_config.eos_token_id))
     texts = tuple(loaded.decode(ids))
     return Generated(ids, mask, texts, tuple(sample.id for sample in samples), watch.broken(mask))
+
+
+#: Settings of ``generate`` for which a pruned cache has no exact meaning.
+NOT_PRUNED = ("cache_implementation", "cache_config", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+
+
+def check_generation(loaded: LoadedModel) -> None:
+    """Check the settings of ``generate`` that the user gave, before anything runs.
+
+    Raises:
+        ConfigError: Pruned models cannot write with one of them.
+    """
+    for name in NOT_PRUNED:
+        value = loaded.generation.get(name)
+        if value not in (None, False, "dynamic"):
+            raise ConfigError(
+                f"generation: {name}: {value!r} cannot be used while tokens are pruned",
+                "remove it: answers are written with a dynamic cache, token by token",
+            )
+
+
+def set_aside(loaded: LoadedModel) -> dict[str, Any]:
+    """The checkpoint's own settings of ``generate`` that answers do not use: name -> value."""
+    return {name: value for name, value in own_settings(loaded.model).items() if name not in loaded.generation}
 
 
 class _Watch:

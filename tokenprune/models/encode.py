@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -10,35 +11,76 @@ from tokenprune.errors import SampleError, TokenPruneError
 from tokenprune.models.base import LoadedModel
 from tokenprune.tasks.base import Sample
 
+Inputs = Mapping[str, Tensor]
 
-def encode(
-    loaded: LoadedModel, samples: Mapping[int, Sample], strict: bool
-) -> tuple[Mapping[str, Tensor], dict[int, str]]:
-    """The inputs of the samples that the model can encode, and position -> why for the others.
 
-    A processor refuses a whole batch for one odd picture, so after an error each sample is tried alone.
+@dataclass
+class Encoded:
+    """Samples as inputs of a model.
+
+    Attributes:
+        batches: The places of the samples of each batch, and its inputs: one batch, or several of one sample each where
+            the samples cannot be encoded together.
+        refused: Place of every sample that the model cannot encode -> why.
+    """
+
+    batches: list[tuple[tuple[int, ...], Inputs]] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+def encode(loaded: LoadedModel, samples: Mapping[int, Sample], strict: bool = False) -> Encoded:
+    """The inputs of the samples that the model can encode.
+
+    A processor refuses a whole batch for one odd picture, or because it cannot put two kinds of samples together. So
+    after an error each sample is tried alone, and then those that are left together.
+
+    Args:
+        loaded: The model.
+        samples: The samples by their places.
+        strict: Whether a sample that the model cannot encode is an error.
+
+    Raises:
+        SampleError: A sample cannot be encoded, and ``strict`` is set.
     """
     if not samples:
-        return {}, {}
-    try:
-        return loaded.encode(list(samples.values())), {}
-    except Exception as error:
-        if len(samples) == 1 or strict:
-            (name, *_) = [f"{sample.id!r}" for sample in samples.values()]
-            refused = unusable(error, name if len(samples) == 1 else f"a sample of {name}'s batch")
+        return Encoded()
+    together = _try(loaded, samples) if len(samples) > 1 else None
+    if together is not None:
+        return Encoded([(tuple(samples), together)])
+    found = Encoded()
+    for place, sample in samples.items():
+        try:
+            found.batches.append(((place,), encode_one(loaded, sample)))
+        except SampleError as error:
             if strict:
-                raise refused from error
-            return {}, dict.fromkeys(samples, str(refused))
-    reasons: dict[int, str] = {}
-    for position, sample in samples.items():
-        reasons |= encode(loaded, {position: sample}, strict)[1]
-    rest = {position: sample for position, sample in samples.items() if position not in reasons}
-    if len(rest) == len(samples):
-        names = ", ".join(repr(sample.id) for sample in samples.values())
-        what = f"samples {names} cannot be encoded together, but each alone can"
-        raise SampleError(what, "set batch_size to 1")
-    inputs, more = encode(loaded, rest, strict)
-    return inputs, reasons | more
+                raise
+            found.refused[place] = str(error)
+    good = {place: sample for place, sample in samples.items() if place not in found.refused}
+    if 1 < len(good) < len(samples):
+        together = _try(loaded, good)
+        if together is not None:
+            found.batches = [(tuple(good), together)]
+    return found
+
+
+def encode_one(loaded: LoadedModel, sample: Sample) -> Inputs:
+    """The inputs of one sample.
+
+    Raises:
+        SampleError: The model cannot encode it.
+    """
+    try:
+        return loaded.encode([sample])
+    except Exception as error:
+        raise unusable(error, f"{sample.id!r}") from error
+
+
+def _try(loaded: LoadedModel, samples: Mapping[int, Sample]) -> Inputs | None:
+    """The inputs of samples together; None if they cannot be encoded, so that no exception keeps them in memory."""
+    try:
+        return loaded.encode(list(samples.values()))
+    except Exception:
+        return None
 
 
 def unusable(error: Exception, name: str) -> SampleError:

@@ -47,15 +47,16 @@ class OutputFolder:
     def locked(self) -> Iterator[None]:
         """Lock the folder inside the block. The system drops the lock of a process that dies.
 
-        A folder that holds nothing at the end is removed, with those that were made to hold it.
+        A block that writes nothing leaves nothing behind: neither the folder nor those above it that it made.
 
         Raises:
             OutputError: The folder cannot be written, or another process writes to it.
         """
         lock, owner = FileLock(self.folder / ".lock", timeout=0), self.folder / ".owner"
-        above = [folder for folder in self.folder.parents if not folder.exists()]
+        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
+            before = self._names()
             try:
                 lock.acquire()
             except Timeout:
@@ -69,12 +70,17 @@ class OutputFolder:
             yield
         finally:
             owner.unlink(missing_ok=True)
-            if {path.name for path in self.folder.iterdir()} <= {".lock"}:
+            names = self._names()
+            if names <= {".lock"} or names - {".lock"} == before:
                 Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
-            for folder in (self.folder, *above):
-                with suppress(OSError):
-                    folder.rmdir()
+            with suppress(OSError):  # the first that holds something
+                for path in made:
+                    path.rmdir()
+
+    def _names(self) -> set[str]:
+        """The names of what the folder holds."""
+        return {path.name for path in self.folder.iterdir()}
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

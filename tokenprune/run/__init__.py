@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenprune.run.apply import apply, choose_layers, chosen, verify_methods
+from tokenprune.run.apply import apply, check_method, choose_layers, chosen, verify_methods
 from tokenprune.run.handle import Run
 
-__all__ = ["Run", "apply", "choose_layers", "chosen", "verify_methods"]
+__all__ = ["Run", "apply", "check_method", "choose_layers", "chosen", "verify_methods"]

@@ -13,6 +13,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import attached
+from tokenprune.engine.plan import Plan
 from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.trials.calibrate import (
     Calibration,
@@ -24,7 +25,7 @@ from tokenprune.engine.trials.calibrate import (
     why_unmet,
 )
 from tokenprune.engine.unwrap import unwrap
-from tokenprune.errors import ConfigError, TokenPruneError
+from tokenprune.errors import BudgetError, ConfigError, TokenPruneError
 from tokenprune.fingerprint import fingerprint
 from tokenprune.recording import Recording
 from tokenprune.run.handle import Run
@@ -88,6 +89,41 @@ def choose_layers(model: nn.Module, method: Method, calibration: Calibration | N
     if calibration is not None:
         check_free(adapter.decoder)  # a model that prunes would be measured
     return method.layers.select(_context(adapter, method, calibration))
+
+
+def check_method(model: nn.Module, method: Method) -> tuple[int, ...] | None:
+    """Check a method against a model, as far as nothing has to run for it.
+
+    Args:
+        model: A supported transformers model.
+        method: The method.
+
+    Returns:
+        The layers before which it will drop tokens; None if its selector measures the model first.
+
+    Raises:
+        TokenPruneError: The method cannot run on the model, whatever its selector would choose.
+    """
+    _check_method(method, "check_method")
+    adapter = adapter_for(unwrap(model))
+    layers = method.layers.known_layers(_context(adapter, method, None))
+    if layers is not None:
+        Plan.of(method, layers, adapter)
+        return layers
+    method.check_fits(adapter.architecture)
+    problem: TokenPruneError | None = None
+    for layer in range(1, adapter.num_layers):  # the selector will choose among these
+        try:
+            Plan.of(method, (layer,), adapter)
+        except (ConfigError, BudgetError):  # for several stages: what the selector will choose is unknown
+            return None
+        except TokenPruneError as error:
+            problem = problem or error
+        else:
+            return None
+    if problem is not None:
+        raise problem
+    return None
 
 
 def chosen(method: Method, choice: LayerChoice) -> Method:

@@ -122,6 +122,20 @@ class LayerSelector(Component, ABC):
         """Paths of the pruner's fields whose alternatives are compared together with the layers."""
         return ()
 
+    def known_layers(self, ctx: SelectorContext) -> tuple[int, ...] | None:
+        """Check what can be checked before anything is measured, so that hours are not lost to a wrong number.
+
+        Args:
+            ctx: The model and the method, without anything that runs the model.
+
+        Returns:
+            The layers that :meth:`select` will choose, if they do not depend on a measurement; else None.
+
+        Raises:
+            LayerError: A layer that is stated does not exist in the model.
+        """
+        return None
+
     @abstractmethod
     def select(self, ctx: SelectorContext) -> LayerChoice:
         """Choose the layers.

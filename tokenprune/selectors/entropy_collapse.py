@@ -112,6 +112,13 @@ class EntropyCollapse(LayerSelector):
         """See :attr:`tokenprune.selectors.base.LayerSelector.verified_fields`."""
         return self.fields
 
+    def known_layers(self, ctx: SelectorContext) -> None:
+        """See :meth:`tokenprune.selectors.base.LayerSelector.known_layers`."""
+        self._check_fallback(ctx)
+        self._stored(ctx)
+        if self.fields and ctx.pruner is not None:
+            alternatives(ctx.pruner, self.fields)
+
     def select(self, ctx: SelectorContext) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
         stored = self._stored(ctx)
@@ -225,12 +232,15 @@ class EntropyCollapse(LayerSelector):
                 f"entropy_collapse cannot choose a layer of {ctx.family!r}: {finding}",
                 "give apply(..., calibration=[...]), a profile_file, or a fallback layer",
             )
-        if self.fallback >= ctx.num_layers:
+        self._check_fallback(ctx)
+        return LayerChoice((self.fallback,), f"{finding}; fell back to layer {self.fallback}")
+
+    def _check_fallback(self, ctx: SelectorContext) -> None:
+        if self.fallback is not None and self.fallback >= ctx.num_layers:
             raise LayerError(
                 f"fallback layer {self.fallback} is out of range: the model has {ctx.num_layers} layers",
                 f"use 1 to {ctx.num_layers - 1}",
             )
-        return LayerChoice((self.fallback,), f"{finding}; fell back to layer {self.fallback}")
 
     def _layer(self, curves: EntropyProfile) -> tuple[int | None, str]:
         """The layer that the rule finds in the curves, and what it found."""

@@ -26,6 +26,10 @@ class Fixed(LayerSelector):
             raise ValueError(f"layers must be ascending and >= 0, got {list(layers)}")
         return layers
 
+    def known_layers(self, ctx: SelectorContext) -> tuple[int, ...]:
+        """See :meth:`tokenprune.selectors.base.LayerSelector.known_layers`."""
+        return self.select(ctx).layers
+
     def select(self, ctx: SelectorContext) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
         if self.layers[-1] >= ctx.num_layers:

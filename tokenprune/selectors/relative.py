@@ -19,6 +19,10 @@ class Relative(LayerSelector):
 
     depths: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(min_length=1)
 
+    def known_layers(self, ctx: SelectorContext) -> tuple[int, ...]:
+        """See :meth:`tokenprune.selectors.base.LayerSelector.known_layers`."""
+        return self.select(ctx).layers
+
     def select(self, ctx: SelectorContext) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
         layers = tuple(int(depth * ctx.num_layers + 0.5) for depth in self.depths)

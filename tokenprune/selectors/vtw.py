@@ -40,14 +40,18 @@ class Vtw(LayerSelector):
         """See :attr:`tokenprune.selectors.base.LayerSelector.runs_the_method`."""
         return True
 
-    def select(self, ctx: SelectorContext) -> LayerChoice:
-        """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
+    def known_layers(self, ctx: SelectorContext) -> None:
+        """See :meth:`tokenprune.selectors.base.LayerSelector.known_layers`."""
         for name, layer in (("start", self.start), ("fallback", self.fallback)):
             if layer is not None and layer >= ctx.num_layers:
                 raise LayerError(
                     f"vtw: {name} layer {layer} is out of range: the model has {ctx.num_layers} decoder layers",
                     f"use 0 to {ctx.num_layers - 1}",
                 )
+
+    def select(self, ctx: SelectorContext) -> LayerChoice:
+        """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
+        self.known_layers(ctx)
         finding = "no calibration samples were given"
         if ctx.last_logits is not None:
             unpruned = ctx.last_logits(None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneE
 from tokenprune.fingerprint import fingerprint
 from tokenprune.flops.decoder import prefill_cost
 from tokenprune.models.base import LoadedModel
-from tokenprune.models.encode import encode
-from tokenprune.tasks.base import Sample, Task
+from tokenprune.models.usable import Usable, usable
+from tokenprune.tasks.base import Task
 from tokenprune.tuning.budgets import EqualCost, PrefillTime, cost_label
 
 Inputs = Mapping[str, Any]
@@ -48,23 +48,8 @@ def _moved(inputs: Inputs, device: torch.device) -> Inputs:
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
-@dataclass
-class TaskSamples:
-    """Samples of a task, in batches.
-
-    Attributes:
-        batches: The model's inputs.
-        samples: The samples of each batch.
-        skipped: Id of every sample that cannot be used -> why.
-    """
-
-    batches: list[Inputs] = field(default_factory=list)
-    samples: list[list[Sample]] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-
-def read_samples(task: Task, loaded: LoadedModel, count: int, batch_size: int, strict: bool) -> TaskSamples:
-    """Read and encode samples of different pictures; those that cannot be used are left out.
+def read_samples(task: Task, loaded: LoadedModel, count: int, batch_size: int, strict: bool) -> Usable:
+    """Read samples of different pictures, and encode those that the model can run. The others are left out.
 
     Args:
         task: The task; its :meth:`~tokenprune.tasks.base.Task.calibration` gives the samples.
@@ -76,16 +61,13 @@ def read_samples(task: Task, loaded: LoadedModel, count: int, batch_size: int, s
     Raises:
         SampleError: None can be used, or one cannot and ``strict`` is set.
     """
-    found = TaskSamples()
+    found = Usable()
     chosen = list(task.calibration(count))
     for start in range(0, len(chosen), batch_size):
-        batch = dict(enumerate(chosen[start : start + batch_size]))
-        inputs, refused = encode(loaded, batch, strict)
-        found.skipped |= {batch[place].id: why for place, why in refused.items()}
-        good = [sample for place, sample in batch.items() if place not in refused]
-        if good:
-            found.batches.append(_moved(inputs, torch.device("cpu")))
-            found.samples.append(good)
+        part = usable(loaded, chosen[start : start + batch_size], batch_size, strict)
+        found.batches += [_moved(inputs, torch.device("cpu")) for inputs in part.batches]
+        found.samples += part.samples
+        found.skipped |= part.skipped
     if not found.batches:
         reason = next(iter(found.skipped.values()), None) or _why_unreadable(task)
         raise SampleError(f"none of the task's samples can be used; the first: {reason}", "check the data")

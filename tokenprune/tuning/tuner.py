@@ -21,7 +21,8 @@ from tokenprune.engine.compiled import eager
 from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.trials.calibrate import Calibration, as_batches, entropy_profile
 from tokenprune.engine.trials.fidelity import Fidelity
-from tokenprune.engine.trials.race import Answer, Goal, Objective, RaceRules, loss, run_race
+from tokenprune.engine.trials.measuring import Alone, Answer
+from tokenprune.engine.trials.race import Goal, Objective, RaceRules, loss, run_race
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import ConfigError
 from tokenprune.fingerprint import fingerprint
@@ -30,6 +31,8 @@ from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.answer import generate
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.code import used_code
+from tokenprune.models.encode import encode_one
+from tokenprune.models.usable import Usable
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.tasks.base import Task, checked_score
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, cost_label
@@ -41,7 +44,6 @@ from tokenprune.tuning.result import TuneResult
 from tokenprune.tuning.samples import (
     Counted,
     HostBatches,
-    TaskSamples,
     check_budget,
     check_samples,
     different_samples,
@@ -139,6 +141,7 @@ def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: Loade
     batches = HostBatches(found.batches, loaded.model.device)
     tuning = _Tuning(loaded.model, batches, rules, setup, config.seed, settings, progress)
     tuning.code = used_code(config.model, config.task)
+    tuning.alone = lambda number: [encode_one(loaded, sample) for sample in found.samples[number]]
     if config.labels:
         tuning.answer = _answer(config, loaded, found)
     tuning.skipped = found.skipped
@@ -153,11 +156,11 @@ def task_name(task: Task) -> str:
     return f"{name} ({data})" if isinstance(data, str) else name
 
 
-def _answer(config: TuneConfig, loaded: LoadedModel, found: TaskSamples) -> Answer:
+def _answer(config: TuneConfig, loaded: LoadedModel, found: Usable) -> Answer:
     """Answers and scores a batch with the model as it is."""
 
-    def answer(number: int, inputs: Mapping[str, Any]) -> Tensor:
-        samples = found.samples[number]
+    def answer(number: int, inputs: Mapping[str, Any], place: int | None) -> Tensor:
+        samples = found.samples[number] if place is None else [found.samples[number][place]]
         texts = generate(loaded, samples, inputs, config.max_new_tokens).checked().texts
         return torch.tensor([checked_score(config.task, *said) for said in zip(samples, texts, strict=True)])
 
@@ -177,6 +180,7 @@ class _Tuning:
         settings: What must be equal to go on in a folder.
         progress: Called after every candidate and batch.
         answer: Answers and scores a batch; None without labels.
+        alone: Makes the inputs of the samples of a batch alone; None where nobody can.
         skipped: Id of every sample that cannot be used -> why.
         names: Ids of the samples of each batch, for errors; None where they have none.
         code: Versions of the code of model, task and metric.
@@ -190,6 +194,7 @@ class _Tuning:
     settings: Mapping[str, Any]
     progress: Progress | None = None
     answer: Answer | None = None
+    alone: Alone | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     names: Sequence[Sequence[str]] | None = None
     code: Mapping[str, str | None] = field(default_factory=dict)
@@ -218,8 +223,9 @@ class _Tuning:
                 store.claim_tune(self.settings, origin, fingerprints(self.batches))
             start = time.perf_counter()
             rankings = []
-            for number, budget in enumerate(budgets):
-                found = self._candidates(adapter, budget, named, compositions, sizes, store)
+            # all candidates are made before the first race: one that is misspelled is found at once
+            pools = [self._candidates(adapter, budget, named, compositions, sizes, store) for budget in budgets]
+            for number, (budget, found) in enumerate(zip(budgets, pools, strict=True)):
                 names = [candidate.name for candidate in found.candidates]
                 show = steps_of(self.progress, number, len(budgets), cost_label(budget), names)
                 rankings.append(self._race(adapter, budget, found, counted, store, show))
@@ -301,6 +307,7 @@ class _Tuning:
                 log=rows,
                 progress=show,
                 answer=self.answer,
+                alone=self.alone,
                 names=self.names,
                 counted=counted.places,
             )

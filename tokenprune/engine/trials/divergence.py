@@ -9,14 +9,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin, LogitsProcessorList
 
+from tokenprune.engine.trials.greedy import greedy
 from tokenprune.errors import UnsupportedFeatureError
-
-#: Options of ``generate`` for one answer of the most likely tokens, whatever the model's own generation config says.
-GREEDY: Mapping[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "return_dict_in_generate": False,
-}
 
 
 class _Forced:
@@ -66,13 +60,10 @@ def forced_log_probabilities(model: GenerationMixin, inputs: Mapping[str, Tensor
         float32 ``[batch, tokens, vocabulary]``.
     """
     forced = _Forced(ids, inputs["input_ids"].shape[1])
-    out = model.generate(
-        **inputs,
-        **{**GREEDY, "return_dict_in_generate": True},
-        max_new_tokens=ids.shape[1],
-        logits_processor=LogitsProcessorList([forced]),
-        output_logits=True,  # before any processor
-    )
+    # the logits before any processor
+    options = greedy(model) | {"return_dict_in_generate": True, "output_logits": True}
+    processors = LogitsProcessorList([forced])
+    out = model.generate(**inputs, **options, max_new_tokens=ids.shape[1], logits_processor=processors)
     return torch.stack([step.float().log_softmax(-1) for step in out.logits], dim=1)
 
 

@@ -17,7 +17,6 @@ from tokenprune.adapters.layout import check_not_empty
 from tokenprune.config import Method
 from tokenprune.engine.engine import attached
 from tokenprune.engine.trials.divergence import (
-    GREEDY,
     answer_mask,
     forced_log_probabilities,
     masked_mean,
@@ -26,6 +25,7 @@ from tokenprune.engine.trials.divergence import (
     write_answers,
 )
 from tokenprune.engine.trials.features import SharedFeatures
+from tokenprune.engine.trials.greedy import greedy
 from tokenprune.engine.trials.prefix import Prefix
 from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.ops.finite import is_distribution
@@ -129,7 +129,7 @@ class UnprunedBatch:
         with torch.no_grad(), self._features.enabled(), self._prefix.recorded(firsts if tokens == 1 else ()):
             if tokens > 1:
                 model: Any = adapter.model
-                self._ids = write_answers(model, inputs, tokens, **GREEDY)
+                self._ids = write_answers(model, inputs, tokens, **greedy(model))
             self._expected = self._log_probabilities()
         unusable = (~is_distribution(self._expected) & self._mask).any(1)
         if bool(unusable.any()):

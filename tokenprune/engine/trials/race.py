@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
+from tokenprune.core.forward_errors import device_broken
 from tokenprune.engine.plan import Plan
-from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch
+from tokenprune.engine.trials.fidelity import Fidelity
+from tokenprune.engine.trials.measuring import Alone, Answer, MeasuredBatch
 from tokenprune.errors import TokenPruneError
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.stats.sequential_test import clearly_worse
@@ -24,9 +26,6 @@ Objective = Literal["root_divergence", "agreement", "divergence", "distance"]
 
 #: Objective of a race, or the task's score of generated answers, which needs labels.
 Goal = Objective | Literal["score"]
-
-#: Answers a batch with the model as it is, and scores the answers: (number of the batch, its inputs) -> ``[samples]``.
-Answer = Callable[[int, Mapping[str, Any]], Tensor]
 
 
 def loss(fidelity: Fidelity, goal: Goal) -> Tensor:
@@ -105,6 +104,7 @@ def run_race(
     log: RaceLog | None = None,
     progress: Progress | None = None,
     answer: Answer | None = None,
+    alone: Alone | None = None,
     names: Sequence[Sequence[str]] | None = None,
     counted: Sequence[Sequence[int]] | None = None,
 ) -> Race:
@@ -120,12 +120,14 @@ def run_race(
         log: Where results are read and written.
         progress: Called after every method and batch.
         answer: Answers and scores a batch; needed where the goal is the score.
+        alone: Makes the inputs of the samples of a batch alone: where the batch fails, they are measured one by one.
         names: Names of the samples of each batch in errors; None for their numbers, from 0.
         counted: The places of each batch whose samples count; None for all. See
             :func:`tokenprune.engine.trials.distinct.distinct`.
 
     Raises:
         UnsupportedFeatureError: The unpruned model's logits of a sample hold NaN.
+        ForwardError: The unpruned model fails, or the device does.
     """
     race = Race()
     layers = {name: fixed_layers(method) for name, method in methods.items()}
@@ -143,22 +145,21 @@ def run_race(
     level = rules.error / max(1, len(tests))
     for number, inputs in enumerate(batches):
         places = counted[number]
-        unpruned: UnprunedBatch | None = None
+        batch: MeasuredBatch | None = None
         for name in list(running) if places else ():
             found = log.read(name, number) if log is not None else None
             if found is None or len(found) != len(places) or (answer is not None and found.score is None):
-                if unpruned is None:
+                if batch is None:
                     firsts = {layers[other][0] for other in running}
                     ids = _numbers(len(inputs["input_ids"]), places, race.samples)
                     called = None if names is None else names[number]
-                    unpruned = UnprunedBatch(adapter, inputs, firsts, rules.tokens, ids, called)
+                    batch = MeasuredBatch(adapter, number, inputs, firsts, rules.tokens, ids, called, answer, alone)
+                    batch.prepare()
                 try:
-                    found = unpruned.fidelity(methods[name], layers[name])
-                    if answer is not None:
-                        with unpruned.pruned(methods[name], layers[name]):
-                            found = replace(found, score=answer(number, inputs))
-                    found = found.at(places)
+                    found = batch.fidelity(methods[name], layers[name]).at(places)
                 except TokenPruneError as error:
+                    if device_broken(error):
+                        raise
                     race.refused[name] = str(error)
                     running.remove(name)
                     continue
@@ -169,7 +170,7 @@ def run_race(
                 progress(name, number, len(batches))
         if not places and progress is not None and running:
             progress(running[-1], number, len(batches))
-        del unpruned  # before the next one is made
+        del batch  # before the next one is made
         before, race.samples = race.samples, race.samples + len(places)
         if any(before < test <= race.samples for test in tests) and race.samples < total and len(running) > 1:
             losses = torch.stack([loss(Fidelity.cat(parts[name]), rules.goal) for name in running])

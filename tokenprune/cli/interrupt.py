@@ -1,0 +1,123 @@
+"""Ctrl-C and SIGTERM: one line at once, then the command stops; a second one ends it there and then.
+
+A handler of Python runs between two steps of the main thread, which a long operation of torch delays. The line must not
+wait for that: the system writes the number of a signal into a socket, and a thread that reads it prints the line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+#: The signals, and what users call them.
+SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+AGAIN = "the same command goes on"
+
+
+@contextmanager
+def stoppable(kept: Callable[[], str]) -> Iterator[None]:
+    """Stop what runs in the block at the first Ctrl-C or SIGTERM, and end the process at the second.
+
+    After the first the block is left as by any exception, so that files and locks are closed. Then the process ends,
+    with the status 130 or 143: the teardown of a model and of its libraries would take seconds.
+
+    Blocks may be nested: the inner one says what is kept. Only the main thread of a process gets signals; in another one
+    the block runs as it is.
+
+    Args:
+        kept: Says in a few words what is kept, and what the same command does then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stopped: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    listener = _Listener(ours, kept)
+    previous = {number: signal.signal(number, stop) for number in SIGNALS}
+    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    listener.start()
+    try:
+        yield
+    finally:
+        if stopped:
+            sys.stdout.flush()
+            os._exit(128 + stopped[0])
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        theirs.close()  # the listener ends
+        listener.join(timeout=1)
+        ours.close()
+
+
+class _Listener(threading.Thread):
+    """Prints the line at the first signal, and ends the process at the second."""
+
+    def __init__(self, signals: socket.socket, kept: Callable[[], str]) -> None:
+        super().__init__(name="tokenprune-signals", daemon=True)
+        self._signals, self._kept = signals, kept
+
+    def run(self) -> None:
+        first = self._next()
+        if first is None:
+            return
+        _print(f"{SIGNALS[first]}: stopping; {self._kept()} ({SIGNALS[first]} again ends at once)")
+        second = self._next()
+        if second is not None:
+            _print("ended")
+            os._exit(128 + second)
+
+    def _next(self) -> Any:
+        """The next of the signals; None when the block has ended. Others, e.g. of a window's size, are not ours."""
+        while True:
+            read = self._signals.recv(1)
+            if not read:
+                return None
+            if read[0] in SIGNALS:
+                return signal.Signals(read[0])
+
+
+def _print(text: str) -> None:
+    """Write a line to stderr, past whatever lock the main thread holds on it; a progress bar's line ends first."""
+    start = "\n" if sys.stderr.isatty() else ""
+    os.write(2, f"{start}{text}\n".encode(errors="backslashreplace"))
+
+
+def nothing_kept() -> str:
+    """What is kept of a command that writes when it is done."""
+    return "nothing is kept"
+
+
+def kept_in(folder: str | Path) -> Callable[[], str]:
+    """What is kept of a run that writes into a folder batch by batch."""
+
+    def words() -> str:
+        count = _rows(Path(folder) / "samples.jsonl")
+        count += sum(map(_rows, Path(folder).glob("tuned/**/samples.jsonl")))  # tunes of an experiment
+        if not count:
+            return f"nothing has been written to {folder} yet; {AGAIN}"
+        return f"{count} rows are kept in {folder}; {AGAIN}"
+
+    return words
+
+
+def _rows(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    except OSError:
+        return 0
