@@ -293,13 +293,13 @@ def test_an_open_question_among_choices(folder: Path) -> None:
 
 @each_format
 def test_choices_in_columns(folder: Path, write: Writer) -> None:
-    """MMBench: some questions have two or three choices, and a hint."""
+    """MMBench: some questions have two or three choices, and a hint; a copy on the Hub has the text nan for others."""
     nan = float("nan")
     rows = asked(
         [
             {"A": "one", "B": "two", "C": "three", "D": "four", "answer": "D", "hint": "See."},
             {"A": "one", "B": "two", "C": None, "D": "", "answer": "B", "hint": None},
-            {"A": None, "B": "two", "C": "three", "D": None, "answer": "C", "hint": ""},
+            {"A": None, "B": "two", "C": "three", "D": "nan", "answer": "C", "hint": "nan"},
             {"A": "one", "B": "two", "C": None, "D": None, "answer": "C", "hint": None},
         ]
     )

@@ -83,13 +83,19 @@ def _lettered(table: Table) -> tuple[str, ...]:
 def values(table: Table, columns: tuple[str, ...]) -> Iterator[object]:
     """What :func:`value` gives, of all rows."""
     parts = [table.values(column) for column in columns]
-    return parts[0] if len(parts) == 1 else (list(row) for row in zip(*parts, strict=True))
+    return parts[0] if len(parts) == 1 else ([_part(cell) for cell in row] for row in zip(*parts, strict=True))
 
 
 def value(row: Mapping[str, object], columns: tuple[str, ...]) -> object:
     """The value of a role in a row: that of its column, or a list of those of its columns; None without a column."""
-    several = [row.get(column) for column in columns]
-    return several if len(several) > 1 else next(iter(several), None)
+    if len(columns) > 1:
+        return [_part(row.get(column)) for column in columns]
+    return row.get(columns[0]) if columns else None
+
+
+def _part(cell: object) -> object:
+    """A cell of one of several columns: "nan" is no choice or hint, but what exports of MMBench made of a missing one."""
+    return None if cell == "nan" else cell
 
 
 def near(name: str, table: Table) -> str:
