@@ -21,8 +21,8 @@ Columns = dict[Role, tuple[str, ...]]
 ROLES: tuple[Role, ...] = get_args(Role)
 PICTURES: tuple[Role, ...] = ("image", "images", "video")
 ANSWERS: tuple[Role, ...] = ("answers", "answer")
-#: Roles that may have several columns: a question in parts, choices one by one.
-SEVERAL: tuple[Role, ...] = ("question", "choices")
+#: Roles that may have several columns: a question in parts, pictures and choices one by one.
+SEVERAL: tuple[Role, ...] = ("images", "question", "choices")
 
 
 def find_columns(table: Table, chosen: Mapping[Role, Named]) -> Columns:
@@ -64,7 +64,7 @@ def _check(table: Table, role: Role, columns: tuple[str, ...]) -> None:
         if column not in table.columns:
             raise ConfigError(f"columns: {table.name} has no column {column!r} ({role})", near(column, table))
     if len(columns) > 1 and role not in SEVERAL:
-        what = f"columns: {role} has the columns {', '.join(columns)}, and only {' and '.join(SEVERAL)} take several"
+        what = f"columns: {role} has the columns {', '.join(columns)}, and only {', '.join(SEVERAL)} take several"
         raise ConfigError(what, "name one")
     lettered = role == "choices" and len(columns) > 1 and set(columns) <= set(string.ascii_uppercase)
     letters = tuple(string.ascii_uppercase[: len(columns)])
@@ -94,7 +94,7 @@ def value(row: Mapping[str, object], columns: tuple[str, ...]) -> object:
 
 
 def _part(cell: object) -> object:
-    """A cell of one of several columns: "nan" is no choice or hint, but what exports of MMBench made of a missing one."""
+    """A cell of one of several columns: "nan" is what exports, as those of MMBench, made of a missing one."""
     return None if cell == "nan" else cell
 
 
