@@ -451,9 +451,7 @@ def test_settings_of_a_task_survive_being_written(folder: Path) -> None:
     assert FromRegistry("tasks").build(json.loads(json.dumps(dumped))) == task
 
 
-def test_what_answers_are_is_found_without_decoding_and_holding_rows(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_answers_are_is_found_without_decoding_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any) -> None:
         raise AssertionError("decoded")
 
