@@ -60,6 +60,6 @@ def test_entries() -> None:
 
     assert entries("['a']", split, "answers", "here") == ["a"]
     assert entries("a", split, "answers", "here") == ["split", "a"]
-    assert entries(["a"], split, "answers", "here") == ["split", ["a"]]
+    assert entries(["a"], split, "answers", "here") == ["a"]
     assert entries('{"answer": "a"}', split, "answers", "here") == [{"answer": "a"}]
     assert entries(None, split, "answers", "here") == entries(float("nan"), split, "answers", "here") == ()

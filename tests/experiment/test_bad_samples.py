@@ -48,6 +48,18 @@ class LinesTask(ToyTask):
         return Lines(super().samples())
 
 
+@pytest.mark.slow
+def test_a_folder_belongs_to_one_meaning_of_answers(tmp_path: Path) -> None:
+    """The same rows with another ``answer_is`` have other right answers."""
+    Image.effect_noise((32, 32), 90).convert("RGB").save(tmp_path / "a.png")
+    row = {"image": "a.png", "question": "abc", "choices": ["w1", "w2", "w3"], "answer": 1}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"question": "d"}), encoding="utf-8")
+    task = {"name": "vqa", "data": str(tmp_path / "q.jsonl"), "answer_is": "index0"}
+    run_experiment(config(str(tmp_path / "out"), task=task, methods=["random"]))
+    with pytest.raises(OutputError, match="answer_is"):
+        run_experiment(config(str(tmp_path / "out"), task=task | {"answer_is": "index1"}, methods=["random"]))
+
+
 @pytest.fixture
 def bad() -> Any:
     BAD.clear()

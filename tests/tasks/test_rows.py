@@ -293,13 +293,13 @@ def test_an_open_question_among_choices(folder: Path) -> None:
 
 @each_format
 def test_choices_in_columns(folder: Path, write: Writer) -> None:
-    """MMBench: some questions have two or three choices, and a hint."""
+    """MMBench: some questions have two or three choices, and a hint; a copy on the Hub has the text nan for others."""
     nan = float("nan")
     rows = asked(
         [
             {"A": "one", "B": "two", "C": "three", "D": "four", "answer": "D", "hint": "See."},
             {"A": "one", "B": "two", "C": None, "D": "", "answer": "B", "hint": None},
-            {"A": None, "B": "two", "C": "three", "D": None, "answer": "C", "hint": ""},
+            {"A": None, "B": "two", "C": "three", "D": "nan", "answer": "C", "hint": "nan"},
             {"A": "one", "B": "two", "C": None, "D": None, "answer": "C", "hint": None},
         ]
     )
@@ -320,6 +320,21 @@ def test_choices_in_columns(folder: Path, write: Writer) -> None:
     assert [one == other for one, other in zip(marks, changed.fingerprints(), strict=True)] == [False, True, True, True]
 
 
+@each_format
+def test_pictures_in_columns(folder: Path, write: Writer) -> None:
+    """MMMU: image_1 to image_7, most of them empty; and a list in a text."""
+    picture(folder / "b.png", (10, 20))
+    rows = [
+        {"question": "Q", "answer": "x", "i1": "a.png", "i2": "b.png"},
+        {"question": "Q", "answer": "x", "i1": "b.png"},
+    ]
+    rows += [{"question": "Q", "answer": "x", "i1": None, "i2": "['b.png', 'a.png']"}]
+    data = write(folder, rows)
+    samples = vqa(data, columns={"images": ["i1", "i2"]}).samples()
+    assert [[image.size for image in samples[index].images] for index in (0, 1)] == [[(20, 10), (10, 20)], [(10, 20)]]
+    assert [image.size for image in vqa(data, columns={"images": "i2"}).samples()[2].images] == [(10, 20), (20, 10)]
+
+
 def test_columns_of_choices_can_be_named(folder: Path) -> None:
     rows = asked([{"option_a": "one", "option_b": "two", "A": "x", "B": "y", "answer": "B"}])
     data = jsonl(folder, rows)
@@ -329,7 +344,7 @@ def test_columns_of_choices_can_be_named(folder: Path) -> None:
     for columns, words in (
         ({"choices": ["B", "A"]}, "columns B, A would have the letters A, B"),
         ({"choices": ["A", "C"]}, "no column 'C' (choices)"),
-        ({"answer": ["A", "B"]}, "only question and choices take several"),
+        ({"answer": ["A", "B"]}, "only images, question, choices take several"),
     ):
         with pytest.raises(ConfigError) as caught:
             vqa(data, columns=columns).samples()
@@ -436,9 +451,7 @@ def test_settings_of_a_task_survive_being_written(folder: Path) -> None:
     assert FromRegistry("tasks").build(json.loads(json.dumps(dumped))) == task
 
 
-def test_what_answers_are_is_found_without_decoding_and_holding_rows(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_answers_are_is_found_without_decoding_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any) -> None:
         raise AssertionError("decoded")
 

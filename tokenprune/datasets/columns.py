@@ -22,8 +22,8 @@ Columns = dict[Role, tuple[str, ...]]
 ROLES: tuple[Role, ...] = get_args(Role)
 PICTURES: tuple[Role, ...] = ("image", "images", "video")
 ANSWERS: tuple[Role, ...] = ("answers", "answer")
-#: Roles that may have several columns: a question in parts, choices one by one.
-SEVERAL: tuple[Role, ...] = ("question", "choices")
+#: Roles that may have several columns: a question in parts, pictures and choices one by one.
+SEVERAL: tuple[Role, ...] = ("images", "question", "choices")
 
 
 def find_columns(table: Table, chosen: Mapping[Role, Named]) -> Columns:
@@ -65,7 +65,7 @@ def _check(table: Table, role: Role, columns: tuple[str, ...]) -> None:
         if column not in table.columns:
             raise ConfigError(f"columns: {table.name} has no column {column!r} ({role})", near(column, table))
     if len(columns) > 1 and role not in SEVERAL:
-        what = f"columns: {role} has the columns {', '.join(columns)}, and only {' and '.join(SEVERAL)} take several"
+        what = f"columns: {role} has the columns {', '.join(columns)}, and only {', '.join(SEVERAL)} take several"
         raise ConfigError(what, "name one")
     lettered = role == "choices" and len(columns) > 1 and set(columns) <= set(string.ascii_uppercase)
     letters = tuple(string.ascii_uppercase[: len(columns)])
@@ -84,13 +84,19 @@ def _lettered(table: Table) -> tuple[str, ...]:
 def values(table: Table, columns: tuple[str, ...]) -> Iterator[object]:
     """What :func:`value` gives, of all rows."""
     parts = [table.values(column) for column in columns]
-    return parts[0] if len(parts) == 1 else (list(row) for row in zip(*parts, strict=True))
+    return parts[0] if len(parts) == 1 else ([_part(cell) for cell in row] for row in zip(*parts, strict=True))
 
 
 def value(row: Mapping[str, object], columns: tuple[str, ...]) -> object:
     """The value of a role in a row: that of its column, or a list of those of its columns; None without a column."""
-    several = [row.get(column) for column in columns]
-    return several if len(several) > 1 else next(iter(several), None)
+    if len(columns) > 1:
+        return [_part(row.get(column)) for column in columns]
+    return row.get(columns[0]) if columns else None
+
+
+def _part(cell: object) -> object:
+    """A cell of one of several columns: "nan" is what exports, as those of MMBench, made of a missing one."""
+    return None if cell == "nan" else cell
 
 
 def near(name: str, table: Table) -> str:

@@ -66,6 +66,8 @@ def entries(value: object, split: Callable[[object], Sequence[object]], role: st
     Raises:
         SampleError: It is a text that looks like a list and cannot be read as one.
     """
+    if isinstance(value, list | tuple):
+        return value
     if missing(value):
         return ()
     read = listed(value, role, where) if isinstance(value, str) else None

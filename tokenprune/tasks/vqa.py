@@ -35,8 +35,8 @@ class Vqa(Task):
         data: The file, the folder, or the dataset's name or local folder.
         columns: The columns of roles, where they do not have the role's name: ``image``, ``images``, ``video``,
             ``question``, ``answer``, ``answers``, ``choices``, ``id``, ``type``. null: the role has no column. A list
-            of columns for ``choices`` (by default A, B, C ... if there is no column of that name), and for the parts of
-            ``question``.
+            of columns for ``choices`` (by default A, B, C ... if there is no column of that name), for ``images``, and
+            for the parts of ``question``.
         answer_is: What the answers of rows with choices are: ``letter``, ``text``, ``index0`` (an index from 0) or
             ``index1`` (from 1). By default what fits all rows; an error if that is not clear.
         split: The split of a dataset.
