@@ -241,7 +241,10 @@ PART = {"type": "image", "image": "a.png"}
     ("turns", "what"),
     [
         (human("Is <image> a cat?"), "<image> stands within the text of the first turn; pictures come before"),
-        (human("<image>\n<image>\nWhat?"), "the first turn shows 2 pictures, and the row has 1; write one <image>"),
+        (
+            human("<image>\n<image>\nWhat?"),
+            r"turn and the row have different numbers of pictures \(2 and 1\); write one",
+        ),
         (human("<image>\n") + human("What?"), "an earlier turn is empty"),
         (human("What?") + human("<image>\nAnd this?"), "a picture in a later turn; only those of the first turn"),
         (human("What?")[:1] * 2, "turn 2 is of the user, not of the assistant; user and assistant take turns"),

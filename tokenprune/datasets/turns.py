@@ -150,7 +150,8 @@ def without_places(text: str, counts: Sequence[int], where: str) -> str:
     if not places:
         return text.strip()
     if places not in counts:
-        what = f"{where}: the first turn shows {places} pictures, and the row has {' or '.join(map(str, counts))}"
+        both = f"{places} and {' or '.join(map(str, counts))}"
+        what = f"{where}: the first turn and the row have different numbers of pictures ({both})"
         raise SampleError(what, "write one <image> for each picture, or none")
     for edge in (LEADING, TRAILING):
         rest = edge.sub("", text, count=1)

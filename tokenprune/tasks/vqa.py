@@ -25,14 +25,15 @@ from tokenprune.tasks.vqa_samples import Reading, VqaSamples
 
 
 class Vqa(Task):
-    """Questions of your own: JSONL, CSV, TSV or Parquet, a folder of pictures, or a dataset of Hugging Face.
+    """Questions of your own: JSON, JSONL, CSV, TSV or Parquet, a folder of pictures, or a dataset of Hugging Face.
 
     Rows are read when they are asked for, so memory does not grow with the data apart from 16 bytes a line.
 
     Attributes:
         data: The file, the folder, or the dataset's name or local folder.
         columns: The columns of roles, where they do not have the role's name: ``image``, ``images``, ``video``,
-            ``question``, ``answer``, ``answers``, ``choices``, ``id``, ``type``. null: the role has no column.
+            ``question``, ``answer``, ``answers``, ``choices``, ``id``, ``type``, ``history``, ``system``,
+            ``conversation``. null: the role has no column.
         split: The split of a dataset.
         config: The configuration of a dataset.
         images: The folder in which relative paths start; by default the file's own.
