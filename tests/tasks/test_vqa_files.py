@@ -146,7 +146,7 @@ TALK = [
 
 
 @pytest.mark.each("suffix")
-@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet", "csv"])
 def test_the_last_question_of_a_conversation(folder: Path, suffix: str) -> None:
     """As the files of LLaVA have it."""
     rows = [

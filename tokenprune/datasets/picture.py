@@ -25,6 +25,8 @@ def read_image(item: Source, where: str) -> Image:
     try:
         with image_module.open(item.open()) as opened:
             picture: Image = on_white(eight_bits(operations.exif_transpose(opened)))
+    except image_module.UnidentifiedImageError as error:  # its message has the address of the bytes in memory
+        raise item.unreadable("image", where, "it is no picture of a known format") from error
     except Exception as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error ...
         raise item.unreadable("image", where, error) from error
     return picture
