@@ -127,11 +127,17 @@ def test_other_lists_of_clips(folder: Path) -> None:
         (["f0.png", "v.mp4"], "video holds the picture 'f0.png' beside a video; write the frames of one clip, or"),
         ([["f0.png"], "v.mp4"], "video holds lists beside single files; write one list for each clip"),
         ([["f0.png", "gone.png"]], "the file 'gone.png' does not exist"),
+        (
+            "moving.webp",
+            "the video 'moving.webp' is an animated picture, of which only GIF is read as a video",
+        ),
         ([], "no image and no video"),
     ],
 )
 def test_lists_that_are_no_clips(folder: Path, value: Any, what: str) -> None:
     video(folder / "v.mp4", 3)
+    pages = [Image.new("RGB", (8, 8), (value,) * 3) for value in (0, 200)]
+    pages[0].save(folder / "moving.webp", save_all=True, append_images=pages[1:])
     rows = [{"video": value, "question": "What?", "answer": "x"}]
     with pytest.raises(SampleError, match=rf"q.jsonl, line 1: {what}"):
         samples(jsonl(folder / "q.jsonl", rows))[0]

@@ -24,12 +24,10 @@ def is_base64(text: str) -> bool:
     if ADDRESS.match(text):
         return True
     try:
-        return (
-            len(text) > HEAD
-            and FILES.match(base64.b64decode(text[:HEAD].translate(URL_SAFE), validate=True)) is not None
-        )
+        head = base64.b64decode(text[:HEAD].translate(URL_SAFE), validate=True)
     except ValueError:  # not ASCII, or no base64
         return False
+    return len(text) > HEAD and FILES.match(head) is not None
 
 
 def decoded(text: str, where: str) -> bytes:

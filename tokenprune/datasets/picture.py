@@ -32,6 +32,13 @@ def read_image(item: Source, where: str) -> Image:
     return picture
 
 
+def is_animation(item: Source) -> bool:
+    """Whether a picture that can be read is an animated PNG or WebP, which PyAV cannot read as a video."""
+    image_module = optional("PIL.Image", "an image")
+    with image_module.open(item.open()) as opened:
+        return opened.format in ("PNG", "WEBP") and bool(getattr(opened, "is_animated", False))
+
+
 def on_white(picture: Image) -> Image:
     """A picture as RGB. Transparent parts become white, like a page: in a mere conversion they often turn black."""
     if not picture.has_transparency_data:
