@@ -96,9 +96,7 @@ def test_smolvlm_gets_no_videos_of_different_lengths_together(folders: dict[str,
     """Its processor would write "eight frames" before four: the prompt of a sample would depend on its batch."""
     loaded = load(folders["smolvlm"])
     long, short = questions(seconds(8), seconds(4))
-    with pytest.raises(
-        SampleError, match="the videos of sample '0' and its batch have 4 and 8 frames; smolvlm is"
-    ):
+    with pytest.raises(SampleError, match="the videos of sample '0' and its batch have 4 and 8 frames; smolvlm is"):
         loaded.encode([long, short])
     loaded.encode([short])
     assert "four frames" in prompts[-1]
