@@ -51,6 +51,8 @@ def test_paths_and_bytes(tmp_path: Path) -> None:
     [
         ("b.png", r"^q, line 7: the file 'b.png' does not exist \(.*b.png\); correct the path, or set `images`"),
         (".", "q, line 7: the file '.' is a folder"),
+        ("  ", "q, line 7: the path is empty; write the path of a file"),
+        ("a\0\n.png", r"q, line 7: the file 'a\\x00\\n.png' does not exist \(.*a\\x00\\n.png\); correct"),
         ("https://example.org/a.png", "q, line 7: 'https://example.org/a.png' is a URL, .*; download it first"),
         ("s3://bucket/a.png", "is a URL"),
         ("data:image/png,%89PNG", "q, line 7: 'data:image/png,%89PNG' is not base64; write data:image/png;base64,..."),
@@ -66,6 +68,7 @@ def test_what_no_image_can_be_read_from(tmp_path: Path, value: object, what: str
 ENCODINGS: dict[str, Callable[[str], str]] = {
     "alone": lambda code: code,
     "on lines": lambda code: "\n".join(code[start : start + 76] for start in range(0, len(code), 76)),
+    "for addresses": lambda code: code.translate(str.maketrans("+/", "-_")),
     "without padding": lambda code: code.rstrip("="),
     "as an address": lambda code: f"data:image/png;base64,{code}",
 }

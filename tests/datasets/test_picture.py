@@ -102,3 +102,4 @@ def test_unreadable_images(tmp_path: Path) -> None:
         ) as error:
             read_image(source(broken, tmp_path, ""), "q, line 7")
         assert "\n" not in str(error.value)
+        assert " at 0x" not in str(error.value), "the same error twice is the same line in skipped.jsonl"

@@ -15,7 +15,7 @@ from tests.models.test_checkpoints import NAMES, REFUSED, entry, generate, load,
 from tests.support.checkpoints import FAMILIES, clip, pictures
 from tests.support.tiny.core import IMAGE, VIDEO
 from tokenprune.budgets.keep import KeepRatio
-from tokenprune.errors import UnsupportedModelError
+from tokenprune.errors import SampleError, UnsupportedModelError
 from tokenprune.experiment.config import MethodEntry
 from tokenprune.tasks.base import Sample, Video
 
@@ -90,6 +90,16 @@ def test_smolvlm_is_told_the_time_of_every_frame(folders: dict[str, Path], promp
         *("00:00", "00:04", "00:08", "00:12", "00:17", "00:21", "00:25", "00:29")
     ]
     assert "eight frames from a 0:00:30 [H:MM:SS] video" in prompts[-1]
+
+
+def test_smolvlm_gets_no_videos_of_different_lengths_together(folders: dict[str, Path], prompts: list[str]) -> None:
+    """Its processor would write "eight frames" before four: the prompt of a sample would depend on its batch."""
+    loaded = load(folders["smolvlm"])
+    long, short = questions(seconds(8), seconds(4))
+    with pytest.raises(SampleError, match="the videos of sample '0' and its batch have 4 and 8 frames; smolvlm is"):
+        loaded.encode([long, short])
+    loaded.encode([short])
+    assert "four frames" in prompts[-1]
 
 
 def test_frames_that_are_not_equally_long(folders: dict[str, Path], prompts: list[str]) -> None:

@@ -127,11 +127,17 @@ def test_other_lists_of_clips(folder: Path) -> None:
         (["f0.png", "v.mp4"], "video holds the picture 'f0.png' beside a video; write the frames of one clip, or"),
         ([["f0.png"], "v.mp4"], "video holds lists beside single files; write one list for each clip"),
         ([["f0.png", "gone.png"]], "the file 'gone.png' does not exist"),
+        (
+            "moving.webp",
+            "the video 'moving.webp' is an animated picture, of which only GIF is read as a video",
+        ),
         ([], "no image and no video"),
     ],
 )
 def test_lists_that_are_no_clips(folder: Path, value: Any, what: str) -> None:
     video(folder / "v.mp4", 3)
+    pages = [Image.new("RGB", (8, 8), (value,) * 3) for value in (0, 200)]
+    pages[0].save(folder / "moving.webp", save_all=True, append_images=pages[1:])
     rows = [{"video": value, "question": "What?", "answer": "x"}]
     with pytest.raises(SampleError, match=rf"q.jsonl, line 1: {what}"):
         samples(jsonl(folder / "q.jsonl", rows))[0]
@@ -146,7 +152,7 @@ TALK = [
 
 
 @pytest.mark.each("suffix")
-@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet", "csv"])
 def test_the_last_question_of_a_conversation(folder: Path, suffix: str) -> None:
     """As the files of LLaVA have it."""
     rows = [
@@ -241,7 +247,10 @@ PART = {"type": "image", "image": "a.png"}
     ("turns", "what"),
     [
         (human("Is <image> a cat?"), "<image> stands within the text of the first turn; pictures come before"),
-        (human("<image>\n<image>\nWhat?"), "the first turn shows 2 pictures, and the row has 1; write one <image>"),
+        (
+            human("<image>\n<image>\nWhat?"),
+            r"turn and the row have different numbers of pictures \(2 and 1\); write one",
+        ),
         (human("<image>\n") + human("What?"), "an earlier turn is empty"),
         (human("What?") + human("<image>\nAnd this?"), "a picture in a later turn; only those of the first turn"),
         (human("What?")[:1] * 2, "turn 2 is of the user, not of the assistant; user and assistant take turns"),

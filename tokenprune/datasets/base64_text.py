@@ -9,6 +9,7 @@ import re
 from tokenprune.datasets.values import short
 from tokenprune.errors import SampleError
 
+URL_SAFE = str.maketrans("-_", "+/")  # two characters have others in addresses
 ADDRESS = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.I)
 #: First bytes of pictures and videos: a text that begins with one of them in base64 is no path.
 FILES = re.compile(
@@ -23,9 +24,10 @@ def is_base64(text: str) -> bool:
     if ADDRESS.match(text):
         return True
     try:
-        return len(text) > HEAD and FILES.match(base64.b64decode(text[:HEAD], validate=True)) is not None
+        head = base64.b64decode(text[:HEAD].translate(URL_SAFE), validate=True)
     except ValueError:  # not ASCII, or no base64
         return False
+    return len(text) > HEAD and FILES.match(head) is not None
 
 
 def decoded(text: str, where: str) -> bytes:
@@ -41,7 +43,7 @@ def decoded(text: str, where: str) -> bytes:
     address = ADDRESS.match(text)
     if address and not address[2].lower().endswith(";base64"):
         raise SampleError(f"{where}: {short(text)} is not base64", "write data:image/png;base64,... or a path")
-    code = "".join(text[address.end() if address else 0 :].split())
+    code = "".join(text[address.end() if address else 0 :].split()).translate(URL_SAFE)
     try:
         return base64.b64decode(code + "=" * (-len(code) % 4), validate=True)
     except binascii.Error as error:

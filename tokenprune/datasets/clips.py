@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from tokenprune.datasets.media import Source, source
-from tokenprune.datasets.picture import read_image
+from tokenprune.datasets.picture import is_animation, read_image
+from tokenprune.datasets.values import short
 from tokenprune.datasets.video import FrameArrays, evenly, read_video
 from tokenprune.errors import SampleError
 
@@ -61,6 +62,9 @@ class Pictures(Clip):
         """The chosen pictures; the others are not read."""
         chosen = evenly(list(range(len(self.items))), count)
         frames = [np.asarray(read_image(self.items[place], where)) for place in chosen]
+        if any(is_animation(self.items[place]) for place in chosen):
+            what = f"{where}: the video {short(self.key)} is an animated picture, of which only GIF is read as a video"
+            raise SampleError(what, "write it as GIF or MP4, or into the column `image` for its first picture")
         for place, frame in zip(chosen, frames, strict=True):
             if frame.shape != frames[0].shape:
                 sizes = " and ".join(f"{shape[1]} x {shape[0]}" for shape in (frames[0].shape, frame.shape))

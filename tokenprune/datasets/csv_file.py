@@ -101,7 +101,8 @@ class CsvFile(TextTable):
                 cells = read_row(taken, self._delimiter)
             except ValueError as error:
                 what = f"{self.name}, line {number}: the row that begins here is no CSV ({error})"
-                raise ConfigError(what, 'close the quote, and double a quote inside quotes: "say ""hi"""') from error
+                fix = 'close quotes, double those inside quotes ("say ""hi"""), and end lines with a line feed'
+                raise ConfigError(what, fix) from error
             if cells is None:
                 return
             yield number, start, cells

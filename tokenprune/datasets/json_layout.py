@@ -10,10 +10,12 @@ from pathlib import Path
 
 from tokenprune.datasets.text_table import BOM
 
-#: A string, a bracket, a comma, or a number or word. A string that does not end is a single quote.
+#: A string, a bracket, or a number or word. A string that does not end is a single quote.
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]|[^\s\[\]{},:"]+', re.S)
+#: All that comes before the next bracket, and the bracket.
+TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+[\[\]{}]', re.S)
 OPEN, CLOSE = b"[{", b"]}"
-LIST, OBJECT, QUOTE = ord("["), ord("{"), ord('"')
+LIST, OBJECT, QUOTE = ord("["), ord("{"), b'"'
 
 
 @dataclass
@@ -43,70 +45,77 @@ class Layout:
 
     Attributes:
         first: The first byte of its first value; 0 if the file is empty.
-        several: Whether more values follow, as in JSON Lines; they are not looked at.
         lists: The list that the value is (its name is empty), or the lists that it holds by their names.
-        end: Where the first value ends; 0 if it does not end.
+        end: Where the value ends; 0 if it does not end.
+        several: Whether more values follow, as in JSON Lines; they are not looked at.
     """
 
     first: int = 0
-    several: bool = False
     lists: dict[str, Elements] = field(default_factory=dict)
     end: int = 0
+    several: bool = False
 
 
 def find_layout(path: Path) -> Layout:
-    """Read a file once for the places of its elements, 16 bytes for each. Brackets alone are followed."""
+    """Read a file once for the places of its elements, 16 bytes for each. Only brackets and quotes are followed."""
     if path.stat().st_size == 0:
         return Layout()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return Scan(data).layout
+        found = TOKEN.search(data, len(BOM) if data[: len(BOM)] == BOM else 0)
+        if found is None:
+            return Layout()
+        layout = Layout(data[found.start()])
+        if layout.first == LIST:
+            layout.lists[""], layout.end = read_list(data, found.start())
+        elif layout.first == OBJECT:
+            layout.lists, layout.end = read_object(data, found.start())
+        else:
+            layout.end = found.end()
+        layout.several = bool(layout.end) and TOKEN.search(data, layout.end) is not None
+    return layout
 
 
-class Scan:
-    """Follows the brackets of a JSON text.
-
-    Args:
-        data: The text.
-
-    Attributes:
-        layout: What was found.
-    """
-
-    def __init__(self, data: mmap.mmap) -> None:
-        self.layout = Layout()
-        self._depth = 0
-        self._name = ""  # of the value of the first object that comes next
-        self._list: Elements | None = None  # the list whose elements are noted
-        self._level = 0  # the depth of its elements
-        self._start = 0  # of the element that is open
-        for match in TOKEN.finditer(data, len(BOM) if data[: len(BOM)] == BOM else 0):
-            if self._depth == 0 and self.layout.first:
-                self.layout.several = True
-                return
-            start, end = match.span()
-            if end - start == 1 and data[start] == QUOTE:
-                return
-            self._take(data[start], start, end, data)
-
-    def _take(self, first: int, start: int, end: int, data: mmap.mmap) -> None:
-        """Follow one token."""
-        self.layout.first = self.layout.first or first
+def read_list(data: mmap.mmap, start: int) -> tuple[Elements, int]:
+    """The elements of the list that starts at a place, and where it ends; 0 if it does not."""
+    elements, at = Elements(), start + 1
+    while found := TOKEN.search(data, at):
+        first = data[found.start()]
         if first in CLOSE:
-            self._depth -= 1
-            if self._list is not None and self._depth == self._level:
-                self._list.add(self._start, end, data[self._start])
-            elif self._depth < self._level:
-                self._list = None
-        elif self._list is not None and self._depth == self._level:
-            if first in OPEN:
-                self._start = start
-            else:
-                self._list.add(start, end, first)
-        elif first == LIST and self._depth == (self.layout.first == OBJECT):
-            self._list = self.layout.lists.setdefault(self._name, Elements())
-            self._level = self._depth + 1
-        elif self._depth == 1:
-            self._name = data[start + 1 : end - 1].decode("utf-8", "replace")
-        self._depth += first in OPEN
-        if self._depth == 0:
-            self.layout.end = end
+            return elements, found.end()
+        at = value_end(data, found)
+        if not at:
+            break
+        elements.add(found.start(), at, first)
+    return elements, 0
+
+
+def read_object(data: mmap.mmap, start: int) -> tuple[dict[str, Elements], int]:
+    """The lists of the object that starts at a place, by their names, and where it ends; 0 if it does not."""
+    lists: dict[str, Elements] = {}
+    name, at = "", start + 1
+    while found := TOKEN.search(data, at):
+        first = data[found.start()]
+        if first in CLOSE:
+            return lists, found.end()
+        if first == LIST:
+            lists[name], at = read_list(data, found.start())
+        else:
+            name, at = found.group()[1:-1].decode("utf-8", "replace"), value_end(data, found)
+        if not at:
+            break
+    return lists, 0
+
+
+def value_end(data: mmap.mmap, found: re.Match[bytes]) -> int:
+    """Where the value ends that begins with a token; 0 if it does not."""
+    if found.group() == QUOTE:
+        return 0
+    if found.group() not in (b"[", b"{"):
+        return found.end()
+    depth, at = 0, found.start()
+    while match := TO_BRACKET.match(data, at):
+        at = match.end()
+        depth += 1 if data[at - 1] in OPEN else -1
+        if not depth:
+            return at
+    return 0

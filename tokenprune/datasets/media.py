@@ -49,7 +49,7 @@ class Source:
         with self.path.open("rb") as file:
             return PICTURE.match(file.read(16)) is not None
 
-    def unreadable(self, kind: str, where: str, error: Exception) -> SampleError:
+    def unreadable(self, kind: str, where: str, error: Exception | str) -> SampleError:
         """The error for an ``image`` or ``video`` that a decoder does not take."""
         what = f"{where}: the {kind} {short(self.key)} cannot be read ({one_line(error)})"
         return SampleError(what, "replace the file, or remove the line")
@@ -77,13 +77,16 @@ def _(value: str, folder: Path, where: str) -> Source:
     name = value.strip()
     if URL.match(name):
         raise SampleError(f"{where}: {short(name)} is a URL, and nothing is downloaded", DOWNLOAD)
+    if not name:
+        raise SampleError(f"{where}: the path is empty", ALLOWED)
     path = folder / os.path.expanduser(name[:LONGEST])
     if len(name) < LONGEST and os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long
         return Source(Path(os.path.normpath(name)).as_posix(), path)
     if is_base64(name):
         return source(decoded(name, where), folder, where)
     kind = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
-    shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}..."
+    shown = repr(str(path))[1:-1]  # no line breaks, nor other characters that do things
+    shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
     what = f"{where}: the file {short(name)} {kind} ({shown})"
     raise SampleError(what, "correct the path, or set `images` to the folder in which paths start")
 

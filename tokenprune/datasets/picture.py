@@ -25,9 +25,18 @@ def read_image(item: Source, where: str) -> Image:
     try:
         with image_module.open(item.open()) as opened:
             picture: Image = on_white(eight_bits(operations.exif_transpose(opened)))
+    except image_module.UnidentifiedImageError as error:  # its message has the address of the bytes in memory
+        raise item.unreadable("image", where, "it is no picture of a known format") from error
     except Exception as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error ...
         raise item.unreadable("image", where, error) from error
     return picture
+
+
+def is_animation(item: Source) -> bool:
+    """Whether a picture that can be read is an animated PNG or WebP, which PyAV cannot read as a video."""
+    image_module = optional("PIL.Image", "an image")
+    with image_module.open(item.open()) as opened:
+        return opened.format in ("PNG", "WEBP") and bool(getattr(opened, "is_animated", False))
 
 
 def on_white(picture: Image) -> Image:

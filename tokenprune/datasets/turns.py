@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,12 +63,23 @@ def read_turns(value: object, where: str) -> list[Turn]:
     Raises:
         SampleError: It is no list of turns, or a turn has an unknown role or content.
     """
+    if isinstance(value, str):
+        value = in_json(value)
     if isinstance(value, Mapping) and value and all(isinstance(column, list) for column in value.values()):
         # a Sequence of Hugging Face datasets is stored by its columns
         value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
     if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
         raise SampleError(f"{where}: the conversation is no list of turns: {short(value)}", FORM)
     return [read_turn(turn, f"{where}, turn {number}") for number, turn in enumerate(value, 1)]
+
+
+def in_json(text: str) -> object:
+    """What a text says in JSON, as conversations stand in cells of CSV; the text itself if it is no JSON."""
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        return text
+    return value
 
 
 def read_turn(turn: Mapping[str, object], where: str) -> Turn:
@@ -150,7 +162,8 @@ def without_places(text: str, counts: Sequence[int], where: str) -> str:
     if not places:
         return text.strip()
     if places not in counts:
-        what = f"{where}: the first turn shows {places} pictures, and the row has {' or '.join(map(str, counts))}"
+        both = f"{places} and {' or '.join(map(str, counts))}"
+        what = f"{where}: the first turn and the row have different numbers of pictures ({both})"
         raise SampleError(what, "write one <image> for each picture, or none")
     for edge in (LEADING, TRAILING):
         rest = edge.sub("", text, count=1)

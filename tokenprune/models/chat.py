@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokenprune.datasets.values import short
 from tokenprune.errors import SampleError, UnsupportedModelError
-from tokenprune.models.times import frames_of, set_distances, video_options
+from tokenprune.models.times import check_lengths, frames_of, set_distances, video_options
 from tokenprune.tasks.base import Sample
 
 
@@ -49,11 +49,12 @@ class ChatEncoder:
         """A left-padded batch.
 
         Raises:
-            SampleError: The model cannot take a sample's images or videos.
+            SampleError: The model cannot take a sample's images or videos, or not together with those of others.
         """
         chats = [self.chat(sample) for sample in samples]
         for sample, chat in zip(samples, chats, strict=True):
             self.check(sample, chat)
+        check_lengths(samples, self.processor, self.name)
         batch = self.processor.apply_chat_template(
             chats,
             chat_template=self.template,

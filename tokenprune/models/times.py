@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tokenprune.errors import SampleError
 from tokenprune.tasks.base import Sample, Video
 
 #: Frames per second of the video that processors are told of; some take only whole numbers of frames.
@@ -28,6 +29,26 @@ def frames_of(video: Video, processor: Any) -> NDArray[np.uint8]:
     A model that joins the frames in pairs gets the only frame of a video twice: Qwen3-VL takes no single one.
     """
     return video.frames[_places(video, processor)]
+
+
+def check_lengths(samples: Sequence[Sample], processor: Any, name: str) -> None:
+    """Refuse videos of different lengths together where the processor fills them up, as that of SmolVLM does.
+
+    It writes the length of the longest into the prompts of all: "eight frames" before four.
+
+    Args:
+        samples: The samples.
+        processor: The processor.
+        name: The model's name, for the error.
+
+    Raises:
+        SampleError: There are different lengths.
+    """
+    lengths = sorted({len(video.times) for video in _videos(samples)})
+    if len(lengths) > 1 and getattr(processor.video_processor, "do_pad", False):
+        counts = " and ".join(map(str, lengths))
+        what = f"the videos of sample {samples[0].id!r} and its batch have {counts} frames; {name} is told one number"
+        raise SampleError(what, "set batch_size to 1; of several videos in a sample take equally many frames")
 
 
 def video_options(samples: Sequence[Sample], processor: Any) -> dict[str, Any]:

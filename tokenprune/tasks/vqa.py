@@ -27,16 +27,16 @@ from tokenprune.tasks.vqa_samples import VqaSamples
 
 
 class Vqa(Task):
-    """Questions of your own: JSONL, CSV, TSV or Parquet, a folder of pictures, or a dataset of Hugging Face.
+    """Questions of your own: JSON, JSONL, CSV, TSV or Parquet, a folder of pictures, or a dataset of Hugging Face.
 
     Rows are read when they are asked for, so memory does not grow with the data apart from 16 bytes a line.
 
     Attributes:
         data: The file, the folder, or the dataset's name or local folder.
         columns: The columns of roles, where they do not have the role's name: ``image``, ``images``, ``video``,
-            ``question``, ``answer``, ``answers``, ``choices``, ``id``, ``type``. null: the role has no column. A list
-            of columns for ``choices`` (by default A, B, C ... if there is no column of that name), for ``images``, and
-            for the parts of ``question``.
+            ``question``, ``answer``, ``answers``, ``choices``, ``id``, ``type``, ``history``, ``system``,
+            ``conversation``. null: the role has no column. A list of columns for ``choices`` (by default A, B, C ... if
+            there is no column of that name), for ``images``, and for the parts of ``question``.
         answer_is: What the answers of rows with choices are: ``letter``, ``text``, ``index0`` (an index from 0) or
             ``index1`` (from 1). By default what fits all rows; an error if that is not clear.
         split: The split of a dataset.

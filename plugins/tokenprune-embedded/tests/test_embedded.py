@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import onnx
 import pytest
 import torch
 
-from tokenprune.authoring import ConfigError, LoadedModel, MissingDataError, Task
+from tokenprune.authoring import ConfigError, LoadedModel, MissingDataError, SampleError, Task
 from tokenprune_embedded import checkpoint, models, sources
 from tokenprune_embedded.tasks.digits import Digits
 from tokenprune_embedded.tasks.moving_digits import MovingDigits
@@ -70,6 +71,14 @@ def test_clips_and_pictures_are_not_mixed_up(loaded: LoadedModel) -> None:
     other = MovingDigits if loaded.name == "digits" else Digits
     with pytest.raises(ConfigError, match=rf"model '{loaded.name}' takes \d pictures; .* has \d"):
         loaded.encode(other(questions=1, split="validation").samples())
+
+
+def test_conversations_are_refused(loaded: LoadedModel) -> None:
+    """A prompt of these models has one question: earlier turns would be lost."""
+    task = Digits if loaded.name == "digits" else MovingDigits
+    sample = task(questions=1, split="validation").samples()[0]
+    with pytest.raises(SampleError, match=r"takes single questions; .* has earlier turns"):
+        loaded.encode([replace(sample, history=(("what", "one"),))])
 
 
 def test_it_is_an_ordinary_llava(loaded: LoadedModel) -> None:
