@@ -83,7 +83,7 @@ def _with_known_keys(error: ValidationError, names: Collection[str]) -> Validati
         if kind == "extra_forbidden" and len(item["loc"]) == 1:
             kind, (meant, message) = "unknown_key", _meant(str(item["loc"][0]), names)
         known = {**item.get("ctx", {}), "message": message, "meant": item.get("ctx", {}).get("meant", meant)}
-        custom = PydanticCustomError(kind, "{message}", known)  # type: ignore[arg-type]  # no literal text
+        custom = PydanticCustomError(kind, "{message}", known)
         details.append(InitErrorDetails(type=custom, loc=item["loc"], input=item["input"]))
     return ValidationError.from_exception_data(error.title, details)
 
