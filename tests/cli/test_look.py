@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -246,3 +247,15 @@ def one_picture_only(self: object) -> object:
         raise ConfigError(f"takes one picture, got {len(sample.images)}", "give one")
 
     return LoadedModel(CASES["llava"].build(), Letters(), "toy", encode, 16)  # type: ignore[arg-type]
+
+
+def test_json(
+    tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *arguments(picture, tmp_path / "out.png", "--keep", "5", "--json")) == 0
+    data = json.loads(capsys.readouterr().out)
+    unpruned, fastv = data["looks"]
+    assert (unpruned["method"], unpruned["stages"], unpruned["tokens"]) == ("unpruned", [], 16)
+    assert fastv["stages"] == [{"layer": 2, "kept": 5, "reason": None}]
+    assert fastv["sentence"].startswith("Of 16 visual tokens fastv keeps 5 before layer 2")
+    assert data["files"] == [str(tmp_path / "out.png")]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from tokenprune.experiment.summary import SeriesSummary
 from tokenprune.stats.estimate import Estimate
+
+BOUNDS = ("mean", "low", "high")
 
 
 def around(mean: float, half: float) -> Estimate:
@@ -32,6 +36,27 @@ def summary(method: str, budget: str = "keep_count 16", accuracy: float = 0.5, *
         "seeds": 1,
     }
     return SeriesSummary(method=method, budget=budget, **fields | changes)
+
+
+def stored(path: Path) -> list[SeriesSummary]:
+    """The rows of a committed ``summary.json``, of today's form or with the ``half`` of even intervals."""
+
+    def interval(value: dict[str, float] | None) -> Estimate | None:
+        if value is None:
+            return None
+        return around(value["mean"], value["half"]) if "low" not in value else Estimate(*map(value.get, BOUNDS))
+
+    def known(value: float | None) -> float:
+        return math.nan if value is None else value
+
+    rows = []
+    for row in json.loads(path.read_text()):
+        intervals = {name: interval(row.pop(name, None)) for name in ("accuracy", "gain", "agreement", "divergence")}
+        spread = tuple(map(known, row.pop("time_spread")))
+        texts = {name: row.pop(name) for name in ("method", "budget")}
+        numbers = {name: known(value) for name, value in row.items()}
+        rows.append(SeriesSummary(**texts, **intervals, **numbers, time_spread=spread))
+    return rows
 
 
 def unpruned() -> SeriesSummary:

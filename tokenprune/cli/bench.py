@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from tokenprune.cli.interrupt import nothing_kept, stoppable
+from tokenprune.cli.json_output import AsJson, bench_data, print_json
 from tokenprune.cli.options import budget_option
 from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.progress import progress_bar
@@ -37,6 +38,7 @@ def bench(
     attention: Annotated[str, typer.Option(help="sdpa, eager, flash_attention_2.")] = "sdpa",
     image_size: Annotated[int, typer.Option(help="Side in pixels of the images for a checkpoint.")] = 448,
     output: Annotated[Path | None, typer.Option(help="Write all measurements to this JSON file.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time methods against the unpruned model: prefill, decode, memory; paired rounds, medians with quartiles."""
     lists = {"methods": method, "average_tokens": average_tokens, "average_ratio": average_ratio, "batches": batch}
@@ -61,7 +63,12 @@ def bench(
         check_writable(output.with_suffix(".md"))
     with stoppable(nothing_kept), progress_bar(Console(stderr=True), width=20, transient=True) as show_progress:
         result = run_bench(config, show_progress)
-    print_bench(result)
-    if output is not None:
-        bench_table.save(result, output)
-        print_written([output])
+    if not as_json:
+        print_bench(result)  # first: it took long, and the disk may be full
+    written = [] if output is None else [output]
+    for path in written:
+        bench_table.save(result, path)
+    if as_json:
+        print_json(bench_data(result, written))
+    else:
+        print_written(written)

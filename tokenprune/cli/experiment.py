@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.json_output import experiment_data, print_json
 from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.tables import print_result, print_written
 from tokenprune.core.document import read_yaml
@@ -29,8 +30,11 @@ def read_experiment(config: Path, output: Path | None) -> ExperimentConfig:
     return found
 
 
-def finish(result: ExperimentResult) -> None:
+def finish(result: ExperimentResult, as_json: bool) -> None:
     """Write the report of an experiment, and print its main table."""
     written = write_report(result)
-    print_result(result)
-    print_written(written)
+    if as_json:
+        print_json(experiment_data(result, written))
+    else:
+        print_result(result)
+        print_written(written)

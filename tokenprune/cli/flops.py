@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
+from tokenprune.cli.json_output import AsJson, print_json
 from tokenprune.cli.options import budget_option, one_budget
 from tokenprune.cli.tables import print_estimate
 from tokenprune.measure.estimate import estimate, read_config
@@ -31,7 +31,7 @@ def flops(
     counted: Annotated[
         bool, typer.Option("--counted", help="Also count the operations of the real architecture.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compute the FLOPs of a prefill, unpruned and pruned, by part of the model. No model is run or downloaded."""
     budget = one_budget(
@@ -48,6 +48,6 @@ def flops(
     if settings is not None:
         result["settings"] = settings.sentence
     if as_json:
-        print(json.dumps(result, indent=1))
+        print_json(result)
     else:
         print_estimate(result)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tokenprune.cli.json_output import AsJson, looks_data, print_json
 from tokenprune.cli.options import MODEL, budget_option, model_entry, one_budget
 from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.tables import console
@@ -55,6 +56,7 @@ def look(
     output: Annotated[
         list[Path] | None, typer.Option("--output", "-o", help="The figure: .png, .svg or .pdf; repeat for several.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Draw which patches methods keep of a picture, what their scores saw, and what the model answers."""
     budget = one_budget(
@@ -76,6 +78,9 @@ def look(
     figure = draw(shown)
     for path in paths:
         save(figure, path, title=shown[0].question, description=" ".join(map(describe, shown)))
+    if as_json:
+        print_json(looks_data(shown, [in_words(item) for item in shown], paths))
+        return
     for item in shown:
         print(in_words(item))
     for path in paths:

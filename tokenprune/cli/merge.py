@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tokenprune.cli.experiment import Output, finish, read_experiment
+from tokenprune.cli.json_output import AsJson
 from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.runner import Part
 
@@ -17,6 +18,7 @@ def merge(
     output: Output = None,
     limit: Annotated[int | None, typer.Option(help="The --limit that the shards ran with.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="The --only that the shards ran with.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put the shards of an experiment together and write its tables."""
-    finish(merge_shards(read_experiment(config, output), Part(limit, tuple(only or ()))))
+    finish(merge_shards(read_experiment(config, output), Part(limit, tuple(only or ()))), as_json)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.json_output import AsJson, print_json, profile_data
 from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.tables import console, print_profile, print_written
 from tokenprune.experiment import ExperimentConfig
@@ -20,6 +21,7 @@ def profile(
         Path, typer.Argument(help="An experiment file (YAML); its model, task and calibration are used.")
     ],
     output: Annotated[Path, typer.Option(help="File to write the profile to.")] = Path("profile.json"),
+    as_json: AsJson = False,
 ) -> None:
     """Measure a model's entropy curve, find where it collapses, and verify the methods whose layer selector does so."""
     experiment = ExperimentConfig.from_yaml(config)
@@ -27,10 +29,16 @@ def profile(
     for end in (".png", ".svg", ".pdf"):
         check_writable(output.with_suffix(end))
     measured = profile_model(experiment)
-    print_profile(measured)  # first: it took long, and the disk may be full
+    if as_json:  # first: it took long, and the disk may be full
+        print_json(profile_data(measured))
+    else:
+        print_profile(measured)
     measured.profile.save(output)
-    console.print(f"written: {output} ({len(measured.profile.curves)} samples)", highlight=False)
+    if not as_json:
+        console.print(f"written: {output} ({len(measured.profile.curves)} samples)", highlight=False)
     try:
-        print_written(profile_plot(measured, output.with_suffix(".png")))
+        drawn = profile_plot(measured, output.with_suffix(".png"))
+        if not as_json:
+            print_written(drawn)
     except ImportError as error:
         print(f"no picture was drawn ({error}); pip install 'tokenprune-mllm[report]'", file=sys.stderr)

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.json_output import AsJson, comparison_data, experiment_data, print_json, tune_data
 from tokenprune.cli.outputs import check_folder, check_writable
-from tokenprune.cli.tables import print_lines, print_result, print_table, print_tune, print_written
+from tokenprune.cli.tables import REPORT, print_lines, print_result, print_table, print_tune, print_written
 from tokenprune.core.text import write_file
 from tokenprune.errors import ConfigError
 from tokenprune.experiment import write_report
@@ -34,6 +35,7 @@ def report(
     share: Annotated[
         bool, typer.Option("--share", help="In the LaTeX table, also give the share of the unpruned accuracy.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make the reports of finished results again, or compare several. No model is loaded."""
     if share and latex is None:
@@ -50,29 +52,38 @@ def report(
     if tune is not None:
         tuned = read_tune(tune)
         written = tuned.save(output or tune)
-        print_tune(tuned)
-        print_written(written)
+        if as_json:
+            print_json(tune_data(tuned, written))
+        else:
+            print_tune(tuned)
+            print_written(written)
         return
     finished = [read_result(folder) for folder in results]
     tables: Tables
     if len(finished) == 1:
         tables = {"": summarise(finished[0])}
         written = write_report(finished[0], folder=output)
-        print_result(finished[0])
     else:
         compared = compare(finished)
         tables = {item.name: item.summaries for item in compared}
         written = write_comparison(compared, output or COMPARISON)
-        _print_comparison(compared)
     if latex is not None:
         write_file(latex, latex_table(tables, share))
         written.append(latex)
     if csv is not None:
         write_file(csv, csv_table(tables))
         written.append(csv)
+    if as_json:
+        one = len(finished) == 1
+        print_json(experiment_data(finished[0], written) if one else comparison_data(compared, written))
+        return
+    if len(finished) == 1:
+        print_result(finished[0])
+    else:
+        _print_comparison(compared)
     print_written(written)
 
 
 def _print_comparison(compared: Sequence[Compared]) -> None:
-    print_table(table(compared))
+    print_table(table(compared), REPORT)
     print_lines(*(f"{item.name}: {sentence}" for item in compared for sentence in notes(item.result)))

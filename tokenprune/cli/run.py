@@ -9,8 +9,9 @@ import typer
 
 from tokenprune.cli.experiment import Output, finish, read_experiment
 from tokenprune.cli.interrupt import kept_in, stoppable
+from tokenprune.cli.json_output import AsJson, plan_data, print_json
 from tokenprune.cli.progress import progress_bar
-from tokenprune.cli.tables import console, print_plan
+from tokenprune.cli.tables import print_plan, progress_console
 from tokenprune.experiment import run_experiment
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment
@@ -26,14 +27,19 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run, and about how long it would take.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run an experiment, or continue one that was stopped."""
     experiment = read_experiment(config, output)
     part = Part(limit, tuple(only or ()), Shard.parse(shard) if shard is not None else None)
     if dry_run:
-        print_plan(plan_experiment(experiment, part))
+        plan = plan_experiment(experiment, part)
+        if as_json:
+            print_json(plan_data(plan))
+        else:
+            print_plan(plan)
         return
     with stoppable(kept_in(output_folder(experiment, part))):
-        with progress_bar(console) as show_progress:
+        with progress_bar(progress_console(as_json)) as show_progress:
             result = run_experiment(experiment, show_progress, part)
-        finish(result)
+        finish(result, as_json)

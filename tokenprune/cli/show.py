@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from tokenprune.cli.json_output import AsJson, method_data, print_json
 from tokenprune.measure.estimate import read_config
 from tokenprune.methods.named import NamedMethod, find_shipped
 from tokenprune.methods.published import Published
@@ -23,10 +24,15 @@ def show(
             " with a config.json."
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print a method as YAML, with all fields, and the settings that its authors published for single models."""
     shipped = find_shipped(method)
-    print(method_text(shipped, None if model is None else _settings(shipped, model)), end="")
+    settings = None if model is None else _settings(shipped, model)
+    if as_json:
+        print_json(method_data(shipped, settings))
+    else:
+        print(method_text(shipped, settings), end="")
 
 
 def _settings(shipped: NamedMethod, model: str) -> Published:

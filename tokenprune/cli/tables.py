@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,13 +28,41 @@ from tokenprune.tasks.understood import Understood
 from tokenprune.tuning import TuneResult
 
 console = Console()
+#: Where the columns of a run's and a tune's table are that have no room.
+REPORT = "report.md, report.html, or --json"
 
 
-def print_table(table: Table) -> None:
-    """Print a table; the headings are bold, and rows whose first cell is."""
+def progress_console(as_json: bool) -> Console:
+    """Where the progress is drawn: with ``--json`` not among the output."""
+    return Console(stderr=True) if as_json else console
+
+
+def terminal_width() -> int | None:
+    """Characters of a line, as ``COLUMNS`` or the terminal says; None where the output is a pipe or a file."""
+    stated = os.environ.get("COLUMNS", "")
+    if stated.isdecimal() and int(stated) > 0:
+        return int(stated)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except (OSError, ValueError, AttributeError):  # a pipe, a file, or a stream of somebody's own
+        return None
+
+
+def print_table(table: Table, elsewhere: str = "--json") -> None:
+    """Print a table as wide as the terminal; the headings are bold, and rows whose first cell is.
+
+    Args:
+        table: The table.
+        elsewhere: Where to find the columns that have no room.
+    """
+    fitted = terminal.fit(table, terminal_width())
     strong = [True, *(row.cells[0].strong for row in table.rows)]
-    for line, bold in zip(terminal.lines(table), strong, strict=True):
-        console.print(line, style="bold" if bold else None, highlight=False, markup=False, soft_wrap=True)
+    for lines, bold in zip([fitted.heading, *fitted.rows], strong, strict=True):
+        for line in lines:
+            console.print(line, style="bold" if bold else None, highlight=False, markup=False, soft_wrap=True)
+    if fitted.left_out:
+        count = "1 more column has" if len(fitted.left_out) == 1 else f"{len(fitted.left_out)} more columns have"
+        print_lines(f"{count} no room here ({'; '.join(fitted.left_out)}): see {elsewhere}")
 
 
 def print_lines(*lines: str) -> None:
@@ -44,7 +74,7 @@ def print_lines(*lines: str) -> None:
 def print_result(result: ExperimentResult) -> None:
     """Print the main table of an experiment, and what to know about it."""
     summaries = summarise(result)
-    print_table(main_table(summaries))
+    print_table(main_table(summaries), REPORT)
     print_lines(*notes(result), *model_checks(result, summaries))
 
 
@@ -62,7 +92,7 @@ def print_tune(result: TuneResult) -> None:
     """Print the ranked candidates of a tune, those that cannot run, and the result in words."""
     for part in result.shown:
         if isinstance(part, Table):
-            print_table(part)
+            print_table(part, REPORT)
         else:
             print_lines(part)
     if result.setup.seconds:  # unknown of a tune that an older version ran
@@ -139,7 +169,7 @@ def _print_candidates(verdict: Verdict) -> None:
     rows: dict[int, dict[str, str]] = defaultdict(dict)
     for item in sorted(verdict.candidates, key=lambda item: item.layer):
         rows[item.layer][_fields(item)] = _agreement(item, verdict, most)
-    headings = [Heading(title, "number") for title in ("before layer", *names)]
+    headings = [Heading(title, "number", rank=place) for place, title in enumerate(("before layer", *names))]
     lines = ([str(layer), *(cells.get(name, "") for name in names)] for layer, cells in rows.items())
     print_table(Table.of_texts("Candidates", headings, lines))
     print_lines(f"agreement in percent, * chosen; (n) left after n of {most} samples; - cannot run")

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from tokenprune.cli.interrupt import kept_in, stoppable
+from tokenprune.cli.json_output import AsJson, print_json, tune_data
 from tokenprune.cli.options import MODEL, budget_option, budgets, model_entry, options_of
 from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.progress import progress_bar
-from tokenprune.cli.tables import console, print_tune, print_written
+from tokenprune.cli.tables import print_tune, print_written, progress_console
 from tokenprune.core.document import Document, read_yaml
 from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError
@@ -47,6 +48,7 @@ def tune(
         bool | None, typer.Option("--labels", help="Compare the score of generated answers, which needs labels.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Output folder. [default: results/tune]")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Find the method whose answers stay closest to the unpruned model's at a given cost, without labels."""
     given = {
@@ -67,10 +69,13 @@ def tune(
     }
     settings = tune_settings(config, {name: value for name, value in given.items() if value is not None})
     check_folder(Path(settings.output))
-    with stoppable(kept_in(settings.output)), progress_bar(console) as show_progress:
+    with stoppable(kept_in(settings.output)), progress_bar(progress_console(as_json)) as show_progress:
         result = run_tune(settings, show_progress)
-    print_tune(result)
-    print_written(result.written)
+    if as_json:
+        print_json(tune_data(result, result.written))
+    else:
+        print_tune(result)
+        print_written(result.written)
 
 
 def task_entry(data: str, question: str | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tokenprune.output.folder import OutputFolder
 from tokenprune.report.compare import join_pages
 from tokenprune.report.extra import write_drawn
 from tokenprune.stats.estimate import Estimate
+from tokenprune.tables import csv
 from tokenprune.tables.column import Column, estimate, fill, text
 from tokenprune.tables.markdown import lines
 from tokenprune.tables.table import Heading, Table
@@ -74,30 +75,46 @@ def short_names(folders: Sequence[str]) -> list[str]:
     raise AssertionError("different paths have different names")
 
 
+#: A row of the table: the folder's name, the row of its own table, and the difference to the first folder.
+ComparedRow = tuple[str, SeriesSummary, Estimate | None]
+
+
 def table(compared: Sequence[Compared]) -> Table:
     """The rows of all tables; those of one method and budget stand together.
 
     Where two folders hold answers to the same questions, the last column is the difference to the first folder, paired
     by question.
     """
+    first, rows = compared[0], _rows(compared)
+    note = "Intervals are 95 %, clustered by picture."
+    if any(row[2] is not None for row in rows):
+        note += f" The last column is paired by question: the folder's accuracy minus that of {first.name}."
+    return fill("Results", _columns(first.name), rows, note, lambda row: (f"{row[0]}: {row[1].method}", row[1].budget))
+
+
+def numbers(compared: Sequence[Compared]) -> list[dict[str, float | str]]:
+    """The rows of the table in full precision, by the names of CSV files."""
+    return csv.rows(_columns(compared[0].name), _rows(compared))
+
+
+def _columns(first: str) -> tuple[Column[ComparedRow], ...]:
+    return (
+        text("results", lambda row: row[0], csv="results"),
+        *(column.of(lambda row: row[1]) for column in COLUMNS),
+        estimate(f"minus {first}", lambda row: row[2], signed=True, csv=("minus_first", "points")),
+    )
+
+
+def _rows(compared: Sequence[Compared]) -> list[ComparedRow]:
     first = compared[0]
     paired = [item for item in compared[1:] if same_questions(first, item)]
-    rows: list[tuple[str, SeriesSummary, Estimate | None]] = [
+    return [
         (item.name, summary, _minus(item, first, method, budget) if item in paired else None)
         for method, budget in _order(compared)
         for item in compared
         for summary in item.summaries
         if (summary.method, summary.budget) == (method, budget)
     ]
-    columns: tuple[Column[tuple[str, SeriesSummary, Estimate | None]], ...] = (
-        text("results", lambda row: row[0]),
-        *(column.of(lambda row: row[1]) for column in COLUMNS),
-        estimate(f"minus {first.name}", lambda row: row[2], signed=True),
-    )
-    note = "Intervals are 95 %, clustered by picture."
-    if paired:
-        note += f" The last column is paired by question: the folder's accuracy minus that of {first.name}."
-    return fill("Results", columns, rows, note, lambda row: (f"{row[0]}: {row[1].method}", row[1].budget))
 
 
 def _order(compared: Sequence[Compared]) -> Iterator[tuple[str, str]]:

@@ -36,7 +36,7 @@ ACCURACY: Column[SeriesSummary] = estimate(
 )
 SHARE: Column[SeriesSummary] = number(
     "% of unpruned", lambda item: 100 * item.kept, unknown="unknown", csv="share_of_unpruned_percent"
-)
+).ranked(5)
 #: The columns of the main table.
 COLUMNS: tuple[Column[SeriesSummary], ...] = (
     replace(METHOD, cell=lambda item: Cell(_name(item))),
@@ -44,21 +44,23 @@ COLUMNS: tuple[Column[SeriesSummary], ...] = (
     ACCURACY.hidden(lambda item: item.label_free),
     replace(ACCURACY, title="agreement %").hidden(lambda item: not item.label_free),
     SHARE,
-    estimate("minus unpruned", lambda item: item.gain, signed=True, csv=("minus_unpruned", "points")).hidden(
-        _is_unpruned
-    ),
-    estimate("same answer %", lambda item: item.agreement, csv=("same_answer", "percent")).hidden(_is_unpruned),
-    estimate("KL, nats", lambda item: item.divergence, 1, most=4, csv=("kl", "nats")).hidden(_is_unpruned),
-    number("visual tokens", lambda item: item.visual, csv="visual_tokens_after_last_stage"),
-    number("layer average", lambda item: item.average, csv="layer_average_tokens"),
+    estimate("minus unpruned", lambda item: item.gain, signed=True, csv=("minus_unpruned", "points"))
+    .hidden(_is_unpruned)
+    .ranked(1),
+    estimate("same answer %", lambda item: item.agreement, csv=("same_answer", "percent"))
+    .hidden(_is_unpruned)
+    .ranked(6),
+    estimate("KL, nats", lambda item: item.divergence, 1, most=4, csv=("kl", "nats")).hidden(_is_unpruned).ranked(8),
+    number("visual tokens", lambda item: item.visual, csv="visual_tokens_after_last_stage").ranked(7),
+    number("layer average", lambda item: item.average, csv="layer_average_tokens").ranked(3),
     replace(
         number("FLOPs", lambda item: -100 * item.flops_reduction, "{:.1f} %", unknown="unknown").hidden(_is_unpruned),
         csv={"flops_reduction_percent": lambda item: 100 * item.flops_reduction},
-    ),
+    ).ranked(2),
     replace(
         number("KV cache", lambda item: item.kv_bytes / 2**20, "{:.2f} MiB", unknown="unknown"),
         csv={"kv_cache_bytes": lambda item: item.kv_bytes},
-    ),
+    ).ranked(9),
     Column(
         "prefill time",
         _time,
@@ -68,6 +70,7 @@ COLUMNS: tuple[Column[SeriesSummary], ...] = (
             "prefill_time_ratio_min": lambda item: item.time_spread[0],
             "prefill_time_ratio_max": lambda item: item.time_spread[1],
         },
+        rank=4,
     ),
     Column("seeds", lambda _: Cell(""), csv={"seeds": lambda item: item.seeds}),  # the method's cell says it
 )

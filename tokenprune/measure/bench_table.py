@@ -30,7 +30,7 @@ def _kept(row: Row) -> str:
     return "all" if not kept else str(kept[0]) if len(kept) == 1 else f"{kept[0]}-{kept[-1]}"
 
 
-def _number(title: str, name: str, form: str, divided: float = 1, spread: bool = False) -> Column[Row]:
+def _number(title: str, name: str, form: str, rank: int, divided: float = 1, spread: bool = False) -> Column[Row]:
     """A column of a measured number; of several rounds the median, and the quartiles if asked for."""
 
     def median(row: Row) -> float | None:
@@ -38,7 +38,7 @@ def _number(title: str, name: str, form: str, divided: float = 1, spread: bool =
         value = value["median"] if isinstance(value, Mapping) else value
         return None if value is None else value / divided
 
-    column = number(title, median, form, unknown="-")
+    column = number(title, median, form, unknown="-").ranked(rank)
     if not spread:
         return column
 
@@ -58,20 +58,20 @@ def columns(rounds: int) -> tuple[Column[Row], ...]:
     spread = rounds > 1
     return (
         text("method", _name),
-        Column("kept", lambda row: Cell(_kept(row)), "number"),
-        _number("prefill ms", "prefill_ms", "{:.1f}"),
-        _number("times faster", "speedup", "{:.3f}", spread=spread),
-        _number("FLOPs bound", "bound", "{:.3f}"),
-        _number("of bound", "of_bound", "{:.0%}"),
-        _number("select ms", "select_ms", "{:.2f}"),
-        _number("of prefill", "select_share", "{:.1%}"),
-        _number("step ms", "step_ms", "{:.1f}"),
-        _number("step ratio", "step_ratio", "{:.3f}", spread=spread),
-        _number("tokens/s", "decode_tokens_per_s", "{:.1f}"),
-        _number("requests/s", "requests_per_s", "{:.2f}"),
-        _number("ratio", "throughput_ratio", "{:.3f}", spread=spread),
-        _number("KV MiB", "kv_bytes", "{:.1f}", 2**20),
-        _number("peak MiB", "peak_bytes", "{:.0f}", 2**20),
+        Column("kept", lambda row: Cell(_kept(row)), "number", rank=4),
+        _number("prefill ms", "prefill_ms", "{:.1f}", 0),
+        _number("times faster", "speedup", "{:.3f}", 0, spread=spread),
+        _number("FLOPs bound", "bound", "{:.3f}", 3),
+        _number("of bound", "of_bound", "{:.0%}", 6),
+        _number("select ms", "select_ms", "{:.2f}", 5),
+        _number("of prefill", "select_share", "{:.1%}", 10),
+        _number("step ms", "step_ms", "{:.1f}", 1),
+        _number("step ratio", "step_ratio", "{:.3f}", 9, spread=spread),
+        _number("tokens/s", "decode_tokens_per_s", "{:.1f}", 7),
+        _number("requests/s", "requests_per_s", "{:.2f}", 11),
+        _number("ratio", "throughput_ratio", "{:.3f}", 12, spread=spread),
+        _number("KV MiB", "kv_bytes", "{:.1f}", 2, 2**20),
+        _number("peak MiB", "peak_bytes", "{:.0f}", 8, 2**20),
     )
 
 

@@ -22,8 +22,9 @@ class Column(Generic[Item]):
         title: Its heading, with the unit.
         cell: An item -> its cell.
         kind: How cells are aligned and sorted.
-        csv: Names in CSV files -> the number or text of an item there.
+        csv: Names in CSV files and in JSON -> the number or text of an item there.
         paper: Whether tables for papers have it.
+        rank: How early it leaves a table that is too wide for a terminal; see :class:`Heading`.
     """
 
     title: str
@@ -31,6 +32,16 @@ class Column(Generic[Item]):
     kind: Kind = "text"
     csv: Mapping[str, Callable[[Item], float | str]] = field(default_factory=dict)
     paper: bool = False
+    rank: int = 0
+
+    @property
+    def heading(self) -> Heading:
+        """Its heading."""
+        return Heading(self.title, self.kind, self.paper, self.rank)
+
+    def ranked(self, rank: int) -> Column[Item]:
+        """The column, which leaves tables that are too wide the earlier the larger its rank is; with 0 it stays."""
+        return replace(self, rank=rank)
 
     def hidden(self, when: Callable[[Item], bool]) -> Column[Item]:
         """The column with empty cells where something holds; CSV files keep the numbers."""
@@ -48,6 +59,7 @@ class Column(Generic[Item]):
             self.kind,
             {name: _after(get, number) for name, number in self.csv.items()},
             self.paper,
+            self.rank,
         )
 
 
@@ -154,7 +166,7 @@ def fill(
     shown = [place for place in range(len(columns)) if not rows or any(cells[place].text for _, cells in rows)]
     return Table(
         title,
-        tuple(Heading(columns[place].title, columns[place].kind, columns[place].paper) for place in shown),
+        tuple(columns[place].heading for place in shown),
         tuple(Row(tuple(cells[place] for place in shown), *about(item)) for item, cells in rows),
         note,
     )

@@ -18,11 +18,14 @@ class Heading:
         title: Its text, with the unit.
         kind: How the cells below are shown and sorted. Words stand at the left, numbers at the right.
         paper: Whether tables for papers have the column.
+        rank: Where a table is too wide for a terminal, the columns of the largest rank leave first; those of rank 0
+            stay.
     """
 
     title: str
     kind: Kind = "text"
     paper: bool = False
+    rank: int = 0
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,14 @@ def columns(goal: Goal, is_best: Callable[[Ranked], bool]) -> tuple[Column[Ranke
     factor, most = LOSSES[goal][1], decimals(goal)
     return (
         CANDIDATE.bold(is_best),
-        text("before layer", lambda row: ", ".join(map(str, getattr(row.method.layers, "layers", ())))),
+        text("before layer", lambda row: ", ".join(map(str, getattr(row.method.layers, "layers", ())))).ranked(3),
         estimate("loss", lambda row: row.loss, factor, most),
         estimate("minus the best", lambda row: row.difference, factor, most, signed=True).hidden(is_best),
-        number("agreement %", lambda row: 100 * row.agreement.mean),
-        number("KL, nats", lambda row: row.divergence.mean, "{:.4f}"),
-        Column("samples", _samples, "number"),
-        AVERAGE,
-        number("FLOPs", lambda row: 100 * (row.flops - 1), "{:.1f} %", unknown="unknown"),
+        number("agreement %", lambda row: 100 * row.agreement.mean).ranked(2),
+        number("KL, nats", lambda row: row.divergence.mean, "{:.4f}").ranked(6),
+        Column("samples", _samples, "number", rank=5),
+        AVERAGE.ranked(4),
+        number("FLOPs", lambda row: 100 * (row.flops - 1), "{:.1f} %", unknown="unknown").ranked(1),
     )
 
 
