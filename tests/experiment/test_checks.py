@@ -124,7 +124,9 @@ STRONG: dict[str, Any] = {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1,
 def test_answers_are_greedy_whatever_the_checkpoint_says(tmp_path: Path) -> None:
     long = {**FEW, "max_new_tokens": 4}
     greedy = run_experiment(config(str(tmp_path / "greedy"), **long))
-    own = run_experiment(config(str(tmp_path / "own"), **long, model=Own(own=STRONG | {"cache_implementation": "static"})))
+    own = run_experiment(
+        config(str(tmp_path / "own"), **long, model=Own(own=STRONG | {"cache_implementation": "static"}))
+    )
     assert own.rows == greedy.rows
     text = markdown(own)
     assert (
@@ -143,7 +145,9 @@ def test_settings_that_pruning_cannot_follow_are_refused_at_once(
     tmp_path: Path, calibrations: list[int], user: dict[str, Any]
 ) -> None:
     ((name, value),) = user.items()
-    with pytest.raises(ConfigError, match=f"generation: {name}: {value!r} cannot be used while tokens are pruned; remove"):
+    with pytest.raises(
+        ConfigError, match=f"generation: {name}: {value!r} cannot be used while tokens are pruned; remove"
+    ):
         run_experiment(config(str(tmp_path / "out"), methods=[MEASURED], calibration=2, model=Own(user=user)))
     assert not calibrations
 

@@ -42,7 +42,9 @@ def test_a_limited_run_is_a_prefix_that_the_whole_run_continues(
     answered: list[int] = []
     answer = Asking.answer
     monkeypatch.setattr(
-        Asking, "answer", lambda self, item, works: (answered.append(works[0].batch.number), answer(self, item, works))[1]
+        Asking,
+        "answer",
+        lambda self, item, works: (answered.append(works[0].batch.number), answer(self, item, works))[1],
     )
     write_report(run_experiment(config(str(tmp_path / "parts"))))
     assert set(answered) == {2, 3, 4}  # the batch that was cut short is answered again, whole
