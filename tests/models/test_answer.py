@@ -109,7 +109,7 @@ def test_equal_answers_in_experiments_tunes_and_looks(monkeypatch: pytest.Monkey
     )
     found = read_samples(task, loaded, count, 3, strict=True)
     for number, inputs in enumerate(found.batches):
-        tune_answer(tune, loaded, found)(number, inputs)
+        tune_answer(tune, loaded, found)(number, inputs, None)
     in_tune = dict(said)
 
     in_look = {

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from tokenprune.cli.interrupt import nothing_kept, stoppable
+from tokenprune.core.blame import plugin_of, plugins_installed
+from tokenprune.core.forward_errors import NO_MEMORY, place
 from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError, TokenPruneError, TokenPruneWarning
 from tokenprune.version import __version__
@@ -30,14 +32,42 @@ def reported() -> Iterator[None]:
         raise SystemExit(2) from None
     except BrokenPipeError:
         _pipe_is_closed()
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            what = f" while writing {error.filename}" if error.filename else ""
-            print(f"error: disk full{what}; make room and run the same command again", file=sys.stderr)
-            raise SystemExit(2) from None
-        _bug()
-    except Exception:
-        _bug()
+    except Exception as error:
+        line = in_one_line(error)
+        if line is None:
+            _bug(error)
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def in_one_line(error: Exception) -> str | None:
+    """What is wrong on the machine, in a file or in a plugin, and how to mend it; None for what may be a bug of ours."""
+    if isinstance(error, NO_MEMORY):
+        return "the memory is full; use a smaller batch_size, smaller pictures, or another dtype or device"
+    line = _of_a_file(error) if isinstance(error, OSError) else None
+    if line is not None:
+        return line
+    plugin = plugin_of(error)
+    if plugin is not None:
+        what = f"the plugin {plugin} failed ({type(error).__name__}: {one_line(error)}; {place(error)})"
+        return f"{what}; report it to its authors, or leave it out"
+    if isinstance(error, UnicodeError):
+        return f"a file is no text in UTF-8 ({one_line(error)}); save it as UTF-8"
+    return None
+
+
+def _of_a_file(error: OSError) -> str | None:
+    """What the system refuses, in words; None where it is no file, or one of our own."""
+    where = f" {os.fspath(error.filename)}" if isinstance(error.filename, str | os.PathLike) else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"disk full{f' while writing{where}' if where else ''}; make room and run the same command again"
+    if error.strerror is None or where.strip().startswith(str(Path(__file__).parents[1])):
+        return None
+    if not where:
+        return f"the system refuses something ({error.strerror})"
+    if len(where) > 300:
+        where = f"{where[:100]}..."
+    return f"{one_line(where)} cannot be used ({error.strerror}); check the path and its permissions"
 
 
 @contextmanager
@@ -65,12 +95,13 @@ def _pipe_is_closed() -> NoReturn:
     raise SystemExit(141) from None
 
 
-def _bug() -> NoReturn:
-    """Print the traceback of the running exception and what to do with it."""
-    traceback.print_exc()
+def _bug(error: Exception) -> NoReturn:
+    """Print the traceback of an exception and what to do with it."""
+    traceback.print_exception(error)
+    hint = "; `--no-plugins` shows whether a plugin is the cause" if plugins_installed() else ""
     print(
-        "this is a bug in tokenprune or in a plugin: please report the lines above, the command and"
-        f" the version (tokenprune {__version__}); `--no-plugins` shows whether a plugin is the cause",
+        f"this is a bug in tokenprune{' or in a plugin' if hint else ''}: please report the lines above, the command and"
+        f" the version (tokenprune {__version__}){hint}",
         file=sys.stderr,
     )
     raise SystemExit(1) from None

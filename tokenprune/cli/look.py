@@ -16,6 +16,7 @@ from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.tables import console
 from tokenprune.config import Config, Method
 from tokenprune.core.component import FromRegistry
+from tokenprune.core.forward_errors import forward_errors
 from tokenprune.core.optional import optional
 from tokenprune.core.references import UNPRUNED
 from tokenprune.datasets.media import Source, source
@@ -204,8 +205,9 @@ def answer_text(loaded: LoadedModel, sample: Sample, inputs: Mapping[str, Any], 
 
 @contextmanager
 def _named(title: str) -> Iterator[None]:
-    """Name the method in an error."""
+    """Name the method in an error; an exception in the model becomes one."""
     try:
-        yield
+        with forward_errors():
+            yield
     except TokenPruneError as error:
         raise type(error)(f"method {title!r}: {error.what}", error.fix) from error

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from tokenprune.core import plugins
-from tokenprune.errors import ScoreError, TokenPruneError
+from tokenprune.core.forward_errors import NO_MEMORY, place
+from tokenprune.errors import PluginError, ScoreError, TokenPruneError
 
 
 @contextmanager
@@ -26,7 +25,7 @@ def blamed(kind: str, component: object, function: str, layer: int) -> Iterator[
     """
     try:
         yield
-    except (TokenPruneError, MemoryError, torch.OutOfMemoryError):
+    except (TokenPruneError, *NO_MEMORY):
         raise
     except Exception as error:
         described = plugins.registry(kind).describe(type(component))
@@ -34,3 +33,25 @@ def blamed(kind: str, component: object, function: str, layer: int) -> Iterator[
             f"{described} failed at layer {layer} ({type(error).__name__}: {error})",
             f"repair its {function}(); the traceback above this error shows where",
         ) from error
+
+
+@contextmanager
+def component_errors(kind: str, component: object, call: str) -> Iterator[None]:
+    """Turn an exception from inside the block into one that names the component. Errors of tokenprune pass unchanged.
+
+    Args:
+        kind: The component's kind, e.g. ``"metrics"``.
+        component: The component whose function runs inside the block.
+        call: How that function is called, e.g. ``score(text, answers, choices)``.
+
+    Raises:
+        PluginError: The function raised an exception, which is the cause of this error.
+    """
+    try:
+        yield
+    except (TokenPruneError, *NO_MEMORY):
+        raise
+    except Exception as error:
+        described = plugins.registry(kind).describe(type(component))
+        what = f"{described} failed ({type(error).__name__}: {' '.join(str(error).split())}; {place(error)})"
+        raise PluginError(what, f"repair its {call}") from error

@@ -43,7 +43,7 @@ def forward_errors() -> Iterator[None]:
         ) from error
     except Exception as error:
         text = " ".join(str(error).split())[:300]
-        raise ForwardError(f"{type(error).__name__}{': ' if text else ''}{text} ({_place(error)})") from error
+        raise ForwardError(f"{type(error).__name__}{': ' if text else ''}{text} ({place(error)})") from error
 
 
 def of_samples(error: TokenPruneError) -> bool:
@@ -73,7 +73,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         found = found.__cause__
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
     """Where an exception was raised: the file with its folder, and the line."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"

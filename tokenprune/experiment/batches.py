@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from tokenprune.core.forward_errors import of_samples
-from tokenprune.errors import ConfigError, ForwardError, SampleError
+from tokenprune.core.forward_errors import of_samples, place
+from tokenprune.core.text import one_line
+from tokenprune.errors import ConfigError, ForwardError, PluginError, SampleError
 from tokenprune.experiment.losses import IN_A_ROW
 from tokenprune.experiment.results import Results
 from tokenprune.models.base import LoadedModel
@@ -129,12 +131,31 @@ class Batches:
         """Whether the sample of a row is one of these, and can still be used."""
         return row["position"] < self.count and row["position"] not in self.skipped
 
+    def sample(self, position: int) -> Sample:
+        """A sample of the task.
+
+        Raises:
+            SampleError: It cannot be read.
+            PluginError: The task gives something else.
+        """
+        try:
+            sample: Any = self.samples[position]
+        except SampleError:
+            raise
+        except Exception as error:  # of a task that somebody else wrote
+            text = f"{type(error).__name__}: {one_line(error)}; {place(error)}"
+            raise SampleError(f"sample {position + 1} of the task cannot be read ({text})") from error
+        if not isinstance(sample, Sample):
+            what = f"sample {position + 1} of the task is of the type {type(sample).__name__}, not a Sample"
+            raise PluginError(what, "let its samples() return a sequence of Sample")
+        return sample
+
     def readable(self, position: int) -> bool:
         """Whether the sample at a position can be read."""
         if position >= len(self.samples):
             return False
         try:
-            self.samples[position]
+            self.sample(position)
         except SampleError:
             return False
         return True
@@ -175,7 +196,7 @@ class Batches:
         Raises:
             SampleError: It cannot be used.
         """
-        sample = self.samples[position]
+        sample = self.sample(position)
         return Batch(position // self.size, (position,), (sample,), encode_one(loaded, sample))
 
     def read(self, number: int, loaded: LoadedModel, results: Results | None) -> list[Batch]:
@@ -199,7 +220,7 @@ class Batches:
             if position in self.skipped:
                 continue
             try:
-                good[position] = self.samples[position]
+                good[position] = self.sample(position)
             except SampleError as error:
                 if self.strict:
                     raise

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from tokenprune.budgets.base import Schedule
+from tokenprune.core.component_errors import component_errors
 from tokenprune.errors import BudgetError, SampleError, TokenPruneError
 from tokenprune.experiment.answering import Answering, BatchInWork, NoAnswerError
 from tokenprune.experiment.batches import Batch
@@ -40,7 +41,9 @@ def calibration(config: ExperimentConfig, loaded: LoadedModel) -> list[Mapping[s
     """
     if config.calibration == 0:
         return None
-    found = usable(loaded, list(config.task.calibration(config.calibration)), 1, config.strict)
+    with component_errors("tasks", config.task, "calibration(count)"):
+        samples = list(config.task.calibration(config.calibration))
+    found = usable(loaded, samples, 1, config.strict)
     if found.skipped and not found.batches:
         raise SampleError(
             f"no picture can be used for the calibration; the first: {next(iter(found.skipped.values()))}"

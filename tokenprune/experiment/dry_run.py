@@ -30,6 +30,7 @@ from tokenprune.experiment.series import Series, definitions
 from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.models.code import used_code
+from tokenprune.tasks.trial import try_task
 from tokenprune.tasks.understood import Understood, understand
 
 
@@ -101,6 +102,7 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     results.check_origin(answering.origin(used_code(config.model, config.task)))
     known = check_series(answering, series)
     first = batches.first(answering.loaded, answering.check_usable)
+    try_task(config.task, first.samples[0])
     if why_no_foreground(first.samples[0], answering.loaded) is not None and not asks_for_oracle(config, part):
         series = [item for item in series if item.method_name != ORACLE]
     earlier = results.read_mapping("choices.json")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.core.clock import environment
+from tokenprune.core.component_errors import component_errors
 from tokenprune.core.forward_errors import release
 from tokenprune.core.references import ORACLE, UNPRUNED
 from tokenprune.core.registry import suggest
@@ -30,6 +31,7 @@ from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.answer import set_aside
 from tokenprune.models.code import used_code
 from tokenprune.output.lines import Row
+from tokenprune.tasks.trial import try_task
 from tokenprune.tuning.steps import Progress
 
 
@@ -151,10 +153,12 @@ def select_batches(config: ExperimentConfig, part: Part) -> Batches:
     Raises:
         ConfigError: The task has no samples, or the shard has no batch.
     """
-    samples = config.task.samples()
-    if not len(samples):
+    with component_errors("tasks", config.task, "samples()"):
+        samples = config.task.samples()
+        there = len(samples)
+    if not there:
         raise ConfigError("the task has no samples", "check its settings")
-    count = min(len(samples), part.limit or len(samples))
+    count = min(there, part.limit or there)
     batches = Batches(samples, count, config.batch_size, config.strict, part.shard)
     if not batches.numbers:
         raise ConfigError(
@@ -237,6 +241,7 @@ class _Experiment:
             answering, origin = self._load()
             known = check_series(answering, self.series)
             first = batches.first(answering.loaded, answering.check_usable)
+            try_task(self.config.task, first.samples[0])
             reason = why_no_foreground(first.samples[0], answering.loaded)
             if reason is not None and not self.asked_for_oracle and self.config.oracle:
                 left_out = {ORACLE: reason}

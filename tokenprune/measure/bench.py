@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tokenprune.config import Config, Method
 from tokenprune.core.call_arguments import cache_name, returned_cache
 from tokenprune.core.clock import environment, timed
+from tokenprune.core.forward_errors import device_broken, forward_errors
 from tokenprune.core.references import UNPRUNED
 from tokenprune.core.registry import suggest
 from tokenprune.core.text import one_line
@@ -249,7 +250,7 @@ def _time(
         random.Random(number).shuffle(runnable)
         for item in runnable:
             try:
-                with nullcontext() if item.method is None else apply(model, item.method) as run:
+                with forward_errors(), nullcontext() if item.method is None else apply(model, item.method) as run:
                     times = _time_pass(model, inputs, config.decode, device)
                     if not times.finite:
                         raise not_finite("of the timed prompts")
@@ -260,7 +261,7 @@ def _time(
                         if run is not None:
                             item.kept, item.bound = run.report.after, _flops_bound(model.config, run)
             except TokenPruneError as error:
-                if item.method is None or item.name == KEEP_ALL:
+                if item.method is None or item.name == KEEP_ALL or device_broken(error):
                     raise
                 item.problem = one_line(error)
                 continue

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from tokenprune.core.component import Component
+from tokenprune.core.component_errors import component_errors
 from tokenprune.core.text import well_formed
 from tokenprune.errors import PluginError, SampleError
 from tokenprune.metrics.base import Metric
@@ -212,9 +214,15 @@ def checked_score(task: Task, sample: Sample, text: str) -> float:
     """A task's score of a text as an answer to a sample.
 
     Raises:
-        PluginError: It is no number from 0 to 1.
+        PluginError: It is no number from 0 to 1, or the task or its metric fails; the message names which.
     """
-    given: Any = task.score(sample, text)
+    try:
+        given: Any = task.score(sample, text)
+    except Exception as error:
+        metric = next((item for item in task.used_metrics() if _runs(item, error)), None)
+        kind, component = ("tasks", task) if metric is None else ("metrics", metric)
+        with component_errors(kind, component, "score()"):
+            raise
     try:
         score = float(given)
         shown = f"{score:g}"
@@ -226,6 +234,11 @@ def checked_score(task: Task, sample: Sample, text: str) -> float:
             "let its score() return a number from 0 (wrong) to 1 (right)",
         )
     return score
+
+
+def _runs(component: object, error: Exception) -> bool:
+    """Whether an exception was raised inside a component's function."""
+    return any(frame.f_locals.get("self") is component for frame, _ in walk_tb(error.__traceback__))
 
 
 def different_images(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Budget, Schedule
+from tokenprune.core.component_errors import component_errors
 from tokenprune.engine.trials.calibrate import sample_sizes
 from tokenprune.engine.trials.distinct import distinct
 from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneError, UnsupportedFeatureError
@@ -62,7 +63,8 @@ def read_samples(task: Task, loaded: LoadedModel, count: int, batch_size: int, s
         SampleError: None can be used, or one cannot and ``strict`` is set.
     """
     found = Usable()
-    chosen = list(task.calibration(count))
+    with component_errors("tasks", task, "calibration(count)"):
+        chosen = list(task.calibration(count))
     for start in range(0, len(chosen), batch_size):
         part = usable(loaded, chosen[start : start + batch_size], batch_size, strict)
         found.batches += [_moved(inputs, torch.device("cpu")) for inputs in part.batches]

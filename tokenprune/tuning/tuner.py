@@ -35,6 +35,7 @@ from tokenprune.models.encode import encode_one
 from tokenprune.models.usable import Usable
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.tasks.base import Task, checked_score
+from tokenprune.tasks.trial import try_task
 from tokenprune.tuning.budgets import EqualCost, EqualCostBudget, PrefillTime, cost_label
 from tokenprune.tuning.candidate_pool import CandidatePool, CandidateSpec, PoolBuilder, as_list
 from tokenprune.tuning.config import TuneConfig, TuneRules
@@ -143,6 +144,7 @@ def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: Loade
     tuning.code = used_code(config.model, config.task)
     tuning.alone = lambda number: [encode_one(loaded, sample) for sample in found.samples[number]]
     if config.labels:
+        try_task(config.task, found.samples[0][0])
         tuning.answer = _answer(config, loaded, found)
     tuning.skipped = found.skipped
     tuning.names = [[sample.id for sample in samples] for samples in found.samples]

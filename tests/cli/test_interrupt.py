@@ -1,0 +1,109 @@
+"""Ctrl-C and SIGTERM, as real signals to real processes."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_tune import write as write_tune
+from tests.experiment.test_cli import call, write
+from tests.support.checkpoints import FAMILIES
+
+pytestmark = [pytest.mark.usefixtures("toy_installed"), pytest.mark.slow]
+
+AGAIN = " (Ctrl-C again ends at once)"
+COMMAND = (sys.executable, "-m", "tokenprune.cli")
+
+
+@contextmanager
+def started(command: Sequence[str], begun: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has written a line that begins so to stderr."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if line.startswith(begun):
+                break
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def stopped(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str, float]:
+    """The exit status, the last line of stderr, and the seconds that it took."""
+    start = time.monotonic()
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    return process.returncode, error.splitlines()[-1], time.monotonic() - start
+
+
+def test_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = {"name": "toy", "delay": 0.5}
+    config = write(tmp_path, batch_size=1, timing=0, examples=0, model=model)
+    with started([*COMMAND, "run", config], "after ") as process:
+        status, line, seconds = stopped(process, signal.SIGINT)
+    folder = tmp_path / "results"
+    rows = len((folder / "samples.jsonl").read_text().splitlines())
+    assert status == 130
+    assert line == f"Ctrl-C: stopping; {rows} rows are kept in {folder}; the same command goes on{AGAIN}"
+    assert 0 < rows < 30
+    assert seconds < 10
+    assert not (folder / ".owner").exists()
+    assert call(monkeypatch, "run", config) == 0
+    assert call(monkeypatch, "run", config, "--output", str(tmp_path / "whole")) == 0
+    for file in ("samples.jsonl", "report.md", "summary.json"):
+        assert (folder / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_a_tune_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_tune(tmp_path, methods=["fastv", "norm-hidden-large"], samples=24, batch_size=1, first=24)
+    with started([*COMMAND, "tune", config], "after ") as process:
+        status, line, seconds = stopped(process, signal.SIGTERM)
+    folder = tmp_path / "out"
+    assert status == 143
+    assert re.match(rf"SIGTERM: stopping; \d+ rows are kept in {folder}; the same command goes on ", line)
+    assert seconds < 10
+    assert not (folder / "tune.jsonl").exists()
+    assert call(monkeypatch, "tune", config) == 0
+    assert call(monkeypatch, "tune", config, "--output", str(tmp_path / "whole")) == 0
+    for file in ("samples.jsonl", "tune.jsonl"):
+        assert (folder / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_a_bench_ends(tmp_path: Path) -> None:
+    checkpoint = FAMILIES["llava"].save(tmp_path)
+    options = ["--method", "fastv", "--rounds", "100000", "--device", "cpu", "--dtype", "float32"]
+    with started([*COMMAND, "bench", "--model", str(checkpoint), *options], "after ") as process:
+        status, line, seconds = stopped(process, signal.SIGINT)
+    assert (status, line) == (130, f"Ctrl-C: stopping; nothing is kept{AGAIN}")
+    assert seconds < 10
+
+
+LONG = """
+import hashlib, sys
+from tokenprune.cli.interrupt import stoppable
+with stoppable(lambda: "all is kept"):
+    print("begun", file=sys.stderr, flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes in one step of Python, which no handler interrupts
+"""
+
+
+def test_the_line_does_not_wait_for_a_long_step_and_a_second_signal_ends_it() -> None:
+    with started([sys.executable, "-c", LONG], "begun") as process:
+        assert process.stderr is not None
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == "Ctrl-C: stopping; all is kept (Ctrl-C again ends at once)\n"
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert time.monotonic() - start < 10
