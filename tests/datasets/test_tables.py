@@ -15,6 +15,7 @@ import pytest
 from tokenprune.core.optional import optional
 from tokenprune.datasets.columns import check_unique
 from tokenprune.datasets.csv_rows import read_row
+from tokenprune.datasets.media import source
 from tokenprune.datasets.open import open_table
 from tokenprune.errors import ConfigError, MissingDataError, SampleError
 
@@ -178,6 +179,18 @@ def test_missing_files_and_packages(tmp_path: Path) -> None:
         open_table(str(tmp_path / "nowhere"))
     with pytest.raises(MissingDataError, match=r"pip install 'tokenprune-mllm\[data\]'"):
         optional("no_such_package.part", "reading it")
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "q.jsonl", '{"image": "a"}')
+
+    def locked(self: Path, *args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", locked)
+    with pytest.raises(MissingDataError, match=r"q.jsonl cannot be read \(Permission denied\); check its permissions"):
+        open_table(path)
+    assert not source("q.jsonl", tmp_path, "").is_picture()
 
 
 def test_ids_are_unique(tmp_path: Path) -> None:

@@ -43,11 +43,14 @@ class Source:
         return self.path if self.path is not None else io.BytesIO(self.data)
 
     def is_picture(self) -> bool:
-        """Whether the first bytes are those of a picture. A GIF counts as a video."""
+        """Whether the first bytes are those of a picture. A GIF counts as a video; so does what cannot be read."""
         if self.path is None:
             return PICTURE.match(self.data) is not None
-        with self.path.open("rb") as file:
-            return PICTURE.match(file.read(16)) is not None
+        try:
+            with self.path.open("rb") as file:
+                return PICTURE.match(file.read(16)) is not None
+        except OSError:
+            return False
 
     def unreadable(self, kind: str, where: str, error: Exception | str) -> SampleError:
         """The error for an ``image`` or ``video`` that a decoder does not take."""

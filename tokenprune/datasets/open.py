@@ -13,7 +13,7 @@ from tokenprune.datasets.huggingface import SAVED, HuggingFaceDataset
 from tokenprune.datasets.json_file import json_table
 from tokenprune.datasets.jsonl import JsonLines
 from tokenprune.datasets.parquet import Parquet
-from tokenprune.errors import ConfigError, MissingDataError
+from tokenprune.errors import ConfigError, MissingDataError, TokenPruneError
 
 FILES: dict[str, Callable[[Path], Table]] = {
     ".jsonl": JsonLines,
@@ -39,6 +39,22 @@ def open_table(data: str, split: str | None = None, config: str | None = None) -
     return table
 
 
+def read_file(path: Path, reader: Callable[[Path], Table]) -> Table:
+    """The table of a file, by a class of :data:`FILES`.
+
+    Raises:
+        ConfigError: See :func:`open_table`.
+        MissingDataError: The file cannot be read, or a package is missing.
+    """
+    try:
+        return reader(path)
+    except TokenPruneError:
+        raise
+    except OSError as error:
+        what = f"data: {path} cannot be read ({error.strerror or error})"
+        raise MissingDataError(what, "check its permissions, and the disk") from error
+
+
 def _table(data: str, split: str | None, config: str | None) -> Table:
     path = Path(data).expanduser()
     suffix = path.suffix.lower()
@@ -47,7 +63,7 @@ def _table(data: str, split: str | None, config: str | None) -> Table:
             raise ConfigError(f"data: {data} has the unknown suffix {suffix!r}", ALLOWED)
         if split is not None or config is not None:
             raise ConfigError(f"split, config: {data} is a file and has neither", "omit them")
-        return FILES[suffix](path)
+        return read_file(path, FILES[suffix])
     if path.is_dir() and not any((path / name).is_file() for name in SAVED) and pictures(path) and split is None:
         return ImageFolder(path)
     if path.is_dir():
