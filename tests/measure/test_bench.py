@@ -188,7 +188,7 @@ def test_no_such_device() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model", "llava-7b"], "unknown preset 'llava-7b'; did you mean"),
+        (["--model", "llava-7b"], "unknown model 'llava-7b'; did you mean"),
         (["--device", "cuda:97"], "no such device: 'cuda:97'; use one of cpu"),
         (["--method", "fastw"], "unknown method 'fastw'; did you mean 'fastv'"),
         (["--batch", "0"], "batches[0]"),
