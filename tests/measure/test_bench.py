@@ -211,7 +211,8 @@ def test_mistakes_are_one_line(
 def test_the_command_prints_a_table_and_writes_json(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "deep" / "bench.json"
+    monkeypatch.chdir(tmp_path)
+    path = Path("deep") / "bench.json"
     chosen = ["--model", tiny, "--tokens", "20", "--rounds", "2", "--decode", "1", "--output", str(path)]
     assert call(monkeypatch, "bench", *chosen) == 0
     shown = capsys.readouterr().out

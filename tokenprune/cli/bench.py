@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tokenprune.cli.data import AsJson, bench_data, print_json
+from tokenprune.cli.as_json import AsJson, bench_data, print_json
 from tokenprune.cli.options import ANY_MODEL, Device, Precision, budget_option
 from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.progress import progress_bar

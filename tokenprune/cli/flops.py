@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.data import AsJson, print_json
+from tokenprune.cli.as_json import AsJson, print_json
 from tokenprune.cli.options import ANY_MODEL, budget_option, one_budget
 from tokenprune.cli.tables import print_estimate
 from tokenprune.measure.estimate import estimate, read_config

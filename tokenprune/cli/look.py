@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenprune.cli.data import AsJson, looks_data, print_json
+from tokenprune.cli.as_json import AsJson, looks_data, print_json
 from tokenprune.cli.options import MODEL, Device, Precision, budget_option, one_budget
 from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.tables import console

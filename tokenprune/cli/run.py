@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.data import AsJson, plan_data, print_json
+from tokenprune.cli.as_json import AsJson, plan_data, print_json
 from tokenprune.cli.experiment import Output, finish, read_experiment
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import print_plan, progress_console

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from tokenprune.cli.data import AsJson, method_data, print_json
+from tokenprune.cli.as_json import AsJson, method_data, print_json
 from tokenprune.cli.options import ANY_MODEL
 from tokenprune.measure.estimate import read_config
 from tokenprune.methods.named import NamedMethod, find_shipped

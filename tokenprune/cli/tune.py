@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenprune.cli.data import AsJson, print_json, tune_data
+from tokenprune.cli.as_json import AsJson, print_json, tune_data
 from tokenprune.cli.options import MODEL, Device, Precision, budget_option, budgets
 from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.progress import progress_bar
