@@ -14,10 +14,11 @@ from PIL import Image
 from tests.support.tiny import CASES
 from tests.support.toy import Letters
 from tokenprune import cli
-from tokenprune.cli.look import in_words, look_methods, look_model, looks, read_sample
+from tokenprune.cli.look import in_words, look_methods, looks, read_sample
 from tokenprune.errors import ConfigError
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.hf import HuggingFace
+from tokenprune.models.named import find_model
 from tokenprune.tasks.base import sample_pictures
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
@@ -63,7 +64,7 @@ def test_look(
 
 def test_looks_are_those_of_the_prefill(picture: str) -> None:
     """The kept tokens, the scores and the answers, of every method and of the unpruned model."""
-    loaded = look_model("toy").load()
+    loaded = find_model("toy", "look").load()
     methods = look_methods(["norm-hidden-large"], {"budget": "keep_count", "tokens": 4})
     sample = read_sample([picture], "what?", "w1", 8)
     unpruned, look = looks(loaded, methods, sample, 3)
@@ -100,7 +101,7 @@ def test_a_method_that_measures_the_model_does_so_on_the_prompt(tmp_path: Path, 
         )
     )
     sample = read_sample([picture], "what?", None, 8)
-    _, look = looks(look_model("toy").load(), look_methods([str(file)], {}), sample, 2)
+    _, look = looks(find_model("toy", "look").load(), look_methods([str(file)], {}), sample, 2)
     assert look.stages[0].layer in range(1, 4)
 
 
@@ -109,17 +110,23 @@ def test_a_layer_that_was_found_on_the_prompt_is_said(picture: str) -> None:
     methods = look_methods(["vtw"], {}) | look_methods(["fastv"], {"budget": "keep_count", "tokens": 3})
     layers = methods["vtw"].layers.model_copy(update={"start": 1, "threshold": 10.0})
     methods["vtw"] = methods["vtw"].model_copy(update={"layers": layers})
-    _, vtw, fastv = looks(look_model("toy").load(), methods, read_sample([picture], "what?", None, 8), 2)
+    _, vtw, fastv = looks(find_model("toy", "look").load(), methods, read_sample([picture], "what?", None, 8), 2)
     assert vtw.budget.endswith(", layer found on this prompt")
     assert in_words(vtw).endswith(" Its layer was found on this prompt.")
     assert "found" not in fastv.budget + in_words(fastv)
     assert vtw.stages[0].scores is None  # it drops everything: nothing was preferred
 
 
-def test_a_checkpoint_is_asked_the_question_as_it_is() -> None:
-    spec = look_model("some/checkpoint")
-    assert isinstance(spec, HuggingFace)
-    assert (spec.checkpoint, spec.instruction) == ("some/checkpoint", "")
+def test_a_checkpoint_is_asked_the_question_as_it_is(
+    tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(spec: HuggingFace) -> None:
+        assert (spec.checkpoint, spec.instruction, spec.dtype) == ("some/checkpoint", "", "bfloat16")
+        raise ConfigError("reached")
+
+    monkeypatch.setattr(HuggingFace, "load", load)
+    words = [word if word != "toy" else "some/checkpoint" for word in arguments(picture, tmp_path / "out.png")]
+    assert call(monkeypatch, *words, "--dtype", "bf16") == 2
 
 
 @pytest.mark.slow

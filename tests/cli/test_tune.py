@@ -10,9 +10,9 @@ import yaml
 
 import tokenprune as tp
 from tests.experiment.test_cli import call
-from tokenprune.cli.options import model_entry
 from tokenprune.cli.tune import QUESTION, task_entry, tune_settings
 from tokenprune.errors import ConfigError
+from tokenprune.models.named import model_entry
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
@@ -106,6 +106,9 @@ def test_pictures_in_a_folder_get_a_question(tmp_path: Path) -> None:
             ["--model", "toy", "--data", "toy", "--average-tokens", "8", "--samples", "1"],
             "samples: Input should be greater",
         ),
+        (["--device", "cpu"], "--device and --dtype are for --model; write them under model: in the file"),
+        (["--model", "llava-1.5-7b"], "'llava-1.5-7b' is an architecture without weights, for `bench` and `flops`"),
+        (["--model", "toi"], "unknown model 'toi'; did you mean 'toy'"),
         (["none.yaml"], "no such config file: none.yaml"),
     ],
 )

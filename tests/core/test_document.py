@@ -147,3 +147,10 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         read_yaml(tmp_path)
     with pytest.raises(MissingDataError, match="null byte"):
         read_yaml(tmp_path / "a\0b")
+
+
+def test_a_key_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("layers: fixed\nyes: 3\n7: 3\n")
+    with pytest.raises(ConfigError, match=r"line 3: the key 7 is no text; .*; the key True is no text; write it in q"):
+        tp.Method.from_yaml(path)

@@ -188,7 +188,7 @@ def test_no_such_device() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model", "llava-7b"], "unknown preset 'llava-7b'; did you mean"),
+        (["--model", "llava-7b"], "unknown model 'llava-7b'; did you mean"),
         (["--device", "cuda:97"], "no such device: 'cuda:97'; use one of cpu"),
         (["--method", "fastw"], "unknown method 'fastw'; did you mean 'fastv'"),
         (["--batch", "0"], "batches[0]"),
@@ -211,7 +211,8 @@ def test_mistakes_are_one_line(
 def test_the_command_prints_a_table_and_writes_json(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "deep" / "bench.json"
+    monkeypatch.chdir(tmp_path)
+    path = Path("deep") / "bench.json"
     chosen = ["--model", tiny, "--average-tokens", "20", "--rounds", "2", "--decode", "1", "--output", str(path)]
     assert call(monkeypatch, "bench", *chosen) == 0
     shown = capsys.readouterr().out

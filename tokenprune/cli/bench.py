@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from tokenprune.cli.as_json import AsJson, bench_data, print_json
 from tokenprune.cli.interrupt import nothing_kept, stoppable
-from tokenprune.cli.json_output import AsJson, bench_data, print_json
-from tokenprune.cli.options import budget_option
+from tokenprune.cli.options import ANY_MODEL, Device, Precision, budget_option
 from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import print_bench, print_written
@@ -19,7 +19,7 @@ from tokenprune.measure.bench import BenchConfig, run_bench
 
 
 def bench(
-    model: Annotated[str, typer.Option(help="A preset, or a checkpoint's folder or hub name.")] = "llava-0.5b",
+    model: Annotated[str, typer.Option(help=ANY_MODEL)] = "llava-0.5b",
     method: Annotated[
         list[str] | None, typer.Option(help="A named method, a YAML file with one, or all; repeat for several.")
     ] = None,
@@ -33,8 +33,8 @@ def bench(
     decode: Annotated[int, typer.Option(help="Decode steps after each prefill.")] = 16,
     rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
     warmup: Annotated[int, typer.Option(help="Untimed rounds before these.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (bfloat16), float32, bfloat16, float16.")] = "auto",
+    device: Device = None,
+    dtype: Precision = None,
     attention: Annotated[str, typer.Option(help="sdpa, eager, flash_attention_2.")] = "sdpa",
     image_size: Annotated[int, typer.Option(help="Side in pixels of the images for a checkpoint.")] = 448,
     output: Annotated[Path | None, typer.Option(help="Write all measurements to this JSON file.")] = None,
@@ -51,8 +51,8 @@ def bench(
             "decode": decode,
             "rounds": rounds,
             "warmup": warmup,
-            "device": device,
-            "dtype": dtype,
+            "device": device or "auto",
+            "dtype": dtype or "auto",
             "attention": attention,
             "image_size": image_size,
         },

@@ -26,6 +26,7 @@ from tokenprune.cli.run import run
 from tokenprune.cli.schema import schema
 from tokenprune.cli.show import show
 from tokenprune.cli.tune import tune
+from tokenprune.cli.usage import Commands
 from tokenprune.version import __version__
 
 #: In the order of ``tokenprune --help``.
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,

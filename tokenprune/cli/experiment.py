@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.json_output import experiment_data, print_json
+from tokenprune.cli.as_json import experiment_data, print_json
 from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.tables import print_result, print_written
 from tokenprune.core.document import read_yaml

@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.json_output import AsJson, print_json
-from tokenprune.cli.options import budget_option, one_budget
+from tokenprune.cli.as_json import AsJson, print_json
+from tokenprune.cli.options import ANY_MODEL, budget_option, one_budget
 from tokenprune.cli.tables import print_estimate
 from tokenprune.measure.estimate import estimate, read_config
 from tokenprune.methods.named import find_shipped
 
 
 def flops(
-    model: Annotated[str, typer.Option(help="A preset, or a folder with a config.json.")] = "llava-1.5-7b",
+    model: Annotated[str, typer.Option(help=ANY_MODEL)] = "llava-1.5-7b",
     method: Annotated[str, typer.Option(help="A named method, or a YAML file with one.")] = "entropyprune",
     published: Annotated[
         bool, typer.Option("--published", help="Use the method's settings that were published for the model.")
@@ -33,7 +33,7 @@ def flops(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the FLOPs of a prefill, unpruned and pruned, by part of the model. No model is run or downloaded."""
+    """Compute the FLOPs of a prefill, unpruned and pruned, by part of the model. No weights are read."""
     budget = one_budget(
         average_tokens=average_tokens,
         average_ratio=average_ratio,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.json_output import AsJson, print_json
+from tokenprune.cli.as_json import AsJson, print_json
 from tokenprune.cli.tables import print_lines, print_table
 from tokenprune.core import plugins
 from tokenprune.core.registry import suggest

@@ -10,12 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenprune.cli.json_output import AsJson, looks_data, print_json
-from tokenprune.cli.options import MODEL, budget_option, model_entry, one_budget
+from tokenprune.cli.as_json import AsJson, looks_data, print_json
+from tokenprune.cli.options import MODEL, Device, Precision, budget_option, one_budget
 from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.tables import console
-from tokenprune.config import Config, Method
-from tokenprune.core.component import FromRegistry
+from tokenprune.config import Method
 from tokenprune.core.forward_errors import forward_errors
 from tokenprune.core.optional import optional
 from tokenprune.core.references import UNPRUNED
@@ -25,8 +24,9 @@ from tokenprune.datasets.video import read_video
 from tokenprune.errors import BudgetError, ConfigError, SampleError, TokenPruneError
 from tokenprune.methods.named import by_title, list_methods
 from tokenprune.models.answer import generate
-from tokenprune.models.base import LoadedModel, ModelSpec
+from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode_one
+from tokenprune.models.named import find_model
 from tokenprune.pictures.describe import describe
 from tokenprune.pictures.draw import EXTRA, check_format, draw, save
 from tokenprune.pictures.look import Look
@@ -57,6 +57,8 @@ def look(
     output: Annotated[
         list[Path] | None, typer.Option("--output", "-o", help="The figure: .png, .svg or .pdf; repeat for several.")
     ] = None,
+    device: Device = None,
+    dtype: Precision = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw which patches methods keep of a picture, what their scores saw, and what the model answers."""
@@ -73,7 +75,7 @@ def look(
         check_format(path)
         check_writable(path)
     optional("matplotlib", "drawing", EXTRA)
-    spec = look_model(model)
+    spec = find_model(model, "look", {"device": device, "dtype": dtype}, instruction="")  # the question as it is
     sample = read_sample(images, question, expected, frames)
     shown = looks(spec.load(), methods, sample, max_new_tokens)
     figure = draw(shown)
@@ -86,21 +88,6 @@ def look(
         print(in_words(item))
     for path in paths:
         console.print(f"written: {path}", highlight=False)
-
-
-class LookModel(Config):
-    """The model of a look, as its name stands for it.
-
-    Attributes:
-        model: The model.
-    """
-
-    model: Annotated[ModelSpec, FromRegistry("models")]
-
-
-def look_model(name: str) -> ModelSpec:
-    """The model that a name stands for: a registered one, or a checkpoint, which is asked the question as it is."""
-    return LookModel.from_dict({"model": model_entry(name, instruction="")}, "look").model
 
 
 def look_methods(names: Sequence[str], budget: Mapping[str, Any]) -> dict[str, Method]:

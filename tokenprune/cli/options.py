@@ -1,17 +1,23 @@
-"""Options that several commands have: budgets, and models by name."""
+"""Options that several commands have: budgets, and models."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from tokenprune.budgets.stated import STATED
-from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError
+from tokenprune.models.presets import PRESETS
 
 MODEL = "A checkpoint's folder or hub name, or the name of a model that a plugin brings."
+#: The help of commands that need no weights.
+ANY_MODEL = MODEL.removesuffix(".") + f", or an architecture without weights: {', '.join(PRESETS)}."
+Device = Annotated[str | None, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1 ...")]
+Precision = Annotated[
+    str | None, typer.Option("--dtype", help="auto, float32 (fp32), bfloat16 (bf16), float16 (fp16).")
+]
 
 
 def budget_option(keyword: str, several: bool = False) -> Any:
@@ -48,8 +54,3 @@ def one_budget(**given: float | None) -> dict[str, Any]:
     if len(found) > 1:
         raise ConfigError("several budgets", f"give one of {options_of(*given)}")
     return found
-
-
-def model_entry(name: str, **checkpoint: str) -> dict[str, str]:
-    """The entry of a config for a model: a registered one, or a checkpoint with further settings."""
-    return {"name": name} if name in registry("models").names() else {"name": "hf", "checkpoint": name, **checkpoint}

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.json_output import AsJson, print_json, profile_data
+from tokenprune.cli.as_json import AsJson, print_json, profile_data
 from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.tables import console, print_profile, print_written
 from tokenprune.experiment import ExperimentConfig

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.json_output import AsJson, comparison_data, experiment_data, print_json, tune_data
+from tokenprune.cli.as_json import AsJson, comparison_data, experiment_data, print_json, tune_data
 from tokenprune.cli.outputs import check_folder, check_writable
 from tokenprune.cli.tables import REPORT, print_lines, print_result, print_table, print_tune, print_written
 from tokenprune.core.text import write_file

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from tokenprune.cli.as_json import AsJson, plan_data, print_json
 from tokenprune.cli.experiment import Output, finish, read_experiment
 from tokenprune.cli.interrupt import kept_in, stoppable
-from tokenprune.cli.json_output import AsJson, plan_data, print_json
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import print_plan, progress_console
 from tokenprune.experiment import run_experiment

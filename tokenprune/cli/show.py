@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
-from tokenprune.cli.json_output import AsJson, method_data, print_json
+from tokenprune.cli.as_json import AsJson, method_data, print_json
+from tokenprune.cli.options import ANY_MODEL
 from tokenprune.measure.estimate import read_config
 from tokenprune.methods.named import NamedMethod, find_shipped
 from tokenprune.methods.published import Published
-from tokenprune.models.presets import PRESETS
+from tokenprune.models.named import is_known
 
 
 def show(
@@ -20,8 +20,7 @@ def show(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Use the settings published for this model: a name that `show METHOD` lists, a preset, or a folder"
-            " with a config.json."
+            help=f"Use the settings published for this model: a name that `show METHOD` lists, or: {ANY_MODEL}"
         ),
     ] = None,
     as_json: AsJson = False,
@@ -38,8 +37,7 @@ def show(
 def _settings(shipped: NamedMethod, model: str) -> Published:
     """The published settings for a model: an entry's name, or what has a config."""
     names = {entry.model.lower() for entry in shipped.published}
-    readable = model in PRESETS or Path(model).exists()
-    return shipped.settings_for(read_config(model) if readable and model.lower() not in names else model)
+    return shipped.settings_for(read_config(model) if is_known(model) and model.lower() not in names else model)
 
 
 def method_text(shipped: NamedMethod, settings: Published | None) -> str:

@@ -9,15 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from tokenprune.cli.as_json import AsJson, print_json, tune_data
 from tokenprune.cli.interrupt import kept_in, stoppable
-from tokenprune.cli.json_output import AsJson, print_json, tune_data
-from tokenprune.cli.options import MODEL, budget_option, budgets, model_entry, options_of
+from tokenprune.cli.options import MODEL, Device, Precision, budget_option, budgets, options_of
 from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import print_tune, print_written, progress_console
 from tokenprune.core.document import Document, read_yaml
 from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError
+from tokenprune.models.named import model_entry
 from tokenprune.tuning import TuneConfig, run_tune
 
 #: The question about the pictures of a folder, if the user asks none.
@@ -48,11 +49,15 @@ def tune(
         bool | None, typer.Option("--labels", help="Compare the score of generated answers, which needs labels.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Output folder. [default: results/tune]")] = None,
+    device: Device = None,
+    dtype: Precision = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the method whose answers stay closest to the unpruned model's at a given cost, without labels."""
+    if model is None and (device is not None or dtype is not None):
+        raise ConfigError("--device and --dtype are for --model", "write them under model: in the file")
     given = {
-        "model": None if model is None else model_entry(model),
+        "model": None if model is None else model_entry(model, {"device": device, "dtype": dtype}),
         "task": None if data is None else task_entry(data, question),
         "budgets": budgets(
             average_tokens=average_tokens,

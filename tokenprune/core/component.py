@@ -33,7 +33,7 @@ _WORDS = (("a valid tuple", "a list"), ("Tuple", "List"), ("a valid dictionary",
 
 
 #: Types of errors whose messages need no more words.
-_SAY_ALL = ("unknown_key", "component_name", "component_form", "component_text", "missing")
+_SAY_ALL = ("unknown_key", "invalid_key", "component_name", "component_form", "component_text", "missing")
 
 
 def explain(
@@ -57,6 +57,8 @@ def explain(
             continue  # its misspelled key is reported
         path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in item["loc"]).lstrip(".")
         message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "invalid_key":
+            path, message = "", f"the key {item['input']!r} is no text; write it in quotes, or remove it"
         if item["type"] == "model_type":  # a mapping, a made component, or (methods) a name
             message = "Input should be a mapping"
         if item["type"] == "value_error" and isinstance(item["input"], Mapping):

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from tokenprune.core.call_arguments import cache_name, returned_cache
 from tokenprune.core.clock import environment, timed
 from tokenprune.core.forward_errors import device_broken, forward_errors
 from tokenprune.core.references import UNPRUNED
-from tokenprune.core.registry import suggest
 from tokenprune.core.text import one_line
 from tokenprune.engine.cache import cache_bytes
 from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedModelError
@@ -32,8 +30,8 @@ from tokenprune.methods.named import by_title, method_names
 from tokenprune.models.answer import not_finite
 from tokenprune.models.device import resolve_device
 from tokenprune.models.dtype import Dtype
-from tokenprune.models.hf import HuggingFace
-from tokenprune.models.presets import PRESETS, Request
+from tokenprune.models.named import find_model, find_preset
+from tokenprune.models.presets import Request
 from tokenprune.ops.finite import is_distribution
 from tokenprune.run import Run, apply
 from tokenprune.tasks.base import Sample
@@ -47,7 +45,8 @@ class BenchConfig(Config):
     """Configuration of the bench.
 
     Attributes:
-        model: A preset (with random weights, which do not affect times), or a checkpoint by folder or hub name.
+        model: A preset (with random weights, which do not affect times), a checkpoint by folder or hub name, or a
+            plugin's model.
         methods: Named methods, or YAML files with a method; ``("all",)`` for every installed one.
         average_ratio: Budgets: visual tokens averaged over all layers, as a share of the prompt's visual tokens.
         average_tokens: Budgets: layer averages in tokens; if given, they replace ``average_ratio``.
@@ -59,9 +58,9 @@ class BenchConfig(Config):
         warmup: Untimed rounds before these.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
         dtype: Precision: ``float32``, ``bfloat16`` or ``float16``, or by another name, e.g. ``bf16``; ``auto`` is
-            bfloat16.
+            bfloat16 for a preset, else that of the model.
         attention: The attention implementation.
-        image_size: Side in pixels of the square images for a checkpoint's processor.
+        image_size: Side in pixels of the square images for a model's processor.
     """
 
     model: str = "llava-0.5b"
@@ -153,10 +152,9 @@ def run_bench(config: BenchConfig, progress: Callable[[str, int, int], None] | N
         JSON-ready: ``environment``, ``model``, ``config``, and ``batches`` with the ``rows`` of each table.
 
     Raises:
-        ConfigError: Unknown preset, device or method.
+        ConfigError: Unknown model, device or method.
         UnsupportedFeatureError: The unpruned model's logits hold NaN or infinity: it computes nothing worth timing.
     """
-    device = resolve_device(config.device)
     names = method_names() if config.methods == ("all",) else config.methods
     if not names:
         raise ConfigError("no method to time", "name at least one")
@@ -170,7 +168,8 @@ def run_bench(config: BenchConfig, progress: Callable[[str, int, int], None] | N
         for title, method in named.items()
         for budget in budgets
     ]
-    loaded = _load_model(config, device)
+    loaded = _load_model(config)
+    device: torch.device = cast(Any, loaded.model).device
     batches = []
     for batch in config.batches:
         inputs = loaded.inputs(requests(batch, config))
@@ -198,27 +197,24 @@ def requests(batch: int, config: BenchConfig) -> list[Request]:
     ]
 
 
-def _load_model(config: BenchConfig, device: torch.device) -> BenchModel:
+def _load_model(config: BenchConfig) -> BenchModel:
+    preset = find_preset(config.model)
+    if preset is None:
+        return _with_processor(config)
+    device = resolve_device(config.device)
     dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
-    if config.model in PRESETS:
-        chosen = PRESETS[config.model]
-        model = chosen.build(device, dtype, config.attention)
-        return BenchModel(model, chosen.name, lambda prompts: chosen.inputs(prompts, device, dtype))
-    if "/" not in config.model and not Path(config.model).exists():
-        raise ConfigError(
-            f"unknown preset {config.model!r}",
-            f"{suggest(config.model, PRESETS)}; or give a checkpoint's folder or hub name (owner/name)",
-        )
-    return _checkpoint(config, device)
+    model = preset.build(device, dtype, config.attention)
+    return BenchModel(model, preset.name, lambda prompts: preset.inputs(prompts, device, dtype))
 
 
-def _checkpoint(config: BenchConfig, device: torch.device) -> BenchModel:
-    """A checkpoint with its own processor; the images are noise."""
+def _with_processor(config: BenchConfig) -> BenchModel:
+    """A model with a processor of its own; the images are noise."""
     from PIL import Image  # optional: presets need no images
 
-    loaded = HuggingFace(
-        checkpoint=config.model, dtype=config.dtype, device=str(device), attention=config.attention
-    ).load()
+    fields: Any = type(config).model_fields
+    stated = {name: getattr(config, name) for name in ("dtype", "device", "attention")}
+    changed = {name: value for name, value in stated.items() if value != fields[name].default}
+    loaded = find_model(config.model, "bench", changed).load()
     side = config.image_size
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
 

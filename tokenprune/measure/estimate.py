@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 
 from tokenprune.budgets.base import Schedule
 from tokenprune.config import Method
 from tokenprune.core.architecture import Architecture
-from tokenprune.core.registry import suggest
-from tokenprune.errors import ConfigError, LayerError, MissingDataError
+from tokenprune.errors import ConfigError, LayerError
 from tokenprune.flops.decoder import Shape, kv_cache_bytes, model_flops, prefill_cost, step_flops
 from tokenprune.measure.counted import decoder_counted, decoder_traced, pruned_decoder_counted, vision_counted
-from tokenprune.models.presets import PRESETS, Request
+from tokenprune.models.named import find_model, find_preset
+from tokenprune.models.presets import Request
 from tokenprune.selectors.base import SelectorContext
 
 Row = dict[str, float]
@@ -27,7 +26,7 @@ def estimate(
     """FLOPs and cache bytes of one prompt, unpruned and pruned.
 
     Args:
-        model: A preset, or a folder with a ``config.json``.
+        model: A preset, or a model with weights; see :func:`read_config`.
         method: The method; its layer selector gets no calibration samples.
         text_tokens: Text tokens of the prompt.
         visual_tokens: Visual tokens of the prompt; by default those of the preset's picture.
@@ -48,11 +47,12 @@ def estimate(
     config = read_config(model)
     method.check_fits(Architecture.of(config))
     if visual_tokens is None:
-        if model not in PRESETS:
+        preset = find_preset(model)
+        if preset is None:
             raise ConfigError(
                 "the number of visual tokens is missing", "give --visual-tokens; only presets have a default"
             )
-        visual_tokens = PRESETS[model].visual_tokens
+        visual_tokens = preset.visual_tokens
     if visual_tokens < 1:
         raise ConfigError(f"{visual_tokens} visual tokens", "give at least 1")
     if text_tokens < 0:
@@ -105,24 +105,14 @@ def estimate(
 
 
 def read_config(model: str) -> Any:
-    """The config of a preset, or of a folder with a ``config.json``.
+    """The config of a model by its name: an architecture without weights, a checkpoint, or a plugin's model.
 
     Raises:
-        ConfigError: There is neither.
-        MissingDataError: The folder has no usable config.
+        ConfigError: The name stands for nothing, or the model does not show its config.
+        MissingDataError: The checkpoint has no usable config, or it is not found.
     """
-    if model in PRESETS:
-        return PRESETS[model].config()
-    if not model or not Path(model).exists():
-        raise ConfigError(
-            f"unknown preset {model!r}", f"{suggest(model, PRESETS)}; or give a folder with a config.json"
-        )
-    try:
-        return AutoConfig.from_pretrained(model, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise MissingDataError(
-            f"no usable config.json in {model} ({str(error).splitlines()[0]})", "give a checkpoint's folder"
-        ) from None
+    preset = find_preset(model)
+    return find_model(model, "model").read_config() if preset is None else preset.config()
 
 
 def _row(unpruned: int, pruned: int) -> Row:
@@ -146,7 +136,8 @@ def _counted(model: str, config: Any, visual_tokens: int, unpruned: list[int], p
         "decoder": _row(decoder_counted(meta_model, unpruned[0]), pruned_decoder_counted(meta_model, pruned)),
         "decoder_fvcore": {"flops_unpruned": decoder_traced(meta_model, unpruned[0])},
     }
-    if model in PRESETS and visual_tokens == PRESETS[model].visual_tokens:
-        inputs = PRESETS[model].inputs([Request(1)])
+    preset = find_preset(model)
+    if preset is not None and visual_tokens == preset.visual_tokens:
+        inputs = preset.inputs([Request(1)])
         result["vision_and_projector"] = {"flops_unpruned": vision_counted(meta_model, inputs)}
     return result

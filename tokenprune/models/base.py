@@ -65,7 +65,7 @@ class ModelSpec(Component, ABC):
         """
         raise ConfigError(
             f"the model {type(self).__name__!r} does not show its config before it is loaded",
-            "give published the name of a model that `tokenprune show METHOD` lists",
+            "give a checkpoint; published settings can be chosen by a name that `tokenprune show METHOD` lists",
         )
 
     @abstractmethod

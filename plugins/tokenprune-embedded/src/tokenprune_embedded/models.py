@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import AutoConfig, LlavaForConditionalGeneration, LlavaProcessor, PretrainedConfig
 
 from tokenprune.authoring import ConfigError, LoadedModel, ModelSpec, Sample, SampleError
 from tokenprune_embedded.cache import checkpoint_folder
@@ -25,6 +25,10 @@ class Digits(ModelSpec):
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["sdpa", "eager"] = "sdpa"
+
+    def read_config(self) -> PretrainedConfig:
+        """The config of the model, which is built on first use; errors as for :meth:`load`."""
+        return AutoConfig.from_pretrained(checkpoint_folder(self.build))
 
     def load(self) -> LoadedModel:
         """Load the model from the cache, building the cache on first use.
