@@ -57,9 +57,11 @@ def device_broken(error: BaseException) -> bool:
 
 
 def release(error: BaseException) -> None:
-    """Let go of the tensors that the frames of a failed forward hold, and of the memory that the device caches."""
+    """Let go of the tensors that the frames of a failed forward hold; where memory is short, of all that is unused."""
     for cause in _causes(error):
         traceback.clear_frames(cause.__traceback__)
+    if not any(isinstance(cause, NO_MEMORY) for cause in _causes(error)):
+        return
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
