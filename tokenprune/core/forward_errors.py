@@ -23,6 +23,7 @@ from tokenprune.errors import (
 OF_SAMPLES = (SampleError, UnsupportedFeatureError, BudgetError, ScoreError, ForwardError)
 #: What a device, or the host, raises when its memory is full.
 NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
+_TORCH = str(Path(torch.__file__).parent)
 _BROKEN = getattr(torch, "AcceleratorError", ())  # torch 2.8; a subclass of RuntimeError
 
 
@@ -76,6 +77,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def place(error: BaseException) -> str:
-    """Where an exception was raised: the file with its folder, and the line."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    """Where an exception was raised: the file with its folder, and the line. Torch's own files tell nothing."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((item for item in reversed(frames) if not item.filename.startswith(_TORCH)), frames[-1])
     return f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"
