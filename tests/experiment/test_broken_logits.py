@@ -69,8 +69,8 @@ def test_a_method_that_breaks_the_model_is_named_before_the_first_answer(tmp_pat
 def test_a_method_that_breaks_on_many_later_samples_is_named(tmp_path: Path) -> None:
     """The first such sample is left out of all series; the second of 24 is one too many."""
     words = (
-        r"method 'norm-hidden-large' .*: the logits at answer token 1 of sample 's9' hold NaN.*; methods fail on 2 of 10"
-        " samples that the unpruned model answers, and at most one in 20 is left out for that: remove the method"
+        r"method 'norm-hidden-large' .*: the logits at answer token 1 of sample 's9' hold NaN.*; methods fail on 2 of"
+        " 10 samples that the unpruned model answers, and at most one in 20 is left out for that: remove the method"
     )
     with pytest.raises(UnsupportedFeatureError, match=words):
         run_experiment(config(str(tmp_path), model=Broken(pruned=True, letter="f"), **FEW))
@@ -116,7 +116,7 @@ def test_a_tune_leaves_out_samples_that_the_unpruned_model_cannot_answer(tmp_pat
     assert found.skipped
     for name, why in found.skipped.items():
         assert why.startswith(f"the unpruned model on sample {name!r}: the logits behind the prompt of sample {name!r}")
-    with pytest.raises(SampleError, match="the unpruned model on sample 's[0-9]+': the logits behind the prompt"):
+    with pytest.raises(SampleError, match=r"the unpruned model on sample 's[0-9]+': the logits behind the prompt"):
         run_tune(tune(tmp_path / "strict", model=Broken(letter="d"), strict=True))
 
 

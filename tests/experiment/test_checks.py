@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import Field
 
 from tests.support.toy import ToyModel, completed, config
 from tokenprune.errors import ConfigError, LayerError
@@ -107,8 +108,8 @@ class Own(ToyModel):
         user: The user's.
     """
 
-    own: dict[str, Any] = {}
-    user: dict[str, Any] = {}
+    own: dict[str, Any] = Field(default_factory=dict)
+    user: dict[str, Any] = Field(default_factory=dict)
 
     def load(self) -> LoadedModel:
         loaded = super().load()

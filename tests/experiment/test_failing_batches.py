@@ -138,7 +138,7 @@ def test_samples_that_fail_in_a_row_stop_the_run_and_are_asked_again(tmp_path: P
                 object.__setattr__(sample, "question", "az")
             return made
 
-    with ONE_BY_ONE, pytest.raises(ForwardError, match="shapes differ .*; 10 samples in a row fail, so it is not the"):
+    with ONE_BY_ONE, pytest.raises(ForwardError, match=r"shapes differ .*; 10 samples in a row fail, so it is not the"):
         run(tmp_path, model=Failing(letter="z"), task=Later())
     assert list(Results(tmp_path).skipped_samples()) == [6, 7, 8, 9]  # beside one that was answered
     assert {row["position"] for row in Results(tmp_path).rows()} == set(range(6))

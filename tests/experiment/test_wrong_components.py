@@ -102,7 +102,7 @@ def test_a_wrong_component_is_named_before_the_first_answer(
 
 def test_a_tune_by_labels_names_it_too(tmp_path: Path) -> None:
     plain = {"methods": ("norm-hidden-large",), "budget": {"name": "layer_average", "ratio": 0.5}, "samples": 4}
-    with pytest.raises(PluginError, match="metric .*:Short"):
+    with pytest.raises(PluginError, match=r"metric .*:Short"):
         run_tune(
             TuneConfig.from_dict(
                 {
@@ -138,5 +138,5 @@ def test_a_rule_that_fails_is_blamed_itself() -> None:
         def score(self, sample: Sample, text: str) -> float:
             return float(json.loads(text))
 
-    with pytest.raises(PluginError, match="task .*Wrong .* failed .JSONDecodeError"):
+    with pytest.raises(PluginError, match=r"task .*Wrong .* failed .JSONDecodeError"):
         checked_score(Wrong(metric=Picky()), ToyTask().samples()[0], "no number")

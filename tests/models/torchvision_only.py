@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import tokenprune as tp
 from tests.models.test_checkpoints import NAMES, REFUSED, entry, generate, load, sample
 from tests.support.checkpoints import FAMILIES, clip, pictures
 from tests.support.tiny.core import IMAGE, VIDEO
+from tests.support.toy import ToyTask, config
 from tokenprune.budgets.keep import KeepRatio
+from tokenprune.core.component import FromRegistry
 from tokenprune.errors import SampleError, UnsupportedModelError
+from tokenprune.experiment import run_experiment
 from tokenprune.experiment.config import MethodEntry
 from tokenprune.tasks.base import Sample, Video
 
@@ -128,3 +132,41 @@ def test_numbers_of_pixels(name: str, folders: dict[str, Path]) -> None:
         assert generate(loaded, batch).shape == (1, 3)
     with pytest.raises(UnsupportedModelError, match="at least 2304 and at most 1024 pixels; give both"):
         load(folders[name], min_pixels=48 * 48)
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "llava-onevision", "internvl", "llava-next-video", "video-llava"])
+@pytest.mark.parametrize("pictures_too", [False, True])
+def test_clips_of_different_lengths_and_pictures_in_one_batch(
+    tmp_path: Path, name: str, pictures_too: bool, folders: dict[str, Path]
+) -> None:
+    """Some processors and models cannot put them together: they are answered one by one, and none is lost."""
+    made = []
+    for number in range(6):
+        frames = clip().frames[: (2, 4, 6)[number % 3]]
+        clips = () if pictures_too and number % 2 else (Video(frames, 4.0),)
+        shown = () if clips else (pictures()[0],)
+        made.append(Sample(f"s{number}", shown, "what is this", "w", "t", f"g{number}", videos=clips))
+
+    class Mixed(ToyTask):
+        def samples(self) -> list[Sample]:
+            return made
+
+        def score(self, sample: Sample, text: str) -> float:
+            return 1.0
+
+    model = FromRegistry("models").build({"name": "hf", "checkpoint": str(folders[name]), "device": "cpu"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tp.errors.TokenPruneWarning)
+        result = run_experiment(
+            config(
+                str(tmp_path),
+                model=model,
+                task=Mixed(),
+                methods=["random"],
+                oracle=False,
+                batch_size=4,
+                budgets=[{"name": "keep_ratio", "ratio": 0.5}],
+            )
+        )
+    assert not result.skipped
+    assert len(result.rows) == 6 * 2

@@ -42,7 +42,7 @@ def reported() -> Iterator[None]:
 
 
 def in_one_line(error: Exception) -> str | None:
-    """What is wrong on the machine, in a file or in a plugin, and how to mend it; None for what may be a bug of ours."""
+    """What is wrong on the machine, in a file or in a plugin, and how to mend it; None for a bug of ours."""
     if isinstance(error, NO_MEMORY):
         return "the memory is full; use a smaller batch_size, smaller pictures, or another dtype or device"
     line = _of_a_file(error) if isinstance(error, OSError) else None
@@ -101,8 +101,8 @@ def _bug(error: Exception) -> NoReturn:
     traceback.print_exception(error)
     hint = "; `--no-plugins` shows whether a plugin is the cause" if plugins_installed() else ""
     print(
-        f"this is a bug in tokenprune{' or in a plugin' if hint else ''}: please report the lines above, the command and"
-        f" the version (tokenprune {__version__}){hint}",
+        f"this is a bug in tokenprune{' or in a plugin' if hint else ''}: please report the lines above, the command"
+        f" and the version (tokenprune {__version__}){hint}",
         file=sys.stderr,
     )
     raise SystemExit(1) from None

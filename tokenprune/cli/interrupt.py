@@ -29,8 +29,8 @@ def stoppable(kept: Callable[[], str]) -> Iterator[None]:
     After the first the block is left as by any exception, so that files and locks are closed. Then the process ends,
     with the status 130 or 143: the teardown of a model and of its libraries would take seconds.
 
-    Blocks may be nested: the inner one says what is kept. Only the main thread of a process gets signals; in another one
-    the block runs as it is.
+    Blocks may be nested: the inner one says what is kept. Only the main thread of a process gets signals; in another
+    one the block runs as it is.
 
     Args:
         kept: Says in a few words what is kept, and what the same command does then.

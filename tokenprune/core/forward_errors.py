@@ -23,6 +23,7 @@ from tokenprune.errors import (
 OF_SAMPLES = (SampleError, UnsupportedFeatureError, BudgetError, ScoreError, ForwardError)
 #: What a device, or the host, raises when its memory is full.
 NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
+_TORCH = str(Path(torch.__file__).parent)
 _BROKEN = getattr(torch, "AcceleratorError", ())  # torch 2.8; a subclass of RuntimeError
 
 
@@ -57,9 +58,11 @@ def device_broken(error: BaseException) -> bool:
 
 
 def release(error: BaseException) -> None:
-    """Let go of the tensors that the frames of a failed forward hold, and of the memory that the device caches."""
+    """Let go of the tensors that the frames of a failed forward hold; where memory is short, of all that is unused."""
     for cause in _causes(error):
         traceback.clear_frames(cause.__traceback__)
+    if not any(isinstance(cause, NO_MEMORY) for cause in _causes(error)):
+        return
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -74,6 +77,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def place(error: BaseException) -> str:
-    """Where an exception was raised: the file with its folder, and the line."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    """Where an exception was raised: the file with its folder, and the line. Torch's own files tell nothing."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((item for item in reversed(frames) if not item.filename.startswith(_TORCH)), frames[-1])
     return f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"

@@ -59,8 +59,8 @@ class Losses:
         if self.by_methods > max(1, self.asked // SHARE):
             raise _stopped(
                 first,
-                f"methods fail on {self.by_methods} of {self.asked} samples that the unpruned model answers, and at most"
-                f" one in {SHARE} is left out for that: remove the method, or these samples",
+                f"methods fail on {self.by_methods} of {self.asked} samples that the unpruned model answers, and at"
+                f" most one in {SHARE} is left out for that: remove the method, or these samples",
             )
 
 

@@ -16,6 +16,7 @@ from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.config import Config
+from tokenprune.core.forward_errors import forward_errors
 from tokenprune.core.plugins import registry
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.reservation import check_free, reserved
@@ -281,7 +282,8 @@ class _Tuning:
             count += len(inputs["input_ids"])
             if count >= CURVES:
                 break
-        curves = entropy_profile(adapter, first, cache=False)
+        with forward_errors():
+            curves = entropy_profile(adapter, first, cache=False)
         if path is not None:
             curves.save(path)
         return curves
