@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tokenprune.errors import MissingDataError, OutputError
 from tokenprune.experiment.answers import Answers
+from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import RUN, Flags, Results
-from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.output.lines import Row
 
 

@@ -57,7 +57,7 @@ def columns(rounds: int) -> tuple[Column[Row], ...]:
     """
     spread = rounds > 1
     return (
-        text("method", _name),
+        text("method, layer average", _name),
         Column("kept", lambda row: Cell(_kept(row)), "number"),
         _number("prefill ms", "prefill_ms", "{:.1f}"),
         _number("times faster", "speedup", "{:.3f}", spread=spread),

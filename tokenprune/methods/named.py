@@ -28,6 +28,8 @@ from tokenprune.core import plugins
 from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError, PluginError, UnknownNameError
 from tokenprune.methods.published import Published, choose, read_published
+from tokenprune.tables.column import Column, fill, text
+from tokenprune.tables.html import parts_html
 
 #: The keys of a named method's file.
 KEYS = ("description", "paper", "differs", "method", "published")
@@ -81,9 +83,21 @@ class NamedMethod:
         return Method.from_dict(data if stated is None else {**data, "budget": stated}, where)
 
 
+class MethodList(list[NamedMethod]):
+    """A list of named methods that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        columns: tuple[Column[NamedMethod], ...] = (
+            text("name", lambda method: method.name),
+            text("distribution", lambda method: method.distribution),
+            text("description", lambda method: f"BROKEN: {method.problem}" if method.problem else method.description),
+        )
+        return parts_html(fill("Named methods", columns, self))
+
+
 def list_methods() -> list[NamedMethod]:
-    """All installed named methods. A broken one states its :attr:`~NamedMethod.problem`."""
-    return sorted(_discover(), key=lambda method: (method.name, method.distribution))
+    """All installed named methods. A broken one states its :attr:`~NamedMethod.problem`. A notebook shows a table."""
+    return MethodList(sorted(_discover(), key=lambda method: (method.name, method.distribution)))
 
 
 def method_names() -> list[str]:
