@@ -42,11 +42,13 @@ help: ## List the targets
 	@echo "Usage: make TARGET"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.demo ## Install what is needed, compare methods on a small embedded model, and tune
-	@echo "==> tokenprune run examples/demo.yaml"
+demo: $(VENV)/.demo ## Install what is needed, compare methods on a small embedded model, and find the best without answers
+	@echo "==> tokenprune run examples/demo.yaml (five methods with one budget, scored with the answers)"
 	@$(VENV)/bin/tokenprune run examples/demo.yaml
-	@echo "==> tokenprune tune examples/tune-demo.yaml (which method is best for this model, without labels?)"
+	@echo "==> tokenprune tune examples/tune-demo.yaml (the same methods with the same budget: which is best, without answers?)"
 	@$(VENV)/bin/tokenprune tune examples/tune-demo.yaml
+	@echo "==> together"
+	@$(PY) examples/demo.py
 
 test: $(VENV)/.test ## Install everything and run all tests, with ruff, mypy and the docs build among them
 	@$(ONE_THREAD) $(PY) $(PYTEST) $(TEST_PATHS)

@@ -1,7 +1,7 @@
 """Render every committed result again, to see whether a change of the code changes a figure. Nothing is measured.
 
     python benchmarks/render_results.py FOLDER     # text, Markdown, LaTeX, CSV and the page's table of every result
-    python benchmarks/render_results.py --reports  # write the tables of the committed report.md files again
+    python benchmarks/render_results.py --reports  # write the tables of the committed reports again
 
 Run it before and after a change, and compare the folders. The tables come from ``summary.json`` and ``choices.json``;
 the answers of single questions are not in the repository, so further tables of ``report.md`` stay as they are.
@@ -128,6 +128,8 @@ def main() -> None:
         folder = RESULTS / name.removesuffix(".md")
         if args.reports and name.endswith(".md") and folder.is_dir():
             (folder / "report.md").write_text(text, encoding="utf-8")
+        if args.reports and name.startswith("speed-"):
+            (RESULTS / "speed" / name.removeprefix("speed-")).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

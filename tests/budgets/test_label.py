@@ -44,5 +44,10 @@ def test_what_is_no_label_of_ours_stays(label: str) -> None:
     assert in_words(label) == label
 
 
+def test_a_printed_budget_has_its_kind() -> None:
+    assert str(KeepRatio(ratio=0.25)) == "KeepRatio(ratio=0.25)"
+    assert str(LayerAverage(tokens=9)).startswith("LayerAverage(tokens=9")
+
+
 def test_a_time_is_a_share_of_the_prefill() -> None:
     assert in_words("prefill_time 0.5") == "50 % of the prefill time"

@@ -168,7 +168,7 @@ def test_a_video_is_its_frames(tmp_path: Path) -> None:
         ),
         (
             {"more": ["--keep-tokens", "16"]},
-            ["method 'fastv' with budget 'keep_count 16' drops none of the 16 visual tokens", "ask for fewer"],
+            ["method 'fastv' with budget '16 tokens kept' drops none of the 16 visual tokens", "ask for fewer"],
         ),
         ({"more": ["--keep-tokens", "17"]}, ["method 'fastv'", "17"]),
         ({"more": ["--average-tokens", "99"]}, ["method 'fastv'", "99"]),

@@ -37,7 +37,13 @@ def write(folder: Path, **changes: Any) -> str:
 def test_a_file_is_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "tune", write(tmp_path, methods=["fastv", "oracle"])) == 0
     out = " ".join(capsys.readouterr().out.split())
-    for words in ("layer_average 0.5", "candidate before layer", "cannot run: oracle", "random", "within the noise"):
+    for words in (
+        "50 % of the tokens, layer average",
+        "candidate before layer",
+        "cannot run: oracle",
+        "random",
+        "within the noise",
+    ):
         assert words in out
     for name in ("tuned.yaml", "report.md", "tune.jsonl", "report.html", "tune.png"):
         assert f"written: {tmp_path / 'out' / name}" in out
@@ -61,7 +67,7 @@ def test_options_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         "fastv",
     ]
     assert call(monkeypatch, *words, "--samples", "8", "--objective", "agreement", "--labels") == 0
-    assert "layer_average 6: " in capsys.readouterr().out
+    assert "6 tokens, layer average: " in capsys.readouterr().out
     stored = tp.TuneConfig.from_yaml(tmp_path / "results" / "tune" / "config.yaml")
     assert stored.objective == "agreement"
     assert stored.labels

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.report.pages import page
 from tests.support.scenes import marks
-from tokenprune.drawing.against import COSTS, FLOPS, VISUAL, Against, _few
+from tokenprune.drawing.against import COSTS, FAN, FLOPS, HEIGHT, VISUAL, Against, _few
 from tokenprune.drawing.palette import styles
 from tokenprune.drawing.points import Charts, Point
 from tokenprune.drawing.vega import Json, figure, save
@@ -148,3 +148,16 @@ def test_ticks_of_small_costs_are_not_rounded_away() -> None:
     """On a logarithmic axis a tick at 0 has no place."""
     assert _few([0.012, 0.026, 0.06]) == [0.012, 0.026, 0.06]
     assert _few([7.0, 15.98, 15.99, 47.0]) == [7.0, 16.0, 47.0]
+
+
+def test_points_of_equal_cost_stand_side_by_side_on_a_fan_from_their_one_cost() -> None:
+    points = tuple(Point(name, "b", 50.0 + place, 40.0, 60.0, 16.0) for place, name in enumerate("abc"))
+    spec = drawn(Charts("accuracy, %", (*points, Point("d", "b", 50.0, 40.0, 60.0, 64.0)), COSTS))
+    places = sorted(item["x"] for item in marks(spec, "symbol"))
+    fan = [item for item in marks(spec, "rule") if {item["y"], item.get("y2")} == {HEIGHT, HEIGHT - FAN}]
+    ends = sorted(item.get("x2", item["x"]) for item in fan)
+    assert ends == pytest.approx(places)  # one line leads to every mark
+    starts = sorted(item["x"] for item in fan)
+    assert len(places) == len(set(places)) == 4
+    assert starts[0] == starts[1] == starts[2] < starts[3]  # of three marks from one place
+    assert starts[0] == pytest.approx(places[1])  # which is where the middle one stands

@@ -18,7 +18,7 @@ from tokenprune.experiment.comparison import (
     write_comparison,
 )
 from tokenprune.experiment.folder import read_result
-from tokenprune.experiment.runner import ExperimentResult
+from tokenprune.experiment.result import ExperimentResult
 from tokenprune.stats import clustered
 
 pytestmark = pytest.mark.usefixtures("toy_installed")

@@ -66,6 +66,18 @@ def test_the_worst_are_those_that_most_methods_changed_one_per_picture() -> None
     assert most_changed(Answers.read(chance), 10) == [0, 1, 3]
 
 
+def test_those_that_the_unpruned_model_gets_wrong_stand_behind_those_that_it_gets_right() -> None:
+    said = {
+        "unpruned": ["no", "yes", "yes", "yes", "no"],
+        "one": ["yes", "yes", "no", "yes", "no"],
+        "two": ["yes", "no", "no", "yes", "no"],
+    }
+    rows = [row(method, at, text, group=str(at)) for method, texts in said.items() for at, text in enumerate(texts)]
+    # 2 and 1 were right, 0 was wrong from the start; nobody changed 3 and 4
+    assert most_changed(Answers.read(rows), 10) == [2, 1, 0, 3, 4]
+    assert most_changed(Answers.read(rows), 1) == [2]
+
+
 def test_a_seed_counts_by_its_share() -> None:
     rows = [row("unpruned", at, "yes") for at in range(2)]
     rows += [

@@ -19,8 +19,8 @@ from tokenprune.errors import BudgetError, ConfigError, LayerError, OutputError,
 from tokenprune.experiment import ExperimentConfig, cost, markdown, run_experiment, summarise, write_report
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.asking import Asking
+from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.models.base import LoadedModel
 from tokenprune.selectors.vtw import Vtw
 from tokenprune.stats.clustered import difference

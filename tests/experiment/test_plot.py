@@ -132,7 +132,7 @@ def test_the_figure_by_budget_shows_every_method_and_its_cost(tmp_path: Path, mo
     rows = [row for row in zoo(methods, BUDGETS) if (row.method, row.budget) != (PLACES[3], "keep_count 32")]
     spec = drawn(rows, tmp_path, monkeypatch)[1]
     titles = [item["text"] for item in marks(spec, "text", "title-text")]
-    assert [title for title in titles if str(title).startswith("keep")] == [f"keep_count {n}" for n in BUDGETS]
+    assert [title for title in titles if str(title).endswith("kept")] == [f"{n} tokens kept" for n in BUDGETS]
     labels = [item for item in marks(spec, "text", "axis-label") if item["text"] in methods]
     order = [item["text"] for item in sorted(labels[: len(methods)], key=lambda item: item["y"])]
     assert order == methods  # the best on top
@@ -175,7 +175,7 @@ def test_several_results_share_axes_and_styles(tmp_path: Path, monkeypatch: pyte
             (point,) = [
                 item
                 for item in within(panel, marks(spec, "symbol"))
-                if "method: mine; budget: keep_count 64" in item["description"]
+                if "method: mine; budget: 64 tokens kept" in item["description"]
             ]
             assert (point["fill"], point["shape"]) == (style.colour, style.marker)
             same.append((value(point, "accuracy, %"), point["y"] - panel["y"]))

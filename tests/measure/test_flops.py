@@ -403,7 +403,7 @@ def test_the_command_prints_a_table_and_json(
 ) -> None:
     assert call(monkeypatch, *BASE) == 0
     shown = capsys.readouterr().out
-    assert "visual tokens 576 -> 98 before layer 2" in shown
+    assert "entropyprune (128 tokens, layer average): visual tokens 576 -> 98 before layer 2" in shown
     assert "67.94 %" in shown
     assert call(monkeypatch, *BASE, "--json", "--counted") == 0
     found = json.loads(capsys.readouterr().out)
@@ -422,9 +422,9 @@ def test_the_command_prints_a_table_and_json(
         (["--model", ""], "unknown model ''; "),
         (["--method", "entrpyprune"], "unknown method 'entrpyprune'; did you mean 'entropyprune'"),
         (["--average-tokens", "0"], "budget.tokens"),
-        (["--average-tokens", "600"], "a budget of 600 tokens for 576 visual tokens; ask for 1 to 576"),
+        (["--average-tokens", "600"], "a budget of 600 tokens, layer average, for 576 visual tokens; ask for 1 to 576"),
         (["--average-tokens", "10"], "ask for at least 36.9"),
-        (["--keep-tokens", "600"], "a budget of 600 tokens for 576"),
+        (["--keep-tokens", "600"], "a budget of 600 tokens kept, for 576"),
         (["--visual-tokens", "0"], "0 visual tokens; give at least 1"),
         (["--visual-tokens", "577"], "every image makes 576"),
         (["--text-tokens", "-1"], "-1 text tokens; give 0 or more"),

@@ -43,6 +43,14 @@ def test_every_named_method_loads_and_reads_back() -> None:
         assert tp.Method.from_dict(method.model_dump(mode="json")) == method
 
 
+def test_the_list_is_a_table_in_a_notebook() -> None:
+    methods: Any = tp.list_methods()
+    assert isinstance(methods, list)
+    html = methods._repr_html_()
+    assert html.count("<tr>") == len(methods) + 1
+    assert '<td style="text-align: left">fastv</td>' in html
+
+
 def test_names_are_listed_without_reading_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """An experiment checks the name of every one of its methods."""
     expected = sorted({method.name for method in tp.list_methods()})

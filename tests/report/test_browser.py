@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.report.pages import EVIL, page
+from tests.report.pages import EVIL, page, panel, picture
 from tests.support.browser import launched
 from tokenprune.report.html import render
+from tokenprune.report.page import Example, ExamplePanel
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +178,25 @@ def test_examples_show_what_is_kept(opened: Opened) -> None:
     )
     assert [at for at, value in enumerate(alpha) if value == 0] == [0, 5, 10, 15]
     assert min(value for at, value in enumerate(alpha) if at not in (0, 5, 10, 15)) > 150
+
+
+def test_only_a_wrong_answer_is_red_and_examples_of_a_wrong_model_come_last(browser: Any, tmp_path: Path) -> None:
+    def example(title: str, unpruned: bool, *pruned: ExamplePanel) -> Example:
+        return Example(title, "What?", "yes", (picture(),), (panel("unpruned", "", [], right=unpruned), *pruned))
+
+    differs = panel("fastv", "keep 8", [[0]], right=True, agrees=False)
+    wrong = panel("random", "keep 8", [[0]], right=False, agrees=False)
+    shown = (example("lost", False, differs, wrong), example("right", True, wrong), example("same", True))
+    file = tmp_path / "report.html"
+    file.write_text(render(page(["fastv", "random"], ["keep 8"], shown=shown)), encoding="utf-8")
+    made = Opened(browser, file)
+    assert [text.partition(":")[0] for text in made.texts(".example summary")] == ["right", "lost", "same"]
+    red = made.tab.locator(".badge.bad").all_inner_texts()
+    assert red
+    assert all("wrong" in text for text in red)
+    assert any("\u2260 unpruned" in text for text in made.texts(".badge:not(.bad):not(.good)"))
+    assert made.problems == []
+    made.tab.close()
 
 
 def test_stages_tiles_and_frames(opened: Opened) -> None:

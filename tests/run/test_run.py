@@ -151,6 +151,9 @@ def test_pictures_and_figures() -> None:
     assert (look.method, look.budget) == ("topk", "keep_schedule (0.75, 0.5)")
     assert (look.question, look.answer, look.expected) == ("what?", "a", "b")
     assert len(run.figure([picture]).axes) >= 2
+    drawn: Any = run.figure([picture])
+    assert drawn._repr_png_().startswith(b"\x89PNG")  # no magic command is needed
+    assert "data:image/png;base64," in look._repr_html_()  # type: ignore[attr-defined]
     html = run._repr_html_()
     assert "data:image/png;base64," in html
     assert "layer 2: visual tokens [12, 12] -&gt; [8, 8]" in html

@@ -40,6 +40,13 @@ def test_a_planted_collapse_is_found_where_it_was_planted(layer: int) -> None:
     assert found.sentence.startswith(f"collapse before layer {layer}:")
 
 
+def test_a_profile_is_a_table_in_a_notebook() -> None:
+    html = profile([[3.0, 1.0], [5.0, 2.0]])._repr_html_()
+    assert "Entropy of toy, 2 samples</caption>" in html
+    for number in ("4.0000", "1.5000", "3.0000", "5.0000"):
+        assert f">{number}</td>" in html
+
+
 def test_a_rising_curve_has_none() -> None:
     """What the small from-scratch models showed: entropy from 1.3 to 1.6."""
     found = detect_collapse(profile(noisy([1.3 + 0.03 * i for i in range(10)], noise=0.001)))

@@ -50,7 +50,7 @@ def test_candidates_are_sorted_by_the_samples_that_they_saw() -> None:
 def test_the_finding_is_the_sentence_of_the_ranking(result: TuneResult) -> None:
     page = tune_page(result.rankings, result.setup, {})
     assert page.finding.tone == "better"
-    assert page.finding.text.startswith("`layer_average 0.5`: The best is `planted` (agreement 100.0 %")
+    assert page.finding.text.startswith("50 % of the tokens, layer average: The best is `planted` (agreement 100.0 %")
     assert page.finding.text.endswith("Random is beaten beyond the noise with 2 of 2 budgets.")
     alone = tune_page(result.rankings[:1], result.setup, {})
     assert alone.finding.text == f"The best is `planted`{result.sentence.splitlines()[0].partition('planted')[2]}"

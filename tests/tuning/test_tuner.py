@@ -18,6 +18,7 @@ from tests.support.tiny import CASES
 from tests.support.toy import ToyModel, ToyTask
 from tests.support.toy import config as experiment
 from tests.tuning.planted import BUDGET, Place, config, method, planted, run_slowly
+from tokenprune.budgets.label import in_words
 from tokenprune.errors import (
     BudgetError,
     BusyModelError,
@@ -169,7 +170,7 @@ def test_the_chosen_method_is_used_everywhere(tmp_path: Path) -> None:
 def test_the_file_says_where_it_comes_from(tmp_path: Path) -> None:
     run_tune(config(str(tmp_path), methods=["visionzip"]))
     data = yaml.safe_load((tmp_path / "tuned.yaml").read_text())
-    for words in ("tokenprune ", "for toy on 16 samples of", "without labels", "layer_average 0.5"):
+    for words in ("tokenprune ", "for toy on 16 samples of", "without labels", "50 % of the tokens, layer average"):
         assert words in data["description"]
     named = data["method"]["label"].partition(":")[0]
     assert ("VisionZip" in data.get("paper", "")) == (named == "visionzip")
@@ -196,12 +197,16 @@ def test_the_files(tmp_path: Path) -> None:
             assert len(row["samples"]["divergence"]) == row["seen"] == len(row["samples"]["loss"])
     report = (tmp_path / "report.md").read_text()
     for ranking in result.rankings:
-        assert f"## {ranking.budget}" in report
+        assert f"## {in_words(ranking.budget)}" in report
     with pytest.raises(ConfigError, match="the tune has 2 budgets"):
         _ = result.method
     assert [row.average for row in result.front] == sorted(row.average for row in result.front)
     assert [row.loss.mean for row in result.front] == sorted((row.loss.mean for row in result.front), reverse=True)
     assert str(result).count("candidate ") == 2
+    html = result._repr_html_()
+    assert html.count("<table>") == 2
+    assert "data:image/png;base64," in html
+    assert "layer average" in html
 
 
 def test_a_result_is_saved_elsewhere(tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ class Schedule:
 class Budget(Component, ABC):
     """States how many visual tokens survive each stage. Budgets compute with integers on the host only."""
 
+    def __str__(self) -> str:
+        return repr(self)  # with its kind: pydantic would print the numbers alone
+
     def open_ended(self, stage: int, stages: int) -> bool:
         """Whether the pruner may decide how many tokens survive a stage.
 

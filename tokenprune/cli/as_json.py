@@ -19,7 +19,7 @@ from tokenprune.experiment.dry_run import Plan
 from tokenprune.experiment.model_checks import model_checks
 from tokenprune.experiment.profiling import ProfiledModel
 from tokenprune.experiment.report_data import notes
-from tokenprune.experiment.runner import ExperimentResult
+from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.summary import summarise
 from tokenprune.experiment.tables import COLUMNS
 from tokenprune.methods.named import NamedMethod

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from tokenprune.budgets.label import budget_label, in_words
 from tokenprune.cli.as_json import AsJson, method_data, print_json
 from tokenprune.cli.options import ANY_MODEL
 from tokenprune.measure.estimate import read_config
@@ -59,6 +60,7 @@ def method_text(shipped: NamedMethod, settings: Published | None) -> str:
             after.append(f"- {entry.model} ({entry.condition}): {flow(entry.settings)[1:-1]}")
             after += [f"  {line}" for line in (entry.source, entry.note) if line]
     method = shipped.method(model=None if settings is None else settings.model)
+    lines.append(f"Budget: {in_words(budget_label(method.budget))}")
     return "".join([*(f"# {line}\n" for line in lines if line), method.to_yaml(), *(f"# {line}\n" for line in after)])
 
 

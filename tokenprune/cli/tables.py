@@ -16,7 +16,7 @@ from tokenprune.experiment.dry_run import Plan, PlannedSeries
 from tokenprune.experiment.model_checks import model_checks
 from tokenprune.experiment.profiling import ProfiledModel
 from tokenprune.experiment.report_data import notes
-from tokenprune.experiment.runner import ExperimentResult
+from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.summary import summarise
 from tokenprune.experiment.tables import main_table
 from tokenprune.measure import bench_table
@@ -211,7 +211,7 @@ def print_estimate(result: dict[str, Any]) -> None:
     lines.append(["KV cache (16 bit)", *sizes, f"{100 * (1 - cache['pruned'] / cache['unpruned']):.2f} %"])
     kept = " -> ".join(map(str, [result["visual_tokens"], *result["kept"]]))
     print_lines(
-        f"{result['model']}, {result['method']}: visual tokens {kept} before layer"
+        f"{result['model']}, {result['method']} ({result['budget']}): visual tokens {kept} before layer"
         f" {', '.join(map(str, result['layers']))}, {result['text_tokens']} text tokens; TFLOPs of one prompt"
     )
     headings = [Heading(""), *(Heading(title, "number") for title in ("unpruned", "pruned", "reduction"))]

@@ -18,8 +18,8 @@ FEW = 8
 MOST_LINES = 8
 #: Height of a chart, and width of one in a file, in pixels.
 HEIGHT, WIDTH = 330, 400
-#: Height of a line's name in pixels.
-NAME = 16
+#: Height of a line's name, and of the fan from the true costs to the marks, in pixels.
+NAME, FAN = 16, 18
 #: The colour of methods that are not among the best.
 FAINT = "#CCCCCC"
 
@@ -53,7 +53,11 @@ class Against:
         faint: Sequence[str] = (),
         named: bool = False,
     ) -> Json:
-        """Draw bands, the front, lines, intervals, and at last marks; points of equal cost stand side by side.
+        """Draw bands, the front, lines, intervals, and at last marks.
+
+        Points of equal cost stand side by side, so that their intervals can be told apart. A fan above the axis shows
+        that this is no difference in cost: from the true cost a line goes to each mark, those of equal costs from one
+        place.
 
         Args:
             charts: The points.
@@ -75,16 +79,21 @@ class Against:
         bands = [band.row(up) for band in charts.references if not band.budget]
         light = [row for row in self._rows(charts) if row["method"] in faint]
         by_method = {"x": {**x, "field": "cost"}, "detail": {"field": "method"}}
+        height = max(HEIGHT, NAME * len({row["method"] for row in rows}))
+        bottom = height if width else HEIGHT
+        fan = {"x": {**x, "field": "cost"}, "x2": {"field": "x"}, "y": {"value": bottom}, "y2": {"value": bottom - FAN}}
+        stem = {"x": x, "y": {**y, "field": "low"}, "y2": {"value": bottom - FAN}}
         layers = [
             layer("rect", {**ends, "tooltip": charts.tooltip}, bands, [SHOWN], color=GREY, opacity=0.2),
             layer("rule", {"y": y}, bands, [SHOWN], color=GREY),
             layer("line", places | by_method, light, strokeWidth=1, color=FAINT, point={"size": 12, "color": FAINT}),
             layer("line", {"x": x, "y": y}, steps=[{"filter": "datum.front"}], color=GREY, interpolate="step-after"),
+            layer("rule", {**fan, "color": channel["color"], "opacity": faded(0.7)}),
+            layer("rule", {**stem, "color": channel["color"], "opacity": faded(0.4)}, strokeDash=[1, 4]),
             layer("line", places | line, steps=[{"filter": lines}], strokeWidth=1.5),
             layer("rule", {"x": x, **ends, "color": channel["color"], "opacity": faded(0.6)}, strokeWidth=1.5),
             markers(size, channel, x=x, y=y, opacity=faded(1.0), tooltip=charts.tooltip),
         ]
-        height = max(HEIGHT, NAME * len({row["method"] for row in rows}))
         return {
             "data": {"values": rows},
             "transform": [

@@ -228,18 +228,38 @@ def save(spec: Json, path: Path, ends: Iterable[str] = (".png", ".svg", ".pdf"))
         ImportError: vl-convert or Pillow is not installed.
     """
     import vl_convert
-    from PIL import Image
 
     svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
     written = [path.with_suffix(end) for end in ends]
     for file in written:
-        if file.suffix == ".png":  # packed again, it is a third as large
-            Image.open(BytesIO(vl_convert.svg_to_png(svg, scale=ZOOM))).convert("RGB").save(file, optimize=True)
+        if file.suffix == ".png":
+            file.write_bytes(_png(svg))
         elif file.suffix == ".svg":
             file.write_text(svg, encoding="utf-8")
         else:
             file.write_bytes(_pdf(lambda: vl_convert.svg_to_pdf(svg)))
     return written
+
+
+def png(spec: Json) -> bytes:
+    """The PNG file of a figure.
+
+    Raises:
+        ImportError: vl-convert or Pillow is not installed.
+    """
+    import vl_convert
+
+    return _png(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]))
+
+
+def _png(svg: str) -> bytes:
+    """A picture of an SVG; packed again, it is a third as large."""
+    import vl_convert
+    from PIL import Image
+
+    file = BytesIO()
+    Image.open(BytesIO(vl_convert.svg_to_png(svg, scale=ZOOM))).convert("RGB").save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def _pdf(make: Callable[[], bytes]) -> bytes:

@@ -14,8 +14,8 @@ from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.page import experiment_page
 from tokenprune.experiment.plot import charts_of, comparison_plot
 from tokenprune.experiment.report_data import notes
+from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary, summarise
 from tokenprune.experiment.tables import COLUMNS
 from tokenprune.output.folder import OutputFolder

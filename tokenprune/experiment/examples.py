@@ -34,6 +34,8 @@ FILE = "examples.json"
 #: Longest side in pixels of a stored picture, for samples of up to so many pictures.
 SIDES = ((1, 448), (4, 256), (16, 160), (64, 96))
 SMALLEST = 64
+#: The least score of a right answer.
+RIGHT = 0.5
 QUALITY = 80
 
 #: What reading a damaged file raises.
@@ -46,8 +48,10 @@ Stored = dict[int, dict[str, Any]]
 def most_changed(answers: Answers, count: int) -> list[int]:
     """Positions of the samples whose answers most methods changed, the worst first, each about other pictures.
 
-    Every method with a budget counts once, with the share of its seeds that did not give the unpruned model's answer.
-    Random choices and the upper bound count only where there is no other method. Of equal samples the earlier is worse.
+    Those that the unpruned model answers right come before those that it gets wrong itself, and those that no method
+    changed are last. Every method with a budget counts once, with the share of its seeds that did not give the unpruned
+    model's answer. Random choices and the upper bound count only where there is no other method. Of equal samples the
+    earlier is worse. Without expected answers, the unpruned model's are right.
 
     Args:
         answers: The answers.
@@ -59,7 +63,13 @@ def most_changed(answers: Answers, count: int) -> list[int]:
     for method, budget in judged or pruned:
         for position, agreement in answers.of(method, budget).agreement_by_question().items():
             changed[position].append(1 - agreement)
-    order = sorted(changed, key=lambda position: (-sum(changed[position]) / len(changed[position]), position))
+    scores = answers.unpruned.by_question()
+
+    def place(position: int) -> tuple[bool, bool, float, int]:
+        share = sum(changed[position]) / len(changed[position])
+        return share == 0, scores.get(position, 1.0) < RIGHT, -share, position
+
+    order = sorted(changed, key=place)
     groups: dict[str, int] = {}
     for position in order:
         groups.setdefault(answers.questions.groups[position], position)
@@ -235,7 +245,7 @@ def _example(item: Mapping[str, Any], rows: Mapping[str, Row]) -> Example:
             budget=row["budget"] or "",
         )
         agrees = None if row is unpruned else digest(row["prediction"]) == digest(unpruned["prediction"])
-        right = None if not row["answer"] else row["score"] >= 0.5
+        right = None if not row["answer"] else row["score"] >= RIGHT
         panels.append(ExamplePanel(row["method"], row["budget"] or "", row["prediction"], right, agrees, look))
     pictures = tuple(Picture(b64decode(data), "image/webp") for data in item["pictures"])
     return Example(unpruned["sample"], item["question"], unpruned["answer"] or None, pictures, tuple(panels))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tokenprune.budgets.label import in_words
 from tokenprune.core.references import is_random, is_reference, same_cost
 from tokenprune.experiment.report_data import Gain, ReportData
 from tokenprune.experiment.summary import SeriesSummary, by_budget
@@ -59,7 +60,7 @@ def find(data: ReportData) -> Finding:
         top = max(won, key=lambda duel: duel.gain.points.low)
         text = f"{_sentence(top, data)} {_beyond(won, duels, 'beats random')}"
         if lost:
-            text += f" Random wins with {', '.join(f'`{duel.gain.own.budget}`' for duel in lost)}."
+            text += f" Random wins with {', '.join(in_words(duel.gain.own.budget) for duel in lost)}."
         return Finding(text + _luck(top), "better")
     if lost:
         top = min(lost, key=lambda duel: duel.gain.points.high)
@@ -103,8 +104,8 @@ def _sentence(duel: Duel, data: ReportData) -> str:
     if not duel.gain.same_cost:
         cost = f", which costs more ({rival.accuracy} %; layer averages {best.average:.0f} : {rival.average:.0f})"
     return (
-        f"With `{best.budget}`, `{best.method}` {_score(data)} {best.accuracy} % at {_tokens(best)}: {points} points"
-        f" {more} than `{rival.method}`, the best random choice{cost}."
+        f"With {in_words(best.budget)}, `{best.method}` {_score(data)} {best.accuracy} % at {_tokens(best)}:"
+        f" {points} points {more} than `{rival.method}`, the best random choice{cost}."
     )
 
 
@@ -165,6 +166,6 @@ def _against_unpruned(data: ReportData) -> Finding:
         return Finding(f"{why}: only the unpruned model and what methods are compared with have answers.")
     best = max(methods, key=lambda item: item.accuracy.mean)
     return Finding(
-        f"`{best.method}` with `{best.budget}` {_score(data)} {best.accuracy} % at {_tokens(best)},"
+        f"`{best.method}` with {in_words(best.budget)} {_score(data)} {best.accuracy} % at {_tokens(best)},"
         f" {best.gain.written(signed=True)} points from the unpruned model. {why}."
     )

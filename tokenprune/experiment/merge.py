@@ -18,8 +18,9 @@ from tokenprune.experiment import examples
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.choosing import Choices
 from tokenprune.experiment.config import ExperimentConfig
+from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import ExperimentResult, Part, chosen_series, finished, run_experiment
+from tokenprune.experiment.runner import Part, chosen_series, finished, run_experiment
 from tokenprune.experiment.series import definitions
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.fingerprint.origin import ORIGIN, Origin

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenprune.core.references import ORACLE, UNPRUNED
-from tokenprune.experiment.runner import ExperimentResult
+from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary
 
 #: Questions that an experiment needs before its gates say anything about a model.

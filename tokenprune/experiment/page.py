@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tokenprune.budgets.label import in_words
 from tokenprune.core.references import UNPRUNED
 from tokenprune.experiment.finding import find
 from tokenprune.experiment.plot import charts_of
 from tokenprune.experiment.report_data import ReportData
+from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.tables import further_tables, main_table
 from tokenprune.output.folder import CONFIG
 from tokenprune.report.page import Document, Example, Page
@@ -71,7 +72,7 @@ def _ran(data: ReportData, config: Mapping[str, Any]) -> tuple[str, str]:
     first = (
         f"{_count(len(methods), 'method')} and the unpruned model answered {_count(questions, 'question')} on"
         f" {_count(pictures, 'picture')} of `{_name(config.get('task'))}` with the model"
-        f" `{_name(config.get('model'))}`, at {_count(len(budgets), 'budget')}: {', '.join(f'`{b}`' for b in budgets)}."
+        f" `{_name(config.get('model'))}`, at {_count(len(budgets), 'budget')}: {', '.join(map(in_words, budgets))}."
     )
     unpruned = next((item for item in data.summaries if item.method == UNPRUNED), None)
     intervals = "Intervals are 95 %, clustered by picture."

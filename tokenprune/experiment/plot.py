@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tokenprune.budgets.label import in_words
 from tokenprune.core.references import ORACLE, UNPRUNED, is_random
 from tokenprune.drawing.against import AVERAGE, COSTS, VISUAL, WIDTH
 from tokenprune.drawing.palette import styles
@@ -43,7 +44,7 @@ def _point(item: SeriesSummary) -> Point:
     low, high = item.accuracy.drawn
     return Point(
         method=item.method,
-        budget=item.budget,
+        budget=in_words(item.budget),
         mean=100 * item.accuracy.mean,
         low=100 * low,
         high=100 * high,
@@ -79,14 +80,23 @@ def accuracy_plot(charts: Charts, path: Path) -> list[Path]:
 
 
 def comparison_plot(results: Mapping[str, Charts], path: Path) -> list[Path]:
-    """Draw several results below each other on the same axes.
+    """Draw several results into files.
 
     Args:
-        results: The points of each result by its name.
+        results: See :func:`comparison_figure`.
         path: The PNG file to write; SVG and PDF are written beside it.
 
     Returns:
         The paths of the files.
+    """
+    return save(comparison_figure(results), path)
+
+
+def comparison_figure(results: Mapping[str, Charts]) -> Json:
+    """Draw several results below each other on the same axes.
+
+    Args:
+        results: The points of each result by its name.
     """
     names = list(dict.fromkeys(name for charts in results.values() for name in charts.methods))
     style, shared = styles(names), tuple(results.values())
@@ -100,13 +110,13 @@ def comparison_plot(results: Mapping[str, Charts], path: Path) -> list[Path]:
         whole += [f"{band.visual:.0f} tokens{f' in {name}' if name else ''}" for band in charts.references]
         light += [f"Light grey{f' of {name}' if name else ''}, the best first: {', '.join(faint)}."] if faint else []
     band = f" grey line and band: the unpruned model ({', '.join(whole)});" if whole else ""
-    notes = [f"Bars: 95 % intervals;{band} points of equal cost stand side by side.", *light]
+    notes = [f"Bars: 95 % intervals;{band} a fan of lines leads from a cost to the points that have it.", *light]
     lines = [
         line
         for note in notes  # names with hyphens stay whole
         for line in textwrap.wrap(note, LETTERS, break_long_words=False, break_on_hyphens=False)
     ]
-    return save(figure({"vconcat": rows}, lines, names), path)
+    return figure({"vconcat": rows}, lines, names)
 
 
 def _faint(charts: Charts) -> list[str]:

@@ -9,8 +9,8 @@ from tokenprune.experiment import examples
 from tokenprune.experiment.page import page_of
 from tokenprune.experiment.plot import accuracy_plot, charts_of
 from tokenprune.experiment.report_data import ReportData
+from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import ExperimentResult
 from tokenprune.experiment.tables import further_tables, main_table
 from tokenprune.report.extra import write_drawn
 from tokenprune.tables.markdown import lines

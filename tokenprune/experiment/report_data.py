@@ -9,7 +9,7 @@ from tokenprune.core.references import SAME_COST, UNPRUNED, is_random, same_cost
 from tokenprune.experiment.answers import Answers, difference
 from tokenprune.experiment.choosing import Choices
 from tokenprune.experiment.model_checks import model_checks
-from tokenprune.experiment.runner import ExperimentResult
+from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary, by_budget, summarise
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.stats.estimate import Estimate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from tokenprune.core.clock import environment
 from tokenprune.core.component_errors import component_errors
 from tokenprune.core.forward_errors import release
+from tokenprune.core.notebook import progress_in_notebooks
 from tokenprune.core.references import ORACLE, UNPRUNED
 from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError, ForwardError, OutputError, TokenPruneWarning
@@ -24,13 +25,14 @@ from tokenprune.experiment.checks import check_series
 from tokenprune.experiment.choosing import Choices, choose_series_layers, try_out, tune_series
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.losses import Losses
+from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import RUN, Results, own_settings_unused
 from tokenprune.experiment.series import Series, definitions
 from tokenprune.experiment.series_model import why_no_foreground
+from tokenprune.experiment.shown import ShownResult
 from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.answer import set_aside
 from tokenprune.models.code import used_code
-from tokenprune.output.lines import Row
 from tokenprune.tasks.trial import try_task
 from tokenprune.tuning.steps import Progress
 
@@ -59,39 +61,7 @@ class Part:
             raise ConfigError(f"limit {self.limit} uses no sample", "give 1 or more")
 
 
-@dataclass(frozen=True)
-class ExperimentResult:
-    """A finished experiment.
-
-    Attributes:
-        folder: Folder of its files.
-        answers: What the tables need of all rows.
-        timing: Series key -> prefill time divided by that of the unpruned model, one number per round.
-        choices: Series key -> the layers, the reason for the choice, and where a tune made it, what it chose and why.
-        skipped: Position of every sample that could not be used -> why.
-        left_out: Name of every method that the experiment would have added, and did not -> why.
-        label_free: Whether scores are agreement with the unpruned model, because the task has no answers.
-        settings: Name of every method with published settings -> for which model, and where they stand.
-        remarks: What to know of a result that was read from its folder, e.g. that it is not finished.
-    """
-
-    folder: str
-    answers: Answers
-    timing: dict[str, list[float]] = field(default_factory=dict)
-    choices: Choices = field(default_factory=dict)
-    skipped: dict[int, str] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    label_free: bool = False
-    settings: dict[str, str] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
-
-    @property
-    def rows(self) -> list[Row]:
-        """One dictionary per series and sample of this result, read from the folder."""
-        keys, positions = self.answers.keys, self.answers.questions.groups
-        return [row for row in Results(self.folder).rows() if row["series"] in keys and row["position"] in positions]
-
-
+@progress_in_notebooks
 def run_experiment(
     config: ExperimentConfig, progress: Progress | None = None, part: Part | None = None
 ) -> ExperimentResult:
@@ -101,7 +71,8 @@ def run_experiment(
 
     Args:
         config: The experiment.
-        progress: Called after every batch with (series key, batches done, batches in total).
+        progress: Called after every batch with (series key, batches done, batches in total); None shows a bar in a
+            notebook.
         part: The part of it to run; all by default.
 
     Raises:
@@ -264,7 +235,7 @@ class _Experiment:
         keys = {item.key for item in self.series}
         answers = Answers.read(filter(batches.uses, results.rows()), keys)
         self._show(answering, batches, choices, answers)
-        return ExperimentResult(
+        return ShownResult(
             str(results.folder),
             answers,
             {key: ratios for key, ratios in timing.items() if key in keys},

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tokenprune.core.references import UNPRUNED
 from tokenprune.experiment.answers import MethodAnswers, difference
-from tokenprune.experiment.runner import ExperimentResult
+from tokenprune.experiment.result import ExperimentResult
 from tokenprune.stats.estimate import Estimate
 
 

@@ -57,7 +57,7 @@ def columns(rounds: int) -> tuple[Column[Row], ...]:
     """
     spread = rounds > 1
     return (
-        text("method", _name),
+        text("method, layer average", _name),
         Column("kept", lambda row: Cell(_kept(row)), "number", rank=4),
         _number("prefill ms", "prefill_ms", "{:.1f}", 0),
         _number("times faster", "speedup", "{:.3f}", 0, spread=spread),

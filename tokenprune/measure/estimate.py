@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from tokenprune.budgets.base import Schedule
+from tokenprune.budgets.label import budget_label, in_words
 from tokenprune.config import Method
 from tokenprune.core.architecture import Architecture
 from tokenprune.errors import ConfigError, LayerError
@@ -60,7 +61,8 @@ def estimate(
     count = method.budget.largest_count or 0
     if count > visual_tokens:
         raise ConfigError(
-            f"a budget of {count} tokens for {visual_tokens} visual tokens", f"ask for 1 to {visual_tokens}"
+            f"a budget of {in_words(budget_label(method.budget))}, for {visual_tokens} visual tokens",
+            f"ask for 1 to {visual_tokens}",
         )
     text_config = config.get_text_config(decoder=True)
     num_layers = int(text_config.num_hidden_layers)
@@ -88,6 +90,7 @@ def estimate(
     result: dict[str, Any] = {
         "model": model,
         "method": method.label or "",
+        "budget": in_words(budget_label(method.budget)),
         "layers": list(choice.layers),
         "layers_reason": choice.reason,
         "visual_tokens": visual_tokens,

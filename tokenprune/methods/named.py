@@ -30,6 +30,8 @@ from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError, PluginError, UnknownNameError
 from tokenprune.methods.published import Published, choose
 from tokenprune.methods.shipped import Shipped
+from tokenprune.tables.column import Column, fill, text
+from tokenprune.tables.html import parts_html
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,21 @@ class NamedMethod:
         return Method.from_document(self.file.over(changed))
 
 
+class MethodList(list[NamedMethod]):
+    """A list of named methods that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        columns: tuple[Column[NamedMethod], ...] = (
+            text("name", lambda method: method.name),
+            text("distribution", lambda method: method.distribution),
+            text("description", lambda method: f"BROKEN: {method.problem}" if method.problem else method.description),
+        )
+        return parts_html(fill("Named methods", columns, self))
+
+
 def list_methods() -> list[NamedMethod]:
-    """All installed named methods. A broken one states its :attr:`~NamedMethod.problem`."""
-    return sorted(_discover(), key=lambda method: (method.name, method.distribution))
+    """All installed named methods. A broken one states its :attr:`~NamedMethod.problem`. A notebook shows a table."""
+    return MethodList(sorted(_discover(), key=lambda method: (method.name, method.distribution)))
 
 
 def method_names() -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_right
 from functools import cache
+from io import BytesIO
 from typing import Any
 
-from matplotlib import font_manager
+from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
@@ -47,6 +48,16 @@ LEADING = 1.25 / 72  # inches of a line per point of its size
 SLACK = 1.015  # letters stand on whole pixels, so at few dots per inch a text is a little longer
 
 
+class Drawing(Figure):
+    """A figure that a notebook shows by itself, without a magic command."""
+
+    def _repr_png_(self) -> bytes:
+        out = BytesIO()
+        with rc_context(SETTINGS):
+            self.savefig(out, format="png")
+        return out.getvalue()
+
+
 class Canvas:
     """Puts panels, bars and texts on a figure. All lengths are inches from the top left corner.
 
@@ -56,7 +67,7 @@ class Canvas:
 
     def __init__(self, width: float) -> None:
         self.width = width
-        self._figure = Figure(figsize=(width, width), dpi=150, facecolor="white")
+        self._figure = Drawing(figsize=(width, width), dpi=150, facecolor="white")
         FigureCanvasAgg(self._figure)
         from_top = ScaledTranslation(0, 1, BboxTransformTo(self._figure.bbox))
         self._inches = Affine2D().scale(1, -1) + self._figure.dpi_scale_trans + from_top

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Sequence
 
@@ -10,9 +9,17 @@ from tokenprune.errors import MissingDataError
 from tokenprune.pictures.describe import describe
 from tokenprune.pictures.draw import draw, encoded
 from tokenprune.pictures.look import Look
+from tokenprune.tables.html import picture_html
+
+
+class ShownLook(Look):
+    """A look that a notebook shows as its picture."""
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
+
 
 TEXT = "margin: 0 0 0.5em 0; padding: 0; white-space: pre-wrap; font-family: monospace; font-size: 0.9em"
-FIGURE = "max-width: 100%; height: auto; background: white"
 
 
 def html_of(looks: Look | Sequence[Look], report: str = "", dpi: int = 150) -> str:
@@ -31,13 +38,7 @@ def html_of(looks: Look | Sequence[Look], report: str = "", dpi: int = 150) -> s
     if shown:
         words = " ".join(map(describe, shown))
         try:
-            parts.append(f'<img style="{FIGURE}" alt="{html.escape(words)}" src="{_png(shown, dpi)}">')
+            parts.append(picture_html(encoded(draw(shown), ".png", dpi=dpi), words))
         except MissingDataError as error:
             parts.append(f"<p>{html.escape(words)}</p><p>{html.escape(str(error))}</p>")
     return f"<div>{''.join(parts)}</div>"
-
-
-def _png(looks: list[Look], dpi: int) -> str:
-    """The figure as a data URL."""
-    data = base64.b64encode(encoded(draw(looks), ".png", dpi=dpi)).decode("ascii")
-    return f"data:image/png;base64,{data}"

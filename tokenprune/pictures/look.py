@@ -69,7 +69,7 @@ class Look:
         stages: The stages; none for the unpruned model.
         pictures: The pictures, uint8 ``[height, width, 3]`` each; empty where they are unknown: grids are drawn
             on grey.
-        budget: The budget in a few words, or empty.
+        budget: The budget in words, or empty.
         question: The question, or empty.
         answer: The answer under this method, or None.
         expected: The expected answer, or None.

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenprune.budgets.label import budget_label
+from tokenprune.budgets.label import budget_label, in_words
 from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.pictures.convert import as_pictures
+from tokenprune.pictures.html import ShownLook
 from tokenprune.pictures.look import Look, StageLook
 from tokenprune.pictures.place import grids_of, views_of
 from tokenprune.recording import Recording, StageResult
@@ -53,13 +54,13 @@ def recorded_look(
         )
     views, cells = views_of(items[sample], sizes, processor) if shown else grids_of(items[sample])
     places = torch.cat([item.positions for item in items[sample]]).sort().values.numpy()
-    return Look(
+    return ShownLook(
         method=recording.name,
         views=views,
         cells=cells,
         stages=tuple(_stage_look(stage, sample, places) for stage in stages),
         pictures=tuple(shown),
-        budget=budget_label(recording.method.budget),
+        budget=in_words(budget_label(recording.method.budget)),
         question=question,
         answer=answer,
         expected=expected,

@@ -6,11 +6,20 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tokenprune.drawing.vega import Json, png
 from tokenprune.errors import TokenPruneWarning
 
 
 class NotWrittenWarning(TokenPruneWarning):
     """Files of a report were not written, because packages are missing."""
+
+
+def drawn(spec: Json) -> bytes | str:
+    """The PNG file of a chart for a notebook; where packages are missing, a sentence that says so."""
+    try:
+        return png(spec)
+    except ImportError as error:
+        return f"no chart ({error}); to get it, pip install 'tokenprune-mllm[report]'"
 
 
 def write_drawn(writers: Mapping[Path, Callable[[Path], Sequence[Path] | None]]) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from tokenprune.budgets.label import in_words
 from tokenprune.drawing.palette import GREY, styles
 from tokenprune.drawing.vega import library
 from tokenprune.output.lines import json_ready
@@ -70,6 +71,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["inline"] = inline
+    environment.filters["in_words"] = in_words
     environment.filters["sort_value"] = sort_value
     return environment
 

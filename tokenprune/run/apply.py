@@ -11,6 +11,7 @@ from torch import nn
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
+from tokenprune.core.notebook import Progress, progress_in_notebooks
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import attached
 from tokenprune.engine.plan import Plan
@@ -33,7 +34,10 @@ from tokenprune.selectors.base import LayerChoice, SelectorContext
 from tokenprune.selectors.entropy_profile import EntropyProfile
 
 
-def apply(model: nn.Module, method: Method, calibration: Calibration | None = None) -> Run:
+@progress_in_notebooks
+def apply(
+    model: nn.Module, method: Method, calibration: Calibration | None = None, progress: Progress | None = None
+) -> Run:
     """Prune a model's visual tokens from now on; ``forward`` and ``generate`` work as before.
 
     Like ``open``: the method acts at once, and the end of a ``with`` block or ``run.close()`` takes it off again. Keep
@@ -47,6 +51,8 @@ def apply(model: nn.Module, method: Method, calibration: Calibration | None = No
         method: The method; see :class:`tokenprune.Method`.
         calibration: A few inputs (as for ``model(**inputs)``), or a single one, for layer selectors that measure the
             model.
+        progress: Called while a layer selector measures the model, with (what is done, steps done, steps in total);
+            None shows a bar in a notebook.
 
     Returns:
         The run: ``run.stages`` and ``run.report`` tell what the last prefill did.
@@ -63,7 +69,7 @@ def apply(model: nn.Module, method: Method, calibration: Calibration | None = No
     with ExitStack() as stack:
         stack.enter_context(reserved(adapter.decoder))
         stack.enter_context(eager(model))  # a wrapper that was compiled runs eagerly, too
-        choice = method.layers.select(_context(adapter, method, calibration))
+        choice = method.layers.select(_context(adapter, method, calibration, progress))
         recording = Recording(chosen(method, choice), choice, adapter.name, adapter.num_layers, adapter.text_config)
         engine = stack.enter_context(attached(adapter, recording))
         applied = stack.pop_all()
@@ -82,13 +88,16 @@ def _check_method(method: object, function: str) -> None:
         )
 
 
-def choose_layers(model: nn.Module, method: Method, calibration: Calibration | None = None) -> LayerChoice:
+@progress_in_notebooks
+def choose_layers(
+    model: nn.Module, method: Method, calibration: Calibration | None = None, progress: Progress | None = None
+) -> LayerChoice:
     """The layers at which a method would prune a model, and why these; arguments and errors as for :func:`apply`."""
     _check_method(method, "choose_layers")
     adapter = adapter_for(unwrap(model))
     if calibration is not None:
         check_free(adapter.decoder)  # a model that prunes would be measured
-    return method.layers.select(_context(adapter, method, calibration))
+    return method.layers.select(_context(adapter, method, calibration, progress))
 
 
 def check_method(model: nn.Module, method: Method) -> tuple[int, ...] | None:
@@ -161,7 +170,9 @@ def verify_methods(
     return profiles[-1], choices
 
 
-def _context(adapter: Adapter, method: Method, calibration: Calibration | None) -> SelectorContext:
+def _context(
+    adapter: Adapter, method: Method, calibration: Calibration | None, progress: Progress | None = None
+) -> SelectorContext:
     known = SelectorContext(
         adapter.name,
         adapter.num_layers,
@@ -175,9 +186,9 @@ def _context(adapter: Adapter, method: Method, calibration: Calibration | None) 
     batches = as_batches(calibration)
     return replace(
         known,
-        measure_entropy=lambda: entropy_profile(adapter, batches),
+        measure_entropy=lambda: entropy_profile(adapter, batches, progress=progress),
         last_logits=lambda layer: last_logits(adapter, method, batches, layer),
-        compare=lambda trials: compare_trials(adapter, method, batches, trials),
+        compare=lambda trials: compare_trials(adapter, method, batches, trials, progress),
         refusal=lambda layers: why_unmet(adapter, method.budget, batches, layers),
         remember=lambda profile: remember_verdicts(adapter, batches, profile),
     )

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from tokenprune.errors import ConfigError, MissingDataError
 from tokenprune.selectors.verdict import Verdict, verdict_key
+from tokenprune.tables.column import Column, fill, number
+from tokenprune.tables.html import parts_html
 
 
 class EntropyProfile(BaseModel):
@@ -49,6 +51,17 @@ class EntropyProfile(BaseModel):
     def mean(self) -> list[float]:
         """The mean of the curves."""
         return [statistics.fmean(column) for column in zip(*self.curves, strict=True)]
+
+    def _repr_html_(self) -> str:
+        """HTML for a notebook: the mean entropy at the input of every layer, and how far the samples differ."""
+        columns: tuple[Column[tuple[int, list[float]]], ...] = (
+            number("layer", lambda row: row[0], "{:.0f}"),
+            number("matrix entropy, mean", lambda row: statistics.fmean(row[1]), "{:.4f}"),
+            number("least", lambda row: min(row[1]), "{:.4f}"),
+            number("most", lambda row: max(row[1]), "{:.4f}"),
+        )
+        rows = [(layer, list(values)) for layer, values in enumerate(zip(*self.curves, strict=True))]
+        return parts_html(fill(f"Entropy of {self.family}, {len(self.curves)} samples", columns, rows))
 
     def verdict(self, definition: Mapping[str, Any]) -> Verdict | None:
         """The verdict on a method, budget included; None where there is none.

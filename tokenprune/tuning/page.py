@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tokenprune.budgets.label import in_words
 from tokenprune.engine.trials.race import Goal
 from tokenprune.output.folder import CONFIG, OutputFolder
 from tokenprune.report.page import Document, Finding, Page
@@ -59,7 +60,6 @@ def _finding(rankings: Sequence[Ranking], goal: Goal) -> Finding:
     name = top.best.name
     text = f"The best is `{name}`{text[len(name) :]}" if text.startswith(name) else capital(text)
     if len(rankings) > 1:
-        text = (
-            f"`{top.budget}`: {text} Random is beaten beyond the noise with {len(beaten)} of {len(rankings)} budgets."
-        )
+        count = f"{len(beaten)} of {len(rankings)} budgets"
+        text = f"{capital(in_words(top.budget))}: {text} Random is beaten beyond the noise with {count}."
     return Finding(text, "better" if beaten else "worse" if top.best.random else "open")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokenprune.budgets.label import in_words
 from tokenprune.drawing import ranking as chart
 from tokenprune.drawing.against import AVERAGE
 from tokenprune.drawing.palette import StyleAlias, styles
 from tokenprune.drawing.points import Charts, Point
-from tokenprune.drawing.vega import save
+from tokenprune.drawing.vega import Json, save
 from tokenprune.engine.trials.race import Goal
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.sentences import LOSSES, method_of
@@ -46,7 +47,7 @@ def _point(row: Ranked, factor: float) -> Point:
     low, high = row.loss.drawn
     return Point(
         method=row.name,
-        budget=row.budget,
+        budget=in_words(row.budget),
         mean=factor * row.loss.mean,
         low=factor * max(low, 0.0),
         high=factor * high,
@@ -64,7 +65,7 @@ def aliases(rankings: Sequence[Ranking]) -> tuple[StyleAlias, ...]:
 
 
 def tune_plot(rankings: Sequence[Ranking], goal: Goal, path: Path) -> list[Path]:
-    """Draw the losses of the best candidates with their intervals, a panel per budget, the best on top.
+    """Draw a tune into files.
 
     Args:
         rankings: The rankings.
@@ -74,8 +75,20 @@ def tune_plot(rankings: Sequence[Ranking], goal: Goal, path: Path) -> list[Path]
     Returns:
         The paths of the files.
     """
+    return save(tune_figure(rankings, goal), path)
+
+
+def tune_figure(rankings: Sequence[Ranking], goal: Goal) -> Json:
+    """Draw the losses of the best candidates with their intervals, a panel per budget, the best on top.
+
+    Args:
+        rankings: The rankings.
+        goal: What the tune makes small.
+    """
     charts = charts_of(rankings, goal)
-    titles = {ranking.budget: f"{ranking.budget}, {ranking.samples} samples" for ranking in rankings}
+    titles = {
+        words: f"{words}, {ranking.samples} samples" for ranking in rankings for words in [in_words(ranking.budget)]
+    }
     loss = f"{'100 % minus the ' if goal in ('agreement', 'score') else ''}{LOSSES[goal][0]}"
     notes = [
         f"Loss: {loss}; less is better. Bars: 95 % intervals; band: that of the best; dotted: random.",
@@ -83,7 +96,7 @@ def tune_plot(rankings: Sequence[Ranking], goal: Goal, path: Path) -> list[Path]
         " layers.",
     ]
     style = styles(charts.methods, aliases(rankings))
-    return save(chart.Ranking().figure(charts, style, notes, columns=1, titles=titles), path)
+    return chart.Ranking().figure(charts, style, notes, columns=1, titles=titles)
 
 
 def shown(ranking: Ranking) -> list[Ranked]:

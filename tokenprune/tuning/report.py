@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import yaml
 
+from tokenprune.budgets.label import in_words
 from tokenprune.methods.named import method_names, shipped_method
 from tokenprune.output.lines import Row
 from tokenprune.tables.markdown import lines
@@ -32,7 +33,7 @@ def method_file(ranking: Ranking, setup: TuneSetup) -> str:
     best = ranking.best
     labels = "with their answers" if setup.goal == "score" else "without labels"
     noise = len(ranking.within_noise)
-    ran = f"{len(ranking.ranked)} candidates of equal cost ({ranking.budget})"
+    ran = f"{len(ranking.ranked)} candidates of equal cost ({in_words(ranking.budget)})"
     description = (
         f"{best.name}, chosen by tokenprune {__version__} tune among {ran} for {setup.model} on {ranking.samples}"
         f" samples of {setup.data}, {labels}, by the {LOSSES[setup.goal][0]}: {quality(best)}; {noise} other"
@@ -76,7 +77,14 @@ def report(rankings: Sequence[Ranking], setup: TuneSetup, skipped: Mapping[str, 
     out += copies_sentence(rankings[0].samples, setup.copies)
     for ranking in rankings:
         text = capital(sentence(ranking, setup.goal))
-        out += ["", f"## {ranking.budget}", "", text, "", *lines(ranking_table([ranking], setup.goal))]
+        out += [
+            "",
+            f"## {capital(in_words(ranking.budget))}",
+            "",
+            text,
+            "",
+            *lines(ranking_table([ranking], setup.goal)),
+        ]
     for table in further_tables(rankings, setup.goal):
         out += ["", f"## {table.title}", "", *([table.note, ""] if table.note else []), *lines(table)]
     if skipped:

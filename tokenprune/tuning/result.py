@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tokenprune.budgets.label import in_words
 from tokenprune.config import Method
 from tokenprune.errors import ConfigError
 from tokenprune.output.folder import OutputFolder
-from tokenprune.report.extra import write_drawn
+from tokenprune.report.extra import drawn, write_drawn
+from tokenprune.tables.html import parts_html
 from tokenprune.tables.table import Table
 from tokenprune.tables.terminal import lines
 from tokenprune.tuning.page import tune_page
-from tokenprune.tuning.plot import tune_plot
+from tokenprune.tuning.plot import tune_figure, tune_plot
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.report import ROWS, SETUP, file_names, method_file, report, rows
 from tokenprune.tuning.sentences import copies_sentence, sentence
@@ -23,7 +25,7 @@ from tokenprune.tuning.tables import ranking_table
 
 @dataclass(frozen=True)
 class TuneResult:
-    """The candidates of a tune, ranked for each budget. ``print(result)`` shows the table.
+    """The candidates of a tune, ranked for each budget. ``print(result)`` shows the table, a notebook also the picture.
 
     What belongs to one budget (:attr:`ranked`, :attr:`best`, :attr:`method` ...) is here for a tune of one budget; for
     several it is in each of :attr:`rankings`.
@@ -81,7 +83,8 @@ class TuneResult:
         texts = [sentence(ranking, self.setup.goal) for ranking in self.rankings]
         if len(texts) == 1:
             return texts[0]
-        return "\n".join(f"{ranking.budget}: {text}" for ranking, text in zip(self.rankings, texts, strict=True))
+        budgets = (in_words(ranking.budget) for ranking in self.rankings)
+        return "\n".join(f"{budget}: {text}" for budget, text in zip(budgets, texts, strict=True))
 
     @property
     def front(self) -> list[Ranked]:
@@ -137,11 +140,15 @@ class TuneResult:
     def shown(self) -> Iterator[Table | str]:
         """The tables, and the lines between and below them."""
         for ranking in self.rankings:
-            yield from (f"budget {ranking.budget}", ranking_table([ranking], self.setup.goal))
+            yield from (f"budget: {in_words(ranking.budget)}", ranking_table([ranking], self.setup.goal))
             yield from (f"cannot run: {name}: {reason}" for name, reason in ranking.refused.items())
         yield from (f"left out: sample {name}: {reason}" for name, reason in self.skipped.items())
         yield from copies_sentence(self.rankings[0].samples, self.setup.copies)
         yield self.sentence
+
+    def _repr_html_(self) -> str:
+        """HTML for a notebook: the tables, the result in words, and the picture."""
+        return parts_html(*self.shown, drawn(tune_figure(self.rankings, self.setup.goal)))
 
     def __str__(self) -> str:
         return "\n".join(part if isinstance(part, str) else "\n".join(lines(part)) for part in self.shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tokenprune.budgets.label import in_words
 from tokenprune.engine.trials.race import Goal
 from tokenprune.stats.estimate import Estimate
 from tokenprune.tuning.ranking import UNBOUNDED, Ranked, Ranking
@@ -70,7 +71,7 @@ def race_sentences(rankings: Sequence[Ranking], setup: TuneSetup) -> tuple[str, 
     """Two sentences: what raced on which samples, and what the loss and its intervals are."""
     name, _, unit = LOSSES[setup.goal]
     candidates = sum(len(ranking.ranked) for ranking in rankings)
-    budgets = ", ".join(f"`{ranking.budget}`" for ranking in rankings)
+    budgets = ", ".join(in_words(ranking.budget) for ranking in rankings)
     answer = "first answer token" if setup.tokens == 1 else f"first {setup.tokens} answer tokens"
     how = "scored by the task" if setup.goal == "score" else f"compared on the {answer}, without labels"
     subtracted = "100 % minus the " if setup.goal in ("agreement", "score") else "the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from tokenprune.budgets.label import in_words
 from tokenprune.engine.trials.race import Goal
 from tokenprune.tables.column import Column, estimate, fill, number, text
 from tokenprune.tables.table import Cell, Heading, Table
@@ -11,7 +12,7 @@ from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
 from tokenprune.tuning.sentences import LOSSES, decimals, quality
 
 CANDIDATE: Column[Ranked] = text("candidate", lambda row: row.name)
-BUDGET: Column[Ranked] = text("budget", lambda row: row.budget)
+BUDGET: Column[Ranked] = text("budget", lambda row: in_words(row.budget))
 AVERAGE: Column[Ranked] = number("layer average", lambda row: row.average)
 
 
@@ -58,7 +59,7 @@ def further_tables(rankings: Sequence[Ranking], goal: Goal) -> list[Table]:
     tables = [
         fill("Cost against fidelity", (CANDIDATE, BUDGET, AVERAGE, loss, text("quality", quality)), front, note, _about)
     ]
-    refused = [(name, ranking.budget, why) for ranking in rankings for name, why in ranking.refused.items()]
+    refused = [(name, in_words(ranking.budget), why) for ranking in rankings for name, why in ranking.refused.items()]
     if refused:
         headings = [Heading("candidate"), Heading("budget"), Heading("why")]
         tables.append(Table.of_texts("Candidates that cannot run", headings, refused))

@@ -17,6 +17,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.config import Config
 from tokenprune.core.forward_errors import forward_errors
+from tokenprune.core.notebook import progress_in_notebooks
 from tokenprune.core.plugins import registry
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.reservation import check_free, reserved
@@ -67,6 +68,7 @@ class _Arguments(TuneRules, Config):
     budget: Annotated[EqualCost, EqualCostBudget()]
 
 
+@progress_in_notebooks
 def tune(
     model: nn.Module,
     samples: Calibration,
@@ -103,7 +105,7 @@ def tune(
         compositions: Without ``candidates``, also combine scorers and pruners that no named method combines.
         seed: Seed of the bootstrap and of random candidates.
         output: Folder of the results; a tune in it that was stopped goes on. None writes nothing.
-        progress: Called after every candidate and batch.
+        progress: Called after every candidate and batch; None shows a bar in a notebook.
 
     Raises:
         TokenPruneError: The samples or the budget do not fit the model, or no candidate can run.
@@ -119,6 +121,7 @@ def tune(
     return tuning.run([checked.budget], candidates, compositions, output)
 
 
+@progress_in_notebooks
 def run_tune(config: TuneConfig, progress: Progress | None = None, loaded: LoadedModel | None = None) -> TuneResult:
     """Run the tune of a configuration, or continue the one in its output folder, and write its files.
 

@@ -15,6 +15,7 @@ from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.config import Method
+from tokenprune.core.notebook import Progress, progress_in_notebooks
 from tokenprune.engine import hooks
 from tokenprune.engine.compiled import eager
 from tokenprune.engine.engine import attached
@@ -96,7 +97,10 @@ def _observe(adapter: Adapter, inputs: Mapping[str, Any], callback: Callable[[in
         adapter.model(**inputs)
 
 
-def measure_entropy(model: nn.Module, calibration: Calibration, cache: bool | Path = True) -> EntropyProfile:
+@progress_in_notebooks
+def measure_entropy(
+    model: nn.Module, calibration: Calibration, cache: bool | Path = True, progress: Progress | None = None
+) -> EntropyProfile:
     """Run calibration inputs through the unpruned model and record its entropy curves.
 
     Args:
@@ -106,12 +110,13 @@ def measure_entropy(model: nn.Module, calibration: Calibration, cache: bool | Pa
         cache: Keep the result in the user's cache folder (or the given one), keyed by model and inputs (see
             :func:`tokenprune.fingerprint.fingerprint`), and read it from there next time. What has no fingerprint, e.g.
             a model on the disk, is measured anew. A folder that cannot be written is a warning.
+        progress: Called after every batch; None shows a bar in a notebook.
 
     Raises:
         UnsupportedFeatureError: A sample holds no visual tokens, or its states hold NaN.
         BusyModelError: A method is applied to the model, which would be measured while it prunes.
     """
-    return entropy_profile(_free(model), as_batches(calibration), cache)
+    return entropy_profile(_free(model), as_batches(calibration), cache, progress)
 
 
 def _free(model: nn.Module) -> Adapter:
@@ -122,7 +127,10 @@ def _free(model: nn.Module) -> Adapter:
 
 
 def entropy_profile(
-    adapter: Adapter, calibration: Sequence[Mapping[str, Any]], cache: bool | Path = True
+    adapter: Adapter,
+    calibration: Sequence[Mapping[str, Any]],
+    cache: bool | Path = True,
+    progress: Progress | None = None,
 ) -> EntropyProfile:
     """Measure the entropy curves of a model whose adapter is known; see :func:`measure_entropy`."""
     kept = ProfileCache(adapter.model, calibration, cache)
@@ -130,7 +138,7 @@ def entropy_profile(
     if known is not None:
         return known
     curves: list[tuple[float, ...]] = []
-    for inputs in calibration:
+    for number, inputs in enumerate(calibration, 1):
         columns: dict[int, Tensor] = {}
 
         def record(layer: int, hidden: Tensor, mask: Tensor, into: dict[int, Tensor] = columns) -> None:
@@ -151,6 +159,8 @@ def entropy_profile(
                 "check the weights and the inputs, or use another dtype",
             )
         curves += [tuple(row) for row in stacked.tolist()]
+        if progress is not None:
+            progress("entropy", number, len(calibration))
     profile = EntropyProfile(
         family=adapter.name,
         num_layers=adapter.num_layers,
@@ -214,7 +224,11 @@ def last_logits(
 
 
 def compare_trials(
-    adapter: Adapter, method: Method, calibration: Sequence[Mapping[str, Any]], trials: Sequence[Trial]
+    adapter: Adapter,
+    method: Method,
+    calibration: Sequence[Mapping[str, Any]],
+    trials: Sequence[Trial],
+    progress: Progress | None = None,
 ) -> list[TrialResult]:
     """Race trials of a method on calibration samples; see :class:`tokenprune.selectors.base.TrialResult`.
 
@@ -223,12 +237,21 @@ def compare_trials(
         method: The method: its budget and positions are those of all trials.
         calibration: Inputs as for ``model(**inputs)``.
         trials: The trials.
+        progress: Called after every trial and batch.
     """
     methods = {
         str(number): method.model_copy(update={"layers": Fixed(layers=trial.layers), "pruner": trial.pruner})
         for number, trial in enumerate(trials)
     }
-    race = run_race(adapter, calibration, methods, RaceRules("agreement"), counted=distinct(adapter, calibration))
+
+    def steps(name: str, number: int, batches: int) -> None:
+        if progress is not None:
+            trial = trials[int(name)]
+            what = f"before layer {', '.join(map(str, trial.layers))}"
+            progress(what, number * len(trials) + int(name) + 1, batches * len(trials))
+
+    counted = distinct(adapter, calibration)
+    race = run_race(adapter, calibration, methods, RaceRules("agreement"), counted=counted, progress=steps)
     results = []
     for name in methods:
         if name in race.refused:

@@ -182,7 +182,7 @@
     const box = boxes.find((item) => item.value === method);
     return box ? [box.parentNode.querySelector(".swatch").cloneNode(true)] : [];
   }
-  /** What is worth saying about an answer: that it differs from a right one is clear when it is wrong. */
+  /** What is worth saying about an answer: that it differs from a right one is clear when it is wrong, and is no fault by itself. */
   function badges(panel, reference) {
     const found = [];
     if (panel.right !== null) {
@@ -190,7 +190,7 @@
     }
     const implied = reference && reference.right && panel.right !== null && panel.right === panel.agrees;
     if (panel.agrees !== null && panel.budget && !implied) {
-      found.push(make("span", { class: `badge ${panel.agrees ? "" : "bad"}` }, panel.agrees ? "= unpruned" : "\u2260 unpruned"));
+      found.push(make("span", { class: "badge" }, panel.agrees ? "= unpruned" : "\u2260 unpruned"));
     }
     return found;
   }
@@ -212,6 +212,8 @@
     if (panel.reason) element.append(make("p", { class: "kept" }, panel.reason));
     return [element, count];
   }
+  /** Whether the unpruned model itself is wrong: what pruning changed says less about such an example. */
+  const unclear = (example) => example.panels.some((panel) => !panel.budget && panel.right === false);
   const badness = (panel) => !panel.budget ? -1 : panel.right === false ? 0 : panel.agrees === false ? 1 : 2;
   function showExamples() {
     const place = byId("examples");
@@ -225,7 +227,7 @@
       const pruned = panels.filter((panel) => panel.budget);
       return { example, panels, pruned, differ: pruned.filter((panel) => badness(panel) < 2).length };
     });
-    shown.sort((a, b) => b.differ - a.differ);
+    shown.sort((a, b) => !a.differ - !b.differ || unclear(a.example) - unclear(b.example) || b.differ - a.differ);
     place.replaceChildren(...shown.map(({ example, panels, pruned, differ }, position) => {
       const element = make("details", { class: `example${panels.length <= 8 ? " short" : ""}` });
       const start = place.dataset.open === "all" || position < 2;
@@ -246,7 +248,7 @@
       element.fill = fill;
       return element;
     }));
-    const budgetWords = wanted ? `, ${wanted}` : "";
+    const budgetWords = wanted ? `, ${exampleBudget.selectedOptions[0].textContent}` : "";
     byId("examples-status").textContent = `${shown.length} examples${budgetWords}`;
   }
   if (exampleBudget) exampleBudget.addEventListener("change", showExamples);
