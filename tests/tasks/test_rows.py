@@ -320,6 +320,15 @@ def test_choices_in_columns(folder: Path, write: Writer) -> None:
     assert [one == other for one, other in zip(marks, changed.fingerprints(), strict=True)] == [False, True, True, True]
 
 
+def test_options_may_be_choices(folder: Path) -> None:
+    """Nobody is asked a multiple-choice question without its choices by mistake."""
+    data = jsonl(folder, asked([{"options": ["one", "two"], "answer": "B"}]))
+    with pytest.raises(ConfigError, match=r"no column 'choices', but 'options'; write columns: {choices: options}, or"):
+        vqa(data).samples()
+    assert vqa(data, columns={"choices": "options"}).samples()[0].choices == ("one", "two")
+    assert vqa(data, columns={"choices": None}).samples()[0].question == "Which?"
+
+
 @each_format
 def test_pictures_in_columns(folder: Path, write: Writer) -> None:
     """MMMU: image_1 to image_7, most of them empty; and a list in a text."""

@@ -139,7 +139,7 @@ def print_understood(found: Understood) -> None:
     of = f" of {found.total}" if found.count < found.total else ""
     print_lines(f"{found.count}{of} samples read: {found.used} used, {found.count - found.used} left out.")
     if 0 < found.open < found.used:
-        print_lines(f"  {found.open} of those used have no choices: open questions.")
+        print_lines(f"  used without choices, as open questions: {found.open}")
     for reason in found.left_out:
         more = ", ..." if reason.count > len(reason.places) else ""
         print_lines(f"  {reason.count} left out: {one_line(reason.example.what)}", f"      {reason.example.fix}")

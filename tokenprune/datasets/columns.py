@@ -37,11 +37,14 @@ def find_columns(table: Table, chosen: Mapping[Role, Named]) -> Columns:
 
     Raises:
         ConfigError: A named column does not exist, no column holds pictures or videos, a role with one column has
-            several, or columns with letters for names stand in another order.
+            several, columns with letters for names stand in another order, or choices may stand in ``options``.
     """
     named = {role: (column,) if isinstance(column, str) else column for role, column in chosen.items()}
     for role, columns in named.items():
         _check(table, role, columns or ())
+    if "choices" not in (*named, *table.columns) and not _lettered(table) and "options" in table.columns:
+        what = f"columns: {table.name} has no column 'choices', but 'options'"
+        raise ConfigError(what, "write columns: {choices: options}, or {choices: null} to ask without choices")
     found: Columns = {}
     for role in ROLES:
         columns = named.get(role, (role,))
