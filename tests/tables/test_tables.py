@@ -128,3 +128,53 @@ def test_the_terminal_counts_cells_and_not_characters(wide: str) -> None:
     table = Table.of_texts("T", [Heading("a"), Heading("b")], [[wide, "x"], ["yy", "x"]])
     lines = terminal.lines(table)
     assert lines[1] == wide + " " * (3 if wide == "e\u0301" else 2) + "x"
+
+
+RANKED = Table.of_texts(
+    "T",
+    [Heading("name"), Heading("mean accuracy", "number"), Heading("cost", "number", rank=2), Heading("why", rank=1)],
+    [["a method with a long name, too long", "91.5", "100.25", "because"], ["b", "7.0", "3.5", ""]],
+)
+
+
+def test_a_table_takes_no_more_room_than_it_needs() -> None:
+    assert terminal.fit(RANKED, 200) == terminal.fit(RANKED)
+    assert terminal.fit(RANKED, 65).left_out == ()
+    assert terminal.lines(RANKED)[2] == "b                                              7.0     3.5"
+
+
+def test_headings_and_long_words_are_folded() -> None:
+    fitted = terminal.fit(RANKED, 60)
+    assert fitted.heading == [
+        " " * 39 + "mean",
+        "name                               accuracy    cost  why",
+    ]
+    assert [len(row) for row in fitted.rows] == [2, 1]
+    assert fitted.rows[0] == ["a method with a long name, too         91.5  100.25  because", "long"]
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(48, ("cost",)), (42, ("cost", "why")), (5, ("cost", "why"))])
+def test_the_columns_of_the_largest_rank_leave_first(width: int, left_out: tuple[str, ...]) -> None:
+    assert terminal.fit(RANKED, width).left_out == left_out
+
+
+def test_a_word_that_is_longer_than_its_column_is_broken() -> None:
+    table = Table.of_texts("T", [Heading("name")], [["x" * 60 + " y"]])
+    assert terminal.lines(table, 25) == ["name", "x" * 25, "x" * 25, "x" * 10 + " y"]
+    wide = Table.of_texts("T", [Heading("name")], [["漢" * 30]])
+    assert terminal.lines(wide, 25) == ["name", "漢" * 12, "漢" * 12, "漢" * 6]
+
+
+def test_a_column_keeps_its_rank() -> None:
+    column = MASS.ranked(3)
+    for made in (column.bold(lambda _: True), column.hidden(lambda _: True), column.of(lambda item: item)):
+        assert made.heading.rank == 3
+    assert fill("T", [column], []).columns[0].rank == 3
+
+
+def test_json_has_the_names_of_csv_files_and_full_precision() -> None:
+    rows = csv_file.rows([*COLUMNS, MASS], FRUIT)
+    (header, *_) = csv.reader(io.StringIO(csv_file.text([*COLUMNS, MASS], FRUIT)))
+    assert [list(row) for row in rows] == [header] * 3
+    assert (rows[0]["sweet_percent"], rows[0]["mass_grams"]) == (81.0, 150.25)
+    assert math.isnan(rows[2]["mass_grams"])  # type: ignore[arg-type]

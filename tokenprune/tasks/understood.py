@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from tokenprune.errors import SampleError
 from tokenprune.metrics.multiple_choice import expected
-from tokenprune.tasks.base import Sample, Task, Video
+from tokenprune.tasks.base import Sample, Task, Video, conversation_text
 from tokenprune.tasks.options import shown
 
 #: What differs between the messages of samples that are left out for one reason: quoted texts, brackets, numbers.
@@ -155,7 +155,7 @@ def _in_words(sample: Sample, where: str, label_free: bool) -> Row:
         sample.id,
         sample.type,
         (*pictures, *map(_clip, sample.videos)),
-        sample.question,
+        conversation_text(sample),
         () if all(choice in sample.question for choice in choices) else choices,
         () if label_free else tuple(_expected(answer, sample) for answer in sample.references),
     )
