@@ -118,7 +118,9 @@ def tune_series(
             config = TuneConfig(
                 model=experiment.model,
                 task=experiment.task,
-                batch_size=OutputFolder(folder).config().get("batch_size", experiment.batch_size),  # a tune keeps its own
+                batch_size=OutputFolder(folder)
+                .config()
+                .get("batch_size", experiment.batch_size),  # a tune keeps its own
                 strict=experiment.strict,
                 output=str(folder),
                 **item.tune.fields(),
