@@ -31,7 +31,7 @@ lattice make_context packed_site pixtral_site refresh registry tunable_fields va
 #: What docs, README, examples and plugins may import from.
 FACES = {"tokenprune", "tokenprune.authoring"}
 #: Errors that only the framework raises.
-OURS = {"BusyModelError", "OutputError", "PluginError"}
+OURS = {"BusyModelError", "ForwardError", "OutputError", "PluginError"}
 
 
 def sources() -> Iterator[tuple[str, str]]:

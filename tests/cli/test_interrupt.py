@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,10 @@ COMMAND = (sys.executable, "-m", "tokenprune.cli")
 @contextmanager
 def started(command: Sequence[str], begun: str) -> Iterator[subprocess.Popen[str]]:
     """A process that has written a line that begins so to stderr."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # a job in the background would ignore Ctrl-C
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, **pipes, text=True, preexec_fn=listen)  # type: ignore[call-overload]
     assert process.stderr is not None
     try:
         for line in process.stderr:
@@ -107,3 +111,12 @@ def test_the_line_does_not_wait_for_a_long_step_and_a_second_signal_ends_it() ->
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
         assert time.monotonic() - start < 10
+
+
+def test_a_job_that_ignores_ctrl_c_still_does() -> None:
+    """A shell starts jobs in the background so."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + LONG.replace(
+        'hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)', "signal.raise_signal(signal.SIGINT); print('done')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("done\n", "begun\n")

@@ -259,7 +259,7 @@ def one_picture_only(self: object) -> object:
 def test_json(
     tmp_path: Path, picture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, *arguments(picture, tmp_path / "out.png", "--keep", "5", "--json")) == 0
+    assert call(monkeypatch, *arguments(picture, tmp_path / "out.png", "--keep-tokens", "5", "--json")) == 0
     data = json.loads(capsys.readouterr().out)
     unpruned, fastv = data["looks"]
     assert (unpruned["method"], unpruned["stages"], unpruned["tokens"]) == ("unpruned", [], 16)

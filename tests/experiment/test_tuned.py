@@ -270,3 +270,19 @@ def test_a_method_of_a_plugin_with_the_same_name_is_an_error(monkeypatch: pytest
     monkeypatch.setattr("tokenprune.experiment.config.method_names", lambda: ["fastv", "tuned"])
     with pytest.raises(ConfigError, match="'tuned' is the name of the tuned method, and an installed plugin ships"):
         tuned(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_tune_that_was_stopped_keeps_its_batch_size(tmp_path: Path) -> None:
+    """Its rows are numbered by batch."""
+
+    def stop(name: str, done: int, total: int) -> None:
+        if name.startswith("tune") and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(tuned(tmp_path, batch_size=3), stop)
+    result = run_experiment(tuned(tmp_path, batch_size=2))
+    assert len(result.rows) == 3 * 24
+    (stored,) = tmp_path.glob("tuned/**/config.yaml")
+    assert "batch_size: 3\n" in stored.read_text()

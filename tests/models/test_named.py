@@ -77,7 +77,7 @@ def test_a_mistyped_name(
     words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    more = {"look": ["x.png", "--question", "x?", "--method", "fastv"], "tune": ["--data", "toy", "--average", "0.5"]}
+    more = {"look": ["x.png", "--question", "x?", "--method", "fastv"], "tune": ["--data", "toy", "--average-ratio", "0.5"]}
     if command == "look":
         monkeypatch.setattr("tokenprune.cli.look.read_sample", lambda *_: None)
     assert call(monkeypatch, command, "--model", name, *more.get(command, [])) == 2
@@ -91,7 +91,7 @@ def test_flops_of_a_checkpoint(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(HuggingFace, "load", lambda self: pytest.fail("the weights were read"))
-    arguments = ["flops", "--model", str(folders["llava"]), "--keep", "4", "--json"]
+    arguments = ["flops", "--model", str(folders["llava"]), "--keep-tokens", "4", "--json"]
     assert call(monkeypatch, *arguments) == 2
     assert "give --visual-tokens" in capsys.readouterr().err
     assert call(monkeypatch, *arguments, "--visual-tokens", "16") == 0
@@ -99,7 +99,7 @@ def test_flops_of_a_checkpoint(
 
 
 def test_bench_of_a_plugins_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["bench", "--model", "toy", "--rounds", "1", "--warmup", "0", "--decode", "1", "--average", "0.5"]
+    arguments = ["bench", "--model", "toy", "--rounds", "1", "--warmup", "0", "--decode", "1", "--average-ratio", "0.5"]
     assert call(monkeypatch, *arguments, "--image-size", "32", "--json") == 0
     data = json.loads(capsys.readouterr().out)
     assert data["model"]["name"] == "toy"

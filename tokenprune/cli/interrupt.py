@@ -47,7 +47,10 @@ def stoppable(kept: Callable[[], str]) -> Iterator[None]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     listener = _Listener(ours, kept)
-    previous = {number: signal.signal(number, stop) for number in SIGNALS}
+    heard = [
+        number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN
+    ]  # not by jobs in the background
+    previous = {number: signal.signal(number, stop) for number in heard}
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     listener.start()
     try:

@@ -21,6 +21,7 @@ from tokenprune.experiment.tuned import TUNED, chosen_method, verdict
 from tokenprune.flops.decoder import prefill_cost
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.usable import usable
+from tokenprune.output.folder import OutputFolder
 from tokenprune.run import choose_layers, chosen
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tuning import TuneConfig, run_tune
@@ -113,12 +114,15 @@ def tune_series(
         found = (kept or {}).get(TUNED)
         if found is None:
             experiment = model.config
+            folder = item.tune.folder(output, item.method_name)
             config = TuneConfig(
                 model=experiment.model,
                 task=experiment.task,
-                batch_size=experiment.batch_size,
+                batch_size=OutputFolder(folder)
+                .config()
+                .get("batch_size", experiment.batch_size),  # a tune keeps its own
                 strict=experiment.strict,
-                output=str(item.tune.folder(output, item.method_name)),
+                output=str(folder),
                 **item.tune.fields(),
             )
             found = verdict(run_tune(config, progress, model.loaded))
