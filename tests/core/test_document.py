@@ -54,6 +54,11 @@ output: results
         ("- random", "- randon", "line 7: methods[0]: unknown method 'randon'; did you mean 'random'"),
         ("{name: toy}", "{name: toi}", "line 2: model: unknown model 'toi'; did you mean 'toy'"),
         ("output: results", "output: [1]", "line 18: output: Input should be a valid string, got [1]"),
+        (
+            "    seeds: [0]",
+            "    published: 3",
+            "line 9: methods[1].published: Input should be a valid boolean or a valid",
+        ),
         ("output: results", "Output: results", "line 18: Output: unknown key, did you mean 'output'?"),
         ("output: results", "batch-size: 2", "line 18: batch-size: unknown key, did you mean 'batch_size'?"),
     ],
@@ -152,5 +157,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 def test_a_key_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("layers: fixed\nyes: 3\n7: 3\n")
-    with pytest.raises(ConfigError, match=r"line 3: the key 7 is no text; .*; the key True is no text; write it in q"):
+    with pytest.raises(
+        ConfigError, match=r"line 3: \[7\]: the key 7 is no text: .*: the key True is no text: write it"
+    ):
         tp.Method.from_yaml(path)

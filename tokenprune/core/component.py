@@ -6,7 +6,6 @@ import difflib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
-from operator import itemgetter
 from typing import Any, Self
 
 from pydantic import (
@@ -19,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 from tokenprune.core import plugins
 from tokenprune.errors import ConfigError, TokenPruneError
@@ -32,6 +31,8 @@ _open_schemas: ContextVar[tuple[type[BaseModel], ...]] = ContextVar("open_schema
 _WORDS = (("a valid tuple", "a list"), ("Tuple", "List"), ("a valid dictionary", "a mapping"))
 
 
+#: What pydantic appends to the path of a value that may have several forms.
+_FORMS = ("bool", "str", "int", "float", "constrained-str", "constrained-int", "constrained-float")
 #: Types of errors whose messages need no more words.
 _SAY_ALL = ("unknown_key", "invalid_key", "component_name", "component_form", "component_text", "missing")
 
@@ -46,35 +47,58 @@ def explain(
         where: The source of what was validated.
         line_of: A path -> its line in the source; None where it has none.
     """
-    problems: list[tuple[float, str]] = []
+    problems: dict[tuple[int | str, ...], tuple[float, str]] = {}  # path -> its line, and what is wrong
     items = error.errors()
     meant = {(*item["loc"][:-1], item["ctx"]["meant"]) for item in items if item["type"] == "unknown_key"}
     for item in items:
-        deeper = [other for other in items if other["loc"][: len(item["loc"])] == item["loc"] and other is not item]
+        loc, message = item["loc"], _message(item)
+        deeper = [other for other in items if other["loc"][: len(loc)] == loc and other is not item]
         if item["type"] == "too_short" and deeper:
             continue  # a list whose items are wrong is also reported as empty
-        if item["type"] == "missing" and item["loc"] in meant:
+        if item["type"] == "missing" and loc in meant:
             continue  # its misspelled key is reported
-        path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in item["loc"]).lstrip(".")
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "invalid_key":
-            path, message = "", f"the key {item['input']!r} is no text; write it in quotes, or remove it"
-        if item["type"] == "model_type":  # a mapping, a made component, or (methods) a name
-            message = "Input should be a mapping"
-        if item["type"] == "value_error" and isinstance(item["input"], Mapping):
-            pass  # a rule between fields: the message names them
-        elif item["type"] not in _SAY_ALL:
-            for old, new in _WORDS:
-                message = message.replace(old, new)
-            if ", got " not in message:
-                message = f"{message}, got {shorten(item['input'])}"
-            if item["type"] in ("int_type", "float_type") and _reads_as_number(item["input"]):
-                message += " (a text: write the number without quotes, and 1e-3 as 1.0e-3)"
-        line = line_of((*item["loc"], "name") if item["type"] == "component_name" else item["loc"])
-        place = "" if line is None else f"line {line}: "
-        problems.append((line or math.inf, f"{place}{path}: {message}" if path else f"{place}{message}"))
-    texts = (text for _, text in sorted(problems, key=itemgetter(0)))
+        line = line_of((*loc, "name") if item["type"] == "component_name" else loc)
+        if len(loc) > 1 and loc[-1] in _FORMS:
+            loc = loc[:-1]
+        if loc in problems:  # of another form
+            message = _joined(problems[loc][1], message)
+        problems[loc] = (line or math.inf, message)
+    texts = [
+        ("" if line == math.inf else f"line {line}: ") + (f"{path}: {message}" if (path := _path(loc)) else message)
+        for loc, (line, message) in sorted(problems.items(), key=lambda problem: problem[1][0])
+    ]
     return " ".join(f"{where}: {'; '.join(texts)}".split())
+
+
+def _path(loc: Sequence[int | str]) -> str:
+    """A path in words, e.g. ``methods[0].pruner``."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in loc).lstrip(".")
+
+
+def _message(item: ErrorDetails) -> str:
+    """What is wrong, with the value that was given."""
+    kind, message = item["type"], item["msg"].removeprefix("Value error, ")
+    if kind == "invalid_key":
+        return f"the key {item['input']!r} is no text: write it in quotes, or remove it"
+    if kind == "model_type":  # a mapping, a made component, or (methods) a name
+        message = "Input should be a mapping"
+    if kind in _SAY_ALL or (kind == "value_error" and isinstance(item["input"], Mapping)):
+        return message  # a rule between fields names them
+    for old, new in _WORDS:
+        message = message.replace(old, new)
+    if ", got " not in message:
+        message = f"{message}, got {shorten(item['input'])}"
+    if kind in ("int_type", "float_type") and _reads_as_number(item["input"]):
+        message += " (a text: write the number without quotes, and 1e-3 as 1.0e-3)"
+    return message
+
+
+def _joined(first: str, second: str) -> str:
+    """What two forms of a value should be."""
+    start = "Input should be "
+    if first.startswith(start) and second.startswith(start):
+        return f"{first.rpartition(', got ')[0]} or {second.removeprefix(start)}"
+    return f"{first}; {second}"
 
 
 def _with_known_keys(error: ValidationError, names: Collection[str]) -> ValidationError:

@@ -75,3 +75,9 @@ def test_the_demo_runs_on_the_command_line(
     assert not stop.value.code
     assert "same answer %" in capsys.readouterr().out
     assert "3 questions" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_config_is_read_without_the_weights() -> None:
+    """``tokenprune flops --model digits`` needs nothing else."""
+    spec = registry("models").get("digits")()
+    assert spec.read_config().model_type == "llava"
