@@ -289,7 +289,8 @@ def test_the_command_line_says_what_is_missing(
         Path(path).write_text(yaml.safe_dump({**settings, "budget": {"name": "layer_average", "ratio": 0.5}}))
     assert call(monkeypatch, command, path) == 0
     printed = capsys.readouterr()
-    (line,) = printed.err.splitlines()
+    *progress, line = printed.err.splitlines()
+    assert all(text.startswith("after ") for text in progress)
     assert line.startswith(f"not written: report.html and {plot} (")
     assert line.endswith("pip install 'tokenprune-mllm[report]' and run the same command again")
     assert "report.md" in printed.out

@@ -285,7 +285,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
 def test_a_finished_tune_only_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = run_tune(config(str(tmp_path)))
     rows = (tmp_path / "samples.jsonl").read_bytes()
-    monkeypatch.setattr("tokenprune.engine.trials.race.UnprunedBatch", None)
+    monkeypatch.setattr("tokenprune.engine.trials.measuring.UnprunedBatch", None)
     after = run_tune(config(str(tmp_path)))
     assert (tmp_path / "samples.jsonl").read_bytes() == rows
     assert after.ranked == before.ranked
