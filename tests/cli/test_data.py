@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,22 @@ def test_rows_as_they_are_understood(
     ):
         assert words in out
     assert "found in the data" not in out
+
+
+def test_json(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    data = jsonl(folder, [CHOICES | {"answer": "B"}, CHOICES | {"answer": "x"}, CHOICES])
+    assert call(monkeypatch, "data", data, "--json", "--rows", "1") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["total"], said["read"], said["used"]) == (3, 3, 1)
+    assert (said["rows"][0]["pictures"], said["rows"][0]["expected"]) == (["20 x 10"], ["B. dog"])
+    assert [(reason["count"], reason["first"]) for reason in said["left_out"]] == [
+        (1, [f"{data}, line 2"]),
+        (1, [f"{data}, line 3"]),
+    ]
+    assert all(reason["reason"] and reason["fix"] for reason in said["left_out"])
+    file = write(folder, task={"name": "vqa", "data": data}, methods=["random"])
+    assert call(monkeypatch, "run", file, "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["understood"]["left_out"] == said["left_out"]
 
 
 @pytest.mark.parametrize("name", ["run", "tune", "toy"])

@@ -77,7 +77,10 @@ def test_a_mistyped_name(
     words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    more = {"look": ["x.png", "--question", "x?", "--method", "fastv"], "tune": ["--data", "toy", "--average-ratio", "0.5"]}
+    more = {
+        "look": ["x.png", "--question", "x?", "--method", "fastv"],
+        "tune": ["--data", "toy", "--average-ratio", "0.5"],
+    }
     if command == "look":
         monkeypatch.setattr("tokenprune.cli.look.read_sample", lambda *_: None)
     assert call(monkeypatch, command, "--model", name, *more.get(command, [])) == 2

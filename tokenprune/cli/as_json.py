@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ from tokenprune.methods.published import Published
 from tokenprune.output.lines import json_ready
 from tokenprune.pictures.look import Look
 from tokenprune.tables import csv
+from tokenprune.tasks.understood import Understood
 from tokenprune.tuning import TuneResult
 from tokenprune.tuning.report import rows
 
@@ -76,7 +77,29 @@ def tune_data(result: TuneResult, written: Sequence[Path]) -> Data:
 
 def plan_data(plan: Plan) -> Data:
     """A dry run: the fields of :class:`Plan`, and ``seconds``, its whole time."""
-    return {**asdict(plan), "seconds": plan.seconds}
+    rest = asdict(replace(plan, understood=None))
+    return {**rest, "understood": plan.understood and understood_data(plan.understood), "seconds": plan.seconds}
+
+
+def understood_data(found: Understood) -> Data:
+    """The samples of a task: ``total``, ``read``, ``used``, ``rows`` in words, ``left_out`` by reason, ``remarks``."""
+    return {
+        "total": found.total,
+        "read": found.count,
+        "used": found.used,
+        "used_without_choices": found.open,
+        "rows": [asdict(row) for row in found.rows],
+        "left_out": [
+            {
+                "reason": reason.example.what,
+                "fix": reason.example.fix,
+                "count": reason.count,
+                "first": list(reason.places),
+            }
+            for reason in found.left_out
+        ],
+        "remarks": list(found.remarks),
+    }
 
 
 def profile_data(measured: ProfiledModel) -> Data:

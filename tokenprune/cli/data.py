@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tokenprune.cli.as_json import AsJson, print_json, understood_data
 from tokenprune.cli.tables import print_lines, print_understood
 from tokenprune.config import Config
 from tokenprune.core.component import FromRegistry
@@ -55,19 +56,23 @@ def data(
     decode: Annotated[
         bool, typer.Option("--all", help="Decode all pictures, not only those of the rows shown.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the first rows of a file of questions as they are understood, and which rows cannot be used."""
     given = {"answer_is": answer_is, "question": question, "images": images, "split": split, "config": config}
     given = {name: value for name, value in given.items() if value is not None}
     task = chosen_task(file, {**given, **({"columns": roles(columns)} if columns else {})})
     found = understand(task, rows, decode=decode)
-    print_understood(found)
+    if as_json:
+        print_json(understood_data(found))
+    else:
+        print_understood(found)
     if not found.used:
         reason = f"; the first: {found.left_out[0].example.what}" if found.left_out else ""
         raise SampleError(
             f"none of the {found.count} samples can be used{reason}", "see what is said of each reason above"
         )
-    if not decode:
+    if not decode and not as_json:
         print_lines("--all decodes every picture.")
 
 
