@@ -11,6 +11,7 @@ import yaml
 
 from tests.experiment.test_cli import call, write
 from tests.support.toy import completed, config
+from tokenprune.budgets.label import in_words
 from tokenprune.drawing.vega import library
 from tokenprune.experiment import ExperimentResult, markdown, run_experiment, write_report
 from tokenprune.experiment.answers import Answers
@@ -201,7 +202,7 @@ def test_markdown_and_page_show_the_same_numbers(tmp_path: Path) -> None:
     assert all(note in text for note in page.notes)
     assert page.charts is not None
     for point in page.charts.points:
-        row = next(row for row in page.table.rows if (row.method, row.budget) == (point.method, point.budget))
+        row = next(row for row in page.table.rows if (row.method, in_words(row.budget)) == (point.method, point.budget))
         assert row.cells[2].value == pytest.approx(point.mean)
         assert point.low <= point.mean <= point.high
     assert {row.cells[2].text for row in next(t for t in page.tables if t.title == "Timings").rows} > set()
