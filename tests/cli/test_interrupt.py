@@ -120,3 +120,12 @@ def test_a_job_that_ignores_ctrl_c_still_does() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("done\n", "begun\n")
+
+
+def test_the_line_is_printed_though_the_block_is_left_at_once() -> None:
+    code = "import signal\n" + LONG.replace(
+        'hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)', "signal.raise_signal(signal.SIGINT)"
+    )
+    with started([sys.executable, "-c", code], "begun") as process:
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "Ctrl-C: stopping; all is kept (Ctrl-C again ends at once)\n")

@@ -70,6 +70,7 @@ def test_a_method_that_fails_when_it_runs_is_found_before_another_calibrates(
     assert not calibrations
 
 
+@pytest.mark.slow
 def test_layers_that_are_stated_need_no_calibration(tmp_path: Path, calibrations: list[int]) -> None:
     run_experiment(config(str(tmp_path), **FEW, calibration=2))
     assert not calibrations
@@ -122,6 +123,7 @@ class Own(ToyModel):
 STRONG: dict[str, Any] = {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1, "num_beams": 3}
 
 
+@pytest.mark.slow
 def test_answers_are_greedy_whatever_the_checkpoint_says(tmp_path: Path) -> None:
     long = {**FEW, "max_new_tokens": 4}
     greedy = run_experiment(config(str(tmp_path / "greedy"), **long))
@@ -153,6 +155,7 @@ def test_settings_that_pruning_cannot_follow_are_refused_at_once(
     assert not calibrations
 
 
+@pytest.mark.slow
 def test_divergence_is_greedy_too(tmp_path: Path) -> None:
     more = {**FEW, "divergence": True}
     greedy = run_experiment(config(str(tmp_path / "greedy"), **more))

@@ -414,12 +414,13 @@ def test_the_tower_runs_once_per_batch_for_all_that_do_not_read_it(
     monkeypatch.setattr(ToyModel, "load", counted)
     methods = ["norm-hidden-large", {"name": "random", "seeds": [0, 1]}, "vision-attention"]
     run_experiment(config(str(tmp_path / "shared"), methods=methods, examples=0))
-    # tried out on one sample, then five batches: once for all, and once for each budget of vision-attention
-    assert len(runs) == (1 + 5) * (1 + 2)
+    # the first sample is looked for, all are tried out on it, then come five batches: once for all, and once for each
+    # budget of vision-attention
+    assert len(runs) == 1 + (1 + 5) * (1 + 2)
     runs.clear()
     monkeypatch.setattr(SharedFeatures, "enabled", lambda self: nullcontext())
     run_experiment(config(str(tmp_path / "alone"), methods=methods, examples=0))
-    assert len(runs) == (1 + 5) * (1 + 2 * (1 + 2 + 1 + 1))
+    assert len(runs) == 1 + (1 + 5) * (1 + 2 * (1 + 2 + 1 + 1))
     assert lines(tmp_path / "shared") == lines(tmp_path / "alone")
 
 

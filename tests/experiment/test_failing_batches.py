@@ -40,6 +40,7 @@ def alone(tmp_path: Path) -> dict[tuple[str, int], str]:
     return said(run(tmp_path / "alone", batch_size=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", [{"most": 1}, {"most": 1, "memory": True}, {"apart": True}], ids=str)
 def test_a_batch_that_fails_is_answered_sample_by_sample(
     tmp_path: Path, alone: dict[tuple[str, int], str], why: dict[str, Any]
@@ -55,6 +56,7 @@ def test_a_batch_that_fails_is_answered_sample_by_sample(
     assert [row["position"] for row in result.rows][:10] == [*range(5), *range(5)]  # batch by batch, as ever
 
 
+@pytest.mark.slow
 def test_only_a_method_may_fail_on_batches(tmp_path: Path) -> None:
     with ONE_BY_ONE:
         result = run(tmp_path, model=Failing(most=1, pruned=True))
@@ -77,6 +79,7 @@ def test_a_sample_that_fails_alone_is_left_out(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "samples.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_sample_on_which_a_method_fails_is_left_out_of_all_series(tmp_path: Path) -> None:
     task = OneOf()
     with ONE_BY_ONE:
@@ -98,6 +101,7 @@ class OneOf(ToyTask):
         return made
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     """Stopped behind the unpruned answers of the batch that holds the sample."""
     model, task = Failing(letter="z", pruned=True), OneOf()
@@ -115,6 +119,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "samples.jsonl").read_bytes() == (tmp_path / "whole" / "samples.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_strict_makes_it_an_error(tmp_path: Path) -> None:
     with ONE_BY_ONE, pytest.raises(SampleError, match="the unpruned model on sample 's4': RuntimeError: shapes differ"):
         run(tmp_path, model=Failing(letter="f"), strict=True)
@@ -130,6 +135,7 @@ def test_a_model_that_fails_on_all_samples_stops_before_the_first_answer(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_samples_that_fail_in_a_row_stop_the_run_and_are_asked_again(tmp_path: Path) -> None:
     class Later(ToyTask):
         def samples(self) -> Any:
@@ -144,6 +150,7 @@ def test_samples_that_fail_in_a_row_stop_the_run_and_are_asked_again(tmp_path: P
     assert {row["position"] for row in Results(tmp_path).rows()} == set(range(6))
 
 
+@pytest.mark.slow
 def test_another_batch_size_goes_on(tmp_path: Path) -> None:
     """The remedy of an older version: what was answered counts."""
 
@@ -175,6 +182,7 @@ def test_shards_keep_their_batch_size(tmp_path: Path) -> None:
         run(tmp_path, Part(shard=Shard(1, 2)), batch_size=4)
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_batches_that_fail(tmp_path: Path) -> None:
     with ONE_BY_ONE:
         plan = plan_experiment(config(str(tmp_path / "out"), **FEW, model=Failing(most=1)))
@@ -183,11 +191,13 @@ def test_a_dry_run_of_batches_that_fail(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_times_are_measured_where_a_batch_fails(tmp_path: Path) -> None:
     with ONE_BY_ONE:
         result = run(tmp_path, model=Failing(most=1), timing=1)
     assert len(result.timing) == 1
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_how_a_healthy_model_is_asked(tmp_path: Path) -> None:
     assert run(tmp_path / "a").rows == run(tmp_path / "b", model=ToyModel()).rows

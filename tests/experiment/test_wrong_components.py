@@ -117,6 +117,7 @@ def test_a_tune_by_labels_names_it_too(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_task_that_fails_on_a_sample_loses_that_sample(tmp_path: Path) -> None:
     class Rows(list[Sample]):
         def __getitem__(self, index: Any) -> Any:

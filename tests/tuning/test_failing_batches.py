@@ -37,6 +37,7 @@ def measured(result: TuneResult) -> dict[str, Any]:
     return {row.name: (row.samples.agreement.tolist(), row.samples.average.tolist()) for row in ranking.ranked}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "why", [{"most": 1}, {"most": 1, "memory": True}, {"apart": True}, {"most": 1, "pruned": True}], ids=str
 )
@@ -52,6 +53,7 @@ def test_a_batch_that_fails_is_measured_sample_by_sample(
     assert measured(found) == measured(alone)
 
 
+@pytest.mark.slow
 def test_a_tune_that_fell_back_goes_on(tmp_path: Path) -> None:
     found = tune(tmp_path, model=Failing(most=1, pruned=True))
     before = (tmp_path / "samples.jsonl").read_bytes()
@@ -59,6 +61,7 @@ def test_a_tune_that_fell_back_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "samples.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_sample_that_fails_alone_is_left_out(tmp_path: Path) -> None:
     found = tune(tmp_path, model=Failing(letter="d"))
     assert found.skipped
@@ -70,6 +73,7 @@ def test_a_sample_that_fails_alone_is_left_out(tmp_path: Path) -> None:
         tune(tmp_path / "strict", model=Failing(letter="d"), strict=True)
 
 
+@pytest.mark.slow
 def test_a_candidate_that_fails_on_a_sample_is_refused_with_it(tmp_path: Path) -> None:
     """The other candidates are compared on all samples."""
     with pytest.raises(tp.errors.ConfigError, match=r"no candidate can run; the first.*RuntimeError: shapes differ"):

@@ -57,6 +57,7 @@ def stoppable(kept: Callable[[], str]) -> Iterator[None]:
         yield
     finally:
         if stopped:
+            listener.said.wait(timeout=10)  # the line, though the block was left at once
             sys.stdout.flush()
             os._exit(128 + stopped[0])
         signal.set_wakeup_fd(wakeup)
@@ -68,17 +69,23 @@ def stoppable(kept: Callable[[], str]) -> Iterator[None]:
 
 
 class _Listener(threading.Thread):
-    """Prints the line at the first signal, and ends the process at the second."""
+    """Prints the line at the first signal, and ends the process at the second.
+
+    Attributes:
+        said: Set when the line is printed.
+    """
 
     def __init__(self, signals: socket.socket, kept: Callable[[], str]) -> None:
         super().__init__(name="tokenprune-signals", daemon=True)
         self._signals, self._kept = signals, kept
+        self.said = threading.Event()
 
     def run(self) -> None:
         first = self._next()
         if first is None:
             return
         _print(f"{SIGNALS[first]}: stopping; {self._kept()} ({SIGNALS[first]} again ends at once)")
+        self.said.set()
         second = self._next()
         if second is not None:
             _print("ended")
