@@ -95,6 +95,12 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands print as into a pipe, whichever terminal the tests run in."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def seeds() -> None:
     """Every test starts from the same state of the global generators."""
     random.seed(0)

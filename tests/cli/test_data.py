@@ -51,11 +51,12 @@ def test_rows_as_they_are_understood(
 
 
 def test_json(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    picture(folder / "a.png", (32, 32))
     data = jsonl(folder, [CHOICES | {"answer": "B"}, CHOICES | {"answer": "x"}, CHOICES])
     assert call(monkeypatch, "data", data, "--json", "--rows", "1") == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["total"], said["read"], said["used"]) == (3, 3, 1)
-    assert (said["rows"][0]["pictures"], said["rows"][0]["expected"]) == (["20 x 10"], ["B. dog"])
+    assert (said["rows"][0]["pictures"], said["rows"][0]["expected"]) == (["32 x 32"], ["B. dog"])
     assert [(reason["count"], reason["first"]) for reason in said["left_out"]] == [
         (1, [f"{data}, line 2"]),
         (1, [f"{data}, line 3"]),

@@ -39,7 +39,7 @@ def test_tables_of_experiments(
     assert all(line.startswith(row.method) for line, row in found)
     assert all(line.split() for line in lines)
     rest = shown[len(lines) :]
-    assert all("no room here" in line and line.endswith("see report.md, report.html, or --json") for line in rest)
+    assert all("no room here" in line and line.endswith("see report.md, or --json") for line in rest)
     assert len(rest) == 1 or width == 120
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.tuning.planted import BUDGET, Place, method, planted
 from tests.tuning.test_ranking import GOOD, NOISE, chance, measured, ranking
 from tokenprune import tune
+from tokenprune.budgets.label import in_words
 from tokenprune.report.html import render
 from tokenprune.tuning.page import tune_page
 from tokenprune.tuning.plot import SHOWN
@@ -74,7 +75,7 @@ def test_charts_show_the_best_and_random(result: TuneResult) -> None:
     style_of = {alias.name: alias.method for alias in tune_page(result.rankings, result.setup, {}).style_of}
     assert {name for name, method in style_of.items() if method == "random"} == random  # which is drawn in grey
     for one in result.rankings:
-        names = [point.method for point in charts.points if point.budget == one.budget]
+        names = [point.method for point in charts.points if point.budget == in_words(one.budget)]
         assert names[0] == one.best.name
         assert len(names) <= SHOWN + 1
         assert one.random is None or one.random.name in names

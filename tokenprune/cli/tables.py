@@ -29,7 +29,7 @@ from tokenprune.tuning import TuneResult
 
 console = Console()
 #: Where the columns of a run's and a tune's table are that have no room.
-REPORT = "report.md, report.html, or --json"
+REPORT = "report.md, or --json"
 
 
 def progress_console(as_json: bool) -> Console:

@@ -171,7 +171,7 @@ class Batches:
             SampleError: There is none among the first 100.
             ForwardError: The model fails on :data:`IN_A_ROW` of them: it is not the samples.
         """
-        reason: SampleError | None = None
+        reason: SampleError | ForwardError | None = None
         failed = 0
         for position in range(min(self.count, 100)):
             try:
@@ -182,6 +182,7 @@ class Batches:
                 reason = reason or error
             except ForwardError as error:
                 failed += 1
+                reason = reason or error
                 if self.strict or not of_samples(error) or failed == min(self.count, IN_A_ROW):
                     raise
             else:

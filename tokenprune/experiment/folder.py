@@ -13,6 +13,7 @@ from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import several_sizes
 from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import RUN, Flags, Results, own_settings_unused
+from tokenprune.experiment.shown import ShownResult
 from tokenprune.output.lines import Row
 
 
@@ -97,7 +98,7 @@ def read_result(folder: str | Path) -> ExperimentResult:
             " `tokenprune run` continues."
         )
     keys = answers.keys
-    return ExperimentResult(
+    return ShownResult(
         folder=str(results.folder),
         answers=answers,
         timing=_read(results, "timing.json", keys, TypeAdapter(list[float])),
