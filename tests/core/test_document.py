@@ -109,9 +109,9 @@ def test_what_an_argument_replaces_has_no_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("layers: {name: fixed, layers: [2]}\npruner: tome\nbudget: {name: keep_ratio, ratio: 0.5}")
     with pytest.raises(ConfigError) as caught:
-        tp.load_method(path, ratio=7)
+        tp.load_method(path, keep_ratio=7)
     assert str(caught.value).startswith(f"{path}: budget.ratio: Input should be less than or equal to 1, got 7")
-    assert find_shipped(path).method().budget == tp.load_method(path, ratio=0.5).budget
+    assert find_shipped(path).method().budget == tp.load_method(path, keep_ratio=0.5).budget
 
 
 def test_lines_of_values() -> None:

@@ -143,7 +143,7 @@ def test_clips_of_different_lengths_and_pictures_in_one_batch(
     made = []
     for number in range(6):
         frames = clip().frames[: (2, 4, 6)[number % 3]]
-        clips = () if pictures_too and number % 2 else (Video(frames, 4.0),)
+        clips = () if pictures_too and number % 2 else (Video.at_rate(frames, 4.0),)
         shown = () if clips else (pictures()[0],)
         made.append(Sample(f"s{number}", shown, "what is this", "w", "t", f"g{number}", videos=clips))
 
