@@ -164,7 +164,7 @@ def test_another_batch_size_goes_on(tmp_path: Path) -> None:
     assert len(kept) == 25
     ran: list[str] = []
     with pytest.warns(
-        TokenPruneWarning, match=r"begun with batch_size 5 and goes on with 1: .* may differ by rounding"
+        TokenPruneWarning, match=r"has answers with batch_size 5 and goes on with 1: .* may differ by rounding"
     ):
         result = run_experiment(
             config(str(tmp_path), **{**FEW, "batch_size": 1}), lambda name, done, total: ran.append(name)

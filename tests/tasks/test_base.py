@@ -99,5 +99,5 @@ def test_times_of_a_video(times: tuple[float, ...], duration: float, what: str) 
 
 def test_a_conversation_for_people() -> None:
     sample = Sample("a", (), "why", "", "", "", history=(("who", "he"),), system="be brief")
-    assert conversation_text(sample) == "be brief\nwho \u2192 he\nwhy"
+    assert conversation_text(sample) == "(system) be brief\nwho \u2192 he\nwhy"
     assert conversation_text(Sample("a", (), "why", "", "", "")) == "why"

@@ -468,3 +468,84 @@ def test_what_answers_are_is_found_without_decoding_pictures(folder: Path, monke
     task = vqa(jsonl(folder, asked([{"choices": ANIMALS, "answer": number % 3} for number in range(1000)])))
     assert len(task.samples()) == 1000
     assert task._opened.reading.answer_is == "index0"
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [["B. cat", "A. dog"], ["B. x", "A. y", "C. z"], ["b) x", "a) y"], ["A. x", "A. y"], ["C. x", "D. y"]],
+)
+def test_letters_in_another_order_are_refused(folder: Path, choices: list[str]) -> None:
+    rows = asked([{"choices": choices, "answer": "A"}, {"choices": ["one", "two"], "answer": "A"}])
+    assert "bring letters along that are not those of their places" in reason(vqa(jsonl(folder, rows)), 0)
+
+
+@pytest.mark.parametrize(
+    ("choices", "shown"),
+    [
+        (["A. x", "B. y", "C. "], "A. x\nB. y"),
+        (["A. ", "B. y", "C. z"], "B. y\nC. z"),
+        (["A.x", "B.y"], "A. x\nB. y"),
+        (["[A] x", "[B] y"], "A. x\nB. y"),
+        (["A - x", "B - y"], "A. x\nB. y"),
+        (["**A.** x", "**B.** y"], "A. x\nB. y"),
+        (["A\u3001\u732b", "B\u3001\u72ac"], "A. \u732b\nB. \u72ac"),
+        (["J. Smith", "I. Newton"], "A. J. Smith\nB. I. Newton"),
+        (["A cat", "Be quick"], "A. A cat\nB. Be quick"),
+    ],
+)
+def test_own_letters_are_taken_off(folder: Path, choices: list[str], shown: str) -> None:
+    task = vqa(jsonl(folder, asked([{"choices": choices, "answer": "B"}])))
+    assert task.samples()[0].question == f"Which?\n{shown}"
+    assert chosen(task, task.samples()[0]) == "B"
+
+
+def test_an_answer_with_another_letter_than_its_text_is_refused(folder: Path) -> None:
+    rows = asked([{"choices": ["one", "two"], "answer": answer} for answer in ("A. two", "B. two", "A", "one")])
+    task = vqa(jsonl(folder, rows))
+    assert "the answer 'A. two' has the letter of one choice and the text of another" in reason(task, 0)
+    assert [chosen(task, sample) for sample in task.samples()[1:]] == ["B", "A", "A"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "meant"),
+    [
+        (["a", "b", "c"], "[a, b, c]"),
+        (["option_a", "option_b"], "[option_a, option_b]"),
+        (["Choice 1", "Choice 2"], "[Choice 1, Choice 2]"),
+        (["A", "B", "D"], "[A, B, D]"),
+        (["A", "B", "options"], "options"),
+    ],
+)
+def test_columns_that_may_be_choices_are_asked_about(folder: Path, columns: list[str], meant: str) -> None:
+    data = jsonl(folder, asked([dict.fromkeys(columns, "x") | {"answer": "b"}]))
+    with pytest.raises(ConfigError) as caught:
+        vqa(data).samples()
+    assert f"write columns: {{choices: {meant}}}, or {{choices: null}} to ask without choices" in str(caught.value)
+    assert vqa(data, columns={"choices": None}).samples()[0].answer == "b"
+
+
+def test_answer_and_answers_that_disagree_are_refused(folder: Path) -> None:
+    rows = asked([{"answer": "x", "answers": ["y", "z"]}, {"answer": "Y", "answers": ["y", "z"]}])
+    task = vqa(jsonl(folder, rows))
+    assert "the answer 'x' is not among the answers 'y', 'z'; correct it, or set columns: {answer: null}" in reason(
+        task, 0
+    )
+    assert task.samples()[1].answers == ("y", "z")
+    assert vqa(task.data, columns={"answer": None}).samples()[0].answers == ("y", "z")
+
+
+def test_a_key_of_json_that_stands_twice_is_refused(folder: Path) -> None:
+    path = folder / "q.jsonl"
+    good = json.dumps(GIVEN | {"answer": "x"})
+    path.write_text(f'{good[:-1]}, "answer": "y"}}\n{good}\n')
+    task = vqa(str(path))
+    assert "the key 'answer' stands twice" in reason(task, 0)
+    assert task.samples()[1].answer == "x"
+
+
+@pytest.mark.parametrize("question", ["<image>\nWhich?", "Which? <image>"])
+def test_a_placeholder_in_a_question_stands_for_the_picture(folder: Path, question: str) -> None:
+    rows = asked([{"question": question, "answer": "x"}, {"question": f"<image> {question}", "answer": "x"}])
+    task = vqa(jsonl(folder, rows))
+    assert task.samples()[0].question == "Which?"
+    assert "different numbers of pictures (2 and 1)" in reason(task, 1)

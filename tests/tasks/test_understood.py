@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.datasets.test_media import picture, video
 from tests.support.toy import ToyTask
@@ -100,3 +101,23 @@ def test_choices_that_the_question_does_not_show() -> None:
 
     row = understand(Choosing()).rows[0]
     assert (row.choices, row.expected) == (("B. cat", "C. dog"), ("B. cat",))
+
+
+def test_conversations_and_transparent_pictures_in_words(folder: Path) -> None:
+    Image.new("RGBA", (6, 4), (0, 0, 0, 0)).save(folder / "t.png")
+    turns = [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "<image>\nWhy?"}]
+    answered = [*turns, {"from": "gpt", "value": "So."}]
+    found = understand(vqa(jsonl(folder, [{"image": "t.png", "conversations": answered}])))
+    assert found.rows[0].pictures == ("6 x 4, transparent parts on white",)
+    assert found.rows[0].question == "(system) Be brief.\nWhy?"
+    (columns,) = (remark for remark in found.remarks if remark.startswith("columns: "))
+    assert "question: conversations" in columns
+    assert "Not used" not in columns
+
+
+def test_unlike_reasons_in_brackets_stay_apart(folder: Path) -> None:
+    (folder / "no.png").write_text("no picture")
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:-30])
+    rows = [GAP | {"image": name} for name in ("a.png", "no.png", "cut.png")]
+    found = understand(vqa(jsonl(folder, rows)), decode=True)
+    assert [reason.count for reason in found.left_out] == [1, 1]

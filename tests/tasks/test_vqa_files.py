@@ -246,6 +246,7 @@ PART = {"type": "image", "image": "a.png"}
 @pytest.mark.parametrize(
     ("turns", "what"),
     [
+        (human("<video>\nWhat?"), "the first turn has a <video>, and the row has none; name it in the column `video`"),
         (human("Is <image> a cat?"), "<image> stands within the text of the first turn; pictures come before"),
         (
             human("<image>\n<image>\nWhat?"),

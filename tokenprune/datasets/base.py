@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 
 class Table(ABC):
@@ -15,6 +16,7 @@ class Table(ABC):
         columns: The names of all columns.
         folder: Where relative paths in its rows start.
         unit: The word for a row in messages: ``line`` or ``row``.
+        made: Column -> the column from which its values are made.
         names_files: Whether its rows name picture files, and never hold the pictures themselves.
     """
 
@@ -22,6 +24,7 @@ class Table(ABC):
     columns: tuple[str, ...]
     folder: Path
     unit: str = "row"
+    made: Mapping[str, str] = MappingProxyType({})
     names_files: bool = False
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import string
 from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
@@ -23,6 +24,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 PICTURES: tuple[Role, ...] = ("image", "images", "video")
 ANSWERS: tuple[Role, ...] = ("answers", "answer")
 #: Roles that may have several columns: a question in parts, pictures and choices one by one.
+#: A column that may hold one choice: "a", "option_b", "choice1".
+CHOICE = re.compile(r"((?:option|choice|opt)[ _-]?)?([A-Za-z]|[0-9])", re.I)
 SEVERAL: tuple[Role, ...] = ("images", "question", "choices")
 
 
@@ -42,9 +45,11 @@ def find_columns(table: Table, chosen: Mapping[Role, Named]) -> Columns:
     named = {role: (column,) if isinstance(column, str) else column for role, column in chosen.items()}
     for role, columns in named.items():
         _check(table, role, columns or ())
-    if "choices" not in (*named, *table.columns) and not _lettered(table) and "options" in table.columns:
-        what = f"columns: {table.name} has no column 'choices', but 'options'"
-        raise ConfigError(what, "write columns: {choices: options}, or {choices: null} to ask without choices")
+    likely = _likely_choices(table) if "choices" not in (*named, *table.columns) else ()
+    if likely:
+        what = f"columns: {table.name} has no column 'choices', but {', '.join(map(repr, likely))}"
+        meant = likely[0] if len(likely) == 1 else f"[{', '.join(likely)}]"
+        raise ConfigError(what, f"write columns: {{choices: {meant}}}, or {{choices: null}} to ask without choices")
     found: Columns = {}
     for role in ROLES:
         columns = named.get(role, (role,))
@@ -82,6 +87,21 @@ def _lettered(table: Table) -> tuple[str, ...]:
     letters = string.ascii_uppercase
     count = next(place for place, letter in enumerate((*letters, "")) if letter not in table.columns)
     return tuple(letters[:count]) if count > 1 else ()
+
+
+def _likely_choices(table: Table) -> tuple[str, ...]:
+    """Columns that may hold choices, and are not those that are read without being asked for."""
+    lettered = _lettered(table)
+    groups: dict[str, list[str]] = {}
+    for column in table.columns:
+        found = CHOICE.fullmatch(column)
+        if found and column not in lettered:
+            groups.setdefault((found[1] or "").lower(), []).append(column)
+    if lettered and "" in groups:  # A, B and D
+        return tuple(column for column in table.columns if column in (*lettered, *groups[""]))
+    if "options" in table.columns:
+        return ("options",)
+    return next((tuple(columns) for columns in groups.values() if len(columns) > 1), ()) if not lettered else ()
 
 
 def values(table: Table, columns: tuple[str, ...]) -> Iterator[object]:

@@ -52,6 +52,7 @@ class Conversations(Table):
         if not answered and (name := self._name("answer")) and self._has_answers():
             self._made["answer"] = name
             self.columns += (name,)
+        self.made = {name: column for name in self._made.values() if name not in table.columns}
 
     def __len__(self) -> int:
         return len(self._table)
@@ -93,7 +94,9 @@ class Conversations(Table):
     def _read(self, index: int) -> Mapping[str, object]:
         row, where = self._table.row(index), self.where(index)
         beside = self._beside(row, where)
-        found = conversation(read_turns(row.get(self._column), where), beside, where)
+        clips = entries(row.get(self._name("video") or ""), self.items, "video", where)
+        turns = read_turns(row.get(self._column), where)
+        found = conversation(turns, beside, not all(map(missing, clips)), where)
         if (found.images or found.videos) and beside[-1]:
             raise SampleError(f"{where}: pictures in the turns and in a column, too", "write them at one place")
         values = {name: getattr(found, role) for role, name in self._made.items() if role not in ("images", "video")}

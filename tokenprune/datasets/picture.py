@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+#: The key of a picture's ``info`` that says that it had transparent parts.
+ON_WHITE = "transparent parts on white"
+
+
 def read_image(item: Source, where: str) -> Image:
     """Decode a picture: RGB, turned the way that its EXIF orientation says, with white where it is transparent.
 
@@ -46,7 +50,9 @@ def on_white(picture: Image) -> Image:
     image_module = optional("PIL.Image", "an image")
     page: Image = image_module.new("RGBA", picture.size, "white")
     page.alpha_composite(picture.convert("RGBA"))
-    return page.convert("RGB")
+    made: Image = page.convert("RGB")
+    made.info[ON_WHITE] = True
+    return made
 
 
 def eight_bits(picture: Image) -> Image:

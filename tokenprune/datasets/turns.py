@@ -118,13 +118,14 @@ def file_of(part: Mapping[str, object], kind: str) -> list[object]:
     return [value for value in found if value not in (None, "")][:1]
 
 
-def conversation(turns: Sequence[Turn], counts: Sequence[int], where: str) -> Conversation:
+def conversation(turns: Sequence[Turn], counts: Sequence[int], videos: bool, where: str) -> Conversation:
     """The last question of turns, with what was said before.
 
     Args:
         turns: The turns.
         counts: How many pictures and videos the row has beside those in the turns; more than one number where it can
             be read in several ways.
+        videos: Whether the row has videos beside those in the turns. Files write <image> for a video, too.
         where: The row, for messages.
 
     Raises:
@@ -142,6 +143,9 @@ def conversation(turns: Sequence[Turn], counts: Sequence[int], where: str) -> Co
     if not spoken:
         raise SampleError(f"{where}: the conversation has no question", FORM)
     held = len(spoken[0].images) + len(spoken[0].videos)
+    if "<video>" in spoken[0].text and not (videos or spoken[0].videos):
+        what = f"{where}: the first turn has a <video>, and the row has none"
+        raise SampleError(what, "name it in the column `video`, or write <image> for a picture")
     first = without_places(spoken[0].text, [held] if held else counts, where)
     texts = [first, *(turn.text.strip() for turn in spoken[1:])]
     last = (len(texts) - 1) // 2 * 2

@@ -187,10 +187,10 @@ class _Experiment:
         Warns:
             TokenPruneWarning: Others were asked before.
         """
-        if self.sizes and self.sizes[-1] != size:
+        if set(self.sizes) - {size}:
             warnings.warn(
-                f"{self.results.folder} was begun with batch_size {self.sizes[-1]} and goes on with {size}: what is"
-                " answered counts, and answers may differ by rounding",
+                f"{self.results.folder} has answers with batch_size {', '.join(map(str, self.sizes))} and goes on with"
+                f" {size}: what is answered counts, and answers may differ by rounding",
                 TokenPruneWarning,
                 stacklevel=3,
             )

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pydantic import field_validator
 from transformers import PreTrainedModel
 
 from tokenprune.core.component import Component
 from tokenprune.core.text import well_formed
 from tokenprune.errors import ConfigError
+from tokenprune.models.dtype import canonical
 from tokenprune.tasks.base import Sample
 
 Encoder = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
@@ -56,6 +58,12 @@ class LoadedModel:
 
 class ModelSpec(Component, ABC):
     """Describes how to load a model; the base class of the components that ``model:`` of an experiment names."""
+
+    @field_validator("dtype", mode="before", check_fields=False)
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        """A precision by the one name that folders and fingerprints have, also of a plugin's model."""
+        return canonical(value)
 
     def read_config(self) -> Any:
         """The model's transformers config, read without its weights: it decides which published settings fit.

@@ -9,8 +9,8 @@ from itertools import combinations
 from typing import Literal, get_args
 
 from tokenprune.errors import ConfigError, SampleError
-from tokenprune.metrics.multiple_choice import LETTERS, expected, of_letter, of_text
-from tokenprune.tasks.options import quoted
+from tokenprune.metrics.multiple_choice import LETTERS, expected, known, of_letter, of_text, plain
+from tokenprune.tasks.options import OWN, quoted
 
 AnswerIs = Literal["letter", "text", "index0", "index1"]
 READINGS: tuple[AnswerIs, ...] = get_args(AnswerIs)
@@ -81,6 +81,10 @@ def canonical(answer: str, choices: Choices, reading: AnswerIs | None, where: st
         what = f"{where}: the answer {answer!r} is the letter of one choice and the text of another ({quoted(choices)})"
         raise SampleError(what, "write answer_is: letter, or answer_is: text")
     place = places.pop()
+    mark = OWN.match(answer)
+    if mark and mark[1].upper() in set(known(choices)) - {LETTERS[place]} and plain(answer) != plain(choices[place]):
+        what = f"{where}: the answer {answer!r} has the letter of one choice and the text of another"
+        raise SampleError(f"{what} ({quoted(choices)})", "write the letter or the text alone, or remove the line")
     return answer if expected(answer, choices) == place else LETTERS[place]
 
 

@@ -144,7 +144,8 @@ def sample_pictures(sample: Sample) -> list[Image | NDArray[np.uint8]]:
 def conversation_text(sample: Sample) -> str:
     """The question of a sample for people to read, with the earlier turns before it."""
     earlier = [f"{asked} \u2192 {said}" for asked, said in sample.history]
-    return "\n".join([*filter(None, [sample.system]), *earlier, sample.question])
+    system = [f"(system) {sample.system}"] if sample.system else []
+    return "\n".join([*system, *earlier, sample.question])
 
 
 def sample_seed(sample: Sample) -> int:

@@ -11,8 +11,8 @@ from tokenprune.datasets.values import missing, short, text, written
 from tokenprune.errors import SampleError
 from tokenprune.metrics.multiple_choice import LETTERS, present
 
-#: A letter that a choice brings along: "A. x", "(A) x", "a) x", "A: x".
-OWN = re.compile(r"\(?([A-Za-z])(?:\)\s*|[.:]\s+)(?=\S)")
+#: A letter that a choice brings along: "A. x", "(A) x", "a) x", "A: x", "A.x", "[A] x", "A - x", "**A.** x".
+OWN = re.compile(r"[(\[*]*([A-Za-z])(?:[)\].:*\u3001\uff0e]+\s*|\s+[-\u2013]\s+)")
 HOW = (
     'write a list: ["one", "two"]; or set columns: {choices: NAME}, or {choices: [A, B, C]} for a column each,'
     " or {choices: null} to ask without"
@@ -40,13 +40,22 @@ def read_choices(value: object, split: Callable[[object], Sequence[object]], whe
         value = split(value) if read is None else read
     entries = value if isinstance(value, dict | list | tuple) else () if missing(value) else split(value)
     choices = [text(entry, "choices", where) for entry in _by_label(entries, where)]
+    return _without_own_letters(_checked(choices, where), where)
+
+
+def _checked(choices: list[str], where: str) -> tuple[str, ...]:
+    """The choices without missing ones at the end.
+
+    Raises:
+        SampleError: There is only one, or there are more than there are letters.
+    """
     while choices and not choices[-1]:
         choices.pop()
     if len(choices) > len(LETTERS):
         raise SampleError(f"{where}: {len(choices)} choices", f"at most {len(LETTERS)} have a letter")
     if len(present(choices)) == 1:
         raise SampleError(f"{where}: choices holds only one: {short(choices[-1])}", HOW)
-    return _without_own_letters(choices, where)
+    return tuple(choices)
 
 
 def _by_label(value: Mapping[str, Any] | Sequence[Any], where: str) -> Sequence[object]:
@@ -84,18 +93,20 @@ def _wrong(value: object, where: str) -> SampleError:
 
 
 def _without_own_letters(choices: Sequence[str], where: str) -> tuple[str, ...]:
-    """The choices without letters of their own.
+    """The choices without letters of their own. One that is nothing but the letter of its place is missing.
 
     Raises:
-        SampleError: All bring letters along, in their order, and these are not those of their places.
+        SampleError: All bring letters along that are not those of their places: other letters in their order, or those
+            of other choices. Initials of names in any other order are no such letters.
     """
     marks = {place: OWN.match(choice) for place, choice in present(choices).items()}
     own = [mark[1].upper() for mark in marks.values() if mark]
     if not marks or len(own) < len(marks):
         return tuple(choices)
     if own == [LETTERS[place] for place in marks]:
-        return tuple(choice[mark.end() :] if (mark := marks.get(place)) else "" for place, choice in enumerate(choices))
-    if own == sorted(set(own)):
+        rest = [choice[mark.end() :] if (mark := marks.get(place)) else "" for place, choice in enumerate(choices)]
+        return _checked(rest, where)
+    if own == sorted(set(own)) or set(own) <= set(LETTERS[: len(choices)]):
         given = ", ".join(map(short, present(choices).values()))
         what = f"{where}: the choices bring letters along that are not those of their places: {given}"
         raise SampleError(what, 'write {"A": "one", "C": "three"}, or an empty text where a choice is missing')

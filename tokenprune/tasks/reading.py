@@ -12,6 +12,7 @@ from tokenprune.datasets.columns import Columns, Role
 from tokenprune.datasets.lists import OF_TEXTS, entries, listed
 from tokenprune.datasets.values import texts
 from tokenprune.errors import SampleError
+from tokenprune.metrics.multiple_choice import plain
 from tokenprune.tasks.answer_is import AnswerIs, Asked, canonical, guess
 from tokenprune.tasks.options import read_choices, shown
 
@@ -86,6 +87,10 @@ class Reading:
         if isinstance(one, str) and OF_TEXTS.match(one.strip()):
             one = listed(one, "answer", where) or one
         found = texts(entries(given.get("answers"), self.split, "answers", where), "answers", where)
+        single = texts([one], "answer", where) if found and isinstance(one, str | int) else ()
+        if single and not {plain(text) for text in single} & {plain(text) for text in found}:
+            what = f"{where}: the answer {single[0]!r} is not among the answers {', '.join(map(repr, found))}"
+            raise SampleError(what, "correct it, or set columns: {answer: null} or columns: {answers: null}")
         found = found or texts(one if isinstance(one, list) else [one], "answer", where)
         if len(found) < self.min_references:
             needed = self.min_references

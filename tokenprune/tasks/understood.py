@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from tokenprune.datasets.picture import ON_WHITE
 from tokenprune.errors import SampleError
 from tokenprune.metrics.multiple_choice import expected
 from tokenprune.tasks.base import Sample, Task, Video, conversation_text
 from tokenprune.tasks.options import shown
 
-#: What differs between the messages of samples that are left out for one reason: quoted texts, brackets, numbers.
-VALUES = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\([^()]*\)|[0-9]+")
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: What differs between the messages of samples that are left out for one reason: quoted texts, paths, numbers.
+VALUES = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\([^()]*[/\\][^()]*\)|[0-9]+")
 PLACES = 5  # that are named of each reason
 ALL = "Every sample was read, and every picture decoded."
 TEXTS = "All texts were read, and all files looked for; of the pictures only those shown were decoded."
@@ -148,7 +152,9 @@ def _add(reasons: dict[str, LeftOut], error: SampleError, where: str) -> None:
 
 
 def _in_words(sample: Sample, where: str, label_free: bool) -> Row:
-    pictures = [f"{picture.width} x {picture.height}" for picture in sample.images]
+    pictures = [
+        f"{item.width} x {item.height}{', ' + ON_WHITE if ON_WHITE in item.info else ''}" for item in sample.images
+    ]
     choices = tuple(shown(sample.choices))
     return Row(
         where,
@@ -159,6 +165,10 @@ def _in_words(sample: Sample, where: str, label_free: bool) -> Row:
         () if all(choice in sample.question for choice in choices) else choices,
         () if label_free else tuple(_expected(answer, sample) for answer in sample.references),
     )
+
+
+def _picture(image: Image) -> str:
+    return f"{image.width} x {image.height}{f', {ON_WHITE}' if ON_WHITE in image.info else ''}"
 
 
 def _clip(video: Video) -> str:

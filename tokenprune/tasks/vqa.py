@@ -150,8 +150,13 @@ class Opened:
 
     def remarks(self) -> list[str]:
         """What the columns hold, which are not used, what answers are, and the metric."""
-        used = [f"{role}: {', '.join(names)}" for role, names in self._columns.items()]
-        rest = [name for name in self._table.columns if not any(name in names for names in self._columns.values())]
+        made = self._table.made
+        used = [
+            f"{role}: {', '.join(dict.fromkeys(made.get(name, name) for name in names))}"
+            for role, names in self._columns.items()
+        ]
+        read = {name for names in self._columns.values() for name in names} | {*made.values()}
+        rest = [name for name in self._table.columns if name not in read]
         said = [f"columns: {'; '.join(used)}" + (f". Not used: {', '.join(rest)}" if rest else "")]
         said.append(f"metric: {FromRegistry('metrics').dump(self.metric)['name']}")
         if "choices" in self._columns and self.min_references:
