@@ -85,6 +85,7 @@ def test_the_task_of_a_file_or_of_a_name(
         (["q.jsonl", "--answer-is", "number"], "task.answer_is"),
         (["q.jsonl", "--columns", "answer"], "--columns 'answer' names no column; write ROLE=NAME"),
         (["q.jsonl", "--columns", "answer=a", "--columns", "answer=b"], "--columns answer is given twice"),
+        (["q.jsonl", "--columns", "anser=a"], "--columns: there is no role 'anser'; did you mean 'answer'"),
         (["q.jsonl", "--columns", "answer=a"], "has no column 'a' (answer)"),
         (["nowhere.yaml"], "there is no file"),
         (["empty.yaml"], "it has no task"),

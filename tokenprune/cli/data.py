@@ -14,6 +14,8 @@ from tokenprune.config import Config
 from tokenprune.core.component import FromRegistry
 from tokenprune.core.document import read_yaml
 from tokenprune.core.plugins import registry
+from tokenprune.core.registry import suggest
+from tokenprune.datasets.columns import ROLES
 from tokenprune.errors import ConfigError, MissingDataError, SampleError
 from tokenprune.tasks.base import Task
 from tokenprune.tasks.understood import understand
@@ -80,7 +82,7 @@ def roles(given: list[str]) -> dict[str, str | list[str] | None]:
     """The columns of roles, from ``ROLE=NAME``, ``ROLE=NAME,NAME`` or ``ROLE=null``.
 
     Raises:
-        ConfigError: A text has another form, or a role stands twice.
+        ConfigError: A text has another form, or a role is unknown or stands twice.
     """
     found: dict[str, str | list[str] | None] = {}
     for text in given:
@@ -88,6 +90,10 @@ def roles(given: list[str]) -> dict[str, str | list[str] | None]:
         if not equals or not name or role in found:
             what = f"--columns {role} is given twice" if role in found else f"--columns {text!r} names no column"
             raise ConfigError(what, "write ROLE=NAME once for each role, e.g. answer=label or choices=A,B,C")
+        if role not in ROLES:
+            raise ConfigError(
+                f"--columns: there is no role {role!r}", suggest(role, ROLES).replace("installed", "roles")
+            )
         found[role] = None if name == "null" else name.split(",") if "," in name else name
     return found
 
