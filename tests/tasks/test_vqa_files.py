@@ -247,10 +247,10 @@ PART = {"type": "image", "image": "a.png"}
     ("turns", "what"),
     [
         (human("<video>\nWhat?"), "the first turn has a <video>, and the row has none; name it in the column `video`"),
-        (human("Is <image> a cat?"), "<image> stands within the text of the first turn; pictures come before"),
+        (human("Is <image> a cat?"), "<image> stands within the text of the question; pictures come before"),
         (
             human("<image>\n<image>\nWhat?"),
-            r"turn and the row have different numbers of pictures \(2 and 1\); write one",
+            r"question and the row have different numbers of pictures \(2 and 1\); write one",
         ),
         (human("<image>\n") + human("What?"), "an earlier turn is empty"),
         (human("What?") + human("<image>\nAnd this?"), "a picture in a later turn; only those of the first turn"),

@@ -167,11 +167,11 @@ def without_places(text: str, counts: Sequence[int], where: str) -> str:
         return text.strip()
     if places not in counts:
         both = f"{places} and {' or '.join(map(str, counts))}"
-        what = f"{where}: the first turn and the row have different numbers of pictures ({both})"
+        what = f"{where}: the question and the row have different numbers of pictures ({both})"
         raise SampleError(what, "write one <image> for each picture, or none")
     for edge in (LEADING, TRAILING):
         rest = edge.sub("", text, count=1)
         if not PLACE.search(rest):
             return rest.strip()
-    what = f"{where}: <image> stands within the text of the first turn"
+    what = f"{where}: <image> stands within the text of the question"
     raise SampleError(what, "pictures come before the question: write <image> there, or remove the line")

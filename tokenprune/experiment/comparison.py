@@ -195,7 +195,8 @@ def write_comparison(compared: Sequence[Compared], folder: str | Path) -> list[P
 
 
 def _settings(results: Results) -> dict[str, str]:
-    config = {name: value for name, value in results.config().items() if name not in ExperimentConfig.free()}
+    free = ExperimentConfig.free() - {"batch_size"}  # which may differ within a folder, and changes answers a little
+    config = {name: value for name, value in results.config().items() if name not in free}
     return dict(_flat({**config, "versions": results.read_mapping("environment.json")}))
 
 

@@ -10,6 +10,7 @@ from tokenprune.datasets import columns
 from tokenprune.datasets.base import Table
 from tokenprune.datasets.columns import Columns, Role
 from tokenprune.datasets.lists import OF_TEXTS, entries, listed
+from tokenprune.datasets.turns import without_places
 from tokenprune.datasets.values import texts
 from tokenprune.errors import SampleError
 from tokenprune.metrics.multiple_choice import plain
@@ -50,15 +51,21 @@ class Reading:
         """The value of a role in a row, or the list of those of its columns; None where it has no column."""
         return columns.value(row, self.columns.get(role, ()))
 
-    def question_of(self, row: Mapping[str, object], choices: Sequence[str], where: str) -> str:
+    def question_of(self, row: Mapping[str, object], choices: Sequence[str], pictures: int, where: str) -> str:
         """The question as it is asked: its parts, the choices with their letters, the instruction; a line for each.
 
+        Args:
+            row: The row.
+            choices: Its choices.
+            pictures: How many pictures and videos it has: ``<image>`` before or behind the question is taken off.
+            where: The row, for messages.
+
         Raises:
-            SampleError: There is none, or it is no text.
+            SampleError: There is none, it is no text, or ``<image>`` stands elsewhere or too often.
         """
         given = self.value(row, "question")
         parts = given if len(self.columns.get("question", ())) > 1 and isinstance(given, list) else [given]
-        question = "\n".join(texts(parts, "question", where)) or self.question
+        question = without_places("\n".join(texts(parts, "question", where)), [pictures], where) or self.question
         if not question:
             fix = "write one, or remove the line; `question` of the task is that of rows without one"
             raise SampleError(f"{where}: the question is empty", fix)

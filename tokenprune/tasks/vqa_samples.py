@@ -13,7 +13,6 @@ from tokenprune.datasets.history import read_history
 from tokenprune.datasets.lists import entries
 from tokenprune.datasets.media import Source, source
 from tokenprune.datasets.picture import read_image
-from tokenprune.datasets.turns import without_places
 from tokenprune.datasets.values import missing, text
 from tokenprune.errors import SampleError
 from tokenprune.tasks.base import Sample, Video
@@ -85,7 +84,7 @@ class VqaSamples(Sequence[Sample]):
         sample = Sample(
             id=row_id(self._table, index, reading.value(row, "id")),
             images=(),
-            question=without_places(reading.question_of(row, choices, where), [len(images) + len(videos)], where),
+            question=reading.question_of(row, choices, len(images) + len(videos), where),
             answer=answers[0] if answers else "",
             type=text(reading.value(row, "type"), "type", where) or "all",
             group="|".join([*(item.key for item in images), *(clip.key for clip in videos)]),
