@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tokenprune.core import plugins
@@ -23,16 +23,15 @@ def blamed(kind: str, component: object, function: str, layer: int) -> Iterator[
     Raises:
         ScoreError: The function raised an exception, which is the cause of this error.
     """
-    try:
-        yield
-    except (TokenPruneError, *NO_MEMORY):
-        raise
-    except Exception as error:
-        described = plugins.registry(kind).describe(type(component))
-        raise ScoreError(
+
+    def failed(described: str, error: Exception) -> ScoreError:
+        return ScoreError(
             f"{described} failed at layer {layer} ({type(error).__name__}: {error})",
             f"repair its {function}(); the traceback above this error shows where",
-        ) from error
+        )
+
+    with _named(kind, component, failed):
+        yield
 
 
 @contextmanager
@@ -47,11 +46,21 @@ def component_errors(kind: str, component: object, call: str) -> Iterator[None]:
     Raises:
         PluginError: The function raised an exception, which is the cause of this error.
     """
+
+    def failed(described: str, error: Exception) -> PluginError:
+        what = f"{described} failed ({type(error).__name__}: {' '.join(str(error).split())}; {place(error)})"
+        return PluginError(what, f"repair its {call}")
+
+    with _named(kind, component, failed):
+        yield
+
+
+@contextmanager
+def _named(kind: str, component: object, failed: Callable[[str, Exception], TokenPruneError]) -> Iterator[None]:
+    """Raise what ``failed`` makes of the component in words and an exception from inside the block."""
     try:
         yield
     except (TokenPruneError, *NO_MEMORY):
         raise
     except Exception as error:
-        described = plugins.registry(kind).describe(type(component))
-        what = f"{described} failed ({type(error).__name__}: {' '.join(str(error).split())}; {place(error)})"
-        raise PluginError(what, f"repair its {call}") from error
+        raise failed(plugins.registry(kind).describe(type(component)), error) from error
