@@ -13,7 +13,6 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging
 
 from tokenprune.cli.bench import bench
-from tokenprune.cli.command import Command
 from tokenprune.cli.data import data
 from tokenprune.cli.failures import reported, warnings_reported
 from tokenprune.cli.flops import flops
@@ -26,7 +25,7 @@ from tokenprune.cli.run import run
 from tokenprune.cli.schema import schema
 from tokenprune.cli.show import show
 from tokenprune.cli.tune import tune
-from tokenprune.cli.usage import Commands
+from tokenprune.cli.usage import Command, Commands
 from tokenprune.version import __version__
 
 #: In the order of ``tokenprune --help``.
