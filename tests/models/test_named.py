@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from tests.experiment.test_cli import call
 from tests.support.toy_distribution import toy_installed
 from tokenprune.errors import ConfigError
+from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.models.hf import HuggingFace
 from tokenprune.models.named import find_model, find_preset, is_known, model_entry
 from tokenprune.models.presets import PRESETS
@@ -109,3 +111,13 @@ def test_bench_of_a_plugins_model(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert [row["name"] for row in data["batches"][0]["rows"]] == ["unpruned", "keep-all", "entropyprune"]
     assert call(monkeypatch, *arguments, "--dtype", "bf16") == 2
     assert "bench: model.dtype: unknown key" in capsys.readouterr().err
+
+
+def test_a_precision_of_a_plugins_model_has_one_name() -> None:
+    class Own(ModelSpec):
+        dtype: Literal["float32", "bfloat16"] = "float32"
+
+        def load(self) -> LoadedModel:
+            raise NotImplementedError
+
+    assert [Own(dtype=name).dtype for name in ("bf16", "torch.float32")] == ["bfloat16", "float32"]

@@ -549,3 +549,8 @@ def test_a_placeholder_in_a_question_stands_for_the_picture(folder: Path, questi
     task = vqa(jsonl(folder, rows))
     assert task.samples()[0].question == "Which?"
     assert "different numbers of pictures (2 and 1)" in reason(task, 1)
+
+
+def test_one_choice_beside_a_letter_alone_is_one_choice(folder: Path) -> None:
+    rows = asked([{"choices": ["A. x", "B. "], "answer": "A"}, {"choices": ["one", "two"], "answer": "A"}])
+    assert "choices holds only one" in reason(vqa(jsonl(folder, rows)), 0)
