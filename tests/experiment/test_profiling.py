@@ -36,7 +36,7 @@ def test_every_method_that_verifies_is_verified_once_per_budget(tmp_path: Path) 
     assert list(measured.choices) == list(measured.verdicts) == KEYS
     assert [verdict.definition["budget"]["tokens"] for verdict in measured.profile.verdicts] == [3, 5]
     for key in KEYS:
-        assert measured.choices[key].layers == (measured.verdicts[key].layer,)
+        assert measured.choices[key].layers == measured.verdicts[key].layers
         assert len(measured.verdicts[key].candidates) == 3 * 4  # layers 1 to 3 of four, four kinds of states
 
 
@@ -114,5 +114,5 @@ def test_the_command_prints_rules_and_candidates(
     assert [row[0] for row in rows] == ["1", "2", "3"]
     (verdict,) = EntropyProfile.load(tmp_path / "p.json").verdicts
     chosen = [(int(row[0]), float(row[row.index("*") + 1])) for row in rows if "*" in row]
-    best = next(item for item in verdict.candidates if (item.layer, item.fields) == (verdict.layer, verdict.fields))
-    assert chosen == [(verdict.layer, round(100 * (best.agreement or 0), 1))]
+    best = next(item for item in verdict.candidates if (item.layers, item.setting) == (verdict.layers, verdict.setting))
+    assert chosen == [(verdict.layers[0], round(100 * (best.agreement or 0), 1))]

@@ -170,7 +170,7 @@ def test_ties_go_to_the_cheaper_then_to_the_smaller_divergence() -> None:
     equal = [result(shares(30), 0.3, 20.0), result(shares(30), 0.1, 20.3), result(shares(30), 0.0, 21.0)]
     assert choose(trials(3), equal) == (1, 0)  # 20.3 is within 2 % of the cheapest, 21 is not
     same = [result(shares(30))] * 3
-    assert choose(trials(3), [*same, result(shares(1))])[0] == 0
+    assert choose(trials(4), [*same, result(shares(1))])[0] == 0
 
 
 def test_who_left_early_is_not_chosen() -> None:
@@ -372,22 +372,23 @@ def test_a_verdict_of_other_weights_is_not_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda verdict: verdict.update(layer=7.5), "is not an entropy profile"),
-        (lambda verdict: verdict.update(layer=11), "is none of the candidates that ran"),
-        (lambda verdict: verdict.update(fields={"scorer.source": "heads"}), "is none of the candidates that ran"),
+        (lambda verdict: verdict.update(layers=[7.5]), "is not an entropy profile"),
+        (lambda verdict: verdict.update(layers=[11]), "is none of the candidates that ran"),
+        (lambda verdict: verdict.update(setting="source heads"), "is none of the candidates that ran"),
         (lambda verdict: verdict.pop("candidates"), "is not an entropy profile"),
         (lambda verdict: verdict.update(extra=1), "is not an entropy profile"),
         (
             lambda verdict: (
-                verdict.update(fields={"scorer.source": "heads"}),
-                verdict["candidates"].append({"layer": 4, "fields": {"scorer.source": "heads"}, "samples": 3}),
+                verdict.update(setting="source heads"),
+                verdict["candidates"].append({"layers": [4], "setting": "source heads", "samples": 3}),
+                verdict["pruner"]["scorer"].update(source="heads"),
             ),
-            "no alternative of the pruner",
+            "the pruner of a verdict: scorer.source",
         ),
         (
             lambda verdict: (
-                verdict.update(layer=40),
-                verdict["candidates"].append({"layer": 40, "fields": verdict["fields"], "samples": 3}),
+                verdict.update(layers=[40]),
+                verdict["candidates"].append({"layers": [40], "setting": verdict["setting"], "samples": 3}),
             ),
             "names layer 40, and the model has 12 layers",
         ),
@@ -454,9 +455,10 @@ def test_the_verdict_is_the_table_of_direct_comparisons(tmp_path: Path) -> None:
     with torch.no_grad():
         unpruned = [int(built(**inputs).logits[0, -1].argmax()) for inputs in batches]
     for item in verdict.candidates:
+        assert item.setting.startswith("source ")
         fixed = tp.Method(
-            layers={"name": "fixed", "layers": [item.layer]},  # type: ignore[arg-type]
-            pruner=TopK(scorer=MatrixEntropy(source=item.fields["scorer.source"])),
+            layers={"name": "fixed", "layers": list(item.layers)},  # type: ignore[arg-type]
+            pruner=TopK(scorer=MatrixEntropy(source=item.setting.removeprefix("source "))),
             budget=method.budget,
         )
         with torch.no_grad(), tp.apply(built, fixed):

@@ -9,7 +9,7 @@ from tests.support.tiny import CASES
 from tests.tuning.models import llava
 from tokenprune.adapters import adapter_for
 from tokenprune.selectors.entropy_profile import EntropyProfile
-from tokenprune.tuning.layers import own_layers, schedules, single_layers, tower_depth
+from tokenprune.tuning.layers import own_layers, schedules, single_layers
 
 
 def curves(*mean: float) -> EntropyProfile:
@@ -72,10 +72,10 @@ FAR = {
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 5, 8, 9])
 def test_the_towers_depth_is_found(depth: int) -> None:
-    assert tower_depth(adapter_for(llava(tower=depth))) == depth
+    assert adapter_for(llava(tower=depth)).tower_layers == depth
 
 
 @pytest.mark.parametrize(("name", "depth"), [("qwen2_5_vl", 2), ("qwen3_vl", 3), ("aya_vision", None)])
 def test_other_towers(name: str, depth: int | None) -> None:
     """The adapter of the last one does not say how patches become tokens."""
-    assert tower_depth(adapter_for(CASES[name].build())) == depth
+    assert adapter_for(CASES[name].build()).tower_layers == depth

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from tokenprune.adapters.layout import VisualLayout, check_not_empty, find_token
 from tokenprune.adapters.towers import TowerSite
 from tokenprune.adapters.views import PlacedItem
 from tokenprune.core.architecture import Architecture
-from tokenprune.errors import UnsupportedModelError
+from tokenprune.errors import TokenPruneError, UnsupportedModelError
 
 
 class Adapter(ABC):
@@ -200,6 +201,19 @@ class Adapter(ABC):
     def video_tower_site(self, layer: int) -> TowerSite:
         """Like :meth:`tower_site`, for the separate video tower of some families; by default the images' site."""
         return self.tower_site(layer)
+
+    @property
+    def tower_layers(self) -> int | None:
+        """Layers of the vision tower; None where the adapter does not say how its patches become tokens."""
+
+        def exists(layer: int) -> bool:
+            try:
+                self.tower_site(layer)
+            except TokenPruneError:
+                return False
+            return True
+
+        return next(layer for layer in count() if not exists(layer)) or None
 
     def projector(self, layer: int) -> nn.Module | None:
         """The projector, if it gets the states of this layer of the tower and makes one token of every patch alone.

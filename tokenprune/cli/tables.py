@@ -20,7 +20,7 @@ from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.summary import summarise
 from tokenprune.experiment.tables import main_table
 from tokenprune.measure import bench_table
-from tokenprune.selectors.verdict import Verdict, VerdictRow
+from tokenprune.selectors.verdict import Verdict, VerdictRow, trial_name
 from tokenprune.tables import terminal
 from tokenprune.tables.column import Column, fill, number, text
 from tokenprune.tables.table import Cell, Heading, Table
@@ -163,29 +163,34 @@ def print_profile(measured: ProfiledModel) -> None:
 
 
 def _print_candidates(verdict: Verdict) -> None:
-    """Agreement with the unpruned model: a row per layer, a column per combination of the verified fields."""
+    """Agreement with the unpruned model: a row per layer, a column per setting of the pruner before single layers.
+
+    Candidates before layer 0, whose pruners are other ones, have a row each.
+    """
     most = max(item.samples for item in verdict.candidates)
-    names = list(dict.fromkeys(map(_fields, verdict.candidates)))
-    rows: dict[int, dict[str, str]] = defaultdict(dict)
-    for item in sorted(verdict.candidates, key=lambda item: item.layer):
-        rows[item.layer][_fields(item)] = _agreement(item, verdict, most)
-    headings = [Heading(title, "number", rank=place) for place, title in enumerate(("before layer", *names))]
-    lines = ([str(layer), *(cells.get(name, "") for name in names)] for layer, cells in rows.items())
-    print_table(Table.of_texts("Candidates", headings, lines))
+    early = [item for item in verdict.candidates if item.layers[0] == 0]
+    single = [item for item in verdict.candidates if item.layers[0] > 0]
+    if early:
+        headings = [Heading("before layers 0 ..."), Heading("agreement", "number")]
+        lines = ([trial_name(item.layers, item.setting), _agreement(item, verdict, most)] for item in early)
+        print_table(Table.of_texts("Candidates", headings, lines))
+    if single:
+        names = list(dict.fromkeys(item.setting for item in single))
+        rows: dict[int, dict[str, str]] = defaultdict(dict)
+        for item in sorted(single, key=lambda item: item.layers):
+            rows[item.layers[0]][item.setting] = _agreement(item, verdict, most)
+        titles = ("before layer", *(name or "agreement" for name in names))
+        headings = [Heading(title, "number", rank=place) for place, title in enumerate(titles)]
+        cells = ([str(layer), *(found.get(name, "") for name in names)] for layer, found in rows.items())
+        print_table(Table.of_texts("Candidates", headings, cells))
     print_lines(f"agreement in percent, * chosen; (n) left after n of {most} samples; - cannot run")
-
-
-def _fields(row: VerdictRow) -> str:
-    """The verified fields of a candidate in words."""
-    fields = (f"{path.rpartition('.')[2]} {value}" for path, value in row.fields.items())
-    return ", ".join(fields) or "agreement"
 
 
 def _agreement(row: VerdictRow, verdict: Verdict, most: int) -> str:
     """The agreement of a candidate, marked if it was chosen or left early."""
     if row.agreement is None:
         return "-"
-    chosen = (row.layer, row.fields) == (verdict.layer, verdict.fields)
+    chosen = (row.layers, row.setting) == (verdict.layers, verdict.setting)
     early = f" ({row.samples})" if row.samples < most else ""
     return f"{'* ' if chosen else ''}{100 * row.agreement:.1f}{early}"
 

@@ -33,6 +33,28 @@ def relevance_weights(scores: Tensor, valid: Tensor, theta: float | None) -> Ten
     return weights.masked_fill(~valid, 0.0)
 
 
+def standard_weights(scores: Tensor, valid: Tensor, weight: float) -> Tensor:
+    """Weight of each token from its standardised score: ``exp(weight z)``.
+
+    Args:
+        scores: Floating ``[images, n]``. ``z`` is the score minus the image's mean, divided by its standard deviation
+            (of the population); 0 in an image whose scores are equal up to rounding.
+        valid: Entries that are tokens, bool ``[images, n]``.
+        weight: Factor of ``z``.
+
+    Returns:
+        Float32 ``[images, n]``; 0 for padding.
+    """
+    exact = scores.double().masked_fill(~valid, 0.0)
+    count = valid.sum(1, keepdim=True).clamp(min=1)
+    mean = exact.sum(1, keepdim=True) / count
+    centred = (exact - mean).masked_fill(~valid, 0.0)
+    deviation = (centred.square().sum(1, keepdim=True) / count).sqrt()
+    rounding = 1e-7 * exact.abs().amax(1, keepdim=True)
+    z = torch.where(deviation > rounding, centred / deviation, 0.0)
+    return torch.exp(weight * z).masked_fill(~valid, 0.0).float()
+
+
 def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int) -> Tensor:
     """Choose tokens of many images at once; each step takes the token that raises the kernel's determinant most.
 

@@ -121,9 +121,11 @@ def check_method(model: nn.Module, method: Method) -> tuple[int, ...] | None:
         return layers
     method.check_fits(adapter.architecture)
     problem: TokenPruneError | None = None
-    for layer in range(1, adapter.num_layers):  # the selector will choose among these
+    earlier = [(trial.layers, trial.pruner) for trial in method.layers.earlier_trials(adapter.tower_layers)]
+    own = [((layer,), method.pruner) for layer in range(1, adapter.num_layers)]
+    for layers, pruner in [*earlier, *own]:  # the selector will choose among these
         try:
-            Plan.of(method, (layer,), adapter)
+            Plan.of(method.model_copy(update={"pruner": pruner}), layers, adapter)
         except (ConfigError, BudgetError):  # for several stages: what the selector will choose is unknown
             return None
         except TokenPruneError as error:
@@ -180,6 +182,7 @@ def _context(
         definition=method.model_dump(mode="json", exclude={"label"}),
         fingerprint=lambda: fingerprint(adapter.model),
         architecture=adapter.architecture,
+        tower_layers=adapter.tower_layers,
     )
     if calibration is None:
         return known

@@ -12,6 +12,7 @@ from torch import Tensor
 from tokenprune.core.architecture import Architecture
 from tokenprune.core.component import Component
 from tokenprune.selectors.entropy_profile import EntropyProfile
+from tokenprune.selectors.verdict import Promise, trial_name
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,20 @@ class Trial:
 
     Attributes:
         layers: Layers before which tokens are dropped.
-        pruner: The pruner: the method's own, or one with other fields.
+        pruner: The pruner: the method's own, or another one.
+        setting: What distinguishes the pruner from those of other trials before the same layers, in words.
+        standard: Whether this trial is taken unless another is clearly better.
     """
 
     layers: tuple[int, ...]
     pruner: Component
+    setting: str = ""
+    standard: bool = False
+
+    @property
+    def name(self) -> str:
+        """The trial in words, e.g. ``layer 3, source hidden`` or ``layers 0 and 3``."""
+        return trial_name(self.layers, self.setting)
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,7 @@ class SelectorContext:
             samples. None where nothing is kept.
         fingerprint: Computes the model's :func:`~tokenprune.fingerprint.fingerprint`, which is None if its weights
             cannot be read. None where it is not asked for.
+        tower_layers: Layers of the vision tower; None where it cannot be read.
         architecture: The sizes and names that decide whether a layer that was published for one model fits this one.
             None where they are unknown: nothing published fits then.
     """
@@ -86,6 +97,7 @@ class SelectorContext:
     remember: Callable[[EntropyProfile], None] | None = None
     fingerprint: Callable[[], str | None] | None = None
     architecture: Architecture | None = None
+    tower_layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,11 +109,13 @@ class LayerChoice:
         reason: Why these layers, in one sentence.
         pruner: The pruner that takes the place of the method's own, where the selector also chose among the values of
             the pruner's fields; None leaves the method's own.
+        promise: How closely the choice follows the unpruned model, where that was verified.
     """
 
     layers: tuple[int, ...]
     reason: str
     pruner: Component | None = None
+    promise: Promise | None = None
 
 
 class LayerSelector(Component, ABC):
@@ -135,6 +149,14 @@ class LayerSelector(Component, ABC):
             LayerError: A layer that is stated does not exist in the model.
         """
         return None
+
+    def earlier_trials(self, tower_layers: int | None) -> list[Trial]:
+        """Ways to carry the method out before layer 0 that :meth:`select` may choose instead of the method's pruner.
+
+        Args:
+            tower_layers: Layers of the model's vision tower; None where it cannot be read.
+        """
+        return []
 
     @abstractmethod
     def select(self, ctx: SelectorContext) -> LayerChoice:

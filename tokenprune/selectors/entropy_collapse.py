@@ -8,14 +8,22 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from tokenprune.core.architecture import ModelFit
-from tokenprune.core.component import Component
-from tokenprune.errors import ConfigError, LayerError
+from tokenprune.errors import LayerError
 from tokenprune.fingerprint import same
-from tokenprune.selectors.base import LayerChoice, LayerSelector, SelectorContext
+from tokenprune.pruners.stages import Stages
+from tokenprune.selectors.base import LayerChoice, LayerSelector, SelectorContext, Trial
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
-from tokenprune.selectors.layer_trials import alternatives, field_values, verify
-from tokenprune.selectors.plateau import find_plateau
-from tokenprune.selectors.verdict import Verdict
+from tokenprune.selectors.layer_trials import (
+    alternatives,
+    candidate_layers,
+    feasible_layers,
+    own_trials,
+    race,
+    setting_words,
+)
+from tokenprune.selectors.plateau import Plateau, find_plateau
+from tokenprune.selectors.verdict import Verdict, verdict_key
+from tokenprune.selectors.way import Way, load_pruner, pruner_data
 
 
 @dataclass(frozen=True)
@@ -63,13 +71,23 @@ class EntropyCollapse(LayerSelector):
     With ``verify`` the entropy only says where to look. For each of the ``most`` layers nearest to the collapse that
     the budget allows, and for all alternatives of the pruner's ``fields``, the calibration samples run pruned; the one
     whose answers agree most with the unpruned model is taken. Of equal agreement the cheaper one is taken, then the one
-    of smaller divergence. No labels are needed. The verdict is kept: in the user's cache, for the same model and
+    of smaller divergence. No labels are needed.
+
+    ``before`` names pruners that act before layer 0 and read the vision tower. They are verified next to the others, at
+    equal cost where the budget is a layer average; with ``two_stages`` also the first of them before layer 0 followed
+    by the method's own pruner behind the collapse. The first of ``before``, with its own values, is the standard way:
+    it is taken unless another candidate agrees clearly more often (the 95 % interval of the paired difference lies
+    above zero), as the best of many candidates on few samples is often so by luck. It is also what the method does
+    where nothing can be verified and no layer was published for the model, if the tower can be read.
+
+    The reason states the agreement of the choice, and what is left of it without the gain from having been picked; see
+    :class:`tokenprune.selectors.verdict.Promise`. The verdict is kept: in the user's cache, for the same model and
     calibration samples, and by ``tokenprune profile`` in its file. A verdict in the ``profile_file`` is used without
     running anything. It holds for the same method and budget only; without one the calibration samples are verified
     on, or the rule decides.
 
-    Source: "EntropyPrune: Matrix Entropy Guided Visual Token Pruning", arXiv 2602.17196. The rule ``plateau`` and the
-    verification are ours.
+    Source: "EntropyPrune: Matrix Entropy Guided Visual Token Pruning", arXiv 2602.17196. The rule ``plateau``, the
+    verification and the vision tower are ours.
 
     Attributes:
         profile_file: A JSON file written by ``tokenprune profile``.
@@ -83,6 +101,8 @@ class EntropyCollapse(LayerSelector):
         fields: Paths of the pruner's fields that are verified together with the layer, e.g. ``scorer.source``. Their
             alternatives are the values that the component names as worth trying.
         most: The largest number of layers that are verified.
+        before: Pruners before layer 0 that are verified, too; see above.
+        two_stages: Whether to verify two stages, too: the first of ``before``, then the method's own pruner.
     """
 
     profile_file: str | None = None
@@ -95,11 +115,17 @@ class EntropyCollapse(LayerSelector):
     verify: bool = False
     fields: tuple[str, ...] = ()
     most: int = Field(default=8, ge=1)
+    before: tuple[Way, ...] = ()
+    two_stages: bool = False
 
     @model_validator(mode="after")
     def _fields_are_verified(self) -> Self:
         if self.fields and not self.verify:
             raise ValueError(f"'fields': {', '.join(self.fields)} would not be verified: set verify to true")
+        if self.before and not self.verify:
+            raise ValueError("'before' would not be verified: set verify to true")
+        if self.two_stages and not self.before:
+            raise ValueError("'two_stages' begins with the first pruner of 'before': name one there")
         return self
 
     @property
@@ -170,36 +196,79 @@ class EntropyCollapse(LayerSelector):
         curves = ctx.measure_entropy()
         verdict = self._kept_verdict(curves, ctx)
         if verdict is None:
-            plateau = find_plateau(curves, self.share, self.min_relative, self.min_agreement)
-            collapse = detect_collapse(curves, self.min_relative, self.min_agreement)
-            verdict = verify(ctx, self.fields, plateau, self.most, f"{collapse.sentence}; {plateau.sentence}")
+            verdict = self._race(curves, ctx)
             if ctx.remember is not None and ctx.definition is not None:
                 ctx.remember(curves.with_verdicts(verdict))
         return verdict
+
+    def _race(self, curves: EntropyProfile, ctx: SelectorContext) -> Verdict:
+        """Compare all candidates with the unpruned model on the calibration samples.
+
+        Raises:
+            LayerError: The budget cannot be met by any, or none can run.
+            ConfigError: A path of a field names no tunable field, or one without alternatives.
+        """
+        if ctx.pruner is None or ctx.compare is None or ctx.refusal is None:
+            raise LayerError("there are no calibration samples to verify layers with", "give calibration samples")
+        plateau = find_plateau(curves, self.share, self.min_relative, self.min_agreement)
+        collapse = detect_collapse(curves, self.min_relative, self.min_agreement)
+        earlier = [] if ctx.refusal((0,)) is not None else self.earlier_trials(ctx.tower_layers)
+        try:
+            layers = candidate_layers(ctx.num_layers, feasible_layers(ctx), plateau, self.most)
+        except LayerError:
+            if not earlier:
+                raise
+            layers = []  # the first layers of the language model alone cost more than the budget
+        trials = [*earlier, *own_trials(layers, ctx.pruner, self.fields), *self._two_stages(ctx, plateau)]
+        outcome = race(ctx, trials)
+        promise, chosen = outcome.promise(), outcome.chosen
+        return Verdict(
+            definition=verdict_key(ctx.definition) if ctx.definition is not None else {},
+            layers=chosen.layers,
+            setting=chosen.setting,
+            pruner=pruner_data(chosen.pruner),
+            promise=promise,
+            reason=f"{outcome.sentence(promise)}; {collapse.sentence}; {plateau.sentence}",
+            candidates=outcome.rows,
+        )
+
+    def earlier_trials(self, tower_layers: int | None) -> list[Trial]:
+        """See :meth:`tokenprune.selectors.base.LayerSelector.earlier_trials`."""
+        trials: list[Trial] = []
+        for number, way in enumerate(self.before):
+            trials += way.trials(tower_layers, standard=number == 0)
+        return trials
+
+    def _two_stages(self, ctx: SelectorContext, plateau: Plateau) -> list[Trial]:
+        """The standard way, and the method's own pruner behind the collapse: one layer behind the first low one."""
+        behind = plateau.drop + 1 if plateau.first is None else plateau.first + 1
+        if not self.two_stages or not 1 <= behind < ctx.num_layers or ctx.pruner is None or ctx.refusal is None:
+            return []
+        layers = (0, behind)
+        if ctx.refusal(layers) is not None:
+            return []
+        first = self.before[0]
+        start = first.pruners(ctx.tower_layers)[0]
+        return [
+            Trial(layers, Stages(pruners=(start, second)), f"{first.name}, then {words}")
+            for second in alternatives(ctx.pruner, self.fields)
+            for words in [setting_words(second, self.fields) or "the method's own pruner"]
+        ]
 
     def _follow(self, verdict: Verdict, ctx: SelectorContext, reason: str) -> LayerChoice:
         """The choice of a verdict.
 
         Raises:
-            ConfigError: The verdict names values that are no alternatives (any more).
+            ConfigError: The verdict names a pruner that does not exist (any more).
+            LayerError: It names a layer that the model does not have.
         """
-        pruner: Component | None = None
-        if self.fields:
-            if ctx.pruner is None:
-                raise ConfigError("a verdict on the pruner's fields needs the method's pruner", "use tokenprune.apply")
-            pruners = alternatives(ctx.pruner, self.fields)
-            pruner = next((item for item in pruners if field_values(item, self.fields) == verdict.fields), None)
-            if pruner is None:
-                raise ConfigError(
-                    f"the verdict on layer {verdict.layer} names {verdict.fields}, no alternative of the pruner",
-                    "make the profile again with `tokenprune profile`",
-                )
-        if verdict.layer >= ctx.num_layers:
+        if verdict.layers[-1] >= ctx.num_layers:
             raise LayerError(
-                f"the verdict names layer {verdict.layer}, and the model has {ctx.num_layers} layers",
+                f"the verdict names layer {verdict.layers[-1]}, and the model has {ctx.num_layers} layers",
                 "make the profile again with `tokenprune profile`",
             )
-        return LayerChoice((verdict.layer,), reason, pruner)
+        own = not self.fields and not self.before
+        return LayerChoice(verdict.layers, reason, None if own else load_pruner(verdict.pruner), verdict.promise)
 
     # ---- rules ----
 
@@ -214,10 +283,11 @@ class EntropyCollapse(LayerSelector):
         Raises:
             LayerError: None of them decides.
         """
+        standard = self.before[0] if self.before and ctx.tower_layers is not None else None
         if curves is not None:
             layer, sentence = self._layer(curves)
             findings = [*findings, sentence]
-            if layer is not None:
+            if layer is not None and standard is None:
                 return LayerChoice((layer,), "; ".join(findings))
         else:
             findings = [*findings, "no calibration samples were given"]
@@ -227,6 +297,9 @@ class EntropyCollapse(LayerSelector):
             if layer is not None:
                 return LayerChoice((layer,), "; ".join(findings))
         finding = "; ".join(findings)
+        if standard is not None:
+            reason = f"{finding}; took the standard way: before layer 0, {standard.name}"
+            return LayerChoice((0,), reason, standard.pruners(ctx.tower_layers)[0])
         if self.fallback is None:
             raise LayerError(
                 f"entropy_collapse cannot choose a layer of {ctx.family!r}: {finding}",

@@ -1,4 +1,4 @@
-"""Verifies layers: finds the candidate whose answers agree most with the unpruned model's. It needs no labels."""
+"""Verifies ways to prune: finds the one whose answers agree most with the unpruned model's. It needs no labels."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenprune.core.component import Component
-from tokenprune.core.tunable import variants
+from tokenprune.core.tunable import get_field, variants
 from tokenprune.errors import ConfigError, LayerError
 from tokenprune.selectors.base import SelectorContext, Trial, TrialResult
 from tokenprune.selectors.plateau import Plateau
-from tokenprune.selectors.verdict import Verdict, VerdictRow, verdict_key
+from tokenprune.selectors.verdict import Promise, VerdictRow
+from tokenprune.stats.best_of_many import corrected
 from tokenprune.stats.clustered import difference
 from tokenprune.stats.clustered import share as share_of
 
@@ -20,39 +21,29 @@ from tokenprune.stats.clustered import share as share_of
 TIED_COST = 0.02
 
 
-def verify(ctx: SelectorContext, fields: Sequence[str], plateau: Plateau, most: int, finding: str) -> Verdict:
-    """Compare layers, and alternatives of the pruner's fields, with the unpruned model on the calibration samples.
-
-    Args:
-        ctx: The model; with a pruner, ``compare`` and ``refusal``.
-        fields: Paths of the pruner's fields whose alternatives are verified together with the layer.
-        plateau: The plateau of the entropy curves.
-        most: The largest number of layers.
-        finding: The collapse and the plateau of the entropy curves, in words.
+def feasible_layers(ctx: SelectorContext) -> list[int]:
+    """The layers from 1 on before which pruning meets the budget on the calibration samples.
 
     Raises:
-        LayerError: The budget cannot be met before any layer, or no candidate can run.
-        ConfigError: A path names no tunable field of the pruner, or one without alternatives.
+        LayerError: There is none.
     """
-    if ctx.pruner is None or ctx.compare is None or ctx.refusal is None:
-        raise LayerError("there are no calibration samples to verify layers with", "give calibration samples")
+    assert ctx.refusal is not None
     refusals = {layer: ctx.refusal((layer,)) for layer in range(1, ctx.num_layers)}
     feasible = [layer for layer, why in refusals.items() if why is None]
     if not feasible:
         why = f": {refusals[1]}" if refusals else ""
         raise LayerError(f"the budget cannot be met before any layer from 1 on{why}", "give another budget")
-    layers = candidate_layers(ctx.num_layers, feasible, plateau, most)
-    trials = [Trial((layer,), pruner) for layer in layers for pruner in alternatives(ctx.pruner, fields)]
-    results = ctx.compare(trials)
-    best, second = choose(trials, results)
-    candidates = tuple(_candidate(trial, result, fields) for trial, result in zip(trials, results, strict=True))
-    return Verdict(
-        definition=verdict_key(ctx.definition) if ctx.definition is not None else {},
-        layer=trials[best].layers[0],
-        fields=candidates[best].fields,
-        reason=f"{_sentence(candidates, results, best, second)}; {finding}",
-        candidates=candidates,
-    )
+    return feasible
+
+
+def own_trials(layers: Sequence[int], pruner: Component, fields: Sequence[str]) -> list[Trial]:
+    """Every layer with every alternative of the method's own pruner.
+
+    Raises:
+        ConfigError: A path names no tunable field of the pruner, or one without alternatives.
+    """
+    pruners = alternatives(pruner, fields)
+    return [Trial((layer,), item, setting_words(item, fields)) for layer in layers for item in pruners]
 
 
 def alternatives(pruner: Component, fields: Sequence[str]) -> list[Component]:
@@ -66,31 +57,120 @@ def alternatives(pruner: Component, fields: Sequence[str]) -> list[Component]:
         ConfigError: A path names no tunable field, or one without alternatives.
     """
     found = variants(pruner, list(fields))
-    values = [field_values(item, fields) for item in found]
     for path in fields:
-        if all(item[path] == values[0][path] for item in values):
+        own = get_field(found[0], path)
+        if all(get_field(item, path) == own for item in found):
             raise ConfigError(
-                f"there is nothing to verify in {path}: its only value is {values[0][path]!r}",
+                f"there is nothing to verify in {path}: its only value is {own!r}",
                 "remove it from the selector's fields",
             )
     return found
 
 
-def field_values(pruner: Component, fields: Sequence[str]) -> dict[str, Any]:
-    """The values of some fields as JSON-ready data, by path."""
-    values: dict[str, Any] = {}
-    dumped = pruner.model_dump(mode="json")
-    for path in fields:
-        value: Any = dumped
-        for step in path.split("."):
-            value = value[int(step)] if isinstance(value, list) else value[step]
-        values[path] = value
-    return values
+def setting_words(pruner: Component, fields: Sequence[str]) -> str:
+    """The values of some fields of a pruner in words, e.g. ``source hidden, tower layer 0``."""
+    values = ((path.rpartition(".")[2].replace("_", " "), get_field(pruner, path)) for path in fields)
+    return ", ".join(f"{name} {value}" for name, value in values)
 
 
-def _candidate(trial: Trial, result: TrialResult, fields: Sequence[str]) -> VerdictRow:
+def race(ctx: SelectorContext, trials: Sequence[Trial]) -> Outcome:
+    """Compare trials with the unpruned model on the calibration samples, and choose.
+
+    Raises:
+        LayerError: No trial can run.
+    """
+    assert ctx.compare is not None
+    return Outcome(trials, ctx.compare(trials))
+
+
+class Outcome:
+    """The results of a race, and the choice that follows from them.
+
+    Args:
+        trials: The trials.
+        results: Their results, in the same order.
+
+    Attributes:
+        best: Number of the chosen trial.
+        second: Number of the runner-up: what would be chosen without the first; None if no other saw all samples.
+
+    Raises:
+        LayerError: No trial can run.
+    """
+
+    def __init__(self, trials: Sequence[Trial], results: Sequence[TrialResult]) -> None:
+        self.trials, self.results = trials, results
+        self.best, self.second = choose(trials, results)
+
+    @property
+    def chosen(self) -> Trial:
+        """The chosen trial."""
+        return self.trials[self.best]
+
+    @property
+    def rows(self) -> tuple[VerdictRow, ...]:
+        """All trials with the means of their results."""
+        return tuple(_row(trial, result) for trial, result in zip(self.trials, self.results, strict=True))
+
+    def promise(self) -> Promise:
+        """What the choice keeps on the calibration samples, and on new ones.
+
+        Trials that left the race early are no part of the correction: they were clearly worse.
+        """
+        values = self.results[self.best].agreement
+        finalists = _finalists(self.results)
+        numbers = {number: place for place, number in enumerate(finalists)}
+
+        def worth(drawn: Sequence[int]) -> Sequence[float]:
+            resampled = [_resample(self.results[number], drawn) for number in finalists]
+            best, _ = choose([self.trials[number] for number in finalists], resampled)
+            return self.results[finalists[best]].agreement
+
+        assert self.best in numbers
+        found = corrected(len(values), worth)
+        return Promise(
+            agreement=statistics.fmean(values),
+            corrected=found.mean if len(values) > 1 else statistics.fmean(values),
+            low=max(0.0, found.low),
+            high=min(1.0, found.high),
+            samples=len(values),
+            candidates=len(self.trials),
+        )
+
+    def sentence(self, promise: Promise) -> str:
+        """State the chosen trial, what it promises, how sure the choice is, and the runner-up."""
+        values = self.results[self.best].agreement
+        samples, sure = len(values), share_of(values)
+        ran = [item for item in self.results if item.refused is None]
+        early = sum(len(item.agreement) < samples for item in ran)
+        left = [f"{early} left early"] if early else []
+        left += [f"{len(self.results) - len(ran)} refused"] if len(ran) < len(self.results) else []
+        details = f" ({', '.join(left)})" if left else ""
+        text = (
+            f"verified without labels: {self.chosen.name} agrees with the unpruned model on"
+            f" {percent(promise.agreement)} of the answer tokens (95 % interval {percent(sure.low)} to"
+            f" {percent(sure.high)}, {samples} samples), the best of {len(self.trials)} candidates{details}"
+        )
+        if self.second is not None:
+            text += (
+                f"; corrected for having been picked {percent(promise.corrected)} ({percent(promise.low)} to"
+                f" {percent(promise.high)})"
+            )
+        if len(ran) > 1 and len({item.agreement for item in ran}) == 1:
+            text += f"; all {len(ran)} agree equally often: taken by cost, then divergence"
+        if self.second is None:
+            return f"{text}; no other saw all samples"
+        other = self.results[self.second].agreement
+        gain = difference([one - two for one, two in zip(values, other, strict=True)])
+        return (
+            f"{text}; next {self.trials[self.second].name} with {percent(statistics.fmean(other))} (difference"
+            f" {100 * gain.mean:+.1f} points, 95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+        )
+
+
+def _row(trial: Trial, result: TrialResult) -> VerdictRow:
     """A trial with the means of its result."""
-    about = {"layer": trial.layers[0], "fields": field_values(trial.pruner, fields)}
+    about: dict[str, Any] = {"layers": trial.layers, "setting": trial.setting}
     if result.refused is not None:
         return VerdictRow(**about, samples=0, refused=result.refused)
     return VerdictRow(
@@ -102,30 +182,12 @@ def _candidate(trial: Trial, result: TrialResult, fields: Sequence[str]) -> Verd
     )
 
 
-def _sentence(candidates: Sequence[VerdictRow], results: Sequence[TrialResult], best: int, second: int | None) -> str:
-    """State the chosen candidate, how sure the choice is, and the runner-up."""
-    chosen, values = candidates[best], results[best].agreement
-    share, samples = statistics.fmean(values), len(values)
-    sure = share_of(values)
-    ran = [item for item in candidates if item.refused is None]
-    early = sum(item.samples < samples for item in ran)
-    left = [f"{early} left early"] if early else []
-    left += [f"{len(candidates) - len(ran)} refused"] if len(ran) < len(candidates) else []
-    details = f" ({', '.join(left)})" if left else ""
-    text = (
-        f"verified without labels: {chosen.name} agrees with the unpruned model on {percent(share)} of the answer"
-        f" tokens (95 % interval {percent(sure.low)} to {percent(sure.high)}, {samples} samples), the best of"
-        f" {len(candidates)} candidates{details}"
-    )
-    if len(ran) > 1 and len({item.agreement for item in ran}) == 1:
-        text += f"; all {len(ran)} agree equally often: taken by cost, then divergence"
-    if second is None:
-        return f"{text}; no other saw all samples"
-    other = results[second].agreement
-    gain = difference([one - two for one, two in zip(values, other, strict=True)])
-    return (
-        f"{text}; next {candidates[second].name} with {percent(statistics.fmean(other))} (difference"
-        f" {100 * gain.mean:+.1f} points, 95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+def _resample(result: TrialResult, drawn: Sequence[int]) -> TrialResult:
+    """A result on some of its samples, with repetitions."""
+    return TrialResult(
+        tuple(result.agreement[sample] for sample in drawn),
+        tuple(result.divergence[sample] for sample in drawn),
+        result.average,
     )
 
 
@@ -150,8 +212,9 @@ def candidate_layers(num_layers: int, feasible: Sequence[int], plateau: Plateau,
 def choose(trials: Sequence[Trial], results: Sequence[TrialResult]) -> tuple[int, int | None]:
     """The trial that agrees most with the unpruned model, and the runner-up.
 
-    Only trials that saw all samples are chosen from. Of equal mean agreement the cheapest is taken; of layer averages
-    within 2 % of it, the one with the smallest mean divergence.
+    Only trials that saw all samples are chosen from. A trial that is marked as the standard one is chosen unless
+    another is clearly better: unless the 95 % interval of the paired difference lies above zero. Otherwise, of equal
+    mean agreement the cheapest is taken; of layer averages within 2 % of it, the one with the smallest mean divergence.
 
     Args:
         trials: The trials.
@@ -164,15 +227,23 @@ def choose(trials: Sequence[Trial], results: Sequence[TrialResult]) -> tuple[int
     Raises:
         LayerError: Every trial was refused.
     """
-    ran = [number for number, result in enumerate(results) if result.refused is None]
-    if not ran:
+    finalists = _finalists(results)
+    if not finalists:
         first = f": {results[0].refused}" if results else ""
         raise LayerError(f"none of the {len(results)} candidates can run{first}", "use another method or budget")
-    samples = max(len(results[number].agreement) for number in ran)
-    finalists = [number for number in ran if len(results[number].agreement) == samples]
     best = _best(finalists, results)
+    standard = next((number for number in finalists if trials[number].standard), None)
+    if standard is not None and not _clearly_better(results[best], results[standard]):
+        best = standard
     others = [number for number in finalists if number != best]
     return best, _best(others, results) if others else None
+
+
+def _finalists(results: Sequence[TrialResult]) -> list[int]:
+    """The results that ran and saw all samples."""
+    ran = [number for number, result in enumerate(results) if result.refused is None]
+    samples = max((len(results[number].agreement) for number in ran), default=0)
+    return [number for number in ran if len(results[number].agreement) == samples]
 
 
 def _best(numbers: Sequence[int], results: Sequence[TrialResult]) -> int:
@@ -182,6 +253,12 @@ def _best(numbers: Sequence[int], results: Sequence[TrialResult]) -> int:
     cheapest = min(results[number].average for number in equal)
     equal = [number for number in equal if results[number].average <= cheapest * (1 + TIED_COST)]
     return min(equal, key=lambda number: statistics.fmean(results[number].divergence))
+
+
+def _clearly_better(one: TrialResult, other: TrialResult) -> bool:
+    """Whether the interval of the paired difference of the agreements lies above zero."""
+    pairs = zip(one.agreement, other.agreement, strict=True)
+    return difference([first - second for first, second in pairs]).low > 0
 
 
 def percent(share: float) -> str:

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+def trial_name(layers: Sequence[int], setting: str) -> str:
+    """A way to prune in words, e.g. ``layer 3, source hidden`` or ``layers 0 and 3``."""
+    where = f"layer{'s' if len(layers) > 1 else ''} {' and '.join(map(str, layers))}"
+    return f"{where}, {setting}" if setting else where
+
+
+class Promise(BaseModel):
+    """How closely a verified choice follows the unpruned model: on the samples that chose it, and on new ones.
+
+    Attributes:
+        agreement: Share of the calibration samples on which the first token of the answer is the unpruned model's.
+        corrected: That share without the gain from having been picked; see
+            :func:`tokenprune.stats.best_of_many.corrected`.
+        low: Lower end of the 95 % interval of ``corrected``.
+        high: Upper end.
+        samples: Calibration samples.
+        candidates: Ways to prune that were compared.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    agreement: float
+    corrected: float
+    low: float
+    high: float
+    samples: int
+    candidates: int
 
 
 class VerdictRow(BaseModel):
     """One way to prune that was verified: a row of the table that a verdict is made from.
 
     Attributes:
-        layer: Tokens are dropped before this layer.
-        fields: The verified fields of the pruner, by path, with their values.
+        layers: Tokens are dropped before these layers.
+        setting: The pruner in words, as far as it differs from those of other candidates.
         samples: Calibration samples seen; a clearly worse candidate left early.
         agreement: Share of answer tokens that equal the unpruned model's, mean over these samples; None if refused.
         divergence: ``KL(unpruned || pruned)`` of the next token in nats, mean over these samples; None if refused.
@@ -23,8 +52,8 @@ class VerdictRow(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layer: int = Field(ge=1)
-    fields: dict[str, Any] = Field(default_factory=dict)
+    layers: tuple[int, ...] = Field(min_length=1)
+    setting: str = ""
     samples: int = Field(ge=0)
     agreement: float | None = None
     divergence: float | None = None
@@ -34,9 +63,7 @@ class VerdictRow(BaseModel):
     @property
     def name(self) -> str:
         """The candidate in words, e.g. ``layer 3, source hidden``."""
-        return ", ".join(
-            [f"layer {self.layer}", *(f"{path.rpartition('.')[2]} {value}" for path, value in self.fields.items())]
-        )
+        return trial_name(self.layers, self.setting)
 
 
 class Verdict(BaseModel):
@@ -45,8 +72,10 @@ class Verdict(BaseModel):
     Attributes:
         definition: The verified method as data, without its label and its selector's profile file. A verdict
             holds for a method that is equal in all of it, budget included.
-        layer: The chosen layer.
-        fields: The chosen values of the verified fields, by path.
+        layers: The chosen layers.
+        setting: The chosen pruner in words.
+        pruner: The chosen pruner as data.
+        promise: How closely the choice follows the unpruned model.
         reason: Why, in one sentence.
         candidates: All candidates.
     """
@@ -54,16 +83,18 @@ class Verdict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     definition: dict[str, Any]
-    layer: int = Field(ge=1)
-    fields: dict[str, Any] = Field(default_factory=dict)
+    layers: tuple[int, ...]
+    setting: str = ""
+    pruner: dict[str, Any]
+    promise: Promise
     reason: str
     candidates: tuple[VerdictRow, ...]
 
     @model_validator(mode="after")
     def _one_of_the_candidates(self) -> Verdict:
-        ran = [(item.layer, item.fields) for item in self.candidates if item.refused is None]
-        if (self.layer, self.fields) not in ran:
-            raise ValueError(f"layer {self.layer} with {self.fields} is none of the candidates that ran")
+        ran = [(item.layers, item.setting) for item in self.candidates if item.refused is None]
+        if (self.layers, self.setting) not in ran:
+            raise ValueError(f"{trial_name(self.layers, self.setting)} is none of the candidates that ran")
         return self
 
 

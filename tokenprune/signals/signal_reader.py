@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
+
+from pydantic.fields import FieldInfo
 
 from tokenprune.core.component import Component
 from tokenprune.signals.signals import check_needs
@@ -15,6 +17,12 @@ class TowerLayerMark:
 
 #: Type of a field that holds the number of a vision tower layer, negative from the end. The engine records that layer.
 TowerLayerNumber = Annotated[int, TowerLayerMark]
+
+
+def _names_tower_layer(field: FieldInfo) -> bool:
+    """Whether a field is marked, as a whole or in a part of its type (``TowerLayerNumber | None``)."""
+    parts = (getattr(part, "__metadata__", ()) for part in get_args(field.annotation))
+    return TowerLayerMark in field.metadata or any(TowerLayerMark in metadata for metadata in parts)
 
 
 class SignalReader(Component):
@@ -47,7 +55,8 @@ class SignalReader(Component):
     def vision_layers(self) -> frozenset[int]:
         """Layers of the vision tower that the component reads with ``ctx.vision``; negative from the end."""
         fields = type(self).model_fields.items()
-        layers = frozenset(getattr(self, name) for name, field in fields if TowerLayerMark in field.metadata)
+        named = (getattr(self, name) for name, field in fields if _names_tower_layer(field))
+        layers = frozenset(layer for layer in named if layer is not None)
         return layers.union(*(reader.vision_layers for reader in self.inner_readers()))
 
     @property

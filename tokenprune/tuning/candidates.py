@@ -16,10 +16,11 @@ from tokenprune.methods.named import NamedMethod, find_shipped, list_methods
 from tokenprune.pruners.base import Pruner
 from tokenprune.pruners.topk import TopK
 from tokenprune.scorers.random import Random
+from tokenprune.selectors.base import Trial
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.tuning.candidate_maker import Candidate, CandidateMaker, definition
 from tokenprune.tuning.composed import compositions_of, random_of, value_words
-from tokenprune.tuning.layers import layer_words, own_layers, schedules, single_layers, tower_depth
+from tokenprune.tuning.layers import layer_words, own_layers, schedules, single_layers
 
 #: Named methods that are no candidates unless they are named: upper bounds and null models, by how their names begin.
 ONLY_IF_NAMED = (ORACLE, "norm-")
@@ -75,7 +76,7 @@ def default_candidates(
     if limit_per_method < 1:
         raise ConfigError(f"limit_per_method is {limit_per_method}", "give 1 or more")
     counts = (visual,) if isinstance(visual, int) else tuple(visual)
-    maker = CandidateMaker(adapter, budget, counts, text, curves, tower_depth(adapter))
+    maker = CandidateMaker(adapter, budget, counts, text, curves, adapter.tower_layers)
     refused: dict[str, str] = {}
     by_method: dict[str, list[Candidate]] = {}
     for shipped in _shipped(methods):
@@ -132,9 +133,13 @@ def _of_method(maker: CandidateMaker, shipped: NamedMethod, limit: int) -> Itera
     by_field = [variants(base, [path], maker.tower_layers)[1:] for path in fields]
     single = [base, *(pruner for pruners in by_field for pruner in pruners)]
     fitting = [layers for layers in options if any(maker.possible(layers, pruner) for pruner in single)]
-    if not fitting:
+    earlier = [trial for trial in method.layers.earlier_trials(maker.tower_layers) if _fits(maker, trial)]
+    if not fitting and not earlier:
         maker.candidate(shipped.name, "named", min(options, default=(1,)), base)
         raise AssertionError("what fits is among the fitting layers")
+    for trial in earlier:
+        name = f"{shipped.name}: {trial.name}"
+        yield maker.candidate(name, "variant", trial.layers, _pruner(trial), method.positions)
     verified = list(method.layers.verified_fields)
     paths = verified or None
     combinations = [(layers, pruner) for layers in fitting for pruner in variants(base, paths, maker.tower_layers)]
@@ -161,6 +166,17 @@ def _of_method(maker: CandidateMaker, shipped: NamedMethod, limit: int) -> Itera
         made += 1
         if made == limit:
             return
+
+
+def _pruner(trial: Trial) -> Pruner:
+    """The pruner of a trial."""
+    assert isinstance(trial.pruner, Pruner)
+    return trial.pruner
+
+
+def _fits(maker: CandidateMaker, trial: Trial) -> bool:
+    """Whether the model can be pruned as a trial says, within the budget."""
+    return maker.possible(trial.layers, _pruner(trial))
 
 
 def _unique(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import count
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
-from tokenprune.errors import LayerError, TokenPruneError
+from tokenprune.errors import LayerError
 from tokenprune.selectors.base import SelectorContext
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
 from tokenprune.selectors.plateau import find_plateau
 
 #: Shares of the decoder's depth at which a method with one stage is tried.
 SHARES = (1 / 8, 1 / 4)
-
-
-def tower_depth(adapter: Adapter) -> int | None:
-    """Layers of a model's vision tower; None where the adapter does not say how its patches become tokens."""
-
-    def exists(layer: int) -> bool:
-        try:
-            adapter.tower_site(layer)
-        except TokenPruneError:
-            return False
-        return True
-
-    return next(layer for layer in count() if not exists(layer)) or None
 
 
 def own_layers(method: Method, adapter: Adapter, curves: EntropyProfile | None) -> tuple[int, ...] | None:
@@ -44,7 +30,7 @@ def own_layers(method: Method, adapter: Adapter, curves: EntropyProfile | None) 
     try:
         known = SelectorContext(
             adapter.name, adapter.num_layers, measure_entropy=measured, architecture=adapter.architecture
-        )
+        )  # without the tower: a way before layer 0 has a pruner of its own
         return method.layers.select(known).layers
     except LayerError:
         return None
