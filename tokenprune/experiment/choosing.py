@@ -87,6 +87,8 @@ def choose_series_layers(
         fixed = chosen(method, choice).model_copy(update={"layers": Fixed(layers=choice.layers)})
         if choice.pruner is not None:
             choices[item.key]["pruner"] = fixed.model_dump(mode="json")["pruner"]
+        if choice.promise is not None:
+            choices[item.key]["promise"] = choice.promise.model_dump()
         model.methods[item.key] = fixed
     return choices
 

@@ -12,6 +12,7 @@ from tokenprune.experiment.model_checks import model_checks
 from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.summary import SeriesSummary, by_budget, summarise
 from tokenprune.experiment.tuned import TUNED
+from tokenprune.selectors.verdict import Promise
 from tokenprune.stats.estimate import Estimate
 
 OTHER_COST = (
@@ -68,6 +69,24 @@ class ChosenLayers:
 
 
 @dataclass(frozen=True)
+class Promised:
+    """A method whose selector verified what it chose: what that promised, and what it kept.
+
+    Attributes:
+        summary: The method's row of the main table.
+        promise: What the calibration samples promised.
+    """
+
+    summary: SeriesSummary
+    promise: Promise
+
+    @property
+    def corrected(self) -> Estimate:
+        """The promise without the gain from having been picked."""
+        return Estimate(self.promise.corrected, self.promise.low, self.promise.high)
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that a report shows.
 
@@ -104,6 +123,17 @@ class ReportData:
         """The chosen layers, why, and by which methods."""
         names = {key: item.method for key, item in self.result.answers.series.items()}
         return chosen_layers(self.result.choices, names)
+
+    @property
+    def promised(self) -> list[Promised]:
+        """What verified choices promised, in the order of the main table. Choices that older files hold have none."""
+        found = {
+            (self.result.answers.series[key].method, self.result.answers.series[key].budget): choice["promise"]
+            for key, choice in self.result.choices.items()
+            if "promise" in choice and key in self.result.answers.series
+        }
+        rows = [(item, found.get((item.method, item.budget))) for item in self.summaries]
+        return [Promised(item, Promise(**promise)) for item, promise in rows if promise is not None]
 
     @property
     def size(self) -> str:

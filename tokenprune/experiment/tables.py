@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from tokenprune.core.references import UNPRUNED
-from tokenprune.experiment.report_data import OTHER_COST, ChosenLayers, Gain, ReportData
+from tokenprune.experiment.report_data import OTHER_COST, ChosenLayers, Gain, Promised, ReportData
 from tokenprune.experiment.summary import SeriesSummary
 from tokenprune.tables.column import Column, estimate, fill, number, text
 from tokenprune.tables.table import Cell, Table
@@ -88,8 +88,8 @@ def main_table(
 
 
 def further_tables(data: ReportData) -> list[Table]:
-    """The tables behind the main one, those that have rows: gains, question types, timings, layers."""
-    return [table for make in (_gains, _types, _timings, _layers) if (table := make(data)).rows]
+    """The tables behind the main one, those that have rows: gains, question types, timings, promises, layers."""
+    return [table for make in (_gains, _types, _timings, _promised, _layers) if (table := make(data)).rows]
 
 
 def _gains(data: ReportData) -> Table:
@@ -148,6 +148,27 @@ def _timings(data: ReportData) -> Table:
     )
     timed = (item for item in data.summaries if item.budget and not math.isnan(item.time_ratio))
     return fill("Timings", columns, timed, note, _about)
+
+
+def _promised(data: ReportData) -> Table:
+    columns: tuple[Column[Promised], ...] = (
+        *(item.of(_promising) for item in (METHOD, BUDGET)),
+        number("best of candidates %", lambda item: 100 * item.promise.agreement),
+        estimate("corrected %", lambda item: item.corrected),
+        estimate("kept %", lambda item: item.summary.agreement),
+        number("candidates", lambda item: item.promise.candidates, "{:.0f}"),
+        number("calibration samples", lambda item: item.promise.samples, "{:.0f}"),
+    )
+    note = (
+        "Agreement with the unpruned model. Best of candidates: of the first answer token, on the calibration samples"
+        " that chose it. Corrected: the same without the gain from having been picked. Kept: of the whole answer, on"
+        " the questions of this experiment."
+    )
+    return fill("Promised and kept", columns, data.promised, note, lambda item: _about(item.summary))
+
+
+def _promising(item: Promised) -> SeriesSummary:
+    return item.summary
 
 
 def _layers(data: ReportData) -> Table:
