@@ -19,6 +19,7 @@ from tokenprune.errors import ConfigError, ScoreError, UnsupportedModelError
 from tokenprune.ops.frames import frame_sizes, number_frames
 from tokenprune.ops.gather import rows_at
 from tokenprune.ops.per_image import PerImage
+from tokenprune.ops.vision import StateSource
 from tokenprune.signals.context import PruneContext
 from tokenprune.signals.signals import (
     SIGNALS,
@@ -43,6 +44,7 @@ class TowerTensors:
         features: States that leave the layer, ``[batch, rows, width]``.
         projector: Maps features to what enters the language model, ``[..., width]`` to ``[..., dim]``, or None.
         tiles: The tile of each visual token, per sample, long ``[tokens]`` on the host, or None.
+        by_head: States by their source (``query``, ``key``, ``value``, ``hidden``), ``[batch, rows, heads, head_dim]``.
     """
 
     attention: Tensor
@@ -51,6 +53,15 @@ class TowerTensors:
     features: Tensor
     projector: Callable[[Tensor], Tensor] | None = None
     tiles: Sequence[Tensor] | None = None
+    by_head: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def states(self, source: StateSource) -> Tensor:
+        """See :meth:`tokenprune.signals.signals.TowerSignals.states`."""
+        if source not in self.by_head:
+            raise ScoreError(
+                f"this tower layer has no {source} states", f"pass TowerTensors(..., by_head={{{source!r}: ...}})"
+            )
+        return self.by_head[source].float()
 
 
 @dataclass(frozen=True, kw_only=True)

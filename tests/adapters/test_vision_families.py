@@ -1,10 +1,10 @@
-"""Towers whose patches are merged or pooled before the language model, against their own eager maps."""
+"""Towers whose patches are merged or pooled before the language model, against their own eager maps and states."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import tokenprune as tp
+from tests.ops.test_entropy import literal
 from tests.support.tiny import CASES
 from tests.support.tiny.core import TRANSFORMERS, Variant, join_cat, pad, prompts, spread_weights
 from tests.support.tiny.gemma import gemma3_model
@@ -21,13 +22,17 @@ from tests.support.tiny.qwen import IMAGE, PATCH, TYPES, VIDEO, grid_visual
 from tests.support.tower import eager_maps, output_of
 from tokenprune.adapters import adapter_for
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
-from tokenprune.ops.vision import TowerLayer, TowerRuns, cell_patches, window_order
+from tokenprune.ops.entropy import Normalization
+from tokenprune.ops.vision import StateSource, TowerLayer, TowerRuns, cell_patches, window_order
 from tokenprune.pruners.base import Selection
 from tokenprune.pruners.topk import TopK
+from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.vision_attention import VisionAttention
 from tokenprune.signals.context import PruneContext
 
 QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"]
+SOURCES: tuple[StateSource, ...] = ("query", "key", "value", "hidden")
+HOW: tuple[Normalization, ...] = ("trace", "none")
 
 
 @dataclass
@@ -38,16 +43,40 @@ class Expected:
     received: list[float]
     key: list[Tensor]
     features: list[Tensor]
+    states: dict[str, list[Tensor]] = field(default_factory=dict)  # by source, [heads, head_dim] each
 
 
-def merged(patches: list[list[int]], attention: Tensor, received: Tensor, key: Tensor, features: Tensor) -> Expected:
+def merged(
+    patches: list[list[int]],
+    attention: Tensor,
+    received: Tensor,
+    key: Tensor,
+    features: Tensor,
+    states: dict[str, Tensor],
+) -> Expected:
     """Means over the patches of each token."""
     return Expected(
         [sum(float(attention[p]) for p in cell) / len(cell) for cell in patches],
         [sum(float(received[p]) for p in cell) / len(cell) for cell in patches],
         [torch.stack([key[p] for p in cell]).mean(0) for cell in patches],
         [torch.stack([features[p] for p in cell]).mean(0) for cell in patches],
+        {name: [sum(all_[p] for p in cell) / len(cell) for cell in patches] for name, all_ in states.items()},
     )
+
+
+def by_head(model: Any, block: Any, inputs: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
+    """Queries, keys and values of a tower's layer as its modules make them, and its output in slices."""
+    module = getattr(block, "self_attn", None) or getattr(block, "attention", None) or block.attn
+    if hasattr(module, "qkv"):
+        made = list(output_of(model, module.qkv, inputs).chunk(3, -1))
+    else:
+        norms = [getattr(module, f"{name}_norm", None) for name in "qk"]
+        made = [
+            output_of(model, norm or getattr(module, f"{n}_proj"), inputs) for n, norm in zip("qk", norms, strict=True)
+        ]
+        made.append(output_of(model, module.v_proj, inputs))
+    made.append(output_of(model, block, inputs))
+    return {name: t.unflatten(-1, (heads, -1)) for name, t in zip(SOURCES, made, strict=True)}
 
 
 def window_index(tower: Any, grid: Tensor) -> list[int]:
@@ -76,7 +105,8 @@ def qwen(model: Any, inputs: dict[str, Tensor], layer: int) -> Expected:
     order = window_index(tower, grid) if hasattr(tower, "fullatt_block_indexes") else range(len(shares) // 4)
     place = {cell: where for where, cell in enumerate(order)}
     patches = [[4 * place[cell] + i for i in range(4)] for cell in range(len(shares) // 4)]
-    return merged(patches, column, column, key, output_of(model, tower.blocks[layer], inputs))
+    states = by_head(model, tower.blocks[layer], inputs, module.num_heads)
+    return merged(patches, column, column, key, output_of(model, tower.blocks[layer], inputs), states)
 
 
 def squares(model: Any, inputs: dict[str, Tensor], layer: int, tokens: int = 4) -> Expected:
@@ -91,17 +121,21 @@ def squares(model: Any, inputs: dict[str, Tensor], layer: int, tokens: int = 4) 
     classes = maps.shape[-1] % 2  # grids are even
     side = int((maps.shape[-1] - classes) ** 0.5)
     step = side // tokens
-    whole = Expected([], [], [], [])
-    for image, key, output in zip(maps.mean(1), keys, outputs, strict=True):
+    states = by_head(model, layers[layer], inputs, module.num_heads)
+    whole = Expected([], [], [], [], {name: [] for name in SOURCES})
+    for number, (image, key, output) in enumerate(zip(maps.mean(1), keys, outputs, strict=True)):
         patches = [
             [classes + (step * row + i) * side + step * column + j for i in range(step) for j in range(step)]
             for row, column in itertools.product(range(tokens), repeat=2)
         ]
-        part = merged(patches, image[0] if classes else image.mean(0), image.mean(0), key, output)
+        mine = {name: values[number] for name, values in states.items()}
+        part = merged(patches, image[0] if classes else image.mean(0), image.mean(0), key, output, mine)
         whole.attention += part.attention
         whole.received += part.received
         whole.key += part.key
         whole.features += part.features
+        for name in SOURCES:
+            whole.states[name] += part.states[name]
     return whole
 
 
@@ -119,7 +153,9 @@ def pixtral(model: Any, inputs: dict[str, Tensor], layer: int) -> Expected:
         shares += [1 / (height * width)] * (height * width)
         before += height * width
     column = maps[0].mean(0).sum(0) * torch.tensor(shares)
-    return merged(patches, column, column, key, output_of(model, tower.transformer.layers[layer], inputs)[0])
+    output = output_of(model, tower.transformer.layers[layer], inputs)[0]
+    states = by_head(model, tower.transformer.layers[layer], inputs, module.num_heads)
+    return merged(patches, column, column, key, output, {name: values[0] for name, values in states.items()})
 
 
 LITERAL = {
@@ -139,10 +175,22 @@ class Looks(TopK):
     """Keeps what it has seen."""
 
     seen: Any = None
+    states: Any = None
+    entropy: Any = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"tower_value"}
 
     def select(self, ctx: PruneContext) -> Selection:
-        found = ctx.vision(self.scorer.layer)  # type: ignore[attr-defined]
+        layer = self.scorer.layer  # type: ignore[attr-defined]
+        found = ctx.vision(layer)
         type(self).seen = (found.attention, found.received, found.key, found.features)
+        type(self).states = {source: found.states(source) for source in SOURCES}
+        type(self).entropy = {
+            (source, how): MatrixEntropy(source=source, tower_layer=layer, normalization=how).score(ctx)
+            for source, how in itertools.product(SOURCES, HOW)
+        }
         return super().select(ctx)
 
 
@@ -171,6 +219,12 @@ def compare(model: Any, groups: list[list[int]], inputs: dict[str, Tensor], laye
         assert (received[sample, : len(visual)] / scale).tolist() == pytest.approx(wanted, abs=2e-6)
         assert torch.allclose(key[sample, : len(visual)].double(), torch.stack(expected.key[mine]), atol=1e-5)
         assert torch.allclose(features[sample, : len(visual)].double(), torch.stack(expected.features[mine]), atol=1e-5)
+        for source, wanted_states in expected.states.items():
+            tokens = torch.stack(wanted_states[mine])
+            assert torch.allclose(Looks.states[source][sample, : len(visual)].double(), tokens, atol=1e-5)
+            for how in HOW:
+                wanted = [literal(token, how == "trace") if token.any() else 0.0 for token in tokens]
+                assert Looks.entropy[source, how][sample, : len(visual)].tolist() == pytest.approx(wanted, abs=1e-4)
         assert not attention[sample, len(visual) :].any()
         kept = [int(p) for p in run.stages[0].kept[sample] if p >= 0]
         assert len(kept) == run.stages[0].after[sample] < run.stages[0].before[sample] == len(visual)

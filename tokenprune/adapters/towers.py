@@ -27,8 +27,8 @@ class TowerRun:
     Attributes:
         arguments: The tower's arguments without pixels, and those of its encoder that
             :attr:`tokenprune.adapters.base.Adapter.encoders` names.
-        states: (layer, ``query`` or ``key``) -> the output of that module; (layer, ``output``) -> the states that left
-            the layer; (layer, ``rotary``) -> the cosines and sines that the attention was given, or None.
+        states: (layer, ``query``, ``key`` or ``value``) -> the output of that module; (layer, ``output``) -> the states
+            that left the layer; (layer, ``rotary``) -> the cosines and sines that the attention was given, or None.
     """
 
     arguments: Arguments
@@ -45,6 +45,8 @@ class TowerSite:
         attention: The layer's attention module; its argument ``position_embeddings`` is observed.
         query: The module in it that makes the queries; its output is observed.
         key: The module that makes the keys; it may be the same.
+        value: The module that makes the values; it may be that of the queries, and then the last third of its output
+            holds the values. Only observed for components that declare ``tower_value``. None where the tower has none.
         read: Makes the layer's states from the outputs of the two modules, the cosines and sines of the rotary
             embedding (or None), and the run's arguments (see :class:`TowerRun`).
         has_class_token: Whether the tower has a class token that is no visual token.
@@ -57,6 +59,13 @@ class TowerSite:
     key: nn.Module
     read: Callable[[Tensor, Tensor, Any, Arguments], TowerLayer]
     has_class_token: bool = False
+    value: nn.Module | None = None
+
+    def split_value(self, output: Tensor, key: Tensor) -> Tensor:
+        """The value states in the output of :attr:`value`, ``[images, tokens, heads, head_dim]`` as the keys."""
+        if self.value is self.query:
+            output = output.chunk(3, dim=-1)[2]
+        return output.reshape(*key.shape[:-1], -1)
 
 
 @dataclass(frozen=True)
@@ -153,7 +162,8 @@ def image_batch_site(
 
     # InternVL normalises queries and keys; without weights for it, the module is there, too, and does nothing
     query, key = (getattr(attention, f"{name}_norm", None) or getattr(attention, f"{name}_proj") for name in "qk")
-    return TowerSite(tower, block, attention, query, key, read, class_tokens > 0 and has_class_token(tower))
+    value = getattr(attention, "v_proj", None)
+    return TowerSite(tower, block, attention, query, key, read, class_tokens > 0 and has_class_token(tower), value)
 
 
 def has_class_token(tower: nn.Module) -> bool:
@@ -197,10 +207,12 @@ def packed_site(tower: nn.Module | None, layer: int, pack: Callable[[Arguments],
             blocks=packed.blocks,
             feature_patches=packed.feature_patches.to(key.device),
             plain_key=key,
+            plain_query=query,
         )
 
     query, key = (fused, fused) if fused is not None else (attention.q_proj, attention.k_proj)
-    return TowerSite(tower, block, attention, query, key, read)
+    value = fused if fused is not None else getattr(attention, "v_proj", None)
+    return TowerSite(tower, block, attention, query, key, read, value=value)
 
 
 def pixtral_site(tower: Any, layer: int, side: int) -> TowerSite | None:

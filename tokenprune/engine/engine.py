@@ -57,7 +57,9 @@ class Engine:
         layers = [LayerCalls(layer, adapter.layer_signature) for layer in adapter.layers]
         reads_logits_to_keep = logits.is_read(adapter.model, adapter.decoder)
         self.applied = Applied(adapter, plan, layers, CacheOwner(self.thread), reads_logits_to_keep)
-        self.tower = TowerRecorder(adapter, plan.tower_sites(adapter), lambda: self.thread.current)
+        self.tower = TowerRecorder(
+            adapter, plan.tower_sites(adapter), plan.reads_tower_value, lambda: self.thread.current
+        )
         captures = Captures(plan, adapter, layers, lambda: self.thread.current)
         self.layer_hooks = hooks.SharedHooks(self._hook_layers, stay=True)
         self.capture_hooks = hooks.SharedHooks(captures.register)

@@ -98,6 +98,11 @@ class Plan:
         """The first layer that sees fewer tokens."""
         return self.stages[0].layer
 
+    @property
+    def reads_tower_value(self) -> bool:
+        """Whether value states of the vision tower are read."""
+        return any("tower_value" in stage.pruner.needs for stage in self.stages)
+
     def stage_of(self, layer: int) -> Stage:
         """The stage that decides what a layer sees."""
         return next(stage for stage in reversed(self.stages) if stage.layer <= layer)
@@ -143,6 +148,10 @@ class Plan:
     def _check_tower(self, adapter: Adapter) -> None:
         """Refuse towers that do not show what the method reads."""
         sites = self.tower_sites(adapter)
+        if self.reads_tower_value and any(site.value is None for _, site in sites):
+            raise UnsupportedModelError(
+                f"the vision tower of {adapter.name!r} has no value states", "read its query, key or hidden states"
+            )
         for stage in self.stages:
             if stage.pruner.requires_class_token and not all(site.has_class_token for _, site in sites):
                 raise UnsupportedModelError(

@@ -19,7 +19,7 @@ from tokenprune.core.call_arguments import bound_arguments
 from tokenprune.engine import hooks
 from tokenprune.engine.calls import Call
 from tokenprune.errors import ScoreError, UnsupportedModelError
-from tokenprune.ops.vision import TowerLayer, TowerRuns, on_visual_axis
+from tokenprune.ops.vision import StateSource, TowerLayer, TowerRuns, on_visual_axis
 from tokenprune.signals.signals import GatheredTower, TowerSignals
 from tokenprune.signals.visual_axis import VisualAxis
 
@@ -48,14 +48,20 @@ class TowerRecorder:
     Args:
         adapter: The model's adapter.
         sites: Layers of the tower that are read, and where.
+        values: Whether value states are read, too.
         current: The call that runs on this thread.
     """
 
     def __init__(
-        self, adapter: Adapter, sites: Sequence[tuple[int, TowerSite]], current: Callable[[], Call | None]
+        self,
+        adapter: Adapter,
+        sites: Sequence[tuple[int, TowerSite]],
+        values: bool,
+        current: Callable[[], Call | None],
     ) -> None:
         self._adapter = adapter
         self._sites = sites
+        self._values = values
         self._current = current
         self._thread = _ThreadRuns()
 
@@ -72,7 +78,10 @@ class TowerRecorder:
             handles.append(hooks.observe_calls(model, name, self._note_encoder(wanted)))
         for layer, site in self._sites:
             handles.append(hooks.before(site.attention, self._keep_rotary(layer)))
-            for name, module in (("query", site.query), ("key", site.key), ("output", site.block)):
+            observed = {"query": site.query, "key": site.key, "output": site.block}
+            if self._values and site.value is not None:
+                observed["value"] = site.value
+            for name, module in observed.items():
                 handles.append(hooks.after(module, self._keep_states(layer, name)))
         return handles
 
@@ -136,13 +145,13 @@ class _RecordedLayer:
     """Implements :class:`tokenprune.signals.signals.TowerSignals` for all features that the tower made.
 
     Attributes:
-        states: The layer's states, of all images and then of all videos.
+        layer: The layer, of all images and then of all videos.
         counts: Visual tokens per sample before any stage.
         repeats: Times that the prompts repeat each sample that the tower got, as beams.
         projector: See :attr:`tokenprune.signals.signals.TowerSignals.projector`.
     """
 
-    states: TowerLayer | TowerRuns
+    layer: TowerLayer | TowerRuns
     counts: Sequence[int]
     repeats: int
     projector: Callable[[Tensor], Tensor] | None
@@ -150,29 +159,33 @@ class _RecordedLayer:
     @property
     def attention(self) -> Tensor:
         """See :attr:`tokenprune.signals.signals.TowerSignals.attention`."""
-        return self.states.attention
+        return self.layer.attention
 
     @property
     def received(self) -> Tensor:
         """See :attr:`tokenprune.signals.signals.TowerSignals.received`."""
-        return self.states.received
+        return self.layer.received
 
     @property
     def key(self) -> Tensor:
         """See :attr:`tokenprune.signals.signals.TowerSignals.key`."""
-        return self.states.mean_key
+        return self.layer.mean_key
 
     @property
     def features(self) -> Tensor:
         """See :attr:`tokenprune.signals.signals.TowerSignals.features`."""
-        return self.states.mean_output
+        return self.layer.mean_output
+
+    def states(self, source: StateSource) -> Tensor:
+        """See :meth:`tokenprune.signals.signals.TowerSignals.states`."""
+        return self.layer.states(source)
 
     @property
     def tiles(self) -> Sequence[Tensor] | None:
         """See :attr:`tokenprune.signals.signals.TowerSignals.tiles`."""
-        if self.states.tiles is None:
+        if self.layer.tiles is None:
             return None
-        samples = self.states.tiles.split(list(self.counts[:: self.repeats]))
+        samples = self.layer.tiles.split(list(self.counts[:: self.repeats]))
         return [sample for sample in samples for _ in range(self.repeats)]
 
 
@@ -235,7 +248,10 @@ class TowerReader:
             query, key, rotary = (run.states[layer, name] for name in ("query", "key", "rotary"))
             output = run.states[layer, "output"]
             packed = output if output.dim() == 3 else output[None]  # Qwen-VL's towers have one row of patches
-            read.append(replace(site.read(query, key, rotary, run.arguments), output=packed))
+            made = site.read(query, key, rotary, run.arguments)
+            value = run.states.get((layer, "value"))
+            split = None if value is None else site.split_value(value, made.key)
+            read.append(replace(made, output=packed, value=split))
         states = read[0] if len(read) == 1 else TowerRuns(read)
         visual, repeats = sum(self._counts), 1
         if self._arguments.get("mm_encoder_outputs"):  # ``generate`` ran the tower before it repeated samples as beams

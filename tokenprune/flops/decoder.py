@@ -11,11 +11,11 @@ functions raise an error that says why.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tokenprune.errors import UnsupportedModelError
-from tokenprune.flops.vision import vision_flops
+from tokenprune.flops.vision import TowerShape, vision_flops
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class FlopsByPart:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that the cost of a decoder layer depends on.
+    """The sizes that the cost of a decoder layer, and of a selection before it, depends on.
 
     Attributes:
         width: Hidden size of the decoder.
@@ -64,6 +64,7 @@ class Shape:
         kv_projections: Key and value projections that the layer computes: 2; 1 where the keys are also the values;
             0 where the layer reads the keys and values of another layer.
         other_weights: Weights of the further matrices that every token passes through, e.g. an expert router.
+        tower: Sizes of the vision tower's states, which selections may read; None where they are unknown.
     """
 
     width: int
@@ -75,6 +76,7 @@ class Shape:
     products: int
     kv_projections: int = 2
     other_weights: int = 0
+    tower: TowerShape | None = None
 
     @classmethod
     def of(cls, config: Any, layer: int = 0) -> Shape:
@@ -106,6 +108,32 @@ class Shape:
             kv_projections=0 if shares_keys else 1 if _keys_are_values(own, layer) else 2,
             other_weights=router + 2 * per_layer_input * width,
         )
+
+    @classmethod
+    def of_stage(cls, config: Any, layer: int) -> Shape:
+        """Read the shape of one decoder layer and of the vision tower, as selections before that layer need it.
+
+        Args:
+            config: A model's config.
+            layer: The layer, counted from 0.
+
+        Raises:
+            UnsupportedModelError: The closed form does not describe this family's decoder layers.
+        """
+        return replace(cls.of(config.get_text_config(decoder=True), layer), tower=TowerShape.of(config))
+
+    def known_tower(self) -> TowerShape:
+        """The sizes of the vision tower's states.
+
+        Raises:
+            UnsupportedModelError: They are unknown.
+        """
+        if self.tower is None:
+            raise UnsupportedModelError(
+                "the width and the heads of the vision tower are unknown, and the selection reads its states",
+                "count the operations with tokenprune.measure.counted",
+            )
+        return self.tower
 
     def flops(self, tokens: int, cached: int = 0, visual: int = 0) -> int:
         """FLOPs of one pass over ``tokens`` tokens, ``visual`` of them visual; see :func:`layer_flops`."""

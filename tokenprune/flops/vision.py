@@ -7,9 +7,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tokenprune.errors import ConfigError, UnsupportedModelError
+
+
+@dataclass(frozen=True)
+class TowerShape:
+    """The sizes of a vision tower's states.
+
+    Attributes:
+        width: Size of the states that leave a layer.
+        heads: Number of heads.
+        head_dim: Size of one head.
+    """
+
+    width: int
+    heads: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, config: Any) -> TowerShape | None:
+        """Read the shape of a model's vision tower; None where its config does not state it.
+
+        Args:
+            config: A model's config.
+        """
+        vision = getattr(config, "vision_config", None)
+        # Qwen2-VL's hidden_size is that of the language model
+        width = getattr(vision, "embed_dim", None) or getattr(vision, "hidden_size", None)
+        heads = getattr(vision, "num_attention_heads", None) or getattr(vision, "num_heads", None)
+        if not isinstance(width, int) or not isinstance(heads, int):
+            return None
+        return cls(width, heads, int(getattr(vision, "head_dim", None) or width // heads))
 
 
 def vision_flops(config: Any, visual_tokens: int) -> tuple[int, int]:

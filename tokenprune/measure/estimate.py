@@ -77,7 +77,7 @@ def estimate(
     schedule = Schedule(choice.layers, num_layers, prefill_cost(config, text_tokens))
     kept = method.budget.keep(visual_tokens, schedule)
     selection = sum(
-        method.pruner.at(stage).flops(Shape.of(text_config, layer), visual, visual + text_tokens)
+        method.pruner.at(stage).flops(Shape.of_stage(config, layer), visual, visual + text_tokens)
         for stage, (layer, visual) in enumerate(zip(choice.layers, (visual_tokens, *kept[:-1]), strict=True))
     )
     per_layer = {"unpruned": [visual_tokens] * num_layers, "pruned": schedule.per_layer(visual_tokens, kept)}

@@ -1,25 +1,29 @@
-"""Attention and keys of a vision tower's layer, per feature; the full attention map is never held in memory."""
+"""Attention and states of a vision tower's layer, per feature; the full attention map is never held in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from tokenprune.errors import UnsupportedFeatureError
+from tokenprune.errors import ScoreError, UnsupportedFeatureError
+
+#: States of a layer that are read head by head.
+StateSource = Literal["query", "key", "value", "hidden"]
 
 _ROWS = 64  # query rows at a time, so that a large image needs no [heads, n, n] map
 
 
 @dataclass(frozen=True)
 class TowerLayer:
-    """Query and key states of one layer of a vision tower, image by image.
+    """States of one layer of a vision tower, image by image.
 
     Results are per *feature*, which enters the prompt as one visual token. Where a projector merges or pools several
-    patches to one feature (``feature_patches``), the feature has the mean over its patches, of attention as of keys.
+    patches to one feature (``feature_patches``), the feature has the mean over its patches, of attention as of states.
 
     Attributes:
         query: ``[images, tokens, heads, head_dim]``, as they enter the dot product.
@@ -33,6 +37,8 @@ class TowerLayer:
         feature_patches: The patches of each feature, long ``[features, merged]``, numbered over all images without
             class tokens. None: every patch is a feature.
         plain_key: Keys before the rotary embedding, as ``key``; None where the tower has no rotary embedding.
+        plain_query: Queries before the rotary embedding, likewise.
+        value: Value states, ``[images, tokens, heads, head_dim]``; None where they are not read.
         patch_weights: Weight of each patch in its feature, ``[features, merged]``, where it is not the mean. Newline
             features have weight zero everywhere.
         output: States that leave the layer, ``[images, tokens, width]``; None where they are not read.
@@ -48,6 +54,8 @@ class TowerLayer:
     unpadded: Tensor | None = None
     feature_patches: Tensor | None = None
     plain_key: Tensor | None = None
+    plain_query: Tensor | None = None
+    value: Tensor | None = None
     patch_weights: Tensor | None = None
     output: Tensor | None = None
     tiles: Tensor | None = None
@@ -91,6 +99,32 @@ class TowerLayer:
         if self.output is None:
             raise ValueError("the states that leave this layer were not recorded")
         return self._by_feature(self.output[:, self.class_tokens :].float())
+
+    def states(self, source: StateSource) -> Tensor:
+        """States by head, float32 ``[images, patches, heads, head_dim]`` (or ``[1, features, heads, head_dim]``).
+
+        Args:
+            source: ``query``, ``key`` and ``value`` are those before the rotary embedding. ``hidden`` are the states
+                that leave the layer, split into as many slices as the tower has heads.
+
+        Raises:
+            ScoreError: There are no such states, or they were not recorded.
+            UnsupportedFeatureError: The hidden states cannot be split into that many slices.
+        """
+        recorded = {
+            "query": self.query if self.plain_query is None else self.plain_query,
+            "key": self.key if self.plain_key is None else self.plain_key,
+            "value": self.value,
+            "hidden": self.output,
+        }
+        found = recorded.get(source)
+        if found is None:
+            problem = "were not recorded" if source in recorded else "do not exist"
+            fix = "add 'tower_value' to the component's needs" if source == "value" else f"read {', '.join(recorded)}"
+            raise ScoreError(f"{source} states of the vision tower {problem}", fix)
+        if source == "hidden":
+            found = split_heads(found, self.query.shape[2])
+        return self._by_feature(found[:, self.class_tokens :].float())
 
     def _by_feature(self, values: Tensor) -> Tensor:
         """Values of patches ``[images, patches, ...]`` as values of features."""
@@ -165,6 +199,10 @@ class TowerRuns:
         """See :class:`TowerLayer`."""
         return torch.cat([run.mean_key.flatten(0, 1) for run in self.runs])[None]
 
+    def states(self, source: StateSource) -> Tensor:
+        """See :meth:`TowerLayer.states`."""
+        return torch.cat([run.states(source).flatten(0, 1) for run in self.runs])[None]
+
     @property
     def tiles(self) -> Tensor | None:
         """See :class:`TowerLayer`.
@@ -182,6 +220,21 @@ class TowerRuns:
     def mean_output(self) -> Tensor:
         """See :class:`TowerLayer`."""
         return torch.cat([run.mean_output.flatten(0, 1) for run in self.runs])[None]
+
+
+def split_heads(states: Tensor, heads: int) -> Tensor:
+    """Split hidden states ``[..., width]`` into one slice per head, ``[..., heads, width / heads]``.
+
+    Raises:
+        UnsupportedFeatureError: The width is no multiple of the heads.
+    """
+    if states.shape[-1] % heads:
+        raise UnsupportedFeatureError(
+            f"hidden states of width {states.shape[-1]} cannot be split into the vision tower's {heads} heads",
+            "read its query, key or value states",
+        )
+    split: Tensor = states.unflatten(-1, (heads, -1))
+    return split
 
 
 def cell_patches(rows: int, columns: int, side: int) -> Tensor:

@@ -16,13 +16,14 @@ class TowerLayerMark:
 
 
 #: Type of a field that holds the number of a vision tower layer, negative from the end. The engine records that layer.
+#: A field of type ``TowerLayerNumber | None`` may name no layer.
 TowerLayerNumber = Annotated[int, TowerLayerMark]
 
 
-def _names_tower_layer(field: FieldInfo) -> bool:
-    """Whether a field is marked, as a whole or in a part of its type (``TowerLayerNumber | None``)."""
+def _holds_tower_layer(field: FieldInfo) -> bool:
+    """Whether a field has the type :data:`TowerLayerNumber`, or that or None."""
     parts = (getattr(part, "__metadata__", ()) for part in get_args(field.annotation))
-    return TowerLayerMark in field.metadata or any(TowerLayerMark in metadata for metadata in parts)
+    return TowerLayerMark in field.metadata or any(TowerLayerMark in marks for marks in parts)
 
 
 class SignalReader(Component):
@@ -47,7 +48,8 @@ class SignalReader(Component):
         layer K itself on the states that enter it, :attr:`tokenprune.signals.context.PruneContext.entering_probe`.
         ``final_norm`` is the norm behind the last layer, :meth:`tokenprune.signals.context.PruneContext.final_norm`.
         ``embeddings`` stands for the full prompt as it entered layer 0,
-        :attr:`tokenprune.signals.context.PruneContext.prompt`. Hidden states can be read even if they are not declared.
+        :attr:`tokenprune.signals.context.PruneContext.prompt`. ``tower_value`` are the value states of the vision
+        tower's layers in :attr:`vision_layers`. Hidden states can be read even if they are not declared.
         """
         return frozenset({"hidden"}).union(*(reader.needs for reader in self.inner_readers()))
 
@@ -55,9 +57,9 @@ class SignalReader(Component):
     def vision_layers(self) -> frozenset[int]:
         """Layers of the vision tower that the component reads with ``ctx.vision``; negative from the end."""
         fields = type(self).model_fields.items()
-        named = (getattr(self, name) for name, field in fields if _names_tower_layer(field))
-        layers = frozenset(layer for layer in named if layer is not None)
-        return layers.union(*(reader.vision_layers for reader in self.inner_readers()))
+        layers = (getattr(self, name) for name, field in fields if _holds_tower_layer(field))
+        named = frozenset(layer for layer in layers if layer is not None)
+        return named.union(*(reader.vision_layers for reader in self.inner_readers()))
 
     @property
     def requires_class_token(self) -> bool:

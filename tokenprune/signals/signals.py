@@ -12,12 +12,13 @@ from torch import Tensor
 
 from tokenprune.errors import ConfigError, ScoreError
 from tokenprune.ops.gather import rows_at
+from tokenprune.ops.vision import StateSource
 
 #: States of the attention module of layer K-1 that a component can name in ``needs``.
 LAYER_STATES = frozenset({"query", "key", "value"})
 
 #: Signals that a stage before layer 0 can also read, because no layer has to run for them.
-INPUT_SIGNALS = frozenset({"hidden", "embeddings", "entering", "final_norm"})
+INPUT_SIGNALS = frozenset({"hidden", "embeddings", "entering", "final_norm", "tower_value"})
 
 #: All signals that a component can name in ``needs``. The engine captures only the signals that are named.
 SIGNALS = LAYER_STATES | INPUT_SIGNALS | {"attention"}
@@ -123,8 +124,9 @@ class TowerSignals(Protocol):
     """Signals of one layer of the vision tower, per visual token.
 
     If the projector merges several patches into one token (Qwen-VL, Gemma 3, Idefics 3, InternVL, Mistral 3), the
-    token's attention, key and features are means over its patches. In a layer with windows (Qwen2.5-VL), patches
-    receive no attention from the other windows of their frame.
+    token's attention, key, features and states are means over its patches. Where the model scales or pools patches with
+    weights (LLaVA-OneVision), the means have these weights; newlines are made of no patch, and all their signals are 0.
+    In a layer with windows (Qwen2.5-VL), patches receive no attention from the other windows of their frame.
     """
 
     @property
@@ -149,6 +151,22 @@ class TowerSignals(Protocol):
         """States that leave the layer, before any norm and projector, float32 ``[batch, n_visual, width]``.
 
         For the layer from which a model takes its features (LLaVA: -2), these are the input of the projector.
+        """
+
+    def states(self, source: StateSource) -> Tensor:
+        """States of each token head by head, float32 ``[batch, n_visual, heads, head_dim]``.
+
+        Of a token that is made of several patches they are the mean of the patches' states: what is computed from them,
+        e.g. an entropy, is that of the mean, not the mean of the patches' entropies.
+
+        Args:
+            source: ``query``, ``key`` and ``value`` are read before rotary embedding, ``query`` and ``key`` behind a
+                norm of their own where the tower has one. A component that reads ``value`` declares ``tower_value`` in
+                its ``needs``. ``hidden`` are :attr:`features`, split into as many slices as the tower has heads.
+
+        Raises:
+            ScoreError: ``value`` is not declared, or there are no states of that name.
+            UnsupportedFeatureError: The width of the hidden states is no multiple of the heads.
         """
 
     @property
@@ -298,6 +316,10 @@ class GatheredTower:
     def features(self) -> Tensor:
         """See :attr:`TowerSignals.features`."""
         return self.gather(self.source.features)
+
+    def states(self, source: StateSource) -> Tensor:
+        """See :meth:`TowerSignals.states`."""
+        return self.gather(self.source.states(source))
 
     @property
     def tiles(self) -> Sequence[Tensor] | None:
