@@ -19,6 +19,7 @@ from tokenprune.engine import measure_entropy
 from tokenprune.engine.trials import calibrate, profile_cache
 from tokenprune.errors import BusyModelError, ConfigError, LayerError, UnsupportedFeatureError
 from tokenprune.models.presets import PRESETS
+from tokenprune.pruners.stages import Stages
 from tokenprune.pruners.topk import TopK
 from tokenprune.run import choose_layers, verify_methods
 from tokenprune.scorers.matrix_entropy import MatrixEntropy
@@ -26,6 +27,7 @@ from tokenprune.scorers.random import Random
 from tokenprune.selectors.base import SelectorContext, Trial, TrialResult
 from tokenprune.selectors.entropy_collapse import EntropyCollapse
 from tokenprune.selectors.entropy_profile import EntropyProfile
+from tokenprune.selectors.fixed import Fixed
 from tokenprune.selectors.layer_trials import alternatives, candidate_layers, choose
 from tokenprune.selectors.plateau import Plateau
 from tokenprune.stats.clustered import difference
@@ -267,6 +269,132 @@ def test_fields_are_for_verification() -> None:
         EntropyCollapse(fields=("scorer.source",))
 
 
+# ---- before the language model, and in two stages ----------------------------------------------------------------
+
+DIVERSE = {"name": "quality_dpp", "quality": {"name": "matrix_entropy", "source": "hidden", "tower_layer": -1}}
+PATH = EntropyCollapse(
+    verify=True,
+    most=2,
+    before=(
+        {"pruner": DIVERSE, "fields": ["quality.tower_layer"]},  # type: ignore[arg-type]
+        {"pruner": {"name": "topk", "scorer": {"name": "norm", "tower_layer": 0}}},  # type: ignore[arg-type]
+    ),
+    two_stages=True,
+)
+
+
+def along(compare: Compare | None, tower: int | None = 6, **changes: Any) -> SelectorContext:
+    return replace(model(compare, selector=PATH, **changes), tower_layers=tower)
+
+
+def named(answers: dict[str, list[float]], seen: list[str] | None = None) -> Compare:
+    """Agreements by the trial's name; half of the samples for the others."""
+
+    def compare(trials: Sequence[Trial]) -> list[TrialResult]:
+        if seen is not None:
+            seen.extend(trial.name for trial in trials)
+        return [result(answers.get(trial.name, shares(16))) for trial in trials]
+
+    return compare
+
+
+def test_the_whole_path_is_verified() -> None:
+    """The towers layers that are worth trying, layers round the collapse, and both; with six layers 1/3 is layer 2."""
+    seen: list[str] = []
+    PATH.select(along(named({}, seen)))
+    assert seen == [
+        "layer 0, quality_dpp, tower layer -1",
+        "layer 0, quality_dpp, tower layer 0",
+        "layer 0, quality_dpp, tower layer 2",
+        "layer 0, quality_dpp, tower layer 4",
+        "layer 0, topk",
+        "layer 1",
+        "layer 2",
+        "layers 0 and 4, quality_dpp, then the method's own pruner",
+    ]
+
+
+def test_the_standard_way_stays_unless_another_is_clearly_better() -> None:
+    standard, other = "layer 0, quality_dpp, tower layer -1", "layer 0, quality_dpp, tower layer 2"
+    close = PATH.select(along(named({standard: shares(28), other: shares(30)})))
+    assert close.layers == (0,)
+    assert close.pruner == PATH.before[0].pruner
+    assert "the standard way, and none is clearly better of 8 candidates" in close.reason
+    clear = PATH.select(along(named({standard: shares(20), other: shares(30)})))
+    assert clear.pruner != close.pruner
+    assert f"{other} agrees with the unpruned model on 93.8 %" in clear.reason
+    assert "the best of 8 candidates" in clear.reason
+
+
+def test_a_later_layer_and_two_stages_can_win() -> None:
+    late = PATH.select(along(named({"layer 2": shares(31)})))
+    assert (late.layers, late.pruner) == ((2,), PRUNER)
+    both = PATH.select(along(named({"layers 0 and 4, quality_dpp, then the method's own pruner": shares(31)})))
+    assert both.layers == (0, 4)
+    assert both.pruner == Stages(pruners=(PATH.before[0].pruner, PRUNER))
+
+
+def test_the_promise_is_corrected_for_the_pick() -> None:
+    """Many that are right by chance: the best of them promises more than it keeps."""
+    noise = torch.Generator().manual_seed(0)
+    lucky = {f"layer {layer}": (torch.rand(32, generator=noise) < 0.5).double().tolist() for layer in range(1, 12)}
+    selector = EntropyCollapse(verify=True, most=11)
+    choice = selector.select(model(named(lucky), selector=selector))
+    assert choice.promise is not None
+    assert choice.promise.agreement == max(sum(values) / 32 for values in lucky.values())
+    assert choice.promise.corrected < choice.promise.agreement - 0.03
+    assert choice.promise.low < choice.promise.corrected < choice.promise.high
+    assert (choice.promise.samples, choice.promise.candidates) == (32, 11)
+    assert f"corrected for having been picked {100 * choice.promise.corrected:.1f} %" in choice.reason
+
+
+def test_a_verdict_on_the_path_is_kept_and_followed() -> None:
+    kept = [CURVES]
+    first = PATH.select(along(named({"layer 0, topk": shares(31)}), kept=kept))
+    again = PATH.select(along(failing, kept=kept))
+    assert again == first
+    assert again.promise is not None
+    assert PATH.select(along(failing, kept=[EntropyProfile.model_validate_json(kept[-1].model_dump_json())])) == first
+
+
+def test_a_budget_that_no_layer_of_the_language_model_meets_is_met_before_it() -> None:
+    choice = PATH.select(along(named({}), feasible=lambda layer: layer == 0))
+    assert choice.layers == (0,)
+    assert "of 6 candidates" in choice.reason  # the second stage is feasible here: its first layer is 0
+
+
+def test_without_verification_it_is_the_standard_way() -> None:
+    """Where the tower can be read; else the rule and the fallback decide as before."""
+    choice = PATH.select(along(None))
+    assert (choice.layers, choice.pruner) == ((0,), PATH.before[0].pruner)
+    assert choice.reason == "no calibration samples were given; took the standard way: before layer 0, quality_dpp"
+    blind = PATH.model_copy(update={"fallback": 3}).select(along(None, tower=None))
+    assert (blind.layers, blind.pruner) == ((3,), None)
+
+
+def test_ways_are_for_verification() -> None:
+    with pytest.raises(ConfigError, match="'before' would not be verified: set verify to true"):
+        EntropyCollapse(before=({"pruner": DIVERSE},))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="'two_stages' begins with the first pruner of 'before': name one there"):
+        EntropyCollapse(verify=True, two_stages=True)
+
+
+def test_entropyprune_runs_along_the_path() -> None:
+    """On a real model: what was verified is what is applied, at equal cost."""
+    built, batches = tiny()
+    method = tp.load_method("entropyprune", average_ratio=0.5)
+    with torch.no_grad(), tp.apply(built, method, calibration=batches) as run:
+        built(**batches[0])
+        kept = [stage.kept.tolist() for stage in run.stages]
+    choice = choose_layers(built, method, batches)
+    assert choice.promise is not None
+    assert choice.promise.candidates == 10
+    fixed = method.model_copy(update={"layers": Fixed(layers=choice.layers), "pruner": choice.pruner or method.pruner})
+    with torch.no_grad(), tp.apply(built, fixed) as again:
+        built(**batches[0])
+    assert [stage.kept.tolist() for stage in again.stages] == kept
+
+
 # ---- what is kept ------------------------------------------------------------------------------------------------
 
 
@@ -423,7 +551,11 @@ def tiny() -> tuple[Any, list[dict[str, torch.Tensor]]]:
 
 
 def entropyprune(tokens: int = 3) -> tp.Method:
-    return tp.load_method("entropyprune", keep_tokens=tokens)
+    """EntropyPrune in the language model alone."""
+    method = tp.load_method("entropyprune", keep_tokens=tokens)
+    return method.model_copy(
+        update={"layers": method.layers.model_copy(update={"before": (), "two_stages": False}), "label": "decoder"}
+    )
 
 
 def test_a_method_runs_with_the_verified_layer_and_states() -> None:

@@ -153,14 +153,14 @@ def _timings(data: ReportData) -> Table:
 def _promised(data: ReportData) -> Table:
     columns: tuple[Column[Promised], ...] = (
         *(item.of(_promising) for item in (METHOD, BUDGET)),
-        number("best of candidates %", lambda item: 100 * item.promise.agreement),
+        number("promised %", lambda item: 100 * item.promise.agreement),
         estimate("corrected %", lambda item: item.corrected),
         estimate("kept %", lambda item: item.summary.agreement),
         number("candidates", lambda item: item.promise.candidates, "{:.0f}"),
         number("calibration samples", lambda item: item.promise.samples, "{:.0f}"),
     )
     note = (
-        "Agreement with the unpruned model. Best of candidates: of the first answer token, on the calibration samples"
+        "Agreement with the unpruned model. Promised: of the first answer token, on the calibration samples"
         " that chose it. Corrected: the same without the gain from having been picked. Kept: of the whole answer, on"
         " the questions of this experiment."
     )

@@ -137,6 +137,13 @@ class Outcome:
             candidates=len(self.trials),
         )
 
+    @property
+    def _rank(self) -> str:
+        """Whether the chosen trial is the best, or the standard one although another seems better."""
+        means = [statistics.fmean(self.results[number].agreement) for number in _finalists(self.results)]
+        best = statistics.fmean(self.results[self.best].agreement) == max(means)
+        return "the best of" if best else "the standard way, and none is clearly better of"
+
     def sentence(self, promise: Promise) -> str:
         """State the chosen trial, what it promises, how sure the choice is, and the runner-up."""
         values = self.results[self.best].agreement
@@ -149,7 +156,7 @@ class Outcome:
         text = (
             f"verified without labels: {self.chosen.name} agrees with the unpruned model on"
             f" {percent(promise.agreement)} of the answer tokens (95 % interval {percent(sure.low)} to"
-            f" {percent(sure.high)}, {samples} samples), the best of {len(self.trials)} candidates{details}"
+            f" {percent(sure.high)}, {samples} samples), {self._rank} {len(self.trials)} candidates{details}"
         )
         if self.second is not None:
             text += (
