@@ -22,7 +22,7 @@ from tokenprune.tuning.composed import compositions_of, random_of, value_words
 from tokenprune.tuning.layers import layer_words, own_layers, schedules, single_layers, tower_depth
 
 #: Named methods that are no candidates unless they are named: upper bounds and null models, by how their names begin.
-ONLY_IF_NAMED = (ORACLE, "norm-")
+ONLY_IF_NAMED = (ORACLE, "norm-", "energy-")
 
 
 def default_candidates(
