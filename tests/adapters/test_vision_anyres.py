@@ -5,6 +5,7 @@ Expected is what the model's own packing makes of the tower's own attention maps
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import sys
@@ -17,21 +18,33 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 import tokenprune as tp
-from tests.adapters.test_vision_families import Expected, Looks, built, compare, method, same_in_generate
+from tests.adapters.test_vision_families import (
+    SOURCES,
+    Expected,
+    Looks,
+    built,
+    by_head,
+    compare,
+    method,
+    same_in_generate,
+)
 from tests.support.tiny import CASES
 from tests.support.tiny.core import TRANSFORMERS, Variant, pad, spread_weights
-from tests.support.tiny.llava import onevision_model
 from tests.support.tiny.qwen import IMAGE, VIDEO
 from tests.support.tower import eager_maps, output_of
 from tokenprune.adapters import adapter_for
 from tokenprune.errors import UnsupportedFeatureError
 from tokenprune.ops.vision import bilinear_patches
 
+HEADS = 4
 ANYRES = ["llava_next", "llava_onevision", "llava_next_video"]
 
 
 def shown(model: Any, inputs: dict[str, Tensor], layer: int, tower: Any, classes: int) -> list[Tensor]:
-    """Attention, attention from all, mean keys and output of every patch of every tile, ``[tiles, patches, ...]``."""
+    """Attention, attention from all, mean keys and output of every patch of every tile, ``[tiles, patches, ...]``.
+
+    Behind them states as :data:`SOURCES` names them, the heads in a row.
+    """
     block = getattr(tower, "vision_model", tower).encoder.layers[layer]  # 5.17 has one more level
     module = block.self_attn
     (maps,) = eager_maps(model, module, inputs)
@@ -39,13 +52,17 @@ def shown(model: Any, inputs: dict[str, Tensor], layer: int, tower: Any, classes
     key = output_of(model, module.k_proj, inputs).unflatten(-1, (module.num_heads, -1)).mean(2)
     row = heads[:, 0] if classes else heads.mean(1)
     output = output_of(model, block, inputs)
-    return [row[:, classes:, None], heads.mean(1)[:, classes:, None], key[:, classes:], output[:, classes:]]
+    states = by_head(model, block, inputs, module.num_heads)
+    assert states["query"].shape[-2] == HEADS
+    made = [values.flatten(-2) for values in states.values()]
+    return [row[..., None][:, classes:], *(t[:, classes:] for t in (heads.mean(1)[..., None], key, output, *made))]
 
 
 def expect(values: list[Tensor]) -> Expected:
-    """Attention, attention from all, mean keys and output by feature, ``[features, ...]``."""
-    attention, received, key, output = values
-    return Expected(attention[:, 0].tolist(), received[:, 0].tolist(), list(key), list(output))
+    """What :func:`shown` shows by feature, ``[features, ...]``."""
+    attention, received, key, output, *states = values
+    by_source = {name: list(t.unflatten(-1, (HEADS, -1))) for name, t in zip(SOURCES, states, strict=True)}
+    return Expected(attention[:, 0].tolist(), received[:, 0].tolist(), list(key), list(output), by_source)
 
 
 def tiles_of(model: Any, inputs: dict[str, Tensor]) -> list[int]:
@@ -88,6 +105,7 @@ def test_tokens_get_what_their_patches_get(name: str, variant: Variant, layer: i
     batch = CASES[name].batch(model, 3, "left", variant=variant)
     expected = packed(model, batch.inputs, layer)
     assert 0.0 in expected.attention  # newlines
+    assert any(not token.any() for token in expected.states["query"])
     compare(model, batch.groups, batch.inputs, layer, expected)
 
 
@@ -105,7 +123,7 @@ def test_padding_is_cut_off(name: str, layer: int) -> None:
 
 def test_images_that_are_scaled_down() -> None:
     """OneVision scales large images down between tower and prompt; ``generate`` does not pass their sizes on."""
-    config = onevision_model().config
+    config = copy.deepcopy(built("llava_onevision").config)
     config.vision_aspect_ratio = "anyres_max_2"
     torch.manual_seed(0)
     model: Any = tf.LlavaOnevisionForConditionalGeneration._from_config(config, attn_implementation="eager").eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from dataclasses import dataclass, field
@@ -15,8 +16,6 @@ import tokenprune as tp
 from tests.ops.test_entropy import literal
 from tests.support.tiny import CASES
 from tests.support.tiny.core import TRANSFORMERS, Variant, join_cat, pad, prompts, spread_weights
-from tests.support.tiny.gemma import gemma3_model
-from tests.support.tiny.others import internvl_model
 from tests.support.tiny.parts import PATCHES, text
 from tests.support.tiny.qwen import IMAGE, PATCH, TYPES, VIDEO, grid_visual
 from tests.support.tower import eager_maps, output_of
@@ -167,8 +166,16 @@ LITERAL = {
 
 @functools.cache
 def built(name: str, attention: str = "sdpa") -> Any:
-    """One of the tiny models; nothing here changes it."""
-    return CASES[name].build(attention)
+    """One of the tiny models; nothing here changes it. Its tower has four heads: two have no entropy by trace."""
+    config = copy.deepcopy(CASES[name].build(attention).config)
+    vision = config.vision_config
+    setattr(vision, "num_heads" if hasattr(vision, "num_heads") else "num_attention_heads", 4)
+    if hasattr(vision, "head_dim"):
+        vision.head_dim = 8
+    torch.manual_seed(0)
+    model = type(CASES[name].build(attention))._from_config(config, attn_implementation=attention).eval()
+    spread_weights(model, 0)
+    return model
 
 
 class Looks(TopK):
@@ -300,7 +307,7 @@ def test_cells() -> None:
 @pytest.mark.parametrize("layer", [0, 1])
 def test_average_pooling(layer: int) -> None:
     """Gemma 3 with 2 x 2 tokens of 2 x 2 patches each."""
-    model = gemma3_model()
+    model = copy.deepcopy(built("gemma3"))
     model.config.mm_tokens_per_image = 4
     model = type(model)._from_config(model.config, attn_implementation="eager").eval()
     spread_weights(model, 0)
@@ -313,10 +320,10 @@ def test_average_pooling(layer: int) -> None:
 
 def test_normalised_queries_and_keys() -> None:
     """InternVL's larger towers."""
-    config = internvl_model().config
+    config = copy.deepcopy(built("internvl").config)
     config.vision_config.use_qk_norm = True
     torch.manual_seed(0)
-    model: Any = tp_model(type(internvl_model()), config)
+    model: Any = tp_model(type(built("internvl")), config)
     for block in model.model.vision_tower.encoder.layer:
         block.attention.q_norm.weight.data.uniform_(0.5, 3.0)
         block.attention.k_norm.weight.data.uniform_(0.5, 3.0)
@@ -359,7 +366,7 @@ def test_pixtral_under_llava() -> None:
     import transformers as tf
 
     config = tf.LlavaConfig(
-        vision_config={**PATCHES, "model_type": "pixtral", "image_size": 64, "head_dim": 16},
+        vision_config={**PATCHES, "model_type": "pixtral", "image_size": 64, "num_attention_heads": 4, "head_dim": 8},
         text_config=text(),
         image_token_id=IMAGE,
         vision_feature_select_strategy="full",
@@ -382,6 +389,9 @@ def test_pixtral_under_llava() -> None:
     assert run.stages[0].after == [3, 10]
     found = torch.cat([Looks.seen[0][0, :6], Looks.seen[0][1, :20]])
     assert torch.allclose(found.double(), maps[0].mean(0).sum(0) * shares, atol=1e-6)
+    for source, states in by_head(model, model.model.vision_tower.transformer.layers[1], inputs, 4).items():
+        found = torch.cat([Looks.states[source][0, :6], Looks.states[source][1, :20]])
+        assert torch.allclose(found.double(), states[0], atol=1e-5)
 
 
 def mixed_inputs(model: Any) -> dict[str, Tensor]:
@@ -405,27 +415,35 @@ def test_images_and_videos_in_one_prompt(name: str, layer: int) -> None:
             alone = {k: v for k, v in inputs.items() if k != "pixel_values" and "image" not in k}
         ids = alone["input_ids"]
         alone["input_ids"] = torch.where(ids == (VIDEO if kind == "image" else IMAGE), 9, ids)
-        kinds[kind] = iter(qwen(model, TYPES(model, alone), layer).attention)
+        alone_expected = qwen(model, TYPES(model, alone), layer)
+        kinds[kind] = iter(
+            zip(alone_expected.attention, *(alone_expected.states[name] for name in SOURCES), strict=True)
+        )
     with torch.no_grad(), tp.apply(model, method(layer)) as run:
         model(**inputs)
-        attention, kept = Looks.seen[0], run.stages[0].kept
+        attention, states, kept = Looks.seen[0], Looks.states, run.stages[0].kept
         model.generate(**inputs, max_new_tokens=2, do_sample=False)
         assert torch.equal(run.stages[0].kept, kept)
     for sample, row in enumerate(inputs["input_ids"]):
         visual = [int(i) for i in row if int(i) in (IMAGE, VIDEO)]
         wanted = [next(kinds["image" if token == IMAGE else "video"]) for token in visual]
-        assert attention[sample, : len(visual)].tolist() == pytest.approx(wanted, abs=1e-6)
+        expected, *by_source = zip(*wanted, strict=True)
+        assert attention[sample, : len(visual)].tolist() == pytest.approx(list(expected), abs=1e-6)
+        for source, tokens in zip(SOURCES, by_source, strict=True):
+            assert torch.allclose(states[source][sample, : len(visual)].double(), torch.stack(tokens), atol=1e-5)
     assert not [left for values in kinds.values() for left in values]
 
 
 def same_in_generate(model: Any, inputs: dict[str, Tensor], beams: int = 1) -> None:
-    """``generate`` keeps what a forward keeps, for every beam, and again when it is called again."""
+    """``generate`` sees and keeps what a forward does, for every beam, and again when it is called again."""
     with torch.no_grad(), tp.apply(model, method(-1)) as run:
         model(**inputs)
-        expected = run.stages[0].kept
+        expected, states = run.stages[0].kept, Looks.states
         for _ in range(2):
             model.generate(**inputs, max_new_tokens=2, do_sample=False, num_beams=beams)
             assert torch.equal(run.stages[0].kept, expected.repeat_interleave(beams, dim=0))
+            for source in SOURCES:
+                assert torch.equal(Looks.states[source], states[source].repeat_interleave(beams, dim=0))
 
 
 @pytest.mark.parametrize("beams", [1, 2])

@@ -62,6 +62,10 @@ PLACES = (
     "norm-key-small",
     "norm-query-large",
     "norm-query-small",
+    "entropy-tower",
+    "entropy-tower-reference",
+    "norm-tower-large",
+    "energy-tower-large",
 )
 
 
