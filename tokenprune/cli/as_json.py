@@ -103,7 +103,7 @@ def understood_data(found: Understood) -> Data:
 
 
 def profile_data(measured: ProfiledModel) -> Data:
-    """A profile: as in its file, its ``mean``, the ``path`` with the tower, ``sentences``, ``reasons``, ``verdicts``."""
+    """A profile: as in its file, its ``mean``, the whole ``path``, ``sentences``, ``reasons``, ``verdicts``."""
     return {
         "profile": measured.profile.model_dump(mode="json"),
         "mean": measured.profile.mean,

@@ -78,7 +78,8 @@ def _boundary(x: Json) -> list[Json]:
     """A line between vision tower and language model, with the names of both beside it."""
     at = [{"layer": -0.5}]
     inside = {"x": x, "y": {"value": HEIGHT - 8}}
-    left, right = {"align": "right", "dx": -6}, {"align": "left", "dx": 6}
+    left: Json = {"align": "right", "dx": -6}
+    right: Json = {"align": "left", "dx": 6}
     return [
         layer("rule", {"x": x}, at, color=SOFT, strokeWidth=1.5),
         layer("text", inside | {"text": {"value": "vision tower"}}, at, color=SOFT, **left),

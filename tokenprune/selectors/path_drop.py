@@ -57,8 +57,8 @@ def find_path_drop(profile: EntropyProfile) -> PathDrop:
     if profile.tower_layers == best + 1:
         step += " (the projector)"
     sentence = (
-        f"sharpest relative drop on the visual path: {100 * falls[best]:.1f} % ({mean[start]:.4f} to {mean[end]:.4f}), from"
-        f" {step}, {100 * agreement:.0f} % of {len(samples)} samples agree{missing}"
+        f"sharpest relative drop on the visual path: {100 * falls[best]:.1f} % ({mean[start]:.4f} to {mean[end]:.4f}),"
+        f" from {step}, {100 * agreement:.0f} % of {len(samples)} samples agree{missing}"
     )
     return PathDrop(start, end, falls[best], agreement, sentence)
 
