@@ -1,8 +1,9 @@
 """At which layer, and of which states, does the matrix entropy choose the right tokens? A heat map per model.
 
-Every cell is the share of 32 pictures of the training split for which the pruned model's first answer token is the
-unpruned model's; no label is read. Random pruning at the same layer stands below. Above the map is the entropy curve of
-the hidden states, with the sharpest drop and the low plateau.
+Every cell is the share of 32 pictures of the validation split for which the pruned model's first answer token is the
+unpruned model's; no label is read. Random pruning at the same layer stands below. Above the map is the entropy along
+the whole visual path: of the states that leave the layers of the vision tower (T0, T1 ...), and of those that enter the
+decoder layers, from layer 0, which the projector feeds, on.
 
     python benchmarks/entropy_layers.py --output benchmarks/results/entropy-layers
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from tokenprune.engine import measure_entropy
 from tokenprune.engine.trials.calibrate import why_unmet
 from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch
 from tokenprune.models.base import ModelSpec
+from tokenprune.selectors.path_drop import find_path_drop
 from tokenprune.tasks.base import Task
 from tokenprune_embedded.models import Clips, Digits
 from tokenprune_embedded.tasks.digits import Digits as DigitsTask
@@ -38,6 +41,7 @@ from tokenprune_embedded.tasks.easy_vqa import EasyVQA
 from tokenprune_embedded.tasks.moving_digits import MovingDigits
 
 PICTURES, BATCH, CURVES = 32, 8, 16
+WIDTH = 44  # of a column, in pixels
 ENTROPY = {f"{source}": {"name": "matrix_entropy", "source": source} for source in ("query", "key", "value", "hidden")}
 ROWS: dict[str, dict[str, Any]] = {
     **ENTROPY,
@@ -80,7 +84,9 @@ def heat_map(model: ModelSpec, task: Task, budget: Budget, last: int) -> dict[st
         "model": loaded.name,
         "task": type(task).__name__,
         "budget": budget.model_dump(exclude_none=True),
+        "tower": [statistics.fmean(values) for values in zip(*curves.tower, strict=True)],
         "entropy": curves.mean,
+        "drop": find_path_drop(curves).sentence,
         "layers": layers,
         "agreement": {row: [float(found[row, layer].agreement.mean()) for layer in layers] for row in ROWS},
         "divergence": {row: [float(found[row, layer].divergence.mean()) for layer in layers] for row in ROWS},
@@ -89,15 +95,22 @@ def heat_map(model: ModelSpec, task: Task, budget: Budget, last: int) -> dict[st
 
 
 def draw(data: dict[str, Any], budget: Budget, path: Path) -> None:
-    """Draw the curve above the map."""
+    """Draw the curve above the map, on the same axis."""
     layers, rows = data["layers"], list(data["agreement"])
-    width = 56 * len(layers)
-    x = {"field": "layer", "type": "ordinal", "scale": {"domain": layers}, "axis": {"labelAngle": 0}}
-    curve = [{"layer": at, "entropy": data["entropy"][at]} for at in layers]
-    y = {"field": "entropy", "type": "quantitative", "title": ["entropy of", "hidden states"]}
-    line = vega.layer("line", {"x": {**x, "title": "input of layer"}, "y": y}, curve, point=True, color=COLOURS[0])
+    tower = [f"T{layer}" for layer in range(len(data["tower"]))]
+    points = [*tower, *map(str, range(layers[-1] + 1))]
+    width = WIDTH * len(points)
+    place = {"type": "band", "domain": points, "padding": 0}
+    x = {"field": "layer", "type": "ordinal", "scale": place, "axis": {"labelAngle": 0}}
+    entropy = zip(points, data["tower"] + data["entropy"], strict=False)
+    curve = [{"layer": point, "entropy": value} for point, value in entropy]
+    y = {"field": "entropy", "type": "quantitative", "title": ["entropy of", "visual states"], "scale": {"zero": False}}
+    title = "leaving layer of the vision tower | entering layer of the language model"
+    line = vega.layer("line", {"x": {**x, "title": title}, "y": y}, curve, point=True, color=COLOURS[0])
+    edge = {"x": {"value": WIDTH * len(tower)}}
+    boundary = vega.layer("rule", edge, [{}], color=vega.SOFT, strokeWidth=1.5)
     cells = [
-        {"row": row, "layer": at, "agreement": value}
+        {"row": row, "layer": str(at), "agreement": value}
         for row in rows
         for at, value in zip(layers, data["agreement"][row], strict=True)
     ]
@@ -109,14 +122,15 @@ def draw(data: dict[str, Any], budget: Budget, path: Path) -> None:
         "y": {"field": "row", "type": "ordinal", "scale": {"domain": rows}, "title": None},
     }
     number = {"text": {"field": "agreement", "format": ".2f"}, "color": ink}
-    above = {"width": width, "height": 120, **line}
+    above = {"width": width, "height": 120, "layer": [boundary, line]}
     parts = [
         vega.layer("rect", {**place, "color": colour}, cells),
         vega.layer("text", place | number, cells, fontSize=12),
     ]
     below = {"width": width, "height": 34 * len(rows), "layer": parts}
     note = f"{data['task']}: agreement with the unpruned model ({budget_label(budget)})"
-    vega.save(vega.figure({"vconcat": [above, below]}, [note]), path, [path.suffix])
+    drop = data["drop"][:1].upper() + data["drop"][1:]
+    vega.save(vega.figure({"vconcat": [above, below]}, [note, drop]), path, [path.suffix])
 
 
 def main() -> None:
@@ -131,7 +145,9 @@ def main() -> None:
             path.write_text(json.dumps(heat_map(*settings), indent=1) + "\n", encoding="utf-8")
         data = json.loads(path.read_text(encoding="utf-8"))
         draw(data, settings[2], path.with_suffix(".png"))
-        print(f"{name}: input of layer " + " ".join(f"{value:.2f}" for value in data["entropy"][:11]))
+        print(f"{name}: {data['drop']}")
+        for part, values in (("leaving tower layer", data["tower"]), ("entering layer", data["entropy"][:11])):
+            print(f"  {part:20}" + " ".join(f"{value:.2f}" for value in values))
         for row, values in data["agreement"].items():
             print(f"  {row:20}" + " ".join(f"{value:.2f}" for value in values))
 

@@ -182,7 +182,7 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
         "# The nine cells",
         "",
         f"Objective `{OBJECTIVE}`: the square root of the divergence from the unpruned model at the first answer",
-        f"token, mean over {PICTURES} pictures or clips of the training split. Accuracies are those of the committed",
+        f"token, mean over {PICTURES} pictures or clips of the validation split. Accuracies are those of the committed",
         "tables, in %.",
         "",
         "| task | budget | methods | Spearman | picked | its accuracy | best | its accuracy | within its interval |",

@@ -100,7 +100,9 @@ def test_profile(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     data = printed(capsys)
     assert data["profile"] == json.loads((folder / "p.json").read_text())
     assert len(data["mean"]) == data["profile"]["num_layers"]
-    assert len(data["sentences"]) == 2
+    assert len(data["sentences"]) == 3
+    assert list(data["path"].values())[-len(data["mean"]) :] == data["mean"]
+    assert list(data["path"])[-1] == f"layer {len(data['mean']) - 1}"
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

@@ -23,7 +23,7 @@ from tokenprune.errors import TokenPruneWarning
 from tokenprune.run import choose_layers
 from tokenprune.selectors.entropy_profile import EntropyProfile
 
-CURVES = EntropyProfile(family="llava", num_layers=2, curves=((2.0, 1.0),))
+CURVES = EntropyProfile(family="llava", num_layers=2, curves=((2.0, 1.0),), tower=((3.0,),))
 
 
 def lora() -> Any:
@@ -81,6 +81,18 @@ def test_another_version_of_the_code_measures_anew(tmp_path: Path, monkeypatch: 
     place = profile_cache.transformers if name == "transformers" else profile_cache
     monkeypatch.setattr(place, "__version__", "99.0")
     assert ProfileCache(model, [inputs()], tmp_path).read() is None
+
+
+def test_an_entry_of_the_decoder_alone_is_measured_again(tmp_path: Path) -> None:
+    """Earlier code measured no tower; where the tower cannot be read, the entry says so and is kept."""
+    kept = ProfileCache(lora(), [inputs()], tmp_path)
+    kept.write(CURVES.model_copy(update={"tower": ()}))
+    assert kept.file is not None
+    assert kept.read() is None
+    assert not kept.file.exists()
+    refused = CURVES.model_copy(update={"tower": (), "tower_refused": "nobody knows it"})
+    kept.write(refused)
+    assert kept.read() == refused
 
 
 # ---- folders that cannot be written ----

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.scenes import figures, marks, overlapping
 from tokenprune.drawing.palette import COLOURS
+from tokenprune.drawing.vega import SOFT
 from tokenprune.experiment.profile_plot import LINES, SAMPLES, profile_plot
 from tokenprune.experiment.profiling import ProfiledModel
 from tokenprune.selectors.base import LayerChoice
@@ -50,6 +51,33 @@ def test_the_curve_its_spread_and_some_samples(tmp_path: Path, monkeypatch: pyte
     lines = marks(spec, "line")
     assert [item["stroke"] for item in lines] == ["#A6A6A6"] * SAMPLES * len(SHAPE) + [COLOURS[0]] * len(SHAPE)
     assert [item["x"] for item in lines[: len(SHAPE)]] == [item["x"] for item in lines[-len(SHAPE) :]]
+
+
+def test_the_tower_stands_before_the_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = tuple((5.0 + number, 4.0, 3.0 - number / 10) for number in range(5))
+    plain = measured(5, {"m": LayerChoice((3,), "why")})
+    found = replace(plain, profile=plain.profile.model_copy(update={"tower": tower}))
+    spec = drawn(found, tmp_path / "profile.png", monkeypatch)
+    values = {
+        layer["encoding"]["color"]["datum"]: layer["data"]["values"]
+        for layer in spec["layer"]
+        if "color" in layer["encoding"]
+    }
+    mean = values["mean of 5 samples"]
+    assert [row["layer"] for row in mean] == list(range(-3, len(SHAPE)))
+    assert [row["entropy"] for row in mean] == pytest.approx(list(found.profile.path_mean.values()))
+    first = [row["entropy"] for row in values["single samples"] if row["sample"] == 1]
+    assert first == [*tower[1], *found.profile.curves[1]]
+    assert len(values["quartiles"]) == 3 + len(SHAPE)
+    (boundary,) = [item for item in marks(spec, "rule") if item["stroke"] == SOFT and "strokeDash" not in item]
+    width = 660 / (3 + len(SHAPE))
+    assert boundary["x"] / width == pytest.approx(3)
+    beside = {item["text"]: item for item in marks(spec, "text") if str(item["text"]).endswith(("tower", "model"))}
+    assert set(beside) == {"vision tower", "language model"}
+    (chosen,) = [item for item in marks(spec, "rule") if item.get("strokeDash") == [5, 3]]
+    assert chosen["x"] / width == pytest.approx(3 + 3)
+    svg = (tmp_path / "profile.svg").read_text()
+    assert [name for name in ("T0", "T1", "T2", "T3") if f">{name}<" in svg] == ["T0", "T1", "T2"]
 
 
 def test_one_sample_has_no_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,10 @@ def test_the_command_prints_rules_and_candidates(
     assert not stop.value.code
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith(("collapse before layer", "no collapse found:")) for line in lines)
+    assert any(line.startswith(("sharpest relative drop on", "the entropy never falls")) for line in lines)
+    points = [line[:8].rstrip() for line in lines if line.startswith(("tower ", "layer "))]
+    stored = EntropyProfile.load(tmp_path / "p.json")
+    assert points == list(stored.path)
     assert any(line.startswith(("low plateau from layer", "no plateau found:")) for line in lines)
     assert any(line.startswith(f"{KEYS[0]}: verified without labels: layer ") for line in lines)
     (head,) = [number for number, line in enumerate(lines) if line.startswith("before layer")]

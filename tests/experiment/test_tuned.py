@@ -1,4 +1,4 @@
-"""``tuned`` in experiments: a tune on the training split chooses the method, once, and the experiment says which."""
+"""``tuned`` in experiments: a tune on calibration samples chooses the method, once, and the experiment says which."""
 
 from __future__ import annotations
 

@@ -641,7 +641,7 @@ def test_curves_that_are_not_finite_are_an_error(tmp_path: Path, value: float) -
         EntropyProfile.load(tmp_path / "p.json")
     built, (inputs, *_) = tiny()
     spoilt = {**inputs, "pixel_values": inputs["pixel_values"].clone().fill_(value)}
-    with pytest.raises(UnsupportedFeatureError, match="hold NaN or infinity at the input of layer 0"):
+    with pytest.raises(UnsupportedFeatureError, match="hold NaN or infinity behind layer 0 of the vision tower"):
         measure_entropy(built, [inputs, spoilt], cache=False)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from tokenprune.adapters.layout import VisualLayout, check_not_empty, find_token
 from tokenprune.adapters.towers import TowerSite
 from tokenprune.adapters.views import PlacedItem
 from tokenprune.core.architecture import Architecture
-from tokenprune.errors import TokenPruneError, UnsupportedModelError
+from tokenprune.errors import LayerError, TokenPruneError, UnsupportedModelError
 
 
 class Adapter(ABC):
@@ -214,6 +215,38 @@ class Adapter(ABC):
             return True
 
         return next(layer for layer in count() if not exists(layer)) or None
+
+    def tower_sites(self, layers: Iterable[int]) -> list[tuple[int, TowerSite]]:
+        """Some layers of the tower, and where each is observed: in both towers, where videos have one of their own."""
+        sites = {}
+        for layer in layers:
+            for site in (self.tower_site(layer), self.video_tower_site(layer)):
+                sites[layer, site.attention] = site
+        return [(layer, site) for (layer, _), site in sites.items()]
+
+    def tower_depth(self) -> int:
+        """Layers of the vision tower on the way to the language model.
+
+        Layers behind the last one that ``vision_feature_layer`` of the config names do not count: LLaVA-1.5 runs the
+        last layer of its tower and does not use what it makes.
+
+        Raises:
+            UnsupportedModelError: See :meth:`tower_site`; or no layer is on the way.
+        """
+        depth = 0
+        with suppress(LayerError):
+            while True:
+                self.tower_site(depth)
+                depth += 1
+        named = getattr(self.config, "vision_feature_layer", None)
+        states = [named] if isinstance(named, int) else named or [depth]  # numbers of states: 0 enters layer 0
+        used = min(depth, max(state % (depth + 1) for state in states))
+        if not used:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}: no layer of its vision tower leads to the language model",
+                "use a method that does not read the vision tower",
+            )
+        return used
 
     def projector(self, layer: int) -> nn.Module | None:
         """The projector, if it gets the states of this layer of the tower and makes one token of every patch alone.

@@ -103,10 +103,11 @@ def understood_data(found: Understood) -> Data:
 
 
 def profile_data(measured: ProfiledModel) -> Data:
-    """A profile: the ``profile`` as in its file, its ``mean``, ``sentences``, ``reasons`` and ``verdicts``."""
+    """A profile: as in its file, its ``mean``, the whole ``path``, ``sentences``, ``reasons``, ``verdicts``."""
     return {
         "profile": measured.profile.model_dump(mode="json"),
         "mean": measured.profile.mean,
+        "path": measured.profile.path_mean,
         "sentences": measured.sentences,
         "reasons": measured.reasons,
         "verdicts": {key: verdict.model_dump(mode="json") for key, verdict in measured.verdicts.items()},

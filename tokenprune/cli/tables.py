@@ -149,12 +149,12 @@ def print_understood(found: Understood) -> None:
 
 
 def print_profile(measured: ProfiledModel) -> None:
-    """Print an entropy curve, what both rules find in it, and the candidates of every verdict."""
-    mean = measured.profile.mean
-    low, high = min(mean), max(mean)
-    for layer, value in enumerate(mean):
+    """Print the entropy along the visual path, what is found in it, and the candidates of every verdict."""
+    mean = measured.profile.path_mean
+    low, high = min(mean.values()), max(mean.values())
+    for point, value in mean.items():
         bar = "█" * (1 + round(40 * (value - low) / (high - low or 1)))
-        console.print(f"layer {layer:>3}  {value:8.4f}  {bar}", highlight=False)
+        console.print(f"{point:<8}  {value:8.4f}  {bar}", highlight=False)
     print_lines(*measured.sentences)
     for key, reason in measured.reasons.items():
         print_lines(f"\n{reason}")

@@ -109,11 +109,7 @@ class Plan:
 
     def tower_sites(self, adapter: Adapter) -> list[tuple[int, TowerSite]]:
         """Layers of the tower that are read, and where: of both towers, where videos have one of their own."""
-        sites = {}
-        for layer in self.tower_layers:
-            for site in (adapter.tower_site(layer), adapter.video_tower_site(layer)):
-                sites[layer, site.attention] = site
-        return [(layer, site) for (layer, _), site in sites.items()]
+        return adapter.tower_sites(self.tower_layers)
 
     def _check(self, adapter: Adapter) -> None:
         first, last = self.first, self.stages[-1].layer

@@ -27,8 +27,8 @@ class MethodEntry(CandidateEntry):
     """One entry of ``methods``: a named method, one defined by ``layers`` and ``pruner``, or one that a tune finds.
 
     Attributes:
-        name: ``tuned`` is the method that a tune on the task's training split finds for each of the experiment's
-            budgets.
+        name: ``tuned`` is the method that a tune on the task's calibration samples finds for each of the
+            experiment's budgets.
         published: Use the settings that the named method's authors published for a model: true for the experiment's
             model, or the name of a model in the method's file. ``layers`` and ``pruner`` replace them; the budget
             is always the experiment's.
@@ -107,7 +107,7 @@ class ExperimentConfig(RunConfig):
         batch_size: Questions per batch. It affects the results by rounding, because a batch is padded to its longest
             prompt. A stopped run may go on with another one; shards may not.
         max_new_tokens: Tokens generated per answer.
-        calibration: Number of pictures of the task's training split that layer selectors calibrate with.
+        calibration: Number of the task's calibration samples, each of another picture, that layer selectors measure.
         timing: Rounds of paired prefill timings; 0 measures no times.
         examples: Samples whose kept patches the report shows: those whose answers most methods changed. Every method
             prunes them once more; 0 for none.

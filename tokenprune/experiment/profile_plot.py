@@ -1,4 +1,4 @@
-"""A figure of a model's entropy curve and of the layers chosen by it."""
+"""A figure of the entropy along a model's visual path and of the layers chosen by it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenprune.drawing.palette import COLOURS
-from tokenprune.drawing.vega import Json, Scale, figure, layer, save, spread
+from tokenprune.drawing.vega import SOFT, Json, Scale, figure, layer, save, spread
 from tokenprune.experiment.profiling import ProfiledModel
 from tokenprune.selectors.plateau import find_plateau
 
@@ -22,10 +22,11 @@ WIDTH, HEIGHT = 660, 300
 
 
 def profile_plot(measured: ProfiledModel, path: Path) -> list[Path]:
-    """Draw the entropy at the input of every layer, the chosen layers, and the verdict in words.
+    """Draw the entropy along the visual path, the chosen layers, and the verdict in words.
 
-    The mean is thick; the band reaches from the first to the third quartile of the samples; a few samples have thin
-    lines.
+    The path leads behind the layers of the vision tower (T0, T1 ...) and, right of a line, to the inputs of the decoder
+    layers. The mean is thick; the band reaches from the first to the third quartile of the samples; a few samples have
+    thin lines.
 
     Args:
         measured: The curves, and what was chosen by them.
@@ -34,10 +35,17 @@ def profile_plot(measured: ProfiledModel, path: Path) -> list[Path]:
     Returns:
         The paths of the files.
     """
-    profile, layers = measured.profile, range(measured.profile.num_layers)
-    scale = Scale(-0.5, profile.num_layers - 0.5)
-    x = scale.channel("layer", "decoder layer", grid=False, tickMinStep=1, tickCount=16)
-    title = "matrix entropy of the visual states at the layer's input"
+    profile, tower = measured.profile, measured.profile.tower_layers
+    columns = list(profile.path.values())
+    layers = range(-tower, profile.num_layers)  # the tower's are below zero
+    scale = Scale(-tower - 0.5, profile.num_layers - 0.5)
+    title = "input of decoder layer"
+    named: Json = {"grid": False, "tickMinStep": 1, "tickCount": 16}
+    if tower:
+        title = f"behind layer T0 to T{tower - 1} of the vision tower, then input of decoder layer"
+        named["labelExpr"] = f"datum.value < 0 ? 'T' + (datum.value + {tower}) : format(datum.value, 'd')"
+    x = scale.channel("layer", title, **named)
+    title = "matrix entropy of the visual states"
     y = {"field": "entropy", "type": "quantitative", "scale": {"zero": False, "padding": 8}, "title": title}
     lines: dict[str, tuple[str, list[Json]]] = {}  # name in the legend -> colour, layers
     if (plateau := find_plateau(profile)).first is not None and plateau.last is not None:
@@ -46,23 +54,37 @@ def profile_plot(measured: ProfiledModel, path: Path) -> list[Path]:
     count = len(profile.curves)
     if count > 1:
         single = [
-            {"layer": layer, "entropy": value, "sample": number}
-            for number, curve in enumerate(profile.curves[:SAMPLES])
-            for layer, value in enumerate(curve)
+            {"layer": at, "entropy": value, "sample": number}
+            for number, curve in enumerate(list(zip(*columns, strict=True))[:SAMPLES])
+            for at, value in zip(layers, curve, strict=True)
         ]
         sample = {"x": x, "y": y, "detail": {"field": "sample"}}
         lines["single samples"] = "#A6A6A6", [layer("line", sample, single, strokeWidth=0.8)]
     if count > 2:
-        parts = [statistics.quantiles(column, n=4, method="inclusive") for column in zip(*profile.curves, strict=True)]
+        parts = [statistics.quantiles(column, n=4, method="inclusive") for column in columns]
         rows = [{"layer": at, "entropy": low, "high": high} for at, (low, _, high) in zip(layers, parts, strict=True)]
         between = {"x": x, "y": y, "y2": {"field": "high"}}
         lines["quartiles"] = "#99C7E0", [layer("area", between, rows, opacity=0.5)]
-    mean = [{"layer": at, "entropy": value} for at, value in zip(layers, profile.mean, strict=True)]
+    mean = [{"layer": at, "entropy": value} for at, value in zip(layers, profile.path_mean.values(), strict=True)]
     name = f"mean of {count} samples" if count > 1 else "one sample"
     lines[name] = COLOURS[0], [layer("line", {"x": x, "y": y}, mean, strokeWidth=2.5, point={"size": 25})]
     if chosen := sorted({at for choice in measured.choices.values() for at in choice.layers}):
         lines["chosen: drop before layer"] = COLOURS[1], _chosen(chosen, scale, x)
-    return save(figure({"width": WIDTH, "height": HEIGHT, "layer": _named(lines)}, _words(measured)), path)
+    drawn = [*(_boundary(x) if tower else []), *_named(lines)]
+    return save(figure({"width": WIDTH, "height": HEIGHT, "layer": drawn}, _words(measured)), path)
+
+
+def _boundary(x: Json) -> list[Json]:
+    """A line between vision tower and language model, with the names of both beside it."""
+    at = [{"layer": -0.5}]
+    inside = {"x": x, "y": {"value": HEIGHT - 8}}
+    left: Json = {"align": "right", "dx": -6}
+    right: Json = {"align": "left", "dx": 6}
+    return [
+        layer("rule", {"x": x}, at, color=SOFT, strokeWidth=1.5),
+        layer("text", inside | {"text": {"value": "vision tower"}}, at, color=SOFT, **left),
+        layer("text", inside | {"text": {"value": "language model"}}, at, color=SOFT, **right),
+    ]
 
 
 def _named(lines: Mapping[str, tuple[str, list[Json]]]) -> list[Json]:

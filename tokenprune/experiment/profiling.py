@@ -11,6 +11,7 @@ from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.run import verify_methods
 from tokenprune.selectors.base import LayerChoice
 from tokenprune.selectors.entropy_profile import EntropyProfile, detect_collapse
+from tokenprune.selectors.path_drop import find_path_drop
 from tokenprune.selectors.plateau import find_plateau
 from tokenprune.selectors.verdict import Verdict
 
@@ -31,8 +32,9 @@ class ProfiledModel:
 
     @property
     def sentences(self) -> list[str]:
-        """The findings of both rules in the curves."""
-        return [detect_collapse(self.profile).sentence, find_plateau(self.profile).sentence]
+        """The findings of both rules in the decoder's curves, and where the entropy falls most on the whole path."""
+        rules = [detect_collapse(self.profile).sentence, find_plateau(self.profile).sentence]
+        return [*rules, find_path_drop(self.profile).sentence]
 
     @property
     def reasons(self) -> dict[str, str]:

@@ -16,12 +16,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from tokenprune.errors import ConfigError, MissingDataError
 from tokenprune.selectors.verdict import Verdict, verdict_key
-from tokenprune.tables.column import Column, fill, number
+from tokenprune.tables.column import Column, fill, number, text
 from tokenprune.tables.html import parts_html
 
 
 class EntropyProfile(BaseModel):
-    """Matrix entropy of the visual hidden states at the input of every decoder layer, per calibration sample.
+    """Matrix entropy of the visual tokens' states along their path through the model, per calibration sample.
+
+    The path leads behind every layer of the vision tower and to the input of every decoder layer. The output of the
+    projector is the input of decoder layer 0 (at most scaled, which leaves the entropy as it is), and so it has no
+    number of its own.
 
     Attributes:
         family: Family of the model.
@@ -29,6 +33,9 @@ class EntropyProfile(BaseModel):
         curves: One curve of ``num_layers`` numbers per sample.
         verdicts: Outcomes of verifications of methods on these samples, one per method and budget.
         model: The model's :func:`~tokenprune.fingerprint.fingerprint`; empty where it is unknown.
+        tower: One curve per sample over the layers of the vision tower that lead to the language model, of the states
+            that leave them; empty where the tower was not measured.
+        tower_refused: Why the tower was not measured; empty, too, in older files, which hold decoders alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +45,8 @@ class EntropyProfile(BaseModel):
     curves: tuple[tuple[float, ...], ...]
     verdicts: tuple[Verdict, ...] = ()
     model: str = ""
+    tower: tuple[tuple[float, ...], ...] = ()
+    tower_refused: str = ""
 
     @model_validator(mode="after")
     def _shape(self) -> EntropyProfile:
@@ -45,23 +54,52 @@ class EntropyProfile(BaseModel):
             raise ValueError(f"expected at least one curve of {self.num_layers} numbers")
         if not all(math.isfinite(value) for curve in self.curves for value in curve):
             raise ValueError("a curve holds NaN or infinity")
+        if self.tower and (len(self.tower) != len(self.curves) or len({*map(len, self.tower), 0}) != 2):
+            raise ValueError("expected a curve of the vision tower per sample, all over the same layers")
+        if not all(math.isfinite(value) for curve in self.tower for value in curve):
+            raise ValueError("a curve of the vision tower holds NaN or infinity")
+        if self.tower and self.tower_refused:
+            raise ValueError("the vision tower has curves, and a reason why it has none")
         return self
 
     @property
+    def knows_tower(self) -> bool:
+        """Whether the profile has the tower's curves or says why not; files of earlier versions do neither."""
+        return bool(self.tower or self.tower_refused)
+
+    @property
+    def tower_layers(self) -> int:
+        """Layers of the vision tower on the path; 0 where it was not measured."""
+        return len(self.tower[0]) if self.tower else 0
+
+    @property
+    def path(self) -> dict[str, tuple[float, ...]]:
+        """The numbers of all samples at every point of the path: behind ``tower 0`` ..., entering ``layer 0`` ..."""
+        points = {f"tower {layer}": values for layer, values in enumerate(zip(*self.tower, strict=True))}
+        return points | {f"layer {layer}": values for layer, values in enumerate(zip(*self.curves, strict=True))}
+
+    @property
     def mean(self) -> list[float]:
-        """The mean of the curves."""
+        """The mean of the decoder's curves."""
         return [statistics.fmean(column) for column in zip(*self.curves, strict=True)]
 
+    @property
+    def path_mean(self) -> dict[str, float]:
+        """The mean over the samples at every point of :attr:`path`."""
+        return {point: statistics.fmean(values) for point, values in self.path.items()}
+
     def _repr_html_(self) -> str:
-        """HTML for a notebook: the mean entropy at the input of every layer, and how far the samples differ."""
-        columns: tuple[Column[tuple[int, list[float]]], ...] = (
-            number("layer", lambda row: row[0], "{:.0f}"),
+        """HTML for a notebook: the mean entropy at every point of the path, and how far the samples differ."""
+        columns: tuple[Column[tuple[str, tuple[float, ...]]], ...] = (
+            text("states behind tower layers, entering decoder layers", lambda row: row[0]),
             number("matrix entropy, mean", lambda row: statistics.fmean(row[1]), "{:.4f}"),
             number("least", lambda row: min(row[1]), "{:.4f}"),
             number("most", lambda row: max(row[1]), "{:.4f}"),
         )
-        rows = [(layer, list(values)) for layer, values in enumerate(zip(*self.curves, strict=True))]
-        return parts_html(fill(f"Entropy of {self.family}, {len(self.curves)} samples", columns, rows))
+        title = f"Entropy of {self.family}, {len(self.curves)} samples"
+        if self.tower_refused:
+            title += f"; the vision tower was not measured: {self.tower_refused}"
+        return parts_html(fill(title, columns, list(self.path.items())))
 
     def verdict(self, definition: Mapping[str, Any]) -> Verdict | None:
         """The verdict on a method, budget included; None where there is none.

@@ -203,7 +203,8 @@ class Task(Component, ABC):
     def calibration(self, count: int) -> Sequence[Sample]:
         """Samples of different images on which layer selectors measure a model. Their answers are not used.
 
-        By default they are the task's own first ones. A task with a training split takes them from there.
+        By default they are the task's own first ones. A task with splits takes them from one that it does not measure,
+        and where it can from one that the model was not trained on: there a model promises what it keeps on new images.
 
         Args:
             count: The number of samples; fewer are returned if the task has not enough images.

@@ -16,8 +16,8 @@ class TuneRules(Component):
     """Base of what says how a tune goes, on its own or inside an experiment.
 
     Attributes:
-        samples: How many samples, each of another picture: of the task's training split where it has one, else of the
-            task's own first pictures.
+        samples: How many samples, each of another picture: of a split that the task does not measure where it has
+            one, else of the task's own first pictures.
         objective: What is compared with the unpruned model: ``agreement`` of the tokens, ``divergence`` of the next
             token's distributions, ``root_divergence`` (its square root per sample), or ``distance`` (total variation).
         compositions: With all named methods, also combine scorers and pruners that no named method combines.

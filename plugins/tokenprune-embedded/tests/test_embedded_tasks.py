@@ -13,6 +13,7 @@ from tokenprune_embedded.tasks import clips, easy_vqa, scenes
 from tokenprune_embedded.tasks.digits import Digits
 from tokenprune_embedded.tasks.easy_vqa import EasyVQA
 from tokenprune_embedded.tasks.moving_digits import MovingDigits, clip
+from tokenprune_embedded.tasks.splits import Split
 
 Kind = type[Digits] | type[EasyVQA] | type[MovingDigits]
 
@@ -56,6 +57,26 @@ def test_splits_and_seeds_differ(kind: Kind) -> None:
     base = pictures(kind(questions=40))
     assert base.isdisjoint(pictures(kind(questions=40, split="validation")))
     assert base.isdisjoint(pictures(kind(questions=40, seed=1)))
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_no_run_calibrates_on_the_split_that_it_measures(kind: Kind, split: Split) -> None:
+    """Nor on pictures that the models were trained on, unless the unseen ones are measured."""
+    expected = "train" if split == "validation" else "validation"
+    task = kind(questions=40, split=split)
+    chosen = task.calibration(12)
+    assert len(chosen) == len({sample.group for sample in chosen}) == 12
+    assert {sample.group for sample in chosen} <= {s.group for s in kind(questions=60, split=expected).samples()}
+    measured = {image.tobytes() for sample in task.samples() for image in sample.images}
+    assert measured.isdisjoint(image.tobytes() for sample in chosen for image in sample.images)
+    assert {sample.type for sample in chosen} == {sample.type for sample in task.samples()}
+    assert [sample.id for sample in task.calibration(5)] == [sample.id for sample in chosen[:5]]
+
+
+def test_a_calibration_on_more_pictures_than_there_are_takes_all() -> None:
+    pictures = easy_vqa.complete("validation")
+    assert 0 < len(pictures) < easy_vqa.HELD_OUT
+    assert len(EasyVQA().calibration(easy_vqa.HELD_OUT + 1)) == len(pictures)
 
 
 @pytest.mark.parametrize("single", [Digits, EasyVQA])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.layout import VisualLayout
 from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.config import Method
 from tokenprune.core.notebook import Progress, progress_in_notebooks
@@ -26,6 +27,7 @@ from tokenprune.engine.trials.distinct import distinct
 from tokenprune.engine.trials.fidelity import last_token_logits
 from tokenprune.engine.trials.profile_cache import ProfileCache
 from tokenprune.engine.trials.race import RaceRules, run_race
+from tokenprune.engine.trials.tower_entropy import TowerEntropy
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import BudgetError, ConfigError, UnsupportedFeatureError
 from tokenprune.flops.decoder import prefill_cost
@@ -74,16 +76,32 @@ def observe(model: nn.Module, inputs: Mapping[str, Any], callback: Callable[[int
         UnsupportedFeatureError: The inputs hold no visual tokens.
         BusyModelError: A method is applied to the model, which would be observed while it prunes.
     """
-    _observe(_free(model), inputs, callback)
+    adapter = _free(model)
+    _observe(adapter, inputs, _located(adapter, inputs), callback)
 
 
-@torch.no_grad()
-def _observe(adapter: Adapter, inputs: Mapping[str, Any], callback: Callable[[int, Tensor, Tensor], None]) -> None:
+def _located(adapter: Adapter, inputs: Mapping[str, Any]) -> VisualLayout:
+    """Where the visual tokens of a calibration sample are.
+
+    Raises:
+        ConfigError: The inputs are no mapping.
+        UnsupportedFeatureError: There are no visual tokens.
+    """
     if not isinstance(inputs, Mapping):
         raise ConfigError(f"the inputs are {type(inputs).__name__}", "give the arguments of model(**inputs) by name")
     layout = adapter.locate(inputs)
     if layout is None or not bool(layout.mask.any()):
         raise UnsupportedFeatureError("the inputs hold no visual tokens", "give calibration samples with images")
+    return layout
+
+
+@torch.no_grad()
+def _observe(
+    adapter: Adapter,
+    inputs: Mapping[str, Any],
+    layout: VisualLayout,
+    callback: Callable[[int, Tensor, Tensor], None],
+) -> None:
     rows = keep_index(layout.mask, int(layout.mask.sum(1).max())).flip(1)  # padding to the right
     rows = rows.gather(1, rows.masked_fill(rows < 0, adapter.num_layers + layout.mask.shape[1]).argsort(1))
 
@@ -102,6 +120,9 @@ def measure_entropy(
     model: nn.Module, calibration: Calibration, cache: bool | Path = True, progress: Progress | None = None
 ) -> EntropyProfile:
     """Run calibration inputs through the unpruned model and record its entropy curves.
+
+    They follow the visual tokens behind every layer of the vision tower and at the input of every decoder layer. Where
+    the tower cannot be read, the profile says why, and has the decoder's curves alone.
 
     Args:
         model: A supported transformers model.
@@ -138,6 +159,8 @@ def entropy_profile(
     if known is not None:
         return known
     curves: list[tuple[float, ...]] = []
+    tower_curves: list[tuple[float, ...]] = []
+    refused = ""
     for number, inputs in enumerate(calibration, 1):
         columns: dict[int, Tensor] = {}
 
@@ -150,15 +173,16 @@ def entropy_profile(
                 )
             into[layer] = state_entropy(hidden, mask).cpu()
 
-        _observe(adapter, inputs, record)
-        stacked = torch.stack([columns[layer] for layer in range(adapter.num_layers)], dim=1)
-        if not bool(stacked.isfinite().all()):
-            layer = int((~stacked.isfinite()).any(0).long().argmax())
-            raise UnsupportedFeatureError(
-                f"the visual states of a calibration sample hold NaN or infinity at the input of layer {layer}",
-                "check the weights and the inputs, or use another dtype",
-            )
-        curves += [tuple(row) for row in stacked.tolist()]
+        layout = _located(adapter, inputs)
+        tower = TowerEntropy(adapter, inputs, layout)
+        with tower.watching():
+            _observe(adapter, inputs, layout, record)
+        behind = tower.curves()
+        refused = refused or tower.refused
+        if behind is not None:
+            tower_curves += _finite(behind, "behind layer {} of the vision tower")
+        entering = torch.stack([columns[layer] for layer in range(adapter.num_layers)], dim=1)
+        curves += _finite(entering, "at the input of layer {}")
         if progress is not None:
             progress("entropy", number, len(calibration))
     profile = EntropyProfile(
@@ -166,9 +190,27 @@ def entropy_profile(
         num_layers=adapter.num_layers,
         curves=tuple(curves),
         model=kept.model or "",
+        tower=() if refused else tuple(tower_curves),
+        tower_refused=refused,
     )
     kept.write(profile)
     return profile
+
+
+def _finite(entropy: Tensor, where: str) -> list[tuple[float, ...]]:
+    """Curves ``[batch, layers]`` as rows.
+
+    Raises:
+        UnsupportedFeatureError: One holds NaN; ``where`` with the layer's number says at which layer.
+    """
+    broken = ~entropy.isfinite()
+    if bool(broken.any()):
+        layer = int(broken.any(0).long().argmax())
+        raise UnsupportedFeatureError(
+            f"the visual states of a calibration sample hold NaN or infinity {where.format(layer)}",
+            "check the weights and the inputs, or use another dtype",
+        )
+    return [tuple(row) for row in entropy.tolist()]
 
 
 def remember_verdicts(

@@ -51,13 +51,21 @@ class ProfileCache:
         if self.file is None:
             return None
         try:
-            return EntropyProfile.load(self.file) if self.file.is_file() else None
+            found = EntropyProfile.load(self.file) if self.file.is_file() else None
+            if found is None or found.knows_tower:  # earlier versions measured the decoder alone
+                return found
+            self._drop()
         except ConfigError:
-            with suppress(OSError):
-                self.file.unlink()  # an old or broken entry is measured again
+            self._drop()
         except OSError as error:
             _warn(self.file.parent, error.strerror or type(error).__name__)
         return None
+
+    def _drop(self) -> None:
+        """Remove an old or broken entry: it is measured again."""
+        if self.file is not None:
+            with suppress(OSError):
+                self.file.unlink()
 
     def write(self, profile: EntropyProfile) -> None:
         """Keep a profile.

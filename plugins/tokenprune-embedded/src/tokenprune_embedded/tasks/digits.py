@@ -12,10 +12,9 @@ from pydantic import Field
 
 from tokenprune.authoring import Sample, Task, different_images, first_word
 from tokenprune_embedded.tasks import scenes
+from tokenprune_embedded.tasks.splits import SPLITS, Split, calibration_split
 
-Split = Literal["train", "validation", "test"]
 Kind = Literal["recognise", "attribute", "exist", "count", "locate"]
-SPLITS = ("train", "validation", "test")
 
 
 class Digits(Task):
@@ -48,9 +47,10 @@ class Digits(Task):
         return float(says(text) == sample.answer)
 
     def calibration(self, count: int) -> Sequence[Sample]:
-        """Samples of different pictures of the training split."""
-        train = self.model_copy(update={"split": "train", "questions": 10 * count})
-        return different_images(train.samples(), count)
+        """Samples of different pictures of a split that this task does not measure; see :func:`calibration_split`."""
+        split = calibration_split(self.split)
+        unseen = self.model_copy(update={"split": split, "questions": len(self.types) * count})
+        return different_images(unseen.samples(), count)
 
 
 def says(text: str) -> str:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,13 @@ from pydantic import Field
 
 from tokenprune.authoring import ConfigError, MissingDataError, Sample, Task, different_images, first_word
 from tokenprune_embedded.tasks.scenes import CANVAS, PATCH, background
+from tokenprune_embedded.tasks.splits import Split, calibration_split
 
 SIZE = 56  # pixels of the pasted picture: 4 x 4 patches
 HELD_OUT = 400  # pictures of the package's train split that are kept for validation
 TYPES = ("color", "shape", "exist", "absent")
 COLOURS = ("red", "green", "blue", "yellow", "black", "gray", "teal", "brown")
 SHAPES = ("circle", "triangle", "rectangle")
-Split = Literal["train", "validation", "test"]
 
 
 def kind_of(question: str) -> str:
@@ -57,6 +56,14 @@ def questions(split: Split) -> dict[int, list[tuple[str, str]]]:
     order = sorted(by_image)
     chosen = {"test": order, "train": order[:-HELD_OUT], "validation": order[-HELD_OUT:]}[split]
     return {image: by_image[image] for image in chosen}
+
+
+def complete(split: Split) -> dict[int, list[tuple[str, str]]]:
+    """The pictures of a split with questions of every type, as :func:`questions` gives them.
+
+    A few pictures lack a type; leaving them out keeps every number of questions balanced.
+    """
+    return {i: asked for i, asked in questions(split).items() if {kind_of(text) for text, _ in asked} == set(TYPES)}
 
 
 def scene(split: Split, image: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -96,15 +103,16 @@ class EasyVQA(Task):
         return float(first_word(text) == sample.answer)
 
     def calibration(self, count: int) -> Sequence[Sample]:
-        """Samples of different pictures of the training split."""
-        train = self.model_copy(update={"split": "train", "questions": 10 * count})
-        return different_images(train.samples(), count)
+        """Samples of different pictures of a split that this task does not measure; see :func:`calibration_split`."""
+        split = calibration_split(self.split)
+        unseen = min(count, len(complete(split)))
+        asked = self.model_copy(update={"split": split, "questions": len(TYPES) * unseen})
+        return different_images(asked.samples(), count)
 
 
 @functools.lru_cache(maxsize=4)
 def _samples(split: Split, count: int, seed: int) -> tuple[Sample, ...]:
-    # a few pictures lack a type of question; leaving them out keeps every number of questions balanced
-    pairs = {i: asked for i, asked in questions(split).items() if {kind_of(text) for text, _ in asked} == set(TYPES)}
+    pairs = complete(split)
     order = np.random.default_rng([seed, 1]).permutation(sorted(pairs))
     made: list[Sample] = []
     for image in (int(number) for number in order):

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from tokenprune.authoring import Sample, Task, different_images
 from tokenprune_embedded.tasks import clips, scenes
-from tokenprune_embedded.tasks.digits import SPLITS, Split, says
+from tokenprune_embedded.tasks.digits import says
+from tokenprune_embedded.tasks.splits import SPLITS, Split, calibration_split
 
 Kind = Literal["move", "direction", "last"]
 
@@ -44,9 +45,10 @@ class MovingDigits(Task):
         return float(says(text) == sample.answer)
 
     def calibration(self, count: int) -> Sequence[Sample]:
-        """Samples of different pictures of the training split."""
-        train = self.model_copy(update={"split": "train", "questions": 10 * count})
-        return different_images(train.samples(), count)
+        """Samples of different clips of a split that this task does not measure; see :func:`calibration_split`."""
+        split = calibration_split(self.split)
+        unseen = self.model_copy(update={"split": split, "questions": len(self.types) * count})
+        return different_images(unseen.samples(), count)
 
 
 def clip(split: Split, seed: int, number: int) -> clips.Clip:
