@@ -62,6 +62,7 @@ PLACES = (
     "norm-key-small",
     "norm-query-large",
     "norm-query-small",
+    "mmr",
 )
 
 

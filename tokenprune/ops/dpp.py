@@ -11,12 +11,27 @@ from tokenprune.ops.greedy import mark_picks
 NEGLIGIBLE = 1e-5
 
 
+def unit_range(scores: Tensor, valid: Tensor) -> Tensor:
+    """Scale the scores of each image to 0 (lowest) to 1 (highest).
+
+    Args:
+        scores: Floating ``[images, n]``.
+        valid: Entries that are tokens, bool ``[images, n]``.
+
+    Returns:
+        Float32 ``[images, n]``; 0 in an image whose scores are equal, and for padding.
+    """
+    scores = scores.float()
+    low = scores.masked_fill(~valid, torch.inf).amin(1, keepdim=True)
+    span = scores.masked_fill(~valid, -torch.inf).amax(1, keepdim=True) - low
+    return torch.where(valid & (span > 0), (scores - low) / span, 0.0)
+
+
 def relevance_weights(scores: Tensor, valid: Tensor, theta: float | None) -> Tensor:
     """Weight of each token: the factor on its row and column of the kernel.
 
     Args:
-        scores: Floating ``[images, n]``. They are scaled to 0 (lowest) to 1 (highest) in each image; all are 0 in an
-            image whose scores are equal.
+        scores: Floating ``[images, n]``. They are scaled as by :func:`unit_range`.
         valid: Entries that are tokens, bool ``[images, n]``.
         theta: Trade-off of relevance against diversity, 0 <= theta < 1: the weight is ``exp(a s)`` of the scaled score
             s, with ``a = theta / (2 (1 - theta))``. None: the weight is the scaled score plus 1e-6 (so that no row is
@@ -25,10 +40,7 @@ def relevance_weights(scores: Tensor, valid: Tensor, theta: float | None) -> Ten
     Returns:
         Float32 ``[images, n]``; 0 for padding.
     """
-    scores = scores.float()
-    low = scores.masked_fill(~valid, torch.inf).amin(1, keepdim=True)
-    span = scores.masked_fill(~valid, -torch.inf).amax(1, keepdim=True) - low
-    scaled = torch.where(span > 0, (scores - low) / span, 0.0)
+    scaled = unit_range(scores, valid)
     weights = scaled + 1e-6 if theta is None else torch.exp(theta / (2 * (1 - theta)) * scaled)
     return weights.masked_fill(~valid, 0.0)
 
