@@ -63,6 +63,7 @@ PLACES = (
     "norm-query-large",
     "norm-query-small",
     "mmr",
+    "otprune",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from tokenprune.ops.greedy import mark_picks
 
@@ -45,12 +46,35 @@ def relevance_weights(scores: Tensor, valid: Tensor, theta: float | None) -> Ten
     return weights.masked_fill(~valid, 0.0)
 
 
-def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int) -> Tensor:
+def alignment_kernel(states: Tensor, valid: Tensor, gamma: float) -> Tensor:
+    """The kernel ``I + gamma (X X^T)^2`` of OTPrune, whose determinant grows as chosen tokens cover the image.
+
+    ``X`` holds the tokens with every *channel* divided by its L2 norm over the tokens of the image. A channel that is 0
+    everywhere stays 0.
+
+    Source: "OTPrune: Distribution-Aligned Visual Token Pruning via Optimal Transport", arXiv 2602.20205.
+
+    Args:
+        states: Floating ``[images, n, dim]``.
+        valid: Entries that are tokens, bool ``[images, n]``; the others count as 0.
+        gamma: Weight of the second summand, at least 0.
+
+    Returns:
+        Float32 ``[images, n, n]``, symmetric, no eigenvalue below 1. Rows and columns of padding are those of the unit
+        matrix.
+    """
+    tokens = normalize(states.float().masked_fill(~valid[:, :, None], 0.0), dim=1)
+    gram = tokens @ tokens.mT
+    unit = torch.eye(states.shape[1], dtype=gram.dtype, device=gram.device)
+    return torch.baddbmm(unit.expand_as(gram), gram, gram.mT, alpha=gamma)
+
+
+def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int, negligible: float = NEGLIGIBLE) -> Tensor:
     """Choose tokens of many images at once; each step takes the token that raises the kernel's determinant most.
 
     The gain of a token is the factor by which it raises the determinant. An incremental Cholesky decomposition keeps
     all gains up to date, with O(max_quota^2 n) operations in total. Ties keep the earlier position. Gains up to
-    ``NEGLIGIBLE`` times the largest diagonal entry count as 0: when the rank of the kernel is exhausted, the earliest
+    ``negligible`` times the largest diagonal entry count as 0: when the rank of the kernel is exhausted, the earliest
     tokens fill the quota. No token is taken twice. No host-device synchronisation.
 
     Source: "Fast Greedy MAP Inference for Determinantal Point Process to Improve Recommendation Diversity",
@@ -61,12 +85,13 @@ def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int) ->
         valid: Tokens that may be taken, bool ``[images, n]``; at least ``quotas`` of them.
         quotas: Number of tokens to take, long ``[images]``.
         max_quota: Largest quota, as a host integer.
+        negligible: Gains up to this share of the largest diagonal entry are rounding. 0 for a kernel of full rank.
 
     Returns:
         Bool ``[images, n]``.
     """
     gains = kernel.diagonal(dim1=1, dim2=2).masked_fill(~valid, 0.0)
-    floor = NEGLIGIBLE * gains.amax(1, keepdim=True)
+    floor = negligible * gains.amax(1, keepdim=True)
     factor = kernel.new_zeros(len(kernel), max_quota, valid.shape[1])  # one row of the Cholesky factor per step
     blocked = torch.zeros_like(gains).masked_fill_(~valid, -torch.inf)
     flat, first = kernel.flatten(0, 1), torch.arange(len(kernel), device=kernel.device) * kernel.shape[1]

@@ -27,8 +27,8 @@ class Mmr(Pruner):
     that differ from 1 by at most 1e-6 count as 1; a zero vector (the tower's features of a row separator) has cosine 0
     to all others.
 
-    Any registered scorer can be named, those of plugins, too: ``scorer: {name: fastv}`` at a layer behind the first one,
-    ``scorer: {name: matrix_entropy, source: hidden}``, or the name of your own.
+    Any registered scorer can be named, those of plugins, too: ``scorer: {name: fastv}`` at a layer behind the first
+    one, ``scorer: {name: matrix_entropy, source: hidden}``, or the name of your own.
 
     Differs from the published code (IDPruner): there the importance comes from a *trained* scorer of 3B and 7B models,
     which no training-free method has; the choice that follows was compared with that code, given its scores. That code
