@@ -64,6 +64,7 @@ PLACES = (
     "norm-query-small",
     "mmr",
     "otprune",
+    "svd-prune",
 )
 
 
