@@ -45,9 +45,6 @@ def leverage_scores(states: Tensor, valid: Tensor, variance: float, centred: boo
     total = squares.sum(-1, keepdim=True)
     before = squares.cumsum(-1) - squares
     main = real & (before < (variance - _ROUNDING) * total)  # one more direction, until the share is reached
-    if by_token:
-        left = vectors.square()
-    else:
-        left = (states @ vectors).square() / torch.where(real, squares, 1.0)[:, None]
-    scores = (left * main[:, None]).sum(-1) / main.sum(-1, keepdim=True).clamp(min=1)
+    left = vectors.square() if by_token else (states @ vectors).square() / torch.where(real, squares, 1.0)[:, None]
+    scores: Tensor = (left * main[:, None]).sum(-1) / main.sum(-1, keepdim=True).clamp(min=1)
     return scores.masked_fill(~valid, 0.0).masked_fill(broken[:, None], torch.nan)
