@@ -65,6 +65,7 @@ PLACES = (
     "mmr",
     "otprune",
     "svd-prune",
+    "apet",
 )
 
 
