@@ -86,7 +86,9 @@ def rebuild_errors(states: Tensor, points: Tensor, exists: Tensor) -> Tensor:
     gram = basis @ basis.mT
     gram.diagonal(dim1=1, dim2=2).add_(RIDGE)
     coefficients, _ = torch.linalg.solve_ex(gram, basis @ states.mT)
-    return torch.baddbmm(states, coefficients.mT, basis, alpha=-1).norm(dim=-1).float()
+    rest = torch.baddbmm(states, coefficients.mT, basis, alpha=-1)
+    errors: Tensor = torch.linalg.vector_norm(rest, dim=-1).float()
+    return errors
 
 
 def overwrite(states: Tensor, tokens: Tensor, rank: Tensor, rows: Tensor, exists: Tensor, share: float) -> Tensor:

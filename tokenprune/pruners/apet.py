@@ -26,7 +26,8 @@ class Apet(Pruner):
     diagonal. Kept are the tokens with the largest errors. Basis tokens are rebuilt almost exactly, so they are dropped;
     their *states* take the places of as many kept tokens with the smallest errors (``order``). Every dropped token is
     merged into the kept token that is most similar to it by cosine, but into none with a basis state: a kept token
-    becomes the mean of itself and of all those merged into it. Ties keep the earlier position.
+    becomes the mean of itself and of all those merged into it. An image that keeps all its tokens is unchanged. Ties
+    keep the earlier position.
 
     Before the language model the published code does all this with the tower's features (``compare: tower``), and the
     projector maps what comes out; inside it with hidden states (``compare: hidden``). Where the projector does not get
@@ -89,12 +90,13 @@ class Apet(Pruner):
         _, most_own = images.counts(lambda quota: quota - max(0, min(self.basis, quota - 1)))
         one_group = torch.where(images.valid, 0, -1)
         keep = topk_by_group(errors, one_group, images.quotas[:, None])
+        loses = images.valid & (images.quotas < images.sizes)[:, None]
         own = topk_by_group(errors, one_group, (images.quotas - replaced)[:, None])
         states = images.split(features if project is not None else ctx.hidden).float()
         by_error = errors if self.order == "error" else torch.zeros_like(errors)
         states = overwrite(
             states,
-            keep & ~own,
+            keep & ~own & loses,
             by_error,
             rows_at(states, points[:, :most_replaced]),
             exists[:, :most_replaced],
@@ -104,7 +106,7 @@ class Apet(Pruner):
         if project is not None:
             states = replace_at(
                 images.split(ctx.hidden),
-                keep & patches,
+                keep & patches & loses,
                 images.max_quota,
                 states,
                 lambda rows: project(rows.to(ctx.hidden.dtype)),
