@@ -34,7 +34,7 @@ SAMPLES: dict[str, list[list[Sized]]] = {
 }
 FRAMES = {"dycoke", "evs", "framefusion"}
 """Methods that compare the frames of a video, or several images of one size; a single image is refused."""
-BY_TILE = {"hiprune", "scope", "visionzip", "vispruner"}
+BY_TILE = {"apet", "hiprune", "scope", "visionzip", "vispruner"}
 """Methods that divide a budget tile by tile."""
 REFUSED = {
     # images are an overview and tiles of other sizes: no frames
@@ -150,4 +150,4 @@ def test_a_sample_gets_in_a_batch_what_it_gets_alone(name: str, family: str, kin
 def test_all_cells_are_counted() -> None:
     """Every method is compared on every family, and few cells are refused."""
     assert {(name, family) for name, family, _ in CELLS} == {(name, family) for name in methods() for family in CORE}
-    assert len(REFUSED & set(CELLS)) == len(REFUSED) == 15
+    assert len(REFUSED & set(CELLS)) == len(REFUSED) == 18

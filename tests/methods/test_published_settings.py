@@ -34,7 +34,19 @@ ENTRIES = [
     pytest.param(method, entry, id=f"{method.name}-{entry.model}") for method in SHIPPED for entry in method.published
 ]
 
-PRE_MODEL = {"cdpruner", "divprune", "dycoke", "hiprune", "holov", "scope", "visionzip", "vispruner", "vscan"}
+PRE_MODEL = {
+    "apet",
+    "cdpruner",
+    "divprune",
+    "dycoke",
+    "hiprune",
+    "holov",
+    "otprune",
+    "scope",
+    "visionzip",
+    "vispruner",
+    "vscan",
+}
 
 ENTRY: dict[str, Any] = {"model": "M", "family": "llava", "source": "owner/repository 1234567, file, lines 1-2"}
 
@@ -55,6 +67,7 @@ def methods_with(shipped: NamedMethod, settings: Published) -> list[tp.Method]:
 
 def test_the_methods_that_state_settings_for_models_have_them() -> None:
     assert {method.name for method in SHIPPED} == {
+        "apet",
         "cdpruner",
         "divprune",
         "dycoke",
@@ -65,6 +78,7 @@ def test_the_methods_that_state_settings_for_models_have_them() -> None:
         "framefusion",
         "hiprune",
         "holov",
+        "otprune",
         "pyramiddrop",
         "scope",
         "sparsevlm",

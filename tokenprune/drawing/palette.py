@@ -66,6 +66,10 @@ PLACES = (
     "entropy-tower-reference",
     "norm-tower-large",
     "energy-tower-large",
+    "mmr",
+    "otprune",
+    "svd-prune",
+    "apet",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from tokenprune.ops.greedy import mark_picks
 
@@ -11,12 +12,27 @@ from tokenprune.ops.greedy import mark_picks
 NEGLIGIBLE = 1e-5
 
 
+def unit_range(scores: Tensor, valid: Tensor) -> Tensor:
+    """Scale the scores of each image to 0 (lowest) to 1 (highest).
+
+    Args:
+        scores: Floating ``[images, n]``.
+        valid: Entries that are tokens, bool ``[images, n]``.
+
+    Returns:
+        Float32 ``[images, n]``; 0 in an image whose scores are equal, and for padding.
+    """
+    scores = scores.float()
+    low = scores.masked_fill(~valid, torch.inf).amin(1, keepdim=True)
+    span = scores.masked_fill(~valid, -torch.inf).amax(1, keepdim=True) - low
+    return torch.where(valid & (span > 0), (scores - low) / span, 0.0)
+
+
 def relevance_weights(scores: Tensor, valid: Tensor, theta: float | None) -> Tensor:
     """Weight of each token: the factor on its row and column of the kernel.
 
     Args:
-        scores: Floating ``[images, n]``. They are scaled to 0 (lowest) to 1 (highest) in each image; all are 0 in an
-            image whose scores are equal.
+        scores: Floating ``[images, n]``. They are scaled as by :func:`unit_range`.
         valid: Entries that are tokens, bool ``[images, n]``.
         theta: Trade-off of relevance against diversity, 0 <= theta < 1: the weight is ``exp(a s)`` of the scaled score
             s, with ``a = theta / (2 (1 - theta))``. None: the weight is the scaled score plus 1e-6 (so that no row is
@@ -25,10 +41,7 @@ def relevance_weights(scores: Tensor, valid: Tensor, theta: float | None) -> Ten
     Returns:
         Float32 ``[images, n]``; 0 for padding.
     """
-    scores = scores.float()
-    low = scores.masked_fill(~valid, torch.inf).amin(1, keepdim=True)
-    span = scores.masked_fill(~valid, -torch.inf).amax(1, keepdim=True) - low
-    scaled = torch.where(span > 0, (scores - low) / span, 0.0)
+    scaled = unit_range(scores, valid)
     weights = scaled + 1e-6 if theta is None else torch.exp(theta / (2 * (1 - theta)) * scaled)
     return weights.masked_fill(~valid, 0.0)
 
@@ -55,12 +68,35 @@ def standard_weights(scores: Tensor, valid: Tensor, weight: float) -> Tensor:
     return torch.exp(weight * z).masked_fill(~valid, 0.0).float()
 
 
-def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int) -> Tensor:
+def alignment_kernel(states: Tensor, valid: Tensor, gamma: float) -> Tensor:
+    """The kernel ``I + gamma (X X^T)^2`` of OTPrune, whose determinant grows as chosen tokens cover the image.
+
+    ``X`` holds the tokens with every *channel* divided by its L2 norm over the tokens of the image. A channel that is 0
+    everywhere stays 0.
+
+    Source: "OTPrune: Distribution-Aligned Visual Token Pruning via Optimal Transport", arXiv 2602.20205.
+
+    Args:
+        states: Floating ``[images, n, dim]``.
+        valid: Entries that are tokens, bool ``[images, n]``; the others count as 0.
+        gamma: Weight of the second summand, at least 0.
+
+    Returns:
+        Float32 ``[images, n, n]``, symmetric, no eigenvalue below 1. Rows and columns of padding are those of the unit
+        matrix.
+    """
+    tokens = normalize(states.float().masked_fill(~valid[:, :, None], 0.0), dim=1)
+    gram = tokens @ tokens.mT
+    unit = torch.eye(states.shape[1], dtype=gram.dtype, device=gram.device)
+    return torch.baddbmm(unit.expand_as(gram), gram, gram.mT, alpha=gamma)
+
+
+def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int, negligible: float = NEGLIGIBLE) -> Tensor:
     """Choose tokens of many images at once; each step takes the token that raises the kernel's determinant most.
 
     The gain of a token is the factor by which it raises the determinant. An incremental Cholesky decomposition keeps
     all gains up to date, with O(max_quota^2 n) operations in total. Ties keep the earlier position. Gains up to
-    ``NEGLIGIBLE`` times the largest diagonal entry count as 0: when the rank of the kernel is exhausted, the earliest
+    ``negligible`` times the largest diagonal entry count as 0: when the rank of the kernel is exhausted, the earliest
     tokens fill the quota. No token is taken twice. No host-device synchronisation.
 
     Source: "Fast Greedy MAP Inference for Determinantal Point Process to Improve Recommendation Diversity",
@@ -71,12 +107,13 @@ def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int) ->
         valid: Tokens that may be taken, bool ``[images, n]``; at least ``quotas`` of them.
         quotas: Number of tokens to take, long ``[images]``.
         max_quota: Largest quota, as a host integer.
+        negligible: Gains up to this share of the largest diagonal entry are rounding. 0 for a kernel of full rank.
 
     Returns:
         Bool ``[images, n]``.
     """
     gains = kernel.diagonal(dim1=1, dim2=2).masked_fill(~valid, 0.0)
-    floor = NEGLIGIBLE * gains.amax(1, keepdim=True)
+    floor = negligible * gains.amax(1, keepdim=True)
     factor = kernel.new_zeros(len(kernel), max_quota, valid.shape[1])  # one row of the Cholesky factor per step
     blocked = torch.zeros_like(gains).masked_fill_(~valid, -torch.inf)
     flat, first = kernel.flatten(0, 1), torch.arange(len(kernel), device=kernel.device) * kernel.shape[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tokenprune.ops.seeds import mixed_seed
 from tokenprune.scorers.base import Scorer
 from tokenprune.signals.context import PruneContext
 
@@ -29,15 +30,6 @@ class Random(Scorer):
         rows = []
         for sample in ctx.sample_ids:
             # the generator is on the host, so that the scores are the same on every device
-            generator = torch.Generator().manual_seed(_mix(self.seed, sample))
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, sample))
             rows.append(torch.rand(width, generator=generator, dtype=torch.float64))
         return torch.stack(rows).to(ctx.visual_mask.device)
-
-
-def _mix(seed: int, sample: int) -> int:
-    """Hash two integers to a 63-bit seed; neighbouring inputs give unrelated seeds (splitmix64's finaliser)."""
-    mask = (1 << 64) - 1
-    state = (seed * 0x9E3779B97F4A7C15 + sample + 1) & mask
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
-    return (state ^ (state >> 31)) >> 1
