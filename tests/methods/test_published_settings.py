@@ -34,7 +34,18 @@ ENTRIES = [
     pytest.param(method, entry, id=f"{method.name}-{entry.model}") for method in SHIPPED for entry in method.published
 ]
 
-PRE_MODEL = {"cdpruner", "divprune", "dycoke", "hiprune", "holov", "scope", "visionzip", "vispruner", "vscan"}
+PRE_MODEL = {
+    "cdpruner",
+    "divprune",
+    "dycoke",
+    "hiprune",
+    "holov",
+    "prunesid",
+    "scope",
+    "visionzip",
+    "vispruner",
+    "vscan",
+}
 
 ENTRY: dict[str, Any] = {"model": "M", "family": "llava", "source": "owner/repository 1234567, file, lines 1-2"}
 
@@ -65,6 +76,7 @@ def test_the_methods_that_state_settings_for_models_have_them() -> None:
         "framefusion",
         "hiprune",
         "holov",
+        "prunesid",
         "pyramiddrop",
         "scope",
         "sparsevlm",

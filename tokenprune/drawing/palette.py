@@ -62,6 +62,8 @@ PLACES = (
     "norm-key-small",
     "norm-query-large",
     "norm-query-small",
+    "prunesid",
+    "flashvid",
 )
 
 
