@@ -73,6 +73,7 @@ def test_the_methods_that_state_settings_for_models_have_them() -> None:
         "entropyprune-paper",
         "entropyprune-reference",
         "fastv",
+        "flashvid",
         "framefusion",
         "hiprune",
         "holov",
@@ -90,7 +91,7 @@ def test_the_methods_that_state_settings_for_models_have_them() -> None:
 def test_published_settings_renumber_where_the_authors_code_does() -> None:
     """All methods of LLaVA that prune before the language model, and two of three inside it; FastV and VTW do not."""
     renumbered = {method.name for method in SHIPPED for entry in method.published if "positions" in entry.method}
-    assert renumbered == {*PRE_MODEL, "pyramiddrop", "sparsevlm"}
+    assert renumbered == {*PRE_MODEL, "flashvid", "pyramiddrop", "sparsevlm"}
     assert all(tp.load_method(name).positions == "original" for name in renumbered)
 
 
