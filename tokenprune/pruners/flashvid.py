@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -82,7 +83,7 @@ class FlashVID(Pruner):
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         attention = ctx.vision(self.layer).attention
         ctx.check_finite(ctx.hidden.float().square().sum(-1) + attention, type(self).__name__)
-        layout = ctx.by_frame(lambda *counts: self.frame_quotas(*counts, ctx.open_ended))
+        layout = ctx.by_frame(partial(self._frame_quotas, open_ended=ctx.open_ended))
         shape = (len(ctx.groups), layout.most, layout.max_size)
         states, valid = layout.split(ctx.hidden).float(), layout.valid
         segments, means = self._segments(states, valid, shape)
@@ -107,7 +108,7 @@ class FlashVID(Pruner):
         hidden = torch.where(layout.join(centres)[:, :, None], layout.join(clustered), ctx.hidden.float())
         return Selection(keep, hidden, attention.masked_fill(ctx.grid.frames < 0, torch.nan), merged)
 
-    def frame_quotas(self, quota: int, frames: Sequence[int], separators: int, open_ended: bool) -> Sequence[int]:
+    def _frame_quotas(self, quota: int, frames: Sequence[int], separators: int, *, open_ended: bool) -> Sequence[int]:
         """Tokens to keep of each frame of an image or video.
 
         Args:
