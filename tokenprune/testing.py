@@ -140,6 +140,11 @@ class TensorSignals:
         numbers = number_frames(grid[..., 0].masked_fill(~self.is_visual, -1), image, self.max_images)
         return self._on_axis(torch.cat([numbers[..., None], frame_sizes(numbers, grid)], -1))
 
+    def frame_numbers(self) -> Sequence[Tensor]:
+        """See :meth:`tokenprune.signals.signals.Signals.frame_numbers`."""
+        numbers, mask = self.frames()[..., 0].cpu(), self.axis.mask.cpu()
+        return [row[real] for row, real in zip(numbers, mask, strict=True)]
+
     def tower(self, layer: int) -> TowerSignals:
         """See :meth:`tokenprune.signals.signals.Signals.tower`."""
         if layer not in self.tower_layers:

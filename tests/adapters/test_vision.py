@@ -179,7 +179,7 @@ def test_families_and_layers_that_cannot_serve_are_refused_up_front() -> None:
         pass
 
 
-@pytest.mark.parametrize("name", ["hiprune", "holov", "scope", "visionzip"])
+@pytest.mark.parametrize("name", ["hiprune", "holov", "prunesid", "scope", "visionzip"])
 def test_methods_for_towers_are_refused_where_nobody_reads_the_tower(name: str) -> None:
     with (
         pytest.raises(UnsupportedModelError, match="vision tower's patches"),

@@ -459,6 +459,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "vision-attention": {},
     "hiprune": {"object_layer": 0, "deep_layer": 1},
     "scope": {},
+    "prunesid": {},
     "holov": {"crops": 2},
     "visionzip": {"contextual": 0.25},
 }

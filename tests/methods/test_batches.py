@@ -34,7 +34,7 @@ SAMPLES: dict[str, list[list[Sized]]] = {
 }
 FRAMES = {"dycoke", "evs", "framefusion"}
 """Methods that compare the frames of a video, or several images of one size; a single image is refused."""
-BY_TILE = {"apet", "hiprune", "scope", "visionzip", "vispruner"}
+BY_TILE = {"apet", "hiprune", "prunesid", "scope", "visionzip", "vispruner"}
 """Methods that divide a budget tile by tile."""
 REFUSED = {
     # images are an overview and tiles of other sizes: no frames

@@ -42,6 +42,7 @@ PRE_MODEL = {
     "hiprune",
     "holov",
     "otprune",
+    "prunesid",
     "scope",
     "visionzip",
     "vispruner",
@@ -75,10 +76,12 @@ def test_the_methods_that_state_settings_for_models_have_them() -> None:
         "entropyprune-paper",
         "entropyprune-reference",
         "fastv",
+        "flashvid",
         "framefusion",
         "hiprune",
         "holov",
         "otprune",
+        "prunesid",
         "pyramiddrop",
         "scope",
         "sparsevlm",
@@ -92,7 +95,7 @@ def test_the_methods_that_state_settings_for_models_have_them() -> None:
 def test_published_settings_renumber_where_the_authors_code_does() -> None:
     """All methods of LLaVA that prune before the language model, and two of three inside it; FastV and VTW do not."""
     renumbered = {method.name for method in SHIPPED for entry in method.published if "positions" in entry.method}
-    assert renumbered == {*PRE_MODEL, "pyramiddrop", "sparsevlm"}
+    assert renumbered == {*PRE_MODEL, "flashvid", "pyramiddrop", "sparsevlm"}
     assert all(tp.load_method(name).positions == "original" for name in renumbered)
 
 

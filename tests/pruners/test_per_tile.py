@@ -16,6 +16,7 @@ from tests.support.tiny.qwen import IMAGE
 from tokenprune.errors import UnsupportedFeatureError
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.pruners.hiprune import HiPrune
+from tokenprune.pruners.prunesid import PruneSID
 from tokenprune.pruners.scope import Scope
 from tokenprune.pruners.visionzip import VisionZip
 from tokenprune.pruners.vispruner import VisPruner
@@ -26,6 +27,7 @@ PRUNERS = {
     "scope": Scope(layer=-1),
     "hiprune": HiPrune(object_layer=0, deep_layer=-1, alpha=0.5),
     "visionzip": VisionZip(layer=-1),
+    "prunesid": PruneSID(layer=-1, tokens_per_group=2),
     "vispruner": VisPruner(layer=-1, per_round=1),
 }
 

@@ -34,7 +34,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "vtw": {"layers": {"name": "vtw", "start": 1, "fallback": 2}},
 }
 """Published numbers of layers that a tower of two layers and a decoder of four do not have."""
-MERGING = {"apet", "framefusion", "sparsevlm", "tome", "visionzip", "vscan"}
+MERGING = {"apet", "flashvid", "framefusion", "sparsevlm", "tome", "visionzip", "vscan"}
 """Methods that change the states of kept tokens. The oracle only hides tokens, so it cannot judge them."""
 SAME = {f"norm-{states}-{end}" for states in ("hidden", "key", "query") for end in ("large", "small")}
 SHOWN = "norm-query-small"

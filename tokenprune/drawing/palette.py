@@ -70,6 +70,8 @@ PLACES = (
     "otprune",
     "svd-prune",
     "apet",
+    "prunesid",
+    "flashvid",
 )
 
 

@@ -64,6 +64,12 @@ class PromptMap:
         numbers = number_frames(frame, self.image, self._images)
         return torch.cat([numbers[..., None], frame_sizes(numbers, self.grid)], -1)
 
+    @cached_property
+    def frame_numbers(self) -> list[Tensor]:
+        """Frame of each visual token of each sample, long ``[tokens]`` on the host: a transfer, once per prompt."""
+        numbers, visual = self.frames[..., 0].cpu(), self.visual.cpu()
+        return [row[mask] for row, mask in zip(numbers, visual, strict=True)]
+
 
 def real_tokens(arguments: Mapping[str, Any], visual: Tensor) -> Tensor:
     """Tokens without padding, bool ``[batch, seq]``.

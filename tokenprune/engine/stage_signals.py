@@ -155,6 +155,10 @@ class StageSignals:
         """See :meth:`tokenprune.signals.signals.Signals.frames`."""
         return at_positions(self.prompt_map.frames, self.axis.positions, self.axis.mask)
 
+    def frame_numbers(self) -> Sequence[Tensor]:
+        """See :meth:`tokenprune.signals.signals.Signals.frame_numbers`."""
+        return self.prompt_map.frame_numbers
+
     def tower(self, layer: int) -> TowerSignals:
         """See :meth:`tokenprune.signals.signals.Signals.tower`."""
         return self.tower_reader.view(layer, self.axis)

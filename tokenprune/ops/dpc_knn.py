@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 
-def dpc_knn(states: Tensor, valid: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def dpc_knn(
+    states: Tensor, valid: Tensor, clusters: Tensor, most_neighbours: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Cluster the vectors of many images at once, and average every cluster.
 
     The density of a vector is ``exp(-mean squared distance to its k nearest neighbours)``. The vector itself counts as
-    its nearest neighbour, k is the number of clusters (as in SparseVLM's published code), and distances are divided by
-    ``sqrt(dim)``. The separation of a vector is its distance to the nearest vector of higher density; for the densest
-    vector it is the largest distance of all. The vectors with the largest product of density and separation are the
-    cluster centres. Every other vector joins its nearest centre.
+    its nearest neighbour, k is the number of clusters (as in SparseVLM's published code) or a smaller number, and
+    distances are divided by ``sqrt(dim)``. The separation of a vector is its distance to the nearest vector of higher
+    density; for the densest vector it is the largest distance of all. The vectors with the largest product of density
+    and separation are the cluster centres. Every other vector joins its nearest centre.
 
     Ties: of equal densities the earlier vector counts as denser; of equal products the earlier vector is the centre;
     of equally near centres the earlier one is joined. The published code adds random noise to the densities instead.
@@ -27,6 +29,7 @@ def dpc_knn(states: Tensor, valid: Tensor, clusters: Tensor) -> tuple[Tensor, Te
         states: Floating ``[images, n, dim]``.
         valid: Entries that are vectors and not padding, bool ``[images, n]``.
         clusters: Number of clusters, long ``[images]``, at most the number of valid entries; 0 for none.
+        most_neighbours: Largest k; None for no limit.
 
     Returns:
         The cluster centres, bool ``[images, n]``; the cluster means, float32 ``[images, n, dim]``, at the centres (0
@@ -40,8 +43,9 @@ def dpc_knn(states: Tensor, valid: Tensor, clusters: Tensor) -> tuple[Tensor, Te
     distance = distance.masked_fill(~pairs, torch.inf)
 
     nearest = distance.sort(dim=-1).values.square().cumsum(-1)
-    last = (clusters - 1).clamp(min=0)[:, None, None].expand(-1, count, 1)
-    density = (-nearest.gather(-1, last)[:, :, 0] / clusters.clamp(min=1)[:, None]).exp()
+    neighbours = clusters.clamp(min=1, max=most_neighbours)
+    last = (neighbours - 1)[:, None, None].expand(-1, count, 1)
+    density = (-nearest.gather(-1, last)[:, :, 0] / neighbours[:, None]).exp()
 
     order = torch.arange(count, device=states.device)
     one, other = density[:, :, None], density[:, None, :]

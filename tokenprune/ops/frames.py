@@ -5,10 +5,13 @@ In this module a *cell* is a place in a frame: a row and a column.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
 from tokenprune.ops.gather import CHUNK, rows_at
+from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.topk import topk_by_group
 
 
@@ -42,6 +45,40 @@ def frame_sizes(frames: Tensor, grid: Tensor) -> Tensor:
         for coordinate in grid[..., 1:].unbind(-1)
     ]
     return torch.stack(sizes, -1)
+
+
+def frame_by_frame(
+    images: PerImage,
+    numbers: Sequence[Tensor],
+    frames: Tensor,
+    quotas: Callable[[int, Sequence[int], int], Sequence[int]],
+) -> PerImage:
+    """The layout of a batch frame by frame. No host-device synchronisation.
+
+    Args:
+        images: The layout image by image; no token may have been dropped yet.
+        numbers: Frame of each visual token of each sample, long, on the host; -1 for tokens without one.
+        frames: The same on the device, long ``[batch, n]``.
+        quotas: Quotas of an image's frames from its own quota, the tokens of each of its frames, and its tokens without
+            a frame.
+
+    Returns:
+        The same tokens with frames in place of images; those without a frame are in none.
+    """
+    all_sizes, all_quotas = [], []
+    for sample, of_sample in enumerate(numbers):
+        sizes: list[int] = []
+        shares: list[int] = []
+        start = 0
+        for size, quota in zip(images.host_sizes[sample], images.host_quotas[sample], strict=True):
+            own = of_sample[start : start + size]
+            counts = own[own >= 0].bincount(minlength=len(sizes))[len(sizes) :].tolist()
+            shares += quotas(quota, counts, size - sum(counts))
+            sizes += counts
+            start += size
+        all_sizes.append(sizes)
+        all_quotas.append(shares)
+    return PerImage(frames, all_sizes, all_quotas)
 
 
 def earlier(frames: Tensor, sizes: Tensor, grid: Tensor, lag: Tensor) -> Tensor:

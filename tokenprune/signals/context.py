@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.errors import ScoreError, UnsupportedFeatureError
-from tokenprune.ops.frames import earlier
+from tokenprune.ops.frames import earlier, frame_by_frame
 from tokenprune.ops.gather import marked_first, rows_at
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.tiles import per_tile
@@ -230,6 +230,26 @@ class PruneContext:
                 "use per: image, or prune per tile at the first stage",
             )
         return per_tile(self.per_image, tiles)
+
+    def by_frame(self, quotas: Callable[[int, Sequence[int], int], Sequence[int]]) -> PerImage:
+        """The visual tokens frame by frame: frames take the place of images, in the order of the sample.
+
+        Tokens without a frame (row separators) are in no frame, and ``join`` gives 0 for them.
+
+        Args:
+            quotas: Makes the quotas of an image's frames from the image's quota, the tokens of each of its frames, and
+                the number of its tokens without a frame; all host integers.
+
+        Raises:
+            UnsupportedFeatureError: An earlier stage dropped tokens.
+        """
+        numbers = self.signals.frame_numbers()
+        if [sum(sizes) for sizes in self.per_image.host_sizes] != [len(sample) for sample in numbers]:
+            raise UnsupportedFeatureError(
+                f"frames are known before any token is dropped, and layer {self.layer} is behind an earlier stage",
+                "prune frame by frame at the first stage",
+            )
+        return frame_by_frame(self.per_image, numbers, self.grid.frames, quotas)
 
     def among(self, picked: Tensor, sizes: Sequence[Sequence[int]]) -> tuple[PruneContext, Tensor]:
         """This stage as if only some of the visual tokens had reached it.

@@ -213,6 +213,9 @@ class Signals(Protocol):
     def frames(self) -> Tensor:
         """Number, height and width of each visual token's frame, long ``[batch, n_visual, 3]``; sizes in tokens."""
 
+    def frame_numbers(self) -> Sequence[Tensor]:
+        """Frame of each visual token of each sample before any stage, long ``[tokens]`` on the host; -1 for none."""
+
     def tower(self, layer: int) -> TowerSignals:
         """One layer of the vision tower."""
 
@@ -266,6 +269,10 @@ class DeclaredSignals:
     def frames(self) -> Tensor:
         """See :meth:`Signals.frames`."""
         return self.source.frames()
+
+    def frame_numbers(self) -> Sequence[Tensor]:
+        """See :meth:`Signals.frame_numbers`."""
+        return self.source.frame_numbers()
 
     def tower(self, layer: int) -> TowerSignals:
         """See :meth:`Signals.tower`."""
@@ -373,6 +380,10 @@ class PickedSignals:
     def frames(self) -> Tensor:
         """See :meth:`Signals.frames`."""
         return rows_at(self.source.frames(), self.index).masked_fill(~self.mask[:, :, None], -1)
+
+    def frame_numbers(self) -> Sequence[Tensor]:
+        """See :meth:`Signals.frame_numbers`: of all tokens, also of those that were not picked."""
+        return self.source.frame_numbers()
 
     def tower(self, layer: int) -> TowerSignals:
         """See :meth:`Signals.tower`."""
