@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -27,12 +28,16 @@ def smaller_grid(rows: int, columns: int, most: int) -> Grid:
     if most >= rows * columns:
         return rows, columns
     scale = math.sqrt(most / (rows * columns))
+    heights, widths = ({max(1, math.floor(side * scale)), max(1, math.ceil(side * scale))} for side in (rows, columns))
     found = []
-    for height in {max(1, math.floor(rows * scale)), max(1, math.ceil(rows * scale))}:
-        if height <= most:
-            width = min(max(1, math.ceil(columns * scale)), most // height)
+    for height, width in itertools.product(heights, widths):
+        if width == 1:
+            height = min(height, most)
+        elif height == 1:
+            width = min(width, most)
+        if height * width <= most:
             squeezed = abs(math.log(height * columns / (width * rows)))
-            found.append((height * width, -squeezed, width, (height, width)))
+            found.append((height * width, -round(squeezed, 9), width, (height, width)))
     return max(found)[-1]
 
 
