@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-#: Towers that fit their position embeddings to any size of picture without being asked.
+#: The argument by which towers such as CLIP and SigLIP are told to interpolate their position embeddings.
+SWITCH = "interpolate_pos_encoding"
+#: Towers that fit their position embeddings to any size of picture without being told.
 ANY_SIZE = ("dinov2",)
 
 
@@ -23,28 +23,12 @@ class Downsampling:
         tower: None where the processor takes pictures of any size: then the picture is made smaller before it. Where
             the processor makes all pictures one size, the tower: it then gets the processor's picture made smaller,
             with its position embeddings interpolated.
+        told: Whether the tower must be told to interpolate them, by the argument :data:`SWITCH`.
     """
 
     side: int
     tower: nn.Module | None = None
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Inside the block the tower takes pictures of any size. On exit it is as it was before."""
-        if self.tower is None or not _has_switch(self.tower):
-            yield
-            return
-
-        def interpolated(
-            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            return args, {**kwargs, "interpolate_pos_encoding": True}
-
-        hook = self.tower.register_forward_pre_hook(interpolated, with_kwargs=True)
-        try:
-            yield
-        finally:
-            hook.remove()
+    told: bool = False
 
 
 def fixed_size(tower: nn.Module | None, vision: Any) -> Downsampling | None:
@@ -57,11 +41,9 @@ def fixed_size(tower: nn.Module | None, vision: Any) -> Downsampling | None:
     Returns:
         None where the tower cannot interpolate its position embeddings.
     """
-    if tower is None or not (_has_switch(tower) or getattr(vision, "model_type", None) in ANY_SIZE):
+    if tower is None:
         return None
-    return Downsampling(int(vision.patch_size), tower)
-
-
-def _has_switch(tower: nn.Module) -> bool:
-    """Whether a tower interpolates its position embeddings when it is told to, as CLIP and SigLIP do."""
-    return "interpolate_pos_encoding" in inspect.signature(tower.forward).parameters
+    told = SWITCH in inspect.signature(tower.forward).parameters
+    if not told and getattr(vision, "model_type", None) not in ANY_SIZE:
+        return None
+    return Downsampling(int(vision.patch_size), tower, told)

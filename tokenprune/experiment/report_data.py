@@ -162,7 +162,7 @@ def _about_hard(answers: Answers) -> list[str]:
     return [
         f"`{DOWNSAMPLED}` is the unpruned model on smaller pictures. Hard questions of a budget are those that it"
         f" answers wrong, and right on the pictures as they are: {counts}, of {len(answers.questions.groups)}."
-        " `hard %` is the accuracy on them alone; a few questions say little."
+        " `hard %` is the accuracy on them alone; where they are few, the intervals are wide."
     ]
 
 

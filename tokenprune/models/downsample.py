@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.downsampling import SWITCH
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.core.optional import optional
+from tokenprune.engine.hooks import before
 from tokenprune.errors import BudgetError, SampleError, UnsupportedModelError
 from tokenprune.flops.decoder import prefill_cost
 from tokenprune.models.base import LoadedModel
@@ -76,9 +78,15 @@ class Downsampler:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Inside the block the model takes what :meth:`smaller` returns."""
-        with self.kind.running():
+        """Inside the block the model takes what :meth:`smaller` returns. On exit it is as it was before."""
+        if self.kind.tower is None or not self.kind.told:
             yield
+            return
+        hook = before(self.kind.tower, _interpolate)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def smaller(self, samples: Sequence[Sample], inputs: Inputs, budget: Budget) -> Inputs:
         """The inputs of samples with smaller pictures; the same inputs where the budget keeps all tokens.
@@ -220,6 +228,11 @@ class Downsampler:
                     f" {expected}",
                     "remove the method: this processor changes the size of pictures in a way of its own",
                 )
+
+
+def _interpolate(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The arguments of a tower, told to take pictures of any size."""
+    return args, {**kwargs, SWITCH: True}
 
 
 def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
