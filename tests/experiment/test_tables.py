@@ -13,7 +13,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_every_column_has_text_and_numbers() -> None:
-    rows = [unpruned(), summary("fastv", divergence=around(0.2, 0.1)), summary("tome", label_free=True)]
+    measured = {"divergence": around(0.2, 0.1), "hard": around(0.3, 0.2), "hard_count": 20}
+    rows = [unpruned(), summary("fastv", **measured), summary("tome", label_free=True)]
     assert {heading.title for heading in main_table(rows).columns} == {column.title for column in COLUMNS} - {"seeds"}
     header = csv_table({"": rows}).splitlines()[0].split(",")
     assert header == ["results", *dict.fromkeys(name for column in COLUMNS for name in column.csv)]

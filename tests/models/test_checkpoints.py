@@ -7,28 +7,32 @@ their own: `test_torchvision.py` runs this file again in a process with torchvis
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 import tokenprune as tp
-from tests.support.checkpoints import FAMILIES, pictures, usable
+from tests.support.checkpoints import FAMILIES, clip, pictures, usable
 from tests.support.method_table import OTHERWISE
 from tests.support.tiny import CASES
-from tests.support.tiny.core import CACHE, IMAGE
+from tests.support.tiny.core import CACHE, IMAGE, VIDEO
 from tokenprune import cli
+from tokenprune.adapters import adapter_for
 from tokenprune.budgets.keep import KeepRatio
 from tokenprune.budgets.label import budget_label
-from tokenprune.errors import TokenPruneError
+from tokenprune.errors import TokenPruneError, UnsupportedModelError
 from tokenprune.experiment.config import MethodEntry
 from tokenprune.experiment.report import markdown
 from tokenprune.experiment.runner import Part
 from tokenprune.measure.bench import step_positions
 from tokenprune.models.base import LoadedModel
+from tokenprune.models.downsample import Downsampler, not_enlarging
 from tokenprune.models.hf import HuggingFace
 from tokenprune.tasks.base import Sample
 
@@ -102,6 +106,51 @@ def test_two_pictures_in_a_sample(name: str, folders: dict[str, Path]) -> None:
     with tp.apply(loaded.model, method) as run:
         assert generate(loaded, batch).shape == (2, 3)
     assert run.stages[0].after == (counts // 2).tolist()
+
+
+GRIDS: dict[str, tuple[tuple[int, int], tuple[int, int], int]] = {
+    "llava": ((2, 2), (2, 2), 0),
+    "mistral3": ((2, 2), (1, 2), 0),
+    "qwen2-vl": ((2, 2), (1, 2), 12),
+    "qwen2.5-vl": ((2, 2), (1, 2), 12),
+    "qwen3-vl": ((2, 2), (1, 2), 12),
+}
+"""Of families that can be shown smaller pictures: those of both pictures, and the tokens of a clip, at a quarter."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_smaller_pictures(name: str, folders: dict[str, Path]) -> None:
+    """At a quarter of the tokens. The answers are those to pictures which are small in the file, if it can be."""
+    loaded = load(folders[name])
+    adapter = adapter_for(loaded.model)
+    if name not in GRIDS:
+        with pytest.raises(UnsupportedModelError, match="cannot be shown smaller pictures"):
+            Downsampler(loaded, adapter)
+        return
+    first, second, frames = GRIDS[name]
+    sampler, asked = Downsampler(loaded, adapter), [sample(str(at), one) for at, one in enumerate(pictures())]
+    for group in (asked[:1], asked[1:], asked):
+        made = sampler.smaller(group, loaded.encode(group), KeepRatio(ratio=0.25))
+        counts = [rows * columns for rows, columns in ((first, second)[asked.index(one)] for one in group)]
+        assert (made["input_ids"] == IMAGE).sum(1).tolist() == counts
+        with sampler.running():
+            assert generate(loaded, dict(made)).shape == (len(group), 3)
+    if sampler.kind.tower is None:
+        side = sampler.kind.side
+        for one, (rows, columns) in zip(asked, (first, second), strict=True):
+            size = (columns * side, rows * side)
+            file = replace(one, images=(one.images[0].resize(size, Image.Resampling.BICUBIC),))
+            with not_enlarging(loaded.processor):
+                by_hand = loaded.encode([file])
+            made = sampler.smaller([one], loaded.encode([one]), KeepRatio(ratio=0.25))
+            assert made.keys() == by_hand.keys()
+            assert all(made[key].equal(value) for key, value in by_hand.items())
+    if frames:
+        moving = [Sample("clip", (), "what is this", "", "", "", videos=(clip(),))]
+        made = sampler.smaller(moving, loaded.encode(moving), KeepRatio(ratio=0.25))
+        assert int((made["input_ids"] == VIDEO).sum()) == frames
+        assert generate(loaded, dict(made)).shape == (1, 3)
 
 
 def entry(method: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tokenprune.experiment.summary import SeriesSummary
 from tokenprune.stats.estimate import Estimate
 
 BOUNDS = ("mean", "low", "high")
+INTERVALS = ("accuracy", "gain", "agreement", "divergence", "hard")
 
 
 def around(mean: float, half: float) -> Estimate:
@@ -51,7 +52,7 @@ def stored(path: Path) -> list[SeriesSummary]:
 
     rows = []
     for row in json.loads(path.read_text()):
-        intervals = {name: interval(row.pop(name, None)) for name in ("accuracy", "gain", "agreement", "divergence")}
+        intervals = {name: interval(row.pop(name, None)) for name in INTERVALS}
         spread = tuple(map(known, row.pop("time_spread")))
         texts = {name: row.pop(name) for name in ("method", "budget")}
         numbers = {name: known(value) for name, value in row.items()}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tokenprune.adapters import structure
 from tokenprune.adapters.decoder_stack import DecoderStack
+from tokenprune.adapters.downsampling import Downsampling
 from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.adapters.layout import VisualLayout, check_not_empty, find_tokens, layout_from_runs, layout_from_sizes
 from tokenprune.adapters.towers import TowerSite
@@ -181,6 +182,10 @@ class Adapter(ABC):
         check_not_empty(mask)
         sizes = self.group_sizes(call, mask)
         return layout_from_runs(mask) if sizes is None else layout_from_sizes(mask, sizes)
+
+    def downsampling(self) -> Downsampling | None:
+        """How a picture is made smaller so that it becomes fewer visual tokens; None where that is not defined."""
+        return None
 
     # ---- signals ---------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tokenprune.adapters.downsampling import Downsampling, fixed_size
 from tokenprune.adapters.grids import broken_rows, square
 from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
@@ -33,6 +34,13 @@ class LlavaAdapter(ImageVideoAdapter):
             drops_class_token = getattr(self.config, "vision_feature_select_strategy", "default") == "default"
             site = image_batch_site(tower, layer, int(drops_class_token))
         return site or super().tower_site(layer)
+
+    def downsampling(self) -> Downsampling | None:
+        """See :meth:`tokenprune.adapters.base.Adapter.downsampling`."""
+        vision = self.config.vision_config
+        if self._pixtral:
+            return Downsampling(int(vision.patch_size))
+        return fixed_size(find_tower(self.model, "vision_tower"), vision)
 
     def projector(self, layer: int) -> nn.Module | None:
         """See :meth:`tokenprune.adapters.base.Adapter.projector`."""

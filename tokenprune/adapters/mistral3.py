@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenprune.adapters.downsampling import Downsampling
 from tokenprune.adapters.grids import broken_rows, lattice
 from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
@@ -42,6 +43,10 @@ class Mistral3Adapter(ImageVideoAdapter):
         """See :meth:`tokenprune.adapters.base.Adapter.tower_site`."""
         tower = find_tower(self.model, "vision_tower", "vision_encoder")
         return pixtral_site(tower, layer, self._merge_side) or super().tower_site(layer)
+
+    def downsampling(self) -> Downsampling | None:
+        """See :meth:`tokenprune.adapters.base.Adapter.downsampling`."""
+        return Downsampling(self._token_pixels)
 
     def item_sizes(self, call: Mapping[str, Any], modality: Modality, count: int) -> list[int] | None:
         """See :meth:`ImageVideoAdapter.item_sizes`."""

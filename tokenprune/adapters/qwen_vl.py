@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenprune.adapters.downsampling import Downsampling
 from tokenprune.adapters.grids import lattice
 from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
@@ -40,6 +41,11 @@ class QwenVLAdapter(ImageVideoAdapter):
         if item.modality == "image":
             return super().placement(call, item)
         return Frames(int(self.config.vision_config.temporal_patch_size))
+
+    def downsampling(self) -> Downsampling | None:
+        """See :meth:`tokenprune.adapters.base.Adapter.downsampling`."""
+        vision = self.config.vision_config
+        return Downsampling(int(vision.patch_size) * int(vision.spatial_merge_size))
 
     def tower_site(self, layer: int) -> TowerSite:
         """See :meth:`tokenprune.adapters.base.Adapter.tower_site`."""

@@ -1,4 +1,4 @@
-"""Names of the references that methods are compared with: the unpruned model, random choices, the upper bound."""
+"""Names of what methods are compared with: the unpruned model, random choices, smaller pictures, the upper bound."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from __future__ import annotations
 UNPRUNED = "unpruned"
 #: The named method that reads a task's annotation of the foreground: an upper bound, and no method.
 ORACLE = "oracle"
+#: The model that is shown smaller pictures, in tables and among the methods of an experiment.
+DOWNSAMPLED = "downsampled"
 #: Layer averages that differ by no more than this share cost the same, in whatever is said about results.
 SAME_COST = 0.05
 
@@ -16,8 +18,8 @@ def is_random(method: str) -> bool:
 
 
 def is_reference(method: str) -> bool:
-    """Whether other methods are compared with this one at the same budget: a random choice, or the upper bound."""
-    return is_random(method) or method == ORACLE
+    """Whether methods are compared with this one at the same budget: random, smaller pictures, or the upper bound."""
+    return is_random(method) or method in (DOWNSAMPLED, ORACLE)
 
 
 def same_cost(one: float, other: float) -> bool:

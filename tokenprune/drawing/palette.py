@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from tokenprune.core.references import ORACLE, UNPRUNED, is_random
+from tokenprune.core.references import DOWNSAMPLED, ORACLE, UNPRUNED, is_random
 
 #: Colours that readers with colour-vision deficiencies can tell apart, on white and on dark paper: six of Okabe and
 #: Ito, and two more, which stay apart from these and from each other (tests/drawing/test_palette.py simulates it).
@@ -26,6 +26,8 @@ MARKERS = (
 BAR = "M-.9,-.2H.9V.2H-.9Z"
 #: The marker of the upper bound.
 STAR = MARKERS[-1]
+#: The marker of smaller pictures.
+DIAMOND = MARKERS[3]
 #: Lengths of dashes and gaps, in line widths; empty for a solid line.
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1, 1.5), (6, 2, 1, 2))
 #: What is drawn in grey: what methods are compared with, and no method itself.
@@ -127,7 +129,8 @@ def _method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
 
     A named method always has the same style. Any other method has a style that follows from its name; only where two
     of one plot would share it, the later one in alphabetical order takes the next that is free. What methods are
-    compared with is grey: the unpruned model is solid, the upper bound ``oracle`` dashed, random choices dotted.
+    compared with is grey: the unpruned model is solid, the upper bound ``oracle`` dashed, random choices dotted,
+    smaller pictures both.
 
     """
     found: dict[str, MethodStyle] = {}
@@ -137,6 +140,8 @@ def _method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
             found[name] = MethodStyle(GREY, BAR, ())
         elif name == ORACLE:
             found[name] = MethodStyle(GREY, STAR, DASHES[1])
+        elif name == DOWNSAMPLED:
+            found[name] = MethodStyle(GREY, DIAMOND, DASHES[3])
         elif is_random(name):
             count = sum(style.dash == DASHES[2] and style.colour == GREY for style in found.values())
             found[name] = MethodStyle(GREY, MARKERS[count % len(MARKERS)], DASHES[2])

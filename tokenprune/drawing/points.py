@@ -7,13 +7,16 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from tokenprune.drawing.palette import MethodStyle
 from tokenprune.drawing.vega import Json, Scale
 
 #: Points of a percentage that an axis spans at least: differences of one or two should not fill it.
 LEAST_SPAN = 10.0
+
+#: What a point is to the others: a method, or something that methods are compared with.
+Role: TypeAlias = Literal["method", "random", "smaller", "bound"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Point:
         visual: Visual tokens kept after the last stage, per sample; NaN where unknown.
         average: Visual tokens per sample and layer; NaN where unknown.
         flops_reduction: Saved share of the decoder's prefill FLOPs; NaN where unknown.
-        role: Methods are compared with each other, with random choices, and with an upper bound.
+        role: Methods are compared with each other, with random choices, smaller pictures, and an upper bound.
         hollow: Whether its mark is hollow: it was not measured on all samples.
         strong: Whether its name is bold: it is within the noise of the best.
     """
@@ -42,7 +45,7 @@ class Point:
     visual: float = math.nan
     average: float = math.nan
     flops_reduction: float = math.nan
-    role: Literal["method", "random", "bound"] = "method"
+    role: Role = "method"
     hollow: bool = False
     strong: bool = False
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenprune.engine.trials.divergence import forced_log_probabilities, mean_divergence, not_comparable
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment.batches import Batch
-from tokenprune.experiment.cost import sample_cost
+from tokenprune.experiment.cost import OF_THE_WHOLE, sample_cost
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.series_model import SeriesModel, named
 from tokenprune.models.answer import Generated, generate
@@ -71,11 +71,13 @@ class Answering(SeriesModel):
         batch = work.batch
         if self.config.divergence and not item.unpruned:
             self._compute_reference(work, tokens)
-        with named(item, batch), self.running(item, batch) as run:
-            generated = self._unpruned(work, tokens) if item.unpruned else self._generate(batch, tokens)
-            costs = self._costs(batch, run)  # of this prefill, and not of the next
+        with named(item, batch):
+            shown = self.shown(item, batch)
+        with named(item, batch), self.running(item, shown) as run:
+            generated = self._unpruned(work, tokens) if item.unpruned else self._generate(shown, tokens)
+            costs = self._costs(batch, shown, run)  # of this prefill, and not of the next
             if self.config.divergence and not generated.problems:
-                divergences = self._divergences(item, work)
+                divergences = self._divergences(item, work, shown)
                 costs = [{"divergence": value} | cost for value, cost in zip(divergences, costs, strict=True)]
         if generated.problems:
             raise NoAnswerError({batch.positions[at]: _with_name(item, why) for at, why in generated.problems.items()})
@@ -107,7 +109,7 @@ class Answering(SeriesModel):
         unpruned = next(self.config.series())
         if work.expected is None:
             with named(unpruned, work.batch), self.running(unpruned, work.batch):
-                work.expected = self._log_probabilities(work, self._unpruned(work, tokens).checked())
+                work.expected = self._log_probabilities(work.batch, self._unpruned(work, tokens).checked())
 
     def _unpruned(self, work: BatchInWork, tokens: int | None) -> Generated:
         """The unpruned model's answers, generated once."""
@@ -118,17 +120,27 @@ class Answering(SeriesModel):
     def _generate(self, batch: Batch, tokens: int | None) -> Generated:
         return generate(self.loaded, batch.samples, batch.inputs, tokens or self.config.max_new_tokens)
 
-    def _costs(self, batch: Batch, run: Run | None) -> list[Row]:
+    def _costs(self, batch: Batch, shown: Batch, run: Run | None) -> list[Row]:
+        """The cost of every sample as it was shown; what it costs unpruned is that of the batch as it is."""
+        costs = self._costs_of(shown, run)
+        if shown is batch:
+            return costs
+        return [
+            cost | {name: whole[name] for name in OF_THE_WHOLE}
+            for cost, whole in zip(costs, self._costs_of(batch, None), strict=True)
+        ]
+
+    def _costs_of(self, batch: Batch, run: Run | None) -> list[Row]:
         size, inputs = self.loaded.model.dtype.itemsize, batch.inputs
         count = len(batch.samples)
         padding = (inputs["attention_mask"] == 0).sum(1).tolist() if "attention_mask" in inputs else [0] * count
         return [sample_cost(self.adapter, size, inputs, run, index, int(padding[index])) for index in range(count)]
 
-    def _divergences(self, item: Series, work: BatchInWork) -> list[float]:
+    def _divergences(self, item: Series, work: BatchInWork, shown: Batch) -> list[float]:
         """Mean divergence of every sample from the unpruned model, over the tokens of that model's answer."""
         answers = work.generated
         assert answers is not None  # for the series itself, or for its reference
-        given = self._log_probabilities(work, answers)
+        given = self._log_probabilities(shown, answers)
         if item.unpruned:
             work.expected = given
             return [0.0] * len(given)
@@ -139,9 +151,9 @@ class Answering(SeriesModel):
                 raise not_comparable(f"on sample {sample.id!r}")
         return divergences
 
-    def _log_probabilities(self, work: BatchInWork, answers: Generated) -> Tensor:
+    def _log_probabilities(self, batch: Batch, answers: Generated) -> Tensor:
         model: Any = self.loaded.model
-        return forced_log_probabilities(model, work.batch.inputs, answers.ids)
+        return forced_log_probabilities(model, batch.inputs, answers.ids)
 
 
 def _with_name(item: Series, error: TokenPruneError) -> TokenPruneError:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from tokenprune.core.references import UNPRUNED
+from tokenprune.core.references import DOWNSAMPLED, UNPRUNED
 from tokenprune.core.text import well_formed
 from tokenprune.output.lines import Row
 from tokenprune.stats import clustered
@@ -21,6 +21,8 @@ from tokenprune.stats.estimate import Estimate
 
 #: Numbers of a row that are averaged. One that is null makes the average unknown (NaN).
 AVERAGED = ("visual_after", "flops", "flops_unpruned", "kv_bytes")
+#: The least score of a right answer.
+RIGHT = 0.5
 
 
 @dataclass
@@ -142,6 +144,24 @@ class Answers:
         return MethodAnswers(
             self, [item for item in self.series.values() if item.method == method and item.budget == budget]
         )
+
+    def hard_questions(self, budget: str) -> set[int] | None:
+        """Positions of the questions that the unpruned model answers right, and smaller pictures of a budget wrong.
+
+        On the others nothing shows whether a method keeps the right tokens: a smaller picture does as well, or the
+        model cannot answer them at all ("Are We Using the Right Benchmark", arXiv 2510.07143).
+
+        Args:
+            budget: The budget in a few words.
+
+        Returns:
+            None where the model was not shown smaller pictures with that budget.
+        """
+        smaller = self.of(DOWNSAMPLED, budget)
+        if not len(smaller):
+            return None
+        whole = self.unpruned.by_question()
+        return {at for at, score in smaller.by_question().items() if score < RIGHT <= whole.get(at, 0.0)}
 
     def methods(self) -> Iterator[tuple[str, str]]:
         """Every method with each of its budgets, in the order of the rows."""

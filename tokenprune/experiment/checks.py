@@ -29,11 +29,12 @@ def check_series(model: SeriesModel, series: Sequence[Series]) -> set[str]:
     known: set[str] = set()
     failed: dict[str, TokenPruneError] = {}
     for item in series:
-        if item.method is None:
-            continue
         try:
             with named(item):
-                if check_method(model.loaded.model, item.method) is not None:
+                if item.downsampled is not None:
+                    _ = model.downsampler
+                    known.add(item.key)
+                elif item.method is not None and check_method(model.loaded.model, item.method) is not None:
                     known.add(item.key)
         except TokenPruneError as error:
             failed.setdefault(item.method_name, error)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenprune.budgets.base import Schedule
+from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.core.component_errors import component_errors
 from tokenprune.errors import BudgetError, SampleError, TokenPruneError
 from tokenprune.experiment.answering import Answering, BatchInWork, NoAnswerError
@@ -29,6 +29,8 @@ from tokenprune.tuning.steps import Progress
 
 #: Tokens of the answers that are tried out: a prefill, and a step behind it.
 TRIED_TOKENS = 2
+#: Why smaller pictures have no layer.
+SMALLER = "the pictures are smaller, and no layer drops tokens"
 #: Series key -> the layers, and the reason for the choice.
 Choices = dict[str, dict[str, Any]]
 
@@ -57,6 +59,8 @@ def choose_series_layers(
 ) -> Choices:
     """Choose the layers of every series that states its method, and check that its budget can be met.
 
+    Smaller pictures need no layer: the choice says so.
+
     Args:
         model: The model; it gets the methods with these layers.
         series: The series.
@@ -70,16 +74,17 @@ def choose_series_layers(
     measured = any(item.key not in known for item, _ in stated)
     inputs = calibration(model.config, model.loaded) if measured else None
     choices: Choices = {}
+    visual = (model.loaded.visual_tokens or 0) * images  # 0 where it is unknown
+    for item in series:
+        if item.downsampled is not None:
+            with named(item):
+                _check_count(item, item.downsampled.budget, visual)
+            choices[item.key] = {"layers": [], "reason": SMALLER}
     for item, method in stated:
         with named(item):
             choice = choose_layers(model.loaded.model, method, inputs)
-            if model.loaded.visual_tokens is not None and images:
-                visual = model.loaded.visual_tokens * images
-                if (method.budget.largest_count or 0) > visual:
-                    raise BudgetError(
-                        f"budget '{item.budget}' asks for more than the {visual} visual tokens of a sample",
-                        f"ask for 1 to {visual}",
-                    )
+            if visual:
+                _check_count(item, method.budget, visual)
                 # text lowers the reduction: without it, it is the largest
                 cost = prefill_cost(model.adapter.config, 0)
                 method.budget.keep(visual, Schedule(choice.layers, model.adapter.num_layers, cost))
@@ -91,6 +96,19 @@ def choose_series_layers(
             choices[item.key]["promise"] = choice.promise.model_dump()
         model.methods[item.key] = fixed
     return choices
+
+
+def _check_count(item: Series, budget: Budget, visual: int) -> None:
+    """Check that a budget asks for no more tokens than a sample has, where that number is known.
+
+    Raises:
+        BudgetError: It does.
+    """
+    if visual and (budget.largest_count or 0) > visual:
+        raise BudgetError(
+            f"budget '{item.budget}' asks for more than the {visual} visual tokens of a sample",
+            f"ask for 1 to {visual}",
+        )
 
 
 def tune_series(

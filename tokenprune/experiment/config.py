@@ -13,8 +13,9 @@ from tokenprune.budgets.base import Budget
 from tokenprune.budgets.label import budget_label
 from tokenprune.config import Method
 from tokenprune.core.component import Component, FromRegistry
-from tokenprune.core.references import ORACLE, UNPRUNED
+from tokenprune.core.references import DOWNSAMPLED, ORACLE, UNPRUNED
 from tokenprune.errors import ConfigError, within
+from tokenprune.experiment.downsampled import Downsampled, fits
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.tuned import TUNED, Tune, TuneSettings, costs_the_same
 from tokenprune.methods.named import find_shipped, method_names
@@ -28,7 +29,8 @@ class MethodEntry(CandidateEntry):
 
     Attributes:
         name: ``tuned`` is the method that a tune on the task's calibration samples finds for each of the
-            experiment's budgets.
+            experiment's budgets. ``downsampled`` is the unpruned model on smaller pictures, with as many visual tokens
+            as each budget leaves before the first layer.
         published: Use the settings that the named method's authors published for a model: true for the experiment's
             model, or the name of a model in the method's file. ``layers`` and ``pruner`` replace them; the budget
             is always the experiment's.
@@ -36,9 +38,9 @@ class MethodEntry(CandidateEntry):
         tune: How the tune of ``tuned`` goes.
     """
 
-    more_names: ClassVar[tuple[str, ...]] = (TUNED,)
+    more_names: ClassVar[tuple[str, ...]] = (TUNED, DOWNSAMPLED)
 
-    name: Annotated[str, MethodName(more=(TUNED,))] | None = None
+    name: Annotated[str, MethodName(more=more_names)] | None = None
     published: bool | Annotated[str, Field(min_length=1)] = False
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     tune: TuneSettings | None = None
@@ -48,6 +50,8 @@ class MethodEntry(CandidateEntry):
     def _not_reserved(cls, label: str | None) -> str | None:
         if label is not None and label.lower() == UNPRUNED:
             raise ValueError("the label of the unpruned model, which is always measured, is taken: choose another")
+        if label is not None and label.lower() == DOWNSAMPLED:
+            raise ValueError(f"the label {DOWNSAMPLED!r} is that of smaller pictures: choose another")
         return label
 
     @field_validator("seeds")
@@ -61,8 +65,10 @@ class MethodEntry(CandidateEntry):
     def _names_are_clear(self) -> Self:
         if self.name is None and self.published is not False:
             raise ValueError("published settings belong to a named method: give its name, or remove published")
-        if self.name == TUNED and TUNED in method_names():
-            raise ValueError(f"{TUNED!r} is the name of the tuned method, and an installed plugin ships another of it")
+        if self.name in self.more_names and self.name in method_names():
+            raise ValueError(
+                f"{self.name!r} has a meaning of its own, and an installed plugin ships a method of that name"
+            )
         return self
 
     @model_validator(mode="after")
@@ -75,6 +81,15 @@ class MethodEntry(CandidateEntry):
         wrong = [name for name, value in stated.items() if value not in (None, False)]
         if wrong:
             raise ValueError(f"the tune chooses the method {TUNED!r} whole: remove {', '.join(wrong)}")
+        return self
+
+    @model_validator(mode="after")
+    def _downsampled_alone(self) -> Self:
+        if self.name == DOWNSAMPLED:
+            names = ("published", "seeds", "layers", "pruner", "positions", "label", "tune")
+            wrong = [name for name in names if getattr(self, name) not in (None, False)]
+            if wrong:
+                raise ValueError(f"{DOWNSAMPLED!r} prunes nothing and is always called that: remove {', '.join(wrong)}")
         return self
 
     def published_settings(self, model: ModelSpec) -> Published | None:
@@ -117,7 +132,7 @@ class ExperimentConfig(RunConfig):
     """
 
     methods: Annotated[
-        tuple[Annotated[MethodEntry, MethodName(alone=True, more=(TUNED,))], ...],
+        tuple[Annotated[MethodEntry, MethodName(alone=True, more=MethodEntry.more_names)], ...],
         BeforeValidator(as_entries),
         MayDiffer(),
     ] = Field(min_length=1)
@@ -160,6 +175,17 @@ class ExperimentConfig(RunConfig):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _downsampled_to_a_number(self) -> Self:
+        if any(entry.name == DOWNSAMPLED for entry in self.methods):
+            unfit = [budget_label(budget) for budget in self.budgets if not fits(budget)]
+            if unfit:
+                raise ValueError(
+                    f"{DOWNSAMPLED!r} needs a budget that states one number of tokens, and '{unfit[0]}' does not: use"
+                    " keep_ratio, keep_count, layer_average or flops_reduction"
+                )
+        return self
+
     def series(self) -> Iterator[Series]:
         """All series of the experiment, the unpruned model first."""
         yield Series(UNPRUNED, None, None, None)
@@ -176,6 +202,10 @@ class ExperimentConfig(RunConfig):
                 if entry.name == TUNED:
                     tune = Tune(settings=entry.tune or TuneSettings(), budget=budget)
                     yield Series(entry.title, None, None, budget_label(budget), tune=tune)
+                    continue
+                if entry.name == DOWNSAMPLED:
+                    smaller = Downsampled(budget=budget)
+                    yield Series(entry.title, None, None, budget_label(budget), downsampled=smaller)
                     continue
                 for seed in entry.seeds or (None,):
                     with within(f"method {entry.title!r}"):

@@ -12,6 +12,9 @@ from tokenprune.errors import UnsupportedModelError
 from tokenprune.flops.decoder import kv_cache_bytes, prefill_flops
 from tokenprune.run import Run
 
+#: The numbers of a sample that are those of its pictures as they are, before pruning and before they are made smaller.
+OF_THE_WHOLE = ("visual_before", "flops_unpruned", "kv_bytes_unpruned")
+
 
 def sample_cost(
     adapter: Adapter, itemsize: int, inputs: Mapping[str, Tensor], run: Run | None, index: int, padding: int

@@ -21,7 +21,7 @@ from tokenprune.core.optional import optional
 from tokenprune.core.references import UNPRUNED, is_reference
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment.answering import Answering
-from tokenprune.experiment.answers import Answers, digest
+from tokenprune.experiment.answers import RIGHT, Answers, digest
 from tokenprune.experiment.batches import Batch, Batches
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
@@ -34,8 +34,6 @@ FILE = "examples.json"
 #: Longest side in pixels of a stored picture, for samples of up to so many pictures.
 SIDES = ((1, 448), (4, 256), (16, 160), (64, 96))
 SMALLEST = 64
-#: The least score of a right answer.
-RIGHT = 0.5
 QUALITY = 80
 
 #: What reading a damaged file raises.
@@ -77,10 +75,10 @@ def most_changed(answers: Answers, count: int) -> list[int]:
 
 
 def shown_series(series: Iterable[Series]) -> list[Series]:
-    """The series that examples show: of a method with several seeds the first."""
+    """The series that examples show, those that drop patches: of a method with several seeds the first."""
     first: dict[tuple[str, str | None], Series] = {}
     for item in series:
-        if not item.unpruned:
+        if not item.unpruned and item.downsampled is None:
             first.setdefault((item.method_name, item.budget), item)
     return list(first.values())
 
@@ -165,6 +163,8 @@ def capture(
     """
     shown = shown_series(series)
     found: Stored = {}
+    if not shown:
+        return {}, "no method of this run drops patches"
     for number, position in enumerate(positions):
         try:
             batch = batches.alone(position, answering.loaded)

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tokenprune.budgets.label import in_words
-from tokenprune.core.references import ORACLE, UNPRUNED, is_random
+from tokenprune.core.references import DOWNSAMPLED, ORACLE, UNPRUNED, is_random
 from tokenprune.drawing.against import AVERAGE, COSTS, VISUAL, WIDTH
 from tokenprune.drawing.palette import styles
-from tokenprune.drawing.points import Charts, Point
+from tokenprune.drawing.points import Charts, Point, Role
 from tokenprune.drawing.ranking import Ranking
 from tokenprune.drawing.vega import Json, figure, save
 from tokenprune.experiment.summary import SeriesSummary
@@ -51,8 +51,15 @@ def _point(item: SeriesSummary) -> Point:
         visual=item.visual,
         average=item.average,
         flops_reduction=item.flops_reduction,
-        role="random" if is_random(item.method) else "bound" if item.method == ORACLE else "method",
+        role=_role(item.method),
     )
+
+
+def _role(method: str) -> Role:
+    if is_random(method):
+        return "random"
+    others: dict[str, Role] = {ORACLE: "bound", DOWNSAMPLED: "smaller"}
+    return others.get(method, "method")
 
 
 def accuracy_plot(charts: Charts, path: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tokenprune.core.references import SAME_COST, UNPRUNED, is_random, same_cost
+from tokenprune.core.references import DOWNSAMPLED, SAME_COST, UNPRUNED, is_random, same_cost
 from tokenprune.experiment.answers import Answers, difference
 from tokenprune.experiment.choosing import Choices
 from tokenprune.experiment.model_checks import model_checks
@@ -175,11 +175,25 @@ def notes(result: ExperimentResult) -> list[str]:
                 f"`{method}` with `{budget}` dropped nothing of {answers.unpruned_samples} of {len(answers)} samples:"
                 " they have no more visual tokens than the budget keeps."
             )
+    out += _about_hard(result.answers)
     out += [f"The method `{title}` was left out: {why}." for title, why in result.left_out.items()]
     out += [f"The method `{title}` has the {settings}." for title, settings in result.settings.items()]
     tuned = {key: choice[TUNED] for key, choice in result.choices.items() if TUNED in choice}
     out += [f"The tune for `{key}`: {found['sentence']}" for key, found in tuned.items()]
     return out
+
+
+def _about_hard(answers: Answers) -> list[str]:
+    """What the column of hard questions counts; nothing where the model was not shown smaller pictures."""
+    budgets = [budget for method, budget in answers.methods() if method == DOWNSAMPLED]
+    if not budgets:
+        return []
+    counts = ", ".join(f"{len(answers.hard_questions(budget) or ())} with `{budget}`" for budget in budgets)
+    return [
+        f"`{DOWNSAMPLED}` is the unpruned model on smaller pictures. Hard questions of a budget are those that it"
+        f" answers wrong, and right on the pictures as they are: {counts}, of {len(answers.questions.groups)}."
+        " `hard %` is the accuracy on them alone; where they are few, the intervals are wide."
+    ]
 
 
 def gains_over_random(answers: Answers, summaries: Sequence[SeriesSummary]) -> dict[str, dict[str, Gain]]:

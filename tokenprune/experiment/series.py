@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenprune.config import Method
+from tokenprune.experiment.downsampled import Downsampled
 from tokenprune.experiment.tuned import Tune
 from tokenprune.fingerprint.definition import Definition, with_code
 
@@ -17,11 +18,12 @@ class Series:
 
     Attributes:
         method_name: The method's name in tables.
-        method: The method; None for the unpruned model, and where a tune chooses it.
+        method: The method; None for the unpruned model and for smaller pictures, and where a tune chooses it.
         seed: The seed, or None.
         budget: The budget in a few words, or None.
         settings: For which model the settings were published, and where, in words; None for the method's own.
         tune: How the method is chosen; None if it is stated.
+        downsampled: How small the pictures are in place of pruning; None if the model is shown them as they are.
     """
 
     method_name: str
@@ -30,11 +32,12 @@ class Series:
     budget: str | None
     settings: str | None = None
     tune: Tune | None = None
+    downsampled: Downsampled | None = None
 
     @property
     def unpruned(self) -> bool:
         """Whether this is the unpruned model."""
-        return self.method is None and self.tune is None
+        return self.method is None and self.tune is None and self.downsampled is None
 
     @property
     def key(self) -> str:
@@ -47,10 +50,13 @@ class Series:
         """The fields of the method or its tune, JSON-ready: results under :attr:`key` were computed with them."""
         if self.tune is not None:
             return {"tuned": self.tune.model_dump(mode="json")}
+        if self.downsampled is not None:
+            return {"downsampled": self.downsampled.model_dump(mode="json")}
         return self.method.model_dump(mode="json", exclude={"label"}) if self.method else None
 
 
 def definitions(series: Iterable[Series]) -> dict[str, Definition]:
     """The definition of every series by its key, with the versions of the code of its method."""
     kept = list(series)
-    return with_code({item.key: item.definition for item in kept}, {item.key: item.method for item in kept})
+    made = {item.key: item.method or item.downsampled for item in kept}
+    return with_code({item.key: item.definition for item in kept}, made)

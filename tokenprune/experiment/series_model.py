@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 
@@ -21,6 +23,7 @@ from tokenprune.fingerprint import fingerprint
 from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.answer import check_prompt_logits
 from tokenprune.models.base import LoadedModel
+from tokenprune.models.downsample import Downsampler
 from tokenprune.models.processor import processor_fingerprint
 from tokenprune.pictures.look import Look
 from tokenprune.run import Run, apply
@@ -53,16 +56,40 @@ class SeriesModel:
         processor = processor_fingerprint(self.loaded.processor)
         return Origin(fingerprint(self.adapter.model), {**code, "processor": processor})
 
+    @cached_property
+    def downsampler(self) -> Downsampler:
+        """Makes pictures smaller.
+
+        Raises:
+            UnsupportedModelError: The model cannot be shown smaller ones.
+        """
+        return Downsampler(self.loaded, self.adapter)
+
+    def shown(self, item: Series, batch: Batch) -> Batch:
+        """The batch as a series is shown it: with smaller pictures, where it has some.
+
+        Raises:
+            TokenPruneError: They cannot be made.
+        """
+        if item.downsampled is None:
+            return batch
+        made = self.downsampler.smaller(batch.samples, batch.inputs, item.downsampled.budget)
+        return replace(batch, inputs=made)
+
     @contextmanager
     def running(self, item: Series, batch: Batch, shared: bool = True) -> Iterator[Run | None]:
-        """Put the method of a series on the model inside the block. It yields None for the unpruned model.
+        """Put the method of a series on the model inside the block. It yields None where nothing is pruned.
 
         Args:
             item: The series.
-            batch: The samples that the model reads inside the block.
+            batch: The samples that the model reads inside the block, as :meth:`shown` returns them.
             shared: Whether the image features of the last pixels are used again. A pruner that reads the tower's layers
                 needs the tower to run.
         """
+        if item.downsampled is not None:  # its features are no other's
+            with self.downsampler.running():
+                yield None
+            return
         method = None if item.unpruned else self.methods[item.key]
         reads_tower = method is not None and bool(method.pruner.vision_layers)
         with self._features.enabled() if shared and not reads_tower else nullcontext():
@@ -88,7 +115,7 @@ class SeriesModel:
         Raises:
             UnsupportedFeatureError: Its logits hold NaN or infinity.
         """
-        model = self.loaded.model
+        model, batch = self.loaded.model, self.shown(item, batch)
         with self.running(item, batch, shared):
             output, ms = timed(model.device, lambda: model(**batch.inputs, use_cache=True, logits_to_keep=1))
         check_prompt_logits(output.logits, batch.samples)

@@ -35,6 +35,9 @@ class SeriesSummary:
         time_spread: Smallest and largest of these ratios.
         seeds: Number of seeds.
         label_free: Whether scores are agreement with the unpruned model, as the task has no answers.
+        hard: Mean score on the hard questions of the budget, see
+            :meth:`tokenprune.experiment.answers.Answers.hard_questions`; None without any, and where they are unknown.
+        hard_count: Number of these questions; NaN where they are unknown.
     """
 
     method: str
@@ -52,6 +55,8 @@ class SeriesSummary:
     time_spread: tuple[float, float]
     seeds: int
     label_free: bool = False
+    hard: Estimate | None = None
+    hard_count: float = math.nan
 
 
 def summarise(result: ExperimentResult) -> list[SeriesSummary]:
@@ -77,6 +82,8 @@ def _summarise_method(
     whole = unpruned.by_question()
     both = [position for position in scores if position in whole]  # all of them, once the run has finished
     mine, reference = (math.fsum(values[at] for at in both) for values in (scores, whole))
+    known = result.answers.hard_questions(budget)
+    hard = {position: score for position, score in scores.items() if position in (known or ())}
     keys = [key for key, item in result.answers.series.items() if item.method == method and item.budget == budget]
     ratios = [ratio for key in keys for ratio in result.timing.get(key, ())]
     return SeriesSummary(
@@ -95,6 +102,8 @@ def _summarise_method(
         time_spread=(min(ratios), max(ratios)) if ratios else (math.nan, math.nan),
         seeds=len(answers.seeds),
         label_free=result.label_free,
+        hard=answers.share(hard) if hard else None,
+        hard_count=math.nan if known is None else len(hard),
     )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from tokenprune.core.references import UNPRUNED
+from tokenprune.core.references import DOWNSAMPLED, UNPRUNED
 from tokenprune.experiment.report_data import OTHER_COST, ChosenLayers, Gain, Promised, ReportData
 from tokenprune.experiment.summary import SeriesSummary
 from tokenprune.tables.column import Column, estimate, fill, number, text
@@ -15,6 +15,10 @@ from tokenprune.tables.table import Cell, Table
 
 def _is_unpruned(item: SeriesSummary) -> bool:
     return item.method == UNPRUNED
+
+
+def _is_downsampled(item: SeriesSummary) -> bool:
+    return item.method == DOWNSAMPLED
 
 
 def _name(item: SeriesSummary) -> str:
@@ -51,6 +55,8 @@ COLUMNS: tuple[Column[SeriesSummary], ...] = (
     .hidden(_is_unpruned)
     .ranked(6),
     estimate("KL, nats", lambda item: item.divergence, 1, most=4, csv=("kl", "nats")).hidden(_is_unpruned).ranked(8),
+    estimate("hard %", lambda item: item.hard, csv=("hard", "percent")).hidden(_is_downsampled).ranked(10),
+    number("hard questions", lambda item: item.hard_count, "{:.0f}", csv="hard_questions").ranked(10),
     number("visual tokens", lambda item: item.visual, csv="visual_tokens_after_last_stage").ranked(7),
     number("layer average", lambda item: item.average, csv="layer_average_tokens").ranked(3),
     replace(

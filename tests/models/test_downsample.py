@@ -1,0 +1,247 @@
+"""Smaller pictures: what a model is shown, against inputs that are written out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+from PIL import Image
+from torch.nn import functional
+
+from tests.support.tiny import CASES
+from tests.support.tiny.core import IMAGE
+from tests.support.tiny.parts import CLIP, SIGLIP, text
+from tokenprune.adapters import adapter_for
+from tokenprune.budgets.base import Budget
+from tokenprune.budgets.flops_reduction import FlopsReduction
+from tokenprune.budgets.keep import Adaptive, DropAll, KeepCount, KeepRatio, KeepSchedule
+from tokenprune.budgets.layer_average import LayerAverage
+from tokenprune.errors import BudgetError, SampleError, UnsupportedModelError
+from tokenprune.flops.decoder import prefill_cost
+from tokenprune.models.base import LoadedModel
+from tokenprune.models.downsample import Downsampler, check_budget, not_enlarging, resized, smaller_image
+from tokenprune.tasks.base import Sample
+
+DINO = {
+    "model_type": "dinov2",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "mlp_ratio": 2,
+}
+TOWERS = {"clip": CLIP, "siglip": SIGLIP, "dinov2": DINO}
+
+
+def llava(tower: str) -> tf.PreTrainedModel:
+    """A tiny LLaVA: pictures of 32 x 32 pixels are 4 x 4 tokens."""
+    config = tf.LlavaConfig(
+        vision_config=TOWERS[tower],
+        text_config=text(),
+        image_token_id=IMAGE,
+        image_seq_length=16,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full" if tower == "siglip" else "default",
+    )
+    torch.manual_seed(5)
+    return tf.LlavaForConditionalGeneration(config).eval()
+
+
+def loaded(model: tf.PreTrainedModel, name: str = "tiny") -> LoadedModel:
+    return LoadedModel(model, None, name, lambda samples: pytest.fail("the processor ran again"))
+
+
+def samples(count: int) -> list[Sample]:
+    return [Sample(f"s{number}", (), "q", "", "", "") for number in range(count)]
+
+
+def prompt(*lengths: int, pictures: int = 1, size: tuple[int, int] = (4, 4)) -> dict[str, torch.Tensor]:
+    """Left-padded prompts with text before, between and behind the pictures, of so many words behind them."""
+    rows = [[1, *([IMAGE] * size[0] * size[1] + [7]) * pictures, *range(10, 10 + length)] for length in lengths]
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    noise = torch.Generator().manual_seed(1)
+    pixels = torch.randn(len(lengths) * pictures, 3, 32, 32, generator=noise)
+    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": pixels}
+
+
+def smaller(
+    model: tf.PreTrainedModel, inputs: dict[str, torch.Tensor], budget: Budget
+) -> tuple[Downsampler, dict[str, torch.Tensor]]:
+    sampler = Downsampler(loaded(model), adapter_for(model))
+    return sampler, dict(sampler.smaller(samples(len(inputs["input_ids"])), inputs, budget))
+
+
+def small_positions(model: Any, tower: str, side: int) -> torch.Tensor:
+    """The position embeddings of the tower for pictures of side x side patches, bicubically interpolated."""
+    inner = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
+    embeddings = inner.embeddings
+    table = embeddings.position_embeddings[0] if tower == "dinov2" else embeddings.position_embedding.weight
+    extra = len(table) - 16
+    grid = table[extra:].reshape(1, 4, 4, 32).permute(0, 3, 1, 2)
+    grid = functional.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    return torch.cat([table[:extra], grid[0].permute(1, 2, 0).reshape(side * side, 32)])
+
+
+def small_model(model: Any, tower: str, side: int) -> Any:
+    """The same model, built for pictures of side x side patches: its position embeddings are replaced."""
+    config = tf.LlavaConfig.from_dict(model.config.to_dict())
+    config.vision_config.image_size = 8 * side
+    made: Any = tf.LlavaForConditionalGeneration(config).eval()
+    state = {name: value for name, value in model.state_dict().items() if "position_embedding" not in name}
+    missing, unexpected = made.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all("position_embedding" in name or "position_ids" in name for name in missing)
+    inner = getattr(made.model.vision_tower, "vision_model", made.model.vision_tower)
+    table = small_positions(model, tower, side).detach()
+    if tower == "dinov2":
+        inner.embeddings.position_embeddings.data = table[None].clone()
+    else:
+        inner.embeddings.position_embedding.weight.data = table.clone()
+    return made
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("pictures", [1, 2])
+@pytest.mark.parametrize(("tokens", "side"), [(4, 2), (9, 3), (10, 3), (1, 1)])
+def test_the_tower_sees_a_smaller_picture(tower: str, pictures: int, tokens: int, side: int) -> None:
+    """The logits are those of a model for small pictures on small pixels, with prompts of as many placeholders."""
+    model = llava(tower)
+    inputs = prompt(3, 5, pictures=pictures)
+    sampler, made = smaller(model, inputs, KeepCount(tokens=tokens * pictures))
+    by_hand = prompt(3, 5, pictures=pictures, size=(side, side))
+    by_hand["pixel_values"] = functional.interpolate(
+        inputs["pixel_values"], (8 * side, 8 * side), mode="bicubic", antialias=True
+    )
+    assert made.keys() == by_hand.keys()
+    for name, value in by_hand.items():
+        assert made[name].equal(value), name
+    with torch.no_grad():
+        before = model(**inputs).logits
+        with sampler.running():
+            seen = model(**made).logits
+        torch.testing.assert_close(seen, small_model(model, tower, side)(**by_hand).logits, rtol=1e-4, atol=1e-5)
+        assert model(**inputs).logits.equal(before)  # nothing is left behind
+
+
+def test_a_picture_may_be_squeezed_by_less_than_a_token() -> None:
+    model = llava("clip")
+    sampler, made = smaller(model, prompt(3), KeepCount(tokens=7))
+    assert made["pixel_values"].shape == (1, 3, 16, 24)  # 2 x 3 tokens
+    assert int((made["input_ids"] == IMAGE).sum()) == 6
+    with torch.no_grad(), sampler.running():
+        assert model(**made).logits.shape[1] == made["input_ids"].shape[1]
+
+
+def test_who_shares_the_batch_does_not_matter() -> None:
+    model = llava("clip")
+    both = prompt(3, 5)
+    sampler, made = smaller(model, both, KeepRatio(ratio=0.25))
+    second = {name: value[1:] for name, value in both.items()}
+    _, alone = smaller(model, second, KeepRatio(ratio=0.25))
+    with torch.no_grad(), sampler.running():
+        together, single = model(**made).logits[1], model(**alone).logits[0]
+    torch.testing.assert_close(together[-single.shape[0] :], single, rtol=1e-4, atol=1e-5)
+
+
+def test_all_tokens_are_the_picture_as_it_is() -> None:
+    model, inputs = llava("clip"), prompt(3)
+    sampler = Downsampler(loaded(model), adapter_for(model))
+    assert sampler.smaller(samples(1), inputs, KeepCount(tokens=16)) is inputs
+    text_only = {"input_ids": torch.tensor([[1, 7, 8]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    assert sampler.smaller(samples(1), text_only, KeepCount(tokens=4)) is text_only
+
+
+def test_budgets_mean_tokens_before_the_first_layer() -> None:
+    """A layer average is what is kept; a reduction of FLOPs is that of pruning before layer 0."""
+    model, inputs = llava("clip"), prompt(3)
+    for budget in (LayerAverage(tokens=4), LayerAverage(ratio=0.25), KeepSchedule(tokens=(4,)), KeepRatio(ratio=0.3)):
+        assert int((smaller(model, inputs, budget)[1]["input_ids"] == IMAGE).sum()) == 4
+    cost = prefill_cost(model.config, 5)  # a start, a separator, three words
+    whole, layers = [16] * 4, 4
+    tower = cost(whole, True) - cost(whole, False)
+    saved = 1 - (cost([9] * layers, False) + tower) / cost(whole, True)
+    for percent, tokens in ((100 * saved - 1e-6, 9), (100 * saved + 1e-6, 6)):
+        made = smaller(model, inputs, FlopsReduction(percent=percent))[1]
+        assert int((made["input_ids"] == IMAGE).sum()) == tokens
+
+
+def test_budgets_without_one_number_are_refused() -> None:
+    for budget in (Adaptive(), KeepSchedule(ratios=(0.5, 0.2))):
+        with pytest.raises(BudgetError):
+            check_budget(budget)
+    check_budget(KeepRatio(ratio=0.5))
+    with pytest.raises(BudgetError, match="the budget keeps no visual token: there is no such picture"):
+        smaller(llava("clip"), prompt(3), DropAll())
+    with pytest.raises(BudgetError, match="a budget of 1 visual tokens leaves a part of 2 pictures or frames without"):
+        smaller(llava("clip"), prompt(3, pictures=2), KeepCount(tokens=1))
+
+
+def test_samples_that_cannot_share_a_batch_are_told_apart() -> None:
+    """Whoever asks then asks them one by one: one has two pictures, the other one."""
+    model = llava("clip")
+    one, two = prompt(3), prompt(3, pictures=2)
+    ids = functional.pad(one["input_ids"], (two["input_ids"].shape[1] - one["input_ids"].shape[1], 0))
+    ids = torch.cat([ids, two["input_ids"]])
+    pixels = torch.cat([one["pixel_values"], two["pixel_values"]])
+    inputs = {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": pixels}
+    with pytest.raises(SampleError, match="sample 's0' and its batch get smaller pictures of different sizes"):
+        smaller(model, inputs, KeepCount(tokens=9))
+
+
+@pytest.mark.parametrize("family", ["llava_next", "gemma3", "internvl", "video_llava"])
+def test_other_families_are_refused(family: str) -> None:
+    model = CASES[family].build()
+    with pytest.raises(UnsupportedModelError, match=r"'tiny' \(\w+\) cannot be shown smaller pictures"):
+        Downsampler(loaded(model), adapter_for(model))
+
+
+def test_pixels_are_averaged_and_not_picked() -> None:
+    """A pattern of single pixels becomes grey: both ways to make pictures smaller look at all pixels."""
+    board = (np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)
+    small = np.asarray(smaller_image(Image.fromarray(np.stack([board] * 3, -1)), (8, 16)))
+    assert small.shape == (8, 16, 3)
+    assert abs(small[2:-2, 2:-2].astype(float) - 127.5).max() < 3
+    pixels = torch.from_numpy(board).float().expand(1, 3, -1, -1)
+    assert (resized(pixels, (8, 8))[..., 2:-2, 2:-2] - 127.5).abs().max() < 3
+    assert resized(pixels.bfloat16(), (8, 8)).dtype == torch.bfloat16
+    palette = Image.fromarray(np.stack([board] * 3, -1)).convert("P")
+    assert smaller_image(palette, (8, 8)).mode == "RGB"
+
+
+def test_a_processor_is_as_it_was() -> None:
+    class Part:
+        def __init__(self) -> None:
+            self.size = {"shortest_edge": 4096, "longest_edge": 10**6}
+
+    class Both:
+        image_processor, video_processor = Part(), Part()
+
+    size = Both.image_processor.size
+
+    def fail() -> None:
+        with not_enlarging(Both):
+            assert Both.image_processor.size == Both.video_processor.size == {**size, "shortest_edge": 1}
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert Both.image_processor.size is size
+    with not_enlarging(None):
+        pass
+
+
+def test_a_processor_that_enlarges_is_an_error() -> None:
+    """What came out is counted: a picture that is as large as before is no smaller picture."""
+    model = CASES["qwen2_vl"].build()
+    one = CASES["qwen2_vl"].batch(model).inputs
+    picture = Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8))
+    asked = [replace(sample, images=(picture,)) for sample in samples(len(one["input_ids"]))]
+    stubborn = LoadedModel(model, None, "stubborn", lambda _: dict(one))
+    with pytest.raises(UnsupportedModelError, match=r"the processor of 'stubborn' made \d+ visual tokens of smaller"):
+        Downsampler(stubborn, adapter_for(model)).smaller(asked, one, KeepRatio(ratio=0.3))

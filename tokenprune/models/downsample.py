@@ -1,0 +1,286 @@
+"""Down-sampling: the model is shown smaller pictures, and nothing is pruned. A baseline, and no method of the engine.
+
+What pruning has to beat at equal tokens; many questions of benchmarks are answered from a smaller picture just as well
+("Are We Using the Right Benchmark: An Evaluation Framework for Visual Token Compression Methods", arXiv 2510.07143).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tokenprune.adapters.base import Adapter
+from tokenprune.adapters.downsampling import SWITCH
+from tokenprune.adapters.layout import VisualLayout
+from tokenprune.budgets.base import Budget, Schedule
+from tokenprune.core.optional import optional
+from tokenprune.engine.hooks import before
+from tokenprune.errors import BudgetError, SampleError, UnsupportedModelError
+from tokenprune.flops.decoder import prefill_cost
+from tokenprune.models.base import LoadedModel
+from tokenprune.models.smaller_grid import Grid, smaller_grids
+from tokenprune.tasks.base import Sample
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Inputs = Mapping[str, Tensor]
+#: Frames, rows and columns of the tokens of every picture and video of a sample.
+Grids = list[tuple[int, int, int]]
+
+
+def check_budget(budget: Budget) -> None:
+    """Check that a budget states a number of tokens that a smaller picture can have.
+
+    Raises:
+        BudgetError: It leaves the number to a pruner, or states several.
+    """
+    budget.check((0,))
+    if budget.open_ended(0, 1):
+        raise BudgetError(
+            "the budget leaves the number of tokens to the pruner, and a smaller picture has none",
+            "use a budget that states one: keep_ratio, keep_count, layer_average or flops_reduction",
+        )
+
+
+class Downsampler:
+    """Makes the pictures of samples smaller, so that they become as many visual tokens as a budget allows.
+
+    The tokens are those that the budget keeps where tokens are dropped before the first decoder layer: all layers see
+    the smaller picture, so kept tokens and layer average are the same number.
+
+    Args:
+        loaded: The model.
+        adapter: Its adapter.
+
+    Raises:
+        UnsupportedModelError: Nobody has defined what a smaller picture is to this family.
+    """
+
+    def __init__(self, loaded: LoadedModel, adapter: Adapter) -> None:
+        found = adapter.downsampling()
+        if found is None:
+            raise UnsupportedModelError(
+                f"{loaded.name!r} ({adapter.config.model_type}) cannot be shown smaller pictures: they would be"
+                " enlarged again, cut into tiles, or pooled to a fixed number of tokens",
+                "remove the method; it runs on LLaVA-1.5 and VipLLaVA (CLIP, SigLIP, DINOv2), Pixtral, Mistral 3,"
+                " Qwen2-VL, Qwen2.5-VL and Qwen3-VL",
+            )
+        self.loaded, self.adapter, self.kind = loaded, adapter, found
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Inside the block the model takes what :meth:`smaller` returns. On exit it is as it was before."""
+        if self.kind.tower is None or not self.kind.told:
+            yield
+            return
+        hook = before(self.kind.tower, _interpolate)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def smaller(self, samples: Sequence[Sample], inputs: Inputs, budget: Budget) -> Inputs:
+        """The inputs of samples with smaller pictures; the same inputs where the budget keeps all tokens.
+
+        Args:
+            samples: The samples.
+            inputs: Their inputs with the pictures as they are.
+            budget: The budget.
+
+        Raises:
+            BudgetError: It cannot be met.
+            SampleError: The samples of a batch cannot be made smaller together.
+            UnsupportedModelError: The processor made another number of tokens than was asked for.
+        """
+        layout = self.adapter.locate(inputs)
+        if layout is None:
+            return inputs
+        grids = self._grids(inputs, layout)
+        text = self._text_tokens(inputs, layout)
+        wanted = [
+            smaller_grids(items, self._tokens(budget, items, count)) for items, count in zip(grids, text, strict=True)
+        ]
+        if all(
+            (rows, columns) == smaller
+            for items, small in zip(grids, wanted, strict=True)
+            for (_, rows, columns), smaller in zip(items, small, strict=True)
+        ):
+            return inputs
+        if self.kind.tower is None:
+            made = self._encoded(samples, wanted)
+        else:
+            made = self._shrunk(samples, inputs, layout, wanted)
+        self._check(made, grids, wanted)
+        return made
+
+    def _grids(self, inputs: Inputs, layout: VisualLayout) -> list[Grids]:
+        placed = self.adapter.placed(inputs, layout)
+        grids: list[Grids] = []
+        for items in placed or ():
+            grids.append([])
+            for item in items:
+                cells = item.coordinates
+                grid = None if cells is None else tuple((cells.max(0).values + 1).tolist())
+                if grid is None or math.prod(grid) != len(item.positions):
+                    raise UnsupportedModelError(
+                        f"the tokens of a picture of {self.loaded.name!r} are no plain grid",
+                        "remove the method: what a smaller picture is to this model is not defined",
+                    )
+                grids[-1].append(grid)
+        return grids
+
+    @staticmethod
+    def _text_tokens(inputs: Inputs, layout: VisualLayout) -> list[int]:
+        mask = inputs.get("attention_mask")
+        width = layout.mask.shape[1]
+        lengths = [width] * len(layout.mask) if mask is None else mask.sum(1).tolist()
+        return [int(length) - int(count) for length, count in zip(lengths, layout.mask.sum(1).tolist(), strict=True)]
+
+    def _tokens(self, budget: Budget, items: Grids, text: int) -> int:
+        """Visual tokens that a budget leaves a sample."""
+        before = sum(map(math.prod, items))
+        if not before:
+            return 0
+        layers, cost = self.adapter.num_layers, prefill_cost(self.adapter.config, text)
+
+        def as_pruned(visual: Sequence[int], vision: bool) -> int:
+            """The cost where the tower reads the picture as it is: the one that methods are given this budget for."""
+            whole = [before] * layers
+            return cost(visual, False) + (cost(whole, True) - cost(whole, False) if vision else 0)
+
+        (kept,) = budget.keep(before, Schedule((0,), layers, as_pruned))
+        if not kept:
+            raise BudgetError("the budget keeps no visual token: there is no such picture", "ask for one or more")
+        return kept
+
+    # ---- the processor makes all pictures one size -------------------------------------------------------------
+
+    def _shrunk(
+        self, samples: Sequence[Sample], inputs: Inputs, layout: VisualLayout, wanted: Sequence[Sequence[Grid]]
+    ) -> Inputs:
+        """The tower's pixels made smaller, and the placeholders that are too many taken out of the prompts."""
+        sizes = {grid for sample in wanted for grid in sample}
+        removed = set((layout.mask.sum(1)).tolist())
+        if len(sizes) > 1 or len(removed) > 1:
+            raise SampleError(
+                f"sample {samples[0].id!r} and its batch get smaller pictures of different sizes", "set batch_size to 1"
+            )
+        ((rows, columns),) = sizes
+        keep = ~layout.mask
+        placed = self.adapter.placed(inputs, layout)
+        assert placed is not None
+        for sample, items in enumerate(placed):
+            for item in items:
+                keep[sample, item.positions[: rows * columns].to(keep.device)] = True
+        shape, side = layout.mask.shape, self.kind.side
+        made = {
+            name: value[keep.to(value.device)].reshape(len(value), -1) if value.shape == shape else value
+            for name, value in inputs.items()
+        }
+        made["pixel_values"] = resized(inputs["pixel_values"], (rows * side, columns * side))
+        return made
+
+    # ---- the processor takes pictures of any size --------------------------------------------------------------
+
+    def _encoded(self, samples: Sequence[Sample], wanted: Sequence[Sequence[Grid]]) -> Inputs:
+        """Smaller pictures through the processor, which is kept from enlarging them."""
+        smaller = [self._smaller_sample(sample, grids) for sample, grids in zip(samples, wanted, strict=True)]
+        with not_enlarging(self.loaded.processor):
+            return self.loaded.encode(smaller)
+
+    def _smaller_sample(self, sample: Sample, grids: Sequence[Grid]) -> Sample:
+        sizes = [(rows * self.kind.side, columns * self.kind.side) for rows, columns in grids]
+        images, videos = sizes[: len(sample.images)], sizes[len(sample.images) :]  # in the order of the prompt
+        if len(videos) != len(sample.videos):
+            raise SampleError(
+                f"sample {sample.id!r} has {len(sample.images) + len(sample.videos)} pictures and videos, and its"
+                f" prompt {len(sizes)}",
+                "smaller ones cannot be told apart: remove the sample, or the method",
+            )
+        return replace(
+            sample,
+            images=tuple(smaller_image(image, size) for image, size in zip(sample.images, images, strict=True)),
+            videos=tuple(
+                replace(video, frames=np.stack([smaller_frame(frame, size) for frame in video.frames]))
+                for video, size in zip(sample.videos, videos, strict=True)
+            ),
+            foreground=(),
+        )
+
+    def _check(self, made: Inputs, grids: Sequence[Grids], wanted: Sequence[Sequence[Grid]]) -> None:
+        """Check that the smaller pictures are as many tokens as was asked for: nothing enlarged them again."""
+        layout = self.adapter.locate(made)
+        counts = [0] * len(grids) if layout is None else layout.mask.sum(1).tolist()
+        for items, small, count in zip(grids, wanted, counts, strict=True):
+            expected = sum(frames * math.prod(grid) for (frames, _, _), grid in zip(items, small, strict=True))
+            if count != expected:
+                raise UnsupportedModelError(
+                    f"the processor of {self.loaded.name!r} made {count} visual tokens of smaller pictures that are"
+                    f" {expected}",
+                    "remove the method: this processor changes the size of pictures in a way of its own",
+                )
+
+
+def _interpolate(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The arguments of a tower, told to take pictures of any size."""
+    return args, {**kwargs, SWITCH: True}
+
+
+def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pixels made smaller: bicubic, with antialiasing, as processors resize.
+
+    Args:
+        pixels: Floating ``[pictures, channels, height, width]``.
+        size: The new height and width.
+    """
+    small = functional.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False)
+    return small.to(pixels.dtype)
+
+
+def smaller_image(image: Image, size: tuple[int, int]) -> Image:
+    """A picture made smaller: bicubic, with antialiasing.
+
+    Args:
+        image: The picture.
+        size: The new height and width in pixels.
+    """
+    pillow = optional("PIL.Image", "smaller pictures", "data")
+    plain = image if image.mode == "RGB" else image.convert("RGB")  # a palette cannot be averaged
+    return plain.resize((size[1], size[0]), pillow.Resampling.BICUBIC)
+
+
+def smaller_frame(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A frame of a video made smaller, uint8 ``[height, width, 3]``; see :func:`smaller_image`."""
+    pillow = optional("PIL.Image", "smaller pictures", "data")
+    return np.asarray(smaller_image(pillow.fromarray(frame), size))
+
+
+@contextmanager
+def not_enlarging(processor: Any) -> Iterator[None]:
+    """Inside the block a processor that resizes to a number of pixels has no lower limit. Then it is as before."""
+    changed = []
+    for name in ("image_processor", "video_processor"):
+        part = getattr(processor, name, None)
+        size = getattr(part, "size", None)
+        if part is not None and size is not None and {"shortest_edge", "longest_edge"} <= set(given(size)):
+            changed.append((part, size))
+            part.size = type(size)(**{**given(size), "shortest_edge": 1})
+    try:
+        yield
+    finally:
+        for part, size in changed:
+            part.size = size
+
+
+def given(size: Any) -> dict[str, int]:
+    """The entries of a processor's size that are not null."""
+    return {name: value for name, value in dict(size).items() if value is not None}
