@@ -68,6 +68,7 @@ def test_the_methods_that_state_settings_for_models_have_them() -> None:
         "pyramiddrop",
         "scope",
         "sparsevlm",
+        "v2drop",
         "visionzip",
         "vispruner",
         "vscan",

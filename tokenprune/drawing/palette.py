@@ -62,6 +62,9 @@ PLACES = (
     "norm-key-small",
     "norm-query-large",
     "norm-query-small",
+    "v2drop",
+    "priortr",
+    "clse",
 )
 
 

@@ -20,7 +20,7 @@ LAYER_STATES = frozenset({"query", "key", "value"})
 INPUT_SIGNALS = frozenset({"hidden", "embeddings", "entering", "final_norm"})
 
 #: All signals that a component can name in ``needs``. The engine captures only the signals that are named.
-SIGNALS = LAYER_STATES | INPUT_SIGNALS | {"attention"}
+SIGNALS = LAYER_STATES | INPUT_SIGNALS | {"attention", "previous"}
 
 
 def check_needs(needs: frozenset[str], component: str) -> None:
@@ -175,7 +175,12 @@ class Signals(Protocol):
     """Source of a stage's signals: a running prefill, plain tensors in a test, or a serving engine."""
 
     def states(self, name: str) -> Tensor:
-        """``query``, ``key`` or ``value`` of layer K-1 before rotary embedding, ``[batch, rows, heads, head_dim]``."""
+        """States of layer K-1, one per row.
+
+        Args:
+            name: ``query``, ``key`` or ``value`` before rotary embedding, ``[batch, rows, heads, head_dim]``; or
+                ``previous``, the hidden states that entered the layer, ``[batch, rows, dim]``.
+        """
 
     def attention(self) -> AttentionProbe:
         """Single rows of the attention of layer K-1."""
