@@ -65,6 +65,7 @@ def test_the_methods_that_state_settings_for_models_have_them() -> None:
         "framefusion",
         "hiprune",
         "holov",
+        "priortr",
         "pyramiddrop",
         "scope",
         "sparsevlm",

@@ -73,7 +73,8 @@ def test_a_later_stage_reads_what_is_left() -> None:
             hook.remove()
     first, second = run.stages
     before, after = seen
-    assert first.rows is not None and before.shape == after.shape
+    assert first.rows is not None
+    assert before.shape == after.shape
     for sample, sizes in enumerate(batch.groups):
         row_of = {position: row for row, position in enumerate(first.rows[sample].tolist())}
         images = (batch.inputs["input_ids"][sample] == 150).nonzero()[:, 0].split(sizes)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.errors import ConfigError, ScoreError
-from tokenprune.ops.gather import rows_at
+from tokenprune.ops.gather import marked_first, rows_at
 
 #: States of the attention module of layer K-1 that a component can name in ``needs``.
 LAYER_STATES = frozenset({"query", "key", "value"})
@@ -21,6 +21,10 @@ INPUT_SIGNALS = frozenset({"hidden", "embeddings", "entering", "final_norm"})
 
 #: All signals that a component can name in ``needs``. The engine captures only the signals that are named.
 SIGNALS = LAYER_STATES | INPUT_SIGNALS | {"attention", "previous"}
+
+
+#: Attention rows that are computed at a time, which bounds the memory for a long text.
+_ROWS = 64
 
 
 def check_needs(needs: frozenset[str], component: str) -> None:
@@ -83,6 +87,25 @@ class AttentionProbe:
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits.masked_fill(~self.visible(index)[:, None], float("-inf")).softmax(-1)
+
+    def mean_of(self, marked: Tensor, most: int, filler: Tensor) -> Tensor:
+        """Mean of the attention probabilities of some query rows, over heads and rows.
+
+        Args:
+            marked: The query rows, bool ``[batch, rows]``; at least one per sample.
+            most: Upper bound of the query rows of a sample, as a host integer, so that nothing waits for the device.
+            filler: A row of each sample that attends to something, long ``[batch]``: it is computed, and not counted,
+                where a sample has fewer query rows than others.
+
+        Returns:
+            Float32 ``[batch, rows]``.
+        """
+        index, valid = marked_first(marked, most)
+        index = torch.where(valid, index, filler[:, None])
+        total = torch.zeros(marked.shape, device=index.device)
+        for index_chunk, valid_chunk in zip(index.split(_ROWS, dim=1), valid.split(_ROWS, dim=1), strict=True):
+            total += (self.rows(index_chunk).mean(1) * valid_chunk[:, :, None]).sum(1)
+        return total / valid.sum(1, keepdim=True)
 
     def rotated_keys(self) -> Tensor:
         """Keys after rotary embedding, with positions counted from each sample's first token after the padding.
