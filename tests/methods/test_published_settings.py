@@ -56,6 +56,7 @@ def methods_with(shipped: NamedMethod, settings: Published) -> list[tp.Method]:
 def test_the_methods_that_state_settings_for_models_have_them() -> None:
     assert {method.name for method in SHIPPED} == {
         "cdpruner",
+        "clse",
         "divprune",
         "dycoke",
         "entropyprune",

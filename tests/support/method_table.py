@@ -23,6 +23,7 @@ from tokenprune.core import plugins
 from tokenprune.errors import ScoreError
 
 OTHERWISE: dict[str, dict[str, Any]] = {
+    "clse": {"layers": {"name": "fixed", "layers": [1, 2, 3]}},
     "hiprune": {"pruner": {"name": "hiprune", "object_layer": 0}},
     "sparsevlm": {"layers": {"name": "fixed", "layers": [1, 2, 3]}},
     "vscan": {
