@@ -195,7 +195,7 @@ def test_keep_must_have_one_number_per_image(keep: list[list[int]]) -> None:
 def test_unknown_signals_are_refused() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"'keys'.*use any of attention, embeddings, entering, final_norm, hidden, key, query, tower_value, value",
+        match=r"'keys'.*use any of attention, embeddings, entering, final_norm, hidden, key, previous, query, tower_value",
     ):
         make_context(HIDDEN, needs={"keys"})
 
@@ -206,6 +206,7 @@ def test_unknown_signals_are_refused() -> None:
         (lambda ctx: ctx.query, "query=..."),
         (lambda ctx: ctx.key, "key=..."),
         (lambda ctx: ctx.value, "value=..."),
+        (lambda ctx: ctx.previous, "previous=..."),
         (lambda ctx: ctx.probe, "query=..."),
         (lambda ctx: ctx.prompt, "embeddings=..."),
         (lambda ctx: ctx.final_norm(ctx.hidden), "final_norm=..."),
@@ -224,9 +225,10 @@ def test_a_missing_grid_is_no_support_for_grids() -> None:
         _ = make_context(HIDDEN).grid.frames
 
 
-@pytest.mark.parametrize("name", ["query", "key", "value", "attention", "entering", "embeddings"])
+@pytest.mark.parametrize("name", ["query", "key", "value", "previous", "attention", "entering", "embeddings"])
 def test_undeclared_signals_are_refused(name: str) -> None:
-    ctx = make_context(HIDDEN, query=STATES, key=STATES, value=STATES, embeddings=HIDDEN, needs={"hidden"})
+    tensors = {"query": STATES, "key": STATES, "value": STATES, "previous": HIDDEN, "embeddings": HIDDEN}
+    ctx = make_context(HIDDEN, **tensors, needs={"hidden"})  # type: ignore[arg-type]
     read = {"attention": "probe", "entering": "entering_probe", "embeddings": "prompt"}.get(name, name)
     with pytest.raises(ScoreError, match=f"'{name}', which it does not declare.*add '{name}' to its needs"):
         getattr(ctx, read)

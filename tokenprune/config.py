@@ -100,6 +100,9 @@ class Method(Config):
         positions: Whether the tokens that are left keep their ``original`` positions, or are ``renumbered`` without
             gaps, as most of the published code does. Pruned before layer 0 with renumbered positions, the model
             computes what it computes of the shortened prompt. A sample that loses nothing keeps its positions.
+        cut_earlier_caches: Whether, after the prefill, the KV caches of the layers before each stage are cut to the
+            tokens that the last stage kept, as some published code does. The prompt's logits stay the same; later
+            tokens see the kept tokens alone, in every layer, and the cache is as small in every layer as in the last.
         label: A name for tables; it does not affect the method.
         tuned_for: The architecture of the model that a tune found the method for; None for any. On another one the
             method is refused: its layers and values mean nothing there. Other weights of the same architecture, e.g.
@@ -110,6 +113,7 @@ class Method(Config):
     pruner: Annotated[Pruner, FromRegistry("pruners")]
     budget: Annotated[Budget, FromRegistry("budgets")]
     positions: Positions = "original"
+    cut_earlier_caches: bool = False
     label: Label | None = None
     tuned_for: Architecture | None = None
 
@@ -131,9 +135,13 @@ class Method(Config):
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave ``tuned_for`` out where it is None, so that definitions equal those stored before there were tunes."""
+        """Leave out fields that say nothing, so that definitions equal those stored before there were such fields."""
         data: dict[str, Any] = handler(self)
-        return {name: value for name, value in data.items() if name != "tuned_for" or value is not None}
+        if self.tuned_for is None:
+            data.pop("tuned_for", None)
+        if not self.cut_earlier_caches:
+            data.pop("cut_earlier_caches", None)
+        return data
 
     @model_validator(mode="after")
     def _count_is_stated(self) -> Self:

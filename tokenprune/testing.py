@@ -74,7 +74,8 @@ class TensorSignals:
         is_visual: Rows that are visual tokens, bool ``[batch, rows]``.
         image: Image of each row, long ``[batch, rows]``.
         max_images: Largest number of images of a sample.
-        layer_states: ``query``, ``key``, ``value`` as ``[batch, rows, heads, head_dim]``.
+        layer_states: ``query``, ``key``, ``value`` as ``[batch, rows, heads, head_dim]``, and ``previous`` as
+            ``[batch, rows, dim]``.
         embeddings: Input of layer 0, ``[batch, rows, dim]``, or None.
         row_grid: (frame, row, column) of each row, long ``[batch, rows, 3]``, or None.
         tower_layers: Layers of the vision tower.
@@ -179,6 +180,7 @@ def make_context(
     query: Tensor | None = None,
     key: Tensor | None = None,
     value: Tensor | None = None,
+    previous: Tensor | None = None,
     embeddings: Tensor | None = None,
     grid: Tensor | None = None,
     tower: Mapping[int, TowerTensors] | None = None,
@@ -204,6 +206,7 @@ def make_context(
         query: Query states before rotary embedding, ``[batch, rows, heads, head_dim]``.
         key: Key states, ``[batch, rows, kv_heads, head_dim]``.
         value: Value states, ``[batch, rows, kv_heads, head_dim]``.
+        previous: Hidden states that entered the layer before, ``[batch, rows, dim]``.
         embeddings: Input of layer 0, ``[batch, rows, dim]``.
         grid: (frame, row, column) of each row, long ``[batch, rows, 3]``; -1 for rows that are not on the grid.
         tower: Layers of the vision tower by their number.
@@ -224,7 +227,8 @@ def make_context(
     visual = torch.ones(batch, rows, dtype=torch.bool, device=hidden.device) if visual is None else visual
     image = torch.zeros(batch, rows, dtype=torch.long, device=hidden.device) if images is None else images
     row_mask = torch.ones_like(visual) if row_mask is None else row_mask
-    states = {name: t for name, t in (("query", query), ("key", key), ("value", value)) if t is not None}
+    given = {"query": query, "key": key, "value": value, "previous": previous}
+    states = {name: tensor for name, tensor in given.items() if tensor is not None}
     for name, tensor in {**states, "visual": visual, "images": image, "row_mask": row_mask}.items():
         if tensor.shape[:2] != (batch, rows):
             raise ConfigError(

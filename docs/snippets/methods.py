@@ -24,10 +24,10 @@ components, and a test compares the two. `tokenprune show NAME` prints a method 
 selectors, pruners, scorers and budgets can be combined freely.
 
 Each method declares the signals that it *needs*, and the engine captures only these: states of the layer before the
-pruned one, K-1 (`query`, `key`, `value`), single attention rows of that layer (`attention`) or of layer K itself
-(`entering`), the norm behind the last layer (`final_norm`), the prompt's input embeddings (`embeddings`), or layers of
-the vision tower. Hidden states are always available. If two scores are equal, the token at the earlier position is
-kept, unless the method states another rule.
+pruned one, K-1 (`query`, `key`, `value`), the hidden states that entered it (`previous`), single attention rows of that
+layer (`attention`) or of layer K itself (`entering`), the norm behind the last layer (`final_norm`), the prompt's input
+embeddings (`embeddings`), or layers of the vision tower. Hidden states are always available. If two scores are equal,
+the token at the earlier position is kept, unless the method states another rule.
 
 *Checked against* names the code that the method's authors published. It was run on seeded tensors, and a test compares
 ours with what it gave: the same tokens, and the same values where a method merges them

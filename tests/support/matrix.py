@@ -47,10 +47,11 @@ class Cell:
     layer: Layer = "middle"
     mode: Mode = "greedy"
     dtype: torch.dtype = torch.float32
+    cut: bool = False
 
     def __str__(self) -> str:
         words = [self.family, self.attention, self.padding, self.variant, f"layer {self.layer}", self.mode]
-        return "-".join([*words, *(["bf16"] if self.dtype == torch.bfloat16 else [])])
+        return "-".join([*words, *(["bf16"] if self.dtype == torch.bfloat16 else []), *(["cut"] if self.cut else [])])
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,13 @@ def layer_number(model: PreTrainedModel, layer: Layer) -> int:
     return {"0": 0, "1": 1, "middle": count // 2, "last": count - 1}[layer]
 
 
-def method(layers: list[int], budget: dict[str, Any]) -> Any:
-    """A method that prunes before `layers` by a seeded random score."""
+def method(layers: list[int], budget: dict[str, Any], **fields: Any) -> Any:
+    """A method that prunes before `layers` by a seeded random score; other fields of the method by name."""
     return tp.Method(
         layers={"name": "fixed", "layers": layers},
         pruner={"name": "topk", "scorer": {"name": "random", "seed": 0}},
         budget=budget,
+        **fields,
     )
 
 
@@ -99,7 +101,7 @@ def run_cell(cell: Cell) -> Judged:
     case = CASES[cell.family]
     model = model_of(cell.family, cell.attention, cell.dtype)
     inputs = case.batch(model, 3, cell.padding, seed=1, variant=cell.variant).inputs
-    how = method([layer_number(model, cell.layer)], budget_of(cell.variant))
+    how = method([layer_number(model, cell.layer)], budget_of(cell.variant), cut_earlier_caches=cell.cut)
     judge = {"forward": judge_forward, "beam": judge_beam, "no cache": judge_no_cache}.get(cell.mode, judge_steps)
     return judge(cell, case, model, inputs, how)
 
@@ -128,7 +130,7 @@ def judge_steps(cell: Cell, case: TinyCase, model: PreTrainedModel, inputs: Inpu
     stages = checked_stages(run, inputs, case)
     generated = out.sequences[:, -STEPS:]
     assert torch.equal(out.sequences[:, :-STEPS], inputs["input_ids"])
-    expected = oracle_generate_logits(model, inputs, generated, stages, case.visual_ids, case.appended)
+    expected = oracle_generate_logits(model, inputs, generated, stages, case.visual_ids, case.appended, cell.cut)
     return Judged(difference(torch.stack(out.logits, 1), expected), allowed(cell, expected))
 
 
@@ -138,7 +140,9 @@ def judge_beam(cell: Cell, case: TinyCase, model: PreTrainedModel, inputs: Input
     beams = {"num_beams": 3, "output_scores": True}
     with tp.apply(model, how) as run:
         ours = generate(model, inputs, **beams)
-    with masked(model, inputs, checked_stages(run, inputs, case), case.visual_ids), suffixed(model, case, inputs):
+    prompt = inputs["input_ids"].shape[1] if cell.cut else None
+    stages = checked_stages(run, inputs, case)
+    with masked(model, inputs, stages, case.visual_ids, prompt), suffixed(model, case, inputs):
         theirs = generate(model, inputs, use_cache=False, **beams)
     if cell.dtype == torch.float32:
         assert torch.equal(ours.sequences, theirs.sequences), "another beam won"

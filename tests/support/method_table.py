@@ -23,6 +23,7 @@ from tokenprune.core import plugins
 from tokenprune.errors import ScoreError
 
 OTHERWISE: dict[str, dict[str, Any]] = {
+    "clse": {"layers": {"name": "fixed", "layers": [1, 2, 3]}},
     "hiprune": {"pruner": {"name": "hiprune", "object_layer": 0}},
     "sparsevlm": {"layers": {"name": "fixed", "layers": [1, 2, 3]}},
     "vscan": {
@@ -31,6 +32,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
             "pruners": [{"name": "vscan", "local_layer": 0}, {"name": "topk", "scorer": {"name": "fastv"}}],
         }
     },
+    "v2drop": {"layers": {"name": "fixed", "layers": [1, 2, 3]}},
     "vtw": {"layers": {"name": "vtw", "start": 1, "fallback": 2}},
 }
 """Published numbers of layers that a tower of two layers and a decoder of four do not have."""

@@ -2,7 +2,8 @@
 
 A pruned run and an unpruned run whose layers >= K hide the columns of the dropped tokens are the same function of
 the kept tokens. Here the second is computed: the full sequence goes through every layer, and hooks of this file
-(none of the engine's) widen what the layers' masks hide.
+(none of the engine's) widen what the layers' masks hide. With ``cut_earlier_caches`` the rows behind the prompt see the
+tokens that the last stage kept alone, in the layers before it, too.
 """
 
 from __future__ import annotations
@@ -70,17 +71,23 @@ def dropped(inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int], 
 
 @contextmanager
 def masked(
-    model: PreTrainedModel, inputs: Inputs, stages: Sequence[Stage], visual_ids: Sequence[int]
+    model: PreTrainedModel,
+    inputs: Inputs,
+    stages: Sequence[Stage],
+    visual_ids: Sequence[int],
+    prompt: int | None = None,
 ) -> Iterator[PreTrainedModel]:
     """Inside the block, `model` hides the tokens that the stages drop, on these inputs and without a KV cache.
 
-    Works for longer sequences (tokens generated so far) and for batches expanded sample by sample (beams).
+    Works for longer sequences (tokens generated so far) and for batches expanded sample by sample (beams). Where the
+    number of the prompt's tokens is given, what follows them sees in every layer what the last layer sees.
     """
     with ExitStack() as stack:
         for index, layer in enumerate(decoder_layers(model)):
             hidden = dropped(inputs, stages, visual_ids, index)
-            if hidden.any():
-                hook = _Hide(index, hidden, inspect.signature(layer.forward))
+            later = hidden if prompt is None else dropped(inputs, stages, visual_ids, 10**6)
+            if later.any():
+                hook = _Hide(index, hidden, later, prompt or 0, inspect.signature(layer.forward))
                 stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield model
 
@@ -91,6 +98,8 @@ class _Hide:
 
     index: int
     hidden: Tensor
+    later: Tensor
+    prompt: int
     signature: inspect.Signature
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -101,13 +110,16 @@ class _Hide:
             where = where[extra]
         states = bound.args[0]
         mask = where.get("attention_mask")
-        where["attention_mask"] = hide(self._full(layer, mask, states), self._expanded(states))
+        of_prompt, of_later = (self._expanded(hidden, states)[:, None] for hidden in (self.hidden, self.later))
+        behind = torch.arange(states.shape[1])[:, None] >= self.prompt
+        hidden = torch.where(behind, of_later, of_prompt)
+        where["attention_mask"] = hide(self._full(layer, mask, states), hidden)
         return bound.args, bound.kwargs
 
-    def _expanded(self, states: Tensor) -> Tensor:
+    def _expanded(self, hidden: Tensor, states: Tensor) -> Tensor:
         """`hidden` extended to the batch and length of the states; new columns are visible."""
         batch, length = states.shape[:2]
-        hidden = self.hidden.repeat_interleave(batch // len(self.hidden), 0)
+        hidden = hidden.repeat_interleave(batch // len(hidden), 0)
         return torch.cat([hidden, hidden.new_zeros(batch, length - hidden.shape[1])], 1)
 
     def _full(self, layer: nn.Module, mask: Tensor | None, states: Tensor) -> Tensor:
@@ -128,12 +140,12 @@ class _Hide:
 
 
 def hide(mask: Tensor, hidden: Tensor) -> Tensor:
-    """`mask` (boolean: True sees; else additive) with hidden [batch, length] columns closed for every other row.
+    """`mask` (boolean: True sees; else additive) with the columns hidden from each row, [batch, length, length], closed.
 
     A hidden token still sees itself: its row must not become empty, and nobody reads its result.
     """
     length = hidden.shape[1]
-    closed = hidden[:, None, None, :] & ~torch.eye(length, dtype=torch.bool)
+    closed = hidden[:, None] & ~torch.eye(length, dtype=torch.bool)
     if mask.dtype == torch.bool:
         return mask & ~closed
     return torch.where(closed, torch.finfo(mask.dtype).min, mask)
@@ -177,10 +189,14 @@ def oracle_generate_logits(
     stages: Sequence[Stage],
     visual_ids: Sequence[int],
     appended: Mapping[str, int] | None = None,
+    cut: bool = False,
 ) -> Tensor:
-    """Logits [batch, n, vocab] from which a pruned `generate` must have taken each of the n generated ids."""
+    """Logits [batch, n, vocab] from which a pruned `generate` must have taken each of the n generated ids.
+
+    With `cut`, the generated tokens see the kept tokens alone in every layer.
+    """
     sequence = extended(inputs, generated, appended)
     positions = positions_of_generate(model, sequence)
-    with masked(model, sequence, stages, visual_ids):
+    with masked(model, sequence, stages, visual_ids, inputs["input_ids"].shape[1] if cut else None):
         logits = model(**sequence, position_ids=positions, use_cache=False).logits
     return logits[:, -generated.shape[1] - 1 : -1]

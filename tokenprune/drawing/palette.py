@@ -74,6 +74,9 @@ PLACES = (
     "apet",
     "prunesid",
     "flashvid",
+    "v2drop",
+    "priortr",
+    "clse",
 )
 
 

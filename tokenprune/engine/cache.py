@@ -254,6 +254,37 @@ def mark(cache: Cache, layer: int, rows: Rows) -> None:
     cache_layer.rows = rows
 
 
+def cut(cache: Cache, layer: int, rows: Rows, seen: Tensor | None) -> None:
+    """Cut the cache of a layer before a stage to the rows that the stage kept, after the prefill.
+
+    A layer with a sliding window holds only the last rows that it saw. What a sample kept before these is padding.
+
+    Args:
+        cache: The KV cache.
+        layer: The layer.
+        rows: The rows that stay.
+        seen: Positions of the rows that went through the layer, ascending, long ``[batch, seen]``, -1 for padding; None
+            where all did.
+
+    Raises:
+        UnsupportedFeatureError: See :func:`mark`.
+    """
+    cache_layer: Any = cache.layers[layer]
+    if not hasattr(cache_layer, "rows"):
+        _check_layer(cache_layer)
+        cache_layer.__class__ = PRUNED_CLASSES[type(cache_layer)]
+    held = cache_layer.keys.shape[-2]
+    width = rows.length if seen is None else seen.shape[1]
+    wanted = rows.positions[:, -held:]
+    place = wanted if seen is None else torch.searchsorted(seen.contiguous(), wanted.contiguous())
+    index = (place - (width - held)).masked_fill(wanted < 0, -1)
+    cache_layer.keys, cache_layer.values = (take(s, index, -2, 0) for s in (cache_layer.keys, cache_layer.values))
+    if held < width:  # of a window; layers without one share their positions, and with them the masks of a step
+        rows = replace(rows, positions=wanted.masked_fill(index < 0, -1), ragged=True)
+    cache_layer.rows = rows
+    cache_layer.hidden_length = 0 if hasattr(cache_layer, "cumulative_length") else rows.dropped
+
+
 def pruned_layer(cache: Any, layer: int) -> PrunedCacheLayer | None:
     """The pruned cache layer, or None where that layer's cache is whole."""
     layers = getattr(cache, "layers", ())

@@ -19,7 +19,8 @@ class Observation:
     """The states and arguments of layer K-1, for the stage before layer K.
 
     Attributes:
-        states: ``query``, ``key``, ``value`` before rotary embedding, ``[batch, rows, heads, head_dim]``.
+        states: ``query``, ``key``, ``value`` before rotary embedding, ``[batch, rows, heads, head_dim]``; and
+            ``previous``, the hidden states that entered the layer, ``[batch, rows, dim]``.
         arguments: The layer's arguments by name; None where attention rows are not read.
     """
 

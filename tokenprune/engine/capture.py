@@ -44,6 +44,8 @@ class Captures:
                 projections = self._adapter.stack.projections(stage.layer - 1, stage.layer_states)
                 for name, projection in projections.items():
                     handles.append(hooks.after(projection.module, self._keep_states(stage, name, projection)))
+            if "previous" in stage.pruner.needs:
+                handles.append(hooks.before(self._adapter.layers[stage.layer - 1], self._keep_hidden(stage)))
             if stage.reads_attention:
                 handles.append(hooks.before(self._adapter.layers[stage.layer - 1], self._keep_arguments(stage)))
         return handles
@@ -62,6 +64,16 @@ class Captures:
             observation = self._observation(stage)
             if observation is not None:
                 observation.states[name] = projection.read(output)
+
+        return hook
+
+    def _keep_hidden(self, stage: Stage) -> hooks.BeforeHook:
+        layer = self._layers[stage.layer - 1]
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            observation = self._observation(stage)
+            if observation is not None:
+                observation.states["previous"] = layer.hidden(args, kwargs)
 
         return hook
 

@@ -66,6 +66,8 @@ class Engine:
         self.output_hooks = hooks.SharedHooks(self._hook_outputs)
         self.finished_calls = self.prompts = 0
         self._compared = [*(stage.layer for stage in plan.stages), adapter.num_layers - 1]  # of a cache
+        # layers that may differ in the rows that their caches hold
+        self._held = range(plan.stages[-1].layer + 1) if plan.cuts_earlier else [stage.layer for stage in plan.stages]
         self._window = smallest_window(adapter, plan.first) if plan.renumbered else None
         self._attached: list[hooks.Removable] = []
 
@@ -76,7 +78,7 @@ class Engine:
         model = self.adapter.model
         chain = list(dict.fromkeys([model, getattr(model, "base_model", model), self.adapter.decoder]))
         self._attached += run_eagerly(model)
-        self._attached += refusals.register(self.adapter)
+        self._attached += refusals.register(self.adapter, self.plan.cuts_earlier)
         self._attached += [
             hooks.PatchedMethod(model, "generate", self._generating),
             hooks.observe_calls(model, "_expand_inputs_for_generation", self._expanding),
@@ -111,7 +113,7 @@ class Engine:
 
     def _hook_layers(self) -> list[hooks.Removable]:
         # before all other hooks: those shall see what the layer gets
-        numbers = range(self.plan.first, self.adapter.num_layers)
+        numbers = range(self.plan.first_cut, self.adapter.num_layers)
         return [hooks.before_layer(self.adapter.layers[n], n, self.thread) for n in numbers]
 
     def _hook_outputs(self) -> list[hooks.Removable]:
@@ -213,8 +215,8 @@ class Engine:
         """Look at the arguments of a call and say what it is."""
         cache = given_cache(arguments)
         if cache is not None and not isinstance(cache, Cache):
-            check_cache(cache, self.plan.first)
-        pruned = [layer for stage in self.plan.stages if (layer := pruned_layer(cache, stage.layer)) is not None]
+            check_cache(cache, self.plan.first_cut)
+        pruned = [layer for number in self._held if (layer := pruned_layer(cache, number)) is not None]
         if pruned:
             refusals.check_continuation(pruned[0].rows.owner is self.applied.owner, arguments, self.adapter)
         check_lengths(cache, self._compared)
@@ -233,7 +235,7 @@ class Engine:
             refusals.check_mask_width(arguments.get("attention_mask"), past + brought.shape[1])
         if past and ids is not None and ids.shape[1] == 1:
             return Call()  # a decode step after an unpruned prefill: nothing to do, nothing to look at
-        check_cache(cache, self.plan.first)
+        check_cache(cache, self.plan.first_cut)
         if cache is None:
             refusals.check_cache_arrived(arguments, self.thread.unseen_cache)
         layout = self.adapter.locate(arguments)
@@ -260,13 +262,16 @@ class Engine:
             reason, none = "not pruned: the prompt holds no visual tokens", [0] * batch
             record.stages += [StageResult(stage.layer, none, none, reason=reason) for stage in self.plan.stages]
             return Call()
-        self.adapter.stack.check_prompt(self.plan.first, width)
+        self.adapter.stack.check_prompt(self.plan.first_cut, width)
         refusals.check_checkpointing(self.adapter.layers[self.plan.first :])
         if self.plan.renumbered and self._window is not None:
             check_window(self._window, width)
         record.places = cache(partial(self.adapter.placed, self.adapter.without_pixels(arguments), layout))
         annotations = self.recording.annotations
         replay = self.thread.replays.take(arguments, self.adapter)
+        if self.plan.cuts_earlier:
+            uncached = bool(self.thread.copies) and arguments.get("use_cache") is False
+            refusals.check_generates_with_cache(not uncached and replay is None)
         sample_ids = self._sample_ids(annotations.sample_ids, batch, replay is not None)
         prefill = Prefill(
             self.applied,

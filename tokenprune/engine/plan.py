@@ -60,6 +60,7 @@ class Plan:
         schedule: The layers, as budgets read them.
         tower_layers: Layers of the vision tower that are read.
         renumbered: Whether the tokens that are left get new positions, without gaps.
+        cuts_earlier: Whether the KV caches of the layers before each stage are cut after the prefill.
     """
 
     stages: tuple[Stage, ...]
@@ -67,6 +68,7 @@ class Plan:
     schedule: Schedule
     tower_layers: tuple[int, ...]
     renumbered: bool
+    cuts_earlier: bool
 
     @classmethod
     def of(cls, method: Method, layers: Sequence[int], adapter: Adapter) -> Plan:
@@ -89,6 +91,7 @@ class Plan:
             schedule,
             tuple(sorted(method.pruner.vision_layers)),
             method.positions == "renumbered",
+            method.cut_earlier_caches,
         )
         plan._check(adapter)
         return plan
@@ -102,6 +105,11 @@ class Plan:
     def reads_tower_value(self) -> bool:
         """Whether value states of the vision tower are read."""
         return any("tower_value" in stage.pruner.needs for stage in self.stages)
+
+    @property
+    def first_cut(self) -> int:
+        """The first layer whose KV cache holds fewer tokens after the prefill."""
+        return 0 if self.cuts_earlier else self.first
 
     def stage_of(self, layer: int) -> Stage:
         """The stage that decides what a layer sees."""
@@ -126,8 +134,8 @@ class Plan:
                 " layer 0, which does not exist",
                 "prune at layer 1 or later, or use a scorer that reads hidden states",
             )
-        adapter.stack.check_exact(first)
-        _check_attention(adapter, first)
+        adapter.stack.check_exact(self.first_cut)
+        _check_attention(adapter, self.first_cut)
         self._check_tower(adapter)
         for stage in self.stages:
             if stage.layer_states:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ from tokenprune.adapters.towers import TowerRun
 from tokenprune.core.call_arguments import given_cache, returned_cache
 from tokenprune.core.clock import Moment
 from tokenprune.engine.arguments import CompactArguments
-from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, mark
+from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, cut, mark
 from tokenprune.engine.calls import Call, Observation
 from tokenprune.engine.deepstack import Deepstack, take_over
 from tokenprune.engine.layer_call import LayerCalls
@@ -155,6 +155,8 @@ class Prefill(Call):
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See :meth:`tokenprune.engine.calls.Call.before_layer`."""
+        if layer < self._applied.plan.first:  # hooked for the decode steps, where its cache is cut
+            return None
         calls = self._applied.layers[layer]
         hidden = calls.hidden(args, kwargs)
         stage = self._applied.plan.stage_of(layer)
@@ -200,15 +202,30 @@ class Prefill(Call):
             self.unseen_cache = self._uses_cache
             self._replays.remember(self._inputs.arguments, self._choices)
             return
-        layers = sorted(self._stage_rows)
-        for first, end in pairwise([*layers, self._applied.adapter.num_layers]):
-            rows = self._stage_rows[first]
-            following = None if rows.renumbering is None else rows.renumbering.following()
-            held = Rows(rows.rows, rows.width, rows.ragged, self._applied.owner, following)
+        held = {layer: self._held(self._stage_rows[layer]) for layer in sorted(self._stage_rows)}
+        for first, end in pairwise([*held, self._applied.adapter.num_layers]):
             for layer in range(first, end):
-                mark(cache, layer, held)
+                mark(cache, layer, held[first])
+        if held and self._applied.plan.cuts_earlier:
+            self._cut_earlier(cache, held)
         self.record.kv_bytes = cache_bytes(cache)
         self.record.kv_bytes_unpruned = cache_bytes(cache, unpruned=True)
+
+    def _held(self, rows: CompactArguments) -> Rows:
+        following = None if rows.renumbering is None else rows.renumbering.following()
+        return Rows(rows.rows, rows.width, rows.ragged, self._applied.owner, following)
+
+    def _cut_earlier(self, cache: Any, held: Mapping[int, Rows]) -> None:
+        """Cut the caches of the layers before each stage to the rows of the last one.
+
+        The keys that stay keep the positions that they have in their layer, and its later tokens go on behind these.
+        """
+        last = held[max(held)]
+        for first, end in pairwise([0, *held]):
+            own = held.get(first)
+            rows = replace(last, following=None if own is None else own.following)
+            for layer in range(first, end):
+                cut(cache, layer, rows, None if own is None else own.positions)
 
     @property
     def _uses_cache(self) -> bool:

@@ -20,17 +20,21 @@ from tokenprune.errors import UnsupportedFeatureError
 CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 
 
-def register(adapter: Adapter) -> list[hooks.Removable]:
+def register(adapter: Adapter, cuts_earlier: bool) -> list[hooks.Removable]:
     """Refuse ways to generate that a method cannot follow, when they are asked for.
 
     ``generate`` looks the decoding method up on the model's class, so that assisted decoding is recognised where the
     mode is validated (transformers 5.23) and where it runs (5.17).
+
+    Args:
+        adapter: The model's adapter.
+        cuts_earlier: Whether the caches of the layers before the stages are cut after the prefill.
     """
     model = adapter.model
     refused: list[hooks.Removable] = [
         hooks.observe_calls(model, "_validate_generation_mode", _check_mode),
         hooks.PatchedMethod(model, "_assisted_decoding", _refuse_assisted),
-        hooks.observe_calls(model, "_prefill", partial(_check_chunks, adapter)),
+        hooks.observe_calls(model, "_prefill", partial(_check_chunks, adapter, cuts_earlier)),
     ]
     return refused + [hooks.PatchedMethod(model, name, _refuse_batching) for name in CONTINUOUS_BATCHING]
 
@@ -41,7 +45,7 @@ def _check_mode(arguments: Mapping[str, Any]) -> None:
         _refuse_assisted()
 
 
-def _check_chunks(adapter: Adapter, arguments: Mapping[str, Any]) -> None:
+def _check_chunks(adapter: Adapter, cuts_earlier: bool, arguments: Mapping[str, Any]) -> None:
     size = getattr(arguments.get("generation_config"), "prefill_chunk_size", None)
     ids, cache = arguments.get("input_ids"), given_cache(arguments.get("model_kwargs", {}))
     if size is None or ids is None or (cache is not None and cache.get_seq_length()):
@@ -52,6 +56,12 @@ def _check_chunks(adapter: Adapter, arguments: Mapping[str, Any]) -> None:
         raise UnsupportedFeatureError(
             f"prefill_chunk_size={size}: images lie behind the first chunk",
             "leave prefill_chunk_size out, or make the first chunk hold all images",
+        )
+    if cuts_earlier and visual is not None and ids.shape[1] > size and bool(visual.any()):
+        raise UnsupportedFeatureError(
+            f"prefill_chunk_size={size} with cut_earlier_caches: the caches would be cut after the first chunk, and the"
+            " rest of the prompt would not see the dropped tokens",
+            "leave prefill_chunk_size out, or set cut_earlier_caches to false",
         )
 
 
@@ -197,6 +207,23 @@ def check_cache_arrived(arguments: Mapping[str, Any], after_unseen: bool) -> Non
             "one token follows a pruned prefill that returned no KV cache that is a transformers Cache, and none is"
             " among the arguments: its layers do not know which rows they hold",
             f"{fix}, or generate with use_cache=False",
+        )
+
+
+def check_generates_with_cache(cached: bool) -> None:
+    """Refuse to generate without a KV cache with a method that cuts caches: nothing tells later tokens from the prompt.
+
+    Args:
+        cached: Whether the call fills a cache, or nothing is generated behind it.
+
+    Raises:
+        UnsupportedFeatureError: It does not.
+    """
+    if not cached:
+        raise UnsupportedFeatureError(
+            "cut_earlier_caches in a generation without a KV cache: there is nothing to cut, and each step would see in"
+            " the earlier layers what a cache has dropped",
+            "generate with use_cache=True, or set cut_earlier_caches to false",
         )
 
 

@@ -77,8 +77,8 @@ class MethodEntry(CandidateEntry):
             if self.tune is not None:
                 raise ValueError(f"'tune' is for the method {TUNED!r}: remove it, or set name to {TUNED}")
             return self
-        stated = {name: getattr(self, name) for name in ("published", "seeds", "layers", "pruner", "positions")}
-        wrong = [name for name, value in stated.items() if value not in (None, False)]
+        fields = ("published", "seeds", "layers", "pruner", "positions", "cut_earlier_caches")
+        wrong = [name for name in fields if getattr(self, name) != type(self).model_fields[name].default]
         if wrong:
             raise ValueError(f"the tune chooses the method {TUNED!r} whole: remove {', '.join(wrong)}")
         return self

@@ -39,11 +39,12 @@ def sample_cost(
         mask = adapter.visual_mask({"input_ids": inputs["input_ids"][index : index + 1]})
         before = after = int(mask.sum()) if mask is not None else 0
         average = float(before)
-        tokens_pruned = [length] * layers
+        tokens_pruned = cached = [length] * layers
     else:
         report = run.report
         before, after, average = report.before[index], report.after[index], report.layer_average(index)
         tokens_pruned = [tokens - padding for tokens in report.tokens_per_layer(index)]
+        cached = [tokens - padding for tokens in report.cached_per_layer(index)]
     tokens_unpruned = [length] * layers
     text = length - before
     return {
@@ -52,7 +53,7 @@ def sample_cost(
         "layer_average": average,
         "flops": _known(lambda: prefill_flops(config, tokens_pruned, [n - text for n in tokens_pruned])),
         "flops_unpruned": _known(lambda: prefill_flops(config, tokens_unpruned, [before] * layers)),
-        "kv_bytes": _known(lambda: kv_cache_bytes(config, tokens_pruned, itemsize)),
+        "kv_bytes": _known(lambda: kv_cache_bytes(config, cached, itemsize)),
         "kv_bytes_unpruned": _known(lambda: kv_cache_bytes(config, tokens_unpruned, itemsize)),
     }
 

@@ -82,6 +82,9 @@ def estimate(
     )
     per_layer = {"unpruned": [visual_tokens] * num_layers, "pruned": schedule.per_layer(visual_tokens, kept)}
     tokens = {name: [count + text_tokens for count in visual] for name, visual in per_layer.items()}
+    cached = dict(tokens)
+    if method.cut_earlier_caches:
+        cached["pruned"] = [tokens["pruned"][-1]] * num_layers
     added = {"unpruned": 0, "pruned": selection if kept[-1] < visual_tokens else 0}
     unpruned, pruned = (
         model_flops(config, visual_tokens, tokens[name], added[name], per_layer[name]) for name in tokens
@@ -99,8 +102,8 @@ def estimate(
         **_row(unpruned.total, pruned.total),
         "parts": {part: _row(before, after) for (part, before), after in parts},
         "total": _row(unpruned.total, pruned.total),
-        "decode_step": _row(*(step_flops(text_config, lengths) for lengths in tokens.values())),
-        "kv_cache_bytes": {name: kv_cache_bytes(text_config, lengths, 2) for name, lengths in tokens.items()},
+        "decode_step": _row(*(step_flops(text_config, lengths) for lengths in cached.values())),
+        "kv_cache_bytes": {name: kv_cache_bytes(text_config, lengths, 2) for name, lengths in cached.items()},
     }
     if counted:
         result["counted"] = _counted(model, config, visual_tokens, **tokens)

@@ -9,13 +9,10 @@ from torch import Tensor
 
 from tokenprune.core.tunable import Tunable
 from tokenprune.flops.decoder import Shape
-from tokenprune.ops.gather import marked_first
 from tokenprune.ops.raters import raters
 from tokenprune.ops.recycle import cluster_count, recycle, recycled_count
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.signals.context import PruneContext
-
-_ROWS = 64  # attention rows per chunk, which bounds the memory for a long text
 
 
 class SparseVLM(Pruner):
@@ -91,10 +88,4 @@ def attention_from_raters(ctx: PruneContext) -> Tensor:
     is_rater = prompt.on_rows(raters(prompt.embeddings, prompt.visual_mask, prompt.text_mask, max_text))
     is_last = torch.zeros_like(is_rater).scatter(1, ctx.last_row[:, None], True)
     is_rater |= is_last & ~is_rater.any(1, keepdim=True)
-    index, valid = marked_first(is_rater, max_text)
-    # samples with fewer raters are filled up with their last token, because its attention row is never empty
-    index = torch.where(valid, index, ctx.last_row[:, None])
-    total = torch.zeros(is_rater.shape, device=index.device)
-    for index_chunk, valid_chunk in zip(index.split(_ROWS, dim=1), valid.split(_ROWS, dim=1), strict=True):
-        total += (ctx.probe.rows(index_chunk).mean(1) * valid_chunk[:, :, None]).sum(1)
-    return (total / valid.sum(1, keepdim=True)).gather(1, ctx.visual_rows)
+    return ctx.probe.mean_of(is_rater, max_text, ctx.last_row).gather(1, ctx.visual_rows)

@@ -98,4 +98,5 @@ class Recording:
             kv_bytes_unpruned=record.kv_bytes_unpruned,
             score_ms=sum(stop.since(start) for start, stop in record.clock),
             text_config=self.text_config,
+            cuts_earlier=self.method.cut_earlier_caches,
         )

@@ -27,6 +27,7 @@ class Report:
         kv_bytes_unpruned: Bytes that the cache would have without pruning.
         score_ms: Milliseconds spent on scoring and selecting in all stages.
         text_config: Config of the decoder, from which FLOPs are computed.
+        cuts_earlier: Whether the caches of the layers before each stage are cut after the prefill.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Report:
     kv_bytes_unpruned: int
     score_ms: float
     text_config: Any = field(default=None, repr=False)
+    cuts_earlier: bool = False
 
     @property
     def before(self) -> list[int]:
@@ -66,6 +68,11 @@ class Report:
         for stage in self.stages if pruned else ():
             counts[stage.layer :] = [stage.after[sample]] * (self.num_layers - stage.layer)
         return [count + self.text_tokens[sample] for count in counts]
+
+    def cached_per_layer(self, sample: int = 0) -> list[int]:
+        """Tokens of a sample, text and visual, that the KV cache of each decoder layer holds after the prefill."""
+        counts = self.tokens_per_layer(sample)
+        return [counts[-1]] * len(counts) if self.cuts_earlier else counts
 
     def flops(self, sample: int = 0, pruned: bool = True) -> int:
         """FLOPs of the decoder's prefill of one sample, closed form; see :mod:`tokenprune.flops.decoder`.

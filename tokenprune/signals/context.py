@@ -173,6 +173,11 @@ class PruneContext:
         return self._visual(self.signals.states("value"))
 
     @cached_property
+    def previous(self) -> Tensor:
+        """Hidden states of the visual tokens at the input of layer ``layer - 1``, ``[batch, n_visual, dim]``."""
+        return self._visual(self.signals.states("previous"))
+
+    @cached_property
     def probe(self) -> AttentionProbe:
         """Single attention rows of layer ``layer - 1``; needs ``attention``."""
         return self.signals.attention()

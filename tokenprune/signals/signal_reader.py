@@ -44,7 +44,8 @@ class SignalReader(Component):
     def needs(self) -> frozenset[str]:
         """Signals that the component reads; any of :data:`tokenprune.signals.signals.SIGNALS`.
 
-        ``query``, ``key``, ``value`` and ``attention`` are captured at layer K-1. ``entering`` is the attention of
+        ``query``, ``key``, ``value`` and ``attention`` are captured at layer K-1, and so are the hidden states that
+        enter it, ``previous``. ``entering`` is the attention of
         layer K itself on the states that enter it, :attr:`tokenprune.signals.context.PruneContext.entering_probe`.
         ``final_norm`` is the norm behind the last layer, :meth:`tokenprune.signals.context.PruneContext.final_norm`.
         ``embeddings`` stands for the full prompt as it entered layer 0,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.errors import ConfigError, ScoreError
-from tokenprune.ops.gather import rows_at
+from tokenprune.ops.gather import marked_first, rows_at
 from tokenprune.ops.vision import StateSource
 
 #: States of the attention module of layer K-1 that a component can name in ``needs``.
@@ -21,7 +21,11 @@ LAYER_STATES = frozenset({"query", "key", "value"})
 INPUT_SIGNALS = frozenset({"hidden", "embeddings", "entering", "final_norm", "tower_value"})
 
 #: All signals that a component can name in ``needs``. The engine captures only the signals that are named.
-SIGNALS = LAYER_STATES | INPUT_SIGNALS | {"attention"}
+SIGNALS = LAYER_STATES | INPUT_SIGNALS | {"attention", "previous"}
+
+
+#: Attention rows that are computed at a time, which bounds the memory for a long text.
+_ROWS = 64
 
 
 def check_needs(needs: frozenset[str], component: str) -> None:
@@ -84,6 +88,25 @@ class AttentionProbe:
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits.masked_fill(~self.visible(index)[:, None], float("-inf")).softmax(-1)
+
+    def mean_of(self, marked: Tensor, most: int, filler: Tensor) -> Tensor:
+        """Mean of the attention probabilities of some query rows, over heads and rows.
+
+        Args:
+            marked: The query rows, bool ``[batch, rows]``; at least one per sample.
+            most: Upper bound of the query rows of a sample, as a host integer, so that nothing waits for the device.
+            filler: A row of each sample that attends to something, long ``[batch]``: it is computed, and not counted,
+                where a sample has fewer query rows than others.
+
+        Returns:
+            Float32 ``[batch, rows]``.
+        """
+        index, valid = marked_first(marked, most)
+        index = torch.where(valid, index, filler[:, None])
+        total = torch.zeros(marked.shape, device=index.device)
+        for index_chunk, valid_chunk in zip(index.split(_ROWS, dim=1), valid.split(_ROWS, dim=1), strict=True):
+            total += (self.rows(index_chunk).mean(1) * valid_chunk[:, :, None]).sum(1)
+        return total / valid.sum(1, keepdim=True)
 
     def rotated_keys(self) -> Tensor:
         """Keys after rotary embedding, with positions counted from each sample's first token after the padding.
@@ -193,7 +216,12 @@ class Signals(Protocol):
     """Source of a stage's signals: a running prefill, plain tensors in a test, or a serving engine."""
 
     def states(self, name: str) -> Tensor:
-        """``query``, ``key`` or ``value`` of layer K-1 before rotary embedding, ``[batch, rows, heads, head_dim]``."""
+        """States of layer K-1, one per row.
+
+        Args:
+            name: ``query``, ``key`` or ``value`` before rotary embedding, ``[batch, rows, heads, head_dim]``; or
+                ``previous``, the hidden states that entered the layer, ``[batch, rows, dim]``.
+        """
 
     def attention(self) -> AttentionProbe:
         """Single rows of the attention of layer K-1."""

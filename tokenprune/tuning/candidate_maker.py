@@ -66,13 +66,21 @@ class CandidateMaker:
         layers: tuple[int, ...],
         pruner: Pruner,
         positions: Positions = "original",
+        cut_earlier_caches: bool = False,
     ) -> Candidate:
         """A candidate that has been checked against the model and the budget; nothing runs.
 
         Raises:
             TokenPruneError: The model cannot be pruned so, or the budget cannot be met.
         """
-        method = Method(layers=Fixed(layers=layers), pruner=pruner, budget=self.budget, positions=positions, label=name)
+        method = Method(
+            layers=Fixed(layers=layers),
+            pruner=pruner,
+            budget=self.budget,
+            positions=positions,
+            cut_earlier_caches=cut_earlier_caches,
+            label=name,
+        )
         plan = Plan.of(method, layers, self.adapter)
 
         if layers not in self.affordable:  # solving a budget in FLOPs takes a while

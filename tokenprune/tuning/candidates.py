@@ -159,7 +159,8 @@ def _of_method(maker: CandidateMaker, shipped: NamedMethod, limit: int) -> Itera
             changes = [layer_words(layers), *changes]
         name = f"{shipped.name}: {', '.join(changes)}" if changes else shipped.name
         try:
-            candidate = maker.candidate(name, "variant" if changes else "named", layers, pruner, method.positions)
+            how = (method.positions, method.cut_earlier_caches)
+            candidate = maker.candidate(name, "variant" if changes else "named", layers, pruner, *how)
         except TokenPruneError:
             continue
         yield candidate

@@ -119,6 +119,7 @@ class CandidateEntry(Component):
         layers: Layer selector; replaces the named method's.
         pruner: Pruner; replaces the named method's.
         positions: ``original`` or ``renumbered``, see :class:`tokenprune.Method`; replaces the named method's.
+        cut_earlier_caches: See :class:`tokenprune.Method`; replaces the named method's.
         label: Name in tables; by default the method's name, or that of its file.
     """
 
@@ -128,6 +129,7 @@ class CandidateEntry(Component):
     layers: Annotated[LayerSelector, FromRegistry("selectors")] | None = None
     pruner: Annotated[Pruner, FromRegistry("pruners")] | None = None
     positions: Positions | None = None
+    cut_earlier_caches: bool | None = None
     label: Label | None = None
 
     @model_validator(mode="after")
@@ -141,7 +143,8 @@ class CandidateEntry(Component):
     @property
     def alone(self) -> bool:
         """Whether the entry is a name and nothing else."""
-        return self.name is not None and not any((self.layers, self.pruner, self.positions, self.label))
+        others = (self.layers, self.pruner, self.positions, self.cut_earlier_caches, self.label)
+        return self.name is not None and all(value is None for value in others)
 
     @property
     def title(self) -> str:
@@ -156,6 +159,7 @@ class CandidateEntry(Component):
         named = load_method(self.name, model=model) if self.name is not None else None
         layers = self.layers or (named.layers if named else None)
         pruner = self.pruner or (named.pruner if named else None)
+        cut = self.cut_earlier_caches
         assert layers is not None
         assert pruner is not None
         return Method(
@@ -163,6 +167,7 @@ class CandidateEntry(Component):
             pruner=pruner,
             budget=budget,
             positions=self.positions or (named.positions if named else "original"),
+            cut_earlier_caches=cut if cut is not None else named is not None and named.cut_earlier_caches,
             label=self.title,
             tuned_for=named.tuned_for if named else None,
         )
