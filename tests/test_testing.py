@@ -195,7 +195,7 @@ def test_keep_must_have_one_number_per_image(keep: list[list[int]]) -> None:
 def test_unknown_signals_are_refused() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"'keys'.*use any of attention, embeddings, entering, final_norm, hidden, key, previous, query, tower_value",
+        match=r"'keys'.*use any of attention, embeddings, entering, final_norm, hidden, key, previous, query, tower",
     ):
         make_context(HIDDEN, needs={"keys"})
 

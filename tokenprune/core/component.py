@@ -279,6 +279,27 @@ class FromRegistry:
         return {"name": plugins.registry(self.kind).name_of(type(value)), **value.model_dump(mode="json")}
 
 
+def _inlined(value: Any, definitions: Mapping[str, Any], within: tuple[str, ...]) -> Any:
+    """A schema with its definitions in place of the references to them: the schema that holds it has others.
+
+    Args:
+        value: The schema, or a part of it.
+        definitions: The definitions by name.
+        within: The definitions that the part stands in. One that holds itself is any mapping there.
+    """
+    if isinstance(value, list):
+        return [_inlined(item, definitions, within) for item in value]
+    if not isinstance(value, dict):
+        return value
+    name = str(value.get("$ref", "")).removeprefix("#/$defs/")
+    if name in within:
+        return {"type": "object"}
+    if name in definitions:
+        rest = {key: item for key, item in value.items() if key != "$ref"}
+        return {**_inlined(definitions[name], definitions, (*within, name)), **rest}
+    return {key: _inlined(item, definitions, within) for key, item in value.items()}
+
+
 def component_schema(name: str, cls: type[BaseModel]) -> JsonSchemaValue:
     """The JSON schema of one component: ``name`` and its own fields; only ``name`` where it contains itself."""
     enclosing = _open_schemas.get()
@@ -290,8 +311,7 @@ def component_schema(name: str, cls: type[BaseModel]) -> JsonSchemaValue:
     finally:
         _open_schemas.reset(token)
     schema.pop("title", None)
-    if "$defs" in schema:
-        schema["$id"] = f"urn:tokenprune:{cls.__module__}:{cls.__qualname__}"  # what its references start from
+    schema = _inlined(schema, schema.pop("$defs", {}), ())
     properties = {"name": {"const": name}, **schema.pop("properties", {})}
     required = ["name", *schema.pop("required", [])]
     return {**schema, "title": name, "type": "object", "properties": properties, "required": required}

@@ -63,7 +63,7 @@ class TowerEntropy:
         handles: list[hooks.Removable] = []
         try:
             if not self.refused:
-                handles += TowerRecorder(self._adapter, self._sites, lambda: self._call).register()
+                handles += TowerRecorder(self._adapter, self._sites, False, lambda: self._call).register()
                 handles += [hooks.after(site.block, self._left(layer)) for layer, site in self._sites]
             yield
         finally:
