@@ -230,10 +230,13 @@ class FromRegistry:
 
     Args:
         kind: The kind of the component, e.g. ``"scorers"``.
+        described: Whether the JSON schema describes the fields of each component; else it has their names alone. A
+            schema describes all components wherever one can stand, so fields deep inside others leave them out.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, described: bool = True) -> None:
         self.kind = kind
+        self.described = described
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         dump = core_schema.plain_serializer_function_ser_schema(self.dump)
@@ -248,9 +251,13 @@ class FromRegistry:
                 cls = registry.get(name)
             except TokenPruneError:
                 continue  # a broken plugin must not prevent the schema; `tokenprune list` reports it
-            components.append(component_schema(name, cls))
+            if self.described:
+                components.append(component_schema(name, cls))
             if not any(field.is_required() for field in cls.model_fields.values()):
                 alone.append(name)
+        if not self.described:
+            names: JsonSchemaValue = {"enum": list(registry.names()), "type": "string"}
+            components.append({"type": "object", "properties": {"name": names}, "required": ["name"]})
         return {"anyOf": [*([{"enum": alone, "type": "string"}] if alone else []), *components]}
 
     def build(self, value: Any) -> Any:

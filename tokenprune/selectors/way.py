@@ -47,7 +47,7 @@ class Way(Component):
             values that the component names as worth trying.
     """
 
-    pruner: Annotated[Pruner, FromRegistry("pruners")]
+    pruner: Annotated[Pruner, FromRegistry("pruners", described=False)]
     fields: tuple[str, ...] = ()
 
     @property
