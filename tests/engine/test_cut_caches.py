@@ -314,7 +314,7 @@ def test_layers_before_the_stage_must_be_cut_exactly(name: str) -> None:
     with tp.apply(model, matrix.method([last], COUNT)):
         pass
     with (
-        pytest.raises(UnsupportedModelError, match=r"layer 0 .* cannot be pruned exactly"),
+        pytest.raises(UnsupportedModelError, match=r"^cut_earlier_caches: .*layer 0 .*to false$"),
         tp.apply(model, cutting([last], COUNT)),
     ):
         pass
@@ -325,7 +325,7 @@ def test_flash_attention_with_windows_before_the_stage_is_refused() -> None:
     model: Any = CASES["gemma3"].build()
     model.get_decoder().config._attn_implementation = "flash_attention_2"
     adapter = adapter_for(model)
-    with pytest.raises(UnsupportedFeatureError, match=r"cannot prune layer 0 \(sliding_attention\) exactly"):
+    with pytest.raises(UnsupportedFeatureError, match=r"cut_earlier_caches: .* prune layer 0 \(sliding_attention\)"):
         Plan.of(cutting([5], COUNT), (5,), adapter)
     Plan.of(matrix.method([5], COUNT), (5,), adapter)
 

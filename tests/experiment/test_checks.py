@@ -40,7 +40,7 @@ def calibrations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ("layers", "words"),
     [
         ({"name": "fixed", "layers": [99]}, "layer 99 is out of range: the model has 4"),
-        ({"name": "relative", "depths": [0.1, 0.11]}, r"depths \[0\.1, 0\.11\] of 4 layers are layers \[0, 0\]"),
+        ({"name": "relative", "depths": [0.1, 0.11]}, r"depths \[0\.1, 0\.11\] of 4 layers are layers \[1, 1\]"),
         ({"name": "vtw", "start": 9}, "vtw: start layer 9 is out of range"),
         ({"name": "entropy_collapse", "fallback": 4}, "fallback layer 4 is out of range"),
     ],

@@ -210,6 +210,7 @@ def test_relative_depths() -> None:
     assert Relative(depths=(0.25, 0.5, 0.75)).select(SelectorContext("any", 32)).layers == (8, 16, 24)
     assert Relative(depths=(0.25, 0.5, 0.75)).select(SelectorContext("any", 30)).layers == (8, 15, 23)
     assert Relative(depths=(0.0,)).select(SelectorContext("any", 4)).layers == (0,)
+    assert Relative(depths=(0.04, 0.5)).select(SelectorContext("any", 4)).layers == (1, 2)  # only 0 is before the model
     for depths in ((0.5, 0.25), (0.5, 0.51), (0.99,)):
         with pytest.raises(LayerError, match="depths"):
             Relative(depths=depths).select(SelectorContext("any", 4))

@@ -32,7 +32,6 @@ OTHERWISE: dict[str, dict[str, Any]] = {
             "pruners": [{"name": "vscan", "local_layer": 0}, {"name": "topk", "scorer": {"name": "fastv"}}],
         }
     },
-    "v2drop": {"layers": {"name": "fixed", "layers": [1, 2, 3]}},
     "vtw": {"layers": {"name": "vtw", "start": 1, "fallback": 2}},
 }
 """Published numbers of layers that a tower of two layers and a decoder of four do not have."""

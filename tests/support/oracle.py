@@ -140,9 +140,7 @@ class _Hide:
 
 
 def hide(mask: Tensor, hidden: Tensor) -> Tensor:
-    """`mask` (boolean: True sees; else additive), with the columns hidden from each row closed.
-
-    `hidden` is [batch, length, length].
+    """`mask` (boolean: True sees; else additive), closed where `hidden` [batch, length, length] is True.
 
     A hidden token still sees itself: its row must not become empty, and nobody reads its result.
     """

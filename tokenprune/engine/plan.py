@@ -134,8 +134,10 @@ class Plan:
                 " layer 0, which does not exist",
                 "prune at layer 1 or later, or use a scorer that reads hidden states",
             )
-        adapter.stack.check_exact(self.first_cut)
-        _check_attention(adapter, self.first_cut)
+        adapter.stack.check_exact(first)
+        _check_attention(adapter, first)
+        if self.cuts_earlier:
+            _check_cut(adapter)
         self._check_tower(adapter)
         for stage in self.stages:
             if stage.layer_states:
@@ -163,6 +165,15 @@ class Plan:
                     f" {adapter.name!r} has none (or keeps it as a visual token)",
                     "use a method that reads the attention of all patches, or another model",
                 )
+
+
+def _check_cut(adapter: Adapter) -> None:
+    """Refuse models of which not every layer's cache can be cut exactly."""
+    try:
+        adapter.stack.check_exact(0)
+        _check_attention(adapter, 0)
+    except (UnsupportedModelError, UnsupportedFeatureError) as error:
+        raise type(error)(f"cut_earlier_caches: {error.what}", "set cut_earlier_caches to false") from error
 
 
 def _check_attention(adapter: Adapter, first: int) -> None:
