@@ -21,7 +21,7 @@ from tokenprune.pruners.topk import TopK
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.signals.context import PruneContext
 
-MERGING = ("flashvid", "pool", "tome", "vscan", "visionzip", "sparsevlm", "framefusion")
+MERGING = ("pool", "tome", "vscan", "visionzip", "sparsevlm", "framefusion")
 SCORED_ONE_BY_ONE_NEVER = {"dart", "divprune", "tome"}
 VIDEOS = {"dycoke", "evs", "flashvid", "framefusion", "vidcom2"}
 #: ToMe among the tokens that a scorer lets through: indices of the pool's axis come back on that of all tokens.
