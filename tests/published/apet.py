@@ -1,15 +1,15 @@
-"""ApET: `encode_images` before the language model, and `LlamaModel.layer_prune` inside it, with what they call.
+"""ApET: `encode_images` before the language model, `LlamaModel.layer_prune` inside it, and the lines for Qwen2.5-VL.
 
 The tower returns the case's features, and the projector doubles them. Their start is random: `randint` is replaced by
 one that returns the case's start, which is the one that our seed gives. They round to half precision on the way; here
-that is left out (`Tensor.half` keeps float32), except in the last case, which documents what it changes. Recorded are
-the kept tokens where they are told, and one projection of every kept token's state, by position. Random states have no
-ties.
+that is left out (`half` and `bfloat16` keep float32), except in the last case, which documents what it changes. For
+Qwen2.5-VL only the stage before the language model runs in their code, too: the other one stands commented out.
+Recorded are the kept tokens where they are told, and one projection of every kept token's state, by position. Random
+states have no ties.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.published.llava import VISUAL, context, layer, line, marked, model
-from tests.published.load import definitions
+from tests.published.load import definitions, statements
 from tests.published.source import Case, Result, Source, rounded
 from tokenprune.ops.rebuild import random_shares
 from tokenprune.pruners.apet import Apet
@@ -33,9 +33,16 @@ SOURCE = Source(
     "149-251",
 )
 UTILS, INSIDE = "llava/model/utils.py", "llava/model/modeling_llama_x.py"
+QWEN, QWEN_LINES = "qwen/model/qwen2_5_vl_custom.py", (150, 185)
+QWEN_UTILS = "qwen/model/qwen2_5_vl_utils.py"
 WIDTH, BEFORE, AFTER = 64, 35, 7
 #: The start that each of our seeds gives, by the number of tokens.
 STARTS = {576: {0: 518, 1: 18, 3: 210}, 96: {0: 86, 1: 3, 3: 35}, 288: {0: 259, 1: 9, 3: 105}}
+#: Our fields where they are not those of the tower.
+FIELDS: dict[str, dict[str, Any]] = {
+    "inside": {"compare": "hidden", "order": "error"},
+    "qwen2_5_vl": {"compare": "hidden", "blend": 0.5},
+}
 CASES: list[Case] = [
     *(
         {"stage": "tower", "seed": seed, "tokens": VISUAL, "keep": keep, "basis": basis, "start": STARTS[VISUAL][seed]}
@@ -46,6 +53,11 @@ CASES: list[Case] = [
         {"stage": "inside", "seed": seed, "tokens": tokens, "keep": keep, "basis": 10, "start": STARTS[tokens][seed]}
         for seed in STARTS[VISUAL]
         for tokens, keep in ((96, 32), (288, 96))
+    ),
+    *(
+        {"stage": "qwen2_5_vl", "seed": seed, "tokens": 288, "keep": keep, "basis": 10, "start": STARTS[288][seed]}
+        for seed in STARTS[288]
+        for keep in (86, 28)
     ),
     {
         "stage": "tower",
@@ -92,9 +104,10 @@ def theirs(checkout: Path, case: Case) -> Result:
     started = Started(case["start"])
     fps = definitions(checkout, UTILS, "fps", torch=started)["fps"]
     states = inputs(case)["states"]
-    states = states.half() if "half" in case else states
-    run = theirs_in_tower if case["stage"] == "tower" else theirs_inside
-    with nullcontext() if "half" in case else patch.object(Tensor, "half", Tensor.float):
+    if "half" in case:
+        return theirs_in_tower(checkout, case, fps, states.half())
+    run = {"tower": theirs_in_tower, "inside": theirs_inside, "qwen2_5_vl": theirs_on_qwen}[case["stage"]]
+    with patch.object(Tensor, "half", Tensor.float), patch.object(Tensor, "bfloat16", Tensor.float):
         return run(checkout, case, fps, states)
 
 
@@ -131,6 +144,26 @@ def theirs_inside(checkout: Path, case: Case, fps: Any, states: Tensor) -> Resul
     return {"merged": rounded(passed[0, BEFORE:-AFTER].double() @ line(WIDTH))}
 
 
+def theirs_on_qwen(checkout: Path, case: Case, fps: Any, states: Tensor) -> Result:
+    """The lines of `forward` that select and merge, with the names that they read."""
+    merging = definitions(checkout, QWEN_UTILS, "token_merging", torch=torch, F=functional)["token_merging"]
+    names = statements(
+        checkout,
+        QWEN,
+        *QWEN_LINES,
+        torch=torch,
+        fps=fps,
+        token_merging=merging,
+        visual_token_ratio=(case["keep"] + 0.5) / case["tokens"],
+        n_image_tokens=case["tokens"],
+        mask=torch.ones(1, case["tokens"], dtype=torch.bool),
+        image_embeds=states[0],
+        self=SimpleNamespace(model=SimpleNamespace(basis_token_num=case["basis"])),
+    )
+    merged = names["image_embeds"].double() @ line(WIDTH)
+    return {"kept": names["keep_indices"].tolist(), "merged": rounded(merged)}
+
+
 def ours(case: Case) -> Result:
     """Our `apet` with the fields of the stage."""
     states = inputs(case)["states"]
@@ -139,12 +172,12 @@ def ours(case: Case) -> Result:
     if case["stage"] == "tower":
         seen = layer(states[..., 0], states)
         tower = {-2: TowerTensors(seen.attention, seen.received, seen.key, states, lambda features: 2 * features)}
+        fields: dict[str, Any] = {}
         ctx = context(2 * states, case["keep"], tower)
-        selection = Apet(basis=case["basis"], seed=case["seed"]).select(ctx)
     else:
+        fields = FIELDS[case["stage"]]
         ctx = context(states, case["keep"], {})
-        pruner = Apet(basis=case["basis"], compare="hidden", order="error", seed=case["seed"])
-        selection = pruner.select(ctx)
+    selection = Apet(basis=case["basis"], seed=case["seed"], **fields).select(ctx)
     assert selection.hidden is not None
     merged = {"merged": rounded(selection.hidden[selection.keep].double() @ line(WIDTH))}
-    return {"kept": marked(selection.keep), **merged} if case["stage"] == "tower" else merged
+    return merged if case["stage"] == "inside" else {"kept": marked(selection.keep), **merged}

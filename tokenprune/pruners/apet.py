@@ -79,33 +79,25 @@ class Apet(Pruner):
         project = tower.projector if tower is not None and ctx.layer == 0 else None
         ctx.check_finite(ctx.hidden.abs().amax(-1).float() + features.abs().amax(-1), type(self).__name__)
         images = ctx.regions(self.per, self.layer) if in_tower else ctx.per_image
-
-        compared = images.split(features)
+        compared, entering = images.split(features), images.split(ctx.hidden)
         patches = images.valid & (compared != 0).any(-1)
         shares = random_shares(images.host_sizes, ctx.sample_ids, self.seed, images.most).to(compared.device)
         points, exists = farthest_points(compared, patches, shares, self.basis)
         errors = rebuild_errors(compared, points, exists)
 
-        replaced, most_replaced = images.counts(lambda quota: max(0, min(self.basis, quota - 1)))
-        _, most_own = images.counts(lambda quota: quota - max(0, min(self.basis, quota - 1)))
+        own_counts, most_own = images.counts(lambda quota: max(quota - self.basis, min(quota, 1)))
         one_group = torch.where(images.valid, 0, -1)
         keep = topk_by_group(errors, one_group, images.quotas[:, None])
+        own = topk_by_group(errors, one_group, own_counts[:, None])
         loses = images.valid & (images.quotas < images.sizes)[:, None]
-        own = topk_by_group(errors, one_group, (images.quotas - replaced)[:, None])
-        states = images.split(features if project is not None else ctx.hidden).float()
-        by_error = errors if self.order == "error" else torch.zeros_like(errors)
-        states = overwrite(
-            states,
-            keep & ~own & loses,
-            by_error,
-            rows_at(states, points[:, :most_replaced]),
-            exists[:, :most_replaced],
-            self.blend,
-        )
+
+        states = (entering if project is None else compared).float()
+        rank = errors if self.order == "error" else torch.zeros_like(errors)
+        states = overwrite(states, keep & ~own & loses, rank, rows_at(states, points), exists, self.blend)
         states, joined = merge_into(states, compared, own, patches & ~keep, most_own, own_in_mean=True)
         if project is not None:
             states = replace_at(
-                images.split(ctx.hidden),
+                entering,
                 keep & patches & loses,
                 images.max_quota,
                 states,
