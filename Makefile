@@ -17,6 +17,8 @@ TRANSFORMERS ?=
 # Test processes, and further options of pytest: make test PYTEST_ARGS="-k engine"
 JOBS ?= 2
 PYTEST_ARGS ?=
+# Cells of `make tables`, e.g. CELLS=digits-average-22.2; all by default
+CELLS ?=
 TRAIN_ARGS ?= --out results/training/digits.safetensors
 
 PY := $(VENV)/bin/python
@@ -36,7 +38,7 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .PHONY: help demo test test-fast coverage test-oldest test-newest test-transformers checkout-given check format docs methods schema eval \
-  train clean distclean
+  tables train clean distclean
 
 help: ## List the targets
 	@echo "Usage: make TARGET"
@@ -98,6 +100,9 @@ schema: $(VENV)/.test ## Write examples/experiment.schema.json again, which edit
 
 eval: $(VENV)/.test ## Run the full evaluation (examples/digits.yaml; resumes where it stopped)
 	@$(VENV)/bin/tokenprune run examples/digits.yaml
+
+tables: $(VENV)/.test ## Make every table of docs/comparison.md (hours; goes on where it stopped): make tables JOBS=2
+	@$(ONE_THREAD) $(PY) benchmarks/tables.py --jobs $(JOBS) $(CELLS)
 
 train: $(VENV)/.test ## Train the embedded model's own weights again (plugins/tokenprune-embedded/training)
 	@$(PY) $(EMBEDDED)/training/train_embedded.py $(TRAIN_ARGS)
