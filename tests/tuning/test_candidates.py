@@ -57,7 +57,7 @@ def layers(candidate: Candidate) -> tuple[int, ...]:
 def test_every_installed_method_is_there_or_its_reason(adapter: Adapter) -> None:
     candidates, refused = default_candidates(adapter, HALF, visual=VISUAL)
     named = {candidate.name.partition(":")[0] for candidate in candidates if candidate.origin in ("named", "variant")}
-    expected = {m.name for m in tp.list_methods() if not m.name.startswith(("oracle", "norm-"))} - {"random"}
+    expected = {m.name for m in tp.list_methods() if not m.name.startswith(("oracle", "norm-", "energy-"))} - {"random"}
     assert named | set(refused) == expected
     assert {"visionzip", "hiprune", "vscan", "entropyprune", "fastv", "pyramiddrop"} <= named
     assert list(refused) == [
@@ -106,6 +106,15 @@ def test_variants_say_what_is_different(adapter: Adapter) -> None:
     assert layers(candidates["pyramiddrop: layers 1, 2, 3"]) == (1, 2, 3)
 
 
+def test_layers_of_the_tower_are_varied_where_the_method_reads_it(adapter: Adapter) -> None:
+    found = {name: candidate for name, candidate in made(adapter).items() if name.startswith("entropy-tower")}
+    assert "entropy-tower: tower layer 2" in found
+    assert "entropy-tower: source value" in found
+    for candidate in found.values():
+        assert layers(candidate) == (0,)
+        assert len(candidate.method.pruner.vision_layers) == 1
+
+
 def test_methods_before_the_language_model_stay_there(adapter: Adapter) -> None:
     own = {name: layers(candidate) for name, candidate in made(adapter).items() if name.startswith("visionzip")}
     assert len(own) > 1
@@ -119,6 +128,8 @@ def test_one_factor_at_a_time_where_the_grid_is_large(adapter: Adapter) -> None:
     assert names == ["entropyprune-reference", "entropyprune-reference: layer 1", *sources], (
         "the trace is entropyprune's"
     )
+    tower = [made(adapter)[name].method.pruner.vision_layers for name in names]
+    assert not any(tower), "a score of the vision tower belongs before the language model"
     few = [name for name in made(adapter, limit_per_method=3) if name.startswith("entropyprune-reference")]
     assert few == [*names[:2], "entropyprune-reference: source key"], "layers and fields take turns"
 
@@ -291,7 +302,7 @@ def test_a_plugins_scorer_is_tuned_and_composed_like_ours(adapter: Adapter) -> N
 
 
 def test_null_models_and_upper_bounds_only_if_named(adapter: Adapter) -> None:
-    assert not any(name.startswith(("oracle", "norm-")) for name in made(adapter))
+    assert not any(name.startswith(("oracle", "norm-", "energy-")) for name in made(adapter))
     candidates = made(adapter, methods=["norm-key-small", "oracle"], compositions=False)
     assert {"norm-key-small", "norm-key-small: keep large", "oracle"} <= set(candidates)
 

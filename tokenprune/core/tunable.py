@@ -221,13 +221,9 @@ def _once(values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _tower_values(own: Any, layers: Sequence[int], tower_layers: int) -> tuple[Any, ...]:
-    """The own layer, unless the tower lacks it, and the layers that are other ones. Layer -1 is the last one.
-
-    None stays alone: the component then reads the language model, and with a layer of the tower it would be another
-    method.
-    """
-    if not isinstance(own, int):
-        return (own,)
+    """The own layer, unless the tower lacks it, and the layers that are other ones. Layer -1 is the last one."""
+    if not isinstance(own, int):  # None: the component reads no layer
+        return (own, *layers)
     if not -tower_layers <= own < tower_layers:
         return tuple(layers)
     return (own, *(layer for layer in layers if layer != own % tower_layers))

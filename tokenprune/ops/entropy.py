@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokenprune.errors import MissingDataError, UnsupportedFeatureError
+from tokenprune.errors import ConfigError, MissingDataError, UnsupportedFeatureError
 
-Normalization = Literal["trace", "none"]
+Normalization = Literal["trace", "image", "none"]
 Backend = Literal["torch", "triton"]
 
 FLOOR = 1e-10  # lower bound of eigenvalues before the logarithm
@@ -18,7 +18,11 @@ _CHUNK = 1 << 17
 
 
 def matrix_entropy(
-    states: Tensor, normalization: Normalization = "trace", log_heads: bool = False, backend: Backend = "torch"
+    states: Tensor,
+    normalization: Normalization = "trace",
+    log_heads: bool = False,
+    backend: Backend = "torch",
+    total: Tensor | None = None,
 ) -> Tensor:
     r"""Matrix entropy of each token's states across heads.
 
@@ -29,32 +33,42 @@ def matrix_entropy(
     Args:
         states: Floating ``[..., heads, head_dim]``.
         normalization: ``trace``: the matrix is divided by its trace, so that eigenvalues sum to one (the paper's
-            definition). ``none``: the matrix is not divided, the computation is in float64, and the entropy
-            is divided by ``ln(heads)`` (the authors' published code).
+            definition). ``image``: it is divided by ``total``, the sum of the traces of all tokens of the image; the
+            computation is in float64. The eigenvalues of all tokens then sum to one, and each token has its share of
+            the entropy of the image. ``none``: the matrix is not divided, the computation is in float64, and the
+            entropy is divided by ``ln(heads)`` (the authors' published code).
         log_heads: Also divide by ``ln(heads)`` in mode ``trace``, which gives scores from 0 to 1.
         backend: ``triton``: our own kernel, one launch, float32, mode ``trace`` on CUDA only. It has **never run on a
             GPU**, only under Triton's interpreter. ``torch`` synchronises host and device on CUDA, because ``eigvalsh``
             reads its error codes.
+        total: For mode ``image``: the sum of :func:`covariance_trace` over the image of each token, float64 ``[...]``.
 
     Returns:
-        ``[...]``, float32 (float64 for float64 input and in mode ``none``). A token whose heads are all
-        equal has entropy 0 in mode ``trace``. NaN stays NaN.
+        ``[...]``, float32 (float64 for float64 input and in modes ``image`` and ``none``). A token whose heads are all
+        equal has entropy 0 in modes ``trace`` and ``image``. NaN stays NaN.
 
     Raises:
+        ConfigError: Mode ``image`` without ``total``.
         UnsupportedFeatureError: The Triton kernel cannot score these states.
         MissingDataError: Triton is not installed.
 
     Source: "EntropyPrune: Matrix Entropy Guided Visual Token Pruning", arXiv 2602.17196.
     """
     heads, head_dim = states.shape[-2:]
-    exact = normalization == "none" or states.dtype == torch.float64
+    exact = normalization != "trace" or states.dtype == torch.float64
+    if (total is None) == (normalization == "image"):
+        raise ConfigError("matrix_entropy takes total with normalization 'image', and only there", "pass both or none")
     flat = states.reshape(-1, heads, head_dim)
+    if total is not None:  # an image whose heads are all equal has a total of 0
+        flat = flat.double() * torch.where(total > 0, total, 1.0).rsqrt().reshape(-1, 1, 1)
     entries = _CHUNK if states.device.type == "cpu" else 16 * _CHUNK
     chunks = max(1, -(-flat.shape[0] * min(heads, head_dim) ** 2 // entries))
     if backend == "triton":
         entropy = _by_triton(flat, exact)
     else:
         entropy = torch.cat([_entropy(chunk, normalization, exact) for chunk in flat.chunk(chunks)])
+    if normalization == "image":  # the floor of the eigenvalues is no entropy
+        entropy = entropy.masked_fill(covariance_trace(flat) == 0, 0.0)
     if heads > 1 and (log_heads or normalization == "none"):
         entropy = entropy / torch.log(torch.tensor(float(heads), dtype=entropy.dtype, device=entropy.device))
     return entropy.reshape(states.shape[:-2])
@@ -63,9 +77,23 @@ def matrix_entropy(
 def _entropy(states: Tensor, normalization: Normalization, exact: bool) -> Tensor:
     states = states.double() if exact else states.float()
     gram = smaller_gram(states - states.mean(-2, keepdim=True))
-    if normalization == "none":
+    if normalization != "trace":
         gram = gram / states.shape[-2]
     return spectrum_entropy(gram, by_trace=normalization == "trace").to(states.dtype)
+
+
+def covariance_trace(states: Tensor) -> Tensor:
+    """Trace of each token's covariance across heads.
+
+    Args:
+        states: Floating ``[..., heads, head_dim]``.
+
+    Returns:
+        The sum of squares of the states minus their mean over heads, divided by the heads, float64 ``[...]``.
+    """
+    states = states.double()
+    trace: Tensor = (states - states.mean(-2, keepdim=True)).square().sum((-2, -1)) / states.shape[-2]
+    return trace
 
 
 def _by_triton(states: Tensor, exact: bool) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokenprune.core.tunable import Tunable
 from tokenprune.flops.decoder import Shape
-from tokenprune.ops.entropy import Backend, Normalization, matrix_entropy
+from tokenprune.ops.entropy import Backend, Normalization, covariance_trace, matrix_entropy
 from tokenprune.scorers.head_states import HeadStates
 from tokenprune.signals.context import PruneContext
 
@@ -29,7 +29,10 @@ class MatrixEntropy(HeadStates):
         tower_layer: Layer of the vision tower whose states are scored, negative from the end; nothing of the language
             model is read then. None: the language model's states in layer K-1.
         normalization: ``trace`` is the paper's definition, ``none`` the authors' published code. The two rank tokens
-            differently, so they are two different methods.
+            differently, so they are two different methods: ``none`` grows with the energy of the states where its
+            eigenvalues are below 1/e, and falls with it where they are above. ``image`` is ours: each token's share of
+            the entropy of the image, whose tokens' matrices are divided by the sum of their traces. It grows with
+            entropy and energy, and does not depend on the scale of the states.
         final_norm: Whether hidden states pass the decoder's final norm first, as in the authors' published code; only
             with ``source: hidden``, and only in the language model.
         backend: ``triton`` is a kernel that has never run on a GPU; see :func:`tokenprune.ops.entropy.matrix_entropy`.
@@ -60,7 +63,15 @@ class MatrixEntropy(HeadStates):
         states = self.states(ctx)
         if self.final_norm:
             states = ctx.final_norm(states.flatten(-2)).unflatten(-1, states.shape[-2:])
-        return matrix_entropy(states, self.normalization, backend=self.backend)
+        total = self._traces_of_image(states, ctx) if self.normalization == "image" else None
+        return matrix_entropy(states, self.normalization, backend=self.backend, total=total)
+
+    @staticmethod
+    def _traces_of_image(states: Tensor, ctx: PruneContext) -> Tensor:
+        """The traces of all tokens of each token's image together, float64 ``[batch, n_visual]``."""
+        images = ctx.per_image
+        traces = images.split(covariance_trace(states)).masked_fill(~images.valid, 0.0)
+        return images.join(traces.sum(1, keepdim=True).expand_as(traces).contiguous())
 
     def flops(self, shape: Shape, visual: int, tokens: int) -> int:
         """The smaller Gram matrix, and its eigenvalues by tridiagonalisation (4/3 of the cube)."""

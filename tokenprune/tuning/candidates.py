@@ -45,7 +45,8 @@ def default_candidates(
     another layer with the own values and another value of each field at the own layer, until the limit is reached. (If
     the own layer does not fit, the first one that does takes its place.)
 
-    A method whose selector verifies fields together with the layer has all combinations of these, whatever the limit.
+    A method that reads the language model only has no variants that read the vision tower. A method whose selector
+    verifies fields together with the layer has all combinations of these, whatever the limit.
     Selectors that search are replaced by these layers, and budgets that leave the count to the pruner by the given one.
     Random is always among the candidates: at layer 0, at the layers that most other candidates use, and at the schedule
     of several stages that most of them use. Compositions that do not fit are left out. Of candidates with equal
@@ -130,7 +131,7 @@ def _of_method(maker: CandidateMaker, shipped: NamedMethod, limit: int) -> Itera
     )
     base = maker.fitting(method.pruner)
     fields = tunable_fields(base, maker.tower_layers)
-    by_field = [variants(base, [path], maker.tower_layers)[1:] for path in fields]
+    by_field = [_alike(base, variants(base, [path], maker.tower_layers))[1:] for path in fields]
     single = [base, *(pruner for pruners in by_field for pruner in pruners)]
     fitting = [layers for layers in options if any(maker.possible(layers, pruner) for pruner in single)]
     earlier = [trial for trial in method.layers.earlier_trials(maker.tower_layers) if _fits(maker, trial)]
@@ -141,8 +142,10 @@ def _of_method(maker: CandidateMaker, shipped: NamedMethod, limit: int) -> Itera
         name = f"{shipped.name}: {trial.name}"
         yield maker.candidate(name, "variant", trial.layers, _pruner(trial), method.positions)
     verified = list(method.layers.verified_fields)
-    paths = verified or None
-    combinations = [(layers, pruner) for layers in fitting for pruner in variants(base, paths, maker.tower_layers)]
+    pruners = variants(base, verified or None, maker.tower_layers)
+    combinations = [
+        (layers, pruner) for layers in fitting for pruner in (pruners if verified else _alike(base, pruners))
+    ]
     if verified:  # the method is defined by the comparison of all of them
         limit = max(limit, len(combinations))
     if len(combinations) > limit:
@@ -178,6 +181,15 @@ def _pruner(trial: Trial) -> Pruner:
 def _fits(maker: CandidateMaker, trial: Trial) -> bool:
     """Whether the model can be pruned as a trial says, within the budget."""
     return maker.possible(trial.layers, _pruner(trial))
+
+
+def _alike(base: Pruner, pruners: Sequence[Pruner]) -> list[Pruner]:
+    """The variants that read the vision tower only if the method does.
+
+    Another one is no variant of the method, but of those that prune before the language model: a score of the vision
+    tower is known there, and costs no layer.
+    """
+    return [pruner for pruner in pruners if base.vision_layers or not pruner.vision_layers]
 
 
 def _unique(candidates: Iterable[Candidate]) -> list[Candidate]:
