@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokenprune.ops.entropy import matrix_entropy, state_entropy
+from tokenprune.errors import ConfigError
+from tokenprune.ops.entropy import covariance_trace, matrix_entropy, state_entropy
 
 
 def literal(states: Tensor, by_trace: bool) -> float:
@@ -164,3 +165,63 @@ def test_state_entropy_leaves_padding_out() -> None:
     found = state_entropy(garbage, mask)
     assert float(found[1]) == pytest.approx(float(state_entropy(x[1, :5])), abs=1e-7)
     assert float(found[0]) == pytest.approx(float(state_entropy(x[0])), abs=1e-9)
+
+
+# ---- a token's share of the entropy of its image ---------------------------------------------------------------
+
+
+def literal_shares(states: Tensor) -> list[float]:
+    """The covariance of every token, divided by the sum of all traces; its eigenvalues; minus l ln l."""
+    matrices = []
+    for token in states.double().numpy():
+        centred = token - token.mean(0)
+        matrices.append(centred.T @ centred / len(token))
+    total = sum(float(np.trace(matrix)) for matrix in matrices)
+    found = []
+    for matrix in matrices:
+        values = np.linalg.eigvalsh(matrix / total)
+        found.append(-math.fsum(value * math.log(value) for value in values if value > 1e-9))
+    return found
+
+
+def shares(states: Tensor) -> Tensor:
+    total = covariance_trace(states).sum().expand(len(states))
+    return matrix_entropy(states, "image", total=total)
+
+
+@pytest.mark.parametrize(("heads", "dim"), [(4, 16), (16, 4), (6, 6)])
+def test_image_mode_is_the_definition(heads: int, dim: int) -> None:
+    states = torch.randn(9, heads, dim, generator=torch.Generator().manual_seed(0))
+    states[3] *= 5
+    assert shares(states).tolist() == pytest.approx(literal_shares(states), rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_image_mode_does_not_depend_on_the_scale(scale: float) -> None:
+    """The published code's does: it turns round where eigenvalues pass 1/e."""
+    states = (
+        torch.randn(9, 4, 16, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.5, 3, 9)[:, None, None]
+    )
+    assert shares(scale * states).tolist() == pytest.approx(shares(states).tolist(), rel=1e-6)
+    energy = covariance_trace(states)
+    small, large = (matrix_entropy(factor * states, "none") for factor in (1e-3, 1e3))
+    assert torch.equal(small.argsort(), energy.argsort())
+    assert torch.equal(large.argsort(), energy.argsort(descending=True))
+
+
+def test_tokens_without_energy_have_no_share() -> None:
+    """A newline token, and an image that has nothing else."""
+    states = torch.randn(5, 4, 16, generator=torch.Generator().manual_seed(0))
+    states[2] = 0
+    found = shares(states)
+    assert found[2] == 0
+    assert (found[[0, 1, 3, 4]] > 0).all()
+    assert shares(torch.zeros(5, 4, 16)).tolist() == [0.0] * 5
+
+
+def test_the_image_is_named_in_its_mode_and_only_there() -> None:
+    states = torch.randn(5, 4, 16)
+    with pytest.raises(ConfigError, match="takes total with normalization 'image', and only there"):
+        matrix_entropy(states, "image")
+    with pytest.raises(ConfigError, match="takes total with normalization 'image', and only there"):
+        matrix_entropy(states, "trace", total=torch.ones(5))

@@ -110,7 +110,7 @@ def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, laye
 def test_the_standard_way_reads_the_tower_and_no_text() -> None:
     """Another text around the same picture changes nothing."""
     found = tp.load_method("entropyprune-tower").pruner
-    assert found == QualityDpp(quality=MatrixEntropy(source="hidden", normalization="none", tower_layer=-1))
+    assert found == QualityDpp(quality=MatrixEntropy(source="hidden", normalization="image", tower_layer=-1))
     assert found.vision_layers == {-1}
     assert found.needs == {"hidden"}
     recording = record("llava", "image")

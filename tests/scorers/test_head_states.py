@@ -413,3 +413,20 @@ def test_sizes_of_the_tower_are_those_of_its_states(name: str) -> None:
         with torch.no_grad(), tp.apply(model, staged(shapes)):
             model(**inputs)
         assert scorer.sizes(Shape.of_stage(model.config, 0)) == tuple(seen[0])
+
+
+def test_the_share_of_an_image_counts_its_own_tokens_alone() -> None:
+    """Two images of one sample, one of another, and padding: each image as if it were alone."""
+    noise = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 12, 4, 8, generator=noise)
+    hidden = torch.randn(2, 12, 32, generator=noise)
+    visual = torch.ones(2, 12, dtype=torch.bool)
+    visual[1, 7:] = False
+    images = torch.zeros(2, 12, dtype=torch.long)
+    images[0, 5:] = 1
+    ctx = make_context(hidden, visual, images=images, query=query, num_heads=4)
+    scores = MatrixEntropy(normalization="image").checked(ctx)
+    for sample, rows in ((0, slice(0, 5)), (0, slice(5, 12)), (1, slice(0, 7))):
+        alone = make_context(hidden[[sample], rows], query=query[[sample], rows], num_heads=4)
+        expected = MatrixEntropy(normalization="image").score(alone)[0]
+        assert torch.allclose(scores[sample, rows], expected.to(scores.dtype), rtol=1e-6)
