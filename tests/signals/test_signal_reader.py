@@ -72,7 +72,8 @@ def test_unknown_signals_are_refused_when_the_component_is_made() -> None:
         Misspelt()
     message = str(caught.value)
     assert "Misspelt declares the signals 'keys' in needs, which do not exist" in message
-    assert "use any of attention, embeddings, entering, final_norm, hidden, key, query, tower_value, value" in message
+    names = "attention, embeddings, entering, final_norm, hidden, key, previous, query, tower_value, value"
+    assert f"use any of {names}" in message
 
 
 def test_fields_with_tower_layers_are_collected() -> None:
