@@ -55,7 +55,7 @@ class PruneSID(Pruner):
     """
 
     tokens_per_group: Annotated[PositiveInt, Tunable(2, 4, 8)] = 4
-    threshold: float = Field(default=18.0, gt=0)
+    threshold: Annotated[float, Tunable(4.5, 18.0)] = Field(default=18.0, gt=0)
     layer: Annotated[TowerLayerNumber, TunableLayer(2 / 3, 1.0)] = -2
     per: Per = "tile"
 
