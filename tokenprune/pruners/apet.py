@@ -59,7 +59,7 @@ class Apet(Pruner):
     """
 
     basis: Annotated[PositiveInt, Tunable(5, 10, 20)] = 10
-    compare: Annotated[Literal["tower", "hidden"], Tunable("tower", "hidden")] = "tower"
+    compare: Literal["tower", "hidden"] = "tower"
     layer: Annotated[TowerLayerNumber, TunableLayer(2 / 3, 1.0)] = -2
     order: Literal["position", "error"] = "position"
     blend: float = Field(default=1.0, ge=0, le=1)

@@ -23,9 +23,9 @@ class Leverage(Scorer):
     singular vectors, divided by ``k``. No attention, no text. The decomposition is computed in float64; on CUDA it
     synchronises host and device, because ``eigh`` reads its error codes.
 
-    The authors' repository says that code will follow, so this could not be compared with theirs. The paper keeps the
-    tokens of the *vision encoder*. What share of variance it takes is not known here: 0.9 is common. Nor is it known
-    whether it centres the tokens first.
+    The authors' repository says that code will follow, so this could not be compared with theirs. It follows the
+    paper's abstract and what others wrote of the paper: the tokens of the *vision encoder*, a rank by a share of
+    variance. The size of that share is not known here (0.9 is common), nor whether tokens are centred first.
 
     Source: "SVD-Prune: Training-Free Token Pruning For Efficient Vision-Language Models", arXiv 2604.11530 (its second
     version is called "Beyond Attention Scores: SVD-Based Vision Token Pruning for Efficient Vision-Language Models").
