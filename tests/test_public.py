@@ -20,8 +20,8 @@ ExperimentConfig Look Method Part Report Run StageResult TokenPruneError TuneCon
 choose_layers describe draw list_methods load_method measure_entropy observe ops run_experiment run_tune tune
 """
 AUTHORS = """
-Adapter AttentionProbe Budget BudgetError Component ConfigError DecoderStack EntropyProfile Frames FromRegistry
-ImageVideoAdapter Item LayerChoice LayerError LayerSelector LayerSignature LoadedModel Metric MissingDataError
+Adapter AttentionProbe Budget BudgetError Component ConfigError DecoderStack Downsampling EntropyProfile Frames
+FromRegistry ImageVideoAdapter Item LayerChoice LayerError LayerSelector LayerSignature LoadedModel Metric MissingDataError
 Modality ModelSpec Placement Projection Prompt PruneContext Pruner Sample SampleError Schedule ScoreError Scorer
 Selection SelectorContext Task TokenGrid TokenPruneError TokenPruneWarning TowerLayerNumber TowerSignals TowerSite
 TowerTensors Trial TrialResult Tunable TunableLayer UnknownNameError UnsupportedFeatureError UnsupportedModelError
