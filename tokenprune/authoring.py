@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.decoder_stack import DecoderStack
+from tokenprune.adapters.downsampling import Downsampling
 from tokenprune.adapters.grids import lattice
 from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
@@ -57,6 +58,7 @@ __all__ = [
     "Component",
     "ConfigError",
     "DecoderStack",
+    "Downsampling",
     "EntropyProfile",
     "Frames",
     "FromRegistry",

@@ -68,20 +68,21 @@ def test_answers_are_those_to_smaller_pictures_without_the_experiment(finished: 
         ids = inputs["input_ids"][0].tolist()
         first = ids.index(150)
         small = torch.tensor([ids[:first] + [150] * 6 + ids[first + 16 :]])
-        pixels = functional.interpolate(inputs["pixel_values"], (16, 24), mode="bicubic", antialias=True)
-        tower: Any = loaded.model.model.vision_tower
-        forward = tower.forward
-        tower.forward = lambda *args, forward=forward, **more: forward(*args, **more, interpolate_pos_encoding=True)
+        pixels = inputs["pixel_values"]
+        for size in ((16, 24), (32, 32)):
+            pixels = functional.interpolate(pixels, size, mode="bicubic", antialias=True)
+        inner: Any = loaded.model.model
         with torch.no_grad():
+            (features,) = inner.get_image_features(
+                pixels, vision_feature_layer=-2, vision_feature_select_strategy="default", return_dict=True
+            ).pooler_output
+            pooled = functional.adaptive_avg_pool2d(features.T.reshape(1, -1, 4, 4), (2, 3))[0].flatten(1).T
+            embeds = loaded.model.get_input_embeddings()(small)
+            embeds[small == 150] = pooled
             written = loaded.model.generate(
-                input_ids=small,
-                attention_mask=torch.ones_like(small),
-                pixel_values=pixels,
-                max_new_tokens=2,
-                do_sample=False,
+                inputs_embeds=embeds, attention_mask=torch.ones_like(small), max_new_tokens=2, do_sample=False
             )
-        del tower.forward
-        assert found[position] == loaded.decode(written[:, small.shape[1] :])[0]
+        assert found[position] == loaded.decode(written)[0]
 
 
 def test_a_finished_run_loads_nothing(finished: tuple[Path, ExperimentResult], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from tokenprune.budgets.layer_average import LayerAverage
 from tokenprune.errors import BudgetError, SampleError, UnsupportedModelError
 from tokenprune.flops.decoder import prefill_cost
 from tokenprune.models.base import LoadedModel
-from tokenprune.models.downsample import Downsampler, check_budget, not_enlarging, resized, smaller_image
+from tokenprune.models.downsample import Downsampler, Smaller, check_budget, not_enlarging, resized, smaller_image
 from tokenprune.tasks.base import Sample
 
 DINO = {
@@ -70,72 +70,75 @@ def prompt(*lengths: int, pictures: int = 1, size: tuple[int, int] = (4, 4)) -> 
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": pixels}
 
 
-def smaller(
-    model: tf.PreTrainedModel, inputs: dict[str, torch.Tensor], budget: Budget
-) -> tuple[Downsampler, dict[str, torch.Tensor]]:
+def smaller(model: tf.PreTrainedModel, inputs: dict[str, torch.Tensor], budget: Budget) -> tuple[Downsampler, Smaller]:
     sampler = Downsampler(loaded(model), adapter_for(model))
-    return sampler, dict(sampler.smaller(samples(len(inputs["input_ids"])), inputs, budget))
+    return sampler, sampler.smaller(samples(len(inputs["input_ids"])), inputs, budget)
 
 
-def small_positions(model: Any, tower: str, side: int) -> torch.Tensor:
-    """The position embeddings of the tower for pictures of side x side patches, bicubically interpolated."""
-    inner = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
-    embeddings = inner.embeddings
-    table = embeddings.position_embeddings[0] if tower == "dinov2" else embeddings.position_embedding.weight
-    extra = len(table) - 16
-    grid = table[extra:].reshape(1, 4, 4, 32).permute(0, 3, 1, 2)
-    grid = functional.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
-    return torch.cat([table[:extra], grid[0].permute(1, 2, 0).reshape(side * side, 32)])
+def visual(made: Smaller) -> list[int]:
+    """Visual tokens of every sample."""
+    return [int(count) for count in (made.inputs["input_ids"] == IMAGE).sum(1)]
 
 
-def small_model(model: Any, tower: str, side: int) -> Any:
-    """The same model, built for pictures of side x side patches: its position embeddings are replaced."""
-    config = tf.LlavaConfig.from_dict(model.config.to_dict())
-    config.vision_config.image_size = 8 * side
-    made: Any = tf.LlavaForConditionalGeneration(config).eval()
-    state = {name: value for name, value in model.state_dict().items() if "position_embedding" not in name}
-    missing, unexpected = made.load_state_dict(state, strict=False)
-    assert not unexpected
-    assert all("position_embedding" in name or "position_ids" in name for name in missing)
-    inner = getattr(made.model.vision_tower, "vision_model", made.model.vision_tower)
-    table = small_positions(model, tower, side).detach()
-    if tower == "dinov2":
-        inner.embeddings.position_embeddings.data = table[None].clone()
-    else:
-        inner.embeddings.position_embedding.weight.data = table.clone()
-    return made
+def mean_of_area(features: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Each of rows x columns tokens is the mean of all of the 4 x 4 whose cells its area touches, one by one."""
+    cells = features.double().reshape(4, 4, -1)
+    out = []
+    for row in range(rows):
+        for column in range(columns):
+            touched = [
+                cells[i, j]
+                for i in range(4)
+                for j in range(4)
+                if i < 4 * (row + 1) / rows and i + 1 > 4 * row / rows
+                if j < 4 * (column + 1) / columns and j + 1 > 4 * column / columns
+            ]
+            out.append(torch.stack(touched).mean(0))
+    return torch.stack(out)
+
+
+@torch.no_grad()
+def literal(model: Any, inputs: dict[str, torch.Tensor], rows: int, columns: int, pictures: int) -> torch.Tensor:
+    """Logits of the model on prompts that are put together by hand, from embeddings."""
+    small = functional.interpolate(inputs["pixel_values"], (8 * rows, 8 * columns), mode="bicubic", antialias=True)
+    blurred = functional.interpolate(small, (32, 32), mode="bicubic", antialias=True)
+    features = model.model.get_image_features(
+        blurred,
+        vision_feature_layer=model.config.vision_feature_layer,
+        vision_feature_select_strategy=model.config.vision_feature_select_strategy,
+        return_dict=True,
+    ).pooler_output
+    pooled = torch.cat([mean_of_area(item, rows, columns) for item in features]).float()
+    lengths = [int((ids != 0).sum()) - 17 * pictures - 1 for ids in inputs["input_ids"]]
+    by_hand = prompt(*lengths, pictures=pictures, size=(rows, columns))
+    embeds = model.get_input_embeddings()(by_hand["input_ids"])
+    embeds[by_hand["input_ids"] == IMAGE] = pooled
+    logits: torch.Tensor = model(inputs_embeds=embeds, attention_mask=by_hand["attention_mask"]).logits
+    return logits
 
 
 @pytest.mark.parametrize("tower", TOWERS)
 @pytest.mark.parametrize("pictures", [1, 2])
-@pytest.mark.parametrize(("tokens", "side"), [(4, 2), (9, 3), (10, 3), (1, 1)])
-def test_the_tower_sees_a_smaller_picture(tower: str, pictures: int, tokens: int, side: int) -> None:
-    """The logits are those of a model for small pictures on small pixels, with prompts of as many placeholders."""
+@pytest.mark.parametrize(("tokens", "grid"), [(4, (2, 2)), (9, (3, 3)), (10, (3, 3)), (7, (2, 3)), (1, (1, 1))])
+def test_the_model_sees_a_smaller_picture(tower: str, pictures: int, tokens: int, grid: tuple[int, int]) -> None:
+    """It is shrunk and enlarged again, and the features of that are averaged. Then the model is as before."""
     model = llava(tower)
     inputs = prompt(3, 5, pictures=pictures)
     sampler, made = smaller(model, inputs, KeepCount(tokens=tokens * pictures))
-    by_hand = prompt(3, 5, pictures=pictures, size=(side, side))
-    by_hand["pixel_values"] = functional.interpolate(
-        inputs["pixel_values"], (8 * side, 8 * side), mode="bicubic", antialias=True
-    )
-    assert made.keys() == by_hand.keys()
-    for name, value in by_hand.items():
-        assert made[name].equal(value), name
+    by_hand = prompt(3, 5, pictures=pictures, size=grid)
+    assert made.averaged == grid
+    assert made.inputs["input_ids"].equal(by_hand["input_ids"])
+    assert made.inputs["attention_mask"].equal(by_hand["attention_mask"])
+    expected = literal(model, inputs, *grid, pictures)
+    real = by_hand["attention_mask"].bool()
     with torch.no_grad():
         before = model(**inputs).logits
-        with sampler.running():
-            seen = model(**made).logits
-        torch.testing.assert_close(seen, small_model(model, tower, side)(**by_hand).logits, rtol=1e-4, atol=1e-5)
+        with sampler.running(made):
+            seen = model(**made.inputs).logits
+            written = model.generate(**made.inputs, max_new_tokens=1, do_sample=False)
         assert model(**inputs).logits.equal(before)  # nothing is left behind
-
-
-def test_a_picture_may_be_squeezed_by_less_than_a_token() -> None:
-    model = llava("clip")
-    sampler, made = smaller(model, prompt(3), KeepCount(tokens=7))
-    assert made["pixel_values"].shape == (1, 3, 16, 24)  # 2 x 3 tokens
-    assert int((made["input_ids"] == IMAGE).sum()) == 6
-    with torch.no_grad(), sampler.running():
-        assert model(**made).logits.shape[1] == made["input_ids"].shape[1]
+    torch.testing.assert_close(seen[real], expected[real], rtol=1e-4, atol=1e-5)
+    assert written[:, -1].equal(expected[:, -1].argmax(-1))
 
 
 def test_who_shares_the_batch_does_not_matter() -> None:
@@ -144,31 +147,30 @@ def test_who_shares_the_batch_does_not_matter() -> None:
     sampler, made = smaller(model, both, KeepRatio(ratio=0.25))
     second = {name: value[1:] for name, value in both.items()}
     _, alone = smaller(model, second, KeepRatio(ratio=0.25))
-    with torch.no_grad(), sampler.running():
-        together, single = model(**made).logits[1], model(**alone).logits[0]
+    with torch.no_grad(), sampler.running(made):
+        together, single = model(**made.inputs).logits[1], model(**alone.inputs).logits[0]
     torch.testing.assert_close(together[-single.shape[0] :], single, rtol=1e-4, atol=1e-5)
 
 
 def test_all_tokens_are_the_picture_as_it_is() -> None:
     model, inputs = llava("clip"), prompt(3)
     sampler = Downsampler(loaded(model), adapter_for(model))
-    assert sampler.smaller(samples(1), inputs, KeepCount(tokens=16)) is inputs
+    assert sampler.smaller(samples(1), inputs, KeepCount(tokens=16)) == Smaller(inputs)
     text_only = {"input_ids": torch.tensor([[1, 7, 8]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
-    assert sampler.smaller(samples(1), text_only, KeepCount(tokens=4)) is text_only
+    assert sampler.smaller(samples(1), text_only, KeepCount(tokens=4)) == Smaller(text_only)
 
 
 def test_budgets_mean_tokens_before_the_first_layer() -> None:
     """A layer average is what is kept; a reduction of FLOPs is that of pruning before layer 0."""
     model, inputs = llava("clip"), prompt(3)
     for budget in (LayerAverage(tokens=4), LayerAverage(ratio=0.25), KeepSchedule(tokens=(4,)), KeepRatio(ratio=0.3)):
-        assert int((smaller(model, inputs, budget)[1]["input_ids"] == IMAGE).sum()) == 4
+        assert visual(smaller(model, inputs, budget)[1]) == [4]
     cost = prefill_cost(model.config, 5)  # a start, a separator, three words
     whole, layers = [16] * 4, 4
     tower = cost(whole, True) - cost(whole, False)
     saved = 1 - (cost([9] * layers, False) + tower) / cost(whole, True)
     for percent, tokens in ((100 * saved - 1e-6, 9), (100 * saved + 1e-6, 6)):
-        made = smaller(model, inputs, FlopsReduction(percent=percent))[1]
-        assert int((made["input_ids"] == IMAGE).sum()) == tokens
+        assert visual(smaller(model, inputs, FlopsReduction(percent=percent))[1]) == [tokens]
 
 
 def test_budgets_without_one_number_are_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokenprune.adapters.downsampling import Downsampling, fixed_size
+from tokenprune.adapters.downsampling import Downsampling
 from tokenprune.adapters.grids import broken_rows, square
 from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
@@ -37,10 +37,7 @@ class LlavaAdapter(ImageVideoAdapter):
 
     def downsampling(self) -> Downsampling | None:
         """See :meth:`tokenprune.adapters.base.Adapter.downsampling`."""
-        vision = self.config.vision_config
-        if self._pixtral:
-            return Downsampling(int(vision.patch_size))
-        return fixed_size(find_tower(self.model, "vision_tower"), vision)
+        return Downsampling(int(self.config.vision_config.patch_size) if self._pixtral else None)
 
     def projector(self, layer: int) -> nn.Module | None:
         """See :meth:`tokenprune.adapters.base.Adapter.projector`."""

@@ -61,12 +61,14 @@ class Batch:
         positions: The place of each sample in the task.
         samples: The samples.
         inputs: The model's inputs.
+        averaged: The rows and columns that the features of every picture are averaged to; None for all of them.
     """
 
     number: int
     positions: tuple[int, ...]
     samples: tuple[Sample, ...]
     inputs: Mapping[str, Tensor]
+    averaged: tuple[int, int] | None = None
 
 
 def several_sizes(sizes: Sequence[int]) -> list[str]:

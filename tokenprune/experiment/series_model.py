@@ -23,7 +23,7 @@ from tokenprune.fingerprint import fingerprint
 from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.answer import check_prompt_logits
 from tokenprune.models.base import LoadedModel
-from tokenprune.models.downsample import Downsampler
+from tokenprune.models.downsample import Downsampler, Smaller
 from tokenprune.models.processor import processor_fingerprint
 from tokenprune.pictures.look import Look
 from tokenprune.run import Run, apply
@@ -74,7 +74,7 @@ class SeriesModel:
         if item.downsampled is None:
             return batch
         made = self.downsampler.smaller(batch.samples, batch.inputs, item.downsampled.budget)
-        return replace(batch, inputs=made)
+        return replace(batch, inputs=made.inputs, averaged=made.averaged)
 
     @contextmanager
     def running(self, item: Series, batch: Batch, shared: bool = True) -> Iterator[Run | None]:
@@ -87,7 +87,7 @@ class SeriesModel:
                 needs the tower to run.
         """
         if item.downsampled is not None:  # its features are no other's
-            with self.downsampler.running():
+            with self.downsampler.running(Smaller(batch.inputs, batch.averaged)):
                 yield None
             return
         method = None if item.unpruned else self.methods[item.key]

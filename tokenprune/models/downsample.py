@@ -7,22 +7,22 @@ What pruning has to beat at equal tokens; many questions of benchmarks are answe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from tokenprune.adapters.base import Adapter
-from tokenprune.adapters.downsampling import SWITCH
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.budgets.base import Budget, Schedule
 from tokenprune.core.optional import optional
-from tokenprune.engine.hooks import before
+from tokenprune.engine.hooks import PatchedMethod
 from tokenprune.errors import BudgetError, SampleError, UnsupportedModelError
 from tokenprune.flops.decoder import prefill_cost
 from tokenprune.models.base import LoadedModel
@@ -51,6 +51,20 @@ def check_budget(budget: Budget) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Smaller:
+    """Inputs with smaller pictures.
+
+    Attributes:
+        inputs: The inputs.
+        averaged: The rows and columns that the features of every picture are averaged to; None where the pictures
+            themselves have fewer.
+    """
+
+    inputs: Inputs
+    averaged: Grid | None = None
+
+
 class Downsampler:
     """Makes the pictures of samples smaller, so that they become as many visual tokens as a budget allows.
 
@@ -69,26 +83,27 @@ class Downsampler:
         found = adapter.downsampling()
         if found is None:
             raise UnsupportedModelError(
-                f"{loaded.name!r} ({adapter.config.model_type}) cannot be shown smaller pictures: they would be"
-                " enlarged again, cut into tiles, or pooled to a fixed number of tokens",
-                "remove the method; it runs on LLaVA-1.5 and VipLLaVA (CLIP, SigLIP, DINOv2), Pixtral, Mistral 3,"
-                " Qwen2-VL, Qwen2.5-VL and Qwen3-VL",
+                f"{loaded.name!r} ({adapter.config.model_type}) cannot be shown smaller pictures: its processor"
+                " cuts them into tiles, or nobody has said how their tokens become fewer",
+                "remove the method; it runs on LLaVA-1.5, VipLLaVA, Pixtral, Mistral 3, LightOnOCR, Qwen2-VL,"
+                " Qwen2.5-VL and Qwen3-VL",
             )
         self.loaded, self.adapter, self.kind = loaded, adapter, found
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Inside the block the model takes what :meth:`smaller` returns. On exit it is as it was before."""
-        if self.kind.tower is None or not self.kind.told:
+    def running(self, shown: Smaller) -> Iterator[None]:
+        """Inside the block the model takes what :meth:`smaller` returned. On exit it is as it was before."""
+        if shown.averaged is None:
             yield
             return
-        hook = before(self.kind.tower, _interpolate)
+        inner: Any = getattr(self.loaded.model, "base_model", self.loaded.model)
+        patched = PatchedMethod(inner, "get_image_features", partial(_averaged, shown.averaged))
         try:
             yield
         finally:
-            hook.remove()
+            patched.remove()
 
-    def smaller(self, samples: Sequence[Sample], inputs: Inputs, budget: Budget) -> Inputs:
+    def smaller(self, samples: Sequence[Sample], inputs: Inputs, budget: Budget) -> Smaller:
         """The inputs of samples with smaller pictures; the same inputs where the budget keeps all tokens.
 
         Args:
@@ -103,7 +118,7 @@ class Downsampler:
         """
         layout = self.adapter.locate(inputs)
         if layout is None:
-            return inputs
+            return Smaller(inputs)
         grids = self._grids(inputs, layout)
         text = self._text_tokens(inputs, layout)
         wanted = [
@@ -114,13 +129,12 @@ class Downsampler:
             for items, small in zip(grids, wanted, strict=True)
             for (_, rows, columns), smaller in zip(items, small, strict=True)
         ):
-            return inputs
-        if self.kind.tower is None:
-            made = self._encoded(samples, wanted)
-        else:
-            made = self._shrunk(samples, inputs, layout, wanted)
+            return Smaller(inputs)
+        if self.kind.side is None:
+            return self._shrunk(samples, inputs, grids, wanted)
+        made = self._encoded(samples, wanted, self.kind.side)
         self._check(made, grids, wanted)
-        return made
+        return Smaller(made)
 
     def _grids(self, inputs: Inputs, layout: VisualLayout) -> list[Grids]:
         placed = self.adapter.placed(inputs, layout)
@@ -165,56 +179,41 @@ class Downsampler:
     # ---- the processor makes all pictures one size -------------------------------------------------------------
 
     def _shrunk(
-        self, samples: Sequence[Sample], inputs: Inputs, layout: VisualLayout, wanted: Sequence[Sequence[Grid]]
-    ) -> Inputs:
-        """The tower's pixels made smaller, and the placeholders that are too many taken out of the prompts."""
+        self, samples: Sequence[Sample], inputs: Inputs, grids: Sequence[Grids], wanted: Sequence[Sequence[Grid]]
+    ) -> Smaller:
+        """Pixels made smaller and enlarged again, and the placeholders that are too many taken out of the prompts."""
+        layout = self.adapter.locate(inputs)
+        placed = self.adapter.placed(inputs, layout) if layout is not None else None
+        assert layout is not None
+        assert placed is not None
         sizes = {grid for sample in wanted for grid in sample}
-        removed = set((layout.mask.sum(1)).tolist())
-        if len(sizes) > 1 or len(removed) > 1:
+        whole = {grid[1:] for sample in grids for grid in sample}
+        if len(sizes) > 1 or len(whole) > 1 or len(set(map(len, grids))) > 1:
             raise SampleError(
                 f"sample {samples[0].id!r} and its batch get smaller pictures of different sizes", "set batch_size to 1"
             )
-        ((rows, columns),) = sizes
+        ((rows, columns),), ((all_rows, all_columns),) = sizes, whole
         keep = ~layout.mask
-        placed = self.adapter.placed(inputs, layout)
-        assert placed is not None
         for sample, items in enumerate(placed):
             for item in items:
                 keep[sample, item.positions[: rows * columns].to(keep.device)] = True
-        shape, side = layout.mask.shape, self.kind.side
         made = {
-            name: value[keep.to(value.device)].reshape(len(value), -1) if value.shape == shape else value
+            name: value[keep.to(value.device)].reshape(len(value), -1) if value.shape == keep.shape else value
             for name, value in inputs.items()
         }
-        made["pixel_values"] = resized(inputs["pixel_values"], (rows * side, columns * side))
-        return made
+        pixels = inputs["pixel_values"]
+        height, width = pixels.shape[-2:]
+        small = resized(pixels, (round(height * rows / all_rows), round(width * columns / all_columns)))
+        made["pixel_values"] = resized(small, (height, width))
+        return Smaller(made, (rows, columns))
 
     # ---- the processor takes pictures of any size --------------------------------------------------------------
 
-    def _encoded(self, samples: Sequence[Sample], wanted: Sequence[Sequence[Grid]]) -> Inputs:
+    def _encoded(self, samples: Sequence[Sample], wanted: Sequence[Sequence[Grid]], side: int) -> Inputs:
         """Smaller pictures through the processor, which is kept from enlarging them."""
-        smaller = [self._smaller_sample(sample, grids) for sample, grids in zip(samples, wanted, strict=True)]
+        smaller = [_smaller_sample(sample, grids, side) for sample, grids in zip(samples, wanted, strict=True)]
         with not_enlarging(self.loaded.processor):
             return self.loaded.encode(smaller)
-
-    def _smaller_sample(self, sample: Sample, grids: Sequence[Grid]) -> Sample:
-        sizes = [(rows * self.kind.side, columns * self.kind.side) for rows, columns in grids]
-        images, videos = sizes[: len(sample.images)], sizes[len(sample.images) :]  # in the order of the prompt
-        if len(videos) != len(sample.videos):
-            raise SampleError(
-                f"sample {sample.id!r} has {len(sample.images) + len(sample.videos)} pictures and videos, and its"
-                f" prompt {len(sizes)}",
-                "smaller ones cannot be told apart: remove the sample, or the method",
-            )
-        return replace(
-            sample,
-            images=tuple(smaller_image(image, size) for image, size in zip(sample.images, images, strict=True)),
-            videos=tuple(
-                replace(video, frames=np.stack([smaller_frame(frame, size) for frame in video.frames]))
-                for video, size in zip(sample.videos, videos, strict=True)
-            ),
-            foreground=(),
-        )
 
     def _check(self, made: Inputs, grids: Sequence[Grids], wanted: Sequence[Sequence[Grid]]) -> None:
         """Check that the smaller pictures are as many tokens as was asked for: nothing enlarged them again."""
@@ -230,13 +229,54 @@ class Downsampler:
                 )
 
 
-def _interpolate(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The arguments of a tower, told to take pictures of any size."""
-    return args, {**kwargs, SWITCH: True}
+def _smaller_sample(sample: Sample, grids: Sequence[Grid], side: int) -> Sample:
+    """A sample with smaller pictures, of so many tokens of ``side`` pixels each."""
+    sizes = [(rows * side, columns * side) for rows, columns in grids]
+    images, videos = sizes[: len(sample.images)], sizes[len(sample.images) :]  # in the order of the prompt
+    if len(videos) != len(sample.videos):
+        raise SampleError(
+            f"sample {sample.id!r} has {len(sample.images) + len(sample.videos)} pictures and videos, and its"
+            f" prompt {len(sizes)}",
+            "smaller ones cannot be told apart: remove the sample, or the method",
+        )
+    return replace(
+        sample,
+        images=tuple(smaller_image(image, size) for image, size in zip(sample.images, images, strict=True)),
+        videos=tuple(
+            replace(video, frames=np.stack([smaller_frame(frame, size) for frame in video.frames]))
+            for video, size in zip(sample.videos, videos, strict=True)
+        ),
+        foreground=(),
+    )
+
+
+def _averaged(grid: Grid, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The image features of a model, averaged to the grid of a smaller picture."""
+    output = original(*args, **kwargs)
+    features = [averaged(item, grid) for item in getattr(output, "pooler_output", output)]
+    if not hasattr(output, "pooler_output"):
+        return features
+    output.pooler_output = features
+    return output
+
+
+def averaged(features: Tensor, grid: Grid) -> Tensor:
+    """The features of a square picture averaged to fewer: each is the mean of those that its area touches.
+
+    Args:
+        features: Floating ``[side * side, dim]``, row by row.
+        grid: The rows and columns of the result.
+
+    Returns:
+        ``[rows * columns, dim]``.
+    """
+    side = math.isqrt(len(features))
+    cells = features.float().T.reshape(1, -1, side, side)
+    return functional.adaptive_avg_pool2d(cells, grid)[0].flatten(1).T.to(features.dtype)
 
 
 def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pixels made smaller: bicubic, with antialiasing, as processors resize.
+    """Pixels of another size: bicubic, with antialiasing, as processors resize.
 
     Args:
         pixels: Floating ``[pictures, channels, height, width]``.
