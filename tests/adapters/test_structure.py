@@ -361,6 +361,7 @@ def test_the_page_lists_what_can_be_overridden() -> None:
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     used_by_the_engine = {
         "locate",
+        "tower_layers",
         "tower_sites",
         "items",
         "placeholder_ids",

@@ -138,7 +138,8 @@ def test_lines_of_values() -> None:
 def test_a_dictionary_has_no_lines() -> None:
     with pytest.raises(ConfigError) as caught:
         tp.Method.from_dict({**tp.load_method("fastv").model_dump(), "colour": 1})
-    assert str(caught.value) == "Method: colour: unknown key; use layers, pruner, budget, positions, label or tuned_for"
+    names = "layers, pruner, budget, positions, cut_earlier_caches, label or tuned_for"
+    assert str(caught.value) == f"Method: colour: unknown key; use {names}"
 
 
 def test_merged_keys_are_no_repetition(tmp_path: Path) -> None:

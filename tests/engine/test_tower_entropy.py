@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from tests.adapters.test_vision_anyres import packed
+from tests.adapters.test_vision_families import built
 from tests.support.literal import record
 from tests.support.tiny import CASES
 from tests.support.tiny.core import Variant
@@ -86,12 +87,12 @@ def test_pooled_patches_count_as_their_mean() -> None:
 @pytest.mark.parametrize("variant", ["image", "multi"])
 def test_newlines_do_not_count(variant: Variant) -> None:
     """They are visual tokens of the prompt that no patch became."""
-    model: Any = CASES["llava_next"].build("eager")
+    model: Any = built("llava_next", "eager")
     batch = CASES["llava_next"].batch(model, 1, "none", seed=3, variant=variant)
     states = packed(model, batch.inputs, 0).features
     patches = [state for state in states if bool((state != 0).any())]
     assert len(patches) < len(states) == sum(batch.groups[0])
-    (curve,) = measured("llava_next", batch.inputs)
+    (curve,) = measure_entropy(model, [batch.inputs], cache=False).tower
     assert curve == pytest.approx([literal(patches)], abs=1e-5)
 
 

@@ -19,6 +19,7 @@ from tokenprune.experiment.profiling import profile_model
 from tokenprune.experiment.results import Results
 from tokenprune.run import apply
 from tokenprune.selectors.entropy_profile import EntropyProfile
+from tokenprune.selectors.way import pruner_data
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
@@ -37,7 +38,9 @@ def test_every_method_that_verifies_is_verified_once_per_budget(tmp_path: Path) 
     assert [verdict.definition["budget"]["tokens"] for verdict in measured.profile.verdicts] == [3, 5]
     for key in KEYS:
         assert measured.choices[key].layers == measured.verdicts[key].layers
-        assert len(measured.verdicts[key].candidates) == 3 * 4  # layers 1 to 3 of four, four kinds of states
+        found = measured.verdicts[key].candidates
+        assert len([row for row in found if row.layers[0] > 0]) == 3 * 4  # layers 1 to 3 of four, four kinds of states
+        assert len([row for row in found if row.layers == (0,)]) == 3 * 2  # three ways, two layers of the tower
 
 
 def test_the_file_is_used_without_calibration_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +73,10 @@ def test_an_experiment_verifies_and_stores_what_it_chose(tmp_path: Path) -> None
         choice = measured.choices[key]
         assert stored[key]["layers"] == result.choices[key]["layers"] == list(choice.layers)
         assert stored[key]["reason"] == choice.reason
-        assert stored[key]["pruner"] == {"name": "topk", **choice.pruner.model_dump(mode="json")}  # type: ignore[union-attr]
+        assert choice.pruner is not None
+        assert stored[key]["pruner"] == pruner_data(choice.pruner)
+        assert choice.promise is not None
+        assert stored[key]["promise"] == choice.promise.model_dump()
 
 
 def test_the_profile_file_of_a_selector_is_not_read_when_it_is_made(tmp_path: Path) -> None:
@@ -117,6 +123,8 @@ def test_the_command_prints_rules_and_candidates(
     rows = [line.split() for line in lines[head + 1 : head + 4]]
     assert [row[0] for row in rows] == ["1", "2", "3"]
     (verdict,) = EntropyProfile.load(tmp_path / "p.json").verdicts
-    chosen = [(int(row[0]), float(row[row.index("*") + 1])) for row in rows if "*" in row]
     best = next(item for item in verdict.candidates if (item.layers, item.setting) == (verdict.layers, verdict.setting))
-    assert chosen == [(verdict.layers[0], round(100 * (best.agreement or 0), 1))]
+    agreement = f"* {100 * (best.agreement or 0):.1f}"
+    assert sum("* " in line for line in lines) == 2  # the chosen one, and what the star means
+    assert any(agreement in line and line.startswith((verdict.setting, str(verdict.layers[0]))) for line in lines)
+    assert any(line.startswith("share and diversity, tower layer -1") for line in lines)

@@ -268,7 +268,7 @@ def test_the_resolved_config_reads_back(tmp_path: Path) -> None:
 
 def test_a_method_of_a_plugin_with_the_same_name_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tokenprune.experiment.config.method_names", lambda: ["fastv", "tuned"])
-    with pytest.raises(ConfigError, match="'tuned' is the name of the tuned method, and an installed plugin ships"):
+    with pytest.raises(ConfigError, match="'tuned' has a meaning of its own, and an installed plugin ships"):
         tuned(tmp_path)
 
 

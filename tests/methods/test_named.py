@@ -60,7 +60,10 @@ def test_names_are_listed_without_reading_a_file(monkeypatch: pytest.MonkeyPatch
 
 def test_entropyprune_is_the_papers_with_verification() -> None:
     ours, paper = tp.load_method("entropyprune"), tp.load_method("entropyprune-paper")
-    assert ours.layers == EntropyCollapse(verify=True, fields=("scorer.source",), fallback=2)
+    assert isinstance(ours.layers, EntropyCollapse)
+    decoder = ours.layers.model_copy(update={"before": (), "two_stages": False})
+    assert decoder == EntropyCollapse(verify=True, fields=("scorer.source",), fallback=2)
+    assert ours.layers.before[0].pruner == tp.load_method("entropyprune-tower").pruner
     assert paper.layers == EntropyCollapse(fallback=2)
     assert (ours.pruner, ours.budget, ours.positions) == (paper.pruner, paper.budget, paper.positions)
 

@@ -326,7 +326,7 @@ def test_vscan_on_qwen() -> None:
 def test_the_names_of_entropyprune_say_which_one_is_which() -> None:
     names = ("entropyprune", "entropyprune-paper", "entropyprune-reference")
     ours, paper, code = (shipped_method(name).description for name in names)
-    assert "by verification where calibration samples are given" in ours
+    assert "Calibration samples verify where and how" in ours
     assert "entropyprune-paper is the paper to the letter, entropyprune-reference the published code" in ours
     assert "to the letter of its paper" in paper
     assert "entropyprune-reference reproduces the figures of the published code" in paper

@@ -157,7 +157,7 @@ def test_a_small_model_of_a_published_family_says_that_the_layer_is_a_fallback(n
     assert f"not for a '{family}' with 4 layers of" in str(run.report)
     if name == "entropyprune":  # which needs no layer of the language model
         assert run.choice.layers == (0,)
-        assert "; took the standard way: before layer 0, quality_dpp)" in str(run.report)
+        assert "; took the standard way: before layer 0, share and diversity)" in str(run.report)
     else:
         assert run.choice.layers == (2,)
         assert "; fell back to layer 2)" in str(run.report)

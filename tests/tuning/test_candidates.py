@@ -141,12 +141,10 @@ def test_what_a_selector_verifies_is_a_whole_grid(adapter: Adapter) -> None:
     """
     names = {name for name in made(adapter, limit_per_method=1) if name.startswith("entropyprune: ")}
     earlier = {name for name in names if name.startswith("entropyprune: layer 0, ")}
-    towers = ("0", "2", "4")  # of the six layers, beside the last one
     assert earlier == {
-        *(f"entropyprune: layer 0, quality_dpp, normalization none, tower layer {layer}" for layer in towers),
-        *(f"entropyprune: layer 0, quality_dpp, normalization trace, tower layer {layer}" for layer in ("-1", *towers)),
-        *(f"entropyprune: layer 0, topk, tower layer {layer}" for layer in ("2", "4", "5")),
-        "entropyprune: layer 0, topk, tower layer 0",
+        *(f"entropyprune: layer 0, share and diversity, tower layer {layer}" for layer in (0, 2, 4)),  # -1 is a method
+        *(f"entropyprune: layer 0, entropy and diversity, tower layer {layer}" for layer in (0, 2, 4, 5)),
+        *(f"entropyprune: layer 0, entropy, tower layer {layer}" for layer in (2, 4, 5)),  # 0 is a method
     }
     assert names - earlier == {
         f"entropyprune: {', '.join(filter(None, [layer, source]))}"

@@ -20,7 +20,7 @@ from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.summary import summarise
 from tokenprune.experiment.tables import main_table
 from tokenprune.measure import bench_table
-from tokenprune.selectors.verdict import Verdict, VerdictRow, trial_name
+from tokenprune.selectors.verdict import Verdict, VerdictRow
 from tokenprune.tables import terminal
 from tokenprune.tables.column import Column, fill, number, text
 from tokenprune.tables.table import Cell, Heading, Table
@@ -171,8 +171,8 @@ def _print_candidates(verdict: Verdict) -> None:
     early = [item for item in verdict.candidates if item.layers[0] == 0]
     single = [item for item in verdict.candidates if item.layers[0] > 0]
     if early:
-        headings = [Heading("before layers 0 ..."), Heading("agreement", "number")]
-        lines = ([trial_name(item.layers, item.setting), _agreement(item, verdict, most)] for item in early)
+        headings = [Heading("pruner"), Heading("layers"), Heading("agreement", "number")]
+        lines = ([item.setting, " and ".join(map(str, item.layers)), _agreement(item, verdict, most)] for item in early)
         print_table(Table.of_texts("Candidates", headings, lines))
     if single:
         names = list(dict.fromkeys(item.setting for item in single))

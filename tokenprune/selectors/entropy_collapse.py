@@ -124,6 +124,10 @@ class EntropyCollapse(LayerSelector):
             raise ValueError(f"'fields': {', '.join(self.fields)} would not be verified: set verify to true")
         if self.before and not self.verify:
             raise ValueError("'before' would not be verified: set verify to true")
+        names = [way.name for way in self.before]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"'before' has two pruners that are called {twice!r}: give each a label")
         if self.two_stages and not self.before:
             raise ValueError("'two_stages' begins with the first pruner of 'before': name one there")
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from tokenprune.core.component import Component, FromRegistry, explain
 from tokenprune.core.tunable import variants
@@ -45,15 +45,17 @@ class Way(Component):
         pruner: The pruner. It can read the vision tower, hidden states and the prompt.
         fields: Paths of its fields whose alternatives are verified, too, e.g. ``scorer.tower_layer``. They are the
             values that the component names as worth trying.
+        label: What tables and reasons call the pruner; None for its registered name.
     """
 
     pruner: Annotated[Pruner, FromRegistry("pruners", described=False)]
     fields: tuple[str, ...] = ()
+    label: str | None = Field(default=None, min_length=1)
 
     @property
     def name(self) -> str:
-        """The registered name of the pruner."""
-        return str(pruner_data(self.pruner)["name"])
+        """What tables and reasons call the pruner."""
+        return self.label or str(pruner_data(self.pruner)["name"])
 
     def pruners(self, tower_layers: int | None) -> list[Pruner]:
         """The pruner and its alternatives, its own values first.
