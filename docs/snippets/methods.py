@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenprune.cli.show import flow
 from tokenprune.config import Method
@@ -49,6 +50,13 @@ def paragraphs(component: Component) -> str:
     return "\n\n".join(block for block in blocks if block and not block.startswith("Source:"))
 
 
+def words(value: Any) -> str:
+    """The value of a selector's field; of a pruner with a label, the label."""
+    if isinstance(value, list):
+        return ", ".join(map(words, value))
+    return str(value["label"]) if isinstance(value, dict) and "label" in value else str(value)
+
+
 def acts(method: Method) -> str:
     """The layers before which the method prunes, in words."""
     layers = method.layers.model_dump(exclude_none=True)
@@ -58,9 +66,7 @@ def acts(method: Method) -> str:
     if numbers is not None:
         return f"before layer{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
     own = method.layers.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    fields = ", ".join(
-        f"{name} {', '.join(map(str, value)) if isinstance(value, list) else value}" for name, value in own.items()
-    )
+    fields = ", ".join(f"{name} {words(value)}" for name, value in own.items())
     return f"chosen by `{type(method.layers).__name__}`" + (f" ({fields})" if fields else "")
 
 
