@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from tables import OWN, PLAN, ROOT, Cell, affordable, cells
 
-from tokenprune.core.references import DOWNSAMPLED, ORACLE, UNPRUNED, is_random, is_reference, same_cost
+from tokenprune.core.references import DOWNSAMPLED, ORACLE, UNPRUNED, is_reference, same_cost
 from tokenprune.stats.estimate import Estimate
 from tokenprune.tables import markdown
 from tokenprune.tables.table import Cell as Field
@@ -49,12 +49,17 @@ does, and on what it depends. They do not rank methods for a 7B model on photogr
 WHICH = """\
 ## Which method, at which budget
 
-Each row is one cell: every method may spend as many visual tokens per layer of the language model, on average, as its
-first column says. *Best* is the method with the highest accuracy. The methods *not distinguishable from the best*
-stand in the order of their accuracy: the 95 % interval of their difference to it, paired by question, holds zero.
-*Told apart* is the half width of these intervals, the median over the methods: a smaller difference is seldom seen.
-The best of many is best partly by luck, so read the two columns together. *Random* acts before the language model.
-*Smaller pictures* is the unpruned model on pictures with as many tokens.
+Every method may spend as many visual tokens per layer of the language model, on average, as the first column says.
+*Good* methods are the best of a task, or not distinguishable from the best, on every task of the column. A field
+stays empty until its tasks have been measured.
+"""
+DETAIL = """\
+In the next tables a row is one cell. *Best* is the method with the highest accuracy; random, smaller pictures and the
+oracle are references and no methods. The methods *not distinguishable from the best* stand in the order of their
+accuracy: the 95 % interval of their difference to it, paired by question, holds zero. *Told apart* is the half width
+of these intervals, the median over the methods: a smaller difference is seldom seen. The best of many is best partly
+by luck, so read the two columns together. *Random* acts before the language model. *Smaller pictures* is the unpruned
+model on pictures with as many tokens.
 """
 RANDOM = """\
 ## Where random wins
@@ -91,10 +96,12 @@ METHODS = """\
 
 A row per method, a column per share of the visual tokens; accuracy in % with its 95 % interval, clustered by picture.
 **Bold: random wins** at equal cost beyond the interval. `oracle` keeps the tokens that show the foreground, and
-`random-...` are random choices at other layers. A method without a figure cannot meet the budget, or was not measured
-at it.
+`random-...` are random choices at other layers; these references are in italics. A method without a figure cannot
+meet the budget, or was not measured at it.
 """
-AVERAGES = "All methods cost the same: the share is the average over all layers of the language model."
+AVERAGES = """\
+The share is the average over all layers of the language model. A method whose layer average differs by more than 5 %
+of that has it in brackets, in % of the visual tokens; one that costs more cannot be the best."""
 KEPT_TOKENS = """\
 The share is what is left after the last stage. **Equal kept is not equal cost**: in brackets stands the layer
 average, in % of the visual tokens. Methods that act before the language model only are left out: they keep as many as
@@ -250,6 +257,9 @@ def names(methods: Iterable[Method]) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Field]]) -> list[str]:
     """A table in Markdown. Columns that say what a row is about, or name methods, are words; the others are numbers."""
     words = (
+        "good",
+        "equal",
+        "report",
         "task",
         "method",
         "best",
@@ -312,7 +322,7 @@ class Page:
             parts += [METHODS, *self._methods(), *self._measured()]
         if earlier and any(cell.axis == "average" for cell in self.missing):
             parts += [f"{EARLIER}\n", earlier]
-        return "\n".join(part.rstrip("\n") + "\n" for part in parts if part).replace("\n\n\n", "\n\n")
+        return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
 
     def _not_measured(self) -> str:
         if not self.missing:
@@ -325,12 +335,13 @@ class Page:
     # ---- which method ---------------------------------------------------------------------------------------------
 
     def _which(self) -> Iterator[str]:
+        yield lines(in_short(self.of("average")))
+        yield DETAIL
         for title, tasks in (("For pictures", PICTURES), ("For clips", CLIPS)):
             found = self.of("average", tasks)
             if found:
                 yield f"### {title}\n"
                 yield lines(self._best(found))
-                yield "\n\n".join(both(found)) if len(tasks) > 1 else ""
                 yield how_sure(found)
 
     @staticmethod
@@ -366,15 +377,18 @@ class Page:
         return table(columns, rows)
 
     def _random(self) -> Iterator[str]:
-        rows = []
+        rows, dear = [], []
         for item in self.of("average"):
-            known = [one for one in item.methods.values() if one.name != ORACLE and item.over_random(one) is not None]
-            lost = [one for one in known if item.random_wins(one)]
-            even = [one for one in known if one not in lost and item.over_random(one).low <= 0]  # type: ignore[union-attr]
-            worst = sorted(lost, key=lambda one: one.minus("random").mean)  # type: ignore[union-attr]
-            words = ", ".join(f"**`{one.name}`** {points(one.minus('random'))}" for one in worst)
-            rows.append([*where(item), words or "none", names(even) or "none"])
+            others = [one for one in item.methods.values() if one.name != ORACLE and one.minus("random") is not None]
+            gains = [(gain, one) for one in others if (gain := item.over_random(one)) is not None]
+            lost = sorted(((gain, one) for gain, one in gains if gain.high < 0), key=lambda pair: pair[0].mean)
+            words = ", ".join(f"**`{one.name}`** {points(gain)}" for gain, one in lost)
+            even = names(one for gain, one in gains if gain.low <= 0 <= gain.high)
+            rows.append([*where(item), words or "none", even or "none"])
+            apart = names(one for one in others if item.over_random(one) is None)
+            dear += [f"{TASKS[item.cell.task]} at {item.share} %: {apart}"] if apart else []
         yield lines(table(["task", "tokens %", "random wins against", "no better than random"], rows))
+        yield f"Not compared, as no random choice costs the same: {'; '.join(dear)}.\n" if dear else ""
 
     # ---- EntropyPrune ---------------------------------------------------------------------------------------------
 
@@ -416,26 +430,24 @@ class Page:
     def _measured(self) -> Iterator[str]:
         yield "## How it was measured\n"
         plan = self.cells[0].plan
-        for task in dict.fromkeys(item.cell.task for item in self.results):
-            about = plan["tasks"][task]
-            yield (
-                f"- {TASKS[task]}: the embedded model `{about['model']['name']}` in {about['model']['dtype']},"
-                f" {about['task']['questions']} questions of the split `{about['task']['split']}` of the task"
-                f" `{about['task']['name']}`."
-            )
+        settings = plan["settings"]
         machines = dict.fromkeys(
             f"tokenprune {found['tokenprune']}, torch {found['torch']}, transformers {found['transformers']},"
             f" {found['device']}"
             for found in (item.read("environment.json") for item in self.results)
         )
-        settings = plan["settings"]
-        yield (
-            f"- Answers have at most {settings['max_new_tokens']} tokens; batches have {settings['batch_size']}"
-            f" questions. Verifications have {settings['calibration']} samples that the model was not trained on."
+        tasks = dict.fromkeys(item.cell.task for item in self.results)
+        yield lines(
+            [
+                *(about_task(TASKS[task], plan["tasks"][task]) for task in tasks),
+                f"- Answers have at most {settings['max_new_tokens']} tokens; batches have {settings['batch_size']}"
+                f" questions. Verifications have {settings['calibration']} samples that the model was not trained on.",
+                f"- Versions and machine: {'; '.join(machines)}.",
+                "- Published layers of deeper towers are scaled to the six layers of ours (`benchmarks/tables.yaml`).",
+                "- For methods for pictures, a clip is eight pictures, each with its own share.",
+                "",
+            ]
         )
-        yield f"- Versions and machine: {'; '.join(machines)}."
-        yield "- Published layers of deeper towers are scaled to the six layers of ours (`benchmarks/tables.yaml`)."
-        yield "- For methods for pictures, a clip is eight pictures, each with its own share.\n"
         yield "The report of every cell has all columns: costs, chosen layers and accuracy per question type.\n"
         yield lines(
             table(
@@ -469,6 +481,15 @@ class Page:
         return "\n".join(out)
 
 
+def about_task(title: str, about: Mapping[str, Any]) -> str:
+    """The line about a task of the plan."""
+    model, task = about["model"], about["task"]
+    return (
+        f"- {title}: the embedded model `{model['name']}` in {model['dtype']}, {task['questions']} questions of the"
+        f" split `{task['split']}` of the task `{task['name']}`."
+    )
+
+
 def lines(rows: Iterable[str]) -> str:
     """Lines of a part of the page."""
     return "\n".join(rows)
@@ -479,15 +500,22 @@ def first_random(item: Result) -> Method | None:
     return item.methods.get("random-layer-0")
 
 
-def both(found: Sequence[Result]) -> Iterator[str]:
-    """What is best on all tasks of a table, or not distinguishable from the best, share by share."""
-    for share in dict.fromkeys(item.share for item in found):
+def in_short(found: Sequence[Result]) -> list[str]:
+    """A row per share: what is best or not distinguishable from the best, for pictures, for clips, and for both."""
+    rows = []
+    for share in sorted({item.share for item in found}, key=float, reverse=True):
         same = [item for item in found if item.share == share]
-        if len(same) < 2:
-            continue
-        good = [{item.pairs["best"], *(one.name for one in item.equals)} for item in same]
-        common = [one for one in same[0].methods.values() if all(one.name in names for names in good)]
-        yield f"At {share} %, best or not distinguishable from the best on both tasks: {names(common) or 'no method'}."
+        groups = [[item for item in same if item.cell.task in tasks] for tasks in (PICTURES, CLIPS, tuple(TASKS))]
+        wanted = (len(PICTURES), len(CLIPS), len(TASKS))
+        cells = (good(group) if len(group) == count else "" for group, count in zip(groups, wanted, strict=True))
+        rows.append([share, *cells])
+    return table(["tokens %", "good on both tasks with pictures", "good on clips", "good on all three tasks"], rows)
+
+
+def good(found: Sequence[Result]) -> str:
+    """The methods that are the best, or not distinguishable from the best, in all of some cells."""
+    sets = [{item.pairs["best"], *(one.name for one in item.equals)} for item in found]
+    return names(one for one in found[0].methods.values() if all(one.name in names for names in sets)) or "none"
 
 
 def how_sure(found: Sequence[Result]) -> str:
@@ -538,7 +566,7 @@ def own_table(found: Sequence[Result]) -> list[str]:
         rows.append(
             [
                 *where(item),
-                f"{100 * own.average / item.unpruned.average:.1f}",
+                f"{cost_of(item, own):.1f}",
                 str(item.unpruned.accuracy),
                 str(own.accuracy),
                 f"{100 * own.kept:.1f}",
@@ -609,14 +637,20 @@ def null_models(found: Sequence[Result]) -> list[str]:
 
 
 def accuracy_cell(item: Result, method: Method) -> Field:
-    """The accuracy, in bold where random wins."""
-    return Field(str(method.accuracy), strong=item.random_wins(method))
+    """The accuracy, in bold where random wins; with the layer average of a method that costs more or less."""
+    cost = f" ({cost_of(item, method):.1f})"
+    equal = method.name == UNPRUNED or same_cost(method.average, item.pairs["target"])
+    return Field(f"{method.accuracy}{'' if equal else cost}", strong=item.random_wins(method))
+
+
+def cost_of(item: Result, method: Method) -> float:
+    """The layer average in % of the visual tokens."""
+    return 100 * method.average / item.unpruned.average
 
 
 def kept_cell(item: Result, method: Method) -> Field:
     """The accuracy with the layer average that it costs."""
-    cost = 100 * method.average / item.unpruned.average
-    return Field(f"{method.accuracy} ({cost:.1f})", strong=item.random_wins(method))
+    return Field(f"{method.accuracy} ({cost_of(item, method):.1f})", strong=item.random_wins(method))
 
 
 def hard_cell(item: Result, method: Method) -> Field:
@@ -637,7 +671,7 @@ def method_rows(found: Sequence[Result], cell: Callable[[Result, Method], Field]
     for name in sorted(scores, key=lambda name: (name != UNPRUNED, -sum(scores[name]), name)):
         row = [cell(item, item.methods[name]) if name in item.methods else Field("") for item in found]
         if any(field.text for field in row):
-            chance = "*" if is_random(name) else ""
+            chance = "*" if is_reference(name) else ""
             yield [f"{chance}{name}{chance}", *row]
 
 
