@@ -71,7 +71,7 @@ interval holds zero. A cell has some forty methods: one or two differences at th
 OWN_HEAD = """\
 ## EntropyPrune
 
-`entropyprune` looks for its layers, its states and its pruner on 32 calibration samples without labels
+`entropyprune` looks for its layers, its states and its pruner on calibration samples without labels
 ([Concepts](concepts.md#verification)). All differences are in points and paired by question. *Rival*: the best method
 of the cell at no higher cost that is neither a variant of EntropyPrune, nor one of its null models, nor a reference.
 It is picked on these questions, which favours it.
@@ -95,9 +95,9 @@ METHODS = """\
 ## Every method
 
 A row per method, a column per share of the visual tokens; accuracy in % with its 95 % interval, clustered by picture.
-**Bold: random wins** at equal cost beyond the interval. `oracle` keeps the tokens that show the foreground, and
-`random-...` are random choices at other layers; these references are in italics. A method without a figure cannot
-meet the budget, or was not measured at it.
+**Bold: random wins** at equal cost beyond the interval. `oracle` keeps the tokens that show the foreground (no upper
+bound on clips, where movement shows in the background, too), and `random-...` are random choices at other layers;
+these references are in italics. A method without a figure cannot meet the budget, or was not measured at it.
 """
 AVERAGES = """\
 The share is the average over all layers of the language model. A method whose layer average differs by more than 5 %
@@ -574,12 +574,19 @@ def own_table(found: Sequence[Result]) -> list[str]:
                 points(item.minus(rival)) if rival else "",
                 names([rival]) if rival else "",
                 str(rival.accuracy) if rival else "",
-                Field("" if gain is None else "yes" if is_above(item) else "no", strong=not is_above(item)),
+                Field(
+                    "" if gain is None else "yes" if is_above(item) else "no",
+                    strong=gain is not None and not is_above(item),
+                ),
                 Field("" if rival is None else "yes" if is_below(item) else "no", strong=is_below(item)),
-                Field("" if goal is None else f"{100 * goal:.0f} %: {'met' if met else 'missed'}", strong=not met),
+                Field(
+                    "" if goal is None else f"{100 * goal:.0f} %: {'met' if met else 'missed'}",
+                    strong=goal is not None and not met,
+                ),
             ]
         )
-    return table(columns, rows)
+    filled = [at for at in range(len(columns)) if any(row[at] not in ("", Field("")) for row in rows)]
+    return table([columns[at] for at in filled], [[row[at] for at in filled] for row in rows])
 
 
 def promises(found: Sequence[Result]) -> list[str]:
@@ -663,11 +670,12 @@ def hard_cell(item: Result, method: Method) -> Field:
 
 
 def method_rows(found: Sequence[Result], cell: Callable[[Result, Method], Field]) -> Iterator[list[str | Field]]:
-    """A row per method, the best first: by the mean over the shares, where a missing one is the lowest."""
+    """A row per method, the best first: by the sum over the shares, where a missing one counts nothing."""
     scores: dict[str, list[float]] = {}
     for item in found:
         for one in item.methods.values():
-            scores.setdefault(one.name, []).append(one.accuracy.mean)
+            shown = one.estimate("hard") if cell is hard_cell else one.accuracy
+            scores.setdefault(one.name, []).append(shown.mean if shown else 0.0)
     for name in sorted(scores, key=lambda name: (name != UNPRUNED, -sum(scores[name]), name)):
         row = [cell(item, item.methods[name]) if name in item.methods else Field("") for item in found]
         if any(field.text for field in row):
