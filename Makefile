@@ -38,7 +38,7 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .PHONY: help demo test test-fast coverage test-oldest test-newest test-transformers checkout-given check format docs methods schema eval \
-  tables train clean distclean
+  tables comparison train clean distclean
 
 help: ## List the targets
 	@echo "Usage: make TARGET"
@@ -103,6 +103,10 @@ eval: $(VENV)/.test ## Run the full evaluation (examples/digits.yaml; resumes wh
 
 tables: $(VENV)/.test ## Make every table of docs/comparison.md (hours; goes on where it stopped): make tables JOBS=2
 	@$(ONE_THREAD) $(PY) benchmarks/tables.py --jobs $(JOBS) $(CELLS)
+
+comparison: $(VENV)/.test ## Write docs/comparison.md and docs/reports.md again from the cells of `make tables` that are finished
+	@$(PY) benchmarks/comparison.py > docs/comparison.md.new && mv docs/comparison.md.new docs/comparison.md
+	@$(PY) benchmarks/comparison.py --reports > docs/reports.md.new && mv docs/reports.md.new docs/reports.md
 
 train: $(VENV)/.test ## Train the embedded model's own weights again (plugins/tokenprune-embedded/training)
 	@$(PY) $(EMBEDDED)/training/train_embedded.py $(TRAIN_ARGS)

@@ -4,10 +4,11 @@
 
 A *cell* is one experiment: a task, an axis (``average``: the budget is a layer average; ``kept``: it is what is left
 after the last stage) and a share. ``benchmarks/tables.yaml`` says what is measured. A cell goes on where it stopped,
-below ``results/tables/``; a finished one is copied to ``benchmarks/results/tables/CELL/`` and is not made again as long
-as its settings are the same. Methods that act before the language model only keep as many tokens as their layer average
-is, so that the axis ``kept`` has the others. A method that cannot meet a layer average is left out of that cell;
-``cannot.json`` says why.
+below ``results/tables/``; a finished one is copied to ``benchmarks/results/tables/CELL/`` and is not made again as
+long as its settings are the same. ``pairs.json`` beside it has the differences of methods, paired by question, which
+the answers alone can tell; ``benchmarks/comparison.py`` writes the page from these folders. Methods that act before
+the language model only keep as many tokens as their layer average is, so that the axis ``kept`` has the others. A
+method that cannot meet a layer average is left out of that cell; ``cannot.json`` says why.
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ from tokenprune import ExperimentConfig
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Schedule
+from tokenprune.core.references import SAME_COST, is_reference
 from tokenprune.errors import TokenPruneError
-from tokenprune.experiment import run_experiment, write_report
+from tokenprune.experiment import ExperimentResult, run_experiment, write_report
+from tokenprune.experiment.report_data import Gain, gains_over_random
 from tokenprune.experiment.series import Series
+from tokenprune.experiment.summary import SeriesSummary, by_budget, summarise
 from tokenprune.flops.decoder import prefill_cost
+from tokenprune.output.lines import json_ready
 from tokenprune.run import choose_layers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +46,8 @@ WORK = ROOT / "results" / "tables"
 KEPT = ROOT / "benchmarks" / "results" / "tables"
 FILES = ("report.md", "summary.json", "config.yaml", "choices.json", "environment.json", "accuracy.png")
 AXES = {"average": "layer_average", "kept": "keep_ratio"}
-#: Selectors that look for their layers: they are tried on a few calibration samples.
-SEARCHING = "entropy_collapse"
+#: The method that every other one is compared with, beside random and the best.
+OWN = "entropyprune"
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,11 @@ class Cell:
     def name(self) -> str:
         """E.g. ``digits-average-22.2``."""
         return f"{self.task}-{self.axis}-{100 * self.share:.1f}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its result is kept."""
+        return KEPT / self.name
 
     @cached_property
     def entries(self) -> list[Any]:
@@ -86,22 +96,24 @@ class Cell:
     @property
     def finished(self) -> bool:
         """Whether the kept result has these settings."""
-        stored = KEPT / self.name / "plan.json"
-        return stored.is_file() and json.loads(stored.read_text(encoding="utf-8")) == self.settings
+        stored = self.folder / "plan.json"
+        there = stored.is_file() and (self.folder / "pairs.json").is_file()
+        return there and json.loads(stored.read_text(encoding="utf-8")) == self.settings
 
     def make(self) -> None:
         """Run the experiment, or go on with it, and keep its result."""
         entries, cannot = self.possible()
         config = self.config(entries)
-        write_report(run_experiment(config, _say(self.name)))
-        folder = KEPT / self.name
-        folder.mkdir(parents=True, exist_ok=True)
+        result = run_experiment(config, _say(self.name))
+        write_report(result)
+        self.folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             source = ROOT / config.output / name
             if source.is_file():
-                shutil.copyfile(source, folder / name)
-        _write(folder / "cannot.json", cannot)
-        _write(folder / "plan.json", self.settings)
+                shutil.copyfile(source, self.folder / name)
+        _write(self.folder / "cannot.json", cannot)
+        _write(self.folder / "pairs.json", pairs(result, self.share if self.axis == "average" else None))
+        _write(self.folder / "plan.json", self.settings)
 
     def possible(self) -> tuple[list[Any], dict[str, str]]:
         """The methods that can run in this cell; and why the others cannot.
@@ -146,6 +158,50 @@ class Cell:
         schedule = Schedule(layers, adapter.num_layers, prefill_cost(adapter.config, 0))
         item.method.budget.keep(visual, schedule)
         return self.axis == "average" or layers != (0,) or item.method_name.startswith("random")
+
+
+def pairs(result: ExperimentResult, share: float | None) -> dict[str, Any]:
+    """Differences of methods, paired by question: what ``summary.json`` does not say.
+
+    Args:
+        result: A finished experiment with one budget.
+        share: The layer average that the methods may spend, as a share of all visual tokens; None where their costs are
+            not equal, so that none of them is the best.
+
+    Returns:
+        The number of ``questions`` and of ``pictures``, the layer average ``target``, the ``best`` method of that cost,
+        and for each of the ``methods`` its score minus that of the ``random`` choice with the nearest layer average,
+        of the ``best``, and of ``entropyprune``: ``name`` of the other, ``mean``, ``low``, ``high``.
+    """
+    summaries, groups = summarise(result), result.answers.questions.groups
+    (budget, methods), *_ = by_budget(summaries).items()
+    whole = next(item.visual for item in summaries if not item.budget)
+    target = None if share is None else share * whole
+    rivals = [item for item in methods.values() if not is_reference(item.method) and affordable(item.average, target)]
+    best = max(rivals, key=lambda item: item.accuracy.mean, default=None)
+    chance = gains_over_random(result.answers, summaries).get(budget, {})
+
+    def of(own: SeriesSummary) -> dict[str, Any]:
+        gains = {"random": chance[own.method]} if own.method in chance else {}
+        for name, rival in (("best", best), (OWN, methods.get(OWN))):
+            if rival is not None and rival.method != own.method:
+                gains[name] = Gain.of(result.answers, own, rival)
+        return {name: {"name": gain.rival.method, **vars(gain.points)} for name, gain in gains.items()}
+
+    return json_ready(  # type: ignore[no-any-return]
+        {
+            "questions": len(groups),
+            "pictures": len(set(groups.values())),
+            "target": target,
+            "best": best.method if best else None,
+            "methods": {name: of(item) for name, item in methods.items()},
+        }
+    )
+
+
+def affordable(average: float, target: float | None) -> bool:
+    """Whether a layer average is within a cost, nearly; nothing is where no cost was given."""
+    return target is not None and average <= (1 + SAME_COST) * target
 
 
 def _write(path: Path, data: Any) -> None:
@@ -196,7 +252,8 @@ def main() -> int:
 
 def _in_processes(todo: Sequence[Cell], jobs: int) -> int:
     """Make cells side by side; a cell that fails does not stop the others."""
-    waiting, running, failed = list(todo), {}, []
+    waiting, failed = list(todo), list[str]()
+    running: dict[str, subprocess.Popen[bytes]] = {}
     while waiting or running:
         while waiting and len(running) < jobs:
             cell = waiting.pop(0)
