@@ -397,6 +397,22 @@ def test_a_way_names_layers_that_the_tower_has(fields: tuple[str, ...]) -> None:
     selector.known_layers(replace(model(failing, selector=selector), tower_layers=None))  # it cannot be said
 
 
+def test_every_trial_has_a_name_of_its_own() -> None:
+    """The reason, the table of a profile and a tune name trials; entropyprune has two ways with one pruner."""
+    selector = tp.load_method("entropyprune").layers
+    trials = selector.earlier_trials(24)
+    names = [trial.name for trial in trials]
+    assert len(set(names)) == len(names) == 12
+    assert names[0] == "layer 0, quality_dpp, normalization image, tower layer -1"
+    assert "layer 0, quality_dpp, normalization trace, tower layer 0" in names
+    assert "layer 0, topk, tower layer 8" in names
+    other = tuple(
+        {"pruner": {"name": "topk", "scorer": {"name": name, "tower_layer": 0}}} for name in ("energy", "norm")
+    )
+    energy, norm = EntropyCollapse(verify=True, before=other).earlier_trials(24)  # type: ignore[arg-type]
+    assert (energy.setting, norm.setting) == ("topk, scorer energy", "topk, scorer norm")
+
+
 def test_two_stages_may_be_all_that_a_budget_allows() -> None:
     """A schedule of two stages: no single stage can have it."""
     known = replace(along(named({})), refusal=lambda layers: None if len(layers) == 2 else "two stages, please")

@@ -240,7 +240,7 @@ class EntropyCollapse(LayerSelector):
         """See :meth:`tokenprune.selectors.base.LayerSelector.earlier_trials`."""
         trials: list[Trial] = []
         for number, way in enumerate(self.before):
-            trials += way.trials(tower_layers, standard=number == 0)
+            trials += way.trials(tower_layers, number == 0, [other for other in self.before if other is not way])
         return trials
 
     def _two_stages(self, ctx: SelectorContext, plateau: Plateau) -> list[Trial]:

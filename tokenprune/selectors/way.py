@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import TypeAdapter, ValidationError, model_validator
@@ -96,16 +96,43 @@ class Way(Component):
         """
         return variants(self.pruner, list(self.fields), tower_layers)
 
-    def trials(self, tower_layers: int | None, standard: bool) -> list[Trial]:
+    def trials(self, tower_layers: int | None, standard: bool, others: Sequence[Way] = ()) -> list[Trial]:
         """The pruner and its alternatives before layer 0.
 
         Args:
             tower_layers: See :meth:`pruners`.
             standard: Whether the first one is taken unless another is clearly better.
+            others: The other ways, which the names of the trials tell apart from this one.
         """
         found = self.pruners(tower_layers)
-        words = (", ".join(filter(None, [self.name, setting_words(item, self.fields)])) for item in found)
+        start = [self.name, *self._distinction(others)]
+        words = (", ".join(filter(None, [*start, setting_words(item, self.fields)])) for item in found)
         return [
             Trial((0,), item, setting, standard and item is found[0])
             for item, setting in zip(found, words, strict=True)
         ]
+
+    def _distinction(self, others: Sequence[Way]) -> list[str]:
+        """The values that other ways with the same pruner have otherwise, in words, e.g. ``normalization trace``.
+
+        Values of verified fields are left out: the name of a trial has them anyway.
+        """
+        same = [_values(other) for other in others if other.name == self.name]
+        return [
+            f"{path.removesuffix('.name').rpartition('.')[2].replace('_', ' ')} {value}"
+            for path, value in _values(self).items()
+            if any(path in other and other[path] != value for other in same)
+        ]
+
+
+def _values(way: Way) -> dict[str, Any]:
+    """The values of a way's pruner that are not verified, by their paths: ``scorer.name``, ``scorer.source``, ..."""
+    found: dict[str, Any] = {}
+    open_items: list[tuple[str, Any]] = [("", pruner_data(way.pruner))]
+    while open_items:
+        path, value = open_items.pop(0)
+        if isinstance(value, dict):
+            open_items += [(f"{path}.{name}".removeprefix("."), item) for name, item in value.items()]
+        elif path not in way.fields:
+            found[path] = value
+    return found
