@@ -397,6 +397,14 @@ def test_a_way_names_layers_that_the_tower_has(fields: tuple[str, ...]) -> None:
     selector.known_layers(replace(model(failing, selector=selector), tower_layers=None))  # it cannot be said
 
 
+def test_one_sample_has_no_interval() -> None:
+    reason = VERIFIED.select(model(lambda trials: [result([1.0]) for _ in trials])).reason
+    assert "100.0 % of the answer tokens (1 sample, so there is no interval), the best of 32 candidates;" in reason
+    assert "(difference +0.0 points);" in reason
+    assert "inf" not in reason
+    assert "corrected" not in reason
+
+
 def test_every_trial_has_a_name_of_its_own() -> None:
     """The reason, the table of a profile and a tune name trials; entropyprune has two ways with one pruner."""
     selector = tp.load_method("entropyprune").layers
