@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tokenprune.experiment.profiling import profile_model
 from tokenprune.experiment.results import Results
 from tokenprune.run import apply
 from tokenprune.selectors.entropy_profile import EntropyProfile
+from tokenprune.selectors.way import pruner_data
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
@@ -37,7 +39,8 @@ def test_every_method_that_verifies_is_verified_once_per_budget(tmp_path: Path) 
     assert [verdict.definition["budget"]["tokens"] for verdict in measured.profile.verdicts] == [3, 5]
     for key in KEYS:
         assert measured.choices[key].layers == measured.verdicts[key].layers
-        assert len(measured.verdicts[key].candidates) == 3 * 4  # layers 1 to 3 of four, four kinds of states
+        # three ways at two layers of the tower; layers 1 to 3 of four, four kinds of states
+        assert len(measured.verdicts[key].candidates) == 3 * 2 + 3 * 4
 
 
 def test_the_file_is_used_without_calibration_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +73,7 @@ def test_an_experiment_verifies_and_stores_what_it_chose(tmp_path: Path) -> None
         choice = measured.choices[key]
         assert stored[key]["layers"] == result.choices[key]["layers"] == list(choice.layers)
         assert stored[key]["reason"] == choice.reason
-        assert stored[key]["pruner"] == {"name": "topk", **choice.pruner.model_dump(mode="json")}  # type: ignore[union-attr]
+        assert stored[key]["pruner"] == pruner_data(choice.pruner)  # type: ignore[arg-type]
 
 
 def test_the_profile_file_of_a_selector_is_not_read_when_it_is_made(tmp_path: Path) -> None:
@@ -106,17 +109,22 @@ def test_the_command_prints_rules_and_candidates(
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith(("collapse before layer", "no collapse found:")) for line in lines)
     assert any(line.startswith(("sharpest relative drop on", "the entropy never falls")) for line in lines)
-    points = [line[:8].rstrip() for line in lines if line.startswith(("tower ", "layer "))]
+    points = [line[:8].rstrip() for line in lines if re.match(r"(tower|layer) \d+ ", line)]
     stored = EntropyProfile.load(tmp_path / "p.json")
     assert points == list(stored.path)
     assert any(line.startswith(("low plateau from layer", "no plateau found:")) for line in lines)
     assert any(line.startswith(f"{KEYS[0]}: verified without labels: layer ") for line in lines)
-    (head,) = [number for number, line in enumerate(lines) if line.startswith("before layer")]
+    (head,) = [number for number, line in enumerate(lines) if line.startswith("before layer ")]
     sources = ("query", "key", "value", "hidden")
     assert " ".join(lines[head].split()) == " ".join(["before layer", *(f"source {name}" for name in sources)])
     rows = [line.split() for line in lines[head + 1 : head + 4]]
     assert [row[0] for row in rows] == ["1", "2", "3"]
     (verdict,) = EntropyProfile.load(tmp_path / "p.json").verdicts
-    chosen = [(int(row[0]), float(row[row.index("*") + 1])) for row in rows if "*" in row]
+    early = [item for item in verdict.candidates if item.layers[0] == 0]
+    (start,) = [number for number, line in enumerate(lines) if line.startswith("before layers 0 ...")]
+    before = [line.split() for line in lines[start + 1 : start + 1 + len(early)]]
+    assert [" ".join(row[: -2 if "*" in row else -1]) for row in before] == [item.name for item in early]
+    starred = [(0 if row in before else int(row[0]), row) for row in (*before, *rows) if "*" in row]
+    chosen = [(layer, float(row[row.index("*") + 1])) for layer, row in starred]
     best = next(item for item in verdict.candidates if (item.layers, item.setting) == (verdict.layers, verdict.setting))
     assert chosen == [(verdict.layers[0], round(100 * (best.agreement or 0), 1))]
