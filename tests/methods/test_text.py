@@ -1,4 +1,4 @@
-"""Methods that act before the language model keep the same tokens whatever the text says: a serving engine can run them."""
+"""Methods before the language model keep the same tokens whatever the text says: a serving engine can run them."""
 
 from __future__ import annotations
 
