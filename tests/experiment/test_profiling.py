@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,12 @@ def test_the_command_prints_rules_and_candidates(
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith(("collapse before layer", "no collapse found:")) for line in lines)
     assert any(line.startswith(("sharpest relative drop on", "the entropy never falls")) for line in lines)
-    points = [line[:8].rstrip() for line in lines if line.startswith(("tower ", "layer "))]
+    points = [line[:8].rstrip() for line in lines if re.match(r"(tower|layer) \d+ ", line)]
     stored = EntropyProfile.load(tmp_path / "p.json")
     assert points == list(stored.path)
     assert any(line.startswith(("low plateau from layer", "no plateau found:")) for line in lines)
     assert any(line.startswith(f"{KEYS[0]}: verified without labels: layer ") for line in lines)
-    (head,) = [number for number, line in enumerate(lines) if line.startswith("before layer")]
+    (head,) = [number for number, line in enumerate(lines) if line.startswith("before layer ")]
     sources = ("query", "key", "value", "hidden")
     assert " ".join(lines[head].split()) == " ".join(["before layer", *(f"source {name}" for name in sources)])
     rows = [line.split() for line in lines[head + 1 : head + 4]]

@@ -167,8 +167,8 @@ def test_budgets_mean_tokens_before_the_first_layer() -> None:
         assert visual(smaller(model, inputs, budget)[1]) == [4]
     cost = prefill_cost(model.config, 5)  # a start, a separator, three words
     whole, layers = [16] * 4, 4
-    tower = cost(whole, True) - cost(whole, False)
-    saved = 1 - (cost([9] * layers, False) + tower) / cost(whole, True)
+    tower = cost(whole, 16) - cost(whole, None)
+    saved = 1 - (cost([9] * layers, None) + tower) / cost(whole, 16)
     for percent, tokens in ((100 * saved - 1e-6, 9), (100 * saved + 1e-6, 6)):
         assert visual(smaller(model, inputs, FlopsReduction(percent=percent))[1]) == [tokens]
 

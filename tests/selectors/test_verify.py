@@ -372,6 +372,71 @@ def test_without_verification_it_is_the_standard_way() -> None:
     assert (blind.layers, blind.pruner) == ((3,), None)
 
 
+@pytest.mark.parametrize(
+    ("pruner", "words"),
+    [
+        ({"name": "topk", "scorer": {"name": "fastv"}}, "topk reads attention of the layer before layer 0"),
+        ({"name": "topk", "scorer": {"name": "matrix_entropy"}}, "topk reads query of the layer before layer 0"),
+        ({"name": "stages", "pruners": [DIVERSE, DIVERSE]}, "2 pruners for pruning before 1 layers"),
+    ],
+)
+def test_a_way_reads_what_exists_before_layer_0(pruner: dict[str, Any], words: str) -> None:
+    """Otherwise each of its trials would be refused, and the race would pass over it silently."""
+    with pytest.raises(ConfigError, match=words):
+        EntropyCollapse(verify=True, before=({"pruner": pruner},))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fields", [(), ("quality.tower_layer",)])
+def test_a_way_names_layers_that_the_tower_has(fields: tuple[str, ...]) -> None:
+    far = {**DIVERSE, "quality": {"name": "matrix_entropy", "source": "hidden", "tower_layer": 9}}
+    selector = EntropyCollapse(verify=True, before=({"pruner": far, "fields": fields},))  # type: ignore[arg-type]
+    words = "quality_dpp of 'before' reads layer 9 of the vision tower, which has 6 layers; use -6 to 5"
+    for check in (selector.known_layers, selector.select):
+        with pytest.raises(LayerError, match=words):
+            check(replace(model(failing, selector=selector), tower_layers=6))
+    selector.known_layers(replace(model(failing, selector=selector), tower_layers=None))  # it cannot be said
+
+
+def test_one_sample_has_no_interval() -> None:
+    reason = VERIFIED.select(model(lambda trials: [result([1.0]) for _ in trials])).reason
+    assert "100.0 % of the answer tokens (1 sample, so there is no interval), the best of 32 candidates;" in reason
+    assert "(difference +0.0 points);" in reason
+    assert "inf" not in reason
+    assert "corrected" not in reason
+
+
+def test_every_trial_has_a_name_of_its_own() -> None:
+    """The reason, the table of a profile and a tune name trials; entropyprune has two ways with one pruner."""
+    selector = tp.load_method("entropyprune").layers
+    trials = selector.earlier_trials(24)
+    names = [trial.name for trial in trials]
+    assert len(set(names)) == len(names) == 12
+    assert names[0] == "layer 0, share and diversity, tower layer -1"
+    assert "layer 0, entropy and diversity, tower layer 0" in names
+    assert "layer 0, entropy, tower layer 8" in names
+    same = tuple(
+        {"pruner": {"name": "topk", "scorer": {"name": name, "tower_layer": 0}}} for name in ("energy", "norm")
+    )
+    with pytest.raises(ConfigError, match="'before' has two pruners that are called 'topk': give each a label"):
+        EntropyCollapse(verify=True, before=same)  # type: ignore[arg-type]
+
+
+def test_two_stages_may_be_all_that_a_budget_allows() -> None:
+    """A schedule of two stages: no single stage can have it."""
+    known = replace(along(named({})), refusal=lambda layers: None if len(layers) == 2 else "two stages, please")
+    choice = PATH.select(known)
+    assert choice.layers == (0, 4)
+    assert isinstance(choice.pruner, Stages)
+    assert "of 1 candidates" in choice.reason
+
+
+def test_a_small_model_needs_no_fallback_where_there_is_a_standard_way() -> None:
+    selector = PATH.model_copy(update={"fallback": 12})
+    selector.known_layers(along(None))
+    with pytest.raises(LayerError, match="fallback layer 12 is out of range"):
+        selector.known_layers(along(None, tower=None))
+
+
 def test_ways_are_for_verification() -> None:
     with pytest.raises(ConfigError, match="'before' would not be verified: set verify to true"):
         EntropyCollapse(before=({"pruner": DIVERSE},))  # type: ignore[arg-type]

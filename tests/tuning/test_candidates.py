@@ -137,7 +137,7 @@ def test_one_factor_at_a_time_where_the_grid_is_large(adapter: Adapter) -> None:
 def test_what_a_selector_verifies_is_a_whole_grid(adapter: Adapter) -> None:
     """EntropyPrune is defined by the comparison of layers and states: two of these times four of those.
 
-    Beside them stand its ways before layer 0; the first of these is the method entropyprune-tower.
+    Beside them stand its ways before layer 0; two of these are methods: entropyprune-tower and entropy-tower.
     """
     names = {name for name in made(adapter, limit_per_method=1) if name.startswith("entropyprune: ")}
     earlier = {name for name in names if name.startswith("entropyprune: layer 0, ")}

@@ -16,13 +16,13 @@ class Schedule:
     Attributes:
         layers: Tokens are dropped before each of these decoder layers, ascending.
         num_layers: Number of decoder layers.
-        cost: FLOPs of one sample's prefill, given the visual tokens that each layer sees and whether vision tower and
-            projector count. None where the model is not known.
+        cost: FLOPs of one sample's prefill, given the visual tokens that each layer sees and those that vision tower
+            and projector make, or None where these two do not count. None where the model is not known.
     """
 
     layers: tuple[int, ...]
     num_layers: int
-    cost: Callable[[Sequence[int], bool], int] | None = None
+    cost: Callable[[Sequence[int], int | None], int] | None = None
 
     def per_layer(self, before: int, kept: Sequence[int]) -> list[int]:
         """Visual tokens that each layer sees.

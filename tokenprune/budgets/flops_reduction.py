@@ -51,4 +51,4 @@ class FlopsReduction(Budget):
     def cost(self, before: int, kept: tuple[int, ...], schedule: Schedule) -> int:
         """FLOPs of the prefill with ``kept`` tokens after each stage."""
         assert schedule.cost is not None
-        return schedule.cost(schedule.per_layer(before, kept), self.scope == "model")
+        return schedule.cost(schedule.per_layer(before, kept), before if self.scope == "model" else None)

@@ -10,8 +10,8 @@ from tokenprune.engine.plan import Plan
 from tokenprune.errors import BudgetError
 from tokenprune.ops.topk import apportion
 
-#: ``cost(visual tokens per layer, whether tower and projector count)`` in FLOPs.
-Cost = Callable[[Sequence[int], bool], int]
+#: FLOPs of a prefill, see :func:`tokenprune.flops.decoder.prefill_cost`.
+Cost = Callable[[Sequence[int], int | None], int]
 
 
 class Quotas:
@@ -92,9 +92,9 @@ class Quotas:
         """Key of samples that a budget treats alike: visual tokens, and text tokens where it reads the cost."""
         return self.initial[sample], self._text_tokens()[sample] if self._reads_cost else 0
 
-    def _cost_of(self, sample: int, visual: Sequence[int], vision: bool) -> int:
+    def _cost_of(self, sample: int, visual: Sequence[int], made: int | None) -> int:
         self._reads_cost = True
-        return self._cost(self._text_tokens()[sample])(visual, vision)
+        return self._cost(self._text_tokens()[sample])(visual, made)
 
     def may_drop(self, stage: int) -> bool:
         """Whether anything may be dropped at a stage: if not, nothing has to be observed for it."""

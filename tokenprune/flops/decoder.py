@@ -364,7 +364,7 @@ def model_flops(
     return FlopsByPart(vision, projector, decoder, selection, head_flops(text))
 
 
-def prefill_cost(config: Any, text_tokens: int) -> Callable[[Sequence[int], bool], int]:
+def prefill_cost(config: Any, text_tokens: int) -> Callable[[Sequence[int], int | None], int]:
     """The cost function of budgets: FLOPs of a prefill, given the visual tokens that each layer sees.
 
     Args:
@@ -372,13 +372,14 @@ def prefill_cost(config: Any, text_tokens: int) -> Callable[[Sequence[int], bool
         text_tokens: Text tokens of the sample.
 
     Returns:
-        ``cost(visual tokens per layer, whether tower and projector count)``. It raises
+        ``cost(visual tokens per layer, visual tokens that the tower makes)``; with None in place of the latter, tower
+        and projector do not count. These tokens are not those of layer 0, before which some may be dropped. It raises
         :class:`~tokenprune.errors.UnsupportedModelError` for a family without a closed form.
     """
     text = config.get_text_config(decoder=True)
 
-    def cost(visual: Sequence[int], vision: bool) -> int:
+    def cost(visual: Sequence[int], made: int | None) -> int:
         decoder = prefill_flops(text, [count + text_tokens for count in visual], visual)
-        return decoder + (sum(vision_flops(config, visual[0])) if vision else 0)
+        return decoder + (0 if made is None else sum(vision_flops(config, made)))
 
     return cost

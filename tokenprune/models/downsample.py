@@ -164,14 +164,8 @@ class Downsampler:
         before = sum(map(math.prod, items))
         if not before:
             return 0
-        layers, cost = self.adapter.num_layers, prefill_cost(self.adapter.config, text)
-
-        def as_pruned(visual: Sequence[int], vision: bool) -> int:
-            """The cost where the tower reads the picture as it is: the one that methods are given this budget for."""
-            whole = [before] * layers
-            return cost(visual, False) + (cost(whole, True) - cost(whole, False) if vision else 0)
-
-        (kept,) = budget.keep(before, Schedule((0,), layers, as_pruned))
+        layers = self.adapter.num_layers
+        (kept,) = budget.keep(before, Schedule((0,), layers, prefill_cost(self.adapter.config, text)))
         if not kept:
             raise BudgetError("the budget keeps no visual token: there is no such picture", "ask for one or more")
         return kept

@@ -49,8 +49,7 @@ class Crops:
         crops = max(1, CHUNK // (len(states) * self._index.shape[2] * states.shape[2]))
         parts = []
         for index in self._index.split(crops, dim=1):
-            unit = self._split(states, index).float()
-            normalize(unit, dim=-1, out=unit)
+            unit = normalize(self._split(states, index).float(), dim=-1)
             parts.append(unit @ unit.mT)
         return torch.cat(parts, dim=1)
 

@@ -144,13 +144,16 @@ class EntropyCollapse(LayerSelector):
 
     def known_layers(self, ctx: SelectorContext) -> None:
         """See :meth:`tokenprune.selectors.base.LayerSelector.known_layers`."""
-        self._check_fallback(ctx)
+        self._check_before(ctx)
+        if self._standard(ctx) is None:  # the fallback is not needed otherwise
+            self._check_fallback(ctx)
         self._stored(ctx)
         if self.fields and ctx.pruner is not None:
             alternatives(ctx.pruner, self.fields)
 
     def select(self, ctx: SelectorContext) -> LayerChoice:
         """See :meth:`tokenprune.selectors.base.LayerSelector.select`."""
+        self._check_before(ctx)
         stored = self._stored(ctx)
         matches = True if stored is None else self._of_these_weights(stored, ctx)
         findings = [] if matches else [self._doubt(matches)]
@@ -217,13 +220,14 @@ class EntropyCollapse(LayerSelector):
         plateau = find_plateau(curves, self.share, self.min_relative, self.min_agreement)
         collapse = detect_collapse(curves, self.min_relative, self.min_agreement)
         earlier = [] if ctx.refusal((0,)) is not None else self.earlier_trials(ctx.tower_layers)
+        two_stages = self._two_stages(ctx, plateau)
         try:
             layers = candidate_layers(ctx.num_layers, feasible_layers(ctx), plateau, self.most)
         except LayerError:
-            if not earlier:
+            if not earlier and not two_stages:
                 raise
-            layers = []  # the first layers of the language model alone cost more than the budget
-        trials = [*earlier, *own_trials(layers, ctx.pruner, self.fields), *self._two_stages(ctx, plateau)]
+            layers = []  # the first layers alone cost more than the budget, or it is a schedule of two stages
+        trials = [*earlier, *own_trials(layers, ctx.pruner, self.fields), *two_stages]
         outcome = race(ctx, trials)
         promise, chosen = outcome.promise(), outcome.chosen
         return Verdict(
@@ -287,7 +291,7 @@ class EntropyCollapse(LayerSelector):
         Raises:
             LayerError: None of them decides.
         """
-        standard = self.before[0] if self.before and ctx.tower_layers is not None else None
+        standard = self._standard(ctx)
         if curves is not None:
             layer, sentence = self._layer(curves)
             findings = [*findings, sentence]
@@ -311,6 +315,19 @@ class EntropyCollapse(LayerSelector):
             )
         self._check_fallback(ctx)
         return LayerChoice((self.fallback,), f"{finding}; fell back to layer {self.fallback}")
+
+    def _standard(self, ctx: SelectorContext) -> Way | None:
+        """The standard way; None if there is none, or if the vision tower cannot be read."""
+        return self.before[0] if self.before and ctx.tower_layers is not None else None
+
+    def _check_before(self, ctx: SelectorContext) -> None:
+        """Refuse layers of the vision tower that do not exist.
+
+        Raises:
+            LayerError: A pruner of ``before`` names one.
+        """
+        for way in self.before:
+            way.check_tower(ctx.tower_layers)
 
     def _check_fallback(self, ctx: SelectorContext) -> None:
         if self.fallback is not None and self.fallback >= ctx.num_layers:

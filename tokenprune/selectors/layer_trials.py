@@ -153,12 +153,16 @@ class Outcome:
         left = [f"{early} left early"] if early else []
         left += [f"{len(self.results) - len(ran)} refused"] if len(ran) < len(self.results) else []
         details = f" ({', '.join(left)})" if left else ""
+        if samples > 1:
+            seen = f"95 % interval {percent(sure.low)} to {percent(sure.high)}, {samples} samples"
+        else:
+            seen = "1 sample, so there is no interval"
         text = (
             f"verified without labels: {self.chosen.name} agrees with the unpruned model on"
-            f" {percent(promise.agreement)} of the answer tokens (95 % interval {percent(sure.low)} to"
-            f" {percent(sure.high)}, {samples} samples), {self._rank} {len(self.trials)} candidates{details}"
+            f" {percent(promise.agreement)} of the answer tokens ({seen}), {self._rank} {len(self.trials)}"
+            f" candidates{details}"
         )
-        if self.second is not None:
+        if self.second is not None and samples > 1:
             text += (
                 f"; corrected for having been picked {percent(promise.corrected)} ({percent(promise.low)} to"
                 f" {percent(promise.high)})"
@@ -169,10 +173,11 @@ class Outcome:
             return f"{text}; no other saw all samples"
         other = self.results[self.second].agreement
         gain = difference([one - two for one, two in zip(values, other, strict=True)])
-        return (
-            f"{text}; next {self.trials[self.second].name} with {percent(statistics.fmean(other))} (difference"
-            f" {100 * gain.mean:+.1f} points, 95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+        text += (
+            f"; next {self.trials[self.second].name} with {percent(statistics.fmean(other))} (difference"
+            f" {100 * gain.mean:+.1f} points"
         )
+        return f"{text}, 95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f})" if gain.known else f"{text})"
 
 
 def _row(trial: Trial, result: TrialResult) -> VerdictRow:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from tokenprune.core.component import Component, FromRegistry, explain
 from tokenprune.core.tunable import variants
-from tokenprune.errors import ConfigError
+from tokenprune.errors import ConfigError, LayerError
 from tokenprune.pruners.base import Pruner
 from tokenprune.selectors.base import Trial
 from tokenprune.selectors.layer_trials import setting_words
+from tokenprune.signals.signals import INPUT_SIGNALS
 
 #: A pruner as data: a mapping with ``name``.
 PRUNER: TypeAdapter[Pruner] = TypeAdapter(Annotated[Pruner, FromRegistry("pruners")])
@@ -52,10 +53,39 @@ class Way(Component):
     fields: tuple[str, ...] = ()
     label: str | None = Field(default=None, min_length=1)
 
+    @model_validator(mode="after")
+    def _exists_before_layer_0(self) -> Self:
+        self.pruner.check((0,))
+        missing = self.pruner.at(0).needs - INPUT_SIGNALS
+        if missing:
+            raise ValueError(
+                f"{self.name} reads {', '.join(sorted(missing))} of the layer before layer 0, which does not exist:"
+                " name a pruner that reads the vision tower or hidden states"
+            )
+        return self
+
     @property
     def name(self) -> str:
         """What tables and reasons call the pruner."""
         return self.label or str(pruner_data(self.pruner)["name"])
+
+    def check_tower(self, tower_layers: int | None) -> None:
+        """Refuse layers that the vision tower does not have.
+
+        Args:
+            tower_layers: See :meth:`pruners`. Nothing is refused where the tower cannot be read.
+
+        Raises:
+            LayerError: The pruner names one.
+        """
+        if tower_layers is None:
+            return
+        absent = sorted(layer for layer in self.pruner.vision_layers if not -tower_layers <= layer < tower_layers)
+        if absent:
+            raise LayerError(
+                f"{self.name} of 'before' reads layer {absent[0]} of the vision tower, which has {tower_layers} layers",
+                f"use {-tower_layers} to {tower_layers - 1}",
+            )
 
     def pruners(self, tower_layers: int | None) -> list[Pruner]:
         """The pruner and its alternatives, its own values first.

@@ -89,9 +89,9 @@ class CandidateMaker:
             self.affordable.add(layers)
         return Candidate(name, method, origin)
 
-    def cost(self, visual: Sequence[int], vision: bool) -> int:
+    def cost(self, visual: Sequence[int], made: int | None) -> int:
         """FLOPs in closed form, see :attr:`tokenprune.budgets.base.Schedule.cost`; it raises where none is known."""
-        return prefill_cost(self.adapter.config, self.text)(visual, vision)
+        return prefill_cost(self.adapter.config, self.text)(visual, made)
 
     def refusal(self, layers: tuple[int, ...], pruner: Pruner) -> str | None:
         """The reason why the model cannot be pruned so within the budget; None if it can."""

@@ -140,7 +140,8 @@ def _of_method(maker: CandidateMaker, shipped: NamedMethod, limit: int) -> Itera
         raise AssertionError("what fits is among the fitting layers")
     for trial in earlier:
         name = f"{shipped.name}: {trial.name}"
-        yield maker.candidate(name, "variant", trial.layers, _pruner(trial), method.positions)
+        how = (method.positions, method.cut_earlier_caches)
+        yield maker.candidate(name, "variant", trial.layers, _pruner(trial), *how)
     verified = list(method.layers.verified_fields)
     pruners = variants(base, verified or None, maker.tower_layers)
     combinations = [
