@@ -22,7 +22,7 @@ from tokenprune.selectors.fixed import Fixed
 from tokenprune.signals.context import PruneContext
 
 MERGING = ("pool", "tome", "vscan", "visionzip", "sparsevlm", "framefusion")
-SCORED_ONE_BY_ONE_NEVER = {"dart", "divprune", "tome"}
+SCORED_ONE_BY_ONE_NEVER = {"dart", "divprune", "otprune", "tome"}
 VIDEOS = {"dycoke", "evs", "flashvid", "framefusion", "vidcom2"}
 #: ToMe among the tokens that a scorer lets through: indices of the pool's axis come back on that of all tokens.
 POOL = tp.Method.from_dict(
