@@ -111,12 +111,11 @@ def test_nothing_waits_for_the_device() -> None:
 def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, layer: int) -> None:
     """Ragged batches, padded on the left, of prompts with several images."""
     recording = record(name, variant, batch=3)
-    expected = []
-    for sample, images in enumerate(recording.image_positions):
-        kept: list[int] = []
-        for image, count in zip(images, recording.quotas(sample, 7), strict=True):
-            kept += [image[i] for i in literal(recording.layer_inputs[layer][sample, image], count)]
-        expected.append(sorted(kept))
+
+    def choose(sample: int, number: int, count: int) -> list[int]:
+        return literal(recording.layer_inputs[layer][sample, recording.image_positions[sample][number]], count)
+
+    expected = recording.image_by_image(7, choose)
     method = {
         "layers": {"name": "fixed", "layers": [layer]},
         "pruner": {"name": "otprune"},

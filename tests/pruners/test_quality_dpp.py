@@ -96,15 +96,12 @@ def method(tokens: int, layer: int = 0, **fields: Any) -> dict[str, Any]:
 def test_the_engine_keeps_what_the_definition_says(name: str, variant: Any, layer: int) -> None:
     """With the hidden states of the stage, image by image, padding and several images included."""
     recording = record(name, variant, batch=3)
-    expected = []
-    for sample, images in enumerate(recording.image_positions):
-        chosen: list[int] = []
-        for image, count in zip(images, recording.quotas(sample, 7), strict=True):
-            states = recording.layer_inputs[layer][sample, image]
-            kernel = kernel_of(states, literal_weights([float(row.norm()) for row in states], 0.7))
-            chosen += [image[place] for place in literal(kernel, count)]
-        expected.append(sorted(chosen))
-    assert recording.kept(method(7, layer, tower_layer=None)) == expected
+
+    def choose(sample: int, number: int, count: int) -> list[int]:
+        states = recording.layer_inputs[layer][sample, recording.image_positions[sample][number]]
+        return literal(kernel_of(states, literal_weights([float(row.norm()) for row in states], 0.7)), count)
+
+    assert recording.kept(method(7, layer, tower_layer=None)) == recording.image_by_image(7, choose)
 
 
 def test_the_standard_way_reads_the_tower_and_no_text() -> None:

@@ -26,20 +26,18 @@ def test_the_engine_keeps_what_the_definition_says(
     """Ragged batches, padded on the left, of prompts with several images."""
     recording = record(name, variant, batch=3)
     tower = features(recording, name, layer)
-    expected = []
-    for sample, images in enumerate(recording.image_positions):
-        kept: list[int] = []
-        for number, (image, count) in enumerate(zip(images, recording.quotas(sample, 7), strict=True)):
-            hidden = recording.layer_inputs[before][sample, image]
-            scores = literal(torch.stack(tower[sample][number]) if source == "tower" else hidden, 0.9)
-            kept += [image[i] for i in sorted(range(len(image)), key=lambda i: (-scores[i], i))[:count]]
-        expected.append(sorted(kept))
+
+    def choose(sample: int, number: int, count: int) -> list[int]:
+        hidden = recording.layer_inputs[before][sample, recording.image_positions[sample][number]]
+        scores = literal(torch.stack(tower[sample][number]) if source == "tower" else hidden, 0.9)
+        return sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:count]
+
     method = {
         "layers": {"name": "fixed", "layers": [before]},
         "pruner": {"name": "topk", "scorer": {"name": "leverage", "source": source, "layer": layer}},
         "budget": {"name": "keep_count", "tokens": 7},
     }
-    assert recording.kept(method) == expected
+    assert recording.kept(method) == recording.image_by_image(7, choose)
 
 
 def test_the_tower_is_read_only_where_its_states_are_scored() -> None:

@@ -27,15 +27,13 @@ def test_the_engine_keeps_what_the_definition_says(
     recording = record(name, variant, batch=3)
     tower = features(recording, name, layer)
     shares = random_shares([[1] * len(images) for images in recording.image_positions], range(3), 4, 3).view(3, 3)
-    expected = []
-    for sample, images in enumerate(recording.image_positions):
-        kept: list[int] = []
-        for number, (image, count) in enumerate(zip(images, recording.quotas(sample, 7), strict=True)):
-            hidden = recording.layer_inputs[before][sample, image]
-            states = torch.stack(tower[sample][number]) if source == "tower" else hidden
-            errors = literal_errors(states, literal_points(states, float(shares[sample, number]), 5))
-            kept += [image[i] for i in sorted(range(len(image)), key=lambda i: (-errors[i], i))[:count]]
-        expected.append(sorted(kept))
+
+    def choose(sample: int, number: int, count: int) -> list[int]:
+        hidden = recording.layer_inputs[before][sample, recording.image_positions[sample][number]]
+        states = torch.stack(tower[sample][number]) if source == "tower" else hidden
+        errors = literal_errors(states, literal_points(states, float(shares[sample, number]), 5))
+        return sorted(range(len(errors)), key=lambda i: (-errors[i], i))[:count]
+
     method = {
         "layers": {"name": "fixed", "layers": [before]},
         "pruner": {
@@ -44,7 +42,7 @@ def test_the_engine_keeps_what_the_definition_says(
         },
         "budget": {"name": "keep_count", "tokens": 7},
     }
-    assert recording.kept(method) == expected
+    assert recording.kept(method) == recording.image_by_image(7, choose)
 
 
 def test_seeds_and_samples_have_starts_of_their_own() -> None:

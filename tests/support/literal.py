@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,19 @@ class Recording:
         with torch.no_grad(), tp.apply(self.model, tp.Method.from_dict(method)) as run:
             self.model(**self.inputs)
         return [[int(position) for position in row if position >= 0] for row in run.stages[0].kept]
+
+    def image_by_image(self, tokens: int, choose: Callable[[int, int, int], list[int]]) -> list[list[int]]:
+        """Positions that a choice within every image keeps, by sample, of ``tokens`` in total.
+
+        ``choose`` gets the sample, the number of the image and how many of its tokens to keep, and returns their
+        numbers within the image.
+        """
+        found = []
+        for sample, images in enumerate(self.image_positions):
+            quotas = self.quotas(sample, tokens)
+            triples = zip(range(len(images)), images, quotas, strict=True)
+            found.append(sorted(image[i] for number, image, count in triples for i in choose(sample, number, count)))
+        return found
 
     def quotas(self, sample: int, tokens: int) -> list[int]:
         """Number of tokens that each image of a sample keeps, of ``tokens`` in total."""

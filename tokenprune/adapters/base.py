@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from itertools import count
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ from tokenprune.adapters.layout import VisualLayout, check_not_empty, find_token
 from tokenprune.adapters.towers import TowerSite
 from tokenprune.adapters.views import PlacedItem
 from tokenprune.core.architecture import Architecture
-from tokenprune.errors import LayerError, TokenPruneError, UnsupportedModelError
+from tokenprune.errors import TokenPruneError, UnsupportedModelError
 
 
 class Adapter(ABC):
@@ -238,11 +237,8 @@ class Adapter(ABC):
         Raises:
             UnsupportedModelError: See :meth:`tower_site`; or no layer is on the way.
         """
-        depth = 0
-        with suppress(LayerError):
-            while True:
-                self.tower_site(depth)
-                depth += 1
+        self.tower_site(0)  # says why, where the tower cannot be read
+        depth = self.tower_layers or 0
         named = getattr(self.config, "vision_feature_layer", None)
         states = [named] if isinstance(named, int) else named or [depth]  # numbers of states: 0 enters layer 0
         used = min(depth, max(state % (depth + 1) for state in states))
