@@ -32,8 +32,9 @@ from tokenprune.experiment.report import markdown
 from tokenprune.experiment.runner import Part
 from tokenprune.measure.bench import step_positions
 from tokenprune.models.base import LoadedModel
-from tokenprune.models.downsample import Downsampler, not_enlarging
+from tokenprune.models.downsample import Downsampler
 from tokenprune.models.hf import HuggingFace
+from tokenprune.models.smaller_pixels import not_enlarging
 from tokenprune.tasks.base import Sample
 
 ROOT = Path(__file__).parents[2]
