@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -12,9 +13,10 @@ from torch import Tensor
 from tokenprune.engine.trials.divergence import forced_log_probabilities, mean_divergence, not_comparable
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment.batches import Batch
-from tokenprune.experiment.cost import OF_THE_WHOLE, sample_cost
+from tokenprune.experiment.cost import OF_THE_WHOLE, known_shapes, sample_cost
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.series_model import SeriesModel, named
+from tokenprune.flops.decoder import Shape
 from tokenprune.models.answer import Generated, generate
 from tokenprune.output.lines import Row
 from tokenprune.run import Run
@@ -54,6 +56,10 @@ class NoAnswerError(Exception):
 
 class Answering(SeriesModel):
     """Answers samples with the series of one experiment; arguments as for :class:`SeriesModel`."""
+
+    @cached_property
+    def _shapes(self) -> tuple[Shape, ...] | None:
+        return known_shapes(self.adapter)
 
     def answer(self, item: Series, work: BatchInWork, tokens: int | None = None) -> list[Row]:
         """Answer a batch with a series.
@@ -134,7 +140,10 @@ class Answering(SeriesModel):
         size, inputs = self.loaded.model.dtype.itemsize, batch.inputs
         count = len(batch.samples)
         padding = (inputs["attention_mask"] == 0).sum(1).tolist() if "attention_mask" in inputs else [0] * count
-        return [sample_cost(self.adapter, size, inputs, run, index, int(padding[index])) for index in range(count)]
+        return [
+            sample_cost(self.adapter, self._shapes, size, inputs, run, index, int(padding[index]))
+            for index in range(count)
+        ]
 
     def _divergences(self, item: Series, work: BatchInWork, shown: Batch) -> list[float]:
         """Mean divergence of every sample from the unpruned model, over the tokens of that model's answer."""

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.errors import UnsupportedModelError
-from tokenprune.flops.decoder import kv_cache_bytes, prefill_flops
+from tokenprune.flops.decoder import Shape, cache_bytes_of_shapes, flops_of_shapes, shapes_of
 from tokenprune.run import Run
 
 #: The numbers of a sample that are those of its pictures as they are, before pruning and before they are made smaller.
 OF_THE_WHOLE = ("visual_before", "flops_unpruned", "kv_bytes_unpruned")
 
 
+def known_shapes(adapter: Adapter) -> tuple[Shape, ...] | None:
+    """The shapes of a model's decoder layers; None for a family without a closed form."""
+    try:
+        return shapes_of(adapter.text_config, adapter.num_layers)
+    except UnsupportedModelError:
+        return None
+
+
 def sample_cost(
-    adapter: Adapter, itemsize: int, inputs: Mapping[str, Tensor], run: Run | None, index: int, padding: int
+    adapter: Adapter,
+    shapes: Sequence[Shape] | None,
+    itemsize: int,
+    inputs: Mapping[str, Tensor],
+    run: Run | None,
+    index: int,
+    padding: int,
 ) -> dict[str, Any]:
     """Tokens, FLOPs and cache bytes of one sample's prefill, without its padding.
 
     Args:
         adapter: The model's adapter.
+        shapes: What :func:`known_shapes` says of the model.
         itemsize: Bytes of one number of the cache.
         inputs: The batch.
         run: The run that pruned the batch; None for the unpruned model.
@@ -32,7 +47,6 @@ def sample_cost(
     Returns:
         The numbers by name. FLOPs and bytes are None for a family without a closed form.
     """
-    config = adapter.text_config
     layers = adapter.num_layers
     length = inputs["input_ids"].shape[1] - padding
     if run is None:
@@ -47,20 +61,12 @@ def sample_cost(
         cached = [tokens - padding for tokens in report.cached_per_layer(index)]
     tokens_unpruned = [length] * layers
     text = length - before
-    return {
-        "visual_before": before,
-        "visual_after": after,
-        "layer_average": average,
-        "flops": _known(lambda: prefill_flops(config, tokens_pruned, [n - text for n in tokens_pruned])),
-        "flops_unpruned": _known(lambda: prefill_flops(config, tokens_unpruned, [before] * layers)),
-        "kv_bytes": _known(lambda: kv_cache_bytes(config, cached, itemsize)),
-        "kv_bytes_unpruned": _known(lambda: kv_cache_bytes(config, tokens_unpruned, itemsize)),
+    cost: dict[str, Any] = {"visual_before": before, "visual_after": after, "layer_average": average}
+    if shapes is None:
+        return cost | dict.fromkeys(("flops", "flops_unpruned", "kv_bytes", "kv_bytes_unpruned"))
+    return cost | {
+        "flops": flops_of_shapes(shapes, tokens_pruned, [tokens - text for tokens in tokens_pruned]),
+        "flops_unpruned": flops_of_shapes(shapes, tokens_unpruned, [before] * layers),
+        "kv_bytes": cache_bytes_of_shapes(shapes, cached, itemsize),
+        "kv_bytes_unpruned": cache_bytes_of_shapes(shapes, tokens_unpruned, itemsize),
     }
-
-
-def _known(closed_form: Callable[[], int]) -> int | None:
-    """The value of a closed form; None for a family without one."""
-    try:
-        return closed_form()
-    except UnsupportedModelError:
-        return None
