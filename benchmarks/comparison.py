@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tables import OWN, PLAN, ROOT, Cell, affordable, cells
+from tables import OWN, PLAN, POSITIONS, RENUMBERED, ROOT, Cell, affordable, cells
 
 from tokenprune.core.references import DOWNSAMPLED, ORACLE, UNPRUNED, is_reference, same_cost
 from tokenprune.stats.estimate import Estimate
@@ -32,7 +32,7 @@ PAGE = ROOT / "docs" / "comparison.md"
 EARLIER = "## Earlier tables"
 TASKS = {"digits": "Digits", "easy-vqa": "easy-VQA", "clips": "Clips"}
 PICTURES, CLIPS = ("digits", "easy-vqa"), ("clips",)
-AXES = {"average": "layer average", "kept": "kept"}
+AXES = {"average": "layer average", "kept": "kept", POSITIONS: "layer average, both kinds of positions"}
 #: Task and share -> the share of the unpruned accuracy that entropyprune should keep at least.
 GOALS = {("digits", "22.2"): 0.96, ("easy-vqa", "22.2"): 0.96, ("clips", "33.3"): 0.92}
 #: The shares of the nine cells with goals.
@@ -110,6 +110,15 @@ HARD = """\
 Accuracy on the hard questions alone, at equal layer averages. The unpruned model answers them right, and wrong from a
 smaller picture with as many tokens. On the others nothing shows whether a method keeps the right tokens."""
 
+POSITIONS_HEAD = """\
+## Positions
+
+The code of these methods' authors numbers the tokens that are left from 0. Here they keep their positions, unless a
+method says `positions: renumbered` ([Concepts](concepts.md#positions)). At equal layer averages of {share} %: accuracy
+in % with original positions, and in brackets that with renumbered ones minus it, paired by question. **Bold**: the
+renumbered ones are better beyond the interval.
+"""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -118,7 +127,7 @@ class Method:
     Attributes:
         name: The method.
         data: Its row of the summary.
-        pairs: "random", "best" and "entropyprune" -> its difference to that one.
+        pairs: "random", "best", "entropyprune" and "original" (positions) -> its difference to that one.
     """
 
     name: str
@@ -319,7 +328,8 @@ class Page:
         if any(OWN in item.methods for item in self.results):
             parts += [OWN_HEAD, *self._own()]
         if self.results:
-            parts += [METHODS, *self._methods(), *self._measured()]
+            parts += [METHODS, *self._methods()]
+            parts += [*self._positions(), *self._measured()]
         if earlier and any(cell.axis == "average" for cell in self.missing):
             parts += [f"{EARLIER}\n", earlier]
         return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
@@ -426,6 +436,16 @@ class Page:
                     yield words + "\n"
                     yield lines(table(["method", *(f"{item.share} %" for item in found)], rows))
                     yield unable(found) if cell is not hard_cell else ""
+
+    def _positions(self) -> Iterator[str]:
+        found = self.of(POSITIONS)
+        if not found:
+            return
+        yield POSITIONS_HEAD.format(share=found[0].share)
+        names = sorted({name for item in found for name in item.methods if f"{name}{RENUMBERED}" in item.methods})
+        rows = [[name, *(positions_cell(item, name) for item in found)] for name in names]
+        yield lines(table(["method", *(f"{TASKS[item.cell.task]} %" for item in found)], rows))
+        yield unable(found)
 
     def _measured(self) -> Iterator[str]:
         yield "## How it was measured\n"
@@ -658,6 +678,14 @@ def cost_of(item: Result, method: Method) -> float:
 def kept_cell(item: Result, method: Method) -> Field:
     """The accuracy with the layer average that it costs."""
     return Field(f"{method.accuracy} ({cost_of(item, method):.1f})", strong=item.random_wins(method))
+
+
+def positions_cell(item: Result, name: str) -> Field:
+    """The accuracy with original positions, and what renumbered ones change."""
+    if name not in item.methods:
+        return Field("")
+    gap = item.methods[f"{name}{RENUMBERED}"].minus("original")
+    return Field(f"{item.methods[name].accuracy} ({points(gap)})", strong=gap is not None and gap.low > 0)
 
 
 def hard_cell(item: Result, method: Method) -> Field:

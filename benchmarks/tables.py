@@ -3,7 +3,8 @@
     python benchmarks/tables.py --jobs 2
 
 A *cell* is one experiment: a task, an axis (``average``: the budget is a layer average; ``kept``: it is what is left
-after the last stage) and a share. ``benchmarks/tables.yaml`` says what is measured. A cell goes on where it stopped,
+after the last stage) and a share. Cells of a third axis, ``positions``, have methods with original and with renumbered
+positions, at equal layer averages. ``benchmarks/tables.yaml`` says what is measured. A cell goes on where it stopped,
 below ``results/tables/``; a finished one is copied to ``benchmarks/results/tables/CELL/`` and is not made again as
 long as its settings are the same. ``pairs.json`` beside it has the differences of methods, paired by question, which
 the answers alone can tell; ``benchmarks/comparison.py`` writes the page from these folders. Methods that act before
@@ -46,6 +47,8 @@ WORK = ROOT / "results" / "tables"
 KEPT = ROOT / "benchmarks" / "results" / "tables"
 FILES = ("report.md", "summary.json", "config.yaml", "choices.json", "environment.json", "accuracy.png")
 AXES = {"average": "layer_average", "kept": "keep_ratio"}
+#: The axis of methods with both kinds of positions, and the end of the names of those with renumbered ones.
+POSITIONS, RENUMBERED = "positions", "-renumbered"
 #: The method that every other one is compared with, beside random and the best.
 OWN = "entropyprune"
 
@@ -72,7 +75,15 @@ class Cell:
     @cached_property
     def entries(self) -> list[Any]:
         """The methods to try."""
-        return [*self.plan["methods"], *(self.plan["video"] if self.task == "clips" else ())]
+        found = self._of(self.plan)
+        if self.axis != POSITIONS:
+            return found
+        known = {_name(entry): entry for entry in found}
+        chosen = [known[name] for name in self._of(self.plan["positions"])]
+        return [form for entry in chosen for form in (entry, _renumbered(entry))]
+
+    def _of(self, plan: Mapping[str, Any]) -> list[Any]:
+        return [*plan["methods"], *(plan["video"] if self.task == "clips" else ())]
 
     def config(self, entries: Sequence[Any]) -> ExperimentConfig:
         """The experiment with some of the methods."""
@@ -81,7 +92,7 @@ class Cell:
                 **self.plan["tasks"][self.task],
                 **self.plan["settings"],
                 "methods": list(entries),
-                "budgets": [{"name": AXES[self.axis], "ratio": self.share}],
+                "budgets": [{"name": AXES.get(self.axis, AXES["average"]), "ratio": self.share}],
                 "output": str(WORK.relative_to(ROOT) / self.name),
             },
             self.name,
@@ -112,7 +123,7 @@ class Cell:
             if source.is_file():
                 shutil.copyfile(source, self.folder / name)
         _write(self.folder / "cannot.json", cannot)
-        _write(self.folder / "pairs.json", pairs(result, self.share if self.axis == "average" else None))
+        _write(self.folder / "pairs.json", pairs(result, None if self.axis == "kept" else self.share))
         _write(self.folder / "plan.json", self.settings)
 
     def possible(self) -> tuple[list[Any], dict[str, str]]:
@@ -151,13 +162,13 @@ class Cell:
             TokenPruneError: It cannot meet the budget, or cannot run on the model.
         """
         if item.method is None:  # smaller pictures: before the language model
-            return self.axis == "average"
+            return self.axis != "kept"
         if item.method.layers.verifies:  # it finds a layer that can
             return True
         layers = choose_layers(adapter.model, item.method, calibration).layers
         schedule = Schedule(layers, adapter.num_layers, prefill_cost(adapter.config, 0))
         item.method.budget.keep(visual, schedule)
-        return self.axis == "average" or layers != (0,) or item.method_name.startswith("random")
+        return self.axis != "kept" or layers != (0,) or item.method_name.startswith("random")
 
 
 def pairs(result: ExperimentResult, share: float | None) -> dict[str, Any]:
@@ -171,7 +182,8 @@ def pairs(result: ExperimentResult, share: float | None) -> dict[str, Any]:
     Returns:
         The number of ``questions`` and of ``pictures``, the layer average ``target``, the ``best`` method of that cost,
         and for each of the ``methods`` its score minus that of the ``random`` choice with the nearest layer average,
-        of the ``best``, and of ``entropyprune``: ``name`` of the other, ``mean``, ``low``, ``high``.
+        of the ``best``, of ``entropyprune``, and with renumbered positions of the same with ``original`` ones: ``name``
+        of the other, ``mean``, ``low``, ``high``.
     """
     summaries, groups = summarise(result), result.answers.questions.groups
     (budget, methods), *_ = by_budget(summaries).items()
@@ -183,7 +195,8 @@ def pairs(result: ExperimentResult, share: float | None) -> dict[str, Any]:
 
     def of(own: SeriesSummary) -> dict[str, Any]:
         gains = {"random": chance[own.method]} if own.method in chance else {}
-        for name, rival in (("best", best), (OWN, methods.get(OWN))):
+        twin = own.method.removesuffix(RENUMBERED)
+        for name, rival in (("best", best), (OWN, methods.get(OWN)), ("original", methods.get(twin))):
             if rival is not None and rival.method != own.method:
                 gains[name] = Gain.of(result.answers, own, rival)
         return {name: {"name": gain.rival.method, **vars(gain.points)} for name, gain in gains.items()}
@@ -204,6 +217,16 @@ def affordable(average: float, target: float | None) -> bool:
     return target is not None and average <= (1 + SAME_COST) * target
 
 
+def _name(entry: Any) -> str:
+    return str(entry if isinstance(entry, str) else entry["name"])
+
+
+def _renumbered(entry: Any) -> dict[str, Any]:
+    """An entry of the plan with renumbered positions."""
+    own = {"name": entry} if isinstance(entry, str) else entry
+    return {**own, "positions": "renumbered", "label": f"{_name(entry)}{RENUMBERED}"}
+
+
 def _write(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
@@ -222,7 +245,9 @@ def _say(name: str) -> Any:
 
 def cells(plan: Mapping[str, Any]) -> list[Cell]:
     """All cells, the layer averages first."""
-    return [Cell(task, axis, share, plan) for axis in AXES for share in plan["shares"] for task in plan["tasks"]]
+    shares = [(axis, share) for axis in AXES for share in plan["shares"]]
+    shares += [(POSITIONS, plan["positions"]["share"])] if "positions" in plan else []
+    return [Cell(task, axis, share, plan) for axis, share in shares for task in plan["tasks"]]
 
 
 def main() -> int:

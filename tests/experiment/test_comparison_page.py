@@ -33,6 +33,7 @@ PLAN: dict[str, Any] = {
     "video": [],
     "own": ["entropyprune", "entropyprune-tower"],
     "null_models": ["diversity", "energy-diversity"],
+    "positions": {"share": 0.2223, "methods": ["entropyprune"], "video": []},
 }
 #: Cell -> method -> how many of the questions it answers right (the first ones), its layer average, what is left.
 CELLS: dict[str, dict[str, tuple[int, float, int]]] = {
@@ -59,6 +60,13 @@ CELLS: dict[str, dict[str, tuple[int, float, int]]] = {
         "unpruned": (40, 144, 144),
         "fastv": (25, 72, 32),
         "random-layer-2": (30, 72, 32),
+    },
+    "digits-positions-22.2": {
+        "unpruned": (40, 144, 144),
+        "scope": (30, 32, 32),
+        "scope-renumbered": (20, 32, 32),
+        "divprune": (30, 32, 32),
+        "divprune-renumbered": (38, 32, 32),
     },
 }
 
@@ -88,7 +96,7 @@ def scripts(
 
 def made_up(methods: Mapping[str, tuple[int, float, int]], cell: Any) -> ExperimentResult:
     """An experiment with known answers, every question about a picture of its own."""
-    budget = f"{'layer_average' if cell.axis == 'average' else 'keep_ratio'} {cell.share}"
+    budget = f"{'keep_ratio' if cell.axis == 'kept' else 'layer_average'} {cell.share}"
 
     def rows() -> Iterator[Row]:
         for name, (right, average, visual) in methods.items():
@@ -125,7 +133,7 @@ def store(tables: ModuleType, cell: Any, result: ExperimentResult) -> None:
     versions = {"tokenprune": "1", "torch": "2", "transformers": "5", "device": "a CPU"}
     for name, data in {
         "summary.json": json_ready([asdict(item) for item in summarise(result)]),
-        "pairs.json": tables.pairs(result, cell.share if cell.axis == "average" else None),
+        "pairs.json": tables.pairs(result, None if cell.axis == "kept" else cell.share),
         "choices.json": json_ready(result.choices),
         "cannot.json": {"clse": "no room for its first layers"},
         "environment.json": versions,
@@ -163,6 +171,7 @@ def minus(first: int, second: int) -> str:
 def test_what_is_missing_stands_in_one_line_at_the_top(scripts: tuple[ModuleType, ModuleType]) -> None:
     (line,) = [line for line in page(scripts).splitlines() if line.startswith("**Not measured yet:**")]
     names = ("digits-average-33.3", "clips-average-22.2", "digits-kept-33.3", "clips-kept-22.2", "clips-kept-33.3")
+    names += ("clips-positions-22.2",)
     assert all(f"`{name}`" in line for name in names)
     assert line.count("`") == 2 * len(names)
 
@@ -239,6 +248,24 @@ def test_kept_tokens_have_their_layer_average_and_hard_questions_their_number(
     assert "### Clips, hard questions" not in text
 
 
+def test_positions_are_compared_within_their_cell(scripts: tuple[ModuleType, ModuleType]) -> None:
+    divprune, scope = table(page(scripts), "## Positions")
+    accuracy = share(right(30))
+    assert divprune == {"method": "divprune", "Digits %": f"**{accuracy} ({minus(38, 30)})**"}
+    assert scope == {"method": "scope", "Digits %": f"{accuracy} ({minus(20, 30)})"}
+
+
+def test_a_cell_of_positions_has_every_method_twice(modules: tuple[ModuleType, ModuleType]) -> None:
+    own = {"name": "hiprune", "pruner": {"name": "hiprune", "object_layer": 2}}
+    plan = {**PLAN, "methods": ["dart", own], "video": ["dycoke"]}
+    plan["positions"] = {"share": 0.1, "methods": ["hiprune"], "video": ["dycoke"]}
+    digits, clips = (cell for cell in modules[0].cells(plan) if cell.axis == "positions")
+    renumbered = {**own, "positions": "renumbered", "label": "hiprune-renumbered"}
+    assert digits.entries == [own, renumbered]
+    assert clips.entries[:2] == digits.entries
+    assert clips.entries[2:] == ["dycoke", {"name": "dycoke", "positions": "renumbered", "label": "dycoke-renumbered"}]
+
+
 def test_every_cell_has_its_report(scripts: tuple[ModuleType, ModuleType]) -> None:
     tables, comparison = scripts
     reports = comparison.Page(tables.cells(PLAN)).reports()
@@ -267,7 +294,7 @@ def test_a_cell_with_other_settings_is_not_on_the_page(scripts: tuple[ModuleType
     tables, comparison = scripts
     other = comparison.Page(tables.cells({**PLAN, "settings": {**PLAN["settings"], "batch_size": 8}}))
     assert other.results == []
-    assert "**Not measured yet: all 8 cells.**" in other.text()
+    assert "**Not measured yet: all 10 cells.**" in other.text()
 
 
 @pytest.mark.usefixtures("toy_installed")
