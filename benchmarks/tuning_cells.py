@@ -1,13 +1,13 @@
 """Does the label-free objective rank methods as their accuracy does? The nine cells of docs/tuning.md.
 
-For every task and every share of tokens kept, each method of the committed tables runs on pictures of the training
-split next to the unpruned model; no label is read. The mean of each objective over the pictures is then compared with
-the accuracy in the committed table: Spearman's rank correlation over the methods, and the accuracy of the method with
-the best objective.
+For every task and three shares of tokens, each method of the finished cells of ``make tables`` at equal layer averages
+runs on samples of the validation split next to the unpruned model; no label is read. The mean of each objective over
+the samples is then compared with the accuracy of the cell: Spearman's rank correlation over the methods, and the
+accuracy of the method with the best objective. Methods have the layers, and the pruner, that they had in the cell.
 
     python benchmarks/tuning_cells.py --output benchmarks/results/tuning/cells.json
 
-Measurements are appended to ``cells.jsonl`` next to the output, and are not made again.
+Measurements are appended to ``results/tuning-cells.jsonl``, and are not made again.
 """
 
 from __future__ import annotations
@@ -21,93 +21,92 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from tables import PLAN, ROOT, Cell, cells
 
 from tokenprune import ExperimentConfig
 from tokenprune.adapters import adapter_for
 from tokenprune.config import Method
+from tokenprune.core.references import ORACLE
 from tokenprune.drawing.palette import COLOURS, GREY, MARKERS
 from tokenprune.drawing.vega import figure, layer, save
 from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch
 from tokenprune.experiment.series import Series
-from tokenprune.run import choose_layers, chosen
 from tokenprune.selectors.fixed import Fixed
 
-ROOT = Path(__file__).resolve().parent.parent
-#: Task -> experiment file with its methods and budgets, and result folders whose tables are read; later ones replace
-#: rows of earlier ones.
-CELLS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "digits": ("zoo.yaml", ("zoo", "zoo-changed", "positions")),
-    "easy-vqa": ("zoo-easy-vqa.yaml", ("zoo-easy-vqa",)),
-    "clips": ("zoo-video.yaml", ("zoo-video", "zoo-video-changed")),
-}
-SHARES = ("keep_ratio 0.33", "keep_ratio 0.112", "keep_ratio 0.05")
+#: The shares of the nine cells, of those of tables.yaml.
+SHARES = (0.3334, 0.1112, 0.05)
+MEASURED = ROOT / "results" / "tuning-cells.jsonl"
 OBJECTIVE = "root_divergence"
-PICTURES = 64
+SAMPLES = 64
 BATCH = 8
 
 
+def nine() -> list[Cell]:
+    """The cells that are finished."""
+    found = cells(yaml.safe_load(PLAN.read_text(encoding="utf-8")))
+    wanted = [cell for cell in found if cell.axis == "average" and cell.share in SHARES and cell.finished]
+    return sorted(wanted, key=lambda cell: (list(cell.plan["tasks"]).index(cell.task), -cell.share))
+
+
 def series_of(config: ExperimentConfig) -> Iterator[Series]:
-    """The methods of an experiment at the three shares, random ones with their first seed only."""
-    seen = set()
+    """The methods of a cell, random ones with their first seed only."""
+    seen = {ORACLE}
     for item in config.series():
-        if item.method is None or item.budget not in SHARES or item.method_name == "oracle":
-            continue
-        if (item.method_name, item.budget) not in seen:
-            seen.add((item.method_name, item.budget))
+        if item.method is not None and item.method_name not in seen:
+            seen.add(item.method_name)
             yield item
 
 
-def measure(task: str, path: Path, done: dict[tuple[str, str, int], dict[str, Any]]) -> None:
-    """Measure what is missing of one task, and append it to the file."""
-    config = ExperimentConfig.from_yaml(ROOT / "examples" / CELLS[task][0])
-    config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": "float32"})})
-    items = list(series_of(config))
-    numbers = range(PICTURES // BATCH)
-    if all((task, item.key, number) in done for item in items for number in numbers):
+def method_of(item: Series, choice: dict[str, Any]) -> Method:
+    """A method as it ran in the cell."""
+    assert item.method is not None
+    method = Method.from_dict({"pruner": choice["pruner"]}) if "pruner" in choice else item.method
+    return item.method.model_copy(update={"pruner": method.pruner, "layers": Fixed(layers=tuple(choice["layers"]))})
+
+
+def measure(cell: Cell, path: Path, done: dict[tuple[str, str, int], dict[str, Any]]) -> None:
+    """Measure what is missing of one cell, and append it to the file."""
+    config = ExperimentConfig.from_yaml(cell.folder / "config.yaml")
+    choices = json.loads((cell.folder / "choices.json").read_text(encoding="utf-8"))
+    methods = {item.method_name: method_of(item, choices[item.key]) for item in series_of(config)}
+    numbers = range(SAMPLES // BATCH)
+    if all((cell.name, name, number) in done for name in methods for number in numbers):
         return
     loaded = config.model.load()
     adapter = adapter_for(loaded.model)
-    samples = config.task.calibration(PICTURES)
-    calibration = [loaded.encode([sample]) for sample in samples[:8]]
-    methods: dict[str, Method] = {}
-    for item in items:
-        choice = choose_layers(loaded.model, item.method, calibration)
-        methods[item.key] = chosen(item.method, choice).model_copy(update={"layers": Fixed(layers=choice.layers)})
+    samples = config.task.calibration(SAMPLES)
     with path.open("a", encoding="utf-8") as file:
         for number in numbers:
-            missing = [item for item in items if (task, item.key, number) not in done]
+            missing = [name for name in methods if (cell.name, name, number) not in done]
             if not missing:
                 continue
             part = slice(number * BATCH, (number + 1) * BATCH)
             start = time.perf_counter()
-            firsts = {methods[item.key].layers.layers[0] for item in missing}
-            unpruned = UnprunedBatch(adapter, loaded.encode(samples[part]), firsts, sample_ids=range(PICTURES)[part])
-            for item in missing:
-                method = methods[item.key]
-                found = unpruned.fidelity(method, method.layers.layers).to_lists()
-                row = {"task": task, "series": item.key, "method": item.method_name, "budget": item.budget}
-                row["batch"] = number
+            firsts = {methods[name].layers.layers[0] for name in missing}
+            unpruned = UnprunedBatch(adapter, loaded.encode(samples[part]), firsts, sample_ids=range(SAMPLES)[part])
+            for name in missing:
+                found = unpruned.fidelity(methods[name], methods[name].layers.layers).to_lists()
+                row = {"cell": cell.name, "method": name, "batch": number}
                 file.write(json.dumps(row | found) + "\n")
                 file.flush()
-            print(f"{task} batch {number}: {len(missing)} series, {time.perf_counter() - start:.1f} s", flush=True)
+            print(
+                f"{cell.name} batch {number}: {len(missing)} methods, {time.perf_counter() - start:.1f} s", flush=True
+            )
 
 
 def read(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """What was measured: (task, series, batch) -> row."""
+    """What was measured: (cell, method, batch) -> row."""
     if not path.is_file():
         return {}
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return {(row["task"], row["series"], row["batch"]): row for row in rows}
+    return {(row["cell"], row["method"], row["batch"]): row for row in rows}
 
 
-def accuracies(task: str) -> dict[tuple[str, str], tuple[float, float]]:
-    """(method, budget) -> accuracy and half of its interval, of the committed tables."""
-    out: dict[tuple[str, str], tuple[float, float]] = {}
-    for folder in CELLS[task][1]:
-        path = ROOT / "benchmarks" / "results" / folder / "summary.json"
-        for item in json.loads(path.read_text(encoding="utf-8")) if path.is_file() else ():
-            out[item["method"], item["budget"]] = item["accuracy"]["mean"], item["accuracy"]["half"]
-    return out
+def accuracies(cell: Cell) -> dict[str, tuple[float, float]]:
+    """Method -> accuracy and half of its interval in the committed cell."""
+    rows = json.loads((cell.folder / "summary.json").read_text(encoding="utf-8"))
+    return {row["method"]: (row["accuracy"]["mean"], row["accuracy"]["half"]) for row in rows}
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
@@ -141,103 +140,96 @@ def objectives(fidelity: Fidelity) -> dict[str, float]:
 
 def summarise(done: dict[tuple[str, str, int], dict[str, Any]]) -> list[dict[str, Any]]:
     """One entry per cell."""
-    cells = []
-    for task in CELLS:
-        table = accuracies(task)
-        for share in SHARES:
-            losses: dict[str, dict[str, float]] = {}
-            for (name, _, _), row in done.items():
-                if name == task and row["budget"] == share:
-                    losses.setdefault(row["method"], {})
-            for method in losses:
-                parts = [
-                    Fidelity.from_lists(row)
-                    for (name, _, _), row in sorted(done.items())
-                    if name == task and row["budget"] == share and row["method"] == method
-                ]
-                losses[method] = objectives(Fidelity.cat(parts))
-            both = {method: table[method, share] for method in losses if (method, share) in table}
-            if len(both) < 3:
-                continue
-            best = max(both, key=lambda method: both[method][0])
-            cell: dict[str, Any] = {"task": task, "budget": share, "methods": len(both), "best": best}
-            cell["best_accuracy"] = both[best][0]
-            cell["best_half"] = both[best][1]
-            cell["objectives"] = {}
-            for name in next(iter(losses.values())):
-                picked = min(both, key=lambda method, name=name: losses[method][name])  # type: ignore[misc]
-                cell["objectives"][name] = {
-                    "spearman": spearman([-losses[method][name] for method in both], [both[m][0] for m in both]),
-                    "picked": picked,
-                    "picked_accuracy": both[picked][0],
-                }
-            cell["points"] = {method: {**losses[method], "accuracy": both[method][0]} for method in both}
-            cells.append(cell)
-    return cells
+    found = []
+    for own in nine():
+        table = accuracies(own)
+        parts: dict[str, list[Fidelity]] = {}
+        for (name, method, _), row in sorted(done.items()):
+            if name == own.name:
+                parts.setdefault(method, []).append(Fidelity.from_lists(row))
+        losses = {method: objectives(Fidelity.cat(rows)) for method, rows in parts.items()}
+        both = {method: table[method] for method in losses if method in table}
+        if len(both) < 3:
+            continue
+        best = max(both, key=lambda method: both[method][0])
+        shown = f"{100 * own.share:.3g} %"
+        cell: dict[str, Any] = {"task": own.task, "budget": shown, "methods": len(both), "best": best}
+        cell["best_accuracy"], cell["best_half"] = both[best]
+        cell["objectives"] = {}
+        for name in next(iter(losses.values())):
+            picked = min(both, key=lambda method, name=name: losses[method][name])  # type: ignore[misc]
+            cell["objectives"][name] = {
+                "spearman": spearman([-losses[method][name] for method in both], [both[m][0] for m in both]),
+                "picked": picked,
+                "picked_accuracy": both[picked][0],
+            }
+        cell["points"] = {method: {**losses[method], "accuracy": both[method][0]} for method in both}
+        found.append(cell)
+    return found
 
 
-def markdown(cells: Sequence[dict[str, Any]]) -> str:
+def markdown(found: Sequence[dict[str, Any]]) -> str:
     """Tables: the nine cells with the default objective, all objectives that were tried, and the best fixed method."""
     lines = [
         "# The nine cells",
         "",
         f"Objective `{OBJECTIVE}`: the square root of the divergence from the unpruned model at the first answer",
-        f"token, mean over {PICTURES} pictures or clips of the validation split. Accuracies are those of the committed",
-        "tables, in %.",
+        f"token, mean over {SAMPLES} pictures or clips of the validation split. Accuracies, in %, are those of the",
+        "committed cells at equal layer averages.",
         "",
-        "| task | budget | methods | Spearman | picked | its accuracy | best | its accuracy | within its interval |",
+        "| task | tokens | methods | Spearman | picked | its accuracy | best | its accuracy | within its interval |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for cell in cells:
-        found = cell["objectives"][OBJECTIVE]
-        inside = found["picked_accuracy"] >= cell["best_accuracy"] - cell["best_half"]
+    for cell in found:
+        own = cell["objectives"][OBJECTIVE]
+        inside = own["picked_accuracy"] >= cell["best_accuracy"] - cell["best_half"]
         lines.append(
-            f"| {cell['task']} | {cell['budget']} | {cell['methods']} | {found['spearman']:.2f} | {found['picked']}"
-            f" | {100 * found['picked_accuracy']:.1f} | {cell['best']}"
+            f"| {cell['task']} | {cell['budget']} | {cell['methods']} | {own['spearman']:.2f} | {own['picked']}"
+            f" | {100 * own['picked_accuracy']:.1f} | {cell['best']}"
             f" | {100 * cell['best_accuracy']:.1f} ± {100 * cell['best_half']:.1f} | {'yes' if inside else '**no**'} |"
         )
     single = {
-        method: statistics.fmean(cell["points"][method]["accuracy"] for cell in cells)
-        for method in cells[0]["points"]
-        if all(method in cell["points"] for cell in cells)
+        method: statistics.fmean(cell["points"][method]["accuracy"] for cell in found)
+        for method in found[0]["points"]
+        if all(method in cell["points"] for cell in found)
     }
     order = sorted(single, key=lambda method: -single[method])
-    picked = statistics.fmean(cell["objectives"][OBJECTIVE]["picked_accuracy"] for cell in cells)
-    best = statistics.fmean(cell["best_accuracy"] for cell in cells)
+    picked = statistics.fmean(cell["objectives"][OBJECTIVE]["picked_accuracy"] for cell in found)
+    best = statistics.fmean(cell["best_accuracy"] for cell in found)
     lines += [
         "",
-        f"Mean accuracy over these {len(cells)} cells: what was picked {100 * picked:.1f} %; the best method of each"
+        f"Mean accuracy over these {len(found)} cells: what was picked {100 * picked:.1f} %; the best method of each"
         f" cell {100 * best:.1f} %; the best single method for all cells, `{order[0]}`,"
         f" {100 * single[order[0]]:.1f} %; then",
         ", ".join(f"`{method}` {100 * single[method]:.1f} %" for method in order[1:5]) + ".",
         "",
-        f"All {len(cells[0]['objectives'])} objectives that were tried, Spearman's rank correlation (and points below"
+        f"All {len(found[0]['objectives'])} objectives that were tried, Spearman's rank correlation (and points below"
         " the best method of the cell):",
         "",
-        "| objective | " + " | ".join(f"{cell['task']}, {cell['budget'].split()[1]}" for cell in cells) + " |",
-        "|---|" + "---|" * len(cells),
+        "| objective | " + " | ".join(f"{cell['task']}, {cell['budget']}" for cell in found) + " |",
+        "|---|" + "---|" * len(found),
     ]
-    for name in cells[0]["objectives"]:
+    for name in found[0]["objectives"]:
         values = [
             f"{cell['objectives'][name]['spearman']:.2f}"
             f" ({100 * (cell['best_accuracy'] - cell['objectives'][name]['picked_accuracy']):.1f})"
-            for cell in cells
+            for cell in found
         ]
         lines.append(f"| {name} | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
 
 
-def draw(cells: Sequence[dict[str, Any]], path: Path) -> None:
+def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw a scatter plot per cell: the objective against the accuracy of the table."""
     panels = []
     kinds = {"picked": (COLOURS[1], MARKERS[7]), "random": (GREY, MARKERS[6]), "other": (COLOURS[0], MARKERS[0])}
-    for cell in cells:
-        found = cell["objectives"][OBJECTIVE]
+    for cell in found:
+        own = cell["objectives"][OBJECTIVE]
         rows = [
             {
                 "objective": point[OBJECTIVE],
                 "accuracy": 100 * point["accuracy"],
-                "kind": "picked" if method == found["picked"] else "random" if method.startswith("random") else "other",
+                "kind": "picked" if method == own["picked"] else "random" if method.startswith("random") else "other",
             }
             for method, point in cell["points"].items()
         ]
@@ -249,7 +241,7 @@ def draw(cells: Sequence[dict[str, Any]], path: Path) -> None:
                 ("size", [110, 30, 30]),
             )
         }
-        title = f"{cell['task']}, {cell['budget']}: {found['spearman']:.2f}, {found['picked']}"
+        title = f"{cell['task']}, {cell['budget']}: {own['spearman']:.2f}, {own['picked']}"
         axis = {"type": "quantitative", "scale": {"zero": False, "padding": 6}}
         x = {"field": "objective", "title": "root of the divergence, no labels", **axis}
         y = {"field": "accuracy", "title": "accuracy of the table, %", **axis}
@@ -263,17 +255,20 @@ def main() -> None:
     """Measure what is missing and print the cells."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/tuning/cells.json")
-    parser.add_argument("--task", action="append", choices=list(CELLS))
+    parser.add_argument("--cell", action="append", choices=[cell.name for cell in nine()])
     arguments = parser.parse_args()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    rows = arguments.output.with_suffix(".jsonl")
-    for task in arguments.task or CELLS:
-        measure(task, rows, read(rows))
-    cells = summarise(read(rows))
-    arguments.output.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
-    text = markdown(cells)
+    MEASURED.parent.mkdir(parents=True, exist_ok=True)
+    for cell in nine():
+        if not arguments.cell or cell.name in arguments.cell:
+            measure(cell, MEASURED, read(MEASURED))
+    found = summarise(read(MEASURED))
+    if not found:
+        raise SystemExit("no cell of `make tables` at equal layer averages is finished")
+    arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    text = markdown(found)
     arguments.output.with_suffix(".md").write_text(text, encoding="utf-8")
-    draw(cells, arguments.output.with_suffix(".png"))
+    draw(found, arguments.output.with_suffix(".png"))
     print(text)
 
 
