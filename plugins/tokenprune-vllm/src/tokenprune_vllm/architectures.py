@@ -1,0 +1,33 @@
+"""The families that can be served: the architecture of a checkpoint, and our class for it."""
+
+from __future__ import annotations
+
+from tokenprune.errors import ConfigError
+
+#: In front of the name of an architecture. Only this plugin registers such names: without it vLLM refuses to start.
+PREFIX = "TokenPrune"
+
+#: Architecture -> the class that serves it, as ``module:class``; a string, so that nothing of vLLM is imported.
+CLASSES = {
+    "LlavaForConditionalGeneration": "tokenprune_vllm.families.llava:Llava",
+    "LlavaNextForConditionalGeneration": "tokenprune_vllm.families.llava:LlavaNext",
+    "Qwen2VLForConditionalGeneration": "tokenprune_vllm.families.qwen_vl:Qwen2VL",
+    "Qwen2_5_VLForConditionalGeneration": "tokenprune_vllm.families.qwen_vl:Qwen25VL",
+    "Qwen3VLForConditionalGeneration": "tokenprune_vllm.families.qwen_vl:Qwen3VL",
+}
+
+#: Those whose language model has one position per token. They are carried as three, of which one is used.
+ONE_POSITION = frozenset({"LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration"})
+
+
+def own_name(architecture: str) -> str:
+    """The name under which this plugin registers an architecture.
+
+    Raises:
+        ConfigError: There is no class for it.
+    """
+    if architecture not in CLASSES:
+        raise ConfigError(
+            f"architecture {architecture!r} cannot be pruned in vLLM", f"use one of {', '.join(sorted(CLASSES))}"
+        )
+    return PREFIX + architecture

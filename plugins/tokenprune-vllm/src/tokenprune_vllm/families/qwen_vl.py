@@ -1,0 +1,90 @@
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL: positions of rows and columns, a tower that gets all pictures as one row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+from vllm.model_executor.models.qwen2_vl import Qwen2VLForConditionalGeneration
+from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
+
+from tokenprune_vllm.model import Served, served
+
+
+class Grid(Served):
+    """Rows and columns as positions; the picture begins behind the token before it."""
+
+    visual: Any
+
+    def _size(self, grid: Tensor) -> tuple[int, int, int]:
+        """Frames, rows and columns of tokens."""
+        merge = int(self.config.vision_config.spatial_merge_size)
+        frames, height, width = grid.flatten().tolist()
+        return frames, height // merge, width // merge
+
+    def call(self, batch: Mapping[str, Any], index: int, tokens: int) -> dict[str, Any]:
+        """See :meth:`Served.call`."""
+        ids = torch.full((1, tokens), self.adapter.placeholder_ids("image")[0])  # type: ignore[attr-defined]
+        return {"input_ids": ids, "image_grid_thw": batch["image_grid_thw"][index][None].cpu()}
+
+    def tower_call(self, call: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See :meth:`Served.tower_call`."""
+        return {"grid_thw": call["image_grid_thw"]}
+
+    def places(self, call: Mapping[str, Any], tokens: int) -> Tensor:
+        """See :meth:`Served.places`."""
+        sizes = self._size(call["image_grid_thw"])
+        return torch.cartesian_prod(*map(torch.arange, sizes)).view(-1, 3).T
+
+    def span(self, data: Mapping[str, Any], tokens: int) -> int:
+        """See :meth:`Served.span`."""
+        return max(self._size(data["image_grid_thw"]))
+
+    def starts(self, positions: Tensor, media: Tensor) -> Tensor:
+        """See :meth:`Served.starts`. A token that opens the picture stands before every one."""
+        order = torch.arange(len(media), device=media.device)
+        before = torch.where(media, -1, order).cummax(0).values
+        return positions[0, before.clamp(min=0)] + 1
+
+    def position(self, start: Tensor, places: Tensor) -> Tensor:
+        """See :meth:`Served.position`."""
+        return start + places
+
+    def tower_layer(self, layer: int) -> tuple[nn.Module, nn.Module]:
+        """See :meth:`Served.tower_layer`."""
+        block = self.visual.blocks[layer]
+        return block, block.attn.qkv
+
+    def tower_states(self, layer: int, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`Served.tower_states`. The adapter divides queries, keys and values itself."""
+        fused = output.flatten(0, -2)
+        return fused, fused, fused.chunk(3, dim=-1)[2]
+
+    def tower_rows(self, batch: Mapping[str, Any], index: int) -> slice:
+        """See :meth:`Served.tower_rows`: patches."""
+        sizes = batch["image_grid_thw"].prod(-1).tolist()
+        return slice(sum(sizes[:index]), sum(sizes[: index + 1]))
+
+    def tower_rotary(self, seen: Mapping[tuple[int, str], Any], layer: int, rows: slice) -> tuple[Tensor, Tensor]:
+        """See :meth:`Served.tower_rotary`. vLLM has half of what transformers has twice."""
+        given = seen[layer, "arguments"]
+        cos, sin = (given[f"rotary_pos_emb_{name}"][rows] for name in ("cos", "sin"))
+        return torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
+
+
+@served
+class Qwen2VL(Grid, Qwen2VLForConditionalGeneration):  # type: ignore[misc]
+    """Qwen2-VL."""
+
+
+@served
+class Qwen25VL(Grid, Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
+    """Qwen2.5-VL: a tower with windows."""
+
+
+@served
+class Qwen3VL(Grid, Qwen3VLForConditionalGeneration):  # type: ignore[misc]
+    """Qwen3-VL: features of DeepStack are further columns."""

@@ -1,0 +1,137 @@
+"""The processor of a model, with fewer placeholders per picture."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from vllm.exceptions import VLLMValidationError
+from vllm.logger import init_logger
+from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldElem
+from vllm.multimodal.processing.context import InputProcessingContext
+
+from tokenprune import TokenPruneError
+from tokenprune.budgets.base import Schedule
+from tokenprune_vllm.note import Note
+from tokenprune_vllm.settings import KEY, UNPRUNED, EngineSettings, Settings, engine_settings, parsed
+from tokenprune_vllm.twin import twin_of
+
+logger = init_logger("vllm.tokenprune")
+
+#: Kinds of items that are pruned, and the field that holds their pixels.
+PIXELS = {"image": "pixel_values"}
+
+#: What the memory profile asks for; known by its identity, as a request may be forbidden to ask for it.
+PROFILE = MappingProxyType({"method": UNPRUNED})
+
+
+class WholeContext(InputProcessingContext):  # type: ignore[misc]
+    """A context in which vLLM's own pruning is off: only the runner is told that positions follow the features."""
+
+    def get_mm_config(self) -> Any:
+        """See ``InputProcessingContext``."""
+        config = copy(super().get_mm_config())
+        config.video_pruning_rate = None
+        return config
+
+
+class PrunedProcessor:
+    """Put in front of a model's processor: the settings of a request enter its hashes, and placeholders are dropped."""
+
+    info: Any
+
+    @property
+    def engine(self) -> EngineSettings:
+        """The settings of the engine."""
+        return engine_settings(getattr(self.info.get_hf_config(), KEY, None))
+
+    def apply(self, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
+        """Process a prompt. What decides over its pictures is made explicit, so that caches tell settings apart.
+
+        Raises:
+            VLLMValidationError: The request asks for a method that cannot be served; the server answers 400.
+        """
+        given = dict(inputs.hf_processor_mm_kwargs)
+        try:
+            asked = given.get(KEY)
+            settings = parsed(PROFILE) if asked is PROFILE else self.engine.of_request(asked)
+            method = settings.resolved()
+            if method is not None:
+                twin_of(self.info.get_hf_config()).check(method)
+        except TokenPruneError as error:
+            raise VLLMValidationError(f"{KEY}: {error}") from None
+        inputs = replace(inputs, hf_processor_mm_kwargs={**given, KEY: settings.model_dump(exclude_none=True)})
+        return super().apply(inputs, *arguments, **keywords)  # type: ignore[misc]
+
+    def get_dummy_inputs(self, *arguments: Any, **keywords: Any) -> Any:
+        """The inputs with which memory is profiled: unpruned, as a request may keep all tokens."""
+        inputs = super().get_dummy_inputs(*arguments, **keywords)  # type: ignore[misc]
+        return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, KEY: PROFILE})
+
+    def _call_hf_processor(self, hf_data: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+        """The checkpoint's processor does not know our settings."""
+        return super()._call_hf_processor(hf_data, without_key(hf_kwargs))  # type: ignore[misc]
+
+    def _get_mm_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out: Any) -> Any:
+        """Drop placeholders, and give every picture its note."""
+        updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
+            mm_items, without_key(hf_processor_mm_kwargs), out
+        )
+        settings = Settings.model_validate(hf_processor_mm_kwargs[KEY])
+        for kind, pixels in PIXELS.items():
+            for item, resolved in zip(out.get(kind, ()), updates.get(kind, ()), strict=True):
+                resolved[:] = [shortened(update, item, pixels, settings) for update in resolved]
+        return updates
+
+
+def without_key(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments without our settings."""
+    return {name: value for name, value in values.items() if name != KEY}
+
+
+def shortened(update: Any, item: Any, pixels: str, settings: Settings) -> Any:
+    """A picture's placeholders without those of the tokens that are dropped.
+
+    The last placeholders are dropped, as all are equal. Which token a placeholder stands for is known when the vision
+    tower has run; see :mod:`tokenprune_vllm.positions`.
+    """
+    full, is_embed = update.content.full, update.content.is_embed
+    mask = torch.ones(len(full), dtype=torch.bool) if is_embed is None else is_embed(full)
+    tokens = int(mask.sum())
+    method = settings.resolved()
+    kept = tokens if method is None else method.budget.keep(tokens, Schedule((0,), 1))[-1]
+    seed = 0 if method is None else seed_of(item[pixels].data)
+    note = Note(settings.model_dump_json(), tokens, kept, seed)
+    item[KEY] = MultiModalFieldElem(data=note.written(), field=MultiModalBatchedField(keep_on_cpu=True))
+    stays = (~mask | (mask.cumsum(0) <= kept)).tolist()
+    left = [token for token, stay in zip(full, stays, strict=True) if stay]
+    return update.with_content(replace(update.content, full=left))
+
+
+def seed_of(pixels: Any) -> int:
+    """A number made of a picture's pixels: the same for the same picture, in every prompt and process."""
+    parts = pixels if isinstance(pixels, list | tuple) else [pixels]
+    seed = 0
+    for part in parts:
+        seed = zlib.crc32(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes(), seed)
+    return seed
+
+
+def pruned_processor(factory: Any) -> Any:
+    """Make the processor of a model from the one that vLLM registered for its parent.
+
+    Args:
+        factory: ``factory(info, dummy_inputs, ...)`` makes the parent's processor; a class, or a function that chooses.
+    """
+
+    def build(info: Any, dummy_inputs: Any, **more: Any) -> Any:
+        info.ctx = WholeContext(info.ctx.model_config, info.ctx.tokenizer)
+        made = type(factory(info, dummy_inputs, **more))
+        return type(f"Pruned{made.__name__}", (PrunedProcessor, made), {})(info, dummy_inputs, **more)
+
+    return build

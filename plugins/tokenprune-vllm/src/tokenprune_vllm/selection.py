@@ -1,0 +1,137 @@
+"""A method asked which features of one picture stay. The choice is tokenprune's own: nothing is chosen here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from tokenprune import Method
+from tokenprune.errors import TokenPruneError
+from tokenprune.testing import make_context
+
+
+class Layers(Mapping[int, Any]):
+    """Layers of the vision tower that are read when a method asks for them.
+
+    Args:
+        numbers: The declared layers.
+        read: Reads one.
+    """
+
+    def __init__(self, numbers: frozenset[int], read: Callable[[int], Any]) -> None:
+        self._numbers, self._read = numbers, read
+        self._known: dict[int, Any] = {}
+
+    def __getitem__(self, layer: int) -> Any:
+        if layer not in self._numbers:
+            raise KeyError(layer)
+        if layer not in self._known:
+            self._known[layer] = self._read(layer)
+        return self._known[layer]
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self._numbers  # without reading it
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+
+def choose(
+    method: Method,
+    states: Tensor,
+    kept: int,
+    grid: Tensor | None,
+    tower: Callable[[int], Any],
+    text_config: Any,
+    seed: int,
+) -> tuple[Tensor, Tensor | None]:
+    """The features of one picture that stay.
+
+    Args:
+        method: A method that can be served.
+        states: What enters the language model, ``[tokens, dim]``.
+        kept: Number of tokens that stay.
+        grid: (frame, row, column) of each token, long ``[tokens, 3]``; None where the family has no grid.
+        tower: Reads a layer of the vision tower for the picture; see
+            :class:`tokenprune.signals.signals.TowerSignals`, with an axis of pictures of length 1 in front.
+        text_config: The language model's config.
+        seed: Random choices are seeded with it.
+
+    Returns:
+        The tokens that stay, bool ``[tokens]``; and new states of all tokens, if the method merges.
+
+    Raises:
+        TokenPruneError: A score is not finite, or the method kept another number.
+    """
+    pruner = method.pruner.at(0)
+    context = make_context(
+        states[None],
+        keep=[[kept]],
+        sizes=[[len(states)]],
+        grid=None if grid is None else grid[None].to(states.device),
+        tower=Layers(pruner.vision_layers, tower),
+        needs=pruner.needs,
+        layer=0,
+        num_layers=text_config.num_hidden_layers,
+        num_heads=text_config.num_attention_heads,
+        sample_ids=[seed],
+    )
+    chosen = pruner.select(context)
+    for bad, error in context.checks:
+        if bool(bad.any()):
+            raise error(int(bad.int().argmax()))
+    count = int(chosen.keep.sum())
+    if count != kept:
+        raise TokenPruneError(f"{type(pruner).__name__} kept {count} of {len(states)} tokens, not {kept}", "report it")
+    return chosen.keep[0], None if chosen.hidden is None else chosen.hidden[0]
+
+
+class ReadLayer:
+    """One layer of the vision tower for one picture; every value is computed when it is read.
+
+    Args:
+        layer: What the family's adapter reads of it, a :class:`tokenprune.ops.vision.TowerLayer`.
+        projector: The model's projector, if it gets the states of this layer; or None.
+    """
+
+    def __init__(self, layer: Any, projector: Callable[[Tensor], Tensor] | None) -> None:
+        self._layer, self.projector = layer, projector
+
+    @property
+    def attention(self) -> Tensor:
+        """See :class:`tokenprune.signals.signals.TowerSignals`."""
+        return self._row(self._layer.attention)
+
+    @property
+    def received(self) -> Tensor:
+        """See :class:`tokenprune.signals.signals.TowerSignals`."""
+        return self._row(self._layer.received)
+
+    @property
+    def key(self) -> Tensor:
+        """See :class:`tokenprune.signals.signals.TowerSignals`."""
+        return self._row(self._layer.mean_key)
+
+    @property
+    def features(self) -> Tensor:
+        """See :class:`tokenprune.signals.signals.TowerSignals`."""
+        return self._row(self._layer.mean_output)
+
+    def states(self, source: Any) -> Tensor:
+        """See :class:`tokenprune.signals.signals.TowerSignals`."""
+        return self._row(self._layer.states(source))
+
+    @property
+    def tiles(self) -> list[Tensor] | None:
+        """See :class:`tokenprune.signals.signals.TowerSignals`."""
+        return None if self._layer.tiles is None else [self._layer.tiles]
+
+    def _row(self, values: Tensor) -> Tensor:
+        """Features of all tiles in one row, ``[1, tokens, ...]``."""
+        return values.flatten(0, 1)[None]
+

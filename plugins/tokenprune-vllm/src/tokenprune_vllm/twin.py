@@ -1,0 +1,65 @@
+"""tokenprune's adapter for a model that vLLM runs: made from the same config, on a model without weights.
+
+So what a family's tokens are, where they lie and how the tower's patches become tokens is said once, in tokenprune's
+adapters. vLLM only says where its own tower's layers are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+from tokenprune import Method
+from tokenprune.adapters import adapter_for
+from tokenprune.adapters.base import Adapter
+from tokenprune.engine.plan import Plan
+from tokenprune.errors import LayerError
+
+
+class Twin:
+    """What tokenprune knows of a model that vLLM runs.
+
+    Args:
+        config: The config of the checkpoint.
+
+    Attributes:
+        adapter: The family's adapter.
+
+    Raises:
+        UnsupportedModelError: There is none for the family.
+    """
+
+    def __init__(self, config: Any) -> None:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+        self.adapter: Adapter = adapter_for(model.eval())
+
+    def check(self, method: Method) -> None:
+        """Refuse a method that the model cannot be pruned with, in the words of ``tokenprune.apply``.
+
+        Raises:
+            TokenPruneError: It cannot; or the method reads a layer of the vision tower that vLLM does not run.
+        """
+        Plan.of(method, (0,), self.adapter)
+        for layer in sorted(method.pruner.vision_layers):
+            depth, layers = self.adapter.tower_depth(), self.adapter.tower_layers or 0
+            if layer % layers >= depth:
+                raise LayerError(
+                    f"the method reads layer {layer} of the vision tower, and vLLM does not run it: the model takes"
+                    f" its features from layer {depth - 1 - layers}",
+                    f"read layer {depth - 1 - layers} or an earlier one: serve the YAML file of such a method",
+                )
+
+
+#: Twins by their configs: vLLM makes several processors and one model of a config in a process.
+_TWINS: dict[str, Twin] = {}
+
+
+def twin_of(config: Any) -> Twin:
+    """The twin of a model; see :class:`Twin`. It is made once per process and config."""
+    key = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
+    if key not in _TWINS:
+        _TWINS[key] = Twin(config)
+    return _TWINS[key]

@@ -1,0 +1,189 @@
+"""Tiny checkpoints with processors, random and small, for vLLM and transformers alike.
+
+vLLM's CPU attention needs heads of 32 and more. Weights are large enough that other pictures give other answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as tf
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+IMAGE, VIDEO, START, END = 150, 151, 152, 153
+WORDS = 200
+#: Tokens that answers are made of: no special ones.
+PLAIN = list(range(3, 150))
+
+
+def tokenizer(image: str = "<|image_pad|>", shown: str | None = None) -> Any:
+    """One token per word: ``w3`` to ``w199``, and the special ones."""
+    names = ["<pad>", "<s>", "</s>", *(f"w{number}" for number in range(3, WORDS))]
+    special = {IMAGE: image, VIDEO: "<|video_pad|>", START: "<|vision_start|>", END: "<|vision_end|>"}
+    for number, name in special.items():
+        names[number] = name
+    words = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="w3"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = tf.PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="w3",
+        additional_special_tokens=list(special.values()),
+    )
+    shown = shown or image
+    made.chat_template = (
+        "{% for message in messages %}w10 {% if message['content'] is string %}{{ message['content'] }}{% else %}"
+        "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }} {% else %}"
+        f"{shown} {{% endif %}}{{% endfor %}}{{% endif %}} {{% endfor %}}w11"
+    )
+    return made
+
+
+def text_config(**more: Any) -> dict[str, Any]:
+    """A small language model."""
+    width = 128
+    return {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 4,
+        "num_attention_heads": width // 32,
+        "num_key_value_heads": width // 64,
+        "vocab_size": WORDS,
+        "max_position_embeddings": 4096,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "tie_word_embeddings": False,
+        **more,
+    }
+
+
+QWEN_IDS = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": START,
+    "vision_end_token_id": END,
+}
+QWEN_SHOWN = "<|vision_start|> <|image_pad|> <|vision_end|>"
+MROPE = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 1e4}
+PATCHES = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+SIDE = 112
+CLIP = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": 14,
+    "projection_dim": 64,
+}
+
+
+def qwen_images(patch: int = 14) -> Any:
+    """Pictures as Qwen takes them."""
+    return tf.Qwen2VLImageProcessor(patch_size=patch, min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 1024)
+
+
+def qwen2_vl() -> tuple[Any, Any]:
+    """Qwen2-VL."""
+    vision = {**PATCHES, "depth": 3, "embed_dim": 64, "num_heads": 2, "hidden_size": 128, "mlp_ratio": 2}
+    config = tf.Qwen2VLConfig(text_config=text_config(rope_parameters=MROPE), vision_config=vision, **QWEN_IDS)
+    processor = tf.Qwen2VLProcessor(qwen_images(), tokenizer(shown=QWEN_SHOWN), tf.Qwen2VLVideoProcessor(patch_size=14))
+    return tf.Qwen2VLForConditionalGeneration(config), processor
+
+
+def qwen25_vl() -> tuple[Any, Any]:
+    """Qwen2.5-VL, with windows in all layers but one."""
+    vision = {**PATCHES, "depth": 3, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2}
+    vision |= {"out_hidden_size": 128, "window_size": 112, "fullatt_block_indexes": [1]}
+    config = tf.Qwen2_5_VLConfig(text_config=text_config(rope_parameters=MROPE), vision_config=vision, **QWEN_IDS)
+    videos = tf.Qwen2VLVideoProcessor(patch_size=14)
+    processor = tf.Qwen2_5_VLProcessor(qwen_images(), tokenizer(shown=QWEN_SHOWN), videos)
+    return tf.Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def qwen3_vl() -> tuple[Any, Any]:
+    """Qwen3-VL, with features of two layers added late (DeepStack)."""
+    vision = {**PATCHES, "depth": 3, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2}
+    vision |= {"out_hidden_size": 128, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+    text = text_config(head_dim=32, rope_parameters={**MROPE, "mrope_interleaved": True})
+    config = tf.Qwen3VLConfig(text_config=text, vision_config=vision, **QWEN_IDS)
+    videos = tf.Qwen3VLVideoProcessor(patch_size=14)
+    processor = tf.Qwen3VLProcessor(qwen_images(), tokenizer(shown=QWEN_SHOWN), videos)
+    return tf.Qwen3VLForConditionalGeneration(config), processor
+
+
+def clip_images() -> dict[str, Any]:
+    """Sizes of a processor for CLIP."""
+    return {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+
+
+LLAVA = {"patch_size": 14, "vision_feature_select_strategy": "default", "image_token": "<image>"}
+LLAVA |= {"num_additional_image_tokens": 1}
+
+
+def llava() -> tuple[Any, Any]:
+    """LLaVA-1.5: 64 tokens per picture."""
+    config = tf.LlavaConfig(
+        vision_config=CLIP,
+        text_config=text_config(model_type="llama"),
+        image_token_id=IMAGE,
+        image_seq_length=(SIDE // 14) ** 2,
+    )
+    processor = tf.LlavaProcessor(tf.CLIPImageProcessor(**clip_images()), tokenizer("<image>"), **LLAVA)
+    return tf.LlavaForConditionalGeneration(config), processor
+
+
+def llava_next() -> tuple[Any, Any]:
+    """LLaVA-NeXT: an overview, and one to four tiles."""
+    pinpoints = [[SIDE, SIDE], [2 * SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, 2 * SIDE]]
+    config = tf.LlavaNextConfig(
+        vision_config=CLIP,
+        text_config=text_config(model_type="llama"),
+        image_token_id=IMAGE,
+        image_grid_pinpoints=pinpoints,
+    )
+    images = tf.LlavaNextImageProcessor(image_grid_pinpoints=pinpoints, **clip_images())
+    return tf.LlavaNextForConditionalGeneration(config), tf.LlavaNextProcessor(images, tokenizer("<image>"), **LLAVA)
+
+
+FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "llava": llava,
+    "llava_next": llava_next,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen25_vl,
+    "qwen3_vl": qwen3_vl,
+}
+
+
+def save(name: str, folder: Path) -> Path:
+    """Write the checkpoint of a family into a folder of its own."""
+    model, processor = FAMILIES[name]()
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        if weight.dim() >= 2:
+            weight.data.copy_(torch.randn(weight.shape, generator=generator) * weight[0].numel() ** -0.5)
+    model.generation_config = tf.GenerationConfig(eos_token_id=2, pad_token_id=0, bos_token_id=1, do_sample=False)
+    target = folder / name
+    model.eval().save_pretrained(target)
+    processor.save_pretrained(target)
+    if "llava" in name:
+        _rename_tower(target / "model.safetensors")
+    return target
+
+
+def _rename_tower(path: Path) -> None:
+    """Name the tower's weights as older checkpoints do, which vLLM reads; transformers reads both."""
+    with safe_open(path, "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    old, new = "vision_tower.", "vision_tower.vision_model."
+    renamed = {name if new in name else name.replace(old, new): weight for name, weight in weights.items()}
+    save_file(renamed, path, metadata={"format": "pt"})

@@ -1,0 +1,151 @@
+"""The same prompts through `tokenprune.apply` on transformers, and through vLLM: ids and log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers as tf
+from checkpoints import PLAIN, WORDS
+from PIL import Image
+
+import tokenprune as tp
+
+ANSWER = 8
+Request = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text with placeholders, and its pictures."""
+
+    text: str
+    images: tuple[Image.Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The ids of an answer, and the log-probability of each."""
+
+    ids: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+
+
+def picture(width: int, height: int, seed: int) -> Image.Image:
+    """A picture of coloured squares."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (max(height // 8, 1), max(width // 8, 1), 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height))
+
+
+def prompts(shown: str) -> list[Prompt]:
+    """One picture, text only, text between two pictures, a tall one, a wide one, three pictures."""
+    a, b, c, d = picture(224, 224, 1), picture(112, 224, 2), picture(280, 112, 3), picture(112, 336, 4)
+    return [
+        Prompt(f"w10 w20 {shown} w30 w31 w32", (a,)),
+        Prompt("w10 w40 w41 w42 w43"),
+        Prompt(f"w10 {shown} w50 w51 {shown} w52 w53", (a, b)),
+        Prompt(f"w11 w12 w13 {shown} w60 w61", (d,)),
+        Prompt(f"w10 w14 {shown} w70", (c,)),
+        Prompt(f"w10 {shown} w71 {shown} w72 {shown} w73", (d, c, b)),
+    ]
+
+
+def method_of(request: Request) -> tp.Method:
+    """The method that a request asks for."""
+    names = {"ratio": "keep_ratio", "tokens": "keep_tokens"}
+    budget = {names[name]: request[name] for name in names if name in request}
+    asked = request["method"]
+    method = tp.load_method(asked, **budget) if isinstance(asked, str) else tp.Method.from_dict(asked)
+    positions = request.get("positions", method.positions)
+    return method.model_copy(update={"positions": positions})
+
+
+class Reference:
+    """Answers of transformers, with `tokenprune.apply`.
+
+    Args:
+        folder: The checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.processor = tf.AutoProcessor.from_pretrained(folder)
+        self.model = tf.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def answer(self, prompt: Prompt, request: Request, seeds: Sequence[int] | None = None) -> Answer:
+        """The answer to one prompt, with a request's method."""
+        inputs = self.processor(text=prompt.text, images=list(prompt.images) or None, return_tensors="pt")
+        if request["method"] == "unpruned" or not prompt.images:
+            return self._answer(inputs)
+        with tp.apply(self.model, method_of(request)) as run:
+            if seeds is not None:
+                run.annotate(sample_ids=seeds)
+            return self._answer(inputs)
+
+    @torch.no_grad()
+    def _answer(self, inputs: Mapping[str, Any]) -> Answer:
+        out = self.model.generate(
+            **inputs,
+            max_new_tokens=ANSWER,
+            min_new_tokens=ANSWER,
+            do_sample=False,
+            eos_token_id=None,
+            suppress_tokens=[token for token in range(WORDS) if token not in PLAIN],
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        ids = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        steps = [float(step[0].log_softmax(-1)[token]) for step, token in zip(out.logits, ids, strict=True)]
+        return Answer(tuple(ids), tuple(steps))
+
+
+def engine(folder: Path, **changes: Any) -> Any:
+    """A vLLM engine with pruning."""
+    from vllm import LLM
+
+    import tokenprune_vllm
+
+    settings = changes.pop("settings", {"method": "divprune", "ratio": 0.25})
+    options: dict[str, Any] = {
+        "model": str(folder),
+        "dtype": "float32",
+        "enforce_eager": True,
+        "max_model_len": 2048,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 2048,
+        "block_size": 32,
+        "limit_mm_per_prompt": {"image": 3} | ({"video": 0} if "qwen" in folder.name else {}),
+        "hf_overrides": tokenprune_vllm.overrides(folder, **settings),
+    }
+    return LLM(**{**options, **changes})
+
+
+def answers(llm: Any, asked: Sequence[tuple[Prompt, Request | None]]) -> list[Answer]:
+    """The engine's answers to prompts, each with the method of a request, or that of the engine."""
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(
+        temperature=0, max_tokens=ANSWER, ignore_eos=True, logprobs=1, allowed_token_ids=PLAIN
+    )
+    requests = []
+    for prompt, request in asked:
+        one: dict[str, Any] = {"prompt": prompt.text}
+        if prompt.images:
+            one["multi_modal_data"] = {"image": list(prompt.images)}
+            if request is not None:
+                one["mm_processor_kwargs"] = {"tokenprune": dict(request)}
+        requests.append(one)
+    return [
+        Answer(
+            tuple(out.outputs[0].token_ids),
+            tuple(
+                step[token].logprob
+                for step, token in zip(out.outputs[0].logprobs, out.outputs[0].token_ids, strict=True)
+            ),
+        )
+        for out in llm.generate(requests, sampling, use_tqdm=False)
+    ]

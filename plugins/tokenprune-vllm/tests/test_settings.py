@@ -1,0 +1,131 @@
+"""Settings of the engine and of requests: what is taken, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tokenprune_vllm.command import main
+from tokenprune_vllm.overrides import overrides
+from tokenprune_vllm.settings import EngineSettings, engine_settings, parsed
+
+from tokenprune import TokenPruneError, load_method
+
+LLAVA = "LlavaForConditionalGeneration"
+
+
+def engine(**more: Any) -> EngineSettings:
+    return engine_settings({"default": {"method": "divprune", "ratio": 0.25}, **more})
+
+
+def test_overrides_name_an_architecture_that_only_the_plugin_registers() -> None:
+    made = overrides(LLAVA, method="divprune", ratio=0.25)
+    assert made == {
+        "architectures": ["TokenPruneLlavaForConditionalGeneration"],
+        "tokenprune": {"default": {"method": "divprune", "ratio": 0.25}, "requests": "method"},
+    }
+    assert json.loads(json.dumps(made)) == made
+
+
+def test_overrides_read_the_architecture_of_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [LLAVA]}))
+    assert overrides(tmp_path, method="unpruned")["architectures"] == [f"TokenPrune{LLAVA}"]
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Other"]}))
+    with pytest.raises(TokenPruneError, match="architecture 'Other' cannot be pruned in vLLM"):
+        overrides(tmp_path, method="unpruned")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(TokenPruneError, match=r"has no readable config\.json"):
+        overrides(tmp_path, method="unpruned")
+
+
+def test_a_method_of_a_file_travels_as_data(tmp_path: Path) -> None:
+    method = load_method("visionzip", keep_ratio=0.2)
+    file = tmp_path / "mine.yaml"
+    file.write_text(method.to_yaml())
+    made = overrides(LLAVA, method=file)
+    settings = engine_settings(json.loads(json.dumps(made["tokenprune"])))
+    assert settings.default.resolved() == load_method(file)
+    assert overrides(LLAVA, method=file, tokens=9)["tokenprune"]["default"]["tokens"] == 9
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "divprune"}, "method 'divprune' needs a ratio"),
+        ({"method": "divprune", "ratio": 0.5, "tokens": 3}, "ratio or tokens, not both"),
+        ({"method": "divprune", "ratio": 0}, "ratio: Input should be greater than 0"),
+        ({"method": "divprune", "ratio": 1.5}, "ratio: Input should be less than or equal to 1"),
+        ({"method": "divprune", "tokens": 0}, "tokens: Input should be greater than or equal to 1"),
+        ({"method": "divprune", "ratio": 0.5, "keep": 3}, "keep: Extra inputs are not permitted"),
+        ({"method": "unpruned", "ratio": 0.5}, "takes no other settings"),
+        ({"ratio": 0.5}, "method: Field required"),
+    ],
+)
+def test_malformed_settings_are_one_line(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(TokenPruneError, match=message) as error:
+        parsed(given)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("fastv", "prunes before layers 2 of the language model"),
+        ("pyramiddrop", "looks for its layer on calibration samples"),
+        ("entropyprune", "looks for its layer"),
+        ("vtw", "looks for its layer"),
+        ("nosuch", "unknown method 'nosuch'"),
+    ],
+)
+def test_a_method_that_cannot_be_served_is_refused_by_name_and_reason(method: str, reason: str) -> None:
+    with pytest.raises(TokenPruneError, match=reason) as error:
+        overrides(LLAVA, method=method, ratio=0.5)
+    assert method in str(error.value)
+
+
+def test_requests_change_what_the_server_allows() -> None:
+    free = engine()
+    assert free.of_request(None) == free.default
+    assert free.of_request({"tokens": 9}) == parsed({"method": "divprune", "tokens": 9})
+    assert free.of_request({"method": "visionzip", "ratio": 0.5}) == parsed({"method": "visionzip", "ratio": 0.5})
+    assert free.of_request({"method": "unpruned"}).resolved() is None
+    with pytest.raises(TokenPruneError, match="all requests alike"):
+        engine(requests="nothing").of_request({"tokens": 9})
+    budget = engine(requests="budget")
+    assert budget.of_request({"ratio": 0.5}).ratio == 0.5
+    with pytest.raises(TokenPruneError, match="ratio or tokens only"):
+        budget.of_request({"method": "unpruned"})
+    few = engine(methods=["divprune"])
+    with pytest.raises(TokenPruneError, match="does not serve method 'visionzip'"):
+        few.of_request({"method": "visionzip", "ratio": 0.5})
+
+
+def test_a_request_names_no_files_and_no_definitions(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(load_method("divprune", keep_ratio=0.5).model_dump(mode="json")))
+    for method in (str(file), {"pruner": "divprune"}, 3, None):
+        with pytest.raises(TokenPruneError):
+            engine().of_request({"method": method, "ratio": 0.5}).resolved()
+    for asked in ("divprune", 3, ["divprune"]):
+        with pytest.raises(TokenPruneError, match="give an object"):
+            engine().of_request(asked)
+
+
+def test_the_command_prints_the_line_that_starts_a_server(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([LLAVA, "--method", "divprune", "--ratio", "0.25"]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith(f"python -m vllm.entrypoints.openai.api_server --model {LLAVA} --hf-overrides '")
+    assert line.endswith(" --trust-request-mm-kwargs\n")
+    assert main([LLAVA, "--method", "divprune", "--ratio", "0.25", "--requests", "nothing"]) == 0
+    assert "--trust-request-mm-kwargs" not in capsys.readouterr().out
+    assert main([LLAVA, "--method", "fastv", "--ratio", "0.25"]) == 2
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert out.err.startswith("error: method 'fastv' cannot be served: it prunes before layers 2")
+    assert main([]) == 0
+    listed = capsys.readouterr().out
+    assert "divprune: can be served\n" in listed
+    assert "fastv: prunes before layers 2" in listed
