@@ -155,9 +155,98 @@ def llava_next() -> tuple[Any, Any]:
     return tf.LlavaNextForConditionalGeneration(config), tf.LlavaNextProcessor(images, tokenizer("<image>"), **LLAVA)
 
 
+SIGLIP = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+
+
+def llava_onevision() -> tuple[Any, Any]:
+    """LLaVA-OneVision: all layers of its tower are used."""
+    pinpoints = [[SIDE, SIDE], [2 * SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, 2 * SIDE]]
+    config = tf.LlavaOnevisionConfig(
+        vision_config=SIGLIP,
+        text_config=text_config(model_type="qwen2"),
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+        image_grid_pinpoints=pinpoints,
+        vision_aspect_ratio="anyres_max_9",
+    )
+    size = {"height": SIDE, "width": SIDE}
+    images = tf.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=pinpoints)
+    processor = tf.LlavaOnevisionProcessor(
+        images,
+        tokenizer("<image>"),
+        tf.LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=(SIDE // 14) ** 2,
+        vision_feature_select_strategy="full",
+        image_token="<image>",
+        video_token="<|video_pad|>",
+    )
+    return tf.LlavaOnevisionForConditionalGeneration(config), processor
+
+
+def gemma3() -> tuple[Any, Any]:
+    """Gemma 3: 16 tokens per picture, pooled of 64 patches; layers with windows and without."""
+    text = text_config(
+        model_type="gemma3_text",
+        head_dim=32,
+        sliding_window=64,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+    )
+    config = tf.Gemma3Config(
+        text_config=text,
+        vision_config=SIGLIP,
+        mm_tokens_per_image=16,
+        image_token_index=IMAGE,
+        boi_token_index=START,
+        eoi_token_index=END,
+    )
+    words = tokenizer("<image_soft_token>")
+    for name, token in (("boi_token", "<|vision_start|>"), ("eoi_token", "<|vision_end|>")):
+        setattr(words, name, token)
+    words.image_token, words.image_token_id = "<image_soft_token>", IMAGE
+    images = tf.Gemma3ImageProcessor(size={"height": SIDE, "width": SIDE})
+    return tf.Gemma3ForConditionalGeneration(config), tf.Gemma3Processor(images, words, image_seq_length=16)
+
+
+def internvl() -> tuple[Any, Any]:
+    """InternVL: 16 tokens per tile, of 64 patches."""
+    vision = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": [SIDE, SIDE],
+        "patch_size": [14, 14],
+        "use_qk_norm": True,
+    }
+    config = tf.InternVLConfig(
+        vision_config=vision, text_config=text_config(model_type="qwen2"), image_token_id=IMAGE, image_seq_length=16
+    )
+    words = tokenizer("<IMG_CONTEXT>")
+    words.start_image_token, words.end_image_token = "<|vision_start|>", "<|vision_end|>"
+    words.video_token, words.context_image_token = "<|video_pad|>", "<IMG_CONTEXT>"
+    words.context_image_token_id = IMAGE
+    words.start_image_token_id, words.end_image_token_id = START, END
+    size = {"height": SIDE, "width": SIDE}
+    images = tf.GotOcr2ImageProcessor(size=size, crop_to_patches=True, min_patches=1, max_patches=4)
+    processor = tf.InternVLProcessor(images, words, tf.InternVLVideoProcessor(size=size), image_seq_length=16)
+    return tf.InternVLForConditionalGeneration(config), processor
+
+
 FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "llava": llava,
     "llava_next": llava_next,
+    "llava_onevision": llava_onevision,
+    "gemma3": gemma3,
+    "internvl": internvl,
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen25_vl,
     "qwen3_vl": qwen3_vl,

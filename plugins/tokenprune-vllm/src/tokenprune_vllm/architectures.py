@@ -11,13 +11,16 @@ PREFIX = "TokenPrune"
 CLASSES = {
     "LlavaForConditionalGeneration": "tokenprune_vllm.families.llava:Llava",
     "LlavaNextForConditionalGeneration": "tokenprune_vllm.families.llava:LlavaNext",
+    "LlavaOnevisionForConditionalGeneration": "tokenprune_vllm.families.llava:LlavaOnevision",
+    "Gemma3ForConditionalGeneration": "tokenprune_vllm.families.gemma3:Gemma3",
+    "InternVLForConditionalGeneration": "tokenprune_vllm.families.internvl:InternVL",
     "Qwen2VLForConditionalGeneration": "tokenprune_vllm.families.qwen_vl:Qwen2VL",
     "Qwen2_5_VLForConditionalGeneration": "tokenprune_vllm.families.qwen_vl:Qwen25VL",
     "Qwen3VLForConditionalGeneration": "tokenprune_vllm.families.qwen_vl:Qwen3VL",
 }
 
 #: Those whose language model has one position per token. They are carried as three, of which one is used.
-ONE_POSITION = frozenset({"LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration"})
+ONE_POSITION = frozenset(name for name in CLASSES if not name.startswith("Qwen"))
 
 
 def own_name(architecture: str) -> str:

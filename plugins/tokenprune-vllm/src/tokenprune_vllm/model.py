@@ -35,8 +35,8 @@ def served(model_class: type) -> type:
     return made
 
 
-#: (layer, ``fused``, ``output`` or ``arguments``) -> what was seen of a layer of the vision tower.
-Seen = dict[tuple[int, str], Any]
+#: (layer, ``output``, ``arguments`` or number of a module) -> what was seen of a layer of the vision tower.
+Seen = dict[tuple[int, str | int], Any]
 
 
 @contextmanager
@@ -109,8 +109,8 @@ class Served:
     def position(self, start: Tensor, places: Tensor) -> Tensor:
         """Positions ``[3, tokens]`` of tokens, from where their picture begins and their places."""
 
-    def tower_layer(self, layer: int) -> tuple[nn.Module, nn.Module]:
-        """A layer of vLLM's vision tower, and the module in it that makes queries, keys and values."""
+    def tower_layer(self, layer: int) -> tuple[nn.Module, Sequence[nn.Module]]:
+        """A layer of vLLM's vision tower, and the modules in it that make queries, keys and values; or one for all."""
         raise UnsupportedFeatureError(
             f"{type(self).__name__} does not show its vision tower", "use a method that does not read it"
         )
@@ -119,10 +119,9 @@ class Served:
         """The part of the tower's states that belongs to a picture."""
         return slice(index, index + 1)
 
-    def tower_states(self, layer: int, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values in the form that the adapter's :class:`TowerSite` reads, from the module's output."""
-        query, key, value = output.chunk(3, dim=-1)
-        return query, key, value
+    def tower_states(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Queries, keys and values as the adapter's :class:`TowerSite` reads them, from the outputs of the modules."""
+        return outputs if len(outputs) == 3 else outputs[0].chunk(3, dim=-1)
 
     def tower_rotary(self, seen: Seen, layer: int, rows: slice) -> Any:
         """The cosines and sines of the tower's rotary embedding for a picture, or None."""
@@ -187,9 +186,10 @@ class Served:
         seen: Seen = {}
         with ExitStack() as watched:
             for layer in layers:
-                block, fused = self.tower_layer(layer)
+                block, modules = self.tower_layer(layer)
                 watched.enter_context(watching(block, partial(self._saw_block, seen, layer)))
-                watched.enter_context(watching(fused, partial(self._saw_fused, seen, layer)))
+                for number, module in enumerate(modules):
+                    watched.enter_context(watching(module, partial(self._saw_states, seen, layer, number)))
             features = super().embed_multimodal(**batch)  # type: ignore[misc]
         return features, seen
 
@@ -199,8 +199,8 @@ class Served:
         seen[layer, "output"] = output[0] if isinstance(output, tuple) else output
 
     @staticmethod
-    def _saw_fused(seen: Seen, layer: int, arguments: Mapping[str, Any], output: Any) -> None:
-        seen[layer, "fused"] = output[0] if isinstance(output, tuple) else output
+    def _saw_states(seen: Seen, layer: int, number: int, arguments: Mapping[str, Any], output: Any) -> None:
+        seen[layer, number] = output[0] if isinstance(output, tuple) else output
 
     def _read(
         self,
@@ -212,7 +212,8 @@ class Served:
     ) -> ReadLayer:
         """One layer of the tower for one picture, as the family's adapter reads it."""
         rows = self.tower_rows(batch, index)
-        query, key, value = (part[rows] for part in self.tower_states(layer, seen[layer, "fused"]))
+        outputs = [seen[layer, number] for number in range(len(self.tower_layer(layer)[1]))]
+        query, key, value = (part[rows] for part in self.tower_states(outputs))
         site = self.adapter.tower_site(layer)
         rotary = self.tower_rotary(seen, layer, rows)
         made: TowerLayer = site.read(query, key, rotary, self.tower_call(call))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGenera
 from vllm.model_executor.models.qwen2_vl import Qwen2VLForConditionalGeneration
 from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
 
-from tokenprune_vllm.model import Served, served
+from tokenprune_vllm.model import Seen, Served, served
 
 
 class Grid(Served):
@@ -53,22 +53,22 @@ class Grid(Served):
         """See :meth:`Served.position`."""
         return start + places
 
-    def tower_layer(self, layer: int) -> tuple[nn.Module, nn.Module]:
+    def tower_layer(self, layer: int) -> tuple[nn.Module, Sequence[nn.Module]]:
         """See :meth:`Served.tower_layer`."""
         block = self.visual.blocks[layer]
-        return block, block.attn.qkv
+        return block, [block.attn.qkv]
 
-    def tower_states(self, layer: int, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def tower_states(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """See :meth:`Served.tower_states`. The adapter divides queries, keys and values itself."""
-        fused = output.flatten(0, -2)
-        return fused, fused, fused.chunk(3, dim=-1)[2]
+        fused = outputs[0].flatten(0, -2)
+        return [fused, fused, fused.chunk(3, dim=-1)[2]]
 
     def tower_rows(self, batch: Mapping[str, Any], index: int) -> slice:
         """See :meth:`Served.tower_rows`: patches."""
         sizes = batch["image_grid_thw"].prod(-1).tolist()
         return slice(sum(sizes[:index]), sum(sizes[: index + 1]))
 
-    def tower_rotary(self, seen: Mapping[tuple[int, str], Any], layer: int, rows: slice) -> tuple[Tensor, Tensor]:
+    def tower_rotary(self, seen: Seen, layer: int, rows: slice) -> tuple[Tensor, Tensor]:
         """See :meth:`Served.tower_rotary`. vLLM has half of what transformers has twice."""
         given = seen[layer, "arguments"]
         cos, sin = (given[f"rotary_pos_emb_{name}"][rows] for name in ("cos", "sin"))
