@@ -5,7 +5,7 @@ vLLM's CPU attention needs heads of 32 and more. Weights are large enough that o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ WORDS = 200
 PLAIN = list(range(3, 150))
 
 
-def tokenizer(image: str = "<|image_pad|>", shown: str | None = None) -> Any:
-    """One token per word: ``w3`` to ``w199``, and the special ones."""
+def tokenizer(image: str = "<|image_pad|>", shown: str | None = None, extra: Mapping[str, str] | None = None) -> Any:
+    """One token per word: ``w3`` to ``w199``, and the special ones; ``extra`` are names that a processor looks for."""
     names = ["<pad>", "<s>", "</s>", *(f"w{number}" for number in range(3, WORDS))]
     special = {IMAGE: image, VIDEO: "<|video_pad|>", START: "<|vision_start|>", END: "<|vision_end|>"}
-    for number, name in special.items():
+    lines = {WORDS - 5 + count: "\n" * count for count in range(1, 5)}  # Gemma 3 writes some around a picture
+    for number, name in {**special, **lines}.items():
         names[number] = name
     words = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="w3"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -35,8 +36,9 @@ def tokenizer(image: str = "<|image_pad|>", shown: str | None = None) -> Any:
         eos_token="</s>",
         pad_token="<pad>",
         unk_token="w3",
-        additional_special_tokens=list(special.values()),
+        extra_special_tokens=dict(extra or {}),
     )
+    made.add_special_tokens({"additional_special_tokens": [*special.values(), *lines.values()]})
     shown = shown or image
     made.chat_template = (
         "{% for message in messages %}w10 {% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -208,10 +210,8 @@ def gemma3() -> tuple[Any, Any]:
         boi_token_index=START,
         eoi_token_index=END,
     )
-    words = tokenizer("<image_soft_token>")
-    for name, token in (("boi_token", "<|vision_start|>"), ("eoi_token", "<|vision_end|>")):
-        setattr(words, name, token)
-    words.image_token, words.image_token_id = "<image_soft_token>", IMAGE
+    extra = {"image_token": "<image_soft_token>", "boi_token": "<|vision_start|>", "eoi_token": "<|vision_end|>"}
+    words = tokenizer("<image_soft_token>", "<|vision_start|>", extra)
     images = tf.Gemma3ImageProcessor(size={"height": SIDE, "width": SIDE})
     return tf.Gemma3ForConditionalGeneration(config), tf.Gemma3Processor(images, words, image_seq_length=16)
 
@@ -230,11 +230,9 @@ def internvl() -> tuple[Any, Any]:
     config = tf.InternVLConfig(
         vision_config=vision, text_config=text_config(model_type="qwen2"), image_token_id=IMAGE, image_seq_length=16
     )
-    words = tokenizer("<IMG_CONTEXT>")
-    words.start_image_token, words.end_image_token = "<|vision_start|>", "<|vision_end|>"
-    words.video_token, words.context_image_token = "<|video_pad|>", "<IMG_CONTEXT>"
-    words.context_image_token_id = IMAGE
-    words.start_image_token_id, words.end_image_token_id = START, END
+    extra = {"context_image_token": "<IMG_CONTEXT>", "video_token": "<|video_pad|>"}
+    extra |= {"start_image_token": "<|vision_start|>", "end_image_token": "<|vision_end|>"}
+    words = tokenizer("<IMG_CONTEXT>", extra=extra)
     size = {"height": SIDE, "width": SIDE}
     images = tf.GotOcr2ImageProcessor(size=size, crop_to_patches=True, min_patches=1, max_patches=4)
     processor = tf.InternVLProcessor(images, words, tf.InternVLVideoProcessor(size=size), image_seq_length=16)
@@ -264,7 +262,7 @@ def save(name: str, folder: Path) -> Path:
     target = folder / name
     model.eval().save_pretrained(target)
     processor.save_pretrained(target)
-    if "llava" in name:
+    if "llava" in name or name == "gemma3":
         _rename_tower(target / "model.safetensors")
     return target
 
@@ -276,3 +274,10 @@ def _rename_tower(path: Path) -> None:
     old, new = "vision_tower.", "vision_tower.vision_model."
     renamed = {name if new in name else name.replace(old, new): weight for name, weight in weights.items()}
     save_file(renamed, path, metadata={"format": "pt"})
+
+
+def shown(family: str) -> str:
+    """What stands for a picture in a family's prompts, before the processor repeats it."""
+    if family.startswith("qwen"):
+        return QWEN_SHOWN
+    return {"gemma3": "<|vision_start|>", "internvl": "<IMG_CONTEXT>"}.get(family, "<image>")

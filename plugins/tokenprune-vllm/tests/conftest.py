@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> object:
     """``checkpoint(family)``: the folder of a family's checkpoint, made when it is first asked for."""
     from checkpoints import save
 
@@ -32,4 +31,4 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
             made[family] = save(family, folder)
         return made[family]
 
-    yield find
+    return find

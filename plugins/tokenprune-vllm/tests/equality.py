@@ -103,6 +103,15 @@ class Reference:
         return Answer(tuple(ids), tuple(steps))
 
 
+def seed_of_prompt(reference: Reference, prompt: Prompt) -> int:
+    """The seed that the plugin makes of the only picture of a prompt."""
+    from tokenprune_vllm.processor import seed_of
+
+    inputs = reference.processor(text=prompt.text, images=list(prompt.images), return_tensors="pt")
+    pixels = inputs["pixel_values"]
+    return seed_of(pixels[0] if pixels.dim() == 5 or len(pixels) == 1 else pixels)
+
+
 def engine(folder: Path, **changes: Any) -> Any:
     """A vLLM engine with pruning."""
     from vllm import LLM
@@ -128,9 +137,7 @@ def answers(llm: Any, asked: Sequence[tuple[Prompt, Request | None]]) -> list[An
     """The engine's answers to prompts, each with the method of a request, or that of the engine."""
     from vllm import SamplingParams
 
-    sampling = SamplingParams(
-        temperature=0, max_tokens=ANSWER, ignore_eos=True, logprobs=1, allowed_token_ids=PLAIN
-    )
+    sampling = SamplingParams(temperature=0, max_tokens=ANSWER, ignore_eos=True, logprobs=1, allowed_token_ids=PLAIN)
     requests = []
     for prompt, request in asked:
         one: dict[str, Any] = {"prompt": prompt.text}

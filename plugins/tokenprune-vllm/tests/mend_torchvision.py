@@ -9,13 +9,13 @@ from __future__ import annotations
 import sysconfig
 from pathlib import Path
 
-OPERATORS = '''
+OPERATORS = """
 
 if not _has_ops():  # declared for tests beside a CPU build of torch
     _DECLARED = torch.library.Library("torchvision", "FRAGMENT")
     _DECLARED.define("nms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
     _DECLARED.define("qnms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-'''
+"""
 
 
 def main() -> None:

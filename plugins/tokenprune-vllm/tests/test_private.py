@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tokenprune_vllm import private
 
 from tokenprune import TokenPruneError
+from tokenprune_vllm import private
 
 
 def test_this_vllm_has_every_name() -> None:
@@ -15,7 +15,9 @@ def test_this_vllm_has_every_name() -> None:
 def test_missing_names_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = (("vllm.exceptions", None, ("NoSuchError",)), ("vllm.nosuch", "Class", ("name",)))
     monkeypatch.setattr(private, "NAMES", (*private.NAMES, *wrong))
-    with pytest.raises(TokenPruneError, match=r"lacks what .* uses: vllm\.exceptions\.NoSuchError, vllm\.nosuch\.Class"):
+    with pytest.raises(
+        TokenPruneError, match=r"lacks what .* uses: vllm\.exceptions\.NoSuchError, vllm\.nosuch\.Class"
+    ):
         private.check()
 
 
@@ -24,5 +26,3 @@ def test_a_minor_version_that_no_test_ran_is_refused(found: str, monkeypatch: py
     monkeypatch.setattr(private, "installed_version", lambda: found)
     with pytest.raises(TokenPruneError, match=f"tested with vLLM 0.32, and {found} is installed"):
         private.check()
-
-

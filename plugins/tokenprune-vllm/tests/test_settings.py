@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tokenprune import TokenPruneError, load_method
 from tokenprune_vllm.command import main
 from tokenprune_vllm.overrides import overrides
 from tokenprune_vllm.settings import EngineSettings, engine_settings, parsed
-
-from tokenprune import TokenPruneError, load_method
 
 LLAVA = "LlavaForConditionalGeneration"
 

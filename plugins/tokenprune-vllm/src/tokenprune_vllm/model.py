@@ -174,9 +174,7 @@ class Served:
         grid = None if layout is None else self.adapter.grid(call, layout)
         return None if grid is None else grid[0]
 
-    def _observed(
-        self, batch: Mapping[str, Any], layers: set[int]
-    ) -> tuple[Sequence[Tensor], Seen]:
+    def _observed(self, batch: Mapping[str, Any], layers: set[int]) -> tuple[Sequence[Tensor], Seen]:
         """The features of all pictures, and what layers of the tower did meanwhile."""
         if layers and self._sharded:
             raise UnsupportedFeatureError(

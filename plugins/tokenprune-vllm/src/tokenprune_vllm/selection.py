@@ -134,4 +134,3 @@ class ReadLayer:
     def _row(self, values: Tensor) -> Tensor:
         """Features of all tiles in one row, ``[1, tokens, ...]``."""
         return values.flatten(0, 1)[None]
-

@@ -178,4 +178,3 @@ def _first(error: ValidationError) -> str:
     found = error.errors()[0]
     where = ".".join(str(part) for part in found["loc"] if part != "default")
     return f"{KEY}: {where + ': ' if where else ''}{found['msg'].removeprefix('Value error, ')}"
-

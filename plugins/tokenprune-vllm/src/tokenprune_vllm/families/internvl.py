@@ -31,5 +31,5 @@ class InternVL(OnePosition, InternS1ForConditionalGeneration):  # type: ignore[m
 
     def tower_rows(self, batch: Mapping[str, Any], index: int) -> slice:
         """See :meth:`Served.tower_rows`: tiles."""
-        tiles = batch["num_patches"].flatten().tolist()
+        tiles = batch["image_num_patches"].flatten().tolist()
         return slice(sum(tiles[:index]), sum(tiles[: index + 1]))

@@ -1,0 +1,85 @@
+"""What an engine does with prompts: steps smaller than a picture, caches, settings side by side, preemption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from checkpoints import shown
+from equality import Prompt, Reference, answers, engine, picture, prompts
+from test_equal import close
+
+Find = Callable[[str], Path]
+QUARTER = {"method": "divprune", "ratio": 0.25}
+FAMILIES = ["llava", "qwen2_5_vl", "qwen3_vl"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prefill_steps_smaller_than_a_picture(family: str, checkpoint: Find) -> None:
+    folder = checkpoint(family)
+    asked = [(prompt, QUARTER) for prompt in prompts(shown(family))]
+    reference = Reference(folder)
+    llm = engine(folder, max_num_batched_tokens=32, max_num_seqs=4, disable_chunked_mm_input=False)
+    for (prompt, request), found in zip(asked, answers(llm, asked), strict=True):
+        assert close(reference.answer(prompt, request), found), prompt.text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_second_pass_hits_the_prefix_cache(family: str, checkpoint: Find) -> None:
+    folder = checkpoint(family)
+    wide = Prompt(f"w10 {shown(family)} " + " ".join(f"w{20 + n}" for n in range(40)), (picture(224, 224, 1),))
+    llm = engine(folder, enable_prefix_caching=True)
+    first = answers(llm, [(wide, QUARTER)] * 1)
+    out = llm.generate(
+        [
+            {
+                "prompt": wide.text,
+                "multi_modal_data": {"image": list(wide.images)},
+                "mm_processor_kwargs": {"tokenprune": QUARTER},
+            }
+        ],
+        use_tqdm=False,
+    )
+    assert out[0].num_cached_tokens > 0
+    second = answers(llm, [(wide, QUARTER)])
+    assert close(first[0], second[0])
+    assert close(Reference(folder).answer(wide, QUARTER), second[0])
+
+
+def test_two_settings_of_one_picture_share_nothing(checkpoint: Find) -> None:
+    folder = checkpoint("llava")
+    reference, prompt = Reference(folder), prompts("<image>")[0]
+    requests = [QUARTER, {"method": "visionzip", "ratio": 0.25}, {**QUARTER, "positions": "renumbered"}]
+    requests += [{"method": "unpruned"}, {"method": "divprune", "tokens": 8}, QUARTER]
+    found = answers(engine(folder), [(prompt, request) for request in requests])
+    for request, answer in zip(requests, found, strict=True):
+        assert close(reference.answer(prompt, request), answer), request
+    assert len({answer.log_probabilities for answer in found[:5]}) == 5
+
+
+def test_the_settings_of_the_engine_and_of_a_request(checkpoint: Find) -> None:
+    folder = checkpoint("llava")
+    reference, prompt = Reference(folder), prompts("<image>")[0]
+    llm = engine(folder, settings={"method": "visionzip", "tokens": 16})
+    none, changed = answers(llm, [(prompt, None), (prompt, {"ratio": 0.5})])
+    assert close(reference.answer(prompt, {"method": "visionzip", "tokens": 16}), none)
+    assert close(reference.answer(prompt, {"method": "visionzip", "ratio": 0.5}), changed)
+
+
+def test_preempted_requests_are_computed_again(checkpoint: Find) -> None:
+    """A cache of keys and values for some prompts only: the engine drops some, and computes them again."""
+    folder = checkpoint("qwen2_5_vl")
+    reference = Reference(folder)
+    asked = [(prompt, {"method": "divprune", "ratio": 0.5}) for prompt in prompts(shown("qwen2_5_vl"))] * 2
+    llm = engine(folder, num_gpu_blocks_override=14, max_model_len=256, enable_prefix_caching=False)
+    for (prompt, request), found in zip(asked, answers(llm, asked), strict=True):
+        assert close(reference.answer(prompt, request), found), prompt.text
+
+
+def test_a_request_that_keeps_more_than_the_engine_does(checkpoint: Find) -> None:
+    folder = checkpoint("llava")
+    llm = engine(folder, settings={"method": "divprune", "ratio": 0.1}, max_num_batched_tokens=128, max_model_len=128)
+    prompt = prompts("<image>")[0]
+    (found,) = answers(llm, [(prompt, {"method": "unpruned"})])
+    assert close(Reference(folder).answer(prompt, {"method": "unpruned"}), found)

@@ -1,0 +1,86 @@
+"""Never silently unpruned: what cannot be pruned is refused before anything is served, or as the request's error."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from equality import engine, prompts
+
+import tokenprune_vllm
+
+Find = Callable[[str], Path]
+LLAVA = "LlavaForConditionalGeneration"
+
+START = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from equality import engine
+if __name__ == "__main__":
+    engine(Path({folder!r}), hf_overrides={overrides!r})
+    print("SERVED")
+"""
+
+
+def start(folder: Path, overrides: dict[str, Any], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Start an engine in a process of its own."""
+    code = START.format(tests=str(Path(__file__).parent), folder=str(folder), overrides=overrides)
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("plugins", ["", "other"])
+def test_without_the_plugin_vllm_refuses_the_model(plugins: str, checkpoint: Find) -> None:
+    folder = checkpoint("llava")
+    found = start(folder, tokenprune_vllm.overrides(folder, method="divprune", ratio=0.25), VLLM_PLUGINS=plugins)
+    assert found.returncode != 0
+    assert "SERVED" not in found.stdout
+    assert f"TokenPrune{LLAVA}" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (None, "the model's config has no 'tokenprune'"),
+        ({"default": {"method": "fastv", "ratio": 0.5}}, "method 'fastv' cannot be served: it prunes before layers 2"),
+        ({"default": {"method": "nosuch", "ratio": 0.5}}, "unknown method 'nosuch'"),
+        ({"default": {"method": "entropyprune-tower", "ratio": 0.5}}, "reads layer -1 of the vision tower, and vLLM"),
+        ({"default": {"method": "hiprune", "ratio": 0.5}}, "layer 8 of a vision tower of 3 layers"),
+    ],
+)
+def test_a_wrong_method_stops_the_engine(settings: Any, message: str, checkpoint: Find) -> None:
+    folder = checkpoint("llava")
+    overrides = {"architectures": [f"TokenPrune{LLAVA}"]} | ({} if settings is None else {"tokenprune": settings})
+    with pytest.raises(Exception, match=message):
+        engine(folder, hf_overrides=overrides)
+
+
+def test_vllms_own_pruning_beside_ours_is_refused(checkpoint: Find) -> None:
+    with pytest.raises(Exception, match="vLLM's own pruning of videos is on"):
+        engine(checkpoint("qwen2_5_vl"), video_pruning_rate=0.5)
+
+
+def test_the_error_of_a_request_leaves_the_engine_alive(checkpoint: Find) -> None:
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
+
+    llm, prompt = engine(checkpoint("llava")), prompts("<image>")[0]
+    few = SamplingParams(max_tokens=2)
+    for asked, message in (
+        ({"method": "fastv", "ratio": 0.5}, "cannot be served"),
+        ({"method": "nosuch", "ratio": 0.5}, "unknown method"),
+        ({"ratio": 2.0}, "less than or equal to 1"),
+        ({"method": "hiprune", "ratio": 0.5}, "layer 8 of a vision tower"),
+        ("divprune", "give an object"),
+    ):
+        one = {"prompt": prompt.text, "multi_modal_data": {"image": list(prompt.images)}}
+        with pytest.raises(VLLMValidationError, match=message):
+            llm.generate([{**one, "mm_processor_kwargs": {"tokenprune": asked}}], few, use_tqdm=False)
+    assert llm.generate([one], few, use_tqdm=False)[0].outputs[0].token_ids
