@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from checkpoints import FAMILIES, shown
 from equality import Answer, Prompt, Reference, Request, answers, engine, prompts, seed_of_prompt
 
@@ -22,25 +23,20 @@ METHODS = ("divprune", "diversity", "entropyprune-tower", "energy-diversity", "h
 METHODS += ("scope", "svd-prune", "tome", "vision-attention", "visionzip", "vispruner")
 
 
-def at_layer_0(name: str, **budget: float) -> dict[str, Any]:
-    """The definition of a method whose own layer is another one, set to layer 0."""
-    data = load_method(name, **budget).model_dump(mode="json", exclude_none=True)
-    return {**data, "layers": {"name": "fixed", "layers": [0]}}
-
-
-def on_the_way(family: str, method: str) -> str | dict[str, Any]:
-    """A method for a family: LLaVA takes its features from layer -2 of its tower, and vLLM runs no other behind it."""
-    data = load_method(method, keep_ratio=0.25).model_dump(mode="json", exclude_none=True)
-    if family not in ("llava", "llava_next") or -1 not in load_method(method).pruner.vision_layers:
-        return method
+def variant(folder: Path, method: str, layer: int) -> Path:
+    """The YAML file of a method before layer 0 that reads one layer of the vision tower, ``METHOD-variant.yaml``."""
 
     def moved(value: Any) -> Any:
         if isinstance(value, dict):
             fields = {key: moved(item) for key, item in value.items()}
-            return {**fields, **{key: -2 for key in ("tower_layer", "layer") if fields.get(key) == -1}}
-        return value
+            return {**fields, **{key: layer for key in ("tower_layer", "layer") if key in fields}}
+        return [moved(item) for item in value] if isinstance(value, list) else value
 
-    return {**moved(data), "label": method}
+    data = load_method(method, keep_ratio=0.25).model_dump(mode="json", exclude_none=True)
+    data = {**data, "pruner": moved(data["pruner"]), "layers": {"name": "fixed", "layers": [0]}}
+    file = folder / f"{method}-variant.yaml"
+    file.write_text(yaml.safe_dump(data), encoding="utf-8")
+    return file
 
 
 def close(one: Answer, other: Answer) -> bool:
@@ -52,18 +48,38 @@ def close(one: Answer, other: Answer) -> bool:
 class Served:
     """A family's reference and engine; all requests of its tests run in one engine."""
 
-    def __init__(self, family: str, folder: Path) -> None:
-        self.reference, self.llm = Reference(folder), None
-        self.folder, self.prompts = folder, prompts(shown(family))
+    def __init__(self, family: str, folder: Path, files: Path) -> None:
+        self.reference, self.prompts = Reference(folder), prompts(shown(family))
+        self.variants = [variant(files, name, -2) for name in (*METHODS, "random")]
+        names = ["unpruned", *METHODS, *self.variants]
+        self.llm = engine(folder, settings={"method": "unpruned", "methods": names})
+
+    def method(self, name: str) -> str:
+        """What requests call a method: that of the last layers of the tower, if vLLM runs them."""
+        last = load_method(name).pruner.vision_layers
+        return f"{name}-variant" if name == "random" or (-1 in last and self.skips_last) else name
+
+    @property
+    def skips_last(self) -> bool:
+        """Whether the model takes its features from an earlier layer of the tower than the last."""
+        return getattr(self.reference.model.config, "vision_feature_layer", -1) == -2
 
     def check(self, asked: Sequence[tuple[Prompt, Request]]) -> None:
         """Compare the answers to prompts; a difference names all prompts that differ."""
-        wanted = [self.reference.answer(prompt, request) for prompt, request in asked]
-        self.llm = self.llm or engine(self.folder, settings={"method": "unpruned"})
+        wanted = [self.reference.answer(prompt, self._own(request), self._seeds(prompt)) for prompt, request in asked]
         got = answers(self.llm, asked)
         pairs = zip(asked, wanted, got, strict=True)
         wrong = [(prompt.text, request, one, other) for (prompt, request), one, other in pairs if not close(one, other)]
         assert not wrong
+
+    def _seeds(self, prompt: Prompt) -> list[int] | None:
+        """What random choices are seeded with."""
+        return [seed_of_prompt(self.reference, prompt)] if len(prompt.images) == 1 else None
+
+    def _own(self, request: Request) -> Request:
+        """A request with the definition of a variant in the place of its name."""
+        found = {file.stem: file for file in self.variants}.get(request["method"])
+        return request if found is None else {**request, "method": yaml.safe_load(found.read_text())}
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -73,9 +89,9 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def served(family: str, checkpoint: Find) -> Served:
+def served(family: str, checkpoint: Find, tmp_path_factory: pytest.TempPathFactory) -> Served:
     """The family's engine."""
-    return Served(family, checkpoint(family))
+    return Served(family, checkpoint(family), tmp_path_factory.mktemp("methods"))
 
 
 def test_unpruned(served: Served) -> None:
@@ -84,8 +100,8 @@ def test_unpruned(served: Served) -> None:
 
 @pytest.mark.parametrize("positions", ["original", "renumbered"])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method(family: str, served: Served, method: str, positions: str) -> None:
-    request = {"method": on_the_way(family, method), "ratio": 0.25, "positions": positions}
+def test_every_method(served: Served, method: str, positions: str) -> None:
+    request = {"method": served.method(method), "ratio": 0.25, "positions": positions}
     served.check([(prompt, request) for prompt in served.prompts if len(prompt.images) == 1])
 
 
@@ -102,9 +118,6 @@ def test_one_token_and_all_tokens(served: Served) -> None:
 
 
 def test_random_choices_are_seeded_by_the_picture(served: Served) -> None:
-    request = {"method": at_layer_0("random", keep_ratio=0.25)}
+    request = {"method": served.method("random"), "ratio": 0.25}
     found = [prompt for prompt in served.prompts if len(prompt.images) == 1]
-    wanted = [served.reference.answer(prompt, request, [seed_of_prompt(served.reference, prompt)]) for prompt in found]
-    served.llm = served.llm or engine(served.folder, settings={"method": "unpruned"})
-    for prompt, one, other in zip(found, wanted, answers(served.llm, [(p, request) for p in found]), strict=True):
-        assert close(one, other), prompt.text
+    served.check([(prompt, request) for prompt in found])

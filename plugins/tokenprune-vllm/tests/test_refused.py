@@ -62,6 +62,13 @@ def test_a_wrong_method_stops_the_engine(settings: Any, message: str, checkpoint
         engine(folder, hf_overrides=overrides)
 
 
+def test_windows_count_kept_tokens_in_vllm(checkpoint: Find) -> None:
+    folder, settings = checkpoint("gemma3"), {"method": "divprune", "ratio": 0.5}
+    with pytest.raises(Exception, match=r"a window of 512 tokens, in which vLLM counts kept tokens.*renumbered"):
+        engine(folder, settings=settings, max_model_len=513)
+    assert engine(folder, settings={**settings, "positions": "renumbered"}, max_model_len=513)
+
+
 def test_vllms_own_pruning_beside_ours_is_refused(checkpoint: Find) -> None:
     with pytest.raises(Exception, match="vLLM's own pruning of videos is on"):
         engine(checkpoint("qwen2_5_vl"), video_pruning_rate=0.5)

@@ -25,7 +25,7 @@ def test_overrides_name_an_architecture_that_only_the_plugin_registers() -> None
     made = overrides(LLAVA, method="divprune", ratio=0.25)
     assert made == {
         "architectures": ["TokenPruneLlavaForConditionalGeneration"],
-        "tokenprune": {"default": {"method": "divprune", "ratio": 0.25}, "requests": "method"},
+        "tokenprune": {"default": {"method": "divprune", "ratio": 0.25}},
     }
     assert json.loads(json.dumps(made)) == made
 
@@ -101,6 +101,17 @@ def test_requests_change_what_the_server_allows() -> None:
     few = engine(methods=["divprune"])
     with pytest.raises(TokenPruneError, match="does not serve method 'visionzip'"):
         few.of_request({"method": "visionzip", "ratio": 0.5})
+
+
+def test_a_request_names_a_file_that_the_server_offers(tmp_path: Path) -> None:
+    method, file = load_method("visionzip", keep_ratio=0.2), tmp_path / "mine.yaml"
+    file.write_text(method.to_yaml())
+    made = overrides(LLAVA, method="unpruned", methods=["divprune", file])
+    settings = engine_settings(json.loads(json.dumps(made["tokenprune"])))
+    assert settings.methods == ("divprune", "mine")
+    assert settings.of_request({"method": "mine"}).resolved() == load_method(file)
+    with pytest.raises(TokenPruneError, match="does not serve method 'visionzip'; use divprune, mine"):
+        settings.of_request({"method": "visionzip", "ratio": 0.5})
 
 
 def test_a_request_names_no_files_and_no_definitions(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def overrides(
     tokens: int | None = None,
     positions: str | None = None,
     requests: Requests = "method",
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str | Path] | None = None,
 ) -> dict[str, Any]:
     """The ``hf_overrides`` with which vLLM prunes the visual tokens of a checkpoint.
 
@@ -33,7 +33,8 @@ def overrides(
         positions: ``original`` or ``renumbered``; None for what the method says.
         requests: What a request may change by ``mm_processor_kwargs={"tokenprune": {...}}``: ``nothing``, ``budget``
             or ``method``.
-        methods: The methods that a request may name; None for all that can be served.
+        methods: The methods that a request may name, and YAML files of such, which a request names without folder and
+            ending; None for all installed ones that can be served.
 
     Raises:
         ConfigError: The architecture cannot be pruned, or the settings are wrong.
@@ -43,11 +44,16 @@ def overrides(
     given = {"ratio": ratio, "tokens": tokens, "positions": positions}
     default = parsed({"method": method_data(method), **{name: x for name, x in given.items() if x is not None}})
     default.resolved()
-    chosen = None if methods is None else tuple(methods)
-    settings = EngineSettings(default=default, requests=requests, methods=chosen)
+    offered = None if methods is None else {Path(str(entry)).stem: method_data(entry) for entry in methods}
+    settings = EngineSettings(
+        default=default,
+        requests=requests,
+        methods=None if offered is None else tuple(offered),
+        definitions={name: data for name, data in (offered or {}).items() if isinstance(data, dict)},
+    )
     return {
         "architectures": [own_name(architecture_of(checkpoint))],
-        KEY: settings.model_dump(mode="json", exclude_none=True),
+        KEY: settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
     }
 
 

@@ -62,7 +62,7 @@ class PrunedProcessor:
             settings = parsed(PROFILE) if asked is PROFILE else self.engine.of_request(asked)
             method = settings.resolved()
             if method is not None:
-                twin_of(self.info.get_hf_config()).check(method)
+                twin_of(self.info.get_hf_config()).check(method, self.info.ctx.model_config.max_model_len)
         except TokenPruneError as error:
             raise VLLMValidationError(f"{KEY}: {error}") from None
         inputs = replace(inputs, hf_processor_mm_kwargs={**given, KEY: settings.model_dump(exclude_none=True)})
@@ -73,9 +73,13 @@ class PrunedProcessor:
         inputs = super().get_dummy_inputs(*arguments, **keywords)  # type: ignore[misc]
         return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, KEY: PROFILE})
 
-    def _call_hf_processor(self, hf_data: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         """The checkpoint's processor does not know our settings."""
-        return super()._call_hf_processor(hf_data, without_key(hf_kwargs))  # type: ignore[misc]
+        return super()._apply_hf_processor_main(mm_items, without_key(hf_kwargs))  # type: ignore[misc]
+
+    def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]) -> Any:
+        """Nor does what vLLM makes of its output."""
+        return super()._get_mm_fields_config(hf_inputs, without_key(hf_processor_mm_kwargs))  # type: ignore[misc]
 
     def _get_mm_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out: Any) -> Any:
         """Drop placeholders, and give every picture its note."""

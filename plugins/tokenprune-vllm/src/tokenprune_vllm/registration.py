@@ -48,7 +48,7 @@ def prepare(model_config: Any) -> None:
     """
     method = engine_settings(getattr(model_config.hf_config, KEY, None)).default.resolved()
     if method is not None:
-        twin_of(model_config.hf_config).check(method)
+        twin_of(model_config.hf_config).check(method, model_config.max_model_len)
     rate = model_config.multimodal_config.video_pruning_rate
     if rate is not None and rate > 1e-9:
         raise ConfigError(

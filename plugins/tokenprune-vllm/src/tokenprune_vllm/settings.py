@@ -92,6 +92,7 @@ class EngineSettings(BaseModel):
         default: The settings of requests that say nothing.
         requests: What a request may change.
         methods: The methods that a request may name; None for all that can be served.
+        definitions: Methods among these that are not installed, by their names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,6 +100,7 @@ class EngineSettings(BaseModel):
     default: Settings
     requests: Requests = "method"
     methods: tuple[str, ...] | None = None
+    definitions: dict[str, dict[str, Any]] = {}
 
     def of_request(self, asked: object) -> Settings:
         """The settings of a request.
@@ -125,7 +127,7 @@ class EngineSettings(BaseModel):
             raise ConfigError("a request names an installed method", "give its name as a text")
         if self.methods is not None and name not in self.methods:
             raise ConfigError(f"this server does not serve method {name!r}", f"use {', '.join(self.methods)}")
-        return parsed(changes)
+        return parsed({**changes, "method": self.definitions.get(name, name)})
 
     def _without_budget(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The default settings, without a budget that a request replaces."""

@@ -15,7 +15,8 @@ from tokenprune import Method
 from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.engine.plan import Plan
-from tokenprune.errors import LayerError
+from tokenprune.engine.renumber import smallest_window
+from tokenprune.errors import LayerError, UnsupportedFeatureError
 
 
 class Twin:
@@ -36,13 +37,25 @@ class Twin:
             model = AutoModelForImageTextToText.from_config(config)
         self.adapter: Adapter = adapter_for(model.eval())
 
-    def check(self, method: Method) -> None:
+    def check(self, method: Method, longest: int) -> None:
         """Refuse a method that the model cannot be pruned with, in the words of ``tokenprune.apply``.
 
+        Args:
+            method: The method.
+            longest: Tokens of a prompt and its answer at most.
+
         Raises:
-            TokenPruneError: It cannot; or the method reads a layer of the vision tower that vLLM does not run.
+            TokenPruneError: It cannot; or vLLM does not run a layer of the vision tower that the method reads; or
+                vLLM would count the windows of sliding attention otherwise than the model does.
         """
         Plan.of(method, (0,), self.adapter)
+        window = smallest_window(self.adapter, 0)
+        if window is not None and method.positions == "original" and longest > window:
+            raise UnsupportedFeatureError(
+                f"the model has layers with a window of {window} tokens, in which vLLM counts kept tokens, and original"
+                " positions count all",
+                f"use positions: renumbered, or a max_model_len of at most {window}",
+            )
         for layer in sorted(method.pruner.vision_layers):
             depth, layers = self.adapter.tower_depth(), self.adapter.tower_layers or 0
             if layer % layers >= depth:
