@@ -32,7 +32,7 @@ from tokenprune.adapters import adapter_for
 from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.base import Schedule
 from tokenprune.core.references import SAME_COST, is_reference
-from tokenprune.errors import TokenPruneError
+from tokenprune.errors import BudgetError, TokenPruneError
 from tokenprune.experiment import ExperimentResult, run_experiment, write_report
 from tokenprune.experiment.report_data import Gain, gains_over_random
 from tokenprune.experiment.series import Series
@@ -140,14 +140,15 @@ class Cell:
         loaded = self.config(["random"]).model.load()
         task = self.config(["random"]).task
         calibration = [loaded.encode([sample]) for sample in task.calibration(8)]
-        visual = loaded.visual_tokens * len(next(iter(task.samples())).images) if loaded.visual_tokens else 0
+        images = len(next(iter(task.samples())).images)
+        visual = loaded.visual_tokens * images if loaded.visual_tokens else 0
         adapter = adapter_for(loaded.model)
         entries: list[Any] = []
         cannot: dict[str, str] = {}
         for entry in self.entries:
             (item, *_) = [series for series in self.config([entry]).series() if not series.unpruned]
             try:
-                if self._belongs(item, adapter, calibration, visual):
+                if self._belongs(item, adapter, calibration, visual, images):
                     entries.append(entry)
             except TokenPruneError as error:
                 cannot[item.method_name] = error.what
@@ -155,7 +156,7 @@ class Cell:
         _write(stored, {"settings": self.settings, "entries": entries, "cannot": cannot})
         return entries, cannot
 
-    def _belongs(self, item: Series, adapter: Adapter, calibration: list[Any], visual: int) -> bool:
+    def _belongs(self, item: Series, adapter: Adapter, calibration: list[Any], visual: int, images: int) -> bool:
         """Whether a method belongs to the cell.
 
         Raises:
@@ -167,7 +168,9 @@ class Cell:
             return True
         layers = choose_layers(adapter.model, item.method, calibration).layers
         schedule = Schedule(layers, adapter.num_layers, prefill_cost(adapter.config, 0))
-        item.method.budget.keep(visual, schedule)
+        left = min(item.method.budget.keep(visual, schedule))
+        if 0 < left < images:
+            raise BudgetError(f"{left} tokens are left of {images} frames, and each keeps at least one", "keep more")
         return self.axis != "kept" or layers != (0,) or item.method_name.startswith("random")
 
 
