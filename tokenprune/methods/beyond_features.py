@@ -1,0 +1,90 @@
+"""What a method needs beside the features of one image, for those who ask it before the language model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from tokenprune.config import Method
+from tokenprune.core import plugins
+from tokenprune.errors import TokenPruneError
+from tokenprune.selectors.base import LayerSelector, SelectorContext
+from tokenprune.signals.signals import check_needs
+
+#: Signals that exist where there are the features of one image or video, its grid, and a number of its own.
+FEATURE_SIGNALS = frozenset({"grid", "hidden", "sample_ids"})
+
+_DEEP = 1000  # layers of a model: which one it is does not matter, as only layer 0 is asked for
+
+
+def needs_beyond_features(
+    method: Method, *, given: Collection[str] = FEATURE_SIGNALS, tower: bool = False, alone: bool = False
+) -> tuple[str, ...]:
+    """Say why a method cannot choose from the features of one image or video alone, before the language model.
+
+    A serving engine that shortens its prompts before the language model runs asks a method image by image, through
+    :func:`tokenprune.testing.make_context`, with ``layer=0`` and without any text. What the method chooses is then what
+    it chooses in a prefill, if this function has nothing to say. The method's declarations are read; nothing runs.
+
+    The number of tokens to keep is the caller's: of each image, ``budget.keep(tokens, Schedule((0,), layers))``. In a
+    prompt of several images a prefill rounds a share once, for all of them together, so that an image may keep one
+    token more there.
+
+    Args:
+        method: The method.
+        given: Signals that the caller hands over; any of :data:`tokenprune.signals.signals.SIGNALS`.
+        tower: Whether the caller also hands over the layers of the vision tower that ``method.pruner.vision_layers``
+            names.
+        alone: Whether a prompt holds at most one image or video. Then nothing is compared with others, and a number of
+            tokens for a prompt is one for the image.
+
+    Returns:
+        The reasons, each a part of a sentence that tells what the method does; none if the method can choose.
+
+    Raises:
+        ConfigError: ``given`` contains an unknown signal.
+    """
+    check_needs(frozenset(given), "needs_beyond_features")
+    return tuple(_reasons(method, frozenset(given), tower, alone))
+
+
+def _reasons(method: Method, given: frozenset[str], tower: bool, alone: bool) -> Iterator[str]:
+    pruner, budget = method.pruner, method.budget
+    at = _layers(method.layers)
+    if at:
+        yield at
+    missing = pruner.needs - given - ({"tower_value"} if tower else frozenset())
+    if missing:
+        yield f"reads {_listed(map(repr, sorted(missing)))}"
+    layers = sorted(pruner.vision_layers)
+    if layers and not tower:
+        yield f"reads layer{'s' if len(layers) > 1 else ''} {_listed(map(str, layers))} of the vision tower"
+    if pruner.across_images and not alone:
+        yield "compares the images of a prompt"
+    name = plugins.registry("budgets").name_of(type(budget))
+    if budget.open_ended(0, 1):
+        yield f"decides by itself how many tokens survive (budget {name})"
+    if budget.reads_cost:
+        yield f"keeps a number of tokens that depends on the text (budget {name})"
+    if budget.largest_count is not None and not alone:
+        yield f"keeps a number of tokens that the images of a prompt share (budget {name})"
+
+
+def _layers(selector: LayerSelector) -> str:
+    """What is wrong with the layers; nothing if tokens are dropped before layer 0 alone."""
+    name = plugins.registry("selectors").name_of(type(selector))
+    try:
+        known = selector.known_layers(SelectorContext("", _DEEP))
+    except TokenPruneError as error:
+        return f"has layers that cannot be used ({name}: {error.what})"
+    if known is None:
+        return f"runs the model to find its layers ({name})"
+    if known == (0,):
+        return ""
+    if len(known) == 1 and name == "fixed":
+        return f"prunes before layer {known[0]}"
+    return f"prunes before layers {_listed(map(str, known))}" if name == "fixed" else "prunes inside the language model"
+
+
+def _listed(words: Collection[str] | Iterator[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
