@@ -21,12 +21,12 @@ from tokenprune.testing import TowerTensors, make_context
 
 DIM, HEADS, WIDTH = 16, 4, 8
 PROJECTION = torch.randn(WIDTH, DIM, generator=torch.Generator().manual_seed(0))
-#: Frames, rows and columns of the pictures of a prompt: of other numbers of tokens, two of them with frames of one size.
-SHAPES = ((2, 3, 4), (3, 2, 3), (3, 3, 4))
+#: Frames, rows and columns of the pictures: not all of one size, and more frames than a method has segments.
+SHAPES = ((4, 2, 3), (3, 2, 2), (4, 2, 3))
 #: Tokens to keep of each picture.
-QUOTAS = ((1, 1, 1), (7, 5, 9), (20, 16, 11))
+QUOTAS = ((7, 5, 9), (20, 11, 24), (1, 1, 1))
 #: Rows of text before each picture and behind the last one.
-TEXTS = ((3, 0, 0, 0), (0, 0, 0, 5), (0, 4, 1, 0), (2, 1, 3, 2))
+TEXTS = ((3, 0, 0, 0), (0, 0, 0, 5), (2, 1, 3, 2))
 
 
 @lru_cache(maxsize=1000)
@@ -146,9 +146,9 @@ def pictures(quotas: Sequence[int], seed: int = 0) -> list[Part]:
 
 def stages(pruner: Pruner) -> list[Pruner]:
     """The pruner, or those that it combines."""
-    return (
-        [pruner] if pruner.at(0) is pruner else [inner for inner in pruner.inner_readers() if isinstance(inner, Pruner)]
-    )
+    if pruner.at(0) is pruner:
+        return [pruner]
+    return [inner for inner in pruner.inner_readers() if isinstance(inner, Pruner)]
 
 
 def layers(pruner: Pruner) -> tuple[int, ...]:
@@ -159,10 +159,10 @@ def layers(pruner: Pruner) -> tuple[int, ...]:
 def ways(pruner: Pruner) -> Iterator[tuple[int, bool, tuple[int, ...]]]:
     """Layer, whether the pruner decides how many survive, and quotas."""
     for layer in layers(pruner):
-        for quotas in QUOTAS:
+        for quotas in QUOTAS if layer == layers(pruner)[0] else QUOTAS[:1]:
             yield layer, False, quotas
         if pruner.adaptive:
-            yield layer, True, QUOTAS[0]
+            yield layer, True, QUOTAS[-1]
 
 
 def run(pruner: Pruner, given: Prompt, layer: int, open_ended: bool) -> list[Selection]:

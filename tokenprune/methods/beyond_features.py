@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from tokenprune.config import Method
 from tokenprune.core import plugins
@@ -22,12 +22,13 @@ def needs_beyond_features(
     """Say why a method cannot choose from the features of one image or video alone, before the language model.
 
     A serving engine that shortens its prompts before the language model runs asks a method image by image, through
-    :func:`tokenprune.testing.make_context`, with ``layer=0`` and without any text. What the method chooses is then what
-    it chooses in a prefill, if this function has nothing to say. The method's declarations are read; nothing runs.
+    :func:`tokenprune.testing.make_context`, with ``layer=0`` and without any text. If this function has nothing to say,
+    the method chooses then what it chooses in a prefill, for the same number of tokens and the same number of the
+    sample. The method's declarations are read; nothing runs.
 
-    The number of tokens to keep is the caller's: of each image, ``budget.keep(tokens, Schedule((0,), layers))``. In a
-    prompt of several images a prefill rounds a share once, for all of them together, so that an image may keep one
-    token more there.
+    Two things are the caller's. The number of tokens to keep is ``budget.keep(tokens, Schedule((0,), layers))`` of an
+    image alone; in a prompt of several images a prefill rounds a share once for all of them, so that it may keep a
+    token more or less of an image. And random choices are those for the first image of a prompt.
 
     Args:
         method: The method.
@@ -49,10 +50,10 @@ def needs_beyond_features(
 
 def _reasons(method: Method, given: frozenset[str], tower: bool, alone: bool) -> Iterator[str]:
     pruner, budget = method.pruner, method.budget
-    at = _layers(method.layers)
-    if at:
-        yield at
-    missing = pruner.needs - given - ({"tower_value"} if tower else frozenset())
+    elsewhere = _layers(method.layers)
+    if elsewhere:
+        yield elsewhere
+    missing = pruner.needs - given - frozenset({"tower_value"} if tower else ())
     if missing:
         yield f"reads {_listed(map(repr, sorted(missing)))}"
     layers = sorted(pruner.vision_layers)
@@ -70,21 +71,17 @@ def _reasons(method: Method, given: frozenset[str], tower: bool, alone: bool) ->
 
 
 def _layers(selector: LayerSelector) -> str:
-    """What is wrong with the layers; nothing if tokens are dropped before layer 0 alone."""
+    """Why the layers are others than layer 0 alone; empty if they are not."""
     name = plugins.registry("selectors").name_of(type(selector))
     try:
         known = selector.known_layers(SelectorContext("", _DEEP))
     except TokenPruneError as error:
         return f"has layers that cannot be used ({name}: {error.what})"
     if known is None:
-        return f"runs the model to find its layers ({name})"
-    if known == (0,):
-        return ""
-    if len(known) == 1 and name == "fixed":
-        return f"prunes before layer {known[0]}"
-    return f"prunes before layers {_listed(map(str, known))}" if name == "fixed" else "prunes inside the language model"
+        return f"searches for its layers ({name})"
+    return "" if known == (0,) else f"prunes inside the language model ({selector!r})"
 
 
-def _listed(words: Collection[str] | Iterator[str]) -> str:
+def _listed(words: Iterable[str]) -> str:
     *others, last = words
     return f"{', '.join(others)} and {last}" if others else last
