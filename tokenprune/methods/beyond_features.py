@@ -22,13 +22,14 @@ def needs_beyond_features(
     """Say why a method cannot choose from the features of one image or video alone, before the language model.
 
     A serving engine that shortens its prompts before the language model runs asks a method image by image, through
-    :func:`tokenprune.testing.make_context`, with ``layer=0`` and without any text. If this function has nothing to say,
-    the method chooses then what it chooses in a prefill, for the same number of tokens and the same number of the
-    sample. The method's declarations are read; nothing runs.
+    :func:`tokenprune.testing.make_context`, with ``layer=0``, the decoder's ``num_heads`` and without any text. If this
+    function has nothing to say, the method chooses then what it chooses in a prefill, for the same number of tokens and
+    the same number of the sample. The method's declarations are read; nothing runs.
 
-    Two things are the caller's. The number of tokens to keep is ``budget.keep(tokens, Schedule((0,), layers))`` of an
+    Three things are the caller's. The number of tokens to keep is ``budget.keep(tokens, Schedule((0,), layers))`` of an
     image alone; in a prompt of several images a prefill rounds a share once for all of them, so that it may keep a
-    token more or less of an image. And random choices are those for the first image of a prompt.
+    token more or less of an image. Random choices are those for the first image of a prompt. And what a component found
+    wrong is in ``ctx.checks`` when it has chosen: a prefill raises it at its end.
 
     Args:
         method: The method.
