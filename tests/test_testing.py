@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from tokenprune.scorers.matrix_entropy import MatrixEntropy
 from tokenprune.scorers.norm import Norm
 from tokenprune.scorers.random import Random
 from tokenprune.signals.context import PruneContext
+from tokenprune.signals.signals import SIGNALS, WITH_TEXT
 from tokenprune.testing import TowerTensors, make_context
 
 LAYER, TOKENS = 2, 7
@@ -133,7 +135,7 @@ def test_selections_are_those_of_a_prefill(pruner: Pruner, layer: int, variant: 
     left = [[[row.tolist() for row in image] for image in images] for images in features(recording, "llava", -2)]
     states = on_rows(recording, left, [0.0] * len(left[0][0][0])).float()
     tower = {-2: TowerTensors(received, received, key=states, features=states)}
-    ctx = context_of(recording, layer, needs=pruner.needs, tower=tower)
+    ctx = context_of(recording, layer, needs=pruner.needs | {"text"}, tower=tower)
     method = {"layers": {"name": "fixed", "layers": [layer]}, "budget": {"name": "keep_count", "tokens": TOKENS}}
     assert kept_positions(ctx, pruner) == recording.kept({**method, "pruner": pruner})
 
@@ -195,7 +197,8 @@ def test_keep_must_have_one_number_per_image(keep: list[list[int]]) -> None:
 def test_unknown_signals_are_refused() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"'keys'.*use any of attention, embeddings, entering, final_norm, hidden, key, previous, query, tower",
+        match=r"'keys'.*use any of annotations, attention, embeddings, entering, final_norm, grid, hidden, key,"
+        r" previous, query, sample_ids, text, tower_value, value$",
     ):
         make_context(HIDDEN, needs={"keys"})
 
@@ -225,14 +228,52 @@ def test_a_missing_grid_is_no_support_for_grids() -> None:
         _ = make_context(HIDDEN).grid.frames
 
 
-@pytest.mark.parametrize("name", ["query", "key", "value", "previous", "attention", "entering", "embeddings"])
-def test_undeclared_signals_are_refused(name: str) -> None:
-    tensors = {"query": STATES, "key": STATES, "value": STATES, "previous": HIDDEN, "embeddings": HIDDEN}
-    ctx = make_context(HIDDEN, **tensors, needs={"hidden"})  # type: ignore[arg-type]
-    read = {"attention": "probe", "entering": "entering_probe", "embeddings": "prompt"}.get(name, name)
-    with pytest.raises(ScoreError, match=f"'{name}', which it does not declare.*add '{name}' to its needs"):
-        getattr(ctx, read)
-    assert torch.equal(ctx.hidden, HIDDEN)
+#: A signal that must be declared, and a way to read it.
+READS: list[tuple[str, Callable[[PruneContext], object]]] = [
+    *((name, attrgetter(name)) for name in ("query", "key", "value", "previous")),
+    ("attention", lambda ctx: ctx.probe),
+    ("entering", lambda ctx: ctx.entering_probe),
+    ("embeddings", lambda ctx: ctx.prompt),
+    *(("text", attrgetter(name)) for name in ("hidden_rows", "row_mask", "text_mask", "last_row")),
+    *(("text", attrgetter(name)) for name in ("visual_rows", "positions")),
+    *(("grid", attrgetter(f"grid.{name}")) for name in ("coordinates", "frames", "frame_sizes")),
+    ("grid", lambda ctx: ctx.by_frame(lambda quota, frames, others: frames)),
+    ("sample_ids", lambda ctx: ctx.sample_ids),
+    ("annotations", lambda ctx: ctx.annotation("foreground")),
+]
+TENSORS: dict[str, Any] = {
+    **dict.fromkeys(("query", "key", "value"), STATES),
+    **dict.fromkeys(("previous", "embeddings"), HIDDEN),
+    "grid": torch.arange(4)[None, :, None] * torch.tensor([0, 0, 1]).expand(2, 1, 3),
+    "annotations": {"foreground": HIDDEN[:, :, 0]},
+}
+
+
+def some_of(ctx: PruneContext) -> PruneContext:
+    """The context of `pool`: of the first tokens alone."""
+    return ctx.among(torch.tensor([[True, True, False, False]] * 2), [[2], [2]])[0]
+
+
+@pytest.mark.parametrize(("name", "read"), READS)
+def test_undeclared_signals_are_refused(name: str, read: Callable[[PruneContext], object]) -> None:
+    ctx = make_context(HIDDEN, **TENSORS, needs=SIGNALS - WITH_TEXT - {name})
+    for context in (ctx, some_of(ctx)):
+        with pytest.raises(ScoreError, match=f"'{name}', which it does not declare.*add '{name}' to its needs$"):
+            read(context)
+        assert torch.equal(context.hidden, HIDDEN[:, : context.visual_mask.shape[1]])
+
+
+@pytest.mark.parametrize(("name", "read"), READS)
+def test_declared_signals_can_be_read(name: str, read: Callable[[PruneContext], object]) -> None:
+    read(make_context(HIDDEN, **TENSORS, needs={name}))
+
+
+@pytest.mark.parametrize("name", ["attention", "embeddings", "entering"])
+def test_signals_of_the_whole_sequence_include_its_text(name: str) -> None:
+    ctx = make_context(HIDDEN, torch.tensor([[False, True, True, False]] * 2), needs={name})
+    assert ctx.text_mask.tolist() == [[True, False, False, True]] * 2
+    assert ctx.last_row.tolist() == [3, 3]
+    assert ctx.positions.tolist() == [[1, 2]] * 2
 
 
 def test_the_final_norm_must_be_declared() -> None:

@@ -37,6 +37,7 @@ from tokenprune.errors import (
     UnsupportedFeatureError,
     UnsupportedModelError,
 )
+from tokenprune.methods.beyond_features import FEATURE_SIGNALS, needs_beyond_features
 from tokenprune.metrics.base import Metric
 from tokenprune.models.base import LoadedModel, ModelSpec
 from tokenprune.pictures.place import views_of
@@ -51,6 +52,7 @@ from tokenprune.tasks.base import Sample, Task, Video, different_images, first_w
 from tokenprune.testing import TowerTensors, make_context
 
 __all__ = [
+    "FEATURE_SIGNALS",
     "Adapter",
     "AttentionProbe",
     "Budget",
@@ -111,6 +113,7 @@ __all__ = [
     "image_batch_site",
     "lattice",
     "make_context",
+    "needs_beyond_features",
     "packed_site",
     "pixtral_site",
     "refresh",

@@ -21,6 +21,7 @@ from tokenprune.ops.gather import rows_at
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.vision import StateSource
 from tokenprune.signals.context import PruneContext
+from tokenprune.signals.rows import Rows
 from tokenprune.signals.signals import (
     SIGNALS,
     AttentionProbe,
@@ -70,6 +71,7 @@ class TensorSignals:
 
     Attributes:
         axis: The visual axis.
+        hidden_rows: Hidden states that enter the stage's layer, ``[batch, rows, dim]``.
         row_mask: Rows that are tokens and not padding, bool ``[batch, rows]``.
         is_visual: Rows that are visual tokens, bool ``[batch, rows]``.
         image: Image of each row, long ``[batch, rows]``.
@@ -81,9 +83,11 @@ class TensorSignals:
         tower_layers: Layers of the vision tower.
         annotations: Vectors ``[batch, rows]`` by name.
         norm: The norm behind the last decoder layer, or None.
+        ids: One integer per sample.
     """
 
     axis: VisualAxis
+    hidden_rows: Tensor
     row_mask: Tensor
     is_visual: Tensor
     image: Tensor
@@ -94,16 +98,33 @@ class TensorSignals:
     tower_layers: Mapping[int, TowerTensors] = field(default_factory=dict)
     annotations: Mapping[str, Tensor] = field(default_factory=dict)
     norm: Callable[[Tensor], Tensor] | None = None
+    ids: tuple[int, ...] = ()
+
+    def hidden(self) -> Tensor:
+        """See :meth:`tokenprune.signals.signals.Signals.hidden`."""
+        return self.axis.gather(self.hidden_rows)
 
     def states(self, name: str) -> Tensor:
         """See :meth:`tokenprune.signals.signals.Signals.states`."""
+        return self.axis.gather(self._given(name))
+
+    def sequence(self) -> Rows:
+        """See :meth:`tokenprune.signals.signals.Signals.sequence`."""
+        return Rows(self.hidden_rows, self.row_mask, self.axis)
+
+    def sample_ids(self) -> tuple[int, ...]:
+        """See :meth:`tokenprune.signals.signals.Signals.sample_ids`."""
+        return self.ids
+
+    def _given(self, name: str) -> Tensor:
+        """States of all rows."""
         if name not in self.layer_states:
             raise ScoreError(f"this context has no {name} states", f"pass make_context(..., {name}=...)")
         return self.layer_states[name]
 
     def attention(self) -> AttentionProbe:
         """Causal attention without rotary embedding; see :meth:`tokenprune.signals.signals.Signals.attention`."""
-        query, key = self.states("query"), self.states("key")
+        query, key = self._given("query"), self._given("key")
 
         def visible(index: Tensor) -> Tensor:
             order = torch.arange(query.shape[1], device=query.device)
@@ -247,6 +268,7 @@ def make_context(
     tower = tower or {}
     signals = TensorSignals(
         axis=axis,
+        hidden_rows=hidden,
         row_mask=row_mask,
         is_visual=visual,
         image=image,
@@ -257,19 +279,14 @@ def make_context(
         tower_layers=tower,
         annotations=annotations or {},
         norm=final_norm,
+        ids=tuple(range(batch) if sample_ids is None else sample_ids),
     )
     return PruneContext(
         layer=layer,
         num_layers=num_layers,
         num_heads=num_heads,
         visual_mask=axis.mask,
-        visual_rows=axis.rows,
-        positions=axis.positions,
         per_image=PerImage(axis.images, counts, quotas),
-        last_row=row_mask.int().cumsum(1).argmax(1),
-        row_mask=row_mask,
-        hidden_rows=hidden,
-        sample_ids=tuple(range(batch) if sample_ids is None else sample_ids),
         signals=DeclaredSignals(signals, frozenset(needs), frozenset(tower)),
         target=tuple(map(sum, quotas)),
         open_ended=open_ended,

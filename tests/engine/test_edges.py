@@ -30,6 +30,10 @@ LLAVA = CASES["llava"]
 class LikeLastToken(Scorer):
     """Depends on the image and on the question."""
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"hidden", "text"})
+
     def score(self, ctx: PruneContext) -> Tensor:
         dim = ctx.hidden_rows.shape[-1]
         last = ctx.hidden_rows.gather(1, ctx.last_row[:, None, None].expand(-1, 1, dim))
@@ -271,7 +275,8 @@ def test_what_a_pruner_sees_of_the_text_and_the_budget() -> None:
         text = ctx.text_mask.sum(1) + torch.tensor(stage.before)
         assert text.tolist() == ctx.row_mask.sum(1).tolist()
         assert not ctx.text_mask.gather(1, ctx.visual_rows)[ctx.visual_mask].any()
-        assert ctx.signals.states("key").shape[:2] == ctx.hidden_rows.shape[:2] == ctx.row_mask.shape
+        assert ctx.signals.states("key").shape[:2] == ctx.signals.hidden().shape[:2] == ctx.visual_rows.shape
+        assert ctx.hidden_rows.shape[:2] == ctx.row_mask.shape
 
 
 def test_steps_after_an_unpruned_prefill_meet_no_hook_on_any_layer() -> None:

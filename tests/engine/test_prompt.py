@@ -26,7 +26,7 @@ class Shows(Pruner):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"hidden", "embeddings"} if self.asks else {"hidden"})
+        return frozenset({"hidden", "text", "embeddings"} if self.asks else {"hidden", "text"})
 
     def select(self, ctx: PruneContext) -> Selection:
         SHOWN.append(ctx)

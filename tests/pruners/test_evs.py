@@ -65,7 +65,7 @@ class Unfair(Pruner):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset()
+        return frozenset({"text"})
 
     def select(self, ctx: PruneContext) -> Selection:
         mine = torch.full_like(ctx.quotas, self.spare)

@@ -99,6 +99,10 @@ class Looks(Scope):
 
     seen: Any = None
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"grid"}
+
     def select(self, ctx: PruneContext) -> Selection:
         type(self).seen = (ctx.regions("tile", self.layer), ctx.grid.coordinates)
         return super().select(ctx)

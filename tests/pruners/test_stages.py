@@ -204,5 +204,5 @@ def test_round_trip_and_seeds() -> None:
     assert other.pruners[1] == made.pruner.pruners[1]  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="uses no random numbers"):
         reseed(method([1, 2], stages(FASTV, FASTV), [9, 4]), 5)
-    assert made.pruner.needs == {"attention"}
+    assert made.pruner.needs == {"attention", "sample_ids"}
     assert tp.load_method("vscan").pruner.vision_layers == {5, -2}

@@ -72,8 +72,8 @@ def test_unknown_signals_are_refused_when_the_component_is_made() -> None:
         Misspelt()
     message = str(caught.value)
     assert "Misspelt declares the signals 'keys' in needs, which do not exist" in message
-    names = "attention, embeddings, entering, final_norm, hidden, key, previous, query, tower_value, value"
-    assert f"use any of {names}" in message
+    names = "annotations, attention, embeddings, entering, final_norm, grid, hidden, key, previous, query, sample_ids"
+    assert f"use any of {names}, text, tower_value, value" in message
 
 
 def test_fields_with_tower_layers_are_collected() -> None:
@@ -96,7 +96,7 @@ def test_components_within_components_are_collected() -> None:
     dpp = Dpp(relevance=Norm(source="key"))
     pruner = Stages(pruners=(MaxMin(pool=VisionAttention(layer=1)), dpp, TopK(scorer=Random())))
     assert dpp.needs == {"hidden", "key"}
-    assert pruner.needs == {"hidden", "key"}
+    assert pruner.needs == {"hidden", "key", "sample_ids"}
     assert pruner.vision_layers == {1}
     assert not pruner.requires_class_token
     assert Stages(pruners=(TopK(scorer=ClassToken()),)).requires_class_token

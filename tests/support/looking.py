@@ -22,6 +22,10 @@ def looking(scorer: Any, look: Callable[[PruneContext], Seen]) -> tuple[TopK, li
     seen: list[Seen] = []
 
     class Looks(TopK):
+        @property
+        def needs(self) -> frozenset[str]:
+            return super().needs | {"grid", "sample_ids", "text"}
+
         def select(self, ctx: PruneContext) -> Selection:
             seen.append(look(ctx))
             return super().select(ctx)

@@ -60,6 +60,11 @@ class Budget(Component, ABC):
         """The largest number of tokens that the budget states, or None: more than a sample has is a mistake."""
         return None
 
+    @property
+    def reads_cost(self) -> bool:
+        """Whether :meth:`keep` reads ``schedule.cost``: its numbers then depend on the model and on a sample's text."""
+        return False
+
     def check(self, layers: tuple[int, ...]) -> None:
         """Check that the budget fits the stages. The engine calls it before any forward pass.
 

@@ -26,6 +26,11 @@ class FlopsReduction(Budget):
     percent: float = Field(gt=0, lt=100)
     scope: Literal["model", "decoder"] = "model"
 
+    @property
+    def reads_cost(self) -> bool:
+        """See :attr:`tokenprune.budgets.base.Budget.reads_cost`."""
+        return True
+
     def keep(self, before: int, schedule: Schedule) -> tuple[int, ...]:
         """See :meth:`tokenprune.budgets.base.Budget.keep`."""
         if schedule.cost is None:

@@ -277,32 +277,30 @@ class Prefill(Call):
             self.record.stages.append(self._skipped(stage.layer, before))
             return hidden
         start = Moment(hidden.device)
-        context = self._context(stage, hidden, others, quotas)
+        context, axis = self._context(stage, hidden, others, quotas)
         selection = select(stage.pruner, context) if choice is None else choice.selection
         if choice is None and (decides or (stage.pruner.shares_quota_itself and max(map(len, quotas)) > 1)):
             quotas = count_kept(selection, context)
         self._choices[stage.number] = Choice(selection, quotas)
         self.record.clock.append((start, Moment(hidden.device)))
         self._forget(stage)
-        keep = selection.keep & context.visual_mask
+        keep = selection.keep & axis.mask
         if selection.hidden is not None:
-            target = context.visual_rows.masked_fill(~keep, -1)
+            target = axis.rows.masked_fill(~keep, -1)
             hidden = replace_rows(hidden, target, selection.hidden.to(hidden.dtype))
-        index = self._drop(stage, context, keep, quotas, hidden)
+        index = self._drop(stage, axis, keep, quotas, hidden)
         after = [sum(sizes) for sizes in quotas]
         scores = None if selection.scores is None else selection.scores.detach()  # else the record holds the graph
-        tokens = StageTokens(context.positions, context.visual_mask, keep, scores, selection.merged)
+        tokens = StageTokens(axis.positions, axis.mask, keep, scores, selection.merged)
         result = StageResult(stage.layer, before, after, rows=self._rows, tokens=tokens)
         self.record.stages.append(result)
         return take(hidden, index, 1, 0)
 
-    def _drop(
-        self, stage: Stage, context: PruneContext, keep: Tensor, quotas: list[list[int]], hidden: Tensor
-    ) -> Tensor:
+    def _drop(self, stage: Stage, axis: VisualAxis, keep: Tensor, quotas: list[list[int]], hidden: Tensor) -> Tensor:
         """Make the rows that go on the rows of the prefill; returns their index among the rows before."""
         width = self._inputs.layout.mask.shape[1]
         # a row goes on when it is no visual token, or a kept one; padding of an earlier stage is dropped again
-        dropped = rows_of(hidden.shape[1], context.visual_rows, context.visual_mask & ~keep)
+        dropped = rows_of(hidden.shape[1], axis.rows, axis.mask & ~keep)
         widths = [width - initial + sum(sizes) for initial, sizes in zip(self._quotas.initial, quotas, strict=True)]
         rows = self._rows
         going = ~dropped if rows is None else ~dropped & (rows >= 0)
@@ -349,8 +347,8 @@ class Prefill(Call):
 
     def _context(
         self, stage: Stage, hidden: Tensor, others: Mapping[str, Any], quotas: list[list[int]]
-    ) -> PruneContext:
-        """The stage as scorers and pruners see it."""
+    ) -> tuple[PruneContext, VisualAxis]:
+        """The stage as scorers and pruners see it, and its visual tokens as the engine sees them."""
         device, rows = hidden.device, self._rows
         prompt = self._prompt(device)
         is_visual, image, tokens = (x.to(device) for x in (prompt.visual, prompt.image, prompt.tokens))
@@ -364,7 +362,7 @@ class Prefill(Call):
             layer=stage.layer,
             prompt_map=prompt,
             observation=self._observations.get(stage.number, Observation()),
-            hidden=hidden,
+            entering_states=hidden,
             arguments=self._compact.cut(stage.layer, others) if self._compact and stage.reads_entering else others,
             embeddings=self._embeddings,
             tower_reader=self._tower_reader,
@@ -373,24 +371,20 @@ class Prefill(Call):
             axis=axis,
             counts=self._quotas.initial,
             annotations=self._inputs.annotations,
+            ids=self._inputs.sample_ids,
         )
-        return PruneContext(
+        context = PruneContext(
             layer=stage.layer,
             num_layers=self._applied.adapter.num_layers,
             num_heads=self._applied.adapter.stack.num_heads(max(stage.layer - 1, 0)),  # of the states that are read
             visual_mask=axis.mask,
-            visual_rows=axis.rows,
-            positions=axis.positions,
             per_image=PerImage(axis.images, self._quotas.sizes, quotas),
-            last_row=tokens.int().cumsum(1).argmax(1),
-            row_mask=tokens,
-            hidden_rows=hidden,
-            sample_ids=self._inputs.sample_ids,
             signals=DeclaredSignals(signals, stage.pruner.needs, stage.pruner.vision_layers),
             target=self._quotas.targets if self._inputs.replay is None else (),  # a replay chooses nothing
             open_ended=self._quotas.pruner_decides(stage.number),
             checks=self._checks,
         )
+        return context, axis
 
 
 def _cache_of(output: Any, arguments: Mapping[str, Any]) -> Any:

@@ -38,7 +38,6 @@ class Quotas:
         self._plan = plan
         self._cost = cost
         self._text_tokens = cache(text_tokens)
-        self._reads_cost = False
         self._budget_cache: dict[tuple[int, int], tuple[int, ...]] = {}
         self.sizes = sizes
         self.initial = [sum(row) for row in sizes]
@@ -90,10 +89,14 @@ class Quotas:
 
     def _alike(self, sample: int) -> tuple[int, int]:
         """Key of samples that a budget treats alike: visual tokens, and text tokens where it reads the cost."""
-        return self.initial[sample], self._text_tokens()[sample] if self._reads_cost else 0
+        return self.initial[sample], self._text_tokens()[sample] if self._plan.budget.reads_cost else 0
 
     def _cost_of(self, sample: int, visual: Sequence[int], made: int | None) -> int:
-        self._reads_cost = True
+        if not self._plan.budget.reads_cost:
+            raise BudgetError(
+                f"{type(self._plan.budget).__name__} read the cost of a prefill, which it does not declare",
+                "let its reads_cost be true",
+            )
         return self._cost(self._text_tokens()[sample])(visual, made)
 
     def may_drop(self, stage: int) -> bool:

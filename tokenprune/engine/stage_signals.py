@@ -19,6 +19,7 @@ from tokenprune.errors import ScoreError, UnsupportedModelError
 from tokenprune.ops.gather import rows_at
 from tokenprune.ops.rotary import turn_back
 from tokenprune.ops.rows import take
+from tokenprune.signals.rows import Rows
 from tokenprune.signals.signals import AttentionProbe, Prompt, TowerSignals
 from tokenprune.signals.visual_axis import VisualAxis
 
@@ -32,7 +33,7 @@ class StageSignals:
         layer: Tokens are dropped before this layer.
         prompt_map: The prompt before any stage.
         observation: The states and arguments of layer ``layer - 1``, as far as they were observed.
-        hidden: Hidden states that enter ``layer``, ``[batch, rows, dim]``.
+        entering_states: Hidden states that enter ``layer``, ``[batch, rows, dim]``.
         arguments: The other arguments of ``layer`` by name, for these rows.
         embeddings: Input of layer 0, ``[batch, seq, dim]``, where that is read.
         tower_reader: The layers of the vision tower.
@@ -41,13 +42,14 @@ class StageSignals:
         axis: The visual tokens that are left.
         counts: Visual tokens per sample before any stage.
         annotations: Values that the caller gave per visual token, by name.
+        ids: One stable integer per sample.
     """
 
     adapter: Adapter
     layer: int
     prompt_map: PromptMap
     observation: Observation
-    hidden: Tensor
+    entering_states: Tensor
     arguments: Mapping[str, Any]
     embeddings: Tensor | None
     tower_reader: TowerReader
@@ -56,9 +58,26 @@ class StageSignals:
     axis: VisualAxis
     counts: Sequence[int]
     annotations: Mapping[str, Sequence[Tensor]]
+    ids: tuple[int, ...]
+
+    def hidden(self) -> Tensor:
+        """See :meth:`tokenprune.signals.signals.Signals.hidden`."""
+        return self.axis.gather(self.entering_states)
 
     def states(self, name: str) -> Tensor:
         """See :meth:`tokenprune.signals.signals.Signals.states`."""
+        return self.axis.gather(self._observed(name))
+
+    def sequence(self) -> Rows:
+        """See :meth:`tokenprune.signals.signals.Signals.sequence`."""
+        return Rows(self.entering_states, self.row_mask, self.axis)
+
+    def sample_ids(self) -> tuple[int, ...]:
+        """See :meth:`tokenprune.signals.signals.Signals.sample_ids`."""
+        return self.ids
+
+    def _observed(self, name: str) -> Tensor:
+        """States of all rows."""
         if name not in self.observation.states:
             raise UnsupportedModelError(
                 f"the {name} states of layer {self.layer - 1} were not observed: its attention did not run as usual",
@@ -75,13 +94,13 @@ class StageSignals:
                 "if the layer was compiled, apply the method to the model before it is compiled",
             )
         layer = self.layer - 1
-        return self._probe(layer, arguments, partial(rows_at, self.states("query")), self.states("key"))
+        return self._probe(layer, arguments, partial(rows_at, self._observed("query")), self._observed("key"))
 
     def entering(self) -> AttentionProbe:
         """See :meth:`tokenprune.signals.signals.Signals.entering`."""
         projections = self.adapter.stack.projections(self.layer, frozenset({"query", "key"}))
         query, key = projections["query"], projections["key"]
-        entered = self.adapter.stack.entering_norm(self.layer)(self.hidden)
+        entered = self.adapter.stack.entering_norm(self.layer)(self.entering_states)
         pick = partial(rows_at, entered)
 
         def queries(index: Tensor) -> Tensor:

@@ -46,6 +46,11 @@ class Pruner(SignalReader, ABC):
     #: sum of ``quotas`` is binding.
     shares_quota_itself: ClassVar[bool] = False
 
+    @property
+    def across_images(self) -> bool:
+        """See :attr:`tokenprune.signals.signal_reader.SignalReader.across_images`."""
+        return self.shares_quota_itself or super().across_images
+
     def at(self, stage: int) -> Pruner:
         """The pruner of one stage, counted from 0. This pruner itself, unless it combines several."""
         return self

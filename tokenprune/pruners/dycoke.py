@@ -48,6 +48,11 @@ class DyCoke(Pruner):
 
     rate: float = Field(default=0.7, ge=0, lt=1)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states, and the token grid."""
+        return frozenset({"hidden", "grid"})
+
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         frames = ctx.grid.frames

@@ -45,9 +45,14 @@ class Evs(Pruner):
 
     rate: float = Field(default=0.75, ge=0, lt=1)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states, and the token grid."""
+        return frozenset({"hidden", "grid"})
+
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
-        previous = ctx.grid.earlier(torch.ones_like(ctx.positions))
+        previous = ctx.grid.earlier(torch.ones_like(ctx.groups))
         dissimilarity = 1 - cosine_to(ctx.hidden, previous)
         ctx.check_finite(dissimilarity, type(self).__name__)
         scores = dissimilarity.masked_fill(previous < 0, _NEW)

@@ -79,6 +79,11 @@ class FlashVID(Pruner):
     min_segments: Annotated[PositiveInt, Tunable(1, 4, 8)] = 8
     layer: Annotated[TowerLayerNumber, TunableLayer(2 / 3, 1.0)] = -1
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states, and the token grid."""
+        return frozenset({"hidden", "grid"})
+
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         attention = ctx.vision(self.layer).attention

@@ -51,6 +51,11 @@ class FrameFusion(Pruner):
 
     threshold: Annotated[float, Tunable(0.4, 0.6, 0.8)] = Field(default=0.6, ge=-1, le=1)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states, and the token grid."""
+        return frozenset({"hidden", "grid"})
+
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         order, continues = chains(ctx.grid.frames, ctx.grid.frame_sizes, ctx.grid.coordinates)

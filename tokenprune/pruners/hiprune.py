@@ -53,8 +53,8 @@ class HiPrune(Pruner):
 
     @property
     def needs(self) -> frozenset[str]:
-        """No signal of the language model."""
-        return frozenset()
+        """No signal of the language model; the token grid."""
+        return frozenset({"grid"})
 
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""

@@ -50,6 +50,11 @@ class VidCom2(Pruner):
     temperature: Annotated[float, Tunable(0.01, 0.1)] = Field(default=0.01, gt=0)
     channels: Annotated[float, Tunable(0.5, 1.0)] = Field(default=0.5, gt=0, le=1)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states, and the token grid."""
+        return frozenset({"hidden", "grid"})
+
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         frames = ctx.grid.frames

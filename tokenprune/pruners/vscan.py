@@ -61,6 +61,11 @@ class VScan(Pruner):
     local_layer: Annotated[TowerLayerNumber, TunableLayer(0.2, 1 / 3)] = 5
     layer: Annotated[TowerLayerNumber, TunableLayer(2 / 3, 1.0)] = -2
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states, and the token grid."""
+        return frozenset({"hidden", "grid"})
+
     def select(self, ctx: PruneContext) -> Selection:
         """See :meth:`tokenprune.pruners.base.Pruner.select`."""
         attention = [ctx.vision(layer).attention for layer in (self.local_layer, self.layer)]

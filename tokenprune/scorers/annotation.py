@@ -21,8 +21,8 @@ class Annotation(Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """No signal of the model."""
-        return frozenset()
+        """No signal of the model, but what the caller hands over."""
+        return frozenset({"annotations"})
 
     def score(self, ctx: PruneContext) -> Tensor:
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""

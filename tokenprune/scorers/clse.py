@@ -45,8 +45,8 @@ class Clse(Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The states at both ends, and attention rows of layer K-1."""
-        return frozenset({"hidden", "embeddings", "attention"})
+        """The states at both ends, attention rows of layer K-1, and the token grid."""
+        return frozenset({"hidden", "embeddings", "attention", "grid"})
 
     def score(self, ctx: PruneContext) -> Tensor:
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""

@@ -30,6 +30,11 @@ class Instruction(Scorer):
 
     keep: Annotated[Literal["similar", "dissimilar"], Tunable("similar", "dissimilar")] = "similar"
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states, and which of them are text."""
+        return frozenset({"hidden", "text"})
+
     def score(self, ctx: PruneContext) -> Tensor:
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""
         text = ctx.text_mask[:, :, None]

@@ -21,8 +21,8 @@ class Random(Scorer):
 
     @property
     def needs(self) -> frozenset[str]:
-        """No signal of the model."""
-        return frozenset()
+        """No signal of the model, but the numbers of the samples."""
+        return frozenset({"sample_ids"})
 
     def score(self, ctx: PruneContext) -> Tensor:
         """See :meth:`tokenprune.scorers.base.Scorer.score`."""

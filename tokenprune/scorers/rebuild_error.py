@@ -39,6 +39,11 @@ class RebuildError(Scorer):
     seed: int = 0
 
     @property
+    def needs(self) -> frozenset[str]:
+        """Hidden states, and the numbers of the samples, which seed the start."""
+        return frozenset({"hidden", "sample_ids"})
+
+    @property
     def vision_layers(self) -> frozenset[int]:
         """The layer whose states are rebuilt, if they are the tower's."""
         return frozenset({self.layer} if self.source == "tower" else ())

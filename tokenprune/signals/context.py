@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from tokenprune.errors import ScoreError, UnsupportedFeatureError
 from tokenprune.ops.frames import earlier, frame_by_frame
-from tokenprune.ops.gather import marked_first, rows_at
+from tokenprune.ops.gather import marked_first
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.tiles import per_tile
+from tokenprune.signals.rows import Rows
 from tokenprune.signals.signals import AttentionProbe, PickedSignals, Prompt, Signals, TowerSignals
 
 #: The unit that has a quota of its own: each image, or each tile of an image.
@@ -102,13 +102,7 @@ class PruneContext:
         layer: Tokens are dropped before this layer; signals are those of layer ``layer - 1``.
         num_layers: Decoder layers of the model.
         visual_mask: Entries of the visual axis that are tokens and not padding, bool ``[batch, n_visual]``.
-        visual_rows: Row of each visual token, long ``[batch, n_visual]`` (0 where padding).
-        positions: Position of each visual token in the unpruned sequence, long ``[batch, n_visual]``.
         per_image: The visual tokens image by image, with sizes and quotas, for methods that treat images one by one.
-        last_row: Row of each sample's last prompt token, long ``[batch]``.
-        row_mask: Rows that are tokens and not padding, bool ``[batch, rows]``.
-        hidden_rows: Hidden states that enter ``layer``, ``[batch, rows, dim]``.
-        sample_ids: One integer per sample, the same in every batch. Random choices are seeded with it.
         num_heads: Query heads of the layer whose states are read.
         target: Tokens to keep per sample after the *last* stage, host integers.
         open_ended: Whether the pruner decides how many tokens survive; ``quotas`` are then lower bounds.
@@ -120,24 +114,50 @@ class PruneContext:
     num_layers: int
     num_heads: int
     visual_mask: Tensor
-    visual_rows: Tensor
-    positions: Tensor
     per_image: PerImage
-    last_row: Tensor
-    row_mask: Tensor
-    hidden_rows: Tensor
-    sample_ids: tuple[int, ...]
     signals: Signals
     target: tuple[int, ...] = ()
     open_ended: bool = False
     checks: list[tuple[Tensor, Callable[[int], Exception]]] = field(default_factory=list)
 
     @cached_property
+    def _rows(self) -> Rows:
+        return self.signals.sequence()
+
+    @property
+    def hidden_rows(self) -> Tensor:
+        """Hidden states that enter ``layer``, ``[batch, rows, dim]``; needs ``text``."""
+        return self._rows.hidden
+
+    @property
+    def row_mask(self) -> Tensor:
+        """Rows that are tokens and not padding, bool ``[batch, rows]``; needs ``text``."""
+        return self._rows.mask
+
+    @property
     def text_mask(self) -> Tensor:
-        """Rows that are text tokens, bool ``[batch, rows]``."""
-        visual = torch.zeros_like(self.row_mask, dtype=torch.int32)
-        visual.scatter_add_(1, self.visual_rows, self.visual_mask.int())  # padding points to row 0 and adds 0 there
-        return self.row_mask & (visual == 0)
+        """Rows that are text tokens, bool ``[batch, rows]``; needs ``text``."""
+        return self._rows.text
+
+    @property
+    def last_row(self) -> Tensor:
+        """Row of each sample's last prompt token, long ``[batch]``; needs ``text``."""
+        return self._rows.last
+
+    @property
+    def visual_rows(self) -> Tensor:
+        """Row of each visual token, long ``[batch, n_visual]`` (0 where padding); needs ``text``."""
+        return self._rows.axis.rows
+
+    @property
+    def positions(self) -> Tensor:
+        """Position of each visual token in the unpruned sequence, long ``[batch, n_visual]``; needs ``text``."""
+        return self._rows.axis.positions
+
+    @property
+    def sample_ids(self) -> tuple[int, ...]:
+        """One integer per sample, the same in every batch; needs ``sample_ids``. Random choices are seeded with it."""
+        return self.signals.sample_ids()
 
     @property
     def groups(self) -> Tensor:
@@ -155,27 +175,27 @@ class PruneContext:
     @cached_property
     def hidden(self) -> Tensor:
         """Hidden states of the visual tokens at the input of ``layer``, ``[batch, n_visual, dim]``."""
-        return self._visual(self.hidden_rows)
+        return self.signals.hidden()
 
     @cached_property
     def query(self) -> Tensor:
         """Query states at layer ``layer - 1`` before rotary embedding, ``[batch, n_visual, heads, head_dim]``."""
-        return self._visual(self.signals.states("query"))
+        return self.signals.states("query")
 
     @cached_property
     def key(self) -> Tensor:
         """Key states at layer ``layer - 1`` before rotary embedding, ``[batch, n_visual, kv_heads, head_dim]``."""
-        return self._visual(self.signals.states("key"))
+        return self.signals.states("key")
 
     @cached_property
     def value(self) -> Tensor:
         """Value states at layer ``layer - 1``, ``[batch, n_visual, kv_heads, head_dim]``."""
-        return self._visual(self.signals.states("value"))
+        return self.signals.states("value")
 
     @cached_property
     def previous(self) -> Tensor:
         """Hidden states of the visual tokens at the input of layer ``layer - 1``, ``[batch, n_visual, dim]``."""
-        return self._visual(self.signals.states("previous"))
+        return self.signals.states("previous")
 
     @cached_property
     def probe(self) -> AttentionProbe:
@@ -206,7 +226,7 @@ class PruneContext:
 
     @cached_property
     def grid(self) -> TokenGrid:
-        """Where the visual tokens are in their images and in the frames of their videos."""
+        """Where the visual tokens are in their images and in the frames of their videos; needs ``grid``."""
         return TokenGrid(self.signals, self.visual_mask, self.check)
 
     def vision(self, layer: int) -> TowerSignals:
@@ -239,7 +259,7 @@ class PruneContext:
     def by_frame(self, quotas: Callable[[int, Sequence[int], int], Sequence[int]]) -> PerImage:
         """The visual tokens frame by frame: frames take the place of images, in the order of the sample.
 
-        Tokens without a frame (row separators) are in no frame, and ``join`` gives 0 for them.
+        Needs ``grid``. Tokens without a frame (row separators) are in no frame, and ``join`` gives 0 for them.
 
         Args:
             quotas: Makes the quotas of an image's frames from the image's quota, the tokens of each of its frames, and
@@ -271,18 +291,11 @@ class PruneContext:
         """
         picked = picked & self.visual_mask
         index, mask = marked_first(picked, max(1, *map(sum, sizes)))
-        left_out = torch.zeros_like(self.row_mask, dtype=torch.int32)
-        left_out.scatter_add_(1, self.visual_rows, (self.visual_mask & ~picked).int())
-        row_mask = self.row_mask & (left_out == 0)
         groups = self.groups.gather(1, index).masked_fill(~mask, -1)
         context = replace(
             self,
             visual_mask=mask,
-            visual_rows=self.visual_rows.gather(1, index).masked_fill(~mask, 0),
-            positions=self.positions.gather(1, index).masked_fill(~mask, 0),
             per_image=PerImage(groups, sizes, self.per_image.host_quotas),
-            last_row=row_mask.int().cumsum(1).argmax(1),
-            row_mask=row_mask,
             signals=PickedSignals(self.signals, index, mask),
         )
         return context, index
@@ -317,9 +330,8 @@ class PruneContext:
         self.checks.append((bad, error))
 
     def annotation(self, name: str) -> Tensor:
-        """The values given to ``run.annotate`` under a name, ``[batch, n_visual]``; 0 where padding."""
-        return self.signals.annotation(name)
+        """The values given to ``run.annotate`` under a name, ``[batch, n_visual]``; 0 where padding.
 
-    def _visual(self, rows: Tensor) -> Tensor:
-        """Gather values of the rows on the visual axis."""
-        return rows_at(rows, self.visual_rows)
+        Needs ``annotations``.
+        """
+        return self.signals.annotation(name)

@@ -49,8 +49,17 @@ class SignalReader(Component):
         layer K itself on the states that enter it, :attr:`tokenprune.signals.context.PruneContext.entering_probe`.
         ``final_norm`` is the norm behind the last layer, :meth:`tokenprune.signals.context.PruneContext.final_norm`.
         ``embeddings`` stands for the full prompt as it entered layer 0,
-        :attr:`tokenprune.signals.context.PruneContext.prompt`. ``tower_value`` are the value states of the vision
-        tower's layers in :attr:`vision_layers`. Hidden states can be read even if they are not declared.
+        :attr:`tokenprune.signals.context.PruneContext.prompt`. ``text`` stands for the sequence between whose text the
+        visual tokens stand: ``hidden_rows``, ``row_mask``, ``text_mask``, ``last_row``, ``visual_rows`` and
+        ``positions`` of the context; ``attention``, ``entering`` and ``embeddings`` include it. ``grid`` is where the
+        tokens are in their images, :attr:`tokenprune.signals.context.PruneContext.grid` and ``by_frame``;
+        ``sample_ids`` are the numbers that seed random choices; ``annotations`` are what the caller hands over.
+        ``tower_value`` are the value states of the vision tower's layers in :attr:`vision_layers`. Hidden states of
+        the visual tokens can be read even if they are not declared.
+
+        A component can choose from the features of one image alone, before layer 0 and without a prompt, if it declares
+        none of ``query``, ``key``, ``value``, ``previous``, ``attention``, ``entering``, ``embeddings``, ``text`` and
+        ``annotations``, and :attr:`across_images` is false.
         """
         return frozenset({"hidden"}).union(*(reader.needs for reader in self.inner_readers()))
 
@@ -70,6 +79,16 @@ class SignalReader(Component):
         token.
         """
         return any(reader.requires_class_token for reader in self.inner_readers())
+
+    @property
+    def across_images(self) -> bool:
+        """Whether what it says of an image depends on the other images and videos of the prompt.
+
+        If it is false, an image gets by itself what it gets among others, for the same quota. Random choices
+        (``sample_ids`` in :attr:`needs`) are the same for the first image of a sample: those for later images depend on
+        what stands before them.
+        """
+        return any(reader.across_images for reader in self.inner_readers())
 
     def inner_readers(self) -> Iterator[SignalReader]:
         """The components in the fields that read signals, too."""

@@ -13,15 +13,21 @@ from torch import Tensor
 from tokenprune.errors import ConfigError, ScoreError
 from tokenprune.ops.gather import marked_first, rows_at
 from tokenprune.ops.vision import StateSource
+from tokenprune.signals.rows import Rows
 
 #: States of the attention module of layer K-1 that a component can name in ``needs``.
 LAYER_STATES = frozenset({"query", "key", "value"})
 
 #: Signals that a stage before layer 0 can also read, because no layer has to run for them.
-INPUT_SIGNALS = frozenset({"hidden", "embeddings", "entering", "final_norm", "tower_value"})
+INPUT_SIGNALS = frozenset(
+    {"annotations", "embeddings", "entering", "final_norm", "grid", "hidden", "sample_ids", "text", "tower_value"}
+)
 
 #: All signals that a component can name in ``needs``. The engine captures only the signals that are named.
 SIGNALS = LAYER_STATES | INPUT_SIGNALS | {"attention", "previous"}
+
+#: Signals of the whole sequence. A component that declares one of them need not declare ``text``, too.
+WITH_TEXT = frozenset({"attention", "embeddings", "entering", "text"})
 
 
 #: Attention rows that are computed at a time, which bounds the memory for a long text.
@@ -215,13 +221,19 @@ class TowerSignals(Protocol):
 class Signals(Protocol):
     """Source of a stage's signals: a running prefill, plain tensors in a test, or a serving engine."""
 
+    def hidden(self) -> Tensor:
+        """Hidden states of the visual tokens that enter layer K, ``[batch, n_visual, dim]``."""
+
     def states(self, name: str) -> Tensor:
-        """States of layer K-1, one per row.
+        """States of the visual tokens at layer K-1.
 
         Args:
-            name: ``query``, ``key`` or ``value`` before rotary embedding, ``[batch, rows, heads, head_dim]``; or
-                ``previous``, the hidden states that entered the layer, ``[batch, rows, dim]``.
+            name: ``query``, ``key`` or ``value`` before rotary embedding, ``[batch, n_visual, heads, head_dim]``; or
+                ``previous``, the hidden states that entered the layer, ``[batch, n_visual, dim]``.
         """
+
+    def sequence(self) -> Rows:
+        """All rows that enter layer K, text included."""
 
     def attention(self) -> AttentionProbe:
         """Single rows of the attention of layer K-1."""
@@ -250,6 +262,9 @@ class Signals(Protocol):
     def annotation(self, name: str) -> Tensor:
         """Values that the caller provides for the visual tokens, by name, float32 ``[batch, n_visual]``."""
 
+    def sample_ids(self) -> tuple[int, ...]:
+        """One integer per sample, the same in every batch. Random choices are seeded with it."""
+
 
 @dataclass(frozen=True)
 class DeclaredSignals:
@@ -265,10 +280,20 @@ class DeclaredSignals:
     needs: frozenset[str]
     tower_layers: frozenset[int]
 
+    def hidden(self) -> Tensor:
+        """See :meth:`Signals.hidden`: they need not be declared."""
+        return self.source.hidden()
+
     def states(self, name: str) -> Tensor:
         """See :meth:`Signals.states`."""
         self._require(name)
         return self.source.states(name)
+
+    def sequence(self) -> Rows:
+        """See :meth:`Signals.sequence`."""
+        if not self.needs & WITH_TEXT:
+            self._require("text")
+        return self.source.sequence()
 
     def attention(self) -> AttentionProbe:
         """See :meth:`Signals.attention`."""
@@ -292,14 +317,17 @@ class DeclaredSignals:
 
     def grid(self) -> Tensor:
         """See :meth:`Signals.grid`."""
+        self._require("grid")
         return self.source.grid()
 
     def frames(self) -> Tensor:
         """See :meth:`Signals.frames`."""
+        self._require("grid")
         return self.source.frames()
 
     def frame_numbers(self) -> Sequence[Tensor]:
         """See :meth:`Signals.frame_numbers`."""
+        self._require("grid")
         return self.source.frame_numbers()
 
     def tower(self, layer: int) -> TowerSignals:
@@ -313,7 +341,13 @@ class DeclaredSignals:
 
     def annotation(self, name: str) -> Tensor:
         """See :meth:`Signals.annotation`."""
+        self._require("annotations")
         return self.source.annotation(name)
+
+    def sample_ids(self) -> tuple[int, ...]:
+        """See :meth:`Signals.sample_ids`."""
+        self._require("sample_ids")
+        return self.source.sample_ids()
 
     def _require(self, name: str) -> None:
         if name not in self.needs:
@@ -369,7 +403,9 @@ class GatheredTower:
 
 @dataclass(frozen=True)
 class PickedSignals:
-    """Signals of some of the visual tokens; signals of rows are not changed. See :class:`Signals`.
+    """Signals of some of the visual tokens, as if the others had been dropped. See :class:`Signals`.
+
+    Attention rows and the prompt are those of all tokens.
 
     Attributes:
         source: Signals of all visual tokens.
@@ -381,9 +417,17 @@ class PickedSignals:
     index: Tensor
     mask: Tensor
 
+    def hidden(self) -> Tensor:
+        """See :meth:`Signals.hidden`."""
+        return rows_at(self.source.hidden(), self.index)
+
     def states(self, name: str) -> Tensor:
         """See :meth:`Signals.states`."""
-        return self.source.states(name)
+        return rows_at(self.source.states(name), self.index)
+
+    def sequence(self) -> Rows:
+        """See :meth:`Signals.sequence`."""
+        return self.source.sequence().among(self.index, self.mask)
 
     def attention(self) -> AttentionProbe:
         """See :meth:`Signals.attention`."""
@@ -420,3 +464,7 @@ class PickedSignals:
     def annotation(self, name: str) -> Tensor:
         """See :meth:`Signals.annotation`."""
         return rows_at(self.source.annotation(name), self.index).masked_fill(~self.mask, 0.0)
+
+    def sample_ids(self) -> tuple[int, ...]:
+        """See :meth:`Signals.sample_ids`."""
+        return self.source.sample_ids()

@@ -46,3 +46,13 @@ class VisualAxis:
     def gather(self, values: Tensor) -> Tensor:
         """Gather values of the rows, ``[batch, rows, ...]``, on the axis, ``[batch, n_visual, ...]``."""
         return rows_at(values, self.rows)
+
+    def among(self, index: Tensor, mask: Tensor) -> VisualAxis:
+        """The axis of some of its tokens.
+
+        Args:
+            index: Index of each of them on this axis, long ``[batch, picked]``.
+            mask: Entries that are tokens and not padding, bool ``[batch, picked]``.
+        """
+        rows, positions = (of.gather(1, index).masked_fill(~mask, 0) for of in (self.rows, self.positions))
+        return VisualAxis(mask, rows, positions, self.images.gather(1, index).masked_fill(~mask, -1))

@@ -43,6 +43,10 @@ COMPOSED_THEN: tuple[tuple[Scorer, int], ...] = (
 )
 
 
+#: Signals for which no layer of the decoder has to have run.
+_NOT_OF_THE_DECODER = {"annotations", "grid", "sample_ids", "tower_value"}
+
+
 def compositions_of(maker: CandidateMaker, known: Collection[str]) -> Iterator[Candidate]:
     """Scorers as the relevance of a DPP, and as the pool of a max-min choice; at most :data:`COMPOSITIONS`.
 
@@ -74,7 +78,7 @@ def _of_plugins() -> Iterator[tuple[Scorer, int]]:
             scorer: Scorer = registry.get(name)()
         except TokenPruneError:
             continue  # it is broken, or needs settings
-        yield scorer, 1 if scorer.needs else 0
+        yield scorer, 1 if scorer.needs - _NOT_OF_THE_DECODER else 0
 
 
 def random_of(maker: CandidateMaker, others: Sequence[Candidate]) -> list[Candidate]:
