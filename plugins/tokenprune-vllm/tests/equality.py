@@ -109,8 +109,13 @@ def seed_of_prompt(reference: Reference, prompt: Prompt) -> int:
     """The seed that the plugin makes of the only picture of a prompt."""
     from tokenprune_vllm.processor import seed_of
 
-    inputs = reference.processor(text=prompt.text, images=list(prompt.images), return_tensors="pt")
-    pixels = inputs["pixel_values"]
+    as_vllm = {}
+    if "Qwen" in type(reference.model).__name__:  # vLLM rescales their pixels on the device
+        as_vllm = {"do_rescale": False, "do_normalize": False}
+    pictures = list(prompt.images)
+    pixels = reference.processor(text=prompt.text, images=pictures, return_tensors="pt", **as_vllm)["pixel_values"]
+    if as_vllm:
+        return seed_of(pixels.to(torch.uint8))
     return seed_of(pixels[0] if pixels.dim() == 5 or len(pixels) == 1 else pixels)
 
 

@@ -49,7 +49,10 @@ def test_without_the_plugin_vllm_refuses_the_model(plugins: str, checkpoint: Fin
     ("settings", "message"),
     [
         (None, "the model's config has no 'tokenprune'"),
-        ({"default": {"method": "fastv", "ratio": 0.5}}, "method 'fastv' cannot be served: it prunes before layers 2"),
+        (
+            {"default": {"method": "fastv", "ratio": 0.5}},
+            "method 'fastv' cannot be served: it prunes inside",
+        ),
         ({"default": {"method": "nosuch", "ratio": 0.5}}, "unknown method 'nosuch'"),
         ({"default": {"method": "entropyprune-tower", "ratio": 0.5}}, "reads layer -1 of the vision tower, and vLLM"),
         ({"default": {"method": "hiprune", "ratio": 0.5}}, "layer 8 of a vision tower of 3 layers"),

@@ -73,10 +73,13 @@ def test_malformed_settings_are_one_line(given: dict[str, Any], message: str) ->
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
-        ("fastv", "prunes before layers 2 of the language model"),
-        ("pyramiddrop", "looks for its layer on calibration samples"),
-        ("entropyprune", "looks for its layer"),
-        ("vtw", "looks for its layer"),
+        ("fastv", "prunes inside the language model"),
+        ("pyramiddrop", "prunes inside the language model"),
+        ("cdpruner", "reads 'text'"),
+        ("vidcom2", "compares the images of a prompt"),
+        ("apet", "prunes inside the language model"),
+        ("entropyprune", "searches for its layers"),
+        ("vtw", "searches for its layers"),
         ("nosuch", "unknown method 'nosuch'"),
     ],
 )
@@ -135,8 +138,8 @@ def test_the_command_prints_the_line_that_starts_a_server(capsys: pytest.Capture
     assert main([LLAVA, "--method", "fastv", "--ratio", "0.25"]) == 2
     out = capsys.readouterr()
     assert out.out == ""
-    assert out.err.startswith("error: method 'fastv' cannot be served: it prunes before layers 2")
+    assert out.err.startswith("error: method 'fastv' cannot be served: it prunes inside the language model")
     assert main([]) == 0
     listed = capsys.readouterr().out
     assert "divprune: can be served\n" in listed
-    assert "fastv: prunes before layers 2" in listed
+    assert "fastv: prunes inside the language model" in listed

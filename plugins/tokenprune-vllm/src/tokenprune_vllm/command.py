@@ -46,7 +46,7 @@ def _list() -> int:
     """Print every method, and why those that cannot be served cannot."""
     for method in list_methods():
         if method.problem is None:
-            reason = why_not(method.method())
+            reason = why_not(method.method(keep_ratio=0.5))
             print(f"{method.name}: {'can be served' if reason is None else reason}")
     return 0
 
