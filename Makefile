@@ -8,6 +8,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
 NEWEST_VENV ?= .venv-newest
+VLLM_VENV ?= .venv-vllm
 # Any Python >= 3.11; found when needed unless given: make demo PYTHON=/path/to/python3.12
 PYTHON ?=
 PYTHONS := python3 python python3.11 python3.12 python3.13 python3.14
@@ -25,6 +26,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check --no-warn-conflicts -qq
 EXAMPLE := plugins/tokenprune-example
 EMBEDDED := plugins/tokenprune-embedded
+VLLM := plugins/tokenprune-vllm
 # each process keeps a part of the files, and at the end takes from the others
 PYTEST := -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 TEST_PATHS := tests $(EXAMPLE)/tests $(EMBEDDED)/tests
@@ -37,7 +39,7 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-fast coverage test-oldest test-newest test-transformers checkout-given check format docs methods schema eval \
+.PHONY: help demo test test-fast coverage test-oldest test-newest test-vllm test-transformers checkout-given check format docs methods schema eval \
   tables comparison train clean distclean
 
 help: ## List the targets
@@ -70,6 +72,10 @@ test-newest: ## Run them with the newest transformers of the index, whatever the
 	@$(MAKE) --no-print-directory VENV=$(NEWEST_VENV) PYTHONS="$(NEWEST_PYTHONS)" $(NEWEST_VENV)/.made $(NEWEST_VENV)/.newest
 	@$(NEWEST_VENV)/bin/python -c 'import platform, transformers; print("==> transformers", transformers.__version__, "on Python", platform.python_version())'
 	@$(ONE_THREAD) $(NEWEST_VENV)/bin/python $(PYTEST) $(VERSION_TESTS)
+
+test-vllm: ## Run the tests of the vLLM plugin, in a venv of its own
+	@$(MAKE) --no-print-directory VENV=$(VLLM_VENV) $(VLLM_VENV)/.vllm
+	@$(ONE_THREAD) $(VLLM_VENV)/bin/python -m pytest -c $(VLLM)/pyproject.toml $(PYTEST_ARGS) $(VLLM)/tests
 
 test-transformers: checkout-given $(VENV)/.test ## Run transformers' own tests with pruning applied: TRANSFORMERS=/path/to/its/checkout
 	@$(INSTALL) parameterized httpx
@@ -173,6 +179,14 @@ $(VENV)/.test: $(RECIPE) $(EXAMPLE)/pyproject.toml | $(VENV)/.demo $(VENV)/.torc
 $(VENV)/.oldest: $(RECIPE) | $(VENV)/.torch $(VENV)/.torchvision
 	@echo "==> installing tokenprune on the oldest supported versions"
 	@$(INSTALL) -c requirements/torch.txt -r requirements/oldest.txt $(TESTED)
+	@touch $@
+
+# vLLM names packages that are built for CUDA, and cannot be loaded beside a CPU build of torch
+$(VENV)/.vllm: $(RECIPE) $(VLLM)/pyproject.toml $(VLLM)/requirements.txt | $(VENV)/.torch
+	@echo "==> installing vLLM (large), tokenprune and the plugin"
+	@$(INSTALL) -c requirements/torch.txt -r $(VLLM)/requirements.txt -e . -e $(VLLM)
+	@$(PY) -m pip uninstall -qq -y torchaudio torchcodec
+	@$(PY) $(VLLM)/tests/mend_torchvision.py
 	@touch $@
 
 # not kept: a release that came out since the last run is the point of it

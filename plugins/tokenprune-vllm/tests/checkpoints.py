@@ -96,7 +96,14 @@ def qwen_images(patch: int = 14) -> Any:
 
 def qwen2_vl() -> tuple[Any, Any]:
     """Qwen2-VL."""
-    vision = {**PATCHES, "depth": 3, "embed_dim": 64, "num_heads": 2, "hidden_size": 128, "mlp_ratio": 2}
+    vision: dict[str, Any] = {
+        **PATCHES,
+        "depth": 3,
+        "embed_dim": 64,
+        "num_heads": 2,
+        "hidden_size": 128,
+        "mlp_ratio": 2,
+    }
     config = tf.Qwen2VLConfig(text_config=text_config(rope_parameters=MROPE), vision_config=vision, **QWEN_IDS)
     processor = tf.Qwen2VLProcessor(qwen_images(), tokenizer(shown=QWEN_SHOWN), tf.Qwen2VLVideoProcessor(patch_size=14))
     return tf.Qwen2VLForConditionalGeneration(config), processor
@@ -104,7 +111,7 @@ def qwen2_vl() -> tuple[Any, Any]:
 
 def qwen25_vl() -> tuple[Any, Any]:
     """Qwen2.5-VL, with windows in all layers but one."""
-    vision = {**PATCHES, "depth": 3, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2}
+    vision: dict[str, Any] = {**PATCHES, "depth": 3, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2}
     vision |= {"out_hidden_size": 128, "window_size": 112, "fullatt_block_indexes": [1]}
     config = tf.Qwen2_5_VLConfig(text_config=text_config(rope_parameters=MROPE), vision_config=vision, **QWEN_IDS)
     videos = tf.Qwen2VLVideoProcessor(patch_size=14)
@@ -114,7 +121,7 @@ def qwen25_vl() -> tuple[Any, Any]:
 
 def qwen3_vl() -> tuple[Any, Any]:
     """Qwen3-VL, with features of two layers added late (DeepStack)."""
-    vision = {**PATCHES, "depth": 3, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2}
+    vision: dict[str, Any] = {**PATCHES, "depth": 3, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2}
     vision |= {"out_hidden_size": 128, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
     text = text_config(head_dim=32, rope_parameters={**MROPE, "mrope_interleaved": True})
     config = tf.Qwen3VLConfig(text_config=text, vision_config=vision, **QWEN_IDS)

@@ -19,7 +19,16 @@ TOLERANCE = 1e-5
 Find = Callable[[str], Path]
 
 #: Methods that read features only, and those that read the vision tower.
-METHODS = ("divprune", "diversity", "entropyprune-tower", "energy-diversity", "holov", "mmr", "otprune", "prunesid")
+METHODS: tuple[str, ...] = (
+    "divprune",
+    "diversity",
+    "entropyprune-tower",
+    "energy-diversity",
+    "holov",
+    "mmr",
+    "otprune",
+    "prunesid",
+)
 METHODS += ("scope", "svd-prune", "tome", "vision-attention", "visionzip", "vispruner")
 
 
