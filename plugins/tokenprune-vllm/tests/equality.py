@@ -134,7 +134,7 @@ def engine(folder: Path, **changes: Any) -> Any:
         "max_num_seqs": 8,
         "max_num_batched_tokens": 2048,
         "block_size": 32,
-        "limit_mm_per_prompt": {"image": 3} | ({"video": 0} if "qwen" in folder.name else {}),
+        "limit_mm_per_prompt": {"image": 3},
         "hf_overrides": tokenprune_vllm.overrides(folder, **settings),
     }
     return LLM(**{**options, **changes})

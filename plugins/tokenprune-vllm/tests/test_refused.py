@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from equality import engine, prompts
 
@@ -70,6 +71,17 @@ def test_windows_count_kept_tokens_in_vllm(checkpoint: Find) -> None:
     with pytest.raises(Exception, match=r"a window of 512 tokens, in which vLLM counts kept tokens.*renumbered"):
         engine(folder, settings=settings, max_model_len=513)
     assert engine(folder, settings={**settings, "positions": "renumbered"}, max_model_len=513)
+
+
+def test_videos_are_refused(checkpoint: Find) -> None:
+    folder = checkpoint("qwen2_5_vl")
+    with pytest.raises(Exception, match="take 2 videos per prompt, and only pictures are pruned"):
+        engine(folder, limit_mm_per_prompt={"image": 3, "video": 2})
+    about = {"fps": 1.0, "frames_indices": [0, 1, 2, 3], "total_num_frames": 4, "duration": 4.0}
+    clip = (np.zeros((4, 56, 56, 3), dtype=np.uint8), {**about, "video_backend": "opencv", "do_sample_frames": False})
+    prompt = {"prompt": "w10 <|vision_start|> <|video_pad|> <|vision_end|>", "multi_modal_data": {"video": clip}}
+    with pytest.raises(ValueError, match=r"(?i)at most 0 video"):
+        engine(folder).generate([prompt], use_tqdm=False)
 
 
 def test_vllms_own_pruning_beside_ours_is_refused(checkpoint: Find) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenprune.errors import ConfigError
+from tokenprune.authoring import ConfigError
 
 #: In front of the name of an architecture. Only this plugin registers such names: without it vLLM refuses to start.
 PREFIX = "TokenPrune"

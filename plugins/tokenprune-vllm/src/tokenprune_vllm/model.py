@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from tokenprune.errors import UnsupportedFeatureError
-from tokenprune.ops.vision import TowerLayer
+from tokenprune.authoring import UnsupportedFeatureError
 from tokenprune_vllm import private
 from tokenprune_vllm.note import Note
 from tokenprune_vllm.positions import COLUMNS, read, written
@@ -214,7 +213,7 @@ class Served:
         query, key, value = (part[rows] for part in self.tower_states(outputs))
         site = self.adapter.tower_site(layer)
         rotary = self.tower_rotary(seen, layer, rows)
-        made: TowerLayer = site.read(query, key, rotary, self.tower_call(call))
+        made = site.read(query, key, rotary, self.tower_call(call))
         made = replace(
             made,
             output=seen[layer, "output"][rows].reshape(*made.key.shape[:2], -1),

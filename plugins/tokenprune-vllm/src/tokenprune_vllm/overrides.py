@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenprune.errors import ConfigError, MissingDataError
+from tokenprune.authoring import ConfigError, MissingDataError
 from tokenprune_vllm.architectures import own_name
 from tokenprune_vllm.settings import KEY, EngineSettings, Requests, method_data, parsed
 

@@ -11,7 +11,7 @@ import inspect
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from tokenprune.errors import TokenPruneError, UnsupportedFeatureError
+from tokenprune.authoring import TokenPruneError, UnsupportedFeatureError
 
 #: Minor versions of vLLM that the tests ran.
 TESTED = ("0.32",)

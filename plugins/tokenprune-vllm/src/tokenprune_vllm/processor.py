@@ -16,7 +16,7 @@ from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldElem
 from vllm.multimodal.processing.context import InputProcessingContext
 
 from tokenprune import TokenPruneError
-from tokenprune.budgets.base import Schedule
+from tokenprune.authoring import Schedule
 from tokenprune_vllm.note import Note
 from tokenprune_vllm.settings import KEY, UNPRUNED, EngineSettings, Settings, engine_settings, parsed
 from tokenprune_vllm.twin import twin_of

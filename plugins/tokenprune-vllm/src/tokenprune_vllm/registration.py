@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenprune.errors import ConfigError, UnsupportedFeatureError
+from tokenprune.authoring import ConfigError, ImageVideoAdapter, UnsupportedFeatureError
 from tokenprune_vllm import private
 from tokenprune_vllm.architectures import CLASSES, ONE_POSITION, PREFIX
 from tokenprune_vllm.settings import KEY, engine_settings
@@ -55,11 +55,31 @@ def prepare(model_config: Any) -> None:
             f"vLLM's own pruning of videos is on (video_pruning_rate {rate})",
             "leave it out: the method of tokenprune prunes videos, too",
         )
+    forbid_videos(model_config)
     private.say_that_positions_follow_features(model_config)
     (architecture,) = model_config.hf_config.architectures
     if architecture.removeprefix(PREFIX) in ONE_POSITION:
         # the runner then keeps three positions per token; of the top config only: the language model's RoPE is its own
         model_config.hf_config.mrope_section = [1, 1, 1]
+
+
+def forbid_videos(model_config: Any) -> None:
+    """Let vLLM refuse videos, which this plugin does not prune yet: none is served as if it were pruned.
+
+    Raises:
+        ConfigError: The engine was started for videos.
+    """
+    limits = model_config.multimodal_config.limit_per_prompt
+    if "video" in limits and limits["video"].count:
+        raise ConfigError(
+            f"the engine is to take {limits['video'].count} videos per prompt, and only pictures are pruned",
+            "set the limit of videos to 0, or serve videos without the plugin",
+        )
+    adapter = twin_of(model_config.hf_config).adapter
+    if isinstance(adapter, ImageVideoAdapter) and adapter.placeholder_ids("video"):
+        from vllm.config.multimodal import VideoDummyOptions
+
+        limits["video"] = VideoDummyOptions(count=0)
 
 
 def refuse(vllm_config: Any) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from tokenprune import Method
-from tokenprune.errors import TokenPruneError
-from tokenprune.testing import make_context
+from tokenprune.authoring import TokenPruneError, make_context
 
 
 class Layers(Mapping[int, Any]):

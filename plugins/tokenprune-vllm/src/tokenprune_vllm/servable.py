@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from tokenprune import Method
-from tokenprune.authoring import needs_beyond_features
-from tokenprune.budgets.keep import KeepRatio
-from tokenprune.errors import ConfigError
+from tokenprune import Method, load_method
+from tokenprune.authoring import ConfigError, needs_beyond_features
 
 #: A budget about which there is nothing to say.
-PER_PICTURE = KeepRatio(ratio=0.5)
+PER_PICTURE = load_method("random", keep_ratio=0.5).budget
 
 
 def check_servable(name: str, method: Method) -> None:

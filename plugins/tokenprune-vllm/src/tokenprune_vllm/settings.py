@@ -10,9 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tokenprune import Method, load_method
-from tokenprune.config import Positions
-from tokenprune.errors import ConfigError
-from tokenprune.methods.named import is_file_name
+from tokenprune.authoring import ConfigError
 from tokenprune_vllm.servable import check_servable
 
 #: The key of the settings: in the model's config, and in a request's ``mm_processor_kwargs``.
@@ -20,6 +18,9 @@ KEY = "tokenprune"
 
 #: The name that stands for no pruning, in the place of a method.
 UNPRUNED = "unpruned"
+
+#: See :class:`tokenprune.Method`.
+Positions = Literal["original", "renumbered"]
 
 #: What a request may change: nothing, how many tokens are kept, or the method as well.
 Requests = Literal["nothing", "budget", "method"]
@@ -135,6 +136,11 @@ class EngineSettings(BaseModel):
         if {"ratio", "tokens"} & changes.keys():
             own = {name: value for name, value in own.items() if name not in ("ratio", "tokens")}
         return own
+
+
+def is_file_name(method: str) -> bool:
+    """Whether a text names a method's file and not a named method."""
+    return method.endswith((".yaml", ".yml"))
 
 
 def parsed(data: Mapping[str, Any]) -> Settings:

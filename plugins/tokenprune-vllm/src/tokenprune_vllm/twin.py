@@ -13,10 +13,9 @@ from transformers import AutoModelForImageTextToText
 
 from tokenprune import Method
 from tokenprune.adapters import adapter_for
-from tokenprune.adapters.base import Adapter
+from tokenprune.authoring import Adapter, LayerError, UnsupportedFeatureError
 from tokenprune.engine.plan import Plan
 from tokenprune.engine.renumber import smallest_window
-from tokenprune.errors import LayerError, UnsupportedFeatureError
 
 
 class Twin:
