@@ -234,11 +234,10 @@ def test_seeds_for_a_method_without_any_are_refused(tmp_path: Path) -> None:
 def test_a_family_without_a_closed_form_leaves_its_columns_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unknown(*_: object) -> int:
+    def unknown(*_: object) -> None:
         raise UnsupportedModelError("FLOPs of 'toy' are unknown")
 
-    monkeypatch.setattr(cost, "prefill_flops", unknown)
-    monkeypatch.setattr(cost, "kv_cache_bytes", unknown)
+    monkeypatch.setattr(cost, "shapes_of", unknown)
     table = markdown(run_experiment(config(str(tmp_path))))
     assert "| unknown | unknown |" in table
     assert "nan" not in table
