@@ -77,6 +77,8 @@ QWEN_SHOWN = "<|vision_start|> <|image_pad|> <|vision_end|>"
 MROPE = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 1e4}
 PATCHES = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
 SIDE = 112
+#: Sizes of pictures of one to four tiles.
+PINPOINTS = [[SIDE, SIDE], [2 * SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, 2 * SIDE]]
 CLIP = {
     "model_type": "clip_vision_model",
     "hidden_size": 64,
@@ -153,14 +155,13 @@ def llava() -> tuple[Any, Any]:
 
 def llava_next() -> tuple[Any, Any]:
     """LLaVA-NeXT: an overview, and one to four tiles."""
-    pinpoints = [[SIDE, SIDE], [2 * SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, 2 * SIDE]]
     config = tf.LlavaNextConfig(
         vision_config=CLIP,
         text_config=text_config(model_type="llama"),
         image_token_id=IMAGE,
-        image_grid_pinpoints=pinpoints,
+        image_grid_pinpoints=PINPOINTS,
     )
-    images = tf.LlavaNextImageProcessor(image_grid_pinpoints=pinpoints, **clip_images())
+    images = tf.LlavaNextImageProcessor(image_grid_pinpoints=PINPOINTS, **clip_images())
     return tf.LlavaNextForConditionalGeneration(config), tf.LlavaNextProcessor(images, tokenizer("<image>"), **LLAVA)
 
 
@@ -180,17 +181,16 @@ SIGLIP = {
 
 def llava_onevision() -> tuple[Any, Any]:
     """LLaVA-OneVision: all layers of its tower are used."""
-    pinpoints = [[SIDE, SIDE], [2 * SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, 2 * SIDE]]
     config = tf.LlavaOnevisionConfig(
         vision_config=SIGLIP,
         text_config=text_config(model_type="qwen2"),
         image_token_index=IMAGE,
         video_token_index=VIDEO,
-        image_grid_pinpoints=pinpoints,
+        image_grid_pinpoints=PINPOINTS,
         vision_aspect_ratio="anyres_max_9",
     )
     size = {"height": SIDE, "width": SIDE}
-    images = tf.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=pinpoints)
+    images = tf.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=PINPOINTS)
     processor = tf.LlavaOnevisionProcessor(
         images,
         tokenizer("<image>"),

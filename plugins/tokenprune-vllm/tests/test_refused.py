@@ -7,13 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import IMAGE
 from equality import engine, prompts
 
 import tokenprune_vllm
+from tokenprune import TokenPruneError
 
 Find = Callable[[str], Path]
 LLAVA = "LlavaForConditionalGeneration"
@@ -71,6 +74,40 @@ def test_windows_count_kept_tokens_in_vllm(checkpoint: Find) -> None:
     with pytest.raises(Exception, match=r"a window of 512 tokens, in which vLLM counts kept tokens.*renumbered"):
         engine(folder, settings=settings, max_model_len=513)
     assert engine(folder, settings={**settings, "positions": "renumbered"}, max_model_len=513)
+
+
+def test_a_tower_that_is_divided_between_devices_is_not_read(checkpoint: Find) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    from tokenprune_vllm.registration import refuse
+
+    llm, prompt = engine(checkpoint("llava")), prompts("<image>")[0]
+    config = llm.llm_engine.vllm_config
+    divided = SimpleNamespace(
+        model_config=config.model_config,
+        parallel_config=SimpleNamespace(tensor_parallel_size=2),
+        compilation_config=config.compilation_config,
+    )
+    refuse(divided)  # divprune reads the features only
+    one = {"prompt": prompt.text, "multi_modal_data": {"image": list(prompt.images)}}
+    asked = {"tokenprune": {"method": "visionzip", "ratio": 0.5}}
+    with pytest.raises(VLLMValidationError, match="the vision tower is divided between devices"):
+        llm.generate([{**one, "mm_processor_kwargs": asked}], use_tqdm=False)
+    config.model_config.hf_config.tokenprune = {"default": {"method": "visionzip", "ratio": 0.5}}
+    with pytest.raises(TokenPruneError, match="the vision tower is divided between devices"):
+        refuse(divided)
+
+
+def test_a_server_that_prunes_all_requests_alike(checkpoint: Find) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    settings = {"method": "divprune", "ratio": 0.25, "requests": "nothing"}
+    llm, prompt = engine(checkpoint("llava"), settings=settings), prompts("<image>")[0]
+    one = {"prompt": prompt.text, "multi_modal_data": {"image": list(prompt.images)}}
+    (out,) = llm.generate([one], use_tqdm=False)
+    assert out.prompt_token_ids.count(IMAGE) == 16
+    with pytest.raises(VLLMValidationError, match="this server prunes all requests alike"):
+        llm.generate([{**one, "mm_processor_kwargs": {"tokenprune": {"method": "unpruned"}}}], use_tqdm=False)
 
 
 def test_videos_are_refused(checkpoint: Find) -> None:

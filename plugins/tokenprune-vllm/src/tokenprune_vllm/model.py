@@ -73,7 +73,6 @@ class Served:
         engine_settings(getattr(self.config, KEY, None))  # again: this may be another process
         self.is_multimodal_pruning_enabled = False  # the parent's own, for videos
         self.adapter = twin_of(self.config).adapter
-        self._sharded = vllm_config.parallel_config.tensor_parallel_size > 1
 
     # ---- what a family says ----------------------------------------------------------------------------------------
 
@@ -175,11 +174,6 @@ class Served:
 
     def _observed(self, batch: Mapping[str, Any], layers: set[int]) -> tuple[Sequence[Tensor], Seen]:
         """The features of all pictures, and what layers of the tower did meanwhile."""
-        if layers and self._sharded:
-            raise UnsupportedFeatureError(
-                "the vision tower is divided between devices, and the method reads it",
-                "use a method that reads the features only, or one device per model",
-            )
         seen: Seen = {}
         with ExitStack() as watched:
             for layer in layers:

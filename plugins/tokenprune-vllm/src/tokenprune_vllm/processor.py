@@ -59,10 +59,11 @@ class PrunedProcessor:
         given = dict(inputs.hf_processor_mm_kwargs)
         try:
             asked = given.get(KEY)
-            settings = parsed(PROFILE) if asked is PROFILE else self.engine.of_request(asked)
+            engine, config = self.engine, self.info.ctx.model_config
+            settings = parsed(PROFILE) if asked is PROFILE else engine.of_request(asked)
             method = settings.resolved()
             if method is not None:
-                twin_of(self.info.get_hf_config()).check(method, self.info.ctx.model_config.max_model_len)
+                twin_of(config.hf_config).check(method, config.max_model_len, engine.tower)
         except TokenPruneError as error:
             raise VLLMValidationError(f"{KEY}: {error}") from None
         inputs = replace(inputs, hf_processor_mm_kwargs={**given, KEY: settings.model_dump(exclude_none=True)})

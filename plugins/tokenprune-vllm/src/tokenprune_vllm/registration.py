@@ -46,9 +46,7 @@ def prepare(model_config: Any) -> None:
     Raises:
         TokenPruneError: The settings are wrong, or vLLM's own pruning is on.
     """
-    method = engine_settings(getattr(model_config.hf_config, KEY, None)).default.resolved()
-    if method is not None:
-        twin_of(model_config.hf_config).check(method, model_config.max_model_len)
+    check_default(model_config)
     rate = model_config.multimodal_config.video_pruning_rate
     if rate is not None and rate > 1e-9:
         raise ConfigError(
@@ -61,6 +59,18 @@ def prepare(model_config: Any) -> None:
     if architecture.removeprefix(PREFIX) in ONE_POSITION:
         # the runner then keeps three positions per token; of the top config only: the language model's RoPE is its own
         model_config.hf_config.mrope_section = [1, 1, 1]
+
+
+def check_default(model_config: Any) -> None:
+    """Check the method of requests that say nothing.
+
+    Raises:
+        TokenPruneError: It cannot be served.
+    """
+    settings = engine_settings(getattr(model_config.hf_config, KEY, None))
+    method = settings.default.resolved()
+    if method is not None:
+        twin_of(model_config.hf_config).check(method, model_config.max_model_len, settings.tower)
 
 
 def forbid_videos(model_config: Any) -> None:
@@ -83,13 +93,18 @@ def forbid_videos(model_config: Any) -> None:
 
 
 def refuse(vllm_config: Any) -> None:
-    """Refuse settings of the engine with which the vision tower runs without our class.
+    """Refuse settings of the engine with which the vision tower runs without our class, or is divided.
 
     Raises:
-        UnsupportedFeatureError: One is on.
+        UnsupportedFeatureError: One is on; or the method reads a tower that is divided between devices.
     """
+    model_config = vllm_config.model_config
+    if vllm_config.parallel_config.tensor_parallel_size > 1:
+        config = model_config.hf_config
+        setattr(config, KEY, {**getattr(config, KEY), "tower": False})  # for the requests, too
+        check_default(model_config)
     compilation = vllm_config.compilation_config
-    multimodal = vllm_config.model_config.multimodal_config
+    multimodal = model_config.multimodal_config
     for owner, name in (
         (compilation, "cudagraph_mm_encoder"),
         (compilation, "compile_mm_encoder"),

@@ -94,6 +94,7 @@ class EngineSettings(BaseModel):
         requests: What a request may change.
         methods: The methods that a request may name; None for all that can be served.
         definitions: Methods among these that are not installed, by their names.
+        tower: Whether methods may read the vision tower: not where it is divided between devices.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,6 +103,7 @@ class EngineSettings(BaseModel):
     requests: Requests = "method"
     methods: tuple[str, ...] | None = None
     definitions: dict[str, dict[str, Any]] = {}
+    tower: bool = True
 
     def of_request(self, asked: object) -> Settings:
         """The settings of a request.

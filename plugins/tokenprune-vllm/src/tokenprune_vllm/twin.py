@@ -36,18 +36,24 @@ class Twin:
             model = AutoModelForImageTextToText.from_config(config)
         self.adapter: Adapter = adapter_for(model.eval())
 
-    def check(self, method: Method, longest: int) -> None:
+    def check(self, method: Method, longest: int, tower: bool = True) -> None:
         """Refuse a method that the model cannot be pruned with, in the words of ``tokenprune.apply``.
 
         Args:
             method: The method.
             longest: Tokens of a prompt and its answer at most.
+            tower: Whether methods may read the vision tower.
 
         Raises:
             TokenPruneError: It cannot; or vLLM does not run a layer of the vision tower that the method reads; or
                 vLLM would count the windows of sliding attention otherwise than the model does.
         """
         Plan.of(method, (0,), self.adapter)
+        if method.pruner.vision_layers and not tower:
+            raise UnsupportedFeatureError(
+                "the vision tower is divided between devices, and the method reads it",
+                "use a method that reads the features only, or one device per model",
+            )
         window = smallest_window(self.adapter, 0)
         if window is not None and method.positions == "original" and longest > window:
             raise UnsupportedFeatureError(

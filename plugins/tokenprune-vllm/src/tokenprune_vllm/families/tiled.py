@@ -1,0 +1,59 @@
+"""Gemma 3 and InternVL: pictures of several tiles, which follow each other in one tensor of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from vllm.model_executor.models.gemma3_mm import Gemma3ForConditionalGeneration
+from vllm.model_executor.models.interns1 import InternS1ForConditionalGeneration
+
+from tokenprune_vllm.model import OnePosition, served
+
+
+class Tiled(OnePosition):
+    """Pictures of several tiles.
+
+    Attributes:
+        tiles: The argument that holds the number of tiles of every picture.
+    """
+
+    tiles: ClassVar[str]
+    vision_tower: Any
+
+    def call(self, batch: Mapping[str, Any], index: int, tokens: int) -> dict[str, Any]:
+        """See :meth:`Served.call`."""
+        ids = torch.full((1, tokens), self.adapter.visual_ids[0])
+        return {"input_ids": ids, "pixel_values": batch["pixel_values"][self.tower_rows(batch, index)]}
+
+    def tower_rows(self, batch: Mapping[str, Any], index: int) -> slice:
+        """See :meth:`Served.tower_rows`: tiles."""
+        counts = batch[self.tiles].flatten().tolist()
+        return slice(sum(counts[:index]), sum(counts[: index + 1]))
+
+
+@served
+class Gemma3(Tiled, Gemma3ForConditionalGeneration):  # type: ignore[misc]
+    """Gemma 3: a tower of SigLIP, whose patches are pooled; the picture and its crops."""
+
+    tiles = "num_patches"
+
+    def tower_layer(self, layer: int) -> tuple[nn.Module, Sequence[nn.Module]]:
+        """See :meth:`Served.tower_layer`."""
+        block = self.vision_tower.vision_model.encoder.layers[layer]
+        return block, [block.self_attn.qkv_proj]
+
+
+@served
+class InternVL(Tiled, InternS1ForConditionalGeneration):  # type: ignore[misc]
+    """InternVL, in the form that transformers has: patches are merged by shuffled pixels."""
+
+    tiles = "image_num_patches"
+
+    def tower_layer(self, layer: int) -> tuple[nn.Module, Sequence[nn.Module]]:
+        """See :meth:`Served.tower_layer`."""
+        block = self.vision_tower.encoder.layer[layer]
+        names = ("q_norm", "k_norm") if block.attention.qk_normalization else ("q_proj", "k_proj")
+        return block, [getattr(block.attention, name) for name in (*names, "v_proj")]
