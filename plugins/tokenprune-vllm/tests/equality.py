@@ -140,8 +140,14 @@ def engine(folder: Path, **changes: Any) -> Any:
     return LLM(**{**options, **changes})
 
 
-def answers(llm: Any, asked: Sequence[tuple[Prompt, Request | None]]) -> list[Answer]:
-    """The engine's answers to prompts, each with the method of a request, or that of the engine."""
+def answers(llm: Any, asked: Sequence[tuple[Prompt, Request | None]], uuid: str | None = None) -> list[Answer]:
+    """The engine's answers to prompts, each with the method of a request, or that of the engine.
+
+    Args:
+        llm: The engine.
+        asked: The prompts and requests.
+        uuid: The user's name for every picture, if it has one.
+    """
     from vllm import SamplingParams
 
     sampling = SamplingParams(temperature=0, max_tokens=ANSWER, ignore_eos=True, logprobs=1, allowed_token_ids=PLAIN)
@@ -150,6 +156,8 @@ def answers(llm: Any, asked: Sequence[tuple[Prompt, Request | None]]) -> list[An
         one: dict[str, Any] = {"prompt": prompt.text}
         if prompt.images:
             one["multi_modal_data"] = {"image": list(prompt.images)}
+            if uuid is not None:
+                one["multi_modal_uuids"] = {"image": [uuid] * len(prompt.images)}
             if request is not None:
                 one["mm_processor_kwargs"] = {"tokenprune": dict(request)}
         requests.append(one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoints import shown
@@ -67,19 +68,43 @@ def test_the_settings_of_the_engine_and_of_a_request(checkpoint: Find) -> None:
     assert close(reference.answer(prompt, {"method": "visionzip", "ratio": 0.5}), changed)
 
 
-def test_preempted_requests_are_computed_again(checkpoint: Find) -> None:
-    """A cache of keys and values for some prompts only: the engine drops some, and computes them again."""
+def test_preempted_requests_are_computed_again(checkpoint: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers outgrow the cache of keys and values: the engine drops some requests, and computes them again."""
+    from vllm import SamplingParams
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    dropped, preempt = [], Scheduler._preempt_request
+
+    def watched(scheduler: Any, request: Any, *arguments: Any, **keywords: Any) -> None:
+        dropped.append(request.request_id)
+        preempt(scheduler, request, *arguments, **keywords)
+
+    monkeypatch.setattr(Scheduler, "_preempt_request", watched)
+    prompt, long = prompts(shown("qwen2_5_vl"))[0], SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
+    one = {"prompt": prompt.text, "multi_modal_data": {"image": list(prompt.images)}}
     folder = checkpoint("qwen2_5_vl")
-    reference = Reference(folder)
-    asked = [(prompt, {"method": "divprune", "ratio": 0.5}) for prompt in prompts(shown("qwen2_5_vl"))] * 2
-    llm = engine(folder, num_gpu_blocks_override=14, max_model_len=256, enable_prefix_caching=False)
-    for (prompt, request), found in zip(asked, answers(llm, asked), strict=True):
-        assert close(reference.answer(prompt, request), found), prompt.text
+    alone = engine(folder).generate([one], long, use_tqdm=False)[0].outputs[0].token_ids
+    llm = engine(folder, num_gpu_blocks_override=8, max_model_len=128, enable_prefix_caching=False)
+    found = [out.outputs[0].token_ids for out in llm.generate([one] * 6, long, use_tqdm=False)]
+    assert dropped
+    assert found == [alone] * 6
+
+
+def test_a_users_name_of_a_picture_does_not_hide_the_settings(checkpoint: Find) -> None:
+    """A uuid takes the place of the hash of the pixels, and not of the settings."""
+    folder = checkpoint("llava")
+    reference, prompt = Reference(folder), prompts("<image>")[0]
+    requests = [QUARTER, {"method": "divprune", "tokens": 8}, {"method": "unpruned"}]
+    found = answers(engine(folder), [(prompt, request) for request in requests], uuid="mine")
+    for request, answer in zip(requests, found, strict=True):
+        assert close(reference.answer(prompt, request), answer), request
 
 
 def test_a_request_that_keeps_more_than_the_engine_does(checkpoint: Find) -> None:
+    """Room for features is made for an unpruned picture: 64 tokens, where the engine keeps 6 and a step has 32."""
     folder = checkpoint("llava")
-    llm = engine(folder, settings={"method": "divprune", "ratio": 0.1}, max_num_batched_tokens=128, max_model_len=128)
+    few = {"max_num_batched_tokens": 32, "max_num_seqs": 4}
+    llm = engine(folder, settings={"method": "divprune", "ratio": 0.1}, **few)
     prompt = prompts("<image>")[0]
     (found,) = answers(llm, [(prompt, {"method": "unpruned"})])
     assert close(Reference(folder).answer(prompt, {"method": "unpruned"}), found)

@@ -129,4 +129,6 @@ def test_one_token_and_all_tokens(served: Served) -> None:
 def test_random_choices_are_seeded_by_the_picture(served: Served) -> None:
     request = {"method": served.method("random"), "ratio": 0.25}
     found = [prompt for prompt in served.prompts if len(prompt.images) == 1]
+    seeds = [seed_of_prompt(served.reference, prompt) for prompt in found]
+    assert len(set(seeds)) == len(found) > 1, "other pictures, other places"
     served.check([(prompt, request) for prompt in found])
