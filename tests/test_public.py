@@ -27,7 +27,7 @@ SampleError Schedule ScoreError Scorer Selection SelectorContext Task TokenGrid 
 TowerLayerNumber TowerSignals TowerSite TowerTensors Trial TrialResult Tunable TunableLayer UnknownNameError
 UnsupportedFeatureError UnsupportedModelError Video VisualLayout Whole builtin_only different_images find_tower
 first_word foreground_tokens image_batch_site lattice make_context needs_beyond_features packed_site pixtral_site
-refresh registry tunable_fields variants views_of
+refresh registry tower_signals tunable_fields variants views_of
 """
 #: What docs, README, examples and plugins may import from.
 FACES = {"tokenprune", "tokenprune.authoring"}

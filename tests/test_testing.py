@@ -14,6 +14,7 @@ import tokenprune as tp
 from tests.support.literal import Recording, record
 from tests.support.tower import attention, features
 from tokenprune.errors import ConfigError, ScoreError, UnsupportedModelError
+from tokenprune.ops.vision import TowerLayer
 from tokenprune.pruners.base import Pruner
 from tokenprune.pruners.dpp import Dpp
 from tokenprune.pruners.max_min import MaxMin
@@ -28,7 +29,7 @@ from tokenprune.scorers.norm import Norm
 from tokenprune.scorers.random import Random
 from tokenprune.signals.context import PruneContext
 from tokenprune.signals.signals import SIGNALS, WITH_TEXT
-from tokenprune.testing import TowerTensors, make_context
+from tokenprune.testing import TowerTensors, make_context, tower_signals
 
 LAYER, TOKENS = 2, 7
 HIDDEN = torch.arange(24.0).view(2, 4, 3)
@@ -303,3 +304,25 @@ def test_a_named_method_selects_on_plain_tensors() -> None:
     )
     keep = method.pruner.select(make_context(HIDDEN, keep=[[2], [1]])).keep
     assert keep.tolist() == [[False, False, True, True], [False, False, False, True]]
+
+
+def test_a_layer_that_ran_says_what_its_tensors_say() -> None:
+    """Two tiles of three patches in a row; nothing is computed before it is read."""
+    query, key, output = (torch.randn(2, 3, 2, 4), torch.randn(2, 3, 2, 4), torch.randn(2, 3, 8))
+    layer = TowerLayer(query, key, 0, 0.5, output=output, tiles=torch.tensor([0, 0, 0, 1, 1, 1]))
+    tensors = TowerTensors(
+        layer.attention.view(1, 6),
+        layer.received.view(1, 6),
+        key=key.mean(2).view(1, 6, 4),
+        features=output.view(1, 6, 8),
+        by_head={"hidden": output.view(1, 6, 2, 4)},
+    )
+    unread = TowerLayer(query, key, 0, 0.5, output=output, tiles=layer.tiles)
+    contexts = [make_context(torch.zeros(1, 6, 8), tower={-1: made}) for made in (tower_signals(unread), tensors)]
+    assert "attention" not in vars(unread)
+    one, other = (context.vision(-1) for context in contexts)
+    for name in ("attention", "received", "key", "features"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert torch.equal(one.states("hidden"), other.states("hidden"))
+    assert [tile.tolist() for tile in one.tiles or ()] == [[0, 0, 0, 1, 1, 1]]
+    assert one.projector is None

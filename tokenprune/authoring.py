@@ -49,7 +49,7 @@ from tokenprune.signals.context import PruneContext, TokenGrid
 from tokenprune.signals.signal_reader import TowerLayerNumber
 from tokenprune.signals.signals import AttentionProbe, Prompt, TowerSignals
 from tokenprune.tasks.base import Sample, Task, Video, different_images, first_word, foreground_tokens
-from tokenprune.testing import TowerTensors, make_context
+from tokenprune.testing import TowerTensors, make_context, tower_signals
 
 __all__ = [
     "FEATURE_SIGNALS",
@@ -118,6 +118,7 @@ __all__ = [
     "pixtral_site",
     "refresh",
     "registry",
+    "tower_signals",
     "tunable_fields",
     "variants",
     "views_of",

@@ -19,8 +19,9 @@ from tokenprune.errors import ConfigError, ScoreError, UnsupportedModelError
 from tokenprune.ops.frames import frame_sizes, number_frames
 from tokenprune.ops.gather import rows_at
 from tokenprune.ops.per_image import PerImage
-from tokenprune.ops.vision import StateSource
+from tokenprune.ops.vision import StateSource, TowerLayer
 from tokenprune.signals.context import PruneContext
+from tokenprune.signals.recorded_tower import RecordedTower
 from tokenprune.signals.rows import Rows
 from tokenprune.signals.signals import (
     SIGNALS,
@@ -65,6 +66,17 @@ class TowerTensors:
         return self.by_head[source].float()
 
 
+def tower_signals(layer: TowerLayer, projector: Callable[[Tensor], Tensor] | None = None) -> TowerSignals:
+    """One layer of a vision tower that ran for one sample without text; every value is computed when it is read.
+
+    Args:
+        layer: The layer, e.g. as :attr:`tokenprune.adapters.towers.TowerSite.read` makes it.
+        projector: The model's projector, if it gets the states of this layer.
+    """
+    recorded = RecordedTower(layer, (layer.features,), 1, projector)
+    return GatheredTower(recorded, lambda values: values.flatten(0, 1)[None])
+
+
 @dataclass(frozen=True, kw_only=True)
 class TensorSignals:
     """Implements :class:`tokenprune.signals.signals.Signals` by tensors of all rows.
@@ -95,7 +107,7 @@ class TensorSignals:
     layer_states: Mapping[str, Tensor] = field(default_factory=dict)
     embeddings: Tensor | None = None
     row_grid: Tensor | None = None
-    tower_layers: Mapping[int, TowerTensors] = field(default_factory=dict)
+    tower_layers: Mapping[int, TowerSignals] = field(default_factory=dict)
     annotations: Mapping[str, Tensor] = field(default_factory=dict)
     norm: Callable[[Tensor], Tensor] | None = None
     ids: tuple[int, ...] = ()
@@ -204,7 +216,7 @@ def make_context(
     previous: Tensor | None = None,
     embeddings: Tensor | None = None,
     grid: Tensor | None = None,
-    tower: Mapping[int, TowerTensors] | None = None,
+    tower: Mapping[int, TowerSignals] | None = None,
     annotations: Mapping[str, Tensor] | None = None,
     final_norm: Callable[[Tensor], Tensor] | None = None,
     needs: Collection[str] = SIGNALS,
@@ -230,7 +242,8 @@ def make_context(
         previous: Hidden states that entered the layer before, ``[batch, rows, dim]``.
         embeddings: Input of layer 0, ``[batch, rows, dim]``.
         grid: (frame, row, column) of each row, long ``[batch, rows, 3]``; -1 for rows that are not on the grid.
-        tower: Layers of the vision tower by their number.
+        tower: Layers of the vision tower by their number: :class:`TowerTensors` for all rows, or what
+            :func:`tower_signals` makes of a layer that ran.
         annotations: Vectors ``[batch, rows]`` by name.
         final_norm: The norm behind the last decoder layer, ``[..., dim]`` to ``[..., dim]``.
         needs: Signals that the component can read; all by default.

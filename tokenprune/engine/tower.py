@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,8 @@ from tokenprune.core.call_arguments import bound_arguments
 from tokenprune.engine import hooks
 from tokenprune.engine.calls import Call
 from tokenprune.errors import ScoreError, UnsupportedModelError
-from tokenprune.ops.vision import StateSource, TowerLayer, TowerRuns, on_visual_axis
+from tokenprune.ops.vision import TowerRuns, on_visual_axis
+from tokenprune.signals.recorded_tower import RecordedTower
 from tokenprune.signals.signals import GatheredTower, TowerSignals
 from tokenprune.signals.visual_axis import VisualAxis
 
@@ -140,55 +141,6 @@ def _shape_of_pixels(value: Any) -> Any:
     return value.to("meta") if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-@dataclass(frozen=True)
-class _RecordedLayer:
-    """Implements :class:`tokenprune.signals.signals.TowerSignals` for all features that the tower made.
-
-    Attributes:
-        layer: The layer, of all images and then of all videos.
-        counts: Visual tokens per sample before any stage.
-        repeats: Times that the prompts repeat each sample that the tower got, as beams.
-        projector: See :attr:`tokenprune.signals.signals.TowerSignals.projector`.
-    """
-
-    layer: TowerLayer | TowerRuns
-    counts: Sequence[int]
-    repeats: int
-    projector: Callable[[Tensor], Tensor] | None
-
-    @property
-    def attention(self) -> Tensor:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.attention`."""
-        return self.layer.attention
-
-    @property
-    def received(self) -> Tensor:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.received`."""
-        return self.layer.received
-
-    @property
-    def key(self) -> Tensor:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.key`."""
-        return self.layer.mean_key
-
-    @property
-    def features(self) -> Tensor:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.features`."""
-        return self.layer.mean_output
-
-    def states(self, source: StateSource) -> Tensor:
-        """See :meth:`tokenprune.signals.signals.TowerSignals.states`."""
-        return self.layer.states(source)
-
-    @property
-    def tiles(self) -> Sequence[Tensor] | None:
-        """See :attr:`tokenprune.signals.signals.TowerSignals.tiles`."""
-        if self.layer.tiles is None:
-            return None
-        samples = self.layer.tiles.split(list(self.counts[:: self.repeats]))
-        return [sample for sample in samples for _ in range(self.repeats)]
-
-
 class TowerReader:
     """The layers of the vision tower that were recorded for one prefill, seen from its visual tokens.
 
@@ -213,7 +165,7 @@ class TowerReader:
         self._layout = layout
         self._counts = list(counts)
         self._runs = runs
-        self._layers: dict[int, _RecordedLayer] = {}  # all stages read them
+        self._layers: dict[int, RecordedTower] = {}  # all stages read them
 
     def view(self, layer: int, axis: VisualAxis) -> TowerSignals:
         """One layer of the tower for the visual tokens that are left.
@@ -232,7 +184,7 @@ class TowerReader:
         order = self._feature_order(axis.positions, recorded.repeats)
         return GatheredTower(recorded, partial(on_visual_axis, order=order, visual_mask=axis.mask))
 
-    def _read(self, layer: int) -> _RecordedLayer:
+    def _read(self, layer: int) -> RecordedTower:
         modalities = self._modalities()
         runs = [run for run in self._runs if (layer, "key") in run.states][-len(modalities) :]
         if not runs:
@@ -264,7 +216,7 @@ class TowerReader:
             )
         # a call that names another layer of features has another projector
         projector = None if self._arguments.get("vision_feature_layer") else self._adapter.projector(layer)
-        return _RecordedLayer(states, self._counts, repeats, projector)
+        return RecordedTower(states, self._counts, repeats, projector)
 
     def _modalities(self) -> list[Modality]:
         """Image or video, or both, in the order in which the tower got them."""

@@ -94,7 +94,7 @@ def test_a_users_name_of_a_picture_does_not_hide_the_settings(checkpoint: Find) 
     """A uuid takes the place of the hash of the pixels, and not of the settings."""
     folder = checkpoint("llava")
     reference, prompt = Reference(folder), prompts("<image>")[0]
-    requests = [QUARTER, {"method": "divprune", "tokens": 8}, {"method": "unpruned"}]
+    requests: list[dict[str, Any]] = [QUARTER, {"method": "divprune", "tokens": 8}, {"method": "unpruned"}]
     found = answers(engine(folder), [(prompt, request) for request in requests], uuid="mine")
     for request, answer in zip(requests, found, strict=True):
         assert close(reference.answer(prompt, request), answer), request

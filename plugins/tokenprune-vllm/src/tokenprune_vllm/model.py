@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from tokenprune.authoring import UnsupportedFeatureError
+from tokenprune.authoring import TowerSignals, UnsupportedFeatureError, tower_signals
 from tokenprune_vllm import private
 from tokenprune_vllm.note import Note
 from tokenprune_vllm.positions import COLUMNS, read, written
 from tokenprune_vllm.processor import pruned_processor
-from tokenprune_vllm.selection import ReadLayer, choose
+from tokenprune_vllm.selection import choose
 from tokenprune_vllm.settings import KEY, engine_settings
 from tokenprune_vllm.twin import twin_of
 
@@ -200,7 +200,7 @@ class Served:
         index: int,
         call: Mapping[str, Any],
         layer: int,
-    ) -> ReadLayer:
+    ) -> TowerSignals:
         """One layer of the tower for one picture, as the family's adapter reads it."""
         rows = self.tower_rows(batch, index)
         outputs = [seen[layer, number] for number in range(len(self.tower_layer(layer)[1]))]
@@ -214,7 +214,7 @@ class Served:
             value=value.reshape(*made.key.shape[:-1], -1),
         )
         same = self.adapter.projector(layer) is not None
-        return ReadLayer(made, self.multi_modal_projector if same else None)  # type: ignore[attr-defined]
+        return tower_signals(made, self.multi_modal_projector if same else None)  # type: ignore[attr-defined]
 
     def tower_call(self, call: Mapping[str, Any]) -> Mapping[str, Any]:
         """The arguments of the tower for one picture, as the adapter reads them."""
