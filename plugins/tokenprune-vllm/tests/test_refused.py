@@ -144,4 +144,7 @@ def test_the_error_of_a_request_leaves_the_engine_alive(checkpoint: Find) -> Non
         one = {"prompt": prompt.text, "multi_modal_data": {"image": list(prompt.images)}}
         with pytest.raises(VLLMValidationError, match=message):
             llm.generate([{**one, "mm_processor_kwargs": {"tokenprune": asked}}], few, use_tqdm=False)
+    misspelt = {"tokenprun": {"method": "visionzip", "tokens": 9}}
+    with pytest.raises(VLLMValidationError, match="mm_processor_kwargs has 'tokenprun'; did you mean 'tokenprune'"):
+        llm.generate([{**one, "mm_processor_kwargs": misspelt}], few, use_tqdm=False)
     assert llm.generate([one], few, use_tqdm=False)[0].outputs[0].token_ids

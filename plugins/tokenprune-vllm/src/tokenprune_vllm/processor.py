@@ -18,7 +18,7 @@ from vllm.multimodal.processing.context import InputProcessingContext
 from tokenprune import TokenPruneError
 from tokenprune.authoring import Schedule
 from tokenprune_vllm.note import Note
-from tokenprune_vllm.settings import KEY, UNPRUNED, EngineSettings, Settings, engine_settings, parsed
+from tokenprune_vllm.settings import KEY, UNPRUNED, EngineSettings, Settings, asked_by, engine_settings, parsed
 from tokenprune_vllm.twin import twin_of
 
 logger = init_logger("vllm.tokenprune")
@@ -58,7 +58,7 @@ class PrunedProcessor:
         """
         given = dict(inputs.hf_processor_mm_kwargs)
         try:
-            asked = given.get(KEY)
+            asked = asked_by(given)
             engine, config = self.engine, self.info.ctx.model_config
             settings = parsed(PROFILE) if asked is PROFILE else engine.of_request(asked)
             method = settings.resolved()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -117,7 +118,9 @@ class EngineSettings(BaseModel):
         if asked is None:
             return self.default
         if not isinstance(asked, Mapping):
-            raise ConfigError(f"{KEY} is {asked!r}", 'give an object, e.g. {"method": "divprune", "ratio": 0.25}')
+            raise ConfigError(
+                f"the settings are {asked!r}", 'give an object, e.g. {"method": "divprune", "ratio": 0.25}'
+            )
         changes = dict(asked)
         if self.requests == "nothing":
             raise ConfigError("this server prunes all requests alike", f"leave {KEY} out of the request")
@@ -143,6 +146,17 @@ class EngineSettings(BaseModel):
 def is_file_name(method: str) -> bool:
     """Whether a text names a method's file and not a named method."""
     return method.endswith((".yaml", ".yml"))
+
+
+def asked_by(keywords: Mapping[str, object]) -> object:
+    """What a request gives under our key; None if it gives nothing.
+
+    Raises:
+        ConfigError: It has the key misspelt: vLLM passes over what it does not know.
+    """
+    if KEY not in keywords and (close := get_close_matches(KEY, keywords, n=1)):
+        raise ConfigError(f"mm_processor_kwargs has {close[0]!r}", f"did you mean {KEY!r}?")
+    return keywords.get(KEY)
 
 
 def parsed(data: Mapping[str, Any]) -> Settings:
@@ -187,4 +201,4 @@ def _first(error: ValidationError) -> str:
     """The first problem in one line."""
     found = error.errors()[0]
     where = ".".join(str(part) for part in found["loc"] if part != "default")
-    return f"{KEY}: {where + ': ' if where else ''}{found['msg'].removeprefix('Value error, ')}"
+    return f"{where + ': ' if where else ''}{found['msg'].removeprefix('Value error, ')}"
