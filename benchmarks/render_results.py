@@ -59,17 +59,19 @@ def summary(data: dict[str, Any], pictures: int) -> SeriesSummary:
     fields = {name: math.nan if data[name] is None else data[name] for name in NUMBERS}
     low, high = (math.nan if value is None else value for value in data["time_spread"])
     own = data["method"] == UNPRUNED
-    agreement = None if "agreement" not in data else estimate(data["agreement"], pictures)
+    shares = {name: estimate(data[name], pictures) for name in ("agreement", "hard") if data.get(name) is not None}
+    if own and "agreement" in shares:
+        shares["agreement"] = Estimate.exact(1.0)
+    known = {name: data[name] for name in ("label_free", "hard_count") if data.get(name) is not None}
     return SeriesSummary(
         method=data["method"],
         budget=data["budget"],
         seeds=data["seeds"],
         accuracy=estimate(data["accuracy"], pictures),
         gain=Estimate.exact(0.0) if own else estimate(data["gain"], pictures, -1),
-        agreement=Estimate.exact(1.0) if own and agreement else agreement,
         divergence=None,  # no committed result has one
         time_spread=(low, high),
-        **fields,
+        **{"agreement": None, **shares, **known, **fields},
     )
 
 
@@ -98,17 +100,22 @@ def _replaced(text: str, heading: str, table: list[str]) -> str:
     return "\n".join([before, *table]) + (f"\n\n{rest}" if rest else "\n")
 
 
+def experiments() -> dict[str, Path]:
+    """Name -> folder of every committed experiment, the cells of ``make tables`` among them."""
+    return {path.parent.name: path.parent for path in sorted(RESULTS.rglob("summary.json"))}
+
+
 def renderings() -> dict[str, str]:
     """Name of a file -> its text, for every committed result."""
     found = {}
-    for path in sorted(RESULTS.glob("*/summary.json")):
-        rows, name = summaries(path.parent), path.parent.name
+    for name, folder in experiments().items():
+        rows = summaries(folder)
         table = main_table(rows)
         found[f"{name}.txt"] = "\n".join(terminal.lines(table)) + "\n"
         found[f"{name}.tex"] = latex_table({"": rows}, share=True)
         found[f"{name}.csv"] = csv_table({name: rows})
         found[f"{name}.json"] = json.dumps(json_ready(asdict(table)), indent=1) + "\n"
-        found[f"{name}.md"] = report(path.parent)
+        found[f"{name}.md"] = report(folder)
     for path in sorted((RESULTS / "speed").glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         if "batches" in result:
@@ -121,12 +128,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", help="where to write the renderings")
     parser.add_argument("--reports", action="store_true", help="write the committed reports again")
     args = parser.parse_args()
+    folders = experiments()
     for name, text in renderings().items():
         if args.folder is not None:
             args.folder.mkdir(parents=True, exist_ok=True)
             (args.folder / name).write_text(text, encoding="utf-8")
-        folder = RESULTS / name.removesuffix(".md")
-        if args.reports and name.endswith(".md") and folder.is_dir():
+        folder = folders.get(name.removesuffix(".md"))
+        if args.reports and folder is not None:
             (folder / "report.md").write_text(text, encoding="utf-8")
         if args.reports and name.startswith("speed-"):
             (RESULTS / "speed" / name.removeprefix("speed-")).write_text(text, encoding="utf-8")
