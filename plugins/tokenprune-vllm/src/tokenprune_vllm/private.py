@@ -22,7 +22,14 @@ NAMES: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
     (
         "vllm.multimodal.processing",
         "BaseMultiModalProcessor",
-        ("apply", "get_dummy_inputs", "_apply_hf_processor_main", "_get_mm_fields_config", "_get_mm_prompt_updates"),
+        (
+            "apply",
+            "get_dummy_inputs",
+            "_apply_hf_processor_main",
+            "_cached_apply_hf_processor",
+            "_get_mm_fields_config",
+            "_get_mm_prompt_updates",
+        ),
     ),
     ("vllm.multimodal.processing.context", "InputProcessingContext", ("get_mm_config",)),
     ("vllm.multimodal.inputs", None, ("MultiModalBatchedField", "MultiModalFieldElem")),

@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from vllm.multimodal.processing.context import InputProcessingContext
 
 from tokenprune import TokenPruneError
 from tokenprune.authoring import Schedule
+from tokenprune_vllm.metrics import Shortened, count
 from tokenprune_vllm.note import Note
 from tokenprune_vllm.settings import KEY, UNPRUNED, EngineSettings, Settings, asked_by, engine_settings, parsed
 from tokenprune_vllm.twin import twin_of
@@ -26,8 +26,8 @@ logger = init_logger("vllm.tokenprune")
 #: Kinds of items that are pruned, and the field that holds their pixels.
 PIXELS = {"image": "pixel_values"}
 
-#: What the memory profile asks for; known by its identity, as a request may be forbidden to ask for it.
-PROFILE = MappingProxyType({"method": UNPRUNED})
+#: What the memory profile asks for; known by its identity: a request may be forbidden to ask for it, and is counted.
+PROFILE = {"method": UNPRUNED}
 
 
 class WholeContext(InputProcessingContext):  # type: ignore[misc]
@@ -66,13 +66,24 @@ class PrunedProcessor:
                 twin_of(config.hf_config).check(method, config.max_model_len, engine.tower)
         except TokenPruneError as error:
             raise VLLMValidationError(f"{KEY}: {error}") from None
-        inputs = replace(inputs, hf_processor_mm_kwargs={**given, KEY: settings.model_dump(exclude_none=True)})
+        explicit = PROFILE if asked is PROFILE else settings.model_dump(exclude_none=True)
+        inputs = replace(inputs, hf_processor_mm_kwargs={**given, KEY: explicit})
         return super().apply(inputs, *arguments, **keywords)  # type: ignore[misc]
 
     def get_dummy_inputs(self, *arguments: Any, **keywords: Any) -> Any:
         """The inputs with which memory is profiled: unpruned, as a request may keep all tokens."""
         inputs = super().get_dummy_inputs(*arguments, **keywords)  # type: ignore[misc]
         return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, KEY: PROFILE})
+
+    def _cached_apply_hf_processor(self, inputs: Any, *arguments: Any) -> Any:
+        """Count the visual tokens of a request, also those of pictures that the cache has."""
+        result = super()._cached_apply_hf_processor(inputs, *arguments)  # type: ignore[misc]
+        asked = inputs.hf_processor_mm_kwargs[KEY]
+        items = [updates[0].content for kind in PIXELS for updates in result.prompt_updates.get(kind, ())]
+        if items and asked is not PROFILE:
+            before, kept = count(items)
+            logger.debug("%d of %d visual tokens kept: %s", kept, before, asked)
+        return result
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         """The checkpoint's processor does not know our settings."""
@@ -115,7 +126,8 @@ def shortened(update: Any, item: Any, pixels: str, settings: Settings) -> Any:
     item[KEY] = MultiModalFieldElem(data=note.written(), field=MultiModalBatchedField(keep_on_cpu=True))
     stays = (~mask | (mask.cumsum(0) <= kept)).tolist()
     left = [token for token, stay in zip(full, stays, strict=True) if stay]
-    return update.with_content(replace(update.content, full=left))
+    name = settings.method if isinstance(settings.method, str) else settings.method.get("label") or "definition"
+    return update.with_content(Shortened(left, is_embed, method=name, tokens=tokens, kept=kept))
 
 
 def seed_of(pixels: Any) -> int:

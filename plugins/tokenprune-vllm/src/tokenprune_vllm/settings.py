@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,9 +63,12 @@ class Settings(BaseModel):
         return None if self.method == UNPRUNED else _resolved(self.model_dump_json())
 
 
-@cache
+@lru_cache(maxsize=256)
 def _resolved(text: str) -> Method:
-    """The method of some settings. Requests repeat few settings, and a method takes some milliseconds to read."""
+    """The method of some settings. Requests repeat few settings, and a method takes some milliseconds to read.
+
+    No more are kept, as requests choose among any number of shares.
+    """
     settings = Settings.model_validate_json(text)
     if isinstance(settings.method, str):
         method = load_method(settings.method, **_budget(settings))
@@ -189,12 +192,15 @@ def engine_settings(data: object) -> EngineSettings:
 def method_data(method: str | Path) -> str | dict[str, Any]:
     """A name as it is; the method of a YAML file (a method's own, or the ``tuned.yaml`` of a tune) as data.
 
+    A definition without a label gets the file's name.
+
     Raises:
         TokenPruneError: The file holds no method.
     """
     if isinstance(method, str) and not is_file_name(method):
         return method
-    return load_method(method).model_dump(mode="json", exclude_none=True)
+    data: dict[str, Any] = load_method(method).model_dump(mode="json", exclude_none=True)
+    return {"label": Path(method).stem, **data}
 
 
 def _first(error: ValidationError) -> str:

@@ -1,0 +1,58 @@
+"""What `/metrics` of a server says about pruning: visual tokens of requests, before and after, by method.
+
+The histograms are made in the process that reads requests, which is the one that answers `/metrics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from prometheus_client import Histogram
+from vllm.multimodal.processing import PromptUpdateDetails
+
+#: Bounds of the histograms' buckets, in tokens.
+BUCKETS = tuple(2**power for power in range(4, 17))
+
+
+@dataclass
+class Shortened(PromptUpdateDetails):  # type: ignore[misc]
+    """The placeholders of a picture, and what they were made of.
+
+    Attributes:
+        method: The name of the method.
+        tokens: Visual tokens of the picture.
+        kept: Those that are kept.
+    """
+
+    method: str = ""
+    tokens: int = 0
+    kept: int = 0
+
+
+@cache
+def histograms() -> tuple[Histogram, Histogram]:
+    """Visual tokens per request before and after; made once per process, as Prometheus wants it."""
+    before = "tokenprune:request_visual_tokens_before", "Visual tokens of a request's pictures before pruning"
+    kept = (
+        "tokenprune:request_visual_tokens_kept",
+        "Visual tokens of a request's pictures that reach the language model",
+    )
+    return tuple(Histogram(*words, labelnames=["method"], buckets=BUCKETS) for words in (before, kept))  # type: ignore[return-value]
+
+
+def count(items: Iterable[Shortened]) -> tuple[int, int]:
+    """Count a request.
+
+    Args:
+        items: Its pictures.
+
+    Returns:
+        Its visual tokens, and those that are kept.
+    """
+    found = list(items)
+    sums = sum(item.tokens for item in found), sum(item.kept for item in found)
+    for histogram, total in zip(histograms(), sums, strict=True):
+        histogram.labels(found[0].method).observe(total)
+    return sums

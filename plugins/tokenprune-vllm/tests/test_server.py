@@ -1,0 +1,218 @@
+"""A real server on the loopback: many requests at once, their answers, its memory, its refusals, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import os
+import random
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from checkpoints import PLAIN, shown
+from equality import ANSWER, Answer, Prompt, Reference, Request, picture
+from test_equal import close
+
+Find = Callable[[str], Path]
+FAMILY = "qwen2_5_vl"
+#: The engine keeps little, so that many requests keep more than it does.
+DEFAULT: Request = {"method": "divprune", "ratio": 0.1}
+REQUESTS: tuple[Request, ...] = (
+    {},
+    {"method": "unpruned"},
+    {"ratio": 0.5},
+    {"method": "scope", "ratio": 0.15},
+    {"method": "visionzip", "ratio": 0.25, "positions": "renumbered"},
+)
+SIZES = [((224, 224),), ((112, 336),), ((280, 112), (112, 112)), ((448, 336),)]
+MEBIBYTE = 2**20
+#: Mebibytes by which 200 requests may let a server grow that has answered them three times: less than the features of
+#: a picture each. The allocator still takes some 15, with and without the plugin.
+GROWTH = 40
+
+
+def line(folder: Path, *options: str) -> list[str]:
+    """The command that ``tokenprune-vllm`` prints, and what a small machine needs."""
+    asked = [sys.executable, "-m", "tokenprune_vllm.command", str(folder), *options]
+    printed = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+    more = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--block-size", "32"]
+    more += ["--max-num-seqs", "32", "--limit-mm-per-prompt", '{"image": 3}', "--host", "127.0.0.1"]
+    return [sys.executable, *shlex.split(printed)[1:], *more, "--served-model-name", "tiny"]
+
+
+class Server:
+    """A running server.
+
+    Args:
+        line: The command that starts it.
+        log: Where its output goes.
+    """
+
+    def __init__(self, line: Sequence[str], log: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url, self.log = f"http://127.0.0.1:{port}", log
+        environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
+        with log.open("w") as out:
+            self.process = subprocess.Popen(
+                [*line, "--port", str(port)], stdout=out, stderr=subprocess.STDOUT, env=environment
+            )
+
+    def ready(self) -> bool:
+        """Wait until it serves; False if it ended."""
+        while self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
+                    return True
+            except httpx.TransportError:
+                time.sleep(0.5)
+        return False
+
+    def memory(self) -> float:
+        """Mebibytes that it and its engine use."""
+        own = psutil.Process(self.process.pid)
+        return sum(process.memory_info().rss for process in (own, *own.children(recursive=True))) / MEBIBYTE
+
+    def metric(self, name: str, method: str) -> float:
+        """A number of ``/metrics``."""
+        lines = httpx.get(f"{self.url}/metrics", timeout=60).text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f'{name}{{method="{method}"'))
+
+    def ask(self, asked: Sequence[tuple[Prompt, Any]]) -> list[httpx.Response]:
+        """Send requests, all at once."""
+
+        async def send() -> list[httpx.Response]:
+            limits = httpx.Limits(max_connections=None)
+            async with httpx.AsyncClient(base_url=self.url, timeout=600, limits=limits) as client:
+                bodies = [body(*one) for one in asked]
+                return await asyncio.gather(*(client.post("/v1/chat/completions", json=one) for one in bodies))
+
+        return asyncio.run(send())
+
+
+def body(prompt: Prompt, request: Any) -> dict[str, Any]:
+    """A request of the chat interface: pictures, and then words."""
+    parts: list[dict[str, Any]] = []
+    for image in prompt.images:
+        data = io.BytesIO()
+        image.save(data, "PNG")
+        url = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+        parts.append({"type": "image_url", "image_url": {"url": url}})
+    made: dict[str, Any] = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": [*parts, {"type": "text", "text": prompt.text}]}],
+        "temperature": 0,
+        "max_tokens": ANSWER,
+        "logprobs": True,
+        "ignore_eos": True,
+        "allowed_token_ids": PLAIN,
+        "return_token_ids": True,
+    }
+    return made if request == {} else {**made, "mm_processor_kwargs": {"tokenprune": request}}
+
+
+def answer(response: httpx.Response) -> Answer:
+    """The answer of a response."""
+    assert response.status_code == 200, response.text
+    (choice,) = response.json()["choices"]
+    return Answer(tuple(choice["token_ids"]), tuple(step["logprob"] for step in choice["logprobs"]["content"]))
+
+
+@pytest.fixture(scope="module")
+def served(checkpoint: Find, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    """A server and its checkpoint. It ends when it is asked to."""
+    folder = checkpoint(FAMILY)
+    server = Server(line(folder, "--method", "divprune", "--ratio", "0.1"), tmp_path_factory.mktemp("server") / "log")
+    try:
+        assert server.ready(), server.log.read_text()
+        yield server, folder
+        family = psutil.Process(server.process.pid).children(recursive=True)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=120) == 0
+        assert not psutil.wait_procs(family, timeout=30)[1]
+    finally:
+        server.process.kill()
+
+
+def cases() -> list[tuple[Prompt, Request]]:
+    """Pictures of several sizes, each with several settings."""
+    found = []
+    for number, sizes in enumerate(SIZES):
+        images = tuple(picture(*size, seed=10 * number + place) for place, size in enumerate(sizes))
+        found += [(Prompt(f"w{30 + number} w40", images), request) for request in REQUESTS]
+    return found
+
+
+def test_two_hundred_requests_at_once(served: tuple[Server, Path]) -> None:
+    """Answers are those of transformers, and memory does not grow with their number."""
+    server, folder = served
+    reference, wanted = Reference(folder), []
+    for prompt, request in cases():
+        pictures = " ".join(shown(FAMILY) for _ in prompt.images)
+        whole = Prompt(f"w10 {pictures} {prompt.text} w11", prompt.images)
+        wanted.append(reference.answer(whole, {**DEFAULT, **request} if "method" not in request else request))
+    order = [number % len(cases()) for number in range(200)]
+    random.Random(0).shuffle(order)
+    memory = []
+    for _ in range(4):
+        found = server.ask([cases()[number] for number in order])
+        memory.append(server.memory())
+        different = {order[place] for place, one in enumerate(found) if not close(wanted[order[place]], answer(one))}
+        assert not different
+    assert memory[3] - memory[2] < GROWTH, memory
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"method": "nosuch", "ratio": 0.5}, "unknown method 'nosuch'"),
+        ({"method": "fastv", "ratio": 0.5}, "method 'fastv' cannot be served: it prunes inside the language model"),
+        ({"method": "cdpruner", "ratio": 0.5}, "method 'cdpruner' cannot be served: it reads 'text'"),
+        ({"ratio": 0.5, "tokens": 3}, "give ratio or tokens, not both"),
+        ({"ratio": 7}, "ratio: Input should be less than or equal to 1"),
+        ("divprune", "give an object"),
+    ],
+)
+def test_what_cannot_be_served_is_answered_with_400(served: tuple[Server, Path], request_: Any, message: str) -> None:
+    (response,) = served[0].ask([(cases()[0][0], request_)])
+    assert response.status_code == 400, response.text
+    assert message in response.json()["error"]["message"]
+
+
+def test_metrics_say_what_was_pruned(served: tuple[Server, Path]) -> None:
+    """Pictures that the cache has are counted, too; a text alone is not."""
+    server, _ = served
+    names = [f"tokenprune:request_visual_tokens_{end}" for end in ("before_sum", "kept_sum", "before_count")]
+    prompt = cases()[0][0]  # 64 visual tokens
+    asked = [(prompt, {"method": "mmr", "tokens": 5}), (prompt, {"method": "mmr", "tokens": 5}), (Prompt("w40"), {})]
+    assert [server.metric(name, "mmr") for name in names] == [0, 0, 0]
+    for one in asked:
+        answer(*server.ask([one]))
+    assert [server.metric(name, "mmr") for name in names] == [128, 10, 2]
+
+
+def test_a_method_that_cannot_be_served_stops_a_server_before_it_serves(checkpoint: Find, tmp_path: Path) -> None:
+    """Whoever writes the overrides by hand gets no unpruned server."""
+    words = line(checkpoint(FAMILY), "--method", "divprune", "--ratio", "0.1")
+    place = words.index("--hf-overrides") + 1
+    assert '"divprune"' in words[place]
+    words[place] = words[place].replace('"divprune"', '"fastv"')
+    server = Server(words, tmp_path / "log")
+    try:
+        assert not server.ready()
+        assert server.process.returncode != 0
+        assert "method 'fastv' cannot be served: it prunes inside the language model" in server.log.read_text()
+    finally:
+        server.process.kill()
