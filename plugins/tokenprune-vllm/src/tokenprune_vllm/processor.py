@@ -1,4 +1,4 @@
-"""The processor of a model, with fewer placeholders per picture."""
+"""The processor of a model, with fewer placeholders per picture and video."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldElem
 from vllm.multimodal.processing.context import InputProcessingContext
 
 from tokenprune import TokenPruneError
-from tokenprune.authoring import Schedule
-from tokenprune_vllm.note import Note
+from tokenprune.authoring import Modality, Schedule
+from tokenprune_vllm.note import Note, runs_of
+from tokenprune_vllm.servable import check_items
 from tokenprune_vllm.settings import KEY, UNPRUNED, EngineSettings, Settings, asked_by, engine_settings, parsed
-from tokenprune_vllm.twin import twin_of
+from tokenprune_vllm.twin import Twin, twin_of
 
 logger = init_logger("vllm.tokenprune")
 
 #: Kinds of items that are pruned, and the field that holds their pixels.
-PIXELS = {"image": "pixel_values"}
+PIXELS: dict[Modality, str] = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 #: What the memory profile asks for; known by its identity, as a request may be forbidden to ask for it.
 PROFILE = MappingProxyType({"method": UNPRUNED})
@@ -51,7 +52,7 @@ class PrunedProcessor:
         return engine_settings(getattr(self.info.get_hf_config(), KEY, None))
 
     def apply(self, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
-        """Process a prompt. What decides over its pictures is made explicit, so that caches tell settings apart.
+        """Process a prompt. What decides over its items is made explicit, so that caches tell settings apart.
 
         Raises:
             VLLMValidationError: The request asks for a method that cannot be served; the server answers 400.
@@ -64,6 +65,7 @@ class PrunedProcessor:
             method = settings.resolved()
             if method is not None:
                 twin_of(config.hf_config).check(method, config.max_model_len, engine.tower)
+                check_items(method, inputs.mm_data_items.get_all_counts())
         except TokenPruneError as error:
             raise VLLMValidationError(f"{KEY}: {error}") from None
         inputs = replace(inputs, hf_processor_mm_kwargs={**given, KEY: settings.model_dump(exclude_none=True)})
@@ -83,14 +85,22 @@ class PrunedProcessor:
         return super()._get_mm_fields_config(hf_inputs, without_key(hf_processor_mm_kwargs))  # type: ignore[misc]
 
     def _get_mm_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out: Any) -> Any:
-        """Drop placeholders, and give every picture its note."""
+        """Drop placeholders, and give every picture and video its note.
+
+        Raises:
+            VLLMValidationError: A video cannot be pruned with the method.
+        """
         updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
             mm_items, without_key(hf_processor_mm_kwargs), out
         )
         settings = Settings.model_validate(hf_processor_mm_kwargs[KEY])
-        for kind, pixels in PIXELS.items():
-            for item, resolved in zip(out.get(kind, ()), updates.get(kind, ()), strict=True):
-                resolved[:] = [shortened(update, item, pixels, settings) for update in resolved]
+        twin = twin_of(self.info.ctx.model_config.hf_config)
+        try:
+            for kind in PIXELS:
+                for item, resolved in zip(out.get(kind, ()), updates.get(kind, ()), strict=True):
+                    resolved[:] = [shortened(update, item, kind, settings, twin) for update in resolved]
+        except TokenPruneError as error:
+            raise VLLMValidationError(f"{KEY}: {error}") from None
         return updates
 
 
@@ -99,27 +109,38 @@ def without_key(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != KEY}
 
 
-def shortened(update: Any, item: Any, pixels: str, settings: Settings) -> Any:
-    """A picture's placeholders without those of the tokens that are dropped.
+def shortened(update: Any, item: Any, kind: Modality, settings: Settings, twin: Twin) -> Any:
+    """The placeholders of a picture or video without those of the tokens that are dropped.
 
     The last placeholders are dropped, as all are equal. Which token a placeholder stands for is known when the vision
-    tower has run; see :mod:`tokenprune_vllm.positions`.
+    tower has run; see :mod:`tokenprune_vllm.positions`. Where text stands between the frames of a video, it is not
+    known before how many placeholders stand before it: then placeholders stand for the text, too, and the model embeds
+    both in their order.
+
+    Raises:
+        TokenPruneError: See :meth:`tokenprune_vllm.twin.Twin.check_video`.
     """
     full, is_embed = update.content.full, update.content.is_embed
     mask = torch.ones(len(full), dtype=torch.bool) if is_embed is None else is_embed(full)
-    tokens = int(mask.sum())
     method = settings.resolved()
+    runs, end = runs_of(full, mask)
+    tokens = int(mask.sum())
     kept = tokens if method is None else method.budget.keep(tokens, Schedule((0,), 1))[-1]
-    seed = 0 if method is None else seed_of(item[pixels].data)
-    note = Note(settings.model_dump_json(), tokens, kept, seed)
+    seed = 0 if method is None else seed_of(item[PIXELS[kind]].data)
+    note = Note(settings.model_dump_json(), kind, runs, end, kept, seed)
+    if method is not None and kind == "video" and kept < tokens:
+        call = {name: element.data[None] for name, element in item.items() if isinstance(element.data, torch.Tensor)}
+        twin.check_video(method, kept, {**call, "input_ids": note.ids(twin.token(kind))[None]})
     item[KEY] = MultiModalFieldElem(data=note.written(), field=MultiModalBatchedField(keep_on_cpu=True))
+    if len(runs) > 1:
+        return update.with_content(replace(update.content, full=[twin.token(kind)] * note.rows, is_embed=None))
     stays = (~mask | (mask.cumsum(0) <= kept)).tolist()
     left = [token for token, stay in zip(full, stays, strict=True) if stay]
     return update.with_content(replace(update.content, full=left))
 
 
 def seed_of(pixels: Any) -> int:
-    """A number made of a picture's pixels: the same for the same picture, in every prompt and process."""
+    """A number made of an item's pixels: the same for the same picture or video, in every prompt and process."""
     parts = pixels if isinstance(pixels, list | tuple) else [pixels]
     seed = 0
     for part in parts:
