@@ -26,7 +26,7 @@ def tokenizer(image: str = "<|image_pad|>", shown: str | None = None, extra: Map
     names = ["<pad>", "<s>", "</s>", *(f"w{number}" for number in range(3, WORDS))]
     special = {IMAGE: image, VIDEO: "<|video_pad|>", START: "<|vision_start|>", END: "<|vision_end|>"}
     # what processors write between the frames of a video: the times of Qwen3-VL, the numbers of InternVL
-    times = [f"<{number / 4:.1f}" for number in range(2, 18, 2)]
+    times = [f"<{frame / 2 + 0.25:.1f}" for frame in range(8)]
     frames = ["seconds>", *times, *(f"Frame{number}:" for number in range(1, 9))]
     names[160 : 160 + len(frames)] = frames
     lines = {WORDS - 5 + count: "\n" * count for count in range(1, 5)}  # Gemma 3 writes some around a picture
@@ -95,14 +95,14 @@ CLIP = {
 }
 
 
-def qwen_images(patch: int = 14) -> Any:
+def qwen_images(**more: Any) -> Any:
     """Pictures as Qwen takes them."""
-    return tf.Qwen2VLImageProcessor(patch_size=patch, min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 1024)
+    return tf.Qwen2VLImageProcessor(patch_size=14, min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 1024, **more)
 
 
-def qwen_videos(kind: Any, patch: int = 14) -> Any:
+def qwen_videos(kind: Any) -> Any:
     """Videos as Qwen takes them, up to 64 tokens."""
-    return kind(patch_size=patch, size={"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 2 * 64})
+    return kind(patch_size=14, size={"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 2 * 64})
 
 
 def qwen2_vl() -> tuple[Any, Any]:
@@ -138,7 +138,9 @@ def qwen3_vl() -> tuple[Any, Any]:
     text = text_config(head_dim=32, rope_parameters={**MROPE, "mrope_interleaved": True})
     config = tf.Qwen3VLConfig(text_config=text, vision_config=vision, **QWEN_IDS)
     videos = qwen_videos(tf.Qwen3VLVideoProcessor)
-    processor = tf.Qwen3VLProcessor(qwen_images(), tokenizer(shown=QWEN_SHOWN), videos)
+    # as published: vLLM normalises pictures and videos alike
+    images = qwen_images(image_mean=videos.image_mean, image_std=videos.image_std)
+    processor = tf.Qwen3VLProcessor(images, tokenizer(shown=QWEN_SHOWN), videos)
     return tf.Qwen3VLForConditionalGeneration(config), processor
 
 
