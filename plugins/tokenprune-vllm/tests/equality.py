@@ -93,6 +93,27 @@ def prompts(shown: str) -> list[Prompt]:
     ]
 
 
+def videos(shown: str, shown_image: str, size: tuple[int, int] = (56, 112)) -> list[Prompt]:
+    """One video, text only, one of another size and speed, two of one length, a picture and a video, three items.
+
+    Args:
+        shown: What stands for a video.
+        shown_image: What stands for a picture.
+        size: Width and height of some videos; those of one prompt are equally large, as some processors want.
+    """
+    a, b, c = clip(6, 112, 112, 1), clip(4, *size, 2, fps=1.0), clip(4, *size, 3, fps=3.0)
+    d, e = picture(112, 224, 2), picture(112, 112, 5)
+    return [
+        Prompt(f"w10 w20 {shown} w41 w42 w43", (), (a,)),
+        Prompt("w10 w40 w41 w42 w43"),
+        Prompt(f"w10 {shown} w50", (), (c,)),
+        Prompt(f"w11 w12 w13 {shown} w60 w61", (), (b,)),
+        Prompt(f"w10 {shown} w51 {shown} w52 w53", (), (b, c)),
+        Prompt(f"w10 {shown_image} w71 {shown} w72", (d,), (a,)),
+        Prompt(f"w10 {shown} w73 w74 {shown_image} w75 {shown} w76", (e,), (c, b)),
+    ]
+
+
 def method_of(request: Request) -> tp.Method:
     """The method that a request asks for."""
     names = {"ratio": "keep_ratio", "tokens": "keep_tokens"}
@@ -153,14 +174,14 @@ class Reference:
 
 
 def seed_of_prompt(reference: Reference, prompt: Prompt) -> int:
-    """The seed that the plugin makes of the only picture of a prompt."""
+    """The seed that the plugin makes of the only picture or video of a prompt."""
     from tokenprune_vllm.processor import seed_of
 
     as_vllm = {}
     if "Qwen" in type(reference.model).__name__:  # vLLM rescales their pixels on the device
         as_vllm = {"do_rescale": False, "do_normalize": False}
-    pictures = list(prompt.images)
-    pixels = reference.processor(text=prompt.text, images=pictures, return_tensors="pt", **as_vllm)["pixel_values"]
+    found = reference.inputs(prompt, **as_vllm)
+    pixels = found.get("pixel_values_videos", found.get("pixel_values"))
     if as_vllm:
         return seed_of(pixels.to(torch.uint8))
     return seed_of(pixels[0] if pixels.dim() == 5 or len(pixels) == 1 else pixels)

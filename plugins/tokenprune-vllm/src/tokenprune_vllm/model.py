@@ -28,11 +28,13 @@ from tokenprune_vllm.settings import KEY, engine_settings
 from tokenprune_vllm.twin import twin_of
 
 
-def served(model_class: type) -> type:
+def served(model_class: type[Served]) -> type:
     """Register a class with the processor of its parent, pruned."""
     parent = private.processor_factories(model_class)
     register = MULTIMODAL_REGISTRY.register_processor(
-        pruned_processor(parent.processor), info=parent.info, dummy_inputs=parent.dummy_inputs
+        pruned_processor(parent.processor, model_class.text_of_video),
+        info=parent.info,
+        dummy_inputs=parent.dummy_inputs,
     )
     made: type = register(model_class)
     return made
@@ -122,6 +124,19 @@ class Served:
     def position(self, start: Tensor, places: Tensor) -> Tensor:
         """Positions ``[3, tokens]`` of tokens, from where their item begins and their places."""
 
+    @staticmethod
+    def text_of_video(info: Any) -> int:
+        """The most tokens of text between the frames of a video: room is made for their embeddings, too.
+
+        Args:
+            info: What vLLM knows of the processor.
+        """
+        return 0
+
+    def renumbered(self, rows: int) -> Tensor:
+        """Places of an item whose tokens are numbered anew, long ``[3, rows]``, on the host."""
+        return torch.arange(rows).expand(3, -1)
+
     def tower_layer(self, layer: int) -> tuple[nn.Module, Sequence[nn.Module]]:
         """A layer of vLLM's vision tower, and the modules in it that make queries, keys and values; or one for all."""
         raise UnsupportedFeatureError(
@@ -181,7 +196,7 @@ class Served:
         if stays is not None:
             states, places = states[stays], places[:, stays.cpu()]
         if note.renumbered:
-            places = torch.arange(note.rows).expand(3, -1)
+            places = self.renumbered(note.rows)
         return torch.cat([states, written(places.to(states.device), states)], 1)
 
     def _with_text(self, states: Tensor, note: Note, visual: Tensor) -> Tensor:
@@ -309,7 +324,7 @@ class Served:
                 out.append(states[:, :-COLUMNS])
                 done += len(states)
         # behind the last token, as transformers goes on: not behind the time axis of a video, which may reach further
-        return out, positions, int(positions[0, -1]) + 1 - positions.shape[1]
+        return out, positions, int(positions[2, -1]) + 1 - positions.shape[1]
 
 
 def _among_text(keep: Tensor, visual: Tensor) -> Tensor:
@@ -320,11 +335,20 @@ def _among_text(keep: Tensor, visual: Tensor) -> Tensor:
 
 
 class OnePosition(Served):
-    """A language model with one position per token, carried as three: its own, and twice where its item begins."""
+    """A language model with one position per token, carried as three.
+
+    They are its own, that at which its item begins, and the last of the run of visual tokens before anything is
+    dropped: an answer to a prompt that ends with an item goes on behind it.
+    """
 
     def places(self, call: Mapping[str, Any], tokens: int) -> Tensor:
         """See :meth:`Served.places`."""
-        return torch.arange(tokens).expand(3, -1)
+        return self.renumbered(tokens)
+
+    def renumbered(self, rows: int) -> Tensor:
+        """See :meth:`Served.renumbered`."""
+        own = torch.arange(rows)
+        return torch.stack([own, own, torch.full_like(own, rows - 1)])
 
     def span(self, data: Mapping[str, Any], tokens: int) -> int:
         """See :meth:`Served.span`."""
@@ -336,7 +360,7 @@ class OnePosition(Served):
 
     def position(self, start: Tensor, places: Tensor) -> Tensor:
         """See :meth:`Served.position`."""
-        return torch.stack([start + places[0], start, start])
+        return torch.stack([start + places[0], start, start + places[2]])
 
     def forward(
         self,

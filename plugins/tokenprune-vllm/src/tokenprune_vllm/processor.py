@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -148,16 +149,28 @@ def seed_of(pixels: Any) -> int:
     return seed
 
 
-def pruned_processor(factory: Any) -> Any:
+def pruned_processor(factory: Any, text_of_video: Callable[[Any], int]) -> Any:
     """Make the processor of a model from the one that vLLM registered for its parent.
 
     Args:
         factory: ``factory(info, dummy_inputs, ...)`` makes the parent's processor; a class, or a function that chooses.
+        text_of_video: Gives the most tokens of text that are embedded with a video, from ``info``.
     """
 
     def build(info: Any, dummy_inputs: Any, **more: Any) -> Any:
         info.ctx = WholeContext(info.ctx.model_config, info.ctx.tokenizer)
+        info.get_mm_max_tokens_per_item = partial(_most_tokens, info, info.get_mm_max_tokens_per_item, text_of_video)
         made = type(factory(info, dummy_inputs, **more))
         return type(f"Pruned{made.__name__}", (PrunedProcessor, made), {})(info, dummy_inputs, **more)
 
     return build
+
+
+def _most_tokens(
+    info: Any, own: Callable[[int, Any], Any], text_of_video: Callable[[Any], int], seq_len: int, mm_counts: Any
+) -> Any:
+    """The most tokens of an item of each kind; None where vLLM finds out with a dummy item."""
+    most = own(seq_len, mm_counts)
+    if most is None or "video" not in most:
+        return most
+    return {**most, "video": most["video"] + text_of_video(info)}

@@ -99,4 +99,11 @@ class Qwen25VL(Grid, Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
 
 @served
 class Qwen3VL(Grid, Qwen3VLForConditionalGeneration):  # type: ignore[misc]
-    """Qwen3-VL: features of DeepStack are further columns."""
+    """Qwen3-VL: features of DeepStack are further columns, and a time stands before every frame of a video."""
+
+    @staticmethod
+    def text_of_video(info: Any) -> int:
+        """See :meth:`Served.text_of_video`. A frame has its time, and a token that opens and one that closes it."""
+        videos = info.get_video_processor()
+        time = info.get_tokenizer().encode("<9999.9 seconds>", add_special_tokens=False)
+        return videos.max_frames // videos.temporal_patch_size * (len(time) + 2)
