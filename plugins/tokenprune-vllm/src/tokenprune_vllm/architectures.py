@@ -39,9 +39,9 @@ def check_videos(architecture: str, method: Method) -> None:
     """
     name = architecture.removeprefix(PREFIX)
     if method.pruner.across_images and name not in VIDEOS:
+        label = method.label or type(method.pruner).__name__
         raise ConfigError(
-            f"method {method.label or type(method.pruner).__name__!r} compares the frames of a video, and {name} gets"
-            " no videos in vLLM",
+            f"method {label!r} compares the frames of a video, and {name} gets none in vLLM",
             "use a method for pictures",
         )
 
