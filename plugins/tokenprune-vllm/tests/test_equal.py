@@ -126,13 +126,6 @@ def test_several_pictures(served: Served, positions: str) -> None:
     served.check([(prompt, request) for prompt in served.prompts])
 
 
-def test_an_answer_goes_on_behind_a_picture_that_ends_the_prompt(family: str, served: Served) -> None:
-    """Also if the last tokens of the picture are dropped. Families with positions of rows close every picture."""
-    if family in ("llava", "llava_next", "llava_onevision"):
-        prompt = Prompt(f"w10 w44 {shown(family)}", served.prompts[0].images)
-        served.check([(prompt, {"method": "divprune", "ratio": 0.1, "positions": name}) for name in POSITIONS])
-
-
 def test_one_token_and_all_tokens(served: Served) -> None:
     one = served.prompts[0]
     served.check([(one, {"method": "divprune", "tokens": 1}), (one, {"method": "divprune", "ratio": 1.0})])

@@ -79,11 +79,6 @@ def test_an_odd_number_of_frames(served: Served, family: str) -> None:
     served.check([(odd, {"method": name, "ratio": 0.25}) for name in ("divprune", "evs")])
 
 
-def test_a_prompt_that_ends_with_a_video(served: Served, family: str) -> None:
-    prompt = Prompt(f"w10 w44 {shown_video(family)}", (), (clip(6, 112, 112, 1),))
-    served.check([(prompt, {"method": "divprune", "ratio": 0.1, "positions": name}) for name in POSITIONS])
-
-
 def test_random_choices_are_seeded_by_the_video(served: Served) -> None:
     seeds = [seed_of_prompt(served.reference, prompt) for prompt in alone(served)]
     assert len(set(seeds)) == len(seeds) > 1, "other videos, other places"

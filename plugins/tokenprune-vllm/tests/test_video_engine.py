@@ -104,3 +104,26 @@ def test_there_is_room_for_the_text_of_a_whole_video(checkpoint: Find) -> None:
     unpruned = {"method": "unpruned"}
     (found,) = answers(llm, [(whole, unpruned)])
     assert close(Reference(folder).answer(whole, unpruned), found)
+
+
+def test_times_of_frames_are_not_rounded_in_half_precision(checkpoint: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of Qwen2.5-VL are 3.996 positions apart, of which the whole part counts; 0.999 in bfloat16 is 1."""
+    from tokenprune_vllm.model import Served
+
+    found, recompute = [], Served.recompute_mrope_positions
+
+    def watched(*arguments: Any, **keywords: Any) -> Any:
+        made = recompute(*arguments, **keywords)
+        found.append(made[1])
+        return made
+
+    monkeypatch.setattr(Served, "recompute_mrope_positions", watched)
+    folder, fast = checkpoint("qwen2_5_vl"), clip(6, 56, 56, 1, fps=2 / 0.999)
+    prompt = Prompt(f"w10 {shown_video('qwen2_5_vl')} w44", (), (fast,))
+    answers(engine(folder, dtype="bfloat16"), [(prompt, {"method": "unpruned"})])
+    reference = Reference(folder)
+    inputs = dict(reference.inputs(prompt))
+    names = ("input_ids", "mm_token_type_ids", "video_grid_thw", "second_per_grid_ts")
+    wanted, _ = reference.model.model.get_rope_index(**{name: inputs[name] for name in names})
+    assert wanted[0].unique().tolist() != list(range(int(wanted[0].max()) + 1)), "frames apart"
+    assert found[0].tolist() == wanted[:, 0].tolist()

@@ -133,10 +133,6 @@ class Served:
         """
         return 0
 
-    def renumbered(self, rows: int) -> Tensor:
-        """Places of an item whose tokens are numbered anew, long ``[3, rows]``, on the host."""
-        return torch.arange(rows).expand(3, -1)
-
     def tower_layer(self, layer: int) -> tuple[nn.Module, Sequence[nn.Module]]:
         """A layer of vLLM's vision tower, and the modules in it that make queries, keys and values; or one for all."""
         raise UnsupportedFeatureError(
@@ -196,7 +192,7 @@ class Served:
         if stays is not None:
             states, places = states[stays], places[:, stays.cpu()]
         if note.renumbered:
-            places = self.renumbered(note.rows)
+            places = torch.arange(note.rows).expand(3, -1)
         return torch.cat([states, written(places.to(states.device), states)], 1)
 
     def _with_text(self, states: Tensor, note: Note, visual: Tensor) -> Tensor:
@@ -324,7 +320,7 @@ class Served:
                 out.append(states[:, :-COLUMNS])
                 done += len(states)
         # behind the last token, as transformers goes on: not behind the time axis of a video, which may reach further
-        return out, positions, int(positions[2, -1]) + 1 - positions.shape[1]
+        return out, positions, int(positions[0, -1]) + 1 - positions.shape[1]
 
 
 def _among_text(keep: Tensor, visual: Tensor) -> Tensor:
@@ -335,20 +331,11 @@ def _among_text(keep: Tensor, visual: Tensor) -> Tensor:
 
 
 class OnePosition(Served):
-    """A language model with one position per token, carried as three.
-
-    They are its own, that at which its item begins, and the last of the run of visual tokens before anything is
-    dropped: an answer to a prompt that ends with an item goes on behind it.
-    """
+    """A language model with one position per token, carried as three: its own, and twice where its item begins."""
 
     def places(self, call: Mapping[str, Any], tokens: int) -> Tensor:
         """See :meth:`Served.places`."""
-        return self.renumbered(tokens)
-
-    def renumbered(self, rows: int) -> Tensor:
-        """See :meth:`Served.renumbered`."""
-        own = torch.arange(rows)
-        return torch.stack([own, own, torch.full_like(own, rows - 1)])
+        return torch.arange(tokens).expand(3, -1)
 
     def span(self, data: Mapping[str, Any], tokens: int) -> int:
         """See :meth:`Served.span`."""
@@ -360,7 +347,7 @@ class OnePosition(Served):
 
     def position(self, start: Tensor, places: Tensor) -> Tensor:
         """See :meth:`Served.position`."""
-        return torch.stack([start + places[0], start, start + places[2]])
+        return torch.stack([start + places[0], start, start])
 
     def forward(
         self,

@@ -25,7 +25,7 @@ NAMES: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
         "BaseMultiModalProcessor",
         ("apply", "get_dummy_inputs", "_apply_hf_processor_main", "_get_mm_fields_config", "_get_mm_prompt_updates"),
     ),
-    ("vllm.multimodal.processing.context", "InputProcessingContext", ("get_mm_config",)),
+    ("vllm.multimodal.processing.context", "InputProcessingContext", ("get_mm_config", "_postprocess_output")),
     ("vllm.multimodal.processing.context", "BaseProcessingInfo", ("get_mm_max_tokens_per_item",)),
     ("vllm.multimodal.parse", "MultiModalDataItems", ("get_all_counts",)),
     ("vllm.model_executor.models.interfaces", "SupportsMultiModal", ("get_language_model",)),

@@ -32,6 +32,10 @@ PIXELS: dict[Modality, str] = {"image": "pixel_values", "video": "pixel_values_v
 PROFILE = MappingProxyType({"method": UNPRUNED})
 
 
+#: A field that vLLM rounds to the model's precision, with which Qwen2.5-VL spaces the frames of a video.
+SECONDS = "second_per_grid_ts"
+
+
 class WholeContext(InputProcessingContext):  # type: ignore[misc]
     """A context in which vLLM's own pruning is off: only the runner is told that positions follow the features."""
 
@@ -40,6 +44,11 @@ class WholeContext(InputProcessingContext):  # type: ignore[misc]
         config = copy(super().get_mm_config())
         config.video_pruning_rate = None
         return config
+
+    def _postprocess_output(self, output: Any) -> Any:
+        """See ``InputProcessingContext``. Times are not rounded: positions of frames are made of them."""
+        made = super()._postprocess_output(output)
+        return {**made, SECONDS: output[SECONDS]} if SECONDS in output else made
 
 
 class PrunedProcessor:
