@@ -27,7 +27,7 @@ def tokenizer(image: str = "<|image_pad|>", shown: str | None = None, extra: Map
     special = {IMAGE: image, VIDEO: "<|video_pad|>", START: "<|vision_start|>", END: "<|vision_end|>"}
     # what processors write between the frames of a video: the times of Qwen3-VL, the numbers of InternVL
     times = [f"<{frame / 2 + 0.25:.1f}" for frame in range(8)]
-    frames = ["seconds>", *times, *(f"Frame{number}:" for number in range(1, 9))]
+    frames = ["seconds>", *times, *(f"Frame{number}:" for number in range(1, 13))]
     names[160 : 160 + len(frames)] = frames
     lines = {WORDS - 5 + count: "\n" * count for count in range(1, 5)}  # Gemma 3 writes some around a picture
     for number, name in {**special, **lines}.items():

@@ -94,7 +94,7 @@ def prompts(shown: str) -> list[Prompt]:
 
 
 def videos(shown: str, shown_image: str, size: tuple[int, int] = (56, 112)) -> list[Prompt]:
-    """One video, text only, one of another size and speed, two of one length, a picture and a video, three items.
+    """One video, text only, others of other sizes and speeds, two of one length, a picture and a video, three items.
 
     Args:
         shown: What stands for a video.
@@ -107,6 +107,7 @@ def videos(shown: str, shown_image: str, size: tuple[int, int] = (56, 112)) -> l
         Prompt(f"w10 w20 {shown} w41 w42 w43", (), (a,)),
         Prompt("w10 w40 w41 w42 w43"),
         Prompt(f"w10 {shown} w50", (), (c,)),
+        Prompt(f"w10 {shown} w46 w47", (), (clip(12, 56, 56, 4),)),  # more frames than rows
         Prompt(f"w11 w12 w13 {shown} w60 w61", (), (b,)),
         Prompt(f"w10 {shown} w51 {shown} w52 w53", (), (b, c)),
         Prompt(f"w10 {shown_image} w71 {shown} w72", (d,), (a,)),

@@ -99,7 +99,8 @@ def test_the_settings_of_the_engine_and_of_a_request(checkpoint: Find) -> None:
 def test_there_is_room_for_the_text_of_a_whole_video(checkpoint: Find) -> None:
     """A video has 64 tokens at most, and 8 frames with four tokens of text each; a step has 32."""
     folder = checkpoint("qwen3_vl")
-    llm = engine(folder, settings={"method": "divprune", "ratio": 0.1}, max_num_batched_tokens=32, max_num_seqs=4)
+    few = {"max_num_batched_tokens": 32, "max_num_seqs": 4, "limit_mm_per_prompt": {"image": 0, "video": 1}}
+    llm = engine(folder, settings={"method": "divprune", "ratio": 0.1}, **few)
     whole = Prompt(f"w10 {shown_video('qwen3_vl')} w44", (), (clip(16, 56, 112, 1),))
     unpruned = {"method": "unpruned"}
     (found,) = answers(llm, [(whole, unpruned)])
