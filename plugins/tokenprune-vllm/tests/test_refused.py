@@ -137,7 +137,7 @@ def test_frames_that_are_images_keep_a_token_each(checkpoint: Find) -> None:
     llm = engine(checkpoint("internvl"), settings={"method": "divprune", "tokens": 5})
     prompt = Prompt(f"w10 {shown_video('internvl')} w44", (), (clip(6, 112, 112, 1),))
     one = {"prompt": prompt.text, "multi_modal_data": prompt.data}
-    with pytest.raises(VLLMValidationError, match=r"a budget of 5 visual tokens for a video of 6 frames.*ask for 6"):
+    with pytest.raises(VLLMValidationError, match=r"a budget of 5 visual tokens for 6 images: .*ask for 6"):
         llm.generate([one], use_tqdm=False)
     assert llm.generate([{**one, "mm_processor_kwargs": {"tokenprune": {"tokens": 6}}}], use_tqdm=False)
 

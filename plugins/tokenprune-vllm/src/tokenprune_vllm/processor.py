@@ -28,12 +28,11 @@ logger = init_logger("vllm.tokenprune")
 #: Kinds of items that are pruned, and the field that holds their pixels.
 PIXELS: dict[Modality, str] = {"image": "pixel_values", "video": "pixel_values_videos"}
 
-#: What the memory profile asks for; known by its identity, as a request may be forbidden to ask for it.
-PROFILE = MappingProxyType({"method": UNPRUNED})
-
-
 #: A field that vLLM rounds to the model's precision, with which Qwen2.5-VL spaces the frames of a video.
 SECONDS = "second_per_grid_ts"
+
+#: What the memory profile asks for; known by its identity, as a request may be forbidden to ask for it.
+PROFILE = MappingProxyType({"method": UNPRUNED})
 
 
 class WholeContext(InputProcessingContext):  # type: ignore[misc]
@@ -98,7 +97,7 @@ class PrunedProcessor:
         """Drop placeholders, and give every picture and video its note.
 
         Raises:
-            VLLMValidationError: A video cannot be pruned with the method.
+            VLLMValidationError: A video, or a picture of several images, cannot be pruned with the method.
         """
         updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
             mm_items, without_key(hf_processor_mm_kwargs), out
@@ -128,7 +127,7 @@ def shortened(update: Any, item: Any, kind: Modality, settings: Settings, twin: 
     both in their order.
 
     Raises:
-        TokenPruneError: See :meth:`tokenprune_vllm.twin.Twin.check_video`.
+        TokenPruneError: See :meth:`tokenprune_vllm.twin.Twin.check_item`.
     """
     full, is_embed = update.content.full, update.content.is_embed
     mask = torch.ones(len(full), dtype=torch.bool) if is_embed is None else is_embed(full)
@@ -138,9 +137,9 @@ def shortened(update: Any, item: Any, kind: Modality, settings: Settings, twin: 
     kept = tokens if method is None else method.budget.keep(tokens, Schedule((0,), 1))[-1]
     seed = 0 if method is None else seed_of(item[PIXELS[kind]].data)
     note = Note(settings.model_dump_json(), kind, runs, end, kept, seed)
-    if method is not None and kind == "video" and kept < tokens:
+    if method is not None and kept < tokens and (kind == "video" or len(runs) > 1):
         call = {name: element.data[None] for name, element in item.items() if isinstance(element.data, torch.Tensor)}
-        twin.check_video(method, kept, {**call, "input_ids": note.ids(twin.token(kind))[None]})
+        twin.check_item(method, kept, {**call, "input_ids": note.ids(twin.token(kind))[None]})
     item[KEY] = MultiModalFieldElem(data=note.written(), field=MultiModalBatchedField(keep_on_cpu=True))
     if len(runs) > 1:
         return update.with_content(replace(update.content, full=[twin.token(kind)] * note.rows, is_embed=None))

@@ -66,8 +66,8 @@ class Twin:
         mask, grid = layout.mask[0], self.adapter.grid(call, layout)
         return layout.groups[0][mask].bincount().tolist(), None if grid is None else grid[0][mask]
 
-    def check_video(self, method: Method, kept: int, call: Mapping[str, Any]) -> None:
-        """Refuse a video that a method cannot prune, before the vision tower runs.
+    def check_item(self, method: Method, kept: int, call: Mapping[str, Any]) -> None:
+        """Refuse a video, or a picture of several images, that a method cannot prune, before the vision tower runs.
 
         Args:
             method: A method that can be served.
@@ -80,7 +80,8 @@ class Twin:
         sizes, grid = self.images(call)
         if kept < len(sizes):
             raise BudgetError(
-                f"a budget of {kept} visual tokens for a video of {len(sizes)} frames, which are images to this model",
+                f"a budget of {kept} visual tokens for {len(sizes)} images: to this model, each frame of a video (or"
+                " crop of a picture) is one",
                 f"every image keeps at least one: ask for {len(sizes)} or more",
             )
         frames = 0 if grid is None else len(sizes) + sum(int(part[:, 0].max()) for part in grid.split(sizes))

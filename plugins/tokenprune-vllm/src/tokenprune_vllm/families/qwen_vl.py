@@ -106,4 +106,4 @@ class Qwen3VL(Grid, Qwen3VLForConditionalGeneration):  # type: ignore[misc]
         """See :meth:`Served.text_of_video`. A frame has its time, and a token that opens and one that closes it."""
         videos = info.get_video_processor()
         time = info.get_tokenizer().encode("<9999.9 seconds>", add_special_tokens=False)
-        return videos.max_frames // videos.temporal_patch_size * (len(time) + 2)
+        return int(videos.max_frames) // int(videos.temporal_patch_size) * (len(time) + 2)
