@@ -210,9 +210,8 @@ class Served:
         """The visual tokens that stay, bool ``[tokens]``, and the states of all, which a method may have merged."""
         width = self.config.get_text_config().hidden_size  # further columns are those of DeepStack
         sizes, grid = self.twin.images(call)
-        keep, new = choose(
-            method, states[:, :width], note.kept, sizes, grid, read, self.config.get_text_config(), note.seed
-        )
+        quotas, text = self.twin.quotas(note.kept, sizes), self.config.get_text_config()
+        keep, new = choose(method, states[:, :width], sizes, quotas, grid, read, text, note.seed)
         return keep, states if new is None else torch.cat([new.to(states.dtype), states[:, width:]], 1)
 
     def _places(self, call: Mapping[str, Any], note: Note) -> tuple[Tensor, Tensor]:

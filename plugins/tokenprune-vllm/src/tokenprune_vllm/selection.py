@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tokenprune import Method
 from tokenprune.authoring import TokenPruneError, make_context
-from tokenprune.ops.topk import apportion
 
 
 class Layers(Mapping[int, Any]):
@@ -45,8 +44,8 @@ class Layers(Mapping[int, Any]):
 def choose(
     method: Method,
     states: Tensor,
-    kept: int,
     sizes: Sequence[int],
+    quotas: Sequence[int],
     grid: Tensor | None,
     tower: Callable[[int], Any],
     text_config: Any,
@@ -57,9 +56,9 @@ def choose(
     Args:
         method: A method that can be served.
         states: What enters the language model, ``[tokens, dim]``.
-        kept: Number of tokens that stay.
         sizes: Tokens of each image that the features are, in order: one picture or video is one image, but for families
             whose video is an image per frame.
+        quotas: Tokens of each that stay; of a method that divides them itself, their sum does.
         grid: (frame, row, column) of each token, long ``[tokens, 3]``; None where the family has no grid.
         tower: Reads a layer of the vision tower for them; see
             :class:`tokenprune.signals.signals.TowerSignals`, with an axis of pictures of length 1 in front.
@@ -78,7 +77,7 @@ def choose(
         number = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[None].to(states.device)
     context = make_context(
         states[None],
-        keep=[apportion(kept, sizes)],
+        keep=[quotas],
         images=number,
         sizes=[sizes],
         grid=None if grid is None else grid[None].to(states.device),
@@ -93,7 +92,7 @@ def choose(
     for bad, error in context.checks:
         if bool(bad.any()):
             raise error(int(bad.int().argmax()))
-    count = int(chosen.keep.sum())
+    count, kept = int(chosen.keep.sum()), sum(quotas)
     if count != kept:
         raise TokenPruneError(f"{type(pruner).__name__} kept {count} of {len(states)} tokens, not {kept}", "report it")
     return chosen.keep[0], None if chosen.hidden is None else chosen.hidden[0]

@@ -26,6 +26,7 @@ from tokenprune.authoring import (
 )
 from tokenprune.engine.plan import Plan
 from tokenprune.engine.renumber import smallest_window
+from tokenprune.ops.topk import apportion
 
 
 class Twin:
@@ -65,6 +66,11 @@ class Twin:
         assert layout is not None  # there are ids
         mask, grid = layout.mask[0], self.adapter.grid(call, layout)
         return layout.groups[0][mask].bincount().tolist(), None if grid is None else grid[0][mask]
+
+    @staticmethod
+    def quotas(kept: int, sizes: list[int]) -> list[int]:
+        """Tokens to keep of each image, as ``tokenprune.apply`` divides a number between the images of a prompt."""
+        return apportion(kept, sizes)
 
     def check_item(self, method: Method, kept: int, call: Mapping[str, Any]) -> None:
         """Refuse a video, or a picture of several images, that a method cannot prune, before the vision tower runs.
