@@ -37,6 +37,7 @@ ENGINES = {
         "tokenprune.adapters",
         "tokenprune.engine.plan",
         "tokenprune.engine.renumber",
+        "tokenprune.ops.topk",
     }
 }
 #: Errors that only the framework raises.

@@ -25,6 +25,10 @@ def tokenizer(image: str = "<|image_pad|>", shown: str | None = None, extra: Map
     """One token per word: ``w3`` to ``w199``, and the special ones; ``extra`` are names that a processor looks for."""
     names = ["<pad>", "<s>", "</s>", *(f"w{number}" for number in range(3, WORDS))]
     special = {IMAGE: image, VIDEO: "<|video_pad|>", START: "<|vision_start|>", END: "<|vision_end|>"}
+    # what processors write between the frames of a video: the times of Qwen3-VL, the numbers of InternVL
+    times = [f"<{frame / 2 + 0.25:.1f}" for frame in range(8)]
+    frames = ["seconds>", *times, *(f"Frame{number}:" for number in range(1, 13))]
+    names[160 : 160 + len(frames)] = frames
     lines = {WORDS - 5 + count: "\n" * count for count in range(1, 5)}  # Gemma 3 writes some around a picture
     for number, name in {**special, **lines}.items():
         names[number] = name
@@ -91,9 +95,14 @@ CLIP = {
 }
 
 
-def qwen_images(patch: int = 14) -> Any:
+def qwen_images(**more: Any) -> Any:
     """Pictures as Qwen takes them."""
-    return tf.Qwen2VLImageProcessor(patch_size=patch, min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 1024)
+    return tf.Qwen2VLImageProcessor(patch_size=14, min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 1024, **more)
+
+
+def qwen_videos(kind: Any) -> Any:
+    """Videos as Qwen takes them, up to 64 tokens."""
+    return kind(patch_size=14, size={"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 2 * 64})
 
 
 def qwen2_vl() -> tuple[Any, Any]:
@@ -107,7 +116,8 @@ def qwen2_vl() -> tuple[Any, Any]:
         "mlp_ratio": 2,
     }
     config = tf.Qwen2VLConfig(text_config=text_config(rope_parameters=MROPE), vision_config=vision, **QWEN_IDS)
-    processor = tf.Qwen2VLProcessor(qwen_images(), tokenizer(shown=QWEN_SHOWN), tf.Qwen2VLVideoProcessor(patch_size=14))
+    videos = qwen_videos(tf.Qwen2VLVideoProcessor)
+    processor = tf.Qwen2VLProcessor(qwen_images(), tokenizer(shown=QWEN_SHOWN), videos)
     return tf.Qwen2VLForConditionalGeneration(config), processor
 
 
@@ -116,7 +126,7 @@ def qwen25_vl() -> tuple[Any, Any]:
     vision: dict[str, Any] = {**PATCHES, "depth": 3, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2}
     vision |= {"out_hidden_size": 128, "window_size": 112, "fullatt_block_indexes": [1]}
     config = tf.Qwen2_5_VLConfig(text_config=text_config(rope_parameters=MROPE), vision_config=vision, **QWEN_IDS)
-    videos = tf.Qwen2VLVideoProcessor(patch_size=14)
+    videos = qwen_videos(tf.Qwen2VLVideoProcessor)
     processor = tf.Qwen2_5_VLProcessor(qwen_images(), tokenizer(shown=QWEN_SHOWN), videos)
     return tf.Qwen2_5_VLForConditionalGeneration(config), processor
 
@@ -127,8 +137,10 @@ def qwen3_vl() -> tuple[Any, Any]:
     vision |= {"out_hidden_size": 128, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
     text = text_config(head_dim=32, rope_parameters={**MROPE, "mrope_interleaved": True})
     config = tf.Qwen3VLConfig(text_config=text, vision_config=vision, **QWEN_IDS)
-    videos = tf.Qwen3VLVideoProcessor(patch_size=14)
-    processor = tf.Qwen3VLProcessor(qwen_images(), tokenizer(shown=QWEN_SHOWN), videos)
+    videos = qwen_videos(tf.Qwen3VLVideoProcessor)
+    # as published: vLLM normalises pictures and videos alike
+    images = qwen_images(image_mean=videos.image_mean, image_std=videos.image_std)
+    processor = tf.Qwen3VLProcessor(images, tokenizer(shown=QWEN_SHOWN), videos)
     return tf.Qwen3VLForConditionalGeneration(config), processor
 
 
@@ -290,3 +302,12 @@ def shown(family: str) -> str:
     if family.startswith("qwen"):
         return QWEN_SHOWN
     return {"gemma3": "<|vision_start|>", "internvl": "<IMG_CONTEXT>"}.get(family, "<image>")
+
+
+#: Families that get videos in vLLM.
+VIDEO_FAMILIES = ("llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+def shown_video(family: str) -> str:
+    """What stands for a video in a family's prompts, before the processor repeats it."""
+    return QWEN_SHOWN.replace("image", "video") if family.startswith("qwen") else "<|video_pad|>"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers as tf
-from checkpoints import PLAIN, WINDOW, WORDS
+from checkpoints import PLAIN, VIDEO_FAMILIES, WINDOW, WORDS
 from PIL import Image
 
 import tokenprune as tp
@@ -20,11 +20,39 @@ Request = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Clip:
+    """The frames of a video, uint8 ``[frames, height, width, 3]``, and how many of them are a second."""
+
+    frames: np.ndarray[Any, Any]
+    fps: float = 2.0
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What both libraries are told of the video: all frames were taken."""
+        count = len(self.frames)
+        return {
+            "fps": self.fps,
+            "frames_indices": list(range(count)),
+            "total_num_frames": count,
+            "duration": count / self.fps,
+            "video_backend": "opencv",
+        }
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """A text with placeholders, and its pictures."""
+    """A text with placeholders, its pictures, and its videos."""
 
     text: str
     images: tuple[Image.Image, ...] = ()
+    videos: tuple[Clip, ...] = ()
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The pictures and videos, as vLLM takes them."""
+        clips = [(clip.frames, {**clip.about, "do_sample_frames": False}) for clip in self.videos]
+        both = {"image": list(self.images), "video": clips}
+        return {kind: items for kind, items in both.items() if items}
 
 
 @dataclass(frozen=True)
@@ -42,6 +70,16 @@ def picture(width: int, height: int, seed: int) -> Image.Image:
     return Image.fromarray(small).resize((width, height))
 
 
+def clip(frames: int, width: int, height: int, seed: int, fps: float = 2.0) -> Clip:
+    """A video in which about half of the squares change from frame to frame."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (frames, height // 14, width // 14, 3), dtype=np.uint8)
+    for frame in range(1, frames):
+        still = rng.random(small.shape[1:3]) < 0.5
+        small[frame][still] = small[frame - 1][still]
+    return Clip(small.repeat(14, axis=1).repeat(14, axis=2), fps)
+
+
 def prompts(shown: str) -> list[Prompt]:
     """One picture, text only, text between two pictures, a tall one, a wide one, three pictures."""
     a, b, c, d = picture(224, 224, 1), picture(112, 224, 2), picture(280, 112, 3), picture(112, 336, 4)
@@ -52,6 +90,28 @@ def prompts(shown: str) -> list[Prompt]:
         Prompt(f"w11 w12 w13 {shown} w60 w61", (d,)),
         Prompt(f"w10 w14 {shown} w70", (c,)),
         Prompt(f"w10 {shown} w71 {shown} w72 {shown} w73", (d, c, b)),
+    ]
+
+
+def videos(shown: str, shown_image: str, size: tuple[int, int] = (56, 112)) -> list[Prompt]:
+    """One video, text only, others of other sizes and speeds, two of one length, a picture and a video, three items.
+
+    Args:
+        shown: What stands for a video.
+        shown_image: What stands for a picture.
+        size: Width and height of some videos; those of one prompt are equally large, as some processors want.
+    """
+    a, b, c = clip(6, 112, 112, 1), clip(4, *size, 2, fps=1.0), clip(4, *size, 3, fps=3.0)
+    d, e = picture(112, 224, 2), picture(112, 112, 5)
+    return [
+        Prompt(f"w10 w20 {shown} w41 w42 w43", (), (a,)),
+        Prompt("w10 w40 w41 w42 w43"),
+        Prompt(f"w10 {shown} w50", (), (c,)),
+        Prompt(f"w10 {shown} w46 w47", (), (clip(12, 56, 56, 4),)),  # more frames than rows
+        Prompt(f"w11 w12 w13 {shown} w60 w61", (), (b,)),
+        Prompt(f"w10 {shown} w51 {shown} w52 w53", (), (b, c)),
+        Prompt(f"w10 {shown_image} w71 {shown} w72", (d,), (a,)),
+        Prompt(f"w10 {shown} w73 w74 {shown_image} w75 {shown} w76", (e,), (c, b)),
     ]
 
 
@@ -76,12 +136,21 @@ class Reference:
         self.processor = tf.AutoProcessor.from_pretrained(folder)
         self.model = tf.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
 
+    def inputs(self, prompt: Prompt, **options: Any) -> Any:
+        """What the processor makes of a prompt."""
+        given: dict[str, Any] = {"images": list(prompt.images)} if prompt.images else {}
+        if prompt.videos:
+            given["videos"] = [clip.frames for clip in prompt.videos]
+            given["video_metadata"] = [clip.about for clip in prompt.videos]
+            given["do_sample_frames"] = False
+        return self.processor(text=prompt.text, **given, **options, return_tensors="pt")
+
     def answer(self, prompt: Prompt, request: Request, seeds: Sequence[int] | None = None) -> Answer:
         """The answer to one prompt, with a request's method."""
-        inputs = self.processor(text=prompt.text, images=list(prompt.images) or None, return_tensors="pt")
+        inputs = self.inputs(prompt)
         # Gemma 3 then attends to pictures as to text: vLLM does so on CPUs, where it has no other attention
         inputs.pop("token_type_ids", None)
-        if request["method"] == "unpruned" or not prompt.images:
+        if request["method"] == "unpruned" or not prompt.data:
             return self._answer(inputs)
         with tp.apply(self.model, method_of(request)) as run:
             if seeds is not None:
@@ -106,14 +175,14 @@ class Reference:
 
 
 def seed_of_prompt(reference: Reference, prompt: Prompt) -> int:
-    """The seed that the plugin makes of the only picture of a prompt."""
+    """The seed that the plugin makes of the only picture or video of a prompt."""
     from tokenprune_vllm.processor import seed_of
 
     as_vllm = {}
     if "Qwen" in type(reference.model).__name__:  # vLLM rescales their pixels on the device
         as_vllm = {"do_rescale": False, "do_normalize": False}
-    pictures = list(prompt.images)
-    pixels = reference.processor(text=prompt.text, images=pictures, return_tensors="pt", **as_vllm)["pixel_values"]
+    found = reference.inputs(prompt, **as_vllm)
+    pixels = found.get("pixel_values_videos", found.get("pixel_values"))
     if as_vllm:
         return seed_of(pixels.to(torch.uint8))
     return seed_of(pixels[0] if pixels.dim() == 5 or len(pixels) == 1 else pixels)
@@ -134,7 +203,7 @@ def engine(folder: Path, **changes: Any) -> Any:
         "max_num_seqs": 8,
         "max_num_batched_tokens": 2048,
         "block_size": 32,
-        "limit_mm_per_prompt": {"image": 3},
+        "limit_mm_per_prompt": {"image": 3, "video": 2} if folder.name in VIDEO_FAMILIES else {"image": 3},
         "hf_overrides": tokenprune_vllm.overrides(folder, **settings),
     }
     return LLM(**{**options, **changes})
@@ -154,10 +223,10 @@ def answers(llm: Any, asked: Sequence[tuple[Prompt, Request | None]], uuid: str 
     requests = []
     for prompt, request in asked:
         one: dict[str, Any] = {"prompt": prompt.text}
-        if prompt.images:
-            one["multi_modal_data"] = {"image": list(prompt.images)}
+        if prompt.data:
+            one["multi_modal_data"] = prompt.data
             if uuid is not None:
-                one["multi_modal_uuids"] = {"image": [uuid] * len(prompt.images)}
+                one["multi_modal_uuids"] = {kind: [uuid] * len(items) for kind, items in prompt.data.items()}
             if request is not None:
                 one["mm_processor_kwargs"] = {"tokenprune": dict(request)}
         requests.append(one)

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from checkpoints import FAMILIES, shown
+from checkpoints import FAMILIES, VIDEO_FAMILIES, shown
 from equality import Answer, Prompt, Reference, Request, answers, engine, prompts, seed_of_prompt
 
 from tokenprune import load_method
 
 #: Another order of sums; the largest difference that was seen is 4e-6.
 TOLERANCE = 1e-5
+POSITIONS = ("original", "renumbered")
 Find = Callable[[str], Path]
 
 #: Methods that read features only, and those that read the vision tower.
@@ -29,6 +30,8 @@ METHODS: tuple[str, ...] = (
     "otprune",
     "prunesid",
 )
+#: Methods that compare the frames of a video.
+ACROSS = ("dycoke", "evs", "vidcom2")
 METHODS += ("scope", "svd-prune", "tome", "vision-attention", "visionzip", "vispruner")
 
 
@@ -57,10 +60,11 @@ def close(one: Answer, other: Answer) -> bool:
 class Served:
     """A family's reference and engine; all requests of its tests run in one engine."""
 
-    def __init__(self, family: str, folder: Path, files: Path) -> None:
-        self.reference, self.prompts = Reference(folder), prompts(shown(family))
+    def __init__(self, folder: Path, files: Path, asked: list[Prompt]) -> None:
+        self.reference, self.prompts = Reference(folder), asked
         self.variants = [variant(files, name, -2) for name in (*METHODS, "random")]
-        names = ["unpruned", *METHODS, *self.variants]
+        across = ACROSS if folder.name in VIDEO_FAMILIES else ()
+        names = ["unpruned", *METHODS, *across, *self.variants]
         self.llm = engine(folder, settings={"method": "unpruned", "methods": names})
 
     def method(self, name: str) -> str:
@@ -83,7 +87,8 @@ class Served:
 
     def _seeds(self, prompt: Prompt) -> list[int] | None:
         """What random choices are seeded with."""
-        return [seed_of_prompt(self.reference, prompt)] if len(prompt.images) == 1 else None
+        alone = len(prompt.images) + len(prompt.videos) == 1
+        return [seed_of_prompt(self.reference, prompt)] if alone else None
 
     def _own(self, request: Request) -> Request:
         """A request with the definition of a variant in the place of its name."""
@@ -100,21 +105,21 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def served(family: str, checkpoint: Find, tmp_path_factory: pytest.TempPathFactory) -> Served:
     """The family's engine."""
-    return Served(family, checkpoint(family), tmp_path_factory.mktemp("methods"))
+    return Served(checkpoint(family), tmp_path_factory.mktemp("methods"), prompts(shown(family)))
 
 
 def test_unpruned(served: Served) -> None:
     served.check([(prompt, {"method": "unpruned"}) for prompt in served.prompts])
 
 
-@pytest.mark.parametrize("positions", ["original", "renumbered"])
+@pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method(served: Served, method: str, positions: str) -> None:
     request = {"method": served.method(method), "ratio": 0.25, "positions": positions}
     served.check([(prompt, request) for prompt in served.prompts if len(prompt.images) == 1])
 
 
-@pytest.mark.parametrize("positions", ["original", "renumbered"])
+@pytest.mark.parametrize("positions", POSITIONS)
 def test_several_pictures(served: Served, positions: str) -> None:
     """Counts are divided between the pictures of a prompt as they are alone: sizes are multiples of four."""
     request = {"method": "divprune", "ratio": 0.25, "positions": positions}

@@ -10,13 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from checkpoints import IMAGE
-from equality import engine, prompts
+from checkpoints import IMAGE, QWEN_SHOWN, shown_video
+from equality import Prompt, clip, engine, picture, prompts
 
 import tokenprune_vllm
-from tokenprune import TokenPruneError
+from tokenprune import TokenPruneError, load_method
 
 Find = Callable[[str], Path]
 LLAVA = "LlavaForConditionalGeneration"
@@ -59,6 +58,7 @@ def test_without_the_plugin_vllm_refuses_the_model(plugins: str, checkpoint: Fin
         ),
         ({"default": {"method": "nosuch", "ratio": 0.5}}, "unknown method 'nosuch'"),
         ({"default": {"method": "entropyprune-tower", "ratio": 0.5}}, "reads layer -1 of the vision tower, and vLLM"),
+        ({"default": {"method": "evs", "ratio": 0.5}}, f"'evs' compares the frames of a video, and {LLAVA} gets none"),
         ({"default": {"method": "hiprune", "ratio": 0.5}}, "layer 8 of a vision tower of 3 layers"),
     ],
 )
@@ -110,17 +110,45 @@ def test_a_server_that_prunes_all_requests_alike(checkpoint: Find) -> None:
         llm.generate([{**one, "mm_processor_kwargs": {"tokenprune": {"method": "unpruned"}}}], use_tqdm=False)
 
 
-def test_videos_are_refused(checkpoint: Find) -> None:
+def test_methods_that_compare_frames_get_one_video(checkpoint: Find) -> None:
+    from vllm import SamplingParams
     from vllm.exceptions import VLLMValidationError
 
-    folder = checkpoint("qwen2_5_vl")
-    with pytest.raises(Exception, match="take 2 videos per prompt, and only pictures are pruned"):
-        engine(folder, limit_mm_per_prompt={"image": 3, "video": 2})
-    about = {"fps": 1.0, "frames_indices": [0, 1, 2, 3], "total_num_frames": 4, "duration": 4.0}
-    clip = (np.zeros((4, 56, 56, 3), dtype=np.uint8), {**about, "video_backend": "opencv", "do_sample_frames": False})
-    prompt = {"prompt": "w10 <|vision_start|> <|video_pad|> <|vision_end|>", "multi_modal_data": {"video": clip}}
-    with pytest.raises(VLLMValidationError, match="At most 0 video"):
-        engine(folder).generate([prompt], use_tqdm=False)
+    llm, few = engine(checkpoint("qwen3_vl"), settings={"method": "evs", "ratio": 0.5}), SamplingParams(max_tokens=2)
+    shown, video = shown_video("qwen3_vl"), clip(4, 56, 56, 1)
+    photo, still = picture(56, 56, 1), clip(2, 56, 56, 2)
+    for prompt, message in (
+        (Prompt(f"w10 {QWEN_SHOWN}", (photo,)), "compares all frames of a prompt, and the prompt has 1 image;"),
+        (Prompt(f"w10 {shown} {shown}", (), (video, video)), "the prompt has 2 videos;"),
+        (Prompt(f"w10 {shown} {QWEN_SHOWN}", (photo,), (video,)), "the prompt has 1 image and 1 video;"),
+        (Prompt(f"w10 {shown}", (), (still,)), "compares frames, and the video has one for the model;"),
+    ):
+        one = {"prompt": prompt.text, "multi_modal_data": prompt.data}
+        with pytest.raises(VLLMValidationError, match=message):
+            llm.generate([one], few, use_tqdm=False)
+        asked = {"tokenprune": {"method": "divprune", "ratio": 0.5}}
+        assert llm.generate([{**one, "mm_processor_kwargs": asked}], few, use_tqdm=False)[0].outputs[0].token_ids
+    assert llm.generate([{"prompt": "w10 w44"}], few, use_tqdm=False)[0].outputs[0].token_ids
+
+
+def test_frames_that_are_images_keep_a_token_each(checkpoint: Find) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    llm = engine(checkpoint("internvl"), settings={"method": "divprune", "tokens": 5})
+    prompt = Prompt(f"w10 {shown_video('internvl')} w44", (), (clip(6, 112, 112, 1),))
+    one = {"prompt": prompt.text, "multi_modal_data": prompt.data}
+    with pytest.raises(VLLMValidationError, match=r"a budget of 5 visual tokens for 6 images: .*ask for 6"):
+        llm.generate([one], use_tqdm=False)
+    assert llm.generate([{**one, "mm_processor_kwargs": {"tokenprune": {"tokens": 6}}}], use_tqdm=False)
+
+
+@pytest.mark.parametrize("method", ["dycoke", "evs"])
+def test_counts_that_only_the_tower_decides_are_refused(method: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(load_method(method).to_yaml(), encoding="utf-8")  # the published budget
+    with pytest.raises(TokenPruneError, match="decides by itself how many tokens survive"):
+        tokenprune_vllm.overrides("Qwen3VLForConditionalGeneration", method=file)
+    assert tokenprune_vllm.overrides("Qwen3VLForConditionalGeneration", method=file, ratio=0.25)
 
 
 def test_vllms_own_pruning_beside_ours_is_refused(checkpoint: Find) -> None:

@@ -76,7 +76,7 @@ def test_malformed_settings_are_one_line(given: dict[str, Any], message: str) ->
         ("fastv", "prunes inside the language model"),
         ("pyramiddrop", "prunes inside the language model"),
         ("cdpruner", "reads 'text'"),
-        ("vidcom2", "compares the images of a prompt"),
+        ("vidcom2", "compares the frames of a video, and LlavaForConditionalGeneration gets none in vLLM"),
         ("apet", "prunes inside the language model"),
         ("entropyprune", "searches for its layers"),
         ("vtw", "searches for its layers"),
@@ -142,4 +142,5 @@ def test_the_command_prints_the_line_that_starts_a_server(capsys: pytest.Capture
     assert main([]) == 0
     listed = capsys.readouterr().out
     assert "divprune: can be served\n" in listed
+    assert "vidcom2: can be served, for prompts of one video\n" in listed
     assert "fastv: prunes inside the language model" in listed

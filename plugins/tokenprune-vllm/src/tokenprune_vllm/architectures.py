@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenprune import Method
 from tokenprune.authoring import ConfigError
 
 #: In front of the name of an architecture. Only this plugin registers such names: without it vLLM refuses to start.
@@ -21,6 +22,28 @@ CLASSES = {
 
 #: Those whose language model has one position per token. They are carried as three, of which one is used.
 ONE_POSITION = frozenset(name for name in CLASSES if not name.startswith("Qwen"))
+
+#: Those that get videos in vLLM.
+VIDEOS = frozenset(name for name in CLASSES if name.startswith(("Qwen", "LlavaOnevisionFor", "InternVLFor")))
+
+
+def check_videos(architecture: str, method: Method) -> None:
+    """Refuse a method that compares the frames of a video where a model gets none.
+
+    Args:
+        architecture: Our name for it, or that of the checkpoint.
+        method: The method.
+
+    Raises:
+        ConfigError: It gets none.
+    """
+    name = architecture.removeprefix(PREFIX)
+    if method.pruner.across_images and name not in VIDEOS:
+        label = method.label or type(method.pruner).__name__
+        raise ConfigError(
+            f"method {label!r} compares the frames of a video, and {name} gets none in vLLM",
+            "use a method for pictures",
+        )
 
 
 def own_name(architecture: str) -> str:

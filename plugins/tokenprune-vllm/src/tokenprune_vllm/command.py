@@ -18,8 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tokenprune-vllm", description=__doc__)
     parser.add_argument("checkpoint", nargs="?", help="folder of a checkpoint; without one, methods are listed")
     parser.add_argument("--method", help="an installed method, a method's YAML file, a tuned.yaml, or unpruned")
-    parser.add_argument("--ratio", type=float, help="share of the visual tokens of each picture that is kept")
-    parser.add_argument("--tokens", type=int, help="visual tokens of each picture that are kept")
+    parser.add_argument("--ratio", type=float, help="share of the visual tokens of each picture or video that is kept")
+    parser.add_argument("--tokens", type=int, help="visual tokens of each picture or video that are kept")
     parser.add_argument("--positions", choices=["original", "renumbered"])
     parser.add_argument("--requests", choices=["nothing", "budget", "method"], default="method")
     parser.add_argument("--methods", nargs="+", help="the methods that a request may name; all by default")
@@ -46,8 +46,9 @@ def _list() -> int:
     """Print every method, and why those that cannot be served cannot."""
     for method in list_methods():
         if method.problem is None:
-            reason = why_not(method.method(keep_ratio=0.5))
-            print(f"{method.name}: {'can be served' if reason is None else reason}")
+            made = method.method(keep_ratio=0.5)
+            served = "can be served" + (", for prompts of one video" if made.pruner.across_images else "")
+            print(f"{method.name}: {why_not(made) or served}")
     return 0
 
 

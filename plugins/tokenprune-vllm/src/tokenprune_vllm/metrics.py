@@ -18,11 +18,11 @@ BUCKETS = tuple(2**power for power in range(4, 17))
 
 @dataclass
 class Shortened(PromptUpdateDetails):  # type: ignore[misc]
-    """The placeholders of a picture, and what they were made of.
+    """The placeholders of a picture or video, and what they were made of.
 
     Attributes:
         method: The name of the method.
-        tokens: Visual tokens of the picture.
+        tokens: Its visual tokens.
         kept: Those that are kept.
     """
 
@@ -46,7 +46,7 @@ def count(items: Iterable[Shortened]) -> tuple[int, int]:
     """Count a request.
 
     Args:
-        items: Its pictures.
+        items: Its pictures and videos.
 
     Returns:
         Its visual tokens, and those that are kept.

@@ -1,4 +1,7 @@
-"""What the served models of all families share: they embed pictures, and drop features before the language model."""
+"""What the served models of all families share: they embed items, and drop features before the language model.
+
+An item is a picture or a video.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from tokenprune.authoring import TowerSignals, UnsupportedFeatureError, tower_signals
+from tokenprune import Method
+from tokenprune.authoring import Modality, TowerSignals, UnsupportedFeatureError, tower_signals
 from tokenprune_vllm import private
 from tokenprune_vllm.note import Note
 from tokenprune_vllm.positions import COLUMNS, read, written
@@ -24,11 +28,13 @@ from tokenprune_vllm.settings import KEY, engine_settings
 from tokenprune_vllm.twin import twin_of
 
 
-def served(model_class: type) -> type:
+def served(model_class: type[Served]) -> type:
     """Register a class with the processor of its parent, pruned."""
     parent = private.processor_factories(model_class)
     register = MULTIMODAL_REGISTRY.register_processor(
-        pruned_processor(parent.processor), info=parent.info, dummy_inputs=parent.dummy_inputs
+        pruned_processor(parent.processor, model_class.text_of_video),
+        info=parent.info,
+        dummy_inputs=parent.dummy_inputs,
     )
     made: type = register(model_class)
     return made
@@ -72,40 +78,60 @@ class Served:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         engine_settings(getattr(self.config, KEY, None))  # again: this may be another process
         self.is_multimodal_pruning_enabled = False  # the parent's own, for videos
-        self.adapter = twin_of(self.config).adapter
+        self.twin = twin_of(self.config)
+        self.adapter = self.twin.adapter
 
     # ---- what a family says ----------------------------------------------------------------------------------------
 
     @abstractmethod
-    def call(self, batch: Mapping[str, Any], index: int, tokens: int) -> dict[str, Any]:
-        """The arguments with which transformers would get one picture alone.
+    def call(self, batch: Mapping[str, Any], index: int, kind: Modality) -> dict[str, Any]:
+        """The arguments with which transformers would get one item alone, without its ids.
 
         Args:
-            batch: The pictures as vLLM hands them to the model.
-            index: The picture.
-            tokens: Its visual tokens.
+            batch: Pictures or videos as vLLM hands them to the model.
+            index: The item.
+            kind: Which of the two.
         """
 
     @abstractmethod
     def places(self, call: Mapping[str, Any], tokens: int) -> Tensor:
-        """Three numbers per token, which :meth:`position` makes positions of, long ``[3, tokens]``, on the host."""
+        """Three numbers per token, which :meth:`position` makes positions of, long ``[3, tokens]``, on the host.
+
+        Args:
+            call: See :meth:`call`.
+            tokens: Tokens of one run: the item, or a frame of it.
+        """
 
     @abstractmethod
     def span(self, data: Mapping[str, Any], tokens: int) -> int:
-        """By how much positions grow over a picture that is not pruned, or keeps its original positions."""
+        """By how much positions grow over a run of visual tokens that keeps its original positions.
+
+        Args:
+            data: The item's fields.
+            tokens: Tokens of the run.
+        """
 
     @abstractmethod
     def starts(self, positions: Tensor, media: Tensor) -> Tensor:
-        """The position at which the picture of each token begins, long ``[sequence]``; used at visual tokens only.
+        """The position at which the item of each token begins, long ``[sequence]``; used at placeholders only.
 
         Args:
             positions: The positions so far, long ``[3, sequence]``.
-            media: Visual tokens, bool ``[sequence]``.
+            media: Placeholders, bool ``[sequence]``.
         """
 
     @abstractmethod
     def position(self, start: Tensor, places: Tensor) -> Tensor:
-        """Positions ``[3, tokens]`` of tokens, from where their picture begins and their places."""
+        """Positions ``[3, tokens]`` of tokens, from where their item begins and their places."""
+
+    @staticmethod
+    def text_of_video(info: Any) -> int:
+        """The most tokens of text between the frames of a video: room is made for their embeddings, too.
+
+        Args:
+            info: What vLLM knows of the processor.
+        """
+        return 0
 
     def tower_layer(self, layer: int) -> tuple[nn.Module, Sequence[nn.Module]]:
         """A layer of vLLM's vision tower, and the modules in it that make queries, keys and values; or one for all."""
@@ -114,7 +140,7 @@ class Served:
         )
 
     def tower_rows(self, batch: Mapping[str, Any], index: int) -> slice:
-        """The part of the tower's states that belongs to a picture."""
+        """The part of the tower's states that belongs to an item."""
         return slice(index, index + 1)
 
     def tower_states(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -122,58 +148,86 @@ class Served:
         return outputs if len(outputs) == 3 else outputs[0].chunk(3, dim=-1)
 
     def tower_rotary(self, seen: Seen, layer: int, rows: slice) -> Any:
-        """The cosines and sines of the tower's rotary embedding for a picture, or None."""
+        """The cosines and sines of the tower's rotary embedding for an item, or None."""
         return None
 
-    # ---- pictures --------------------------------------------------------------------------------------------------
+    # ---- items -----------------------------------------------------------------------------------------------------
 
     def embed_multimodal(self, **batch: Any) -> Any:
-        """Embed pictures: the features that stay, each with its place in columns behind it."""
+        """Embed pictures or videos: the features that stay, each with its place in columns behind it.
+
+        Text that stands between the frames of a video is embedded with them.
+        """
         notes = batch.pop(KEY, None)
         if notes is None:
             return super().embed_multimodal(**batch)  # type: ignore[misc]
         found = [Note.read(note) for note in notes]
-        methods = [note.parsed.resolved() for note in found]
-        layers = {
-            layer
-            for method, note in zip(methods, found, strict=True)
-            if method is not None and note.kept < note.tokens
-            for layer in method.pruner.at(0).vision_layers
-        }
+        methods = [note.parsed.resolved() if note.kept < note.tokens else None for note in found]
+        layers = {layer for method in methods if method is not None for layer in method.pruner.at(0).vision_layers}
         features, seen = self._observed(batch, layers)
-        width, out = self.config.get_text_config().hidden_size, []
-        for index, (states, note, method) in enumerate(zip(features, found, methods, strict=True)):
-            if len(states) != note.tokens:
-                raise RuntimeError(f"{len(states)} features for a picture of {note.tokens} visual tokens")
-            call = self.call(batch, index, note.tokens)
-            places = self.places(call, note.tokens)
-            if method is not None and note.kept < note.tokens:
-                keep, new = choose(
-                    method,
-                    states[:, :width],  # further columns are those of DeepStack
-                    note.kept,
-                    self.grid(call),
-                    partial(self._read, seen, batch, index, call),
-                    self.config.get_text_config(),
-                    note.seed,
-                )
-                if new is not None:
-                    states = torch.cat([new.to(states.dtype), states[:, width:]], 1)
-                places = places[:, keep.cpu()]
-                states = states[keep]
-            if note.renumbered:
-                places = torch.arange(note.kept).expand(3, -1)
-            out.append(torch.cat([states, written(places.to(states.device), states)], 1))
-        return tuple(out)
+        if len(features) != len(found):
+            raise RuntimeError(f"features of {len(features)} items for {len(found)}")
+        return tuple(
+            self._embedded(states, note, method, batch, index, seen)
+            for index, (states, note, method) in enumerate(zip(features, found, methods, strict=True))
+        )
 
-    def grid(self, call: Mapping[str, Any]) -> Tensor | None:
-        """(frame, row, column) of each visual token of a picture, long ``[tokens, 3]``; None without a grid."""
-        layout = self.adapter.locate(call)
-        grid = None if layout is None else self.adapter.grid(call, layout)
-        return None if grid is None else grid[0]
+    def _embedded(
+        self, states: Tensor, note: Note, method: Method | None, batch: Mapping[str, Any], index: int, seen: Seen
+    ) -> Tensor:
+        """One item as it enters the language model, with columns of places, ``[rows of the note, width]``."""
+        if len(states) != note.tokens:
+            raise RuntimeError(f"{len(states)} features for a {note.kind} of {note.tokens} visual tokens")
+        ids = note.ids(self.twin.token(note.kind))
+        call = {**self.call(batch, index, note.kind), "input_ids": ids[None]}
+        places, visual = self._places(call, note)
+        stays = None
+        if method is not None:
+            stays, states = self._pruned(
+                states, note, method, call, partial(self._read, seen, batch, index, call, note)
+            )
+        if note.text:
+            states = self._with_text(states, note, visual)
+            stays = None if stays is None else _among_text(stays, visual)
+        if stays is not None:
+            states, places = states[stays], places[:, stays.cpu()]
+        if note.renumbered:
+            places = torch.arange(note.rows).expand(3, -1)
+        return torch.cat([states, written(places.to(states.device), states)], 1)
+
+    def _with_text(self, states: Tensor, note: Note, visual: Tensor) -> Tensor:
+        """The features of an item among the embeddings of its text, which has zeros in further columns."""
+        ids = torch.tensor(note.text, device=states.device)
+        embeds = self.get_language_model().embed_input_ids(ids)  # type: ignore[attr-defined]
+        rows = states.new_zeros(len(visual), states.shape[1])
+        rows[~visual, : embeds.shape[1]] = embeds.to(states.dtype)
+        rows[visual] = states
+        return rows
+
+    def _pruned(
+        self, states: Tensor, note: Note, method: Method, call: Mapping[str, Any], read: Callable[[int], Any]
+    ) -> tuple[Tensor, Tensor]:
+        """The visual tokens that stay, bool ``[tokens]``, and the states of all, which a method may have merged."""
+        width = self.config.get_text_config().hidden_size  # further columns are those of DeepStack
+        sizes, grid = self.twin.images(call)
+        quotas, text = self.twin.quotas(note.kept, sizes), self.config.get_text_config()
+        keep, new = choose(method, states[:, :width], sizes, quotas, grid, read, text, note.seed)
+        return keep, states if new is None else torch.cat([new.to(states.dtype), states[:, width:]], 1)
+
+    def _places(self, call: Mapping[str, Any], note: Note) -> tuple[Tensor, Tensor]:
+        """Places of all tokens of an item, long ``[3, tokens and text]``, and which are visual; on the host."""
+        parts, visual, at = list[Tensor](), list[bool](), 0
+        for text, tokens in (*note.runs, (note.end, 0)):
+            parts.append(torch.arange(at, at + len(text)).expand(3, -1))
+            at += len(text)
+            if tokens:
+                parts.append(self.places(call, tokens) + at)
+                at += self.span(call, tokens)
+            visual += [False] * len(text) + [True] * tokens
+        return torch.cat(parts, 1), torch.tensor(visual)
 
     def _observed(self, batch: Mapping[str, Any], layers: set[int]) -> tuple[Sequence[Tensor], Seen]:
-        """The features of all pictures, and what layers of the tower did meanwhile."""
+        """The features of all items, and what layers of the tower did meanwhile."""
         seen: Seen = {}
         with ExitStack() as watched:
             for layer in layers:
@@ -199,13 +253,15 @@ class Served:
         batch: Mapping[str, Any],
         index: int,
         call: Mapping[str, Any],
+        note: Note,
         layer: int,
     ) -> TowerSignals:
-        """One layer of the tower for one picture, as the family's adapter reads it."""
+        """One layer of the tower for one item, as the family's adapter reads it."""
         rows = self.tower_rows(batch, index)
         outputs = [seen[layer, number] for number in range(len(self.tower_layer(layer)[1]))]
         query, key, value = (part[rows] for part in self.tower_states(outputs))
-        site = self.adapter.tower_site(layer)
+        video = note.kind == "video"
+        site = self.adapter.video_tower_site(layer) if video else self.adapter.tower_site(layer)
         rotary = self.tower_rotary(seen, layer, rows)
         made = site.read(query, key, rotary, self.tower_call(call))
         made = replace(
@@ -217,13 +273,13 @@ class Served:
         return tower_signals(made, self.multi_modal_projector if same else None)  # type: ignore[attr-defined]
 
     def tower_call(self, call: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments of the tower for one picture, as the adapter reads them."""
+        """The arguments of the tower for one item, as the adapter reads them."""
         return call
 
     # ---- positions -------------------------------------------------------------------------------------------------
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: Any) -> tuple[Tensor, int]:
-        """Positions of a prompt, long ``[3, tokens]``: all tokens of a picture have the position at which it begins.
+        """Positions of a prompt, long ``[3, tokens]``: all tokens of an item have the position at which it begins.
 
         :meth:`recompute_mrope_positions` gives them their own, once they are known.
         """
@@ -237,7 +293,8 @@ class Served:
             data = {name: value.data for name, value in feature.data.items()}
             note = Note.read(data[KEY])
             rows += [torch.arange(position, position + start - at), torch.full((length,), position + start - at)]
-            position += start - at + (note.kept if note.renumbered else self.span(data, note.tokens))
+            runs = len(note.text) + sum(self.span(data, tokens) for _, tokens in note.runs)
+            position += start - at + (note.rows if note.renumbered else runs)
             at = start + length
         rows.append(torch.arange(position, position + len(input_tokens) - at))
         return torch.cat([row.expand(3, -1) for row in rows], 1), position - at
@@ -261,11 +318,19 @@ class Served:
                 positions[:, where] = self.position(starts[where], read(states[:, -COLUMNS:]).to(positions.device))
                 out.append(states[:, :-COLUMNS])
                 done += len(states)
-        return out, positions, int(positions[0].max()) + 1 - positions.shape[1]
+        # behind the last token, as transformers goes on: not behind the time axis of a video, which may reach further
+        return out, positions, int(positions[0, -1]) + 1 - positions.shape[1]
+
+
+def _among_text(keep: Tensor, visual: Tensor) -> Tensor:
+    """The rows of an item that stay, bool ``[tokens and text]``: all text, and the visual tokens ``keep``."""
+    stays = torch.ones(len(visual), dtype=torch.bool, device=keep.device)
+    stays[visual] = keep
+    return stays
 
 
 class OnePosition(Served):
-    """A language model with one position per token, carried as three: its own, and twice where its picture begins."""
+    """A language model with one position per token, carried as three: its own, and twice where its item begins."""
 
     def places(self, call: Mapping[str, Any], tokens: int) -> Tensor:
         """See :meth:`Served.places`."""

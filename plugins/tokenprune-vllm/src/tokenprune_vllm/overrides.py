@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.authoring import ConfigError, MissingDataError
-from tokenprune_vllm.architectures import own_name
+from tokenprune_vllm.architectures import check_videos, own_name
 from tokenprune_vllm.settings import KEY, EngineSettings, Requests, method_data, parsed
 
 
@@ -28,8 +28,8 @@ def overrides(
         checkpoint: The folder of a checkpoint, or the name of its architecture, which its ``config.json`` states.
         method: The name of an installed method; the YAML file of one, also the ``tuned.yaml`` of a tune; or
             ``unpruned``, for a server on which only requests prune.
-        ratio: Share of the visual tokens of each picture that is kept.
-        tokens: Visual tokens of each picture that are kept.
+        ratio: Share of the visual tokens of each picture or video that is kept.
+        tokens: Visual tokens of each picture or video that are kept.
         positions: ``original`` or ``renumbered``; None for what the method says.
         requests: What a request may change by ``mm_processor_kwargs={"tokenprune": {...}}``: ``nothing``, ``budget``
             or ``method``.
@@ -43,7 +43,10 @@ def overrides(
     """
     given = {"ratio": ratio, "tokens": tokens, "positions": positions}
     default = parsed({"method": method_data(method), **{name: x for name, x in given.items() if x is not None}})
-    default.resolved()
+    architecture = architecture_of(checkpoint)
+    own, resolved = own_name(architecture), default.resolved()
+    if resolved is not None:
+        check_videos(architecture, resolved)
     offered = None if methods is None else {Path(str(entry)).stem: method_data(entry) for entry in methods}
     settings = EngineSettings(
         default=default,
@@ -52,7 +55,7 @@ def overrides(
         definitions={name: data for name, data in (offered or {}).items() if isinstance(data, dict)},
     )
     return {
-        "architectures": [own_name(architecture_of(checkpoint))],
+        "architectures": [own],
         KEY: settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
     }
 

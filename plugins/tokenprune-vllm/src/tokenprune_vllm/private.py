@@ -1,7 +1,8 @@
 """Every private name of vLLM that this plugin uses, and the check that they are there.
 
-vLLM has no interface for pruning pictures. What is used instead changes between its minor versions, so each name is
-listed with the place where it is looked for, and :func:`check` says which are missing before anything is served.
+vLLM has no interface for pruning pictures, and one for videos that knows its own methods only. What is used instead
+changes between its minor versions, so each name is listed with the place where it is looked for, and :func:`check` says
+which are missing before anything is served.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ NAMES: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
             "_get_mm_prompt_updates",
         ),
     ),
-    ("vllm.multimodal.processing.context", "InputProcessingContext", ("get_mm_config",)),
+    ("vllm.multimodal.processing.context", "InputProcessingContext", ("get_mm_config", "_postprocess_output")),
+    ("vllm.multimodal.processing.context", "BaseProcessingInfo", ("get_mm_max_tokens_per_item",)),
+    ("vllm.multimodal.parse", "MultiModalDataItems", ("get_all_counts",)),
+    ("vllm.model_executor.models.interfaces", "SupportsMultiModal", ("get_language_model",)),
     ("vllm.multimodal.inputs", None, ("MultiModalBatchedField", "MultiModalFieldElem")),
     ("vllm.exceptions", None, ("VLLMValidationError",)),
     ("vllm.config.multimodal", "MultiModalConfig", ("is_multimodal_pruning_enabled", "get_video_pruning_spec")),

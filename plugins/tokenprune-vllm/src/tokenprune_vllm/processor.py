@@ -1,11 +1,12 @@
-"""The processor of a model, with fewer placeholders per picture."""
+"""The processor of a model, with fewer placeholders per picture and video."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,16 +16,20 @@ from vllm.multimodal.inputs import MultiModalBatchedField, MultiModalFieldElem
 from vllm.multimodal.processing.context import InputProcessingContext
 
 from tokenprune import TokenPruneError
-from tokenprune.authoring import Schedule
+from tokenprune.authoring import Modality, Schedule
 from tokenprune_vllm.metrics import Shortened, count
-from tokenprune_vllm.note import Note
+from tokenprune_vllm.note import Note, runs_of
+from tokenprune_vllm.servable import check_items
 from tokenprune_vllm.settings import KEY, UNPRUNED, EngineSettings, Settings, asked_by, engine_settings, parsed
-from tokenprune_vllm.twin import twin_of
+from tokenprune_vllm.twin import Twin, twin_of
 
 logger = init_logger("vllm.tokenprune")
 
 #: Kinds of items that are pruned, and the field that holds their pixels.
-PIXELS = {"image": "pixel_values"}
+PIXELS: dict[Modality, str] = {"image": "pixel_values", "video": "pixel_values_videos"}
+
+#: A field that vLLM rounds to the model's precision, with which Qwen2.5-VL spaces the frames of a video.
+SECONDS = "second_per_grid_ts"
 
 #: What the memory profile asks for; known by its identity: a request may be forbidden to ask for it, and is counted.
 PROFILE = {"method": UNPRUNED}
@@ -39,6 +44,11 @@ class WholeContext(InputProcessingContext):  # type: ignore[misc]
         config.video_pruning_rate = None
         return config
 
+    def _postprocess_output(self, output: Any) -> Any:
+        """See ``InputProcessingContext``. Times are not rounded: positions of frames are made of them."""
+        made = super()._postprocess_output(output)
+        return {**made, SECONDS: output[SECONDS]} if SECONDS in output else made
+
 
 class PrunedProcessor:
     """Put in front of a model's processor: the settings of a request enter its hashes, and placeholders are dropped."""
@@ -51,7 +61,7 @@ class PrunedProcessor:
         return engine_settings(getattr(self.info.get_hf_config(), KEY, None))
 
     def apply(self, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
-        """Process a prompt. What decides over its pictures is made explicit, so that caches tell settings apart.
+        """Process a prompt. What decides over its items is made explicit, so that caches tell settings apart.
 
         Raises:
             VLLMValidationError: The request asks for a method that cannot be served; the server answers 400.
@@ -64,6 +74,7 @@ class PrunedProcessor:
             method = settings.resolved()
             if method is not None:
                 twin_of(config.hf_config).check(method, config.max_model_len, engine.tower)
+                check_items(method, inputs.mm_data_items.get_all_counts())
         except TokenPruneError as error:
             raise VLLMValidationError(f"{KEY}: {error}") from None
         explicit = PROFILE if asked is PROFILE else settings.model_dump(exclude_none=True)
@@ -94,14 +105,22 @@ class PrunedProcessor:
         return super()._get_mm_fields_config(hf_inputs, without_key(hf_processor_mm_kwargs))  # type: ignore[misc]
 
     def _get_mm_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out: Any) -> Any:
-        """Drop placeholders, and give every picture its note."""
+        """Drop placeholders, and give every picture and video its note.
+
+        Raises:
+            VLLMValidationError: A video, or a picture of several images, cannot be pruned with the method.
+        """
         updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
             mm_items, without_key(hf_processor_mm_kwargs), out
         )
         settings = Settings.model_validate(hf_processor_mm_kwargs[KEY])
-        for kind, pixels in PIXELS.items():
-            for item, resolved in zip(out.get(kind, ()), updates.get(kind, ()), strict=True):
-                resolved[:] = [shortened(update, item, pixels, settings) for update in resolved]
+        twin = twin_of(self.info.ctx.model_config.hf_config)
+        try:
+            for kind in PIXELS:
+                for item, resolved in zip(out.get(kind, ()), updates.get(kind, ()), strict=True):
+                    resolved[:] = [shortened(update, item, kind, settings, twin) for update in resolved]
+        except TokenPruneError as error:
+            raise VLLMValidationError(f"{KEY}: {error}") from None
         return updates
 
 
@@ -110,28 +129,40 @@ def without_key(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != KEY}
 
 
-def shortened(update: Any, item: Any, pixels: str, settings: Settings) -> Any:
-    """A picture's placeholders without those of the tokens that are dropped.
+def shortened(update: Any, item: Any, kind: Modality, settings: Settings, twin: Twin) -> Any:
+    """The placeholders of a picture or video without those of the tokens that are dropped.
 
     The last placeholders are dropped, as all are equal. Which token a placeholder stands for is known when the vision
-    tower has run; see :mod:`tokenprune_vllm.positions`.
+    tower has run; see :mod:`tokenprune_vllm.positions`. Where text stands between the frames of a video, it is not
+    known before how many placeholders stand before it: then placeholders stand for the text, too, and the model embeds
+    both in their order.
+
+    Raises:
+        TokenPruneError: See :meth:`tokenprune_vllm.twin.Twin.check_item`.
     """
     full, is_embed = update.content.full, update.content.is_embed
     mask = torch.ones(len(full), dtype=torch.bool) if is_embed is None else is_embed(full)
-    tokens = int(mask.sum())
     method = settings.resolved()
+    runs, end = runs_of(full, mask)
+    tokens = int(mask.sum())
     kept = tokens if method is None else method.budget.keep(tokens, Schedule((0,), 1))[-1]
-    seed = 0 if method is None else seed_of(item[pixels].data)
-    note = Note(settings.model_dump_json(), tokens, kept, seed)
+    seed = 0 if method is None else seed_of(item[PIXELS[kind]].data)
+    note = Note(settings.model_dump_json(), kind, runs, end, kept, seed)
+    if method is not None and kept < tokens and (kind == "video" or len(runs) > 1):
+        call = {name: element.data[None] for name, element in item.items() if isinstance(element.data, torch.Tensor)}
+        twin.check_item(method, kept, {**call, "input_ids": note.ids(twin.token(kind))[None]})
     item[KEY] = MultiModalFieldElem(data=note.written(), field=MultiModalBatchedField(keep_on_cpu=True))
-    stays = (~mask | (mask.cumsum(0) <= kept)).tolist()
-    left = [token for token, stay in zip(full, stays, strict=True) if stay]
+    if len(runs) > 1:
+        left, is_embed = [twin.token(kind)] * note.rows, None
+    else:
+        stays = (~mask | (mask.cumsum(0) <= kept)).tolist()
+        left = [token for token, stay in zip(full, stays, strict=True) if stay]
     name = settings.method if isinstance(settings.method, str) else settings.method.get("label") or "definition"
     return update.with_content(Shortened(left, is_embed, method=name, tokens=tokens, kept=kept))
 
 
 def seed_of(pixels: Any) -> int:
-    """A number made of a picture's pixels: the same for the same picture, in every prompt and process."""
+    """A number made of an item's pixels: the same for the same picture or video, in every prompt and process."""
     parts = pixels if isinstance(pixels, list | tuple) else [pixels]
     seed = 0
     for part in parts:
@@ -139,16 +170,28 @@ def seed_of(pixels: Any) -> int:
     return seed
 
 
-def pruned_processor(factory: Any) -> Any:
+def pruned_processor(factory: Any, text_of_video: Callable[[Any], int]) -> Any:
     """Make the processor of a model from the one that vLLM registered for its parent.
 
     Args:
         factory: ``factory(info, dummy_inputs, ...)`` makes the parent's processor; a class, or a function that chooses.
+        text_of_video: Gives the most tokens of text that are embedded with a video, from ``info``.
     """
 
     def build(info: Any, dummy_inputs: Any, **more: Any) -> Any:
         info.ctx = WholeContext(info.ctx.model_config, info.ctx.tokenizer)
+        info.get_mm_max_tokens_per_item = partial(_most_tokens, info, info.get_mm_max_tokens_per_item, text_of_video)
         made = type(factory(info, dummy_inputs, **more))
         return type(f"Pruned{made.__name__}", (PrunedProcessor, made), {})(info, dummy_inputs, **more)
 
     return build
+
+
+def _most_tokens(
+    info: Any, own: Callable[[int, Any], Any], text_of_video: Callable[[Any], int], seq_len: int, mm_counts: Any
+) -> Any:
+    """The most tokens of an item of each kind; None where vLLM finds out with a dummy item."""
+    most = own(seq_len, mm_counts)
+    if most is None or "video" not in most:
+        return most
+    return {**most, "video": most["video"] + text_of_video(info)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenprune.authoring import ConfigError, ImageVideoAdapter, UnsupportedFeatureError
+from tokenprune.authoring import ConfigError, UnsupportedFeatureError
 from tokenprune_vllm import private
-from tokenprune_vllm.architectures import CLASSES, ONE_POSITION, PREFIX
+from tokenprune_vllm.architectures import CLASSES, ONE_POSITION, PREFIX, check_videos
 from tokenprune_vllm.settings import KEY, engine_settings
 from tokenprune_vllm.twin import twin_of
 
@@ -53,7 +53,6 @@ def prepare(model_config: Any) -> None:
             f"vLLM's own pruning of videos is on (video_pruning_rate {rate})",
             "leave it out: the method of tokenprune prunes videos, too",
         )
-    forbid_videos(model_config)
     private.say_that_positions_follow_features(model_config)
     (architecture,) = model_config.hf_config.architectures
     if architecture.removeprefix(PREFIX) in ONE_POSITION:
@@ -70,26 +69,9 @@ def check_default(model_config: Any) -> None:
     settings = engine_settings(getattr(model_config.hf_config, KEY, None))
     method = settings.default.resolved()
     if method is not None:
+        (architecture,) = model_config.hf_config.architectures
+        check_videos(architecture, method)
         twin_of(model_config.hf_config).check(method, model_config.max_model_len, settings.tower)
-
-
-def forbid_videos(model_config: Any) -> None:
-    """Let vLLM refuse videos, which this plugin does not prune yet: none is served as if it were pruned.
-
-    Raises:
-        ConfigError: The engine was started for videos.
-    """
-    limits = model_config.multimodal_config.limit_per_prompt
-    if "video" in limits and limits["video"].count:
-        raise ConfigError(
-            f"the engine is to take {limits['video'].count} videos per prompt, and only pictures are pruned",
-            "set the limit of videos to 0, or serve videos without the plugin",
-        )
-    adapter = twin_of(model_config.hf_config).adapter
-    if isinstance(adapter, ImageVideoAdapter) and adapter.placeholder_ids("video"):
-        from vllm.config.multimodal import VideoDummyOptions
-
-        limits["video"] = VideoDummyOptions(count=0)
 
 
 def refuse(vllm_config: Any) -> None:

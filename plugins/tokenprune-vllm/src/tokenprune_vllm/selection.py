@@ -1,10 +1,11 @@
-"""A method asked which features of one picture stay. The choice is tokenprune's own: nothing is chosen here."""
+"""A method asked which features of one picture or video stay. The choice is tokenprune's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tokenprune import Method
@@ -43,20 +44,23 @@ class Layers(Mapping[int, Any]):
 def choose(
     method: Method,
     states: Tensor,
-    kept: int,
+    sizes: Sequence[int],
+    quotas: Sequence[int],
     grid: Tensor | None,
     tower: Callable[[int], Any],
     text_config: Any,
     seed: int,
 ) -> tuple[Tensor, Tensor | None]:
-    """The features of one picture that stay.
+    """The features of one picture or video that stay.
 
     Args:
         method: A method that can be served.
         states: What enters the language model, ``[tokens, dim]``.
-        kept: Number of tokens that stay.
+        sizes: Tokens of each image that the features are, in order: one picture or video is one image, but for families
+            whose video is an image per frame.
+        quotas: Tokens of each that stay; of a method that divides them itself, their sum does.
         grid: (frame, row, column) of each token, long ``[tokens, 3]``; None where the family has no grid.
-        tower: Reads a layer of the vision tower for the picture; see
+        tower: Reads a layer of the vision tower for them; see
             :class:`tokenprune.signals.signals.TowerSignals`, with an axis of pictures of length 1 in front.
         text_config: The language model's config.
         seed: Random choices are seeded with it.
@@ -68,10 +72,14 @@ def choose(
         TokenPruneError: A score is not finite, or the method kept another number.
     """
     pruner = method.pruner.at(0)
+    number = None
+    if len(sizes) > 1:
+        number = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[None].to(states.device)
     context = make_context(
         states[None],
-        keep=[[kept]],
-        sizes=[[len(states)]],
+        keep=[quotas],
+        images=number,
+        sizes=[sizes],
         grid=None if grid is None else grid[None].to(states.device),
         tower=Layers(pruner.vision_layers, tower),
         needs=pruner.needs,
@@ -84,7 +92,7 @@ def choose(
     for bad, error in context.checks:
         if bool(bad.any()):
             raise error(int(bad.int().argmax()))
-    count = int(chosen.keep.sum())
+    count, kept = int(chosen.keep.sum()), sum(quotas)
     if count != kept:
         raise TokenPruneError(f"{type(pruner).__name__} kept {count} of {len(states)} tokens, not {kept}", "report it")
     return chosen.keep[0], None if chosen.hidden is None else chosen.hidden[0]

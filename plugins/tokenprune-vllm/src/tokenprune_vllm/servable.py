@@ -1,16 +1,15 @@
-"""Which methods can be served: those that choose from the features of one picture, before the language model."""
+"""Which methods can be served: those that choose from the features of one picture or video, before the decoder."""
 
 from __future__ import annotations
 
-from tokenprune import Method, load_method
-from tokenprune.authoring import ConfigError, needs_beyond_features
+from collections.abc import Mapping
 
-#: A budget about which there is nothing to say.
-PER_PICTURE = load_method("random", keep_ratio=0.5).budget
+from tokenprune import Method
+from tokenprune.authoring import ConfigError, needs_beyond_features
 
 
 def check_servable(name: str, method: Method) -> None:
-    """Refuse a method that needs more than the features of one picture.
+    """Refuse a method that needs more than the features of one picture or video.
 
     Raises:
         ConfigError: It does; the message says what.
@@ -23,9 +22,27 @@ def check_servable(name: str, method: Method) -> None:
 def why_not(method: Method) -> str | None:
     """Why a method cannot be served, as the end of a sentence; None if it can.
 
-    vLLM keeps the features of a picture for all prompts that show it, and has one sequence for all layers. A number of
-    tokens is one per picture here, so a prompt's pictures share nothing.
+    vLLM keeps the features of an item for all prompts that show it, has one sequence for all layers, and asks for
+    placeholders before the vision tower has run. A number of tokens is one per item here, so a prompt's items share
+    nothing; a method that compares them is served for prompts of one video, see :func:`check_items`.
     """
-    reasons = needs_beyond_features(method.model_copy(update={"budget": PER_PICTURE}), tower=True)
-    own = needs_beyond_features(method, tower=True, alone=True)
-    return " and ".join(dict.fromkeys([*reasons, *own])) or None
+    return " and ".join(needs_beyond_features(method, tower=True, alone=True)) or None
+
+
+def check_items(method: Method, items: Mapping[str, int]) -> None:
+    """Refuse a method that compares the frames of a prompt where a prompt holds other things than one video.
+
+    Args:
+        method: A method that can be served.
+        items: Pictures and videos of the prompt, by their kind.
+
+    Raises:
+        ConfigError: The prompt holds several items, or pictures.
+    """
+    shown = {kind: count for kind, count in items.items() if count}
+    if method.pruner.across_images and shown not in ({}, {"video": 1}):
+        given = " and ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in shown.items())
+        raise ConfigError(
+            f"the method compares all frames of a prompt, and the prompt has {given}",
+            "give one video and no picture, or use another method for this request",
+        )

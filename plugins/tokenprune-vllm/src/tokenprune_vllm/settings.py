@@ -28,12 +28,13 @@ Requests = Literal["nothing", "budget", "method"]
 
 
 class Settings(BaseModel):
-    """How pictures are pruned.
+    """How pictures and videos are pruned.
 
     Attributes:
         method: The name of an installed method, or ``unpruned``; or the definition of a method, as in its file.
-        ratio: Share of the visual tokens of each picture that is kept.
-        tokens: Visual tokens of each picture that are kept. One of the two, unless the definition has a budget.
+        ratio: Share of the visual tokens of each picture or video that is kept.
+        tokens: Visual tokens of each picture or video that are kept. One of the two, unless the definition
+            has a budget.
         positions: Whether kept tokens have their own positions or are renumbered; None for what the method says.
     """
 

@@ -6,16 +6,27 @@ adapters. vLLM only says where its own tower's layers are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from tokenprune import Method
 from tokenprune.adapters import adapter_for
-from tokenprune.authoring import Adapter, LayerError, UnsupportedFeatureError
+from tokenprune.authoring import (
+    Adapter,
+    BudgetError,
+    ConfigError,
+    ImageVideoAdapter,
+    LayerError,
+    Modality,
+    UnsupportedFeatureError,
+)
 from tokenprune.engine.plan import Plan
 from tokenprune.engine.renumber import smallest_window
+from tokenprune.ops.topk import apportion
 
 
 class Twin:
@@ -35,6 +46,56 @@ class Twin:
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config)
         self.adapter: Adapter = adapter_for(model.eval())
+
+    def token(self, kind: Modality) -> int:
+        """The id that stands for a visual token of a picture or video."""
+        known = self.adapter.placeholder_ids(kind) if isinstance(self.adapter, ImageVideoAdapter) else ()
+        return (known or self.adapter.visual_ids)[0]
+
+    def images(self, call: Mapping[str, Any]) -> tuple[list[int], Tensor | None]:
+        """The images that a picture or video is to tokenprune: one, or one per frame.
+
+        Args:
+            call: The arguments with which transformers would get it alone: ``input_ids`` long ``[1, seq]``, grids.
+
+        Returns:
+            Visual tokens of each image; and (frame, row, column) of each visual token, long ``[tokens, 3]``, None where
+            the family has no grid. On the device of ``input_ids``.
+        """
+        layout = self.adapter.locate(call)
+        assert layout is not None  # there are ids
+        mask, grid = layout.mask[0], self.adapter.grid(call, layout)
+        return layout.groups[0][mask].bincount().tolist(), None if grid is None else grid[0][mask]
+
+    @staticmethod
+    def quotas(kept: int, sizes: list[int]) -> list[int]:
+        """Tokens to keep of each image, as ``tokenprune.apply`` divides a number between the images of a prompt."""
+        return apportion(kept, sizes)
+
+    def check_item(self, method: Method, kept: int, call: Mapping[str, Any]) -> None:
+        """Refuse a video, or a picture of several images, that a method cannot prune, before the vision tower runs.
+
+        Args:
+            method: A method that can be served.
+            kept: Visual tokens that it is to keep, fewer than there are.
+            call: See :meth:`images`.
+
+        Raises:
+            TokenPruneError: The method compares frames, and there is one; or there are more images than tokens to keep.
+        """
+        sizes, grid = self.images(call)
+        if kept < len(sizes):
+            raise BudgetError(
+                f"a budget of {kept} visual tokens for {len(sizes)} images: to this model, each frame of a video (or"
+                " crop of a picture) is one",
+                f"every image keeps at least one: ask for {len(sizes)} or more",
+            )
+        frames = 0 if grid is None else len(sizes) + sum(int(part[:, 0].max()) for part in grid.split(sizes))
+        if method.pruner.across_images and frames < 2:
+            raise ConfigError(
+                "the method compares frames, and the video has one for the model",
+                "give a longer video, or use another method for this request",
+            )
 
     def check(self, method: Method, longest: int, tower: bool = True) -> None:
         """Refuse a method that the model cannot be pruned with, in the words of ``tokenprune.apply``.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from vllm.model_executor.models.llava import LlavaForConditionalGeneration
 from vllm.model_executor.models.llava_next import LlavaNextForConditionalGeneration
 from vllm.model_executor.models.llava_onevision import LlavaOnevisionForConditionalGeneration
 
+from tokenprune.authoring import Modality
 from tokenprune_vllm.model import OnePosition, served
 
 
@@ -19,10 +19,9 @@ class ImageTower(OnePosition):
 
     vision_tower: Any
 
-    def call(self, batch: Mapping[str, Any], index: int, tokens: int) -> dict[str, Any]:
+    def call(self, batch: Mapping[str, Any], index: int, kind: Modality) -> dict[str, Any]:
         """See :meth:`Served.call`."""
-        ids = torch.full((1, tokens), self.adapter.visual_ids[0])
-        return {"input_ids": ids, "pixel_values": batch["pixel_values"][index][None]}
+        return {"pixel_values": batch["pixel_values"][index][None]}
 
     def tower_layer(self, layer: int) -> tuple[nn.Module, Sequence[nn.Module]]:
         """See :meth:`Served.tower_layer`. vLLM leaves out the layers behind the one whose features are used."""
@@ -39,17 +38,20 @@ class Llava(ImageTower, LlavaForConditionalGeneration):  # type: ignore[misc]
 class Tiles(ImageTower):
     """An overview and tiles; row ends are features like all others."""
 
-    def call(self, batch: Mapping[str, Any], index: int, tokens: int) -> dict[str, Any]:
+    def call(self, batch: Mapping[str, Any], index: int, kind: Modality) -> dict[str, Any]:
         """See :meth:`Served.call`."""
-        return {**super().call(batch, index, tokens), "image_sizes": batch["image_sizes"][index][None]}
+        if kind == "video":
+            return {"pixel_values_videos": batch["pixel_values_videos"][index][None]}
+        return {**super().call(batch, index, kind), "image_sizes": batch["image_sizes"][index][None]}
 
     def tower_call(self, call: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See :meth:`Served.tower_call`. The adapter takes pixels for a video."""
-        return {"image_sizes": call["image_sizes"]}
+        """See :meth:`Served.tower_call`. The adapter takes the pixels of pictures for a video."""
+        return {name: call[name] for name in ("pixel_values_videos", "image_sizes") if name in call}
 
     def tower_rows(self, batch: Mapping[str, Any], index: int) -> slice:
-        """See :meth:`Served.tower_rows`."""
-        tiles = [len(picture) for picture in batch["pixel_values"]]
+        """See :meth:`Served.tower_rows`: tiles, or frames."""
+        pixels = batch["pixel_values_videos" if "pixel_values_videos" in batch else "pixel_values"]
+        tiles = [len(item) for item in pixels]
         return slice(sum(tiles[:index]), sum(tiles[: index + 1]))
 
 
@@ -60,4 +62,8 @@ class LlavaNext(Tiles, LlavaNextForConditionalGeneration):  # type: ignore[misc]
 
 @served
 class LlavaOnevision(Tiles, LlavaOnevisionForConditionalGeneration):  # type: ignore[misc]
-    """LLaVA-OneVision: large pictures are scaled down; a picture alone in its prompt has tiles, others have not."""
+    """LLaVA-OneVision.
+
+    Large pictures are scaled down. A picture alone in its prompt has tiles, others have not. The frames of a video are
+    pooled, and a newline stands behind them.
+    """
