@@ -83,7 +83,7 @@ class Server:
     def memory(self) -> float:
         """Mebibytes that it and its engine use."""
         own = psutil.Process(self.process.pid)
-        return sum(process.memory_info().rss for process in (own, *own.children(recursive=True))) / MEBIBYTE
+        return float(sum(one.memory_info().rss for one in (own, *own.children(recursive=True)))) / MEBIBYTE
 
     def metric(self, name: str, method: str) -> float:
         """A number of ``/metrics``."""

@@ -34,12 +34,12 @@ class Shortened(PromptUpdateDetails):  # type: ignore[misc]
 @cache
 def histograms() -> tuple[Histogram, Histogram]:
     """Visual tokens per request before and after; made once per process, as Prometheus wants it."""
-    before = "tokenprune:request_visual_tokens_before", "Visual tokens of a request's pictures before pruning"
-    kept = (
-        "tokenprune:request_visual_tokens_kept",
-        "Visual tokens of a request's pictures that reach the language model",
+    texts = {"before": "Visual tokens of a request", "kept": "Visual tokens of a request that the language model gets"}
+    before, kept = (
+        Histogram(f"tokenprune:request_visual_tokens_{end}", text, labelnames=["method"], buckets=BUCKETS)
+        for end, text in texts.items()
     )
-    return tuple(Histogram(*words, labelnames=["method"], buckets=BUCKETS) for words in (before, kept))  # type: ignore[return-value]
+    return before, kept
 
 
 def count(items: Iterable[Shortened]) -> tuple[int, int]:
