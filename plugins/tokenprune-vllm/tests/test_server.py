@@ -22,6 +22,7 @@ import psutil
 import pytest
 from checkpoints import PLAIN, shown
 from equality import ANSWER, Answer, Prompt, Reference, Request, picture
+from page import CHECKPOINT, examples
 from test_equal import close
 
 Find = Callable[[str], Path]
@@ -201,6 +202,20 @@ def test_metrics_say_what_was_pruned(served: tuple[Server, Path]) -> None:
     for one in asked:
         answer(*server.ask([one]))
     assert [server.metric(name, "mmr") for name in names] == [128, 10, 2]
+
+
+def test_the_request_of_the_page(
+    served: tuple[Server, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example of the page `Serve with vLLM`: 64 of 256 tokens are left."""
+    monkeypatch.chdir(tmp_path)
+    picture(448, 448, 1).save("photo.png")
+    (code,) = [code for code in examples("python") if "import httpx" in code]
+    for name, own in ((CHECKPOINT, "tiny"), ("http://localhost:8000", served[0].url)):
+        assert name in code
+        code = code.replace(name, own)
+    exec(compile(code, "page", "exec"), {})
+    assert 64 < int(capsys.readouterr().out) < 80
 
 
 def test_a_method_that_cannot_be_served_stops_a_server_before_it_serves(checkpoint: Find, tmp_path: Path) -> None:

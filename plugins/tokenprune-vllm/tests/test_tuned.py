@@ -33,5 +33,5 @@ def test_a_tuned_method_is_served(checkpoint: Find, tmp_path: Path) -> None:
     assert close(wanted, found)
     assert not close(reference.answer(prompt, {"method": "unpruned"}), found)
     other = Reference(checkpoint("qwen2_5_vl")).model.config
-    with pytest.raises(TokenPruneError, match="was tuned for .*llava"):
+    with pytest.raises(TokenPruneError, match=r"was tuned for .*llava"):
         twin_of(other).check(load_method(tuned), 2048)
