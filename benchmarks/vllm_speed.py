@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -226,16 +227,28 @@ class Cost:
 
     def bytes(self, prompt: int, in_flight: int) -> float:
         """Weights, read once per step of all requests in flight, and the cache, written once and read by each step."""
-        with torch.device("meta"):
-            model = self.model_class(self.config)
-        sizes = {"tower": 0, "language": 0}
-        for name, weight in model.named_parameters():
-            if "embed_tokens" not in name:
-                part = "language" if "language_model" in name or "lm_head" in name else "tower"
-                sizes[part] += weight.numel() * self.bytes_per_value
         text = self.config.get_text_config(decoder=True)
         cache = kv_cache_bytes(text, [prompt] * text.num_hidden_layers, self.bytes_per_value)
-        return (sizes["tower"] + ANSWER * sizes["language"]) / in_flight + ANSWER * cache
+        tower, language = (count * self.bytes_per_value for count in self.weights)
+        return (tower + ANSWER * language) / in_flight + ANSWER * cache
+
+    @cached_property
+    def weights(self) -> tuple[int, int]:
+        """Weights of tower and projector, and of the language model without its embedding, which is a look-up."""
+        with torch.device("meta"):
+            model = self.model_class(self.config)
+        parts = {False: 0, True: 0}
+        for name, weight in model.named_parameters():
+            if "embed_tokens" not in name:
+                parts["language_model" in name or "lm_head" in name] += weight.numel()
+        return parts[False], parts[True]
+
+    def __str__(self) -> str:
+        tower, language = (f"{count / 1e6:.1f} million weights" for count in self.weights)
+        return (
+            f"{type(self.config).__name__.removesuffix('Config')}: a tower of {tower}, a language model of {language},"
+            f" {self.visual} visual tokens"
+        )
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------
@@ -263,7 +276,7 @@ class Way:
     """What is measured.
 
     Attributes:
-        engine: ``stock``, ``ours`` or ``evs``.
+        engine: The name of its engine: ``stock``, ``ours``, or one with vLLM's EVS.
         keep: Share of the visual tokens.
         method: The method.
     """
@@ -429,7 +442,7 @@ def random_choice(folder: Path) -> Path:
     return file
 
 
-async def pictures(size: Size, folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+async def pictures(size: Size, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Pictures: three methods beside vLLM unpruned."""
     config, model_class, processor = llava(size)
     path = write(config, model_class, processor, size, folder / "llava")
@@ -449,10 +462,10 @@ async def pictures(size: Size, folder: Path, args: argparse.Namespace) -> list[d
         for engine in engines.values():
             engine.stop()
     cost = Cost(config, model_class, (side // 14) ** 2, 1, torch.finfo(getattr(torch, size.dtype)).bits // 8)
-    return table_rows(rows, cost)
+    return {"models": str(cost), "rows": table_rows(rows, cost)}
 
 
-async def videos(size: Size, folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+async def videos(size: Size, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Videos: ``evs`` and vLLM's own beside vLLM unpruned. vLLM's rate is the engine's, so each has its own."""
     config, model_class, processor = qwen(size)
     path = write(config, model_class, processor, size, folder / "qwen2_5_vl")
@@ -467,25 +480,18 @@ async def videos(size: Size, folder: Path, args: argparse.Namespace) -> list[dic
     values = torch.finfo(getattr(torch, size.dtype)).bits // 8
     cost = Cost(config, model_class, visual, size.frames // 2, values)
     overrides = tokenprune_vllm.overrides(path, method=UNPRUNED)
-    engines = {"stock": Engine(path, size, 0.28), "ours": Engine(path, size, 0.28, hf_overrides=overrides)}
-    items = (item(seed) for seed in count())
-    found = []
+    shares = args.keep_videos
+    room = 0.85 / (2 + len(shares))
+    ways = [Way("stock", 1, "vLLM unpruned"), Way("ours", 1, UNPRUNED)]
+    ways += [way for keep in shares for way in (Way("ours", keep, "evs"), Way(f"evs {keep}", keep, "vLLM's EVS"))]
+    engines = {"stock": Engine(path, size, room), "ours": Engine(path, size, room, hf_overrides=overrides)}
+    engines |= {f"evs {keep}": Engine(path, size, room, video_pruning_rate=1 - keep) for keep in shares}
     try:
-        for keep in args.keep_videos:
-            engines["evs"] = Engine(path, size, 0.28, video_pruning_rate=1 - keep)
-            ways = [
-                Way("stock", 1, "vLLM unpruned"),
-                Way("ours", 1, UNPRUNED),
-                Way("ours", keep, "evs"),
-                Way("evs", keep, "vLLM's EVS"),
-            ]
-            rows = table_rows(await rounds_of(engines, ways, items, args), cost)
-            found += [{**row, "beside": keep} for row in rows]
-            engines.pop("evs").stop()
+        rows = await rounds_of(engines, ways, (item(seed) for seed in count()), args)
     finally:
         for engine in engines.values():
             engine.stop()
-    return found
+    return {"models": str(cost), "rows": table_rows(rows, cost)}
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------
@@ -535,9 +541,10 @@ def targets(result: dict[str, Any]) -> list[str]:
     """What was asked for, and what was measured."""
     lines = []
     for kind in ("pictures", "videos"):
-        whole = [row for row in result[kind] if row["engine"] == "ours" and row["keep"] == 1]
-        cut = [row for row in result[kind] if row["engine"] == "ours" and row["keep"] < 1 and row["in_flight"] == 32]
-        rates = [one for row in whole for one in _against(result[kind], row)]
+        rows = result[kind]["rows"]
+        whole = [row for row in rows if row["engine"] == "ours" and row["keep"] == 1]
+        cut = [row for row in rows if row["engine"] == "ours" and row["keep"] < 1 and row["in_flight"] == 32]
+        rates = [one for row in whole for one in _against(rows, row)]
         middle = Spread.of(rates)
         lines.append(
             f"- Keep 1, {kind}, all {len(rates)} pairs: {100 * (1 - middle.median):+.1f} % of the throughput (quartiles"
@@ -553,10 +560,7 @@ def targets(result: dict[str, Any]) -> list[str]:
 
 def _against(rows: Sequence[dict[str, Any]], row: dict[str, Any]) -> list[float]:
     """The throughput of a row over that of vLLM unpruned, round by round."""
-    same = ("in_flight", "beside")
-    (base,) = (
-        other for other in rows if other["engine"] == "stock" and all(other.get(name) == row.get(name) for name in same)
-    )
+    (base,) = (other for other in rows if other["engine"] == "stock" and other["in_flight"] == row["in_flight"])
     pairs = zip(row["rounds"], base["rounds"], strict=True)
     return [one["requests_per_s"] / other["requests_per_s"] for one, other in pairs]
 
@@ -570,7 +574,7 @@ def markdown(result: dict[str, Any]) -> str:
             "",
             f"`{result['command']}`",
             "",
-            f"{result['where']}. {result['models']}",
+            f"{result['where']}; random weights.",
             "",
             *ABOUT,
             "",
@@ -580,13 +584,15 @@ def markdown(result: dict[str, Any]) -> str:
             "",
             "## Pictures",
             "",
-            table(result["pictures"]),
+            result["pictures"]["models"] + ".",
+            "",
+            table(result["pictures"]["rows"]),
             "",
             "## Videos",
             "",
-            "`evs` is this plugin's, one prompt per video.",
+            result["videos"]["models"] + ". `evs` is this plugin's; vLLM's own has an engine for each share.",
             "",
-            table(result["videos"]),
+            table(result["videos"]["rows"]),
             *lacks,
             "",
         ]
@@ -597,8 +603,8 @@ ABOUT = [
     "All engines are of one run, measured in turn with the same new pictures or videos. A ratio is that of one round;",
     f"medians over rounds, with quartiles in brackets. A request answers {ANSWER} tokens. *First token* is the median",
     "from sending a request, *tokens/s* that of one request between its first and its last token. *FLOPs allow* is the",
-    "ratio of throughputs if only multiplications cost time: tower, projector, prefill of the tokens that are left, and",
-    "decoding; the choice is not counted. *Bytes allow*: if only reading weights and the cache did.",
+    "ratio of throughputs if only multiplications cost time: tower, projector, prefill of the tokens that are left,",
+    "and decoding; the choice is not counted. *Bytes allow*: if only reading weights and the cache did.",
 ]
 NOT_HERE = [
     "",
@@ -621,9 +627,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tiny model, one round, one rate of vLLM's EVS")
     args = parser.parse_args()
     args.size = args.size or ("tiny" if args.quick else "7b" if on_gpu() else "cpu")
-    args.warm, args.times, args.least, args.keep_videos = 2, 2, 6, KEEP
+    args.warm, args.times, args.least = 2, 2, 4
+    args.keep_videos = KEEP[1:2] if args.quick or on_gpu() else KEEP  # each is an engine
     if args.quick:
-        args.rounds, args.times, args.least, args.keep_videos = 1, 1, 1, KEEP[1:2]
+        args.rounds, args.times, args.least = 1, 1, 1
     return args
 
 
@@ -642,8 +649,7 @@ def main() -> None:
         "command": command,
         "gpu": on_gpu(),
         "where": f"vLLM {installed_version()}, torch {torch.__version__}, transformers {tf.__version__}, {device},"
-        f" {size.dtype}, {args.rounds} rounds",
-        "models": f"Models of size `{args.size}`, random weights: {json.dumps({'llava': size.text, 'tower': size.tower})}",
+        f" {size.dtype}, {args.rounds} rounds, models of size `{args.size}`",
         "size": asdict(size),
         **found,
     }
