@@ -550,8 +550,8 @@ def targets(result: dict[str, Any]) -> list[str]:
             if row["engine"] == "ours" and row["keep"] == 1:
                 ratio = row["ratios"]["requests_per_s"]
                 lines.append(
-                    f"- Keep 1, {kind}, {row['in_flight']} in flight: {spread(ratio)} times the throughput of vLLM unpruned"
-                    f" in {len(row['rounds'])} rounds; at least 0.98 was asked for."
+                    f"- Keep 1, {kind}, {row['in_flight']} in flight: {spread(ratio)} times the throughput of vLLM"
+                    f" unpruned in {len(row['rounds'])} rounds; at least 0.98 was asked for."
                 )
         least = min(cut, key=lambda row: row["ratios"]["requests_per_s"]["median"])
         lines.append(
@@ -586,6 +586,7 @@ def markdown(result: dict[str, Any]) -> str:
             f"{result['where']}; random weights.",
             "",
             *ABOUT,
+            *([] if result["gpu"] else ON_CPU),
             "",
             "## Targets",
             "",
@@ -602,9 +603,11 @@ ABOUT = [
     f"medians over rounds, with quartiles in brackets. A request answers {ANSWER} tokens. *First token* is the median",
     "from sending a request, *tokens/s* that of one request between its first and its last token. *FLOPs allow* is the",
     "ratio of throughputs if only multiplications cost time: tower, projector, prefill of the tokens that are left,",
-    "and decoding; the choice is not counted. *Bytes allow*: if only reading weights and the cache did. Neither counts",
-    "what a request and a step cost the host, which small models feel most: with one request in flight, the steps of an",
-    "answer take about half of the time, and pruning hardly shortens them.",
+    "and decoding; the choice is not counted. *Bytes allow*: if only reading weights and the cache did.",
+]
+ON_CPU = [
+    "Neither counts what a request and a step cost the host, which these small models feel most: with one request in",
+    "flight, the steps of an answer take about half of the time, and pruning hardly shortens them.",
 ]
 NOT_HERE = [
     "",
