@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in one call and under nine minutes:
+# Everything that wants a GPU, in one call and under nine minutes (and fifteen more with VLLM_PYTHON):
 #   bash benchmarks/gpu.sh [FOLDER]        (default: benchmarks/results/gpu)
 # Writes one JSON and one text file per benchmark; each has its own time limit, and one that fails stops no other.
 # The same on a CPU, with a model that fits and ten times the patience:
@@ -14,6 +14,7 @@ MODEL=${MODEL-llava-1.5-7b}
 OTHER=${OTHER-qwen2.5-vl-7b}
 ROUNDS=${ROUNDS:-7}
 PATIENCE=${PATIENCE:-1}
+VLLM_PYTHON=${VLLM_PYTHON-}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1
 mkdir -p "$OUT"
 failed=0
@@ -43,4 +44,6 @@ bench methods 90 --model "$MODEL" --method all --average-tokens 128 --decode 4
 bench ragged 60 --model "$MODEL" --ragged --batch 8 --average-ratio 0.2222 --decode 32
 [ -z "$OTHER" ] || bench other 70 --model "$OTHER" --batch 1 --decode 8
 step scaling 60 "$PYTHON" benchmarks/scaling.py --device "$DEVICE" --json "$OUT/scaling.json" --plot "$OUT/scaling.png"
+# vLLM for CUDA has an environment of its own, with tokenprune and plugins/tokenprune-vllm: VLLM_PYTHON=... bash benchmarks/gpu.sh
+[ -z "$VLLM_PYTHON" ] || step vllm 900 "$VLLM_PYTHON" benchmarks/vllm_speed.py --rounds 3 --output "$OUT/vllm"
 exit "$failed"

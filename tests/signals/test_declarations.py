@@ -55,7 +55,9 @@ def settings(cls: type[Any]) -> list[Any]:
             component = cls(**{**filled(cls), **values})
         except ConfigError:
             continue  # a rule between its fields
-        own = [path for path in tunable_fields(component, LAYERS) if "." not in path]  # those of scorers: at the scorers
+        own = [
+            path for path in tunable_fields(component, LAYERS) if "." not in path
+        ]  # those of scorers: at the scorers
         made += [variant for variant in variants(component, own, tower_layers=LAYERS) if variant not in made]
     return made
 

@@ -274,16 +274,19 @@ FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
 
 def save(name: str, folder: Path) -> Path:
     """Write the checkpoint of a family into a folder of its own."""
-    model, processor = FAMILIES[name]()
+    return write(*FAMILIES[name](), folder / name)
+
+
+def write(model: Any, processor: Any, target: Path) -> Path:
+    """Give a model random weights, and write its checkpoint."""
     generator = torch.Generator().manual_seed(0)
     for weight in model.parameters():
         if weight.dim() >= 2:
             weight.data.copy_(torch.randn(weight.shape, generator=generator) * weight[0].numel() ** -0.5)
     model.generation_config = tf.GenerationConfig(eos_token_id=2, pad_token_id=0, bos_token_id=1, do_sample=False)
-    target = folder / name
     model.eval().save_pretrained(target)
     processor.save_pretrained(target)
-    if "llava" in name or name == "gemma3":
+    if "llava" in model.config.model_type or model.config.model_type == "gemma3":
         _rename_tower(target / "model.safetensors")
     return target
 

@@ -307,8 +307,9 @@ class Served:
         num_computed_tokens: int,
     ) -> tuple[Sequence[Tensor], Tensor, int]:
         """Features without the columns of their places, and the positions that these say."""
-        positions, out, done = mrope_positions.clone(), [], 0
-        if len(multimodal_embeddings):
+        positions, out, done = mrope_positions, [], 0
+        if len(multimodal_embeddings):  # vLLM asks at every step of an answer, too
+            positions = positions.clone()
             ids = torch.as_tensor(input_ids, device=positions.device)
             media = torch.isin(ids, torch.tensor(self.adapter.visual_ids, device=ids.device))
             index = (media & (torch.arange(len(ids), device=ids.device) >= num_computed_tokens)).nonzero()[:, 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ class Note:
 
     def written(self) -> Tensor:
         """As bytes, uint8 ``[length]``: vLLM carries tensors."""
-        return torch.frombuffer(bytearray(json.dumps(asdict(self)).encode()), dtype=torch.uint8).clone()
+        return torch.frombuffer(bytearray(json.dumps(vars(self)).encode()), dtype=torch.uint8).clone()
 
     @classmethod
     def read(cls, data: Tensor) -> Note:
@@ -93,6 +93,8 @@ def runs_of(ids: Sequence[int], visual: Tensor) -> tuple[tuple[Run, ...], tuple[
         ids: Ids of the item.
         visual: Visual tokens, bool ``[ids]``, on the host.
     """
+    if bool(visual.all()):
+        return (((), len(ids)),), ()
     runs, text = list[Run](), tuple[int, ...]()
     for is_visual, part in _parts(ids, visual):
         if is_visual:

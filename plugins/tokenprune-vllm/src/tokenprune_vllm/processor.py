@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import torch
@@ -60,6 +60,11 @@ class PrunedProcessor:
         """The settings of the engine."""
         return engine_settings(getattr(self.info.get_hf_config(), KEY, None))
 
+    @cached_property
+    def twin(self) -> Twin:
+        """What tokenprune knows of the model; kept, as finding it reads the whole config."""
+        return twin_of(self.info.ctx.model_config.hf_config)
+
     def apply(self, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
         """Process a prompt. What decides over its items is made explicit, so that caches tell settings apart.
 
@@ -73,7 +78,7 @@ class PrunedProcessor:
             settings = parsed(PROFILE) if asked is PROFILE else engine.of_request(asked)
             method = settings.resolved()
             if method is not None:
-                twin_of(config.hf_config).check(method, config.max_model_len, engine.tower)
+                check_method(settings.model_dump_json(), self.twin, config.max_model_len, engine.tower)
                 check_items(method, inputs.mm_data_items.get_all_counts())
         except TokenPruneError as error:
             raise VLLMValidationError(f"{KEY}: {error}") from None
@@ -114,14 +119,31 @@ class PrunedProcessor:
             mm_items, without_key(hf_processor_mm_kwargs), out
         )
         settings = Settings.model_validate(hf_processor_mm_kwargs[KEY])
-        twin = twin_of(self.info.ctx.model_config.hf_config)
         try:
             for kind in PIXELS:
                 for item, resolved in zip(out.get(kind, ()), updates.get(kind, ()), strict=True):
-                    resolved[:] = [shortened(update, item, kind, settings, twin) for update in resolved]
+                    resolved[:] = [shortened(update, item, kind, settings, self.twin) for update in resolved]
         except TokenPruneError as error:
             raise VLLMValidationError(f"{KEY}: {error}") from None
         return updates
+
+
+@lru_cache(maxsize=256)
+def check_method(settings: str, twin: Twin, longest: int, tower: bool) -> None:
+    """Refuse a method that a model cannot be pruned with. Requests repeat few settings.
+
+    Args:
+        settings: Settings with a method, as JSON.
+        twin: See :meth:`Twin.check`, also for the others.
+        longest: Tokens of a prompt and its answer at most.
+        tower: Whether methods may read the vision tower.
+
+    Raises:
+        TokenPruneError: It cannot.
+    """
+    method = Settings.model_validate_json(settings).resolved()
+    if method is not None:
+        twin.check(method, longest, tower)
 
 
 def without_key(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,34 @@
+"""The benchmark of speed as a command: its files have every row. Times are not looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+IN_FLIGHT = (1, 8, 32)
+KEPT = {1.0: 74, 0.5: 42, 0.25: 26, 0.1: 16}
+
+
+def test_the_benchmark_writes_a_table_with_all_rows(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
+    command = [sys.executable, "benchmarks/vllm_speed.py", "--quick", "--output", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    found = json.loads((tmp_path / "speed.json").read_text())
+    pictures = [("stock", "vLLM unpruned", 1.0), ("ours", "unpruned", 1.0)]
+    pictures += [("ours", name, keep) for keep in (0.5, 0.25, 0.1) for name in ("divprune", "visionzip", "random")]
+    videos = [*pictures[:2], ("ours", "evs", 0.25), ("evs 0.25", "vLLM's EVS", 0.25)]
+    for kind, ways in (("pictures", pictures), ("videos", videos)):
+        rows = found[kind]["rows"]
+        named = Counter((row["engine"], row["method"], float(row["keep"]), row["in_flight"]) for row in rows)
+        assert named == Counter((*way, in_flight) for way in ways for in_flight in IN_FLIGHT)
+    assert all(row["prompt_tokens"] == KEPT[row["keep"]] for row in found["pictures"]["rows"])
+    assert {row["prompt_tokens"] for row in found["videos"]["rows"] if row["keep"] < 1} == {28}
+    text = (tmp_path / "speed.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith(("| 1 |", "| 8 |", "| 32 |"))]
+    assert len(lines) == 3 * (len(pictures) + len(videos))
+    assert "What did not run here" in text
