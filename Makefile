@@ -75,7 +75,7 @@ test-newest: ## Run them with the newest transformers of the index, whatever the
 
 test-vllm: ## Run the tests of the vLLM plugin, in a venv of its own
 	@$(MAKE) --no-print-directory VENV=$(VLLM_VENV) $(VLLM_VENV)/.vllm
-	@$(ONE_THREAD) $(VLLM_VENV)/bin/python -m pytest -c $(VLLM)/pyproject.toml $(PYTEST_ARGS) $(VLLM)/tests
+	@$(ONE_THREAD) $(VLLM_VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile -c $(VLLM)/pyproject.toml $(PYTEST_ARGS) $(VLLM)/tests
 
 test-transformers: checkout-given $(VENV)/.test ## Run transformers' own tests with pruning applied: TRANSFORMERS=/path/to/its/checkout
 	@$(INSTALL) parameterized httpx
