@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import shown
-from equality import Prompt, Reference, answers, engine, picture, prompts
-from test_equal import close
+from checkpoints import shown, shown_video
+from equality import Prompt, Reference, answers, close, engine, picture, prompts, videos
 
 Find = Callable[[str], Path]
 QUARTER = {"method": "divprune", "ratio": 0.25}
@@ -59,17 +58,23 @@ def test_two_settings_of_one_picture_share_nothing(checkpoint: Find) -> None:
     assert len({answer.log_probabilities for answer in found[:5]}) == 5
 
 
-def test_the_settings_of_the_engine_and_of_a_request(checkpoint: Find) -> None:
-    folder = checkpoint("llava")
-    reference, prompt = Reference(folder), prompts("<image>")[0]
-    llm = engine(folder, settings={"method": "visionzip", "tokens": 16})
+@pytest.mark.parametrize(("family", "method"), [("llava", "visionzip"), ("qwen3_vl", "vidcom2")])
+def test_the_settings_of_the_engine_and_of_a_request(family: str, method: str, checkpoint: Find) -> None:
+    """Of a picture, and of a video."""
+    folder = checkpoint(family)
+    prompt = prompts("<image>")[0] if family == "llava" else videos(shown_video(family), "")[0]
+    llm, reference = engine(folder, settings={"method": method, "tokens": 16}), Reference(folder)
     none, changed = answers(llm, [(prompt, None), (prompt, {"ratio": 0.5})])
-    assert close(reference.answer(prompt, {"method": "visionzip", "tokens": 16}), none)
-    assert close(reference.answer(prompt, {"method": "visionzip", "ratio": 0.5}), changed)
+    assert close(reference.answer(prompt, {"method": method, "tokens": 16}), none)
+    assert close(reference.answer(prompt, {"method": method, "ratio": 0.5}), changed)
 
 
-def test_preempted_requests_are_computed_again(checkpoint: Find, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers outgrow the cache of keys and values: the engine drops some requests, and computes them again."""
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_preempted_requests_are_computed_again(family: str, checkpoint: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers outgrow the cache of keys and values: the engine drops some requests, and computes them again.
+
+    They show a picture, or a video whose placeholders stand for text, too.
+    """
     from vllm import SamplingParams
     from vllm.v1.core.sched.scheduler import Scheduler
 
@@ -80,9 +85,10 @@ def test_preempted_requests_are_computed_again(checkpoint: Find, monkeypatch: py
         preempt(scheduler, request, *arguments, **keywords)
 
     monkeypatch.setattr(Scheduler, "_preempt_request", watched)
-    prompt, long = prompts(shown("qwen2_5_vl"))[0], SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
-    one = {"prompt": prompt.text, "multi_modal_data": {"image": list(prompt.images)}}
-    folder = checkpoint("qwen2_5_vl")
+    asked = prompts(shown(family)) if family == "qwen2_5_vl" else videos(shown_video(family), "")
+    long = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
+    one = {"prompt": asked[0].text, "multi_modal_data": asked[0].data}
+    folder = checkpoint(family)
     alone = engine(folder).generate([one], long, use_tqdm=False)[0].outputs[0].token_ids
     llm = engine(folder, num_gpu_blocks_override=8, max_model_len=128, enable_prefix_caching=False)
     found = [out.outputs[0].token_ids for out in llm.generate([one] * 6, long, use_tqdm=False)]

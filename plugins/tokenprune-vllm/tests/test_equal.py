@@ -1,99 +1,16 @@
-"""Equal to ``tokenprune.apply`` on transformers: ids, and log-probabilities within 1e-5 in float32."""
+"""Pictures are equal to ``tokenprune.apply`` on transformers: ids, and log-probabilities within 1e-5 in float32."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from checkpoints import FAMILIES, VIDEO_FAMILIES, shown
-from equality import Answer, Prompt, Reference, Request, answers, engine, prompts, seed_of_prompt
+from checkpoints import FAMILIES, shown
+from equality import prompts
+from every import EqualToApply, Served
 
-from tokenprune import load_method
-
-#: Another order of sums; the largest difference that was seen is 4e-6.
-TOLERANCE = 1e-5
-POSITIONS = ("original", "renumbered")
 Find = Callable[[str], Path]
-
-#: Methods that read features only, and those that read the vision tower.
-METHODS: tuple[str, ...] = (
-    "divprune",
-    "diversity",
-    "entropyprune-tower",
-    "energy-diversity",
-    "holov",
-    "mmr",
-    "otprune",
-    "prunesid",
-)
-#: Methods that compare the frames of a video.
-ACROSS = ("dycoke", "evs", "vidcom2")
-METHODS += ("scope", "svd-prune", "tome", "vision-attention", "visionzip", "vispruner")
-
-
-def variant(folder: Path, method: str, layer: int) -> Path:
-    """The YAML file of a method before layer 0 that reads one layer of the vision tower, ``METHOD-variant.yaml``."""
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, dict):
-            fields = {key: moved(item) for key, item in value.items()}
-            return {**fields, **{key: layer for key in ("tower_layer", "layer") if key in fields}}
-        return [moved(item) for item in value] if isinstance(value, list) else value
-
-    data = load_method(method, keep_ratio=0.25).model_dump(mode="json", exclude_none=True)
-    data = {**data, "pruner": moved(data["pruner"]), "layers": {"name": "fixed", "layers": [0]}}
-    file = folder / f"{method}-variant.yaml"
-    file.write_text(yaml.safe_dump(data), encoding="utf-8")
-    return file
-
-
-def close(one: Answer, other: Answer) -> bool:
-    """Whether two answers are the same tokens with the same log-probabilities."""
-    pairs = zip(one.log_probabilities, other.log_probabilities, strict=True)
-    return one.ids == other.ids and all(math.isclose(x, y, rel_tol=0, abs_tol=TOLERANCE) for x, y in pairs)
-
-
-class Served:
-    """A family's reference and engine; all requests of its tests run in one engine."""
-
-    def __init__(self, folder: Path, files: Path, asked: list[Prompt]) -> None:
-        self.reference, self.prompts = Reference(folder), asked
-        self.variants = [variant(files, name, -2) for name in (*METHODS, "random")]
-        across = ACROSS if folder.name in VIDEO_FAMILIES else ()
-        names = ["unpruned", *METHODS, *across, *self.variants]
-        self.llm = engine(folder, settings={"method": "unpruned", "methods": names})
-
-    def method(self, name: str) -> str:
-        """What requests call a method: that of the last layers of the tower, if vLLM runs them."""
-        last = load_method(name).pruner.vision_layers
-        return f"{name}-variant" if name == "random" or (-1 in last and self.skips_last) else name
-
-    @property
-    def skips_last(self) -> bool:
-        """Whether the model takes its features from an earlier layer of the tower than the last."""
-        return getattr(self.reference.model.config, "vision_feature_layer", -1) == -2
-
-    def check(self, asked: Sequence[tuple[Prompt, Request]]) -> None:
-        """Compare the answers to prompts; a difference names all prompts that differ."""
-        wanted = [self.reference.answer(prompt, self._own(request), self._seeds(prompt)) for prompt, request in asked]
-        got = answers(self.llm, asked)
-        pairs = zip(asked, wanted, got, strict=True)
-        wrong = [(prompt.text, request, one, other) for (prompt, request), one, other in pairs if not close(one, other)]
-        assert not wrong
-
-    def _seeds(self, prompt: Prompt) -> list[int] | None:
-        """What random choices are seeded with."""
-        alone = len(prompt.images) + len(prompt.videos) == 1
-        return [seed_of_prompt(self.reference, prompt)] if alone else None
-
-    def _own(self, request: Request) -> Request:
-        """A request with the definition of a variant in the place of its name."""
-        found = {file.stem: file for file in self.variants}.get(request["method"])
-        return request if found is None else {**request, "method": yaml.safe_load(found.read_text())}
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -108,32 +25,10 @@ def served(family: str, checkpoint: Find, tmp_path_factory: pytest.TempPathFacto
     return Served(checkpoint(family), tmp_path_factory.mktemp("methods"), prompts(shown(family)))
 
 
-def test_unpruned(served: Served) -> None:
-    served.check([(prompt, {"method": "unpruned"}) for prompt in served.prompts])
-
-
-@pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method(served: Served, method: str, positions: str) -> None:
-    request = {"method": served.method(method), "ratio": 0.25, "positions": positions}
-    served.check([(prompt, request) for prompt in served.prompts if len(prompt.images) == 1])
-
-
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_several_pictures(served: Served, positions: str) -> None:
-    """Counts are divided between the pictures of a prompt as they are alone: sizes are multiples of four."""
-    request = {"method": "divprune", "ratio": 0.25, "positions": positions}
-    served.check([(prompt, request) for prompt in served.prompts])
+class TestPictures(EqualToApply):
+    """Alone, tall, wide, several, with text between them; and text only."""
 
 
 def test_one_token_and_all_tokens(served: Served) -> None:
     one = served.prompts[0]
     served.check([(one, {"method": "divprune", "tokens": 1}), (one, {"method": "divprune", "ratio": 1.0})])
-
-
-def test_random_choices_are_seeded_by_the_picture(served: Served) -> None:
-    request = {"method": served.method("random"), "ratio": 0.25}
-    found = [prompt for prompt in served.prompts if len(prompt.images) == 1]
-    seeds = [seed_of_prompt(served.reference, prompt) for prompt in found]
-    assert len(set(seeds)) == len(found) > 1, "other pictures, other places"
-    served.check([(prompt, request) for prompt in found])

@@ -12,7 +12,7 @@ import yaml
 from tokenprune import TokenPruneError, load_method
 from tokenprune_vllm.command import main
 from tokenprune_vllm.overrides import overrides
-from tokenprune_vllm.settings import EngineSettings, engine_settings, parsed
+from tokenprune_vllm.settings import EngineSettings, _resolved, engine_settings, parsed
 
 LLAVA = "LlavaForConditionalGeneration"
 
@@ -49,6 +49,19 @@ def test_a_method_of_a_file_travels_as_data(tmp_path: Path) -> None:
     settings = engine_settings(json.loads(json.dumps(made["tokenprune"])))
     assert settings.default.resolved() == load_method(file)
     assert overrides(LLAVA, method=file, tokens=9)["tokenprune"]["default"]["tokens"] == 9
+
+
+def test_a_definition_without_a_label_has_the_name_of_its_file(tmp_path: Path) -> None:
+    """`/metrics` tells methods of files apart by it."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(load_method("divprune", keep_ratio=0.5).model_dump(mode="json", exclude={"label"})))
+    assert overrides(LLAVA, method=file)["tokenprune"]["default"]["method"]["label"] == "mine"
+
+
+def test_requests_with_many_shares_do_not_fill_the_memory() -> None:
+    for number in range(1, 400):
+        assert parsed({"method": "divprune", "ratio": number / 400}).resolved() is not None
+    assert _resolved.cache_info().currsize <= 256
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import shown
-from equality import Reference, answers, engine, picture, prompts, seed_of_prompt
-from test_equal import close
+from equality import Reference, answers, close, engine, picture, prompts, seed_of_prompt
 
 from tokenprune import TokenPruneError, load_method
 from tokenprune_vllm.twin import twin_of

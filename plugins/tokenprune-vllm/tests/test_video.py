@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from checkpoints import VIDEO_FAMILIES, shown, shown_video
-from equality import Prompt, clip, picture, seed_of_prompt, videos
-from test_equal import ACROSS, METHODS, POSITIONS, Served
+from equality import Prompt, clip, picture, videos
+from every import ACROSS, POSITIONS, EqualToApply, Served
 
 Find = Callable[[str], Path]
 
@@ -26,20 +26,8 @@ def served(family: str, checkpoint: Find, tmp_path_factory: pytest.TempPathFacto
     return Served(checkpoint(family), tmp_path_factory.mktemp("methods"), asked)
 
 
-def alone(served: Served) -> list[Prompt]:
-    """The prompts of one video."""
-    return [prompt for prompt in served.prompts if len(prompt.videos) == 1 and not prompt.images]
-
-
-def test_unpruned(served: Served) -> None:
-    served.check([(prompt, {"method": "unpruned"}) for prompt in served.prompts])
-
-
-@pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method(served: Served, method: str, positions: str) -> None:
-    request = {"method": served.method(method), "ratio": 0.25, "positions": positions}
-    served.check([(prompt, request) for prompt in alone(served)])
+class TestVideos(EqualToApply):
+    """Alone, among pictures and other videos."""
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
@@ -47,14 +35,7 @@ def test_every_method(served: Served, method: str, positions: str) -> None:
 def test_methods_that_compare_frames(served: Served, method: str, positions: str) -> None:
     """At a share that is rounded, and at one at which the first frame does not fit."""
     requests = [{"method": method, "ratio": ratio, "positions": positions} for ratio in (0.7, 0.45, 0.25)]
-    served.check([(prompt, request) for prompt in alone(served) for request in requests])
-
-
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_several_videos_and_pictures(served: Served, positions: str) -> None:
-    """Counts are divided between the items of a prompt as they are alone."""
-    request = {"method": "divprune", "ratio": 0.25, "positions": positions}
-    served.check([(prompt, request) for prompt in served.prompts])
+    served.check([(prompt, request) for prompt in served.alone for request in requests])
 
 
 def test_few_tokens_and_all_tokens(family: str, served: Served) -> None:
@@ -66,7 +47,7 @@ def test_few_tokens_and_all_tokens(family: str, served: Served) -> None:
 
 def test_a_number_of_tokens_is_one_per_video(served: Served) -> None:
     request = {"method": "divprune", "tokens": 13}
-    served.check([(prompt, request) for prompt in alone(served)])
+    served.check([(prompt, request) for prompt in served.alone])
 
 
 def test_a_video_that_is_one_frame_to_the_model(served: Served, family: str) -> None:
@@ -77,12 +58,6 @@ def test_a_video_that_is_one_frame_to_the_model(served: Served, family: str) -> 
 def test_an_odd_number_of_frames(served: Served, family: str) -> None:
     odd = Prompt(f"w10 {shown_video(family)} w60", (), (clip(5, 112, 56, 8, fps=3.0),))
     served.check([(odd, {"method": name, "ratio": 0.25}) for name in ("divprune", "evs")])
-
-
-def test_random_choices_are_seeded_by_the_video(served: Served) -> None:
-    seeds = [seed_of_prompt(served.reference, prompt) for prompt in alone(served)]
-    assert len(set(seeds)) == len(seeds) > 1, "other videos, other places"
-    served.check([(prompt, {"method": served.method("random"), "ratio": 0.25}) for prompt in alone(served)])
 
 
 def test_pictures_are_pruned_beside_videos(served: Served, family: str) -> None:

@@ -1,4 +1,4 @@
-"""What an engine does with videos: steps smaller than one, caches, settings side by side, preemption, room."""
+"""What an engine does with videos: steps smaller than one, caches, settings side by side, room."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from checkpoints import shown, shown_video
-from equality import Prompt, Reference, answers, clip, engine, videos
-from test_equal import close
+from equality import Prompt, Reference, answers, clip, close, engine, videos
 
 Find = Callable[[str], Path]
 MOST = {"method": "evs", "ratio": 0.75}
@@ -64,36 +63,6 @@ def test_two_settings_of_one_video_share_nothing(family: str, uuid: str | None, 
     for request, answer in zip(requests, found, strict=True):
         assert close(reference.answer(prompt, request), answer), request
     assert len({answer.log_probabilities for answer in found[:5]}) == 5
-
-
-def test_preempted_requests_are_computed_again(checkpoint: Find, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Positions that were known once are found again, where placeholders stand for text, too."""
-    from vllm import SamplingParams
-    from vllm.v1.core.sched.scheduler import Scheduler
-
-    dropped, preempt = [], Scheduler._preempt_request
-
-    def watched(scheduler: Any, request: Any, *arguments: Any, **keywords: Any) -> None:
-        dropped.append(request.request_id)
-        preempt(scheduler, request, *arguments, **keywords)
-
-    monkeypatch.setattr(Scheduler, "_preempt_request", watched)
-    prompt, long = videos(shown_video("qwen3_vl"), "")[0], SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
-    one = {"prompt": prompt.text, "multi_modal_data": prompt.data}
-    folder = checkpoint("qwen3_vl")
-    alone = engine(folder).generate([one], long, use_tqdm=False)[0].outputs[0].token_ids
-    llm = engine(folder, num_gpu_blocks_override=8, max_model_len=128, enable_prefix_caching=False)
-    found = [out.outputs[0].token_ids for out in llm.generate([one] * 6, long, use_tqdm=False)]
-    assert dropped
-    assert found == [alone] * 6
-
-
-def test_the_settings_of_the_engine_and_of_a_request(checkpoint: Find) -> None:
-    folder, prompt = checkpoint("qwen3_vl"), long_prompt("qwen3_vl")
-    llm, reference = engine(folder, settings={"method": "vidcom2", "tokens": 16}), Reference(folder)
-    none, changed = answers(llm, [(prompt, None), (prompt, {"ratio": 0.5})])
-    assert close(reference.answer(prompt, {"method": "vidcom2", "tokens": 16}), none)
-    assert close(reference.answer(prompt, {"method": "vidcom2", "ratio": 0.5}), changed)
 
 
 def test_there_is_room_for_the_text_of_a_whole_video(checkpoint: Find) -> None:
