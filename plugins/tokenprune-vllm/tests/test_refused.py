@@ -57,6 +57,7 @@ def test_without_the_plugin_vllm_refuses_the_model(plugins: str, checkpoint: Fin
             "method 'fastv' cannot be served: it prunes inside",
         ),
         ({"default": {"method": "nosuch", "ratio": 0.5}}, "unknown method 'nosuch'"),
+        ({"default": {"method": "unpruned"}, "methods": ["fastv"]}, "method 'fastv' cannot be served"),
         ({"default": {"method": "entropyprune-tower", "ratio": 0.5}}, "reads layer -1 of the vision tower, and vLLM"),
         ({"default": {"method": "evs", "ratio": 0.5}}, f"'evs' compares the frames of a video, and {LLAVA} gets none"),
         ({"default": {"method": "hiprune", "ratio": 0.5}}, "layer 8 of a vision tower of 3 layers"),

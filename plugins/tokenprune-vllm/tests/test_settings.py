@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,28 @@ def test_overrides_read_the_architecture_of_a_checkpoint(tmp_path: Path) -> None
     (tmp_path / "config.json").unlink()
     with pytest.raises(TokenPruneError, match=r"has no readable config\.json"):
         overrides(tmp_path, method="unpruned")
+
+
+def test_overrides_find_a_checkpoint_by_its_name_on_the_hub(tmp_path: Path) -> None:
+    """What was loaded before lies in a cache. A name that nothing has is an error of one line."""
+    folder = tmp_path / "models--some--llava"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "snapshots" / "abc" / "config.json").write_text(json.dumps({"architectures": [LLAVA]}))
+    command = [sys.executable, "-m", "tokenprune_vllm.command", "--method", "divprune", "--ratio", "0.25"]
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+
+    def run(name: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, name], env=environment, capture_output=True, text=True, check=False)
+
+    found = run("some/llava")
+    assert f'--model some/llava --hf-overrides \'{{"architectures": ["TokenPrune{LLAVA}"]' in found.stdout
+    missing = run("my-chekpoint/")
+    assert missing.returncode == 2
+    assert missing.stdout == ""
+    assert missing.stderr.startswith("error: my-chekpoint/ has no readable config.json (")
+    assert missing.stderr.count("\n") == 1
 
 
 def test_a_method_of_a_file_travels_as_data(tmp_path: Path) -> None:
@@ -128,6 +153,20 @@ def test_a_request_names_a_file_that_the_server_offers(tmp_path: Path) -> None:
     assert settings.of_request({"method": "mine"}).resolved() == load_method(file)
     with pytest.raises(TokenPruneError, match="does not serve method 'visionzip'; use divprune, mine"):
         settings.of_request({"method": "visionzip", "ratio": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("fastv", "prunes inside the language model"), ("divprun", "unknown method 'divprun'")]
+)
+def test_offered_methods_are_checked_before_a_request_names_one(name: str, reason: str) -> None:
+    with pytest.raises(TokenPruneError, match=reason):
+        overrides(LLAVA, method="unpruned", methods=["divprune", name])
+
+
+def test_two_offered_methods_have_two_names(tmp_path: Path) -> None:
+    (tmp_path / "divprune.yaml").write_text(load_method("mmr", keep_ratio=0.5).to_yaml())
+    with pytest.raises(TokenPruneError, match="two of the offered methods have one name"):
+        overrides(LLAVA, method="unpruned", methods=["divprune", tmp_path / "divprune.yaml"])
 
 
 def test_a_request_names_no_files_and_no_definitions(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tokenprune_vllm.servable import why_not
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 2 if the settings are wrong."""
     parser = argparse.ArgumentParser(prog="tokenprune-vllm", description=__doc__)
-    parser.add_argument("checkpoint", nargs="?", help="folder of a checkpoint; without one, methods are listed")
+    parser.add_argument("checkpoint", nargs="?", help="a folder, or a name on the hub; without one, methods are listed")
     parser.add_argument("--method", help="an installed method, a method's YAML file, a tuned.yaml, or unpruned")
     parser.add_argument("--ratio", type=float, help="share of the visual tokens of each picture or video that is kept")
     parser.add_argument("--tokens", type=int, help="visual tokens of each picture or video that are kept")

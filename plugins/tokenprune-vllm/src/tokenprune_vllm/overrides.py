@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import PretrainedConfig
+
 from tokenprune.authoring import ConfigError, MissingDataError
-from tokenprune_vllm.architectures import check_videos, own_name
+from tokenprune_vllm.architectures import CLASSES, check_videos, own_name
 from tokenprune_vllm.settings import KEY, EngineSettings, Requests, method_data, parsed
 
 
@@ -25,7 +26,7 @@ def overrides(
     """The ``hf_overrides`` with which vLLM prunes the visual tokens of a checkpoint.
 
     Args:
-        checkpoint: The folder of a checkpoint, or the name of its architecture, which its ``config.json`` states.
+        checkpoint: The folder of a checkpoint, its name on the hub, or the name of its architecture.
         method: The name of an installed method; the YAML file of one, also the ``tuned.yaml`` of a tune; or
             ``unpruned``, for a server on which only requests prune.
         ratio: Share of the visual tokens of each picture or video that is kept.
@@ -48,12 +49,15 @@ def overrides(
     if resolved is not None:
         check_videos(architecture, resolved)
     offered = None if methods is None else {Path(str(entry)).stem: method_data(entry) for entry in methods}
+    if offered is not None and methods is not None and len(offered) < len(methods):
+        raise ConfigError("two of the offered methods have one name", "requests tell them apart by the names of files")
     settings = EngineSettings(
         default=default,
         requests=requests,
         methods=None if offered is None else tuple(offered),
         definitions={name: data for name, data in (offered or {}).items() if isinstance(data, dict)},
     )
+    settings.check_offered()
     return {
         "architectures": [own],
         KEY: settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
@@ -61,22 +65,28 @@ def overrides(
 
 
 def architecture_of(checkpoint: str | Path) -> str:
-    """The architecture of a checkpoint; a name that is no folder is one itself.
+    """The architecture of a checkpoint; the name of one that this plugin serves is one itself.
+
+    Args:
+        checkpoint: A folder, or a name on the hub, whose ``config.json`` is taken from the cache or loaded.
 
     Raises:
-        MissingDataError: The folder has no readable ``config.json``.
+        MissingDataError: There is no readable ``config.json``.
         ConfigError: The file names no architecture.
     """
-    folder = Path(checkpoint)
-    if not folder.is_dir():
+    if str(checkpoint) in CLASSES:
         return str(checkpoint)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config, _ = PretrainedConfig.get_config_dict(checkpoint)
+        why = "" if config else "there is none"
     except (OSError, ValueError) as error:
+        why = str(error).partition("\n")[0]
+    if why:
         raise MissingDataError(
-            f"{folder} has no readable config.json ({error})", "give the folder of a checkpoint"
-        ) from None
+            f"{checkpoint} has no readable config.json ({why})",
+            "give the folder of a checkpoint, or its name on the hub",
+        )
     names = config.get("architectures") or []
     if len(names) != 1:
-        raise ConfigError(f"{folder / 'config.json'} names {len(names)} architectures", "it must name one")
+        raise ConfigError(f"the config.json of {checkpoint} names {len(names)} architectures", "it must name one")
     return str(names[0])

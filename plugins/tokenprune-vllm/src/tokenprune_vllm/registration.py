@@ -61,12 +61,13 @@ def prepare(model_config: Any) -> None:
 
 
 def check_default(model_config: Any) -> None:
-    """Check the method of requests that say nothing.
+    """Check the method of requests that say nothing, and those that a request may name.
 
     Raises:
         TokenPruneError: It cannot be served.
     """
     settings = engine_settings(getattr(model_config.hf_config, KEY, None))
+    settings.check_offered()
     method = settings.default.resolved()
     if method is not None:
         (architecture,) = model_config.hf_config.architectures

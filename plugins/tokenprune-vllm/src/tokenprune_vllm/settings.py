@@ -110,6 +110,18 @@ class EngineSettings(BaseModel):
     definitions: dict[str, dict[str, Any]] = {}
     tower: bool = True
 
+    def check_offered(self) -> None:
+        """Check the methods that requests may name, before the first one does.
+
+        Raises:
+            TokenPruneError: There is no such method, or it cannot be served.
+        """
+        for name in self.methods or ():
+            if name in self.definitions:
+                check_servable(name, Method.from_dict(self.definitions[name]))
+            elif name != UNPRUNED:
+                check_servable(name, load_method(name, keep_ratio=0.5))
+
     def of_request(self, asked: object) -> Settings:
         """The settings of a request.
 
