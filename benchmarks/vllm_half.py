@@ -35,7 +35,7 @@ from tokenprune_vllm import model as served  # noqa: E402
 
 FAMILIES = ("llava", "qwen2_5_vl", "internvl")
 METHODS = ("divprune", "mmr", "scope", "visionzip", "vispruner", "holov")
-PICTURES, RATIO = 40, 0.25
+RATIO = 0.25
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -130,14 +130,14 @@ def apart(ones: Sequence[Choice], others: Sequence[Choice]) -> float:
     )
 
 
-INTRODUCTION = f"""# Selections in bfloat16: vLLM and transformers
+INTRODUCTION = """# Selections in bfloat16: vLLM and transformers
 
 `python benchmarks/vllm_half.py benchmarks/results/vllm/half.md`
 
-Of {PICTURES} pictures: those for which other tokens are kept, and the mean share of the kept tokens that are the same
+Of {pictures} pictures: those for which other tokens are kept, and the mean share of the kept tokens that are the same
 for these. *vLLM* is compared with transformers in the same dtype; the last column compares transformers with itself.
-The second table has the median distance of the features that are chosen from, relative to their size. Where it is 0,
-both compute the same to the bit.
+The second table has the median distance of the features that are chosen from, relative to their size: 0 where most
+pictures have the same features to the bit.
 
 | family | method | vLLM: float32 | vLLM: bfloat16 | transformers: bfloat16, float32 |
 |---|---|---:|---:|---:|"""
@@ -147,11 +147,13 @@ def main() -> None:
     """Write the two tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="the Markdown file")
-    output = parser.parse_args().output
-    lines, notes = [INTRODUCTION], []
-    for family in FAMILIES:
+    parser.add_argument("--pictures", type=int, default=40)
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
+    given = parser.parse_args()
+    lines, notes = [INTRODUCTION.format(pictures=given.pictures)], []
+    for family in given.families:
         folder = save(family, Path(tempfile.mkdtemp()))
-        prompts = [Prompt(f"w10 {shown(family)} w40", (picture(224, 224, seed),)) for seed in range(PICTURES)]
+        prompts = [Prompt(f"w10 {shown(family)} w40", (picture(224, 224, seed),)) for seed in range(given.pictures)]
         ours = {dtype: in_transformers(folder, dtype, prompts) for dtype in DTYPES}
         theirs = {dtype: in_vllm(folder, dtype, prompts) for dtype in DTYPES}
         single, half = DTYPES
@@ -163,8 +165,8 @@ def main() -> None:
         distances.append(apart(ours[half]["divprune"], ours[single]["divprune"]))
         notes.append(f"| {family} | {' | '.join(f'{distance:.1e}' for distance in distances)} |")
     lines += ["\n| family | vLLM: float32 | vLLM: bfloat16 | transformers: bfloat16, float32 |", "|---|---:|---:|---:|"]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("\n".join([*lines, *notes]) + "\n", encoding="utf-8")
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text("\n".join([*lines, *notes]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

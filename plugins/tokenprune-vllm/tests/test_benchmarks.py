@@ -1,4 +1,4 @@
-"""The benchmark of speed as a command: its files have every row. Times are not looked at."""
+"""The benchmarks as commands: their files have every row. Times are not looked at."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IN_FLIGHT = (1, 8, 32)
 KEPT = {1.0: 74, 0.5: 42, 0.25: 26, 0.1: 16}
 
 
-def test_the_benchmark_writes_a_table_with_all_rows(tmp_path: Path) -> None:
+def test_the_table_of_speeds_has_all_rows(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
     command = [sys.executable, "benchmarks/vllm_speed.py", "--quick", "--output", str(tmp_path)]
     subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
@@ -32,3 +32,13 @@ def test_the_benchmark_writes_a_table_with_all_rows(tmp_path: Path) -> None:
     lines = [line for line in text.splitlines() if line.startswith(("| 1 |", "| 8 |", "| 32 |"))]
     assert len(lines) == 3 * (len(pictures) + len(videos))
     assert "What did not run here" in text
+
+
+def test_in_float32_vllm_and_transformers_choose_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/vllm_half.py", str(tmp_path / "half.md"), "--pictures", "3"]
+    subprocess.run([*command, "--families", "llava"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    text = (tmp_path / "half.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| llava |")]
+    assert "Of 3 pictures" in text
+    assert [row[1] for row in rows[:-1]] == ["divprune", "mmr", "scope", "visionzip", "vispruner", "holov"]
+    assert {row[2] for row in rows[:-1]} == {"0"}
