@@ -640,12 +640,12 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     """Measure, and write both files."""
-    command = " ".join(["python", "benchmarks/vllm_speed.py", *sys.argv[1:]])
     args = parsed()
+    how = "--quick" if args.quick else f"--size {args.size} --rounds {args.rounds} --times {args.times}"
     size = SIZES[args.size]
     device = gpu_name() if on_gpu() else f"{processor_name()}, {torch.get_num_threads()} threads"
     result = {
-        "command": command,
+        "command": f"python benchmarks/vllm_speed.py {how}",
         "gpu": on_gpu(),
         "where": f"vLLM {installed_version()}, torch {torch.__version__}, transformers {tf.__version__}, {device},"
         f" {size.dtype}, {args.rounds} rounds, models of size `{args.size}`",
