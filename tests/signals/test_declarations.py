@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin
 
@@ -27,8 +28,6 @@ from tokenprune.signals.signals import WITH_TEXT, DeclaredSignals
 
 #: What stands in the fields that a component leaves open.
 FILLING = {"scorers": {"name": "norm", "source": "hidden"}, "pruners": {"name": "max_min"}}
-#: Layers of the vision tower to choose from: two tell them apart.
-LAYERS = 2
 #: Fields whose values read the same, or need what is not here.
 ELSEWHERE = {"backend"}
 
@@ -43,22 +42,20 @@ def filled(cls: type[Any]) -> dict[str, Any]:
 
 
 def settings(cls: type[Any]) -> list[Any]:
-    """A component with its tunable values, and with each value of the fields that name one of several ways, in turn."""
+    """A component with its tunable values and with all values of fields that name one of several ways."""
     named = {
         name: get_args(field.annotation) if get_origin(field.annotation) is Literal else (False, True)
         for name, field in cls.model_fields.items()
         if (get_origin(field.annotation) is Literal or field.annotation is bool) and name not in ELSEWHERE
     }
-    made: list[Any] = []
-    for values in ({}, *({name: value} for name, ways in named.items() for value in ways)):
+    made = []
+    for values in itertools.product(*named.values()):
         try:
-            component = cls(**{**filled(cls), **values})
+            component = cls(**filled(cls), **dict(zip(named, values, strict=True)))
         except ConfigError:
             continue  # a rule between its fields
-        own = [
-            path for path in tunable_fields(component, LAYERS) if "." not in path
-        ]  # those of scorers: at the scorers
-        made += [variant for variant in variants(component, own, tower_layers=LAYERS) if variant not in made]
+        own = [path for path in tunable_fields(component, 4) if "." not in path]  # those of scorers: at the scorers
+        made += [variant for variant in variants(component, own, tower_layers=4) if variant not in made]
     return made
 
 
