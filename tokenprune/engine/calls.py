@@ -76,6 +76,10 @@ class Call:
         """Return the output of a decoder layer, ``[batch, rows, dim]``, changed or as it is."""
         return hidden
 
+    def loss(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the loss that the model's loss function computes."""
+        return function(*args, **kwargs)
+
     def finish(self, output: Any) -> None:
         """End the call: the model has returned."""
 

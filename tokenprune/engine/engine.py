@@ -29,6 +29,7 @@ from tokenprune.engine.capture import Captures
 from tokenprune.engine.compiled import run_eagerly
 from tokenprune.engine.decode import DecodeStep
 from tokenprune.engine.layer_call import LayerCalls
+from tokenprune.engine.loss import check_labels, prompt_targets
 from tokenprune.engine.plan import Plan
 from tokenprune.engine.prefill import Applied, Prefill, PromptInputs
 from tokenprune.engine.prompt import count_text
@@ -64,6 +65,7 @@ class Engine:
         self.layer_hooks = hooks.SharedHooks(self._hook_layers, stay=True)
         self.capture_hooks = hooks.SharedHooks(captures.register)
         self.output_hooks = hooks.SharedHooks(self._hook_outputs)
+        self.loss_hooks = hooks.SharedHooks(lambda: [hooks.PatchedLoss(adapter.model, self._loss)])
         self.finished_calls = self.prompts = 0
         self._compared = [*(stage.layer for stage in plan.stages), adapter.num_layers - 1]  # of a cache
         # layers that may differ in the rows that their caches hold
@@ -95,7 +97,7 @@ class Engine:
     def detach(self) -> None:
         """Take everything off again; pruned caches cannot be used from now on."""
         self.applied.owner.end()
-        for shared in (self.layer_hooks, self.capture_hooks, self.output_hooks):
+        for shared in (self.layer_hooks, self.capture_hooks, self.output_hooks, self.loss_hooks):
             shared.close()
         for item in reversed(self._attached):
             item.remove()
@@ -209,6 +211,11 @@ class Engine:
             return None
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
+    def _loss(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the model's loss function on the rows that are left."""
+        call = self.thread.current
+        return original(*args, **kwargs) if call is None else call.loss(original, args, kwargs)
+
     # ---- which kind of call ---
 
     def _begin(self, arguments: Mapping[str, Any]) -> Call:
@@ -251,24 +258,27 @@ class Engine:
         return self._begin_prompt(arguments, layout, sizes)
 
     def _begin_prompt(self, arguments: Mapping[str, Any], layout: VisualLayout, sizes: list[list[int]]) -> Call:
-        refusals.check_no_labels(arguments)
         self.prompts += 1
         batch, width = layout.mask.shape
         text = [width - sum(row) for row in sizes]
-        record = PrefillRecord(text)
+        labels = arguments.get("labels")
+        record = PrefillRecord(text, targets=None if labels is None else prompt_targets(labels))
         runs = self.tower.take_pending(bool(arguments.get("mm_encoder_outputs")))
         self.recording.begin(record)
         if not any(map(sum, sizes)):
             reason, none = "not pruned: the prompt holds no visual tokens", [0] * batch
             record.stages += [StageResult(stage.layer, none, none, reason=reason) for stage in self.plan.stages]
             return Call()
+        if labels is not None:
+            check_labels(self.adapter.model, self.adapter.text_config, arguments)
         self.adapter.stack.check_prompt(self.plan.first_cut, width)
         refusals.check_checkpointing(self.adapter.layers[self.plan.first :])
         if self.plan.renumbered and self._window is not None:
             check_window(self._window, width)
         record.places = cache(partial(self.adapter.placed, self.adapter.without_pixels(arguments), layout))
         annotations = self.recording.annotations
-        replay = self.thread.replays.take(arguments, self.adapter)
+        # a call with labels is no step of a generation
+        replay = None if labels is not None else self.thread.replays.take(arguments, self.adapter)
         if self.plan.cuts_earlier:
             uncached = bool(self.thread.copies) and arguments.get("use_cache") is False
             refusals.check_generates_with_cache(not uncached and replay is None)
@@ -287,6 +297,8 @@ class Engine:
             self.thread.replays,
         )
         prefill.hooks = (self.layer_hooks,) if replay is not None else (self.layer_hooks, self.capture_hooks)
+        if labels is not None:
+            prefill.hooks += (self.loss_hooks,)
         return prefill
 
     def _sample_ids(self, ids: tuple[int, ...] | None, batch: int, replayed: bool) -> tuple[int, ...]:

@@ -112,6 +112,40 @@ def _itself(value: Any) -> Any:
     return value
 
 
+class PatchedLoss:
+    """Runs a function around a model's loss function, until it is removed.
+
+    A model finds its loss function under ``_loss_function``, or else by its ``loss_type``. The first is set.
+
+    Args:
+        model: A model of transformers.
+        replacement: Runs in its place.
+    """
+
+    def __init__(self, model: Any, replacement: Replacement) -> None:
+        self.model, self.replacement = model, replacement
+        self.original: Callable[..., Any] = model.loss_function
+        self.earlier = vars(model).get("_loss_function")
+        vars(model)["_loss_function"] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss."""
+        return self.replacement(self.original, args, kwargs)
+
+    def remove(self) -> None:
+        """Give the model what it had."""
+        if vars(self.model).get("_loss_function") is self:
+            del vars(self.model)["_loss_function"]
+            if self.earlier is not None:
+                vars(self.model)["_loss_function"] = self.earlier
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.original, memo)
+
+    def __reduce__(self) -> Any:
+        return _itself, (self.original,)
+
+
 def observe_calls(owner: Any, name: str, tell: Callable[[Mapping[str, Any]], None]) -> PatchedMethod:
     """Let ``tell`` have the arguments of a method by name before each call, and an empty mapping after it."""
     # the class knows the names of the arguments, even where an instance's method was replaced by a wrapper

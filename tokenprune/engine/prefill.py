@@ -22,6 +22,7 @@ from tokenprune.engine.calls import Call, Observation
 from tokenprune.engine.deepstack import Deepstack, take_over
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.logits import KeptLogits
+from tokenprune.engine.loss import loss_of_rows, own_loss_error
 from tokenprune.engine.plan import Plan, Stage
 from tokenprune.engine.prompt import PromptMap
 from tokenprune.engine.quotas import Quotas
@@ -116,6 +117,7 @@ class Prefill(Call):
         self._choices: dict[int, Choice] = {}
         self._checks: list[tuple[Tensor, Callable[[int], Exception]]] = []
         self._asked_for_cache: bool | None = None
+        self._awaits_loss = inputs.arguments.get("labels") is not None
         self._left: Any = None  # the decoder's hidden states, where rows are missing in them
 
     # ---- what the engine tells ---
@@ -175,12 +177,18 @@ class Prefill(Call):
         """See :meth:`tokenprune.engine.calls.Call.after_layer`."""
         return hidden if self._deepstack is None else self._deepstack.add(layer, hidden, self._rows)
 
+    def loss(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """See :meth:`tokenprune.engine.calls.Call.loss`."""
+        value, self.record.targets = loss_of_rows(function, args, kwargs, self._rows)
+        self._awaits_loss = False
+        return value
+
     def finish(self, output: Any) -> None:
         """Tell the cache which rows it holds, and raise what was wrong.
 
         Raises:
             UnsupportedModelError: A stage was never reached: the layers did not run as usual. Or a model that does not
-                generate returned something else than the decoder's hidden states.
+                generate returned something else than the decoder's hidden states. Or a loss was computed of other rows.
         """
         passed = len(self.record.stages)
         if passed != len(self._applied.plan.stages):
@@ -193,6 +201,8 @@ class Prefill(Call):
         if self._left is not None and not generates(self._applied.adapter.model) and output[0] is not self._left:
             raise head_error(self._applied.adapter.model, "its language model")
         self._left = None  # as large as a layer's activations
+        if self._awaits_loss and self._compact is not None:
+            raise own_loss_error(self._applied.adapter.model)
         self._finish_cache(output)
         self.verify()
 
@@ -200,7 +210,8 @@ class Prefill(Call):
         cache = _cache_of(output, self._inputs.arguments)
         if cache is None:
             self.unseen_cache = self._uses_cache
-            self._replays.remember(self._inputs.arguments, self._choices)
+            if self._inputs.arguments.get("labels") is None:
+                self._replays.remember(self._inputs.arguments, self._choices)
             return
         held = {layer: self._held(self._stage_rows[layer]) for layer in sorted(self._stage_rows)}
         for first, end in pairwise([*held, self._applied.adapter.num_layers]):

@@ -227,16 +227,6 @@ def check_generates_with_cache(cached: bool) -> None:
         )
 
 
-def check_no_labels(arguments: Mapping[str, Any]) -> None:
-    """Refuse labels.
-
-    Raises:
-        UnsupportedFeatureError: The call has labels.
-    """
-    if arguments.get("labels") is not None:
-        raise UnsupportedFeatureError("labels: a pruned forward has fewer logits than labels", "leave out labels")
-
-
 def check_checkpointing(layers: Sequence[nn.Module]) -> None:
     """Refuse gradient checkpointing that runs a layer's hooks again in the backward pass.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tokenprune.recording.record import PrefillRecord, StageResult, StageTokens
+from tokenprune.recording.record import PrefillRecord, StageResult, StageTokens, Targets
 from tokenprune.recording.recording import Annotations, Recording
 from tokenprune.recording.report import Report
 
-__all__ = ["Annotations", "PrefillRecord", "Recording", "Report", "StageResult", "StageTokens"]
+__all__ = ["Annotations", "PrefillRecord", "Recording", "Report", "StageResult", "StageTokens", "Targets"]

@@ -74,6 +74,19 @@ class StageResult:
         return self.tokens.positions.gather(1, place).masked_fill(~kept, -1)
 
 
+@dataclass(frozen=True)
+class Targets:
+    """The tokens that a forward with ``labels`` has to predict. Tensors stay where the labels are.
+
+    Attributes:
+        given: Targets per sample of the unpruned prompt, long ``[batch]``.
+        lost: Those whose predicting row was dropped, which do not count in the loss, long ``[batch]``.
+    """
+
+    given: Tensor
+    lost: Tensor
+
+
 @dataclass
 class PrefillRecord:
     """Record of one prefill, which the engine fills while the model runs.
@@ -86,6 +99,7 @@ class PrefillRecord:
         kv_bytes_unpruned: Bytes that the cache would have without pruning.
         places: Tells where the visual tokens lie on the pictures, item by item for each sample; None where the family's
             adapter knows no grid. Only pictures need it, so it is found out when it is asked for.
+        targets: What the model had to predict; None without ``labels``.
     """
 
     text_tokens: list[int] = field(default_factory=list)
@@ -94,3 +108,4 @@ class PrefillRecord:
     kv_bytes: int = 0
     kv_bytes_unpruned: int = 0
     places: Callable[[], Sequence[Sequence[PlacedItem]] | None] = lambda: None
+    targets: Targets | None = None

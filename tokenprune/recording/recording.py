@@ -88,6 +88,7 @@ class Recording:
     def report(self) -> Report:
         """Summary of the last prefill."""
         record = self.prefill
+        targets = record.targets
         return Report(
             model=self.family,
             choice=self.choice,
@@ -99,4 +100,6 @@ class Recording:
             score_ms=sum(stop.since(start) for start, stop in record.clock),
             text_config=self.text_config,
             cuts_earlier=self.method.cut_earlier_caches,
+            targets=None if targets is None else targets.given.tolist(),
+            lost_targets=None if targets is None else targets.lost.tolist(),
         )

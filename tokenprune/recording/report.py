@@ -28,6 +28,8 @@ class Report:
         score_ms: Milliseconds spent on scoring and selecting in all stages.
         text_config: Config of the decoder, from which FLOPs are computed.
         cuts_earlier: Whether the caches of the layers before each stage are cut after the prefill.
+        targets: Tokens per sample that the labels ask for; None without ``labels``.
+        lost_targets: Those of them whose predicting row was dropped: they do not count in the loss.
     """
 
     model: str
@@ -40,6 +42,8 @@ class Report:
     score_ms: float
     text_config: Any = field(default=None, repr=False)
     cuts_earlier: bool = False
+    targets: list[int] | None = None
+    lost_targets: list[int] | None = None
 
     @property
     def before(self) -> list[int]:
@@ -97,6 +101,8 @@ class Report:
             if self.kv_bytes:
                 lines.append(f"  KV cache: {self.kv_bytes_unpruned:,} -> {self.kv_bytes:,} bytes")
             lines.append(f"  scoring and selecting: {self.score_ms:.2f} ms")
+        if self.targets is not None:
+            lines.append(f"  targets lost with dropped rows: {self.lost_targets} of {self.targets}")
         return "\n".join(lines)
 
     def _flops_line(self) -> str:
