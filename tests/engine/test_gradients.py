@@ -22,10 +22,11 @@ HOOKS_RUN_AGAIN = TRANSFORMERS < (5, 20)
 
 
 def gradients(model: PreTrainedModel, inputs: dict[str, Tensor], inside: bool) -> dict[str, Tensor]:
-    """Of a loss on all logits; the backward pass runs inside the block or after it."""
+    """Of the loss of all tokens, and of one on the logits; the backward pass runs inside the block or after it."""
     model.zero_grad()
     with tp.apply(model, HALF) as run:
-        loss = model(**inputs, use_cache=False).logits.float().pow(2).mean()
+        output = model(**inputs, labels=inputs["input_ids"], use_cache=False)
+        loss = output.loss + output.logits.float().pow(2).mean()
         if inside:
             loss.backward()
     assert run.stages[0].after == [8, 8]
@@ -47,10 +48,14 @@ def test_gradient_checkpointing_changes_no_gradient(family: str, reentrant: bool
     expected = gradients(model, inputs, inside)
     assert len(expected) > 40
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    ran: list[int] = []
+    projection = model.get_decoder().layers[-1].self_attn.q_proj
+    projection.register_forward_hook(lambda *_: ran.append(1))
     refused: Any = pytest.raises(UnsupportedFeatureError, match=r"gradient checkpointing.*newer transformers")
     with refused if HOOKS_RUN_AGAIN else nullcontext():
         found = gradients(model, inputs, inside)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+        assert len(ran) == 2, "the layer was not computed again"
 
 
 @torch.no_grad()

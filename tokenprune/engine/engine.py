@@ -262,12 +262,13 @@ class Engine:
         batch, width = layout.mask.shape
         text = [width - sum(row) for row in sizes]
         labels = arguments.get("labels")
-        record = PrefillRecord(text, targets=None if labels is None else prompt_targets(labels))
+        record = PrefillRecord(text)
         runs = self.tower.take_pending(bool(arguments.get("mm_encoder_outputs")))
         self.recording.begin(record)
         if not any(map(sum, sizes)):
             reason, none = "not pruned: the prompt holds no visual tokens", [0] * batch
             record.stages += [StageResult(stage.layer, none, none, reason=reason) for stage in self.plan.stages]
+            record.targets = None if labels is None else prompt_targets(labels)
             return Call()
         if labels is not None:
             check_labels(self.adapter.model, self.adapter.text_config, arguments)

@@ -16,6 +16,9 @@ from tokenprune.recording import Targets
 #: What transformers and its collators write where there is nothing to predict.
 IGNORED = -100
 
+#: Arguments that the loss function reads. Some models hand them on to their decoder and its layers, which do not.
+LABELS = ("labels", "shift_labels")
+
 
 def check_labels(model: nn.Module, text_config: Any, arguments: Mapping[str, Any]) -> None:
     """Refuse labels where the loss over the rows that are left would not be that of the model.

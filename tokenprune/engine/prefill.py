@@ -22,7 +22,7 @@ from tokenprune.engine.calls import Call, Observation
 from tokenprune.engine.deepstack import Deepstack, take_over
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.logits import KeptLogits
-from tokenprune.engine.loss import loss_of_rows, own_loss_error
+from tokenprune.engine.loss import LABELS, loss_of_rows, own_loss_error
 from tokenprune.engine.plan import Plan, Stage
 from tokenprune.engine.prompt import PromptMap
 from tokenprune.engine.quotas import Quotas
@@ -140,6 +140,7 @@ class Prefill(Call):
     def enter_decoder(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """See :meth:`tokenprune.engine.calls.Call.enter_decoder`."""
         self._asked_for_cache = arguments.get("use_cache")  # what became of the call's, and of the configs of all parts
+        arguments = {name: value for name, value in arguments.items() if name not in LABELS}
         arguments, self._deepstack = take_over(arguments, self._applied.plan.first, self._applied.adapter.num_layers)
         self.changes_outputs = self._deepstack is not None
         return arguments
@@ -292,7 +293,7 @@ class Prefill(Call):
         selection = select(stage.pruner, context) if choice is None else choice.selection
         if choice is None and (decides or (stage.pruner.shares_quota_itself and max(map(len, quotas)) > 1)):
             quotas = count_kept(selection, context)
-        self._choices[stage.number] = Choice(selection, quotas)
+        self._choices[stage.number] = Choice(selection.detached(), quotas)
         self.record.clock.append((start, Moment(hidden.device)))
         self._forget(stage)
         keep = selection.keep & axis.mask

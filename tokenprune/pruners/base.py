@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -33,6 +33,11 @@ class Selection:
     hidden: Tensor | None = None
     scores: Tensor | None = None
     merged: Tensor | None = None
+
+    def detached(self) -> Selection:
+        """The same selection without the graph of its gradients, for whoever keeps it."""
+        hidden, scores = (None if x is None else x.detach() for x in (self.hidden, self.scores))
+        return replace(self, hidden=hidden, scores=scores)
 
 
 class Pruner(SignalReader, ABC):
