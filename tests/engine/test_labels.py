@@ -253,7 +253,7 @@ def test_logits_of_other_rows_are_an_error() -> None:
         return self.loss_function(logits[:, 1:], labels, vocab_size=logits.shape[-1])
 
     model.forward = types.MethodType(forward, model)
-    with tp.apply(model, fastv()), pytest.raises(UnsupportedFeatureError, match="16 rows are left .* logits of 15"):
+    with tp.apply(model, fastv()), pytest.raises(UnsupportedFeatureError, match=r"16 rows are left .* logits of 15"):
         model(**inputs, labels=labels_of(inputs))
 
 

@@ -75,6 +75,20 @@ def test_stages_cost_no_transfers(scorer: str) -> None:
     assert engine == {"engine/engine.py": 2, "engine/prefill.py": 1}
 
 
+def test_labels_bring_nothing_more_to_the_host() -> None:
+    """The lost targets are counted on the device, and come to the host with the report."""
+    case = CASES["llava"]
+    model = case.build()
+    inputs = case.inputs(model)
+    counts = []
+    for labels in (None, inputs["input_ids"]):
+        with tp.apply(model, stages({"name": "topk", "scorer": "fastv"}, 5)) as run, reads() as count:
+            model(**inputs, labels=labels, use_cache=True)
+        counts.append(count)
+    assert counts[0] == counts[1]
+    assert sum(run.report.targets or []) > 0
+
+
 @pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
 def test_the_grid_is_asked_for_once(name: str) -> None:
     """Three merging rounds read the grid and the frames three times: the adapter makes them once."""

@@ -1,8 +1,7 @@
-"""Fine-tuning with pruned images in the Trainer of transformers, LoRA by PEFT: it learns, and what it wrote is exact."""
+"""Fine-tuning with pruned images, with PEFT in the Trainer of transformers: it learns, and what it wrote is exact."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -105,7 +104,7 @@ def judged(model: PreTrainedModel, called: nn.Module, inputs: Sample) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Trainer, list[float], Path]]:
+def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainer, list[float], Path]:
     """The trainer when its block has ended, the pruned losses before, while and after it learned, and its folder."""
     folder = tmp_path_factory.mktemp("lora")
     trainer = trainer_of(adapted(base), folder, gradient_accumulation_steps=2)
@@ -116,7 +115,7 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
         found = trainer.predict(samples(), ignore_keys=NO_PREDICTIONS)
         losses.append(found.metrics["test_loss"])
         assert found.predictions.shape[:2] == run.stages[-1].rows.shape
-    yield trainer, losses, folder
+    return trainer, losses, folder
 
 
 def test_the_loss_falls(trained: tuple[Trainer, list[float], Path]) -> None:

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tokenprune.core.call_arguments import bound_arguments, named_parameters
@@ -54,7 +53,7 @@ def check_labels(model: nn.Module, text_config: Any, arguments: Mapping[str, Any
     routed = arguments.get("output_router_logits")
     if getattr(text_config, "output_router_logits", False) if routed is None else routed:
         raise UnsupportedFeatureError(
-            f"labels with output_router_logits: the load-balancing loss of {name} counts the same tokens in every layer",
+            f"labels with output_router_logits: the load-balancing loss of {name} counts as many tokens in every layer",
             "call the model with output_router_logits=False",
         )
 
