@@ -51,5 +51,6 @@ def check_free(decoder: nn.Module) -> None:
     """
     if vars(decoder).get(_MARK) is not None:
         raise BusyModelError(
-            "a method is already applied to this model", "leave the first apply block, or close its run, before another"
+            "a method is already applied to this model",
+            "use its run's using(method) for calls with another method, or close the run before another apply",
         )
