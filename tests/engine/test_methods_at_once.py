@@ -1,10 +1,11 @@
-"""Several methods on one applied model, on several threads at once: each call is exactly what its method makes of it."""
+"""Several methods on one applied model, on several threads at once: each call is what its method alone makes of it."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -83,7 +84,7 @@ def test_eight_threads_with_methods_of_their_own(family: str) -> None:
     plan = [[call_of(names, thread, step) for step in range(ROUNDS)] for thread in range(THREADS)]
 
     alone: dict[str, tuple[tuple[Tensor, Tensor], list[int]]] = {}
-    for name, number, more in sum(plan, []):
+    for name, number, more in chain.from_iterable(plan):
         key = f"{name} {number} {more}"
         if key in alone:
             continue
@@ -107,7 +108,7 @@ def test_eight_threads_with_methods_of_their_own(family: str) -> None:
             return done
 
         with ThreadPoolExecutor(THREADS) as pool:
-            results = sum(pool.map(work, range(THREADS)), [])
+            results = list(chain.from_iterable(pool.map(work, range(THREADS))))
     assert len(results) == THREADS * ROUNDS
     for name, number, more, (ids, logits), part in results:
         inputs = batches[number]
@@ -115,7 +116,7 @@ def test_eight_threads_with_methods_of_their_own(family: str) -> None:
         assert torch.equal(ids, expected_ids), name
         assert float((logits - expected).abs().max()) <= tolerance(expected), name
         if known[name] is None:
-            assert part.report.reason == "not pruned: run.using(None)"
+            assert part.report.reason == "not pruned: the method of the call is None"
             assert part.report.before == part.report.after
             continue
         assert part.report.after == after, name

@@ -47,7 +47,7 @@ def test_a_block_has_its_own_method_budget_and_report() -> None:
         assert run.report.after == [5, 5]
     assert (part.report.after, budget.report.after, unpruned.report.after) == ([8, 8], [4, 4], [16, 16])
     assert (part.choice.layers, budget.choice.layers) == ((1,), (2,))
-    assert unpruned.report.reason == "not pruned: run.using(None)"
+    assert unpruned.report.reason == "not pruned: the method of the call is None"
     assert unpruned.report.kv_bytes == unpruned.report.kv_bytes_unpruned > part.report.kv_bytes > 0
     assert part.look().stages[0].kept.sum() == 8  # also after the run
     assert unpruned.look().stages[0].kept.all()

@@ -48,9 +48,10 @@ class Engine:
     Args:
         adapter: The model's adapter.
         recording: The run's own method, and what it records for the caller.
+        prunes: Whether the run's own method prunes. If not, only calls inside ``using`` blocks are pruned.
     """
 
-    def __init__(self, adapter: Adapter, recording: Recording) -> None:
+    def __init__(self, adapter: Adapter, recording: Recording, prunes: bool = True) -> None:
         self.adapter = adapter
         self.thread = ThreadState()
         self.key = object()  # stands for the engine in contexts, which may outlive it
@@ -71,9 +72,8 @@ class Engine:
         calls = [LayerCalls(layer, adapter.layer_signature) for layer in layers]
         reads_logits_to_keep = logits.is_read(adapter.model, adapter.decoder)
         self._on = OnModel(adapter, self.thread, calls, self.layer_hooks, reads_logits_to_keep)
-        plan = Plan.of(recording.method, recording.choice.layers, adapter)
-        self.own = AppliedMethod(self._on, plan, recording, self._tower(plan))
-        self._continuations.add(self.own.continuation)
+        plan = Plan.of(recording.method, recording.choice.layers, adapter) if prunes else None
+        self.own = self._make(recording, plan)
 
     # ---- putting it on the model, and taking it off ---
 
@@ -93,7 +93,7 @@ class Engine:
         self._attached.append(hooks.PatchedMethod(chain[-1], "forward", self._enter_decoder, eager=True))
         self._follow(self.own)
         if self.own.tower is not None:
-            self.own.tower.hooks.acquire()  # they stay: the run's own method is the one that most calls use
+            self.own.tower.hooks.acquire()  # they stay: most calls use the run's own method
 
     def detach(self) -> None:
         """Take everything off again; pruned caches cannot be used from now on."""
@@ -102,7 +102,8 @@ class Engine:
             continuations, towers = list(self._continuations), list(self._towers.values())
         for continuation in continuations:
             continuation.end()
-        for shared in (self.layer_hooks, self.own.capture_hooks, self.output_hooks, *(t.hooks for t in towers)):
+        own, tower_hooks = self.own.hooks, [tower.hooks for tower in towers]
+        for shared in (self.layer_hooks, *own, self.output_hooks, *tower_hooks):
             shared.close()
         for item in reversed(self._attached):
             item.remove()
@@ -116,12 +117,8 @@ class Engine:
             recording: What the calls record.
             plan: The plan of the method; None leaves the calls unpruned.
         """
-        method: AppliedMethod | Unpruned
-        if plan is None:
-            method = Unpruned(self._on, recording)
-        else:
-            method = AppliedMethod(self._on, plan, recording, self._tower(plan))
-            self._follow(method)
+        method = self._make(recording, plan)
+        self._follow(method)
         use = uses.Use(self.key, method)
         del method  # the block holds it, and lets it go at its end
         uses.begin(use)
@@ -129,6 +126,11 @@ class Engine:
             yield use
         finally:
             uses.end(use)
+
+    def _make(self, recording: Recording, plan: Plan | None) -> AppliedMethod | Unpruned:
+        if plan is None:
+            return Unpruned(self._on, recording)
+        return AppliedMethod(self._on, plan, recording, self._tower(plan))
 
     def _tower(self, plan: Plan) -> TowerRecorder | None:
         """What records the layers of the tower that a method reads; methods that read the same share it."""
@@ -144,8 +146,10 @@ class Engine:
                 self._towers[key] = recorder
             return self._towers[key]
 
-    def _follow(self, method: AppliedMethod) -> None:
+    def _follow(self, method: AppliedMethod | Unpruned) -> None:
         """Put on the model what a method needs between its calls, if no other has needed it before."""
+        if isinstance(method, Unpruned):
+            return
         with self._lock:
             self._continuations.add(method.continuation)
             tower = method.tower
@@ -162,11 +166,12 @@ class Engine:
     def _lowest(self, layer: Callable[[Plan], int]) -> int:
         """The lowest layer that a plan names, of all methods in use and of all pruned caches."""
         with self._lock:
-            return min(layer(continuation.plan) for continuation in self._continuations)
+            firsts = [layer(continuation.plan) for continuation in self._continuations]
+        return min(firsts, default=self.adapter.num_layers)
 
     def why_nothing_was_pruned(self) -> TokenPruneError | None:
         """The error for a whole run in which the model ran and read no prompt; None if it read one."""
-        if self.prompts or not self.finished_calls:
+        if self.prompts or not self.finished_calls or self.own.plan is None:
             return None
         return UnsupportedFeatureError(
             f"the model ran {self.finished_calls} times inside the apply block but never read a prompt there: nothing"
@@ -181,12 +186,13 @@ class Engine:
         for prompt in (*args[:1], kwargs.get("inputs"), kwargs.get("input_ids")):
             if prompt is not None:
                 check_not_empty(prompt)  # the vision tower runs before the first call, and would fail
-        tower = self._method().tower
+        method = self._method()
+        tower = method.tower
         self.thread.copies.append(1)
         try:
             with nullcontext() if tower is None else hooks.in_use(tower.hooks):
                 output = original(*args, **kwargs)
-            if self.ended:  # without a cache, the steps after that were not pruned
+            if self.ended and method.plan is not None:  # without a cache, the steps after that were not pruned
                 raise UnsupportedFeatureError(
                     "the apply block ended while generate was running", "end it when the generation has ended"
                 )
@@ -241,6 +247,8 @@ class Engine:
     def _enter_decoder(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = self.thread.current
         decoder = self.adapter.decoder
+        if call is None and self._method().plan is None:  # perhaps it began before the run did, on another thread
+            return original(*args, **kwargs)
         if call is None or decoder not in call.awaited:
             raise UnsupportedFeatureError(
                 f"{type(decoder).__name__} was called by itself inside an apply block: it is not told where the visual"
@@ -279,19 +287,22 @@ class Engine:
         Raises:
             UnsupportedFeatureError: The block has ended.
         """
-        use = uses.innermost(self.key)
-        return self.own if use is None else use.method  # type: ignore[return-value]
+        around = uses.around(self.key) if uses.opened() else []
+        method: AppliedMethod | Unpruned = around[-1].method if around else self.own
+        return method
 
     def _begin(self, arguments: Mapping[str, Any]) -> Call:
         """Look at the arguments of a call and say what it is."""
-        uses.note_call(self.key)
+        inside = uses.opened()
+        for use in uses.around(self.key) if inside else ():
+            use.called = True
         cache = given_cache(arguments)
         owner = owner_of(cache, self.adapter.num_layers - 1)
         if owner is not None:
             if not isinstance(owner, Continuation) or owner.thread is not self.thread:
                 raise refusals.pruned_elsewhere()
             return owner.step(cache, arguments)
-        method = self._method()
+        method = self._method() if inside else self.own
         method.check(cache, arguments)
         self.layer_hooks.drop()
         past = cache.get_seq_length() if isinstance(cache, Cache) else 0
@@ -306,17 +317,18 @@ class Engine:
 
 
 @contextmanager
-def attached(adapter: Adapter, recording: Recording) -> Iterator[Engine]:
+def attached(adapter: Adapter, recording: Recording, prunes: bool = True) -> Iterator[Engine]:
     """Keep the method on the model inside the block.
 
     Args:
         adapter: The model's adapter.
         recording: The method, the layers before which it prunes, and what it records for the caller.
+        prunes: See :class:`Engine`.
 
     Raises:
         TokenPruneError: The method cannot run on this model.
     """
-    engine = Engine(adapter, recording)
+    engine = Engine(adapter, recording, prunes)
     try:
         engine.attach()
         yield engine

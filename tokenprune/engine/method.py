@@ -43,7 +43,7 @@ class AppliedMethod:
         plan: As given.
         tower: As given.
         continuation: Owns the caches that the method prunes.
-        capture_hooks: The hooks on the layers before the stages.
+        hooks: The hooks that its prefills need and that no other method shares.
     """
 
     def __init__(self, on: OnModel, plan: Plan, recording: Recording, tower: TowerRecorder | None) -> None:
@@ -53,7 +53,7 @@ class AppliedMethod:
         self._applied = Applied(on.adapter, plan, on.layers, self.continuation, on.reads_logits_to_keep)
         self._observer = object()  # stands for the method: hooks that hold itself would be a circle
         captures = Captures(plan, on.adapter, on.layers, partial(on.thread.call_watched_by, self._observer))
-        self.capture_hooks = hooks.SharedHooks(captures.register)
+        self.hooks = (hooks.SharedHooks(captures.register),)
         self._samples = SampleCounter()
         self._replays = ThreadReplays()
 
@@ -138,7 +138,7 @@ class AppliedMethod:
         )
         prefill.hooks = (self._on.layer_hooks,)
         if replay is None:
-            prefill.hooks += (self.capture_hooks,)
+            prefill.hooks += self.hooks
             prefill.watched_by = (self._observer,)
             if self.tower is not None:
                 prefill.hooks += (self.tower.hooks,)

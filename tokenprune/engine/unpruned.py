@@ -1,4 +1,4 @@
-"""Calls that a ``using(None)`` block leaves unpruned: nothing is done to them, and their prompts are counted."""
+"""Calls that are left unpruned, by ``using(None)`` or ``apply(model, None)``: their prompts are counted, no more."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from tokenprune.engine import refusals
 from tokenprune.engine.cache import cache_bytes
 from tokenprune.engine.calls import Call
 from tokenprune.engine.continuation import OnModel
+from tokenprune.engine.hooks import SharedHooks
 from tokenprune.engine.method import count_images, places_of
 from tokenprune.engine.prefill import cache_after
 from tokenprune.recording import PrefillRecord, Recording, StageResult, StageTokens
 
 #: Why nothing was pruned, in reports.
-REASON = "not pruned: run.using(None)"
+REASON = "not pruned: the method of the call is None"
 
 
 class Unpruned:
@@ -26,6 +27,7 @@ class Unpruned:
     """
 
     plan = tower = None
+    hooks: tuple[SharedHooks, ...] = ()
 
     def __init__(self, on: OnModel, recording: Recording) -> None:
         self._on, self._recording = on, recording

@@ -7,7 +7,7 @@ their context, as ``asyncio.to_thread`` does.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tokenprune.errors import UnsupportedFeatureError
 
@@ -54,27 +54,23 @@ class Use(Generic[T]):
 
 
 #: The blocks that are open in this context, the innermost last.
-_OPEN: ContextVar[tuple[Use[object], ...]] = ContextVar("tokenprune_using", default=())
+_OPEN: ContextVar[tuple[Use[Any], ...]] = ContextVar("tokenprune_using", default=())
+
+#: Returns them. Where there are none, nothing else is asked: it runs at every step.
+opened = _OPEN.get
 
 
-def begin(use: Use[T]) -> None:
+def begin(use: Use[Any]) -> None:
     """Open a block in this context."""
-    _OPEN.set((*_OPEN.get(), use))  # type: ignore[arg-type]
+    _OPEN.set((*opened(), use))
 
 
-def end(use: Use[T]) -> None:
+def end(use: Use[Any]) -> None:
     """End a block. The context may be another one: a generator's body may end in one that is not that of its start."""
     use.end()
-    _OPEN.set(tuple(other for other in _OPEN.get() if other is not use))
+    _OPEN.set(tuple(other for other in opened() if other is not use))
 
 
-def innermost(model: object) -> Use[object] | None:
-    """The innermost block of this context for an applied model; None where there is none."""
-    return next((use for use in reversed(_OPEN.get()) if use.model is model), None)
-
-
-def note_call(model: object) -> None:
-    """Note in all blocks around it that a call of the model begins."""
-    for use in _OPEN.get():
-        if use.model is model:
-            use.called = True
+def around(model: object) -> list[Use[Any]]:
+    """The blocks of this context for an applied model, the innermost last."""
+    return [use for use in opened() if use.model is model]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from weakref import ref
 
 from torch import nn
 
@@ -29,9 +30,8 @@ from tokenprune.engine.trials.calibrate import (
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import BudgetError, ConfigError, TokenPruneError
 from tokenprune.fingerprint import fingerprint
-from tokenprune.recording import Recording
 from tokenprune.run.handle import Run
-from tokenprune.run.methods import RunMethods, check_is_method, chosen
+from tokenprune.run.methods import RunMethods, check_is_method
 from tokenprune.run.using import using
 from tokenprune.selectors.base import LayerChoice, SelectorContext
 from tokenprune.selectors.entropy_profile import EntropyProfile
@@ -40,7 +40,7 @@ from tokenprune.selectors.entropy_profile import EntropyProfile
 @progress_in_notebooks
 def apply(
     model: nn.Module,
-    method: Method,
+    method: Method | None,
     calibration: Calibration | None = None,
     progress: Progress | None = None,
     *,
@@ -57,7 +57,7 @@ def apply(
 
     Args:
         model: Any supported transformers model; it is not changed, and nothing is left on it afterwards.
-        method: The method; see :class:`tokenprune.Method`.
+        method: The method; see :class:`tokenprune.Method`. With None only calls inside :meth:`Run.using` are pruned.
         calibration: A few inputs (as for ``model(**inputs)``), or a single one, for layer selectors that measure the
             model.
         progress: Called while a layer selector measures the model, with (what is done, steps done, steps in total);
@@ -75,29 +75,30 @@ def apply(
         LayerError: A layer is out of range, or the method needs signals that do not exist before it.
         BusyModelError: A method is already applied to the model: its run's ``using`` lets single calls use another.
     """
-    for one in (method, *also):
+    given = [*([] if method is None else [method]), *also]
+    for one in given:
         check_is_method(one, "apply")
     adapter = adapter_for(unwrap(model))
     with ExitStack() as stack:
-        stack.enter_context(reserved(adapter.decoder))
+        mark = stack.enter_context(reserved(adapter.decoder))
         stack.enter_context(eager(model))  # a wrapper that was compiled runs eagerly, too
         batches = None if calibration is None else as_batches(calibration)
-        choice, *others = (m.layers.select(_context(adapter, m, batches, progress)) for m in (method, *also))
-        recording = Recording(chosen(method, choice), choice, adapter.name, adapter.num_layers, adapter.text_config)
-        engine = stack.enter_context(attached(adapter, recording))
-        methods = RunMethods(
-            adapter, recording.method, choice, partial(_context, adapter, calibration=None), calibration is not None
-        )
-        for one, layers in zip((method, *also), (choice, *others), strict=True):
-            methods.remember(one, layers)
-            methods.of(one)  # what cannot run is refused now
+        choices = [one.layers.select(_context(adapter, one, batches, progress)) for one in given]
+        methods = RunMethods(adapter, partial(_context, adapter, calibration=None), calibration is not None)
+        for one, choice in zip(given, choices, strict=True):
+            methods.remember(one, choice)
+        recordings = [methods.of(one)[0] for one in given]  # what cannot run is refused now
+        recording = methods.unpruned() if method is None else recordings[0]
+        engine = stack.enter_context(attached(adapter, recording, prunes=method is not None))
         applied = stack.pop_all()
 
     def end() -> TokenPruneError | None:
         applied.close()
         return engine.why_nothing_was_pruned()
 
-    return Run(recording, end, partial(using, engine, methods))
+    run = Run(recording, end, partial(using, engine, methods))
+    mark.run = ref(run)
+    return run
 
 
 @progress_in_notebooks

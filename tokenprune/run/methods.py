@@ -11,10 +11,14 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.budgets.keep import KeepRatio
 from tokenprune.budgets.stated import stated_budget
 from tokenprune.config import Method
+from tokenprune.core.references import UNPRUNED
 from tokenprune.engine.plan import Plan
 from tokenprune.errors import ConfigError
+from tokenprune.pruners.topk import TopK
 from tokenprune.recording import Recording
+from tokenprune.scorers.random import Random
 from tokenprune.selectors.base import LayerChoice, SelectorContext
+from tokenprune.selectors.fixed import Fixed
 
 #: Plans that are kept, those used last. Whoever lets clients name any budget must not fill the memory with them.
 KEPT = 256
@@ -37,6 +41,16 @@ def chosen(method: Method, choice: LayerChoice) -> Method:
     return method if choice.pruner is None else method.model_copy(update={"pruner": choice.pruner})
 
 
+def keeps_everything() -> Method:
+    """What stands for no method in recordings and reports."""
+    return Method(
+        layers=Fixed(layers=(0,)),
+        pruner=TopK(scorer=Random()),
+        budget=KeepRatio(ratio=1.0),
+        label=UNPRUNED,
+    )
+
+
 def with_budget(method: Method, budget: str | None, fields: Mapping[str, Any]) -> Method:
     """The method with another budget; arguments and errors as for :func:`tokenprune.load_method`."""
     stated = stated_budget(budget, fields, "using")
@@ -50,8 +64,6 @@ class RunMethods:
 
     Args:
         adapter: The model's adapter.
-        own: The run's own method, with the pruner that its selector chose.
-        choice: Its layers.
         context: Makes what the selector of a method sees of the model without running it.
         calibrated: Whether ``apply`` was given calibration samples.
     """
@@ -59,13 +71,10 @@ class RunMethods:
     def __init__(
         self,
         adapter: Adapter,
-        own: Method,
-        choice: LayerChoice,
         context: Callable[[Method], SelectorContext],
         calibrated: bool,
     ) -> None:
         self._adapter, self._context, self._calibrated = adapter, context, calibrated
-        self._own, self._own_choice = own, choice
         self._choices: dict[str, LayerChoice] = {}
         self._plans: OrderedDict[str, tuple[Recording, Plan]] = OrderedDict()
         self._lock = threading.Lock()
@@ -99,15 +108,8 @@ class RunMethods:
         return self._recording(recording.method, recording.choice), plan
 
     def unpruned(self) -> Recording:
-        """A recording of calls that are not pruned: as of a method that keeps everything, before the run's layers."""
-        everything = {
-            "budget": KeepRatio(ratio=1.0),
-            "positions": "original",
-            "cut_earlier_caches": False,
-            "label": "unpruned",
-        }
-        choice = LayerChoice(self._own_choice.layers, "run.using(None)")
-        return self._recording(self._own.model_copy(update=everything), choice)
+        """A recording of calls that are not pruned."""
+        return self._recording(keeps_everything(), LayerChoice((0,), "none: the call is not pruned"))
 
     def _choice(self, method: Method) -> LayerChoice:
         known = self._choices.get(_key(method))
