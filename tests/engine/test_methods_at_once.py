@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -19,6 +21,7 @@ from tests.support.oracle import oracle_generate_logits, tolerance
 from tests.support.simple import fastv
 from tests.support.tiny import CASES
 from tests.support.tiny.core import CACHE
+from tokenprune.adapters.towers import TowerRun
 
 THREADS, ROUNDS, STEPS = 8, 3, 4
 RATIO = {"name": "keep_ratio", "ratio": 0.4}
@@ -191,3 +194,70 @@ def test_one_method_costs_nothing_of_another() -> None:
         assert part.report.after == [8]
         assert sum(len(module._forward_hooks) for module in tower.modules()) == before
     assert hooked() == []
+
+
+@torch.no_grad()
+def test_a_call_inside_a_call_has_hooks_on_lower_layers() -> None:
+    """As a call of another thread does that begins while this one runs, only surely."""
+    case, model = CASES["qwen3_vl"], model_of("qwen3_vl", "sdpa")
+    inputs, other = (case.batch(model, 1, seed=seed).inputs for seed in (1, 2))
+    with tp.apply(model, fastv([1])) as run:
+        expected = model(**other).logits
+    inside: list[Tensor] = []
+
+    def nested(*_: Any) -> None:
+        hook.remove()
+        with run.using(fastv([1])) as part:
+            inside.append(model(**other).logits)
+        assert part.report.after == [5]
+
+    with tp.apply(model, fastv([3])) as run:
+        outer = model(**inputs).logits
+        hook = model.get_decoder().layers[3].register_forward_hook(nested)
+        assert torch.equal(model(**inputs).logits, outer)
+    assert torch.equal(inside[0], expected)
+
+
+@torch.no_grad()
+def test_a_generation_records_no_tower_for_another_method() -> None:
+    """While the hooks of a method are on the tower, as on another thread, a generation of another holds no states."""
+    case, model = CASES["llava"], model_of("llava", "sdpa")
+    inputs = case.batch(model, 1).inputs
+    tower = tp.load_method("vision-attention", keep_ratio=0.5)
+    recorded: list[int] = []
+
+    def within(ids: Tensor, scores: Tensor) -> Tensor:
+        with run.using(fastv([2])):
+            model.generate(**inputs, max_new_tokens=2, logits_processor=[look])
+        return scores
+
+    def look(ids: Tensor, scores: Tensor) -> Tensor:
+        recorded.append(sum(isinstance(item, TowerRun) and bool(item.states) for item in gc.get_objects()))
+        return scores
+
+    with tp.apply(model, fastv([1])) as run:
+        model.generate(**inputs, max_new_tokens=1, logits_processor=[look])
+        with run.using(tower):
+            model.generate(**inputs, max_new_tokens=1, logits_processor=[within])
+    assert recorded == [0, 0, 0]
+
+
+@torch.no_grad()
+def test_without_a_method_of_its_own_a_run_prunes_in_blocks_only() -> None:
+    case, model = CASES["llava"], model_of("llava", "sdpa")
+    inputs = case.batch(model, 2, "left", variant="ragged").inputs
+    plain = model(**inputs).logits
+    with tp.apply(model, fastv([1])):
+        expected = model(**inputs).logits
+    with tp.apply(model, None) as run:
+        assert torch.equal(model(**inputs).logits, plain)
+        assert run.report.before == run.report.after == [32, 16]
+        with run.using(fastv([1])) as part:
+            cache = model(**inputs)
+            assert torch.equal(cache.logits, expected)
+            assert part.report.after == [5, 5]
+        copied = copy.deepcopy(model)
+        assert torch.equal(model(**inputs).logits, plain)
+    assert torch.equal(copied(**inputs).logits, plain)
+    with tp.apply(model, None):
+        pass  # nothing was called, and nothing was to be pruned
