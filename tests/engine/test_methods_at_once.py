@@ -42,6 +42,11 @@ def methods(family: str) -> dict[str, tp.Method | None]:
         "cuts caches": matrix.method([2], RATIO, cut_earlier_caches=True),
         "tower": tp.Method.from_dict(tower),
         "merges": tp.load_method("visionzip", keep_ratio=0.5) if family == "llava" else fastv([2], **RATIO),
+        "measured": tp.Method(
+            layers={"name": "entropy_collapse", "published": False, "fallback": 1, "min_relative": 0.001},
+            pruner={"name": "topk", "scorer": "fastv"},
+            budget=RATIO,
+        ),
         "input": matrix.method([0], {"name": "keep_count", "tokens": 5}),
     }
 
@@ -94,12 +99,14 @@ def test_eight_threads_with_methods_of_their_own(family: str) -> None:
         if known[name] is None:
             alone[key] = generated(model, batches[number], more), []
         else:
-            with tp.apply(model, known[name]) as run:
+            with tp.apply(model, known[name], batches[0] if name == "measured" else None) as run:
                 alone[key] = generated(model, batches[number], more), run.report.after
 
     barrier = threading.Barrier(THREADS, timeout=60)
     before = on_model(model)
-    with tp.apply(model, fastv([2])) as run:
+    measured = known["measured"]
+    assert measured is not None
+    with tp.apply(model, fastv([2]), batches[0], also=[measured]) as run:
 
         def work(thread: int) -> list[tuple[str, int, dict[str, Any], Any, Any]]:
             barrier.wait()
@@ -123,6 +130,7 @@ def test_eight_threads_with_methods_of_their_own(family: str) -> None:
             assert part.report.before == part.report.after
             continue
         assert part.report.after == after, name
+        assert name != "measured" or "no calibration" not in part.choice.reason
         if more == {} and name not in ("renumbered", "merges"):
             stages = matrix.stages_of(part)
             hidden = oracle_generate_logits(

@@ -65,7 +65,7 @@ def generate(model: nn.Module, method: Method, /, **arguments: Any) -> Any:
         return type(inner).generate(inner, **arguments)
     _RUNNING.set((*running, this))
     try:
-        with _joined(inner) as run, run.using(method):
+        with _joined(wrapper) as run, run.using(method):
             return wrapper.generate(**arguments)
     finally:
         _RUNNING.set(running)
@@ -76,10 +76,10 @@ def _joined(model: Any) -> Iterator[Run]:
     """The run on a model; one that prunes nothing by itself where there is none, until the last that uses it ends."""
     shared: _SharedRun | None
     with _LOCK:
-        mark = reservation(adapter_for(model).decoder)
+        mark = reservation(adapter_for(unwrap(model)).decoder)
         if mark is None:
             run = apply(model, None)
-            mark = reservation(adapter_for(model).decoder)
+            mark = reservation(adapter_for(unwrap(model)).decoder)
             assert mark is not None, "it was just applied"
             mark.shared = _SharedRun(run)
         shared = mark.shared
