@@ -28,14 +28,14 @@ def show(
 ) -> None:
     """Print a method as YAML, with all fields, and the settings that its authors published for single models."""
     shipped = find_shipped(method)
-    settings = None if model is None else _settings(shipped, model)
+    settings = None if model is None else settings_for(shipped, model)
     if as_json:
         print_json(method_data(shipped, settings))
     else:
         print(method_text(shipped, settings), end="")
 
 
-def _settings(shipped: NamedMethod, model: str) -> Published:
+def settings_for(shipped: NamedMethod, model: str) -> Published:
     """The published settings for a model: an entry's name, or what has a config."""
     names = {entry.model.lower() for entry in shipped.published}
     return shipped.settings_for(read_config(model) if is_known(model) and model.lower() not in names else model)
