@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,8 @@ class Recording:
 
         What goes wrong is raised when somebody asks for a picture: it has nothing to do with pruning.
         """
+        if sys.is_finalizing():  # torch is partly gone, and nobody will ask
+            return
         record = self.prefill
         try:
             items = record.places()
