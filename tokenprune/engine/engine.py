@@ -312,8 +312,9 @@ class Engine:
             refusals.check_mask_width(arguments.get("attention_mask"), past + brought.shape[1])
         if past and ids is not None and ids.shape[1] == 1:
             return Call()  # a decode step after an unpruned prefill: nothing to do, nothing to look at
-        self.prompts += not past
-        return method.begin(arguments, cache, past)
+        call = method.begin(arguments, cache, past)
+        self.prompts += not past  # a prompt that was refused has not been read
+        return call
 
 
 @contextmanager
