@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from operator import attrgetter
 from typing import Any
 from weakref import WeakSet
 
@@ -63,13 +64,10 @@ class Engine:
         self._towers: dict[Hashable, TowerRecorder] = {}
         self._followed: set[Hashable] = set()  # what was put on the model for some methods only, and stays
         self._continuations: WeakSet[Continuation] = WeakSet()  # alive while a block or a pruned cache holds them
-        layers, number = adapter.layers, adapter.num_layers
-        # before all other hooks: those shall see what the layer gets
-        hook = lambda n: hooks.before_layer(layers[n], n, self.thread)  # noqa: E731
-        self.layer_hooks = LayerHooks(hook, lambda: self._lowest(lambda plan: plan.first_cut), number, stay=True)
-        after = lambda n: hooks.after(layers[n], partial(self._after_layer, n))  # noqa: E731
-        self.output_hooks = LayerHooks(after, lambda: self._lowest(lambda plan: plan.first), number)
-        calls = [LayerCalls(layer, adapter.layer_signature) for layer in layers]
+        first_cut, first = (partial(self._lowest, attrgetter(name)) for name in ("first_cut", "first"))
+        self.layer_hooks = LayerHooks(self._hook_layer, first_cut, adapter.num_layers, stay=True)
+        self.output_hooks = LayerHooks(self._hook_output, first, adapter.num_layers)
+        calls = [LayerCalls(layer, adapter.layer_signature) for layer in adapter.layers]
         reads_logits_to_keep = logits.is_read(adapter.model, adapter.decoder)
         self._on = OnModel(adapter, self.thread, calls, self.layer_hooks, reads_logits_to_keep)
         plan = Plan.of(recording.method, recording.choice.layers, adapter) if prunes else None
@@ -162,6 +160,13 @@ class Engine:
                 self._attached += [hooks.PatchedMethod(module, "forward", self._rotate) for module in modules]
         self.layer_hooks.extend()
         self.output_hooks.extend()
+
+    def _hook_layer(self, number: int) -> hooks.Removable:
+        # before all other hooks: those shall see what the layer gets
+        return hooks.before_layer(self.adapter.layers[number], number, self.thread)
+
+    def _hook_output(self, number: int) -> hooks.Removable:
+        return hooks.after(self.adapter.layers[number], partial(self._after_layer, number))
 
     def _lowest(self, layer: Callable[[Plan], int]) -> int:
         """The lowest layer that a plan names, of all methods in use and of all pruned caches."""
