@@ -112,6 +112,19 @@ def test_a_model_that_carries_the_folder(place: Path, monkeypatch: pytest.Monkey
     expected = under(model, inputs, tp.load_method("fastv", keep_tokens=5))
     assert not torch.equal(expected, answer(model, inputs))
     assert torch.equal(answer(loaded, inputs), expected)
+    other = fastv()  # a method that is named counts, and so does none
+    with tp.apply(loaded, other) as run:
+        assert torch.equal(answer(loaded, inputs), under(model, inputs, other))
+        assert run.report.after == [5, 5]
+        with run.using(None) as part:
+            assert torch.equal(answer(loaded, inputs), answer(model, inputs))
+        assert part.report.after == [16, 16]
+    with tp.apply(loaded, None):
+        assert torch.equal(answer(loaded, inputs), expected)
+    nine = tp.load_method("fastv", keep_tokens=9)
+    more = {"max_new_tokens": 6, "do_sample": False}
+    assert torch.equal(tp.generate(loaded, nine, **inputs, **more), under(model, inputs, nine))
+    assert torch.equal(answer(loaded, inputs), expected)
 
 
 @torch.no_grad()
@@ -151,6 +164,8 @@ def test_inside_a_run_of_somebody_else(place: Path, monkeypatch: pytest.MonkeyPa
         assert torch.equal(answer(model, inputs), own)
         assert not run.closed
         assert torch.equal(tp.generate(model, fastv(), **inputs, max_new_tokens=6, do_sample=False), own)
+    with pytest.raises(tp.TokenPruneError, match=r"generate needs a Method, got None; call model\.generate"):
+        tp.generate(model, None, **inputs)  # type: ignore[arg-type]
     with pytest.raises(tp.TokenPruneError, match="generate needs a Method, got str"):
         tp.generate(model, "fastv", **inputs)  # type: ignore[arg-type]
 

@@ -7,7 +7,7 @@ import contextvars
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -96,6 +96,12 @@ def test_what_is_refused() -> None:
             ("fastv", {}, ConfigError, r"using needs a Method, got str; use tp.load_method"),
             (None, {"keep_tokens": 5}, ConfigError, "using.None. prunes nothing, and a budget stands beside it"),
             (fastv(), {"keep": 5}, ConfigError, "keep=5 does not say what it counts"),
+            (
+                fastv(),
+                {"budget": 5},
+                ConfigError,
+                "budget=5 is no name of a budget; give a name, or one",
+            ),
             (fastv([9]), {}, tp.TokenPruneError, "layer 9 is out of range"),
         ]
         for method, fields, kind, message in cases:
@@ -103,7 +109,7 @@ def test_what_is_refused() -> None:
                 pass
         with run.using(fastv()) as part:
             logits(model, inputs)
-            with pytest.raises(UnsupportedFeatureError, match="it shows a using block"), part.using(None):
+            with pytest.raises(UnsupportedFeatureError, match="shows a using block"), part.using(None):
                 pass
         with pytest.raises(BusyModelError, match=r"use its run's using\(method\) for calls with another method"):
             tp.apply(model, fastv())
@@ -226,22 +232,78 @@ def test_a_task_that_outlives_its_block_is_refused() -> None:
         assert run.report.after == [5]
 
 
-def test_a_generator_ends_its_block_wherever_it_ends() -> None:
-    """A web framework asks a generator for each piece in another context."""
+def pieces(run: tp.Run, model: Any, inputs: dict[str, Tensor]) -> Iterator[Tensor]:
+    """A generator that yields inside a block, as a web framework advances it: each piece in another context."""
+    with run.using(fastv(name="keep_count", tokens=3)):
+        yield logits(model, inputs)
+        yield logits(model, inputs)
+
+
+def test_a_block_ends_where_it_began() -> None:
+    """What a generator calls in another context is in no block: that is an error at the block's end."""
+    model, inputs = pair(batch=1)
+    with tp.apply(model, fastv()) as run:
+        own = logits(model, inputs)
+        body = pieces(run, model, inputs)
+        first, second = (contextvars.copy_context().run(next, body) for _ in range(2))
+        assert not torch.equal(first, own)
+        assert torch.equal(second, own)
+        with pytest.raises(UnsupportedFeatureError, match="the using block ended on another thread"):
+            contextvars.copy_context().run(next, body)
+        body = pieces(run, model, inputs)
+        assert torch.equal(next(body), first)
+        assert torch.equal(next(body), first)
+        assert next(body, None) is None  # in one context all the way
+        assert torch.equal(logits(model, inputs), own)
+
+
+def test_a_generator_that_another_thread_drops_leaves_nothing_open() -> None:
+    model, inputs = pair(batch=1)
+    with tp.apply(model, fastv()) as run:
+        own = logits(model, inputs)
+        held = [pieces(run, model, inputs)]
+        assert not torch.equal(next(held[0]), own)
+        thread = threading.Thread(target=held.clear)
+        thread.start()
+        thread.join()
+        assert torch.equal(logits(model, inputs), own)
+        with run.using(None) as part:
+            logits(model, inputs)
+        assert part.report.after == [16]
+        assert torch.equal(logits(model, inputs), own)
+
+
+def test_an_async_generator_that_its_client_leaves() -> None:
+    """The event loop closes it in another task."""
     model, inputs = pair(batch=1)
 
-    def pieces(run: tp.Run) -> Iterator[Any]:
-        with run.using(run.method, keep_tokens=3) as part:
-            logits(model, inputs)
-            yield part.report.after
-        yield None
+    async def parts(run: tp.Run) -> AsyncIterator[Tensor]:
+        with run.using(fastv(name="keep_count", tokens=3)):
+            yield logits(model, inputs)
+
+    async def client(run: tp.Run) -> Tensor:
+        async for _ in parts(run):
+            break
+        gc.collect()
+        await asyncio.sleep(0.05)
+        return logits(model, inputs)
 
     with tp.apply(model, fastv()) as run:
-        body = pieces(run)
-        assert contextvars.copy_context().run(next, body) == [3]
-        assert contextvars.copy_context().run(next, body) is None
-        logits(model, inputs)
-        assert run.report.after == [5]
+        own = logits(model, inputs)
+        assert torch.equal(asyncio.run(client(run)), own)
+
+
+def test_a_run_without_a_method_has_none() -> None:
+    model, inputs = pair()
+    with tp.apply(model, None) as run:
+        assert run.method is None
+        with pytest.raises(ConfigError, match=r"using\(None\) prunes nothing, and a budget stands beside it"):
+            run.using(run.method, keep_tokens=4)  # checked at once, also without a with block
+        with run.using(fastv()) as part:
+            logits(model, inputs)
+            assert part.method == fastv()
+            with pytest.raises(UnsupportedFeatureError, match="this run shows a using block, or is a copy"), part:
+                pass
 
 
 @torch.no_grad()

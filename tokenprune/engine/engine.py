@@ -48,11 +48,11 @@ class Engine:
 
     Args:
         adapter: The model's adapter.
-        recording: The run's own method, and what it records for the caller.
-        prunes: Whether the run's own method prunes. If not, only calls inside ``using`` blocks are pruned.
+        recording: The run's own method, and what it records for the caller. If it does not prune, only calls inside
+            ``using`` blocks are pruned.
     """
 
-    def __init__(self, adapter: Adapter, recording: Recording, prunes: bool = True) -> None:
+    def __init__(self, adapter: Adapter, recording: Recording) -> None:
         self.adapter = adapter
         self.thread = ThreadState()
         self.key = object()  # stands for the engine in contexts, which may outlive it
@@ -70,7 +70,7 @@ class Engine:
         calls = [LayerCalls(layer, adapter.layer_signature) for layer in adapter.layers]
         reads_logits_to_keep = logits.is_read(adapter.model, adapter.decoder)
         self._on = OnModel(adapter, self.thread, calls, self.layer_hooks, reads_logits_to_keep)
-        plan = Plan.of(recording.method, recording.choice.layers, adapter) if prunes else None
+        plan = Plan.of(recording.method, recording.choice.layers, adapter) if recording.prunes else None
         self.own = self._make(recording, plan)
 
     # ---- putting it on the model, and taking it off ---
@@ -192,6 +192,10 @@ class Engine:
             if prompt is not None:
                 check_not_empty(prompt)  # the vision tower runs before the first call, and would fail
         method = self._method()
+        carried = getattr(getattr(original, "func", None), "pruned_by", None)  # a partial that `from_pretrained` made
+        if carried is not None and (self.own.plan is not None or uses.around(self.key)):
+            model: Any = self.adapter.model
+            original = partial(type(model).generate, model)  # the method that the caller names counts
         tower = method.tower
         self.thread.copies.append(1)
         try:
@@ -323,18 +327,17 @@ class Engine:
 
 
 @contextmanager
-def attached(adapter: Adapter, recording: Recording, prunes: bool = True) -> Iterator[Engine]:
+def attached(adapter: Adapter, recording: Recording) -> Iterator[Engine]:
     """Keep the method on the model inside the block.
 
     Args:
         adapter: The model's adapter.
         recording: The method, the layers before which it prunes, and what it records for the caller.
-        prunes: See :class:`Engine`.
 
     Raises:
         TokenPruneError: The method cannot run on this model.
     """
-    engine = Engine(adapter, recording, prunes)
+    engine = Engine(adapter, recording)
     try:
         engine.attach()
         yield engine

@@ -64,7 +64,13 @@ def check_free(decoder: nn.Module) -> None:
     Raises:
         BusyModelError: A method is already applied to the model.
     """
-    if reservation(decoder) is not None:
+    mark = reservation(decoder)
+    if mark is not None and mark.shared is not None:
+        raise BusyModelError(
+            "tp.generate is running on this model, on another thread",
+            "wait until it has ended, or apply a method once and use its run's using(method) for all calls",
+        )
+    if mark is not None:
         raise BusyModelError(
             "a method is already applied to this model",
             "use its run's using(method) for calls with another method, or close the run before another apply",

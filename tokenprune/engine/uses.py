@@ -6,7 +6,7 @@ their context, as ``asyncio.to_thread`` does.
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any, Generic, TypeVar
 
 from tokenprune.errors import UnsupportedFeatureError
@@ -26,12 +26,15 @@ class Use(Generic[T]):
     Attributes:
         model: As given.
         called: Whether a call of the model began inside the block.
+        moved: Whether it ended in another context than it began in, as a generator does that several threads or tasks
+            advance. It does not count as open anywhere then.
     """
 
     def __init__(self, model: object, method: T) -> None:
         self.model = model
-        self.called = False
+        self.called = self.moved = False
         self._method: T | None = method
+        self._began: Token[None] | None = _BEGAN.set(None)
 
     @property
     def method(self) -> T:
@@ -51,7 +54,16 @@ class Use(Generic[T]):
     def end(self) -> None:
         """End the block, in all contexts."""
         self._method = None
+        began, self._began = self._began, None
+        if began is not None:
+            try:
+                _BEGAN.reset(began)
+            except ValueError:
+                self.moved = True
 
+
+#: Tells contexts apart: what a block set where it began can be taken back there only.
+_BEGAN: ContextVar[None] = ContextVar("tokenprune_began", default=None)
 
 #: The blocks that are open in this context, the innermost last.
 _OPEN: ContextVar[tuple[Use[Any], ...]] = ContextVar("tokenprune_using", default=())
@@ -62,15 +74,15 @@ opened = _OPEN.get
 
 def begin(use: Use[Any]) -> None:
     """Open a block in this context."""
-    _OPEN.set((*opened(), use))
+    _OPEN.set((*(other for other in opened() if not other.moved), use))
 
 
 def end(use: Use[Any]) -> None:
-    """End a block. The context may be another one: a generator's body may end in one that is not that of its start."""
+    """End a block."""
     use.end()
     _OPEN.set(tuple(other for other in opened() if other is not use))
 
 
 def around(model: object) -> list[Use[Any]]:
     """The blocks of this context for an applied model, the innermost last."""
-    return [use for use in opened() if use.model is model]
+    return [use for use in opened() if use.model is model and not use.moved]

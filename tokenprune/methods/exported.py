@@ -48,6 +48,9 @@ METHOD = tokenprune.Method.from_dict(
 def generate(model, **arguments):
     """``model.generate(**arguments)``, pruned by METHOD. Other calls of the model are not affected."""
     return tokenprune.generate(model, METHOD, **arguments)
+
+
+generate.pruned_by = METHOD  # where a checkpoint carries this file, a method that the caller names counts instead
 '''
 
 README = """\

@@ -89,7 +89,7 @@ def apply(
             methods.remember(one, choice)
         recordings = [methods.of(one)[0] for one in given]  # what cannot run is refused now
         recording = methods.unpruned() if method is None else recordings[0]
-        engine = stack.enter_context(attached(adapter, recording, prunes=method is not None))
+        engine = stack.enter_context(attached(adapter, recording))
         applied = stack.pop_all()
 
     def end() -> TokenPruneError | None:

@@ -5,22 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from typing import Any
-
-from torch import nn
 
 from tokenprune.adapters import adapter_for
 from tokenprune.config import Method
 from tokenprune.engine.reservation import reservation
 from tokenprune.engine.unwrap import unwrap
-from tokenprune.errors import BusyModelError, TokenPruneError
+from tokenprune.errors import BusyModelError, ConfigError, TokenPruneError
 from tokenprune.run.apply import apply
 from tokenprune.run.handle import Run
 from tokenprune.run.methods import check_is_method
-
-#: The generations that run in this context: a model that was loaded with an exported method calls it again.
-_RUNNING: ContextVar[tuple[tuple[int, int], ...]] = ContextVar("tokenprune_generating", default=())
 
 
 class _SharedRun:
@@ -39,7 +33,7 @@ class _SharedRun:
 _LOCK = threading.Lock()
 
 
-def generate(model: nn.Module, method: Method, /, **arguments: Any) -> Any:
+def generate(model: Any, method: Method, /, **arguments: Any) -> Any:
     """``model.generate(**arguments)`` with a method, for this one call.
 
     If a method is applied to the model, this call uses its own all the same, as in :meth:`Run.using`. If none is, the
@@ -57,18 +51,11 @@ def generate(model: nn.Module, method: Method, /, **arguments: Any) -> Any:
     Raises:
         TokenPruneError: See :func:`tokenprune.apply`.
     """
+    if method is None:
+        raise ConfigError("generate needs a Method, got None", "call model.generate: it is not pruned")
     check_is_method(method, "generate")
-    wrapper: Any = model
-    inner = unwrap(model)
-    running, this = _RUNNING.get(), (id(inner), id(method))
-    if this in running:  # `from_pretrained` put this way to generate on the model in place of its own
-        return type(inner).generate(inner, **arguments)
-    _RUNNING.set((*running, this))
-    try:
-        with _joined(wrapper) as run, run.using(method):
-            return wrapper.generate(**arguments)
-    finally:
-        _RUNNING.set(running)
+    with _joined(model) as run, run.using(method):
+        return model.generate(**arguments)
 
 
 @contextmanager

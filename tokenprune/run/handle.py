@@ -62,6 +62,10 @@ class Run:
     # ---- its life ---
 
     def __enter__(self) -> Run:
+        if self.closed and self._at_exit is None:
+            raise UnsupportedFeatureError(
+                "this run shows a using block, or is a copy: there is nothing to close", "use it without a with block"
+            )
         if self.closed:
             raise UnsupportedFeatureError("this run was closed: its method is off the model", "call apply again")
         if self._entered:
@@ -126,8 +130,7 @@ class Run:
 
     # ---- calls with another method ---
 
-    @contextmanager
-    def using(self, method: Method | None, budget: str | None = None, **fields: Any) -> Iterator[Run]:
+    def using(self, method: Method | None, budget: str | None = None, **fields: Any) -> AbstractContextManager[Run]:
         """Let the calls of the model inside the block use another method or budget.
 
         ::
@@ -150,19 +153,21 @@ class Run:
             fields: One of the keywords of :func:`tokenprune.load_method`, e.g. ``keep_tokens=64``; with ``budget``, the
                 fields of that budget.
 
-        Yields:
-            A run that shows the calls inside the block, and no others; also after it. There is nothing to close.
+        Returns:
+            For a ``with`` block. Its value is a run that shows the calls inside the block, and no others; also after
+            it. There is nothing to close.
 
         Raises:
             TokenPruneError: The method cannot run on the model, or the budget is wrong; as for
                 :func:`tokenprune.apply`.
             ConfigError: The method's layers are measured, and it was not among those that ``apply`` was given.
             UnsupportedFeatureError: The run was closed. Or at the end, no call was made inside the block: a thread that
-                is started inside begins with a context of its own.
+                is started inside begins with a context of its own. Or another thread or task ends the block than began
+                it: a generator was advanced by both.
         """
         if self._use is None:
             raise UnsupportedFeatureError(
-                "this run takes no method off and on: it was closed, or it shows a using block",
+                "this run takes no method off and on: it was closed, shows a using block, or is a copy",
                 "use the run that apply returned, before it is closed",
             )
         if method is not None:
@@ -170,15 +175,20 @@ class Run:
             method = with_budget(method, budget, fields)
         elif budget is not None or fields:
             raise ConfigError("using(None) prunes nothing, and a budget stands beside it", "give a method, too")
-        with self._use(method) as recording:
+        return self._part(self._use(method))
+
+    @staticmethod
+    @contextmanager
+    def _part(use: AbstractContextManager[Recording]) -> Iterator[Run]:
+        with use as recording:
             yield Run(recording)
 
     # ---- what it shows ---
 
     @property
-    def method(self) -> Method:
-        """The method."""
-        return self.recording.method
+    def method(self) -> Method | None:
+        """The method; None for calls that are not pruned."""
+        return self.recording.method if self.recording.prunes else None
 
     @property
     def choice(self) -> LayerChoice:

@@ -109,7 +109,7 @@ class RunMethods:
 
     def unpruned(self) -> Recording:
         """A recording of calls that are not pruned."""
-        return self._recording(keeps_everything(), LayerChoice((0,), "none: the call is not pruned"))
+        return self._recording(keeps_everything(), LayerChoice((0,), "none: the call is not pruned"), prunes=False)
 
     def _choice(self, method: Method) -> LayerChoice:
         known = self._choices.get(_key(method))
@@ -125,9 +125,9 @@ class RunMethods:
             )
         return method.layers.select(context)
 
-    def _recording(self, method: Method, choice: LayerChoice) -> Recording:
+    def _recording(self, method: Method, choice: LayerChoice, prunes: bool = True) -> Recording:
         adapter = self._adapter
-        return Recording(method, choice, adapter.name, adapter.num_layers, adapter.text_config)
+        return Recording(method, choice, adapter.name, adapter.num_layers, adapter.text_config, prunes)
 
 
 def _key(method: Method) -> str:

@@ -23,7 +23,8 @@ def using(engine: Engine, methods: RunMethods, method: Method | None) -> Iterato
 
     Raises:
         TokenPruneError: The method cannot run on the model.
-        UnsupportedFeatureError: At the end, the run was closed inside the block, or no call was made there.
+        UnsupportedFeatureError: At the end, the run was closed inside the block, no call was made there, or the block
+            ends in another context than it began in.
     """
     recording, plan = (methods.unpruned(), None) if method is None else methods.of(method)
     try:
@@ -41,5 +42,12 @@ def using(engine: Engine, methods: RunMethods, method: Method | None) -> Iterato
                     "open the block on the thread that calls the model, or run the call there with"
                     " contextvars.copy_context().run, as asyncio.to_thread does",
                 )
+        if use.moved:
+            raise UnsupportedFeatureError(
+                "the using block ended on another thread, or in another task, than it began: calls in between may have"
+                " been in no block",
+                "let one thread or task run the whole block; whoever advances a generator runs what stands behind its"
+                " yield",
+            )
     finally:
         recording.detach_places()
