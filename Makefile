@@ -122,7 +122,7 @@ clean: ## Remove what builds and tools leave behind; results and venvs stay
 	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the venvs, too
-	@rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV)
+	@rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(VLLM_VENV)
 
 # ---- installation: a stamp per step, made again only when its recipe changes ------------------------------------
 

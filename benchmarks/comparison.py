@@ -16,7 +16,6 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -28,8 +27,6 @@ from tokenprune.tables import markdown
 from tokenprune.tables.table import Cell as Field
 from tokenprune.tables.table import Heading, Row, Table
 
-PAGE = ROOT / "docs" / "comparison.md"
-EARLIER = "## Earlier tables"
 TASKS = {"digits": "Digits", "easy-vqa": "easy-VQA", "clips": "Clips"}
 PICTURES, CLIPS = ("digits", "easy-vqa"), ("clips",)
 AXES = {"average": "layer average", "kept": "kept", POSITIONS: "layer average, both kinds of positions"}
@@ -316,12 +313,8 @@ class Page:
         """The cells that are not finished."""
         return [cell for cell in self.cells if not cell.finished]
 
-    def text(self, earlier: str = "") -> str:
-        """The page.
-
-        Args:
-            earlier: The stale tables of the present page, which stay while cells at equal layer averages are missing.
-        """
+    def text(self) -> str:
+        """The page."""
         parts = [HEAD, self._not_measured()]
         if self.of("average"):
             parts += [WHICH, *self._which(), RANDOM, *self._random()]
@@ -330,8 +323,6 @@ class Page:
         if self.results:
             parts += [METHODS, *self._methods()]
             parts += [*self._positions(), *self._measured()]
-        if earlier and any(cell.axis == "average" for cell in self.missing):
-            parts += [f"{EARLIER}\n", earlier]
         return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
 
     def _not_measured(self) -> str:
@@ -721,18 +712,13 @@ def unable(found: Sequence[Result]) -> str:
     return "\n".join(["Left out:", "", *words, ""]) if words else ""
 
 
-def stale(page: Path = PAGE) -> str:
-    """The earlier tables of the present page; empty if it has none."""
-    return page.read_text(encoding="utf-8").partition(f"\n{EARLIER}\n\n")[2] if page.is_file() else ""
-
-
 def main() -> None:
     """Print a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reports", action="store_true", help="print docs/reports.md")
     arguments = parser.parse_args()
     page = Page(cells(yaml.safe_load(PLAN.read_text(encoding="utf-8"))))
-    print(page.reports() if arguments.reports else page.text(stale()), end="")
+    print(page.reports() if arguments.reports else page.text(), end="")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The time that the engine itself takes, in microseconds (`python benchmarks/engine.py`, prints markdown).
 
 The model has 32 very small layers, so that the work of the host dominates. Compared are the unpruned model, the engine
-when it drops nothing, and the engine when it drops tokens. Rounds are paired, each in an order of its own.
+when it drops nothing, and the engine when it drops tokens. Rounds are paired, each in an order of its own. Last comes
+the time that a `using` block takes beside the calls inside it.
 """
 
 from __future__ import annotations
@@ -53,6 +54,27 @@ def microseconds(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[float, fl
     return prefill * 1e6, statistics.median(steps) * 1e6
 
 
+@torch.no_grad()
+def opening(model: Any, inputs: dict[str, torch.Tensor], budgets: range) -> list[float]:
+    """Microseconds that the begin and the end of a `using` block take, for each budget, in a run of their own twice.
+
+    Returns:
+        First the times with budgets that are new to the run, then those with the same budgets again.
+    """
+    method, found = tp.load_method("random"), []
+    with tp.apply(model, None) as run:
+        for tokens in [*budgets, *budgets]:
+            block = run.using(method, average_tokens=tokens)
+            start = time.perf_counter()
+            block.__enter__()
+            opened = time.perf_counter() - start
+            model(**inputs, logits_to_keep=1)  # a block without a call is an error
+            start = time.perf_counter()
+            block.__exit__(None, None, None)
+            found.append(1e6 * (opened + time.perf_counter() - start))
+    return found
+
+
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
@@ -84,6 +106,13 @@ def main() -> None:
             kind = "none" if attention == "sdpa" and len(set(texts)) == 1 else "4-D"
             columns = [f"{value.median:.0f} ({value.low:.0f}-{value.high:.0f})" for value in (prefill, step, extra)]
             print(f"| {attention} | {kind} | {name} | " + " | ".join(columns) + " |")
+    budgets = range(4, 36)
+    found = opening(model, inputs, budgets)
+    new, known = (Spread.of(part) for part in (found[: len(budgets)], found[len(budgets) :]))
+    print(
+        f"\nA `using` block takes {known.median:.0f} ({known.low:.0f}-{known.high:.0f}) with a method and budget that"
+        f" the run knows, and {new.median:.0f} ({new.low:.0f}-{new.high:.0f}) with a new budget."
+    )
 
 
 if __name__ == "__main__":

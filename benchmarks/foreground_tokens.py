@@ -1,7 +1,7 @@
 """How many visual tokens show a digit (`python benchmarks/foreground_tokens.py`, prints markdown).
 
-The pictures and clips are those of the two comparisons (`examples/zoo.yaml`, `examples/zoo-video.yaml`). With a budget
-below this number even the oracle drops foreground.
+The pictures and clips are those of the tables (`benchmarks/tables.yaml`), and as many again. With a budget below this
+number even the oracle drops foreground.
 """
 
 from __future__ import annotations

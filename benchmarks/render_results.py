@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from tokenprune.experiment.summary import SeriesSummary
 from tokenprune.experiment.tables import layers_table, main_table
 from tokenprune.measure import bench_table
 from tokenprune.output.lines import json_ready
-from tokenprune.stats import clustered
 from tokenprune.stats.estimate import Estimate
 from tokenprune.tables import markdown, terminal
 
@@ -32,34 +30,18 @@ RESULTS = Path(__file__).parent / "results"
 NUMBERS = ("kept", "visual", "average", "flops_reduction", "kv_bytes", "time_ratio")
 
 
-def estimate(data: dict[str, Any], pictures: int, least: float = 0) -> Estimate:
-    """An estimate of a summary.
-
-    Earlier versions wrote the half-width. It was 0 where all questions gave the same value, which is the only interval
-    that is computed again.
-
-    Args:
-        data: The estimate as it stands there; null is a number that is not known.
-        pictures: The pictures that the questions are about.
-        least: The smallest possible value.
-    """
-    mean = math.nan if data["mean"] is None else data["mean"]
-    if "half" not in data:
-        low, high = data["low"], data["high"]
-        return Estimate(mean, -math.inf if low is None else low, math.inf if high is None else high)
-    if data["half"] is None:
-        return Estimate.unknown(mean)
-    if data["half"] == 0:
-        return (clustered.difference if least < 0 else clustered.share)([mean] * pictures)
-    return Estimate(mean, max(least, mean - data["half"]), min(1.0, mean + data["half"]))
+def estimate(data: dict[str, Any]) -> Estimate:
+    """An estimate of a summary, as it stands there; null is a number that is not known."""
+    unknown = {"mean": math.nan, "low": -math.inf, "high": math.inf}
+    return Estimate(**{name: value if data[name] is None else data[name] for name, value in unknown.items()})
 
 
-def summary(data: dict[str, Any], pictures: int) -> SeriesSummary:
+def summary(data: dict[str, Any]) -> SeriesSummary:
     """One row of a summary; JSON has null for a number that is not known."""
     fields = {name: math.nan if data[name] is None else data[name] for name in NUMBERS}
     low, high = (math.nan if value is None else value for value in data["time_spread"])
     own = data["method"] == UNPRUNED
-    shares = {name: estimate(data[name], pictures) for name in ("agreement", "hard") if data.get(name) is not None}
+    shares = {name: estimate(data[name]) for name in ("agreement", "hard") if data.get(name) is not None}
     if own and "agreement" in shares:
         shares["agreement"] = Estimate.exact(1.0)
     known = {name: data[name] for name in ("label_free", "hard_count") if data.get(name) is not None}
@@ -67,8 +49,8 @@ def summary(data: dict[str, Any], pictures: int) -> SeriesSummary:
         method=data["method"],
         budget=data["budget"],
         seeds=data["seeds"],
-        accuracy=estimate(data["accuracy"], pictures),
-        gain=Estimate.exact(0.0) if own else estimate(data["gain"], pictures, -1),
+        accuracy=estimate(data["accuracy"]),
+        gain=Estimate.exact(0.0) if own else estimate(data["gain"]),
         divergence=None,  # no committed result has one
         time_spread=(low, high),
         **{"agreement": None, **shares, **known, **fields},
@@ -77,10 +59,7 @@ def summary(data: dict[str, Any], pictures: int) -> SeriesSummary:
 
 def summaries(folder: Path) -> list[SeriesSummary]:
     """The rows of a committed experiment."""
-    pictures = re.search(r"questions on (\d+) pictures", (folder / "report.md").read_text(encoding="utf-8"))
-    assert pictures is not None, f"{folder}: the report does not say on how many pictures"
-    rows = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return [summary(data, int(pictures[1])) for data in rows]
+    return [summary(data) for data in json.loads((folder / "summary.json").read_text(encoding="utf-8"))]
 
 
 def report(folder: Path) -> str:

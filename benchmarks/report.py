@@ -1,10 +1,10 @@
-"""Size and time of the page that a run leaves, for a result of the size of `examples/zoo.yaml`.
+"""Size and time of the page that a run leaves, for all methods of `benchmarks/tables.yaml` at all its shares.
 
     python benchmarks/report.py [--rounds 5] [--questions 1000] [--output FOLDER]
 
-The answers are made up: nothing is loaded or pruned. The series are those of `examples/zoo.yaml`; ten examples have a
-picture of 336 pixels and the patches that every method kept of 24 x 24. The first page of a process also makes the
-script of the charts library, which later pages use again; it has a row of its own.
+The answers are made up: nothing is loaded or pruned. Ten examples have a picture of 336 pixels and the patches that
+every method kept of 24 x 24. The first page of a process also makes the script of the charts library, which later
+pages use again; it has a row of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import yaml
 from PIL import Image
+from tables import PLAN, cells
 
 from tokenprune.adapters.views import View
 from tokenprune.drawing.vega import library
@@ -32,7 +34,6 @@ from tokenprune.report.html import render
 from tokenprune.report.page import Example, ExamplePanel, Picture
 
 Made = TypeVar("Made")
-ROOT = Path(__file__).parent.parent
 TOKENS, SIDE, LAYERS = 576, 24, 30
 
 
@@ -117,7 +118,10 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--output", type=Path, help="also write the page into this folder")
     args = parser.parse_args()
-    config = ExperimentConfig.from_yaml(ROOT / "examples" / "zoo.yaml")
+    plan = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
+    cell = cells(plan)[0]
+    budgets = [{"name": "layer_average", "ratio": share} for share in plan["shares"]]
+    config = ExperimentConfig.from_dict({**cell.config(cell.entries).model_dump(mode="json"), "budgets": budgets})
     series = list(config.series())
     result = ExperimentResult(str(args.output or "nowhere"), Answers.read(rows(series, args.questions)))
     if args.output is not None:

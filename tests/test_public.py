@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 #: A name joins or leaves with an entry in the changelog.
 USERS = """
 ExperimentConfig Look Method Part Report Run StageResult TokenPruneError TuneConfig TuneResult __version__ apply
-choose_layers describe draw list_methods load_method measure_entropy observe ops run_experiment run_tune tune
+choose_layers describe draw generate list_methods load_method measure_entropy observe ops run_experiment run_tune tune
 """
 AUTHORS = """
 FEATURE_SIGNALS Adapter AttentionProbe Budget BudgetError Component ConfigError DecoderStack Downsampling

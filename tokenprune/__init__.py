@@ -13,7 +13,7 @@ from tokenprune.pictures.describe import describe
 from tokenprune.pictures.draw import draw
 from tokenprune.pictures.look import Look
 from tokenprune.recording import Report, StageResult
-from tokenprune.run import Run, apply, choose_layers
+from tokenprune.run import Run, apply, choose_layers, generate
 from tokenprune.tuning import TuneConfig, TuneResult, run_tune, tune
 from tokenprune.version import __version__
 
@@ -33,6 +33,7 @@ __all__ = [
     "choose_layers",
     "describe",
     "draw",
+    "generate",
     "list_methods",
     "load_method",
     "measure_entropy",

@@ -123,6 +123,28 @@ model(**inputs)
     assert "Traceback" not in ended.stderr, ended.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("block", ["tp.apply(model, fastv())", "tp.apply(model, None) as run, run.using(fastv())"])
+def test_a_process_may_end_inside_a_block(block: str) -> None:
+    """By an error, while a generator holds the block: Python ends the block when torch is partly gone."""
+    script = f"""
+import tokenprune as tp
+from tests.support.simple import fastv, pair
+model, inputs = pair()
+def answers():
+    with {block}:
+        yield model(**inputs)
+def main():
+    found = answers()
+    next(found)
+    1 / 0
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
+
+
 def test_a_run_is_not_pickled() -> None:
     model, _ = pair()
     with tp.apply(model, fastv()) as run, pytest.raises(UnsupportedFeatureError, match="a run cannot be pickled"):

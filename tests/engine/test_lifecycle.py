@@ -89,7 +89,7 @@ def test_a_generation_that_outlives_its_run_is_an_error(use_cache: bool) -> None
 def test_an_open_run_keeps_the_model_busy() -> None:
     model, _ = pair()
     run = tp.apply(model, fastv())
-    with pytest.raises(BusyModelError, match="or close its run"):
+    with pytest.raises(BusyModelError, match="or close the run"):
         tp.apply(model, fastv())
     run.close()
     tp.apply(model, fastv()).close()

@@ -16,7 +16,7 @@ from torch import Tensor
 import tokenprune as tp
 from tests.support.tiny import CASES
 from tokenprune.adapters.layout import VisualLayout
-from tokenprune.engine.engine import count_images
+from tokenprune.engine.method import count_images
 
 PACKAGE = str(Path(tp.__file__).parent)
 
@@ -72,7 +72,7 @@ def test_stages_cost_no_transfers(scorer: str) -> None:
     assert sum(count for name, count in one.items() if name.startswith(("pruners", "scorers", "ops"))) == 0
     engine = {name: count for name, count in one.items() if name.startswith("engine")}
     # the number of images and their sizes before the prefill; the flags after it
-    assert engine == {"engine/engine.py": 2, "engine/prefill.py": 1}
+    assert engine == {"engine/method.py": 2, "engine/prefill.py": 1}
 
 
 def test_labels_bring_nothing_more_to_the_host() -> None:
@@ -98,11 +98,11 @@ def test_the_grid_is_asked_for_once(name: str) -> None:
     assert adapters[0] == adapters[1]
     # a pruner that decides how many survive: their number comes to the host after each stage
     assert three["engine/selection.py"] - one["engine/selection.py"] <= 2
-    assert three["engine/engine.py"] == one["engine/engine.py"] == 2
+    assert three["engine/method.py"] == one["engine/method.py"] == 2
 
 
 def test_the_counter_counts() -> None:
     """The tests above can fail."""
     with reads() as counts:
         count_images(VisualLayout(torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 3, dtype=torch.long)))
-    assert counts == {"engine/engine.py": 2}
+    assert counts == {"engine/method.py": 2}

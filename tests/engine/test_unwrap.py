@@ -150,6 +150,12 @@ def test_a_block_without_a_prompt_is_an_error() -> None:
     block = tp.apply(model, fastv())
     with pytest.raises(UnsupportedFeatureError, match=r"ran 2 times .* never read a prompt"), block:
         [model(input_ids=token, **{CACHE: cache}) for _ in range(2)]
+    run = tp.apply(model, fastv())
+    model(input_ids=token, **{CACHE: cache})
+    with pytest.raises(UnsupportedFeatureError, match="labels"):  # a prompt that is refused is not read
+        model(**inputs, labels=inputs["input_ids"], logits_to_keep=1)
+    with pytest.raises(UnsupportedFeatureError, match="never read a prompt"):
+        run.close()
     with tp.apply(model, fastv()):
         pass  # nothing ran: nothing to say
 

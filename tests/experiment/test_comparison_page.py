@@ -142,10 +142,10 @@ def store(tables: ModuleType, cell: Any, result: ExperimentResult) -> None:
         (cell.folder / name).write_text(json.dumps(data), encoding="utf-8")
 
 
-def page(scripts: tuple[ModuleType, ModuleType], earlier: str = "") -> str:
+def page(scripts: tuple[ModuleType, ModuleType]) -> str:
     """The page of the made-up cells."""
     tables, comparison = scripts
-    return str(comparison.Page(tables.cells(PLAN)).text(earlier))
+    return str(comparison.Page(tables.cells(PLAN)).text())
 
 
 def table(text: str, heading: str) -> list[dict[str, str]]:
@@ -274,20 +274,6 @@ def test_every_cell_has_its_report(scripts: tuple[ModuleType, ModuleType]) -> No
         assert row["report"] == f"[{name}](reports.md#{name.replace('.', '')})"
         assert f'## {name}\n\n--8<-- "kept/{name}/report.md:3"' in reports
         assert row["questions"] == row["pictures or clips"] == "40"
-
-
-def test_earlier_tables_stay_while_cells_of_layer_averages_are_missing(
-    scripts: tuple[ModuleType, ModuleType], tmp_path: Path
-) -> None:
-    tables, comparison = scripts
-    text = page(scripts, "**They are stale.**\n")
-    assert text.endswith("\n## Earlier tables\n\n**They are stale.**\n")
-    (tmp_path / "page.md").write_text(text, encoding="utf-8")
-    assert comparison.stale(tmp_path / "page.md") == "**They are stale.**\n"
-    for cell in tables.cells(PLAN):
-        if cell.axis == "average" and not cell.finished:
-            store(tables, cell, made_up(CELLS["clips-average-33.3"], cell))
-    assert "Earlier tables" not in page(scripts, "**They are stale.**\n")
 
 
 def test_a_cell_with_other_settings_is_not_on_the_page(scripts: tuple[ModuleType, ModuleType]) -> None:

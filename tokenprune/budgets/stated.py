@@ -89,7 +89,7 @@ STATED = {
 }
 
 
-def stated_budget(name: str | None, fields: Mapping[str, Any], where: str) -> dict[str, Any] | None:
+def stated_budget(name: object, fields: Mapping[str, Any], where: str) -> dict[str, Any] | None:
     """A budget as configs have it, from its name and its fields, or from one keyword of :data:`STATED`.
 
     Args:
@@ -101,9 +101,12 @@ def stated_budget(name: str | None, fields: Mapping[str, Any], where: str) -> di
         The budget; None if neither a name nor a field is given.
 
     Raises:
-        ConfigError: Fields stand without the name of their budget, a keyword stands beside another budget, or the
-            budget has to be measured.
+        ConfigError: The name is no text, fields stand without the name of their budget, a keyword stands beside another
+            budget, or the budget has to be measured.
     """
+    if name is not None and not isinstance(name, str):
+        usable = ", ".join(item.keyword for item in STATED.values() if not item.measured)
+        raise ConfigError(f"{where}: budget={name!r} is no name of a budget", f"give a name, or one of {usable}")
     keywords = [key for key in fields if key in STATED]
     if not keywords and name is not None:
         return {"name": name, **fields}

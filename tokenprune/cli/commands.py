@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from tokenprune.cli.bench import bench
 from tokenprune.cli.data import data
+from tokenprune.cli.export import export
 from tokenprune.cli.failures import reported, warnings_reported
 from tokenprune.cli.flops import flops
 from tokenprune.cli.list import list_components
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "data": data,
     "list": list_components,
     "show": show,
+    "export": export,
     "schema": schema,
     "profile": profile,
     "look": look,

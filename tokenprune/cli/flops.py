@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tokenprune.cli.as_json import AsJson, print_json
-from tokenprune.cli.options import ANY_MODEL, budget_option, one_budget
+from tokenprune.cli.options import ANY_MODEL, takes_one_budget
 from tokenprune.cli.tables import print_estimate
 from tokenprune.measure.estimate import estimate, read_config
 from tokenprune.methods.named import find_shipped
 
 
+@takes_one_budget
 def flops(
+    *,
     model: Annotated[str, typer.Option(help=ANY_MODEL)] = "llava-1.5-7b",
     method: Annotated[str, typer.Option(help="A named method, or a YAML file with one.")] = "entropyprune",
     published: Annotated[
         bool, typer.Option("--published", help="Use the method's settings that were published for the model.")
     ] = False,
-    average_tokens: Annotated[int | None, budget_option("average_tokens")] = None,
-    average_ratio: Annotated[float | None, budget_option("average_ratio")] = None,
-    keep_tokens: Annotated[int | None, budget_option("keep_tokens")] = None,
-    keep_ratio: Annotated[float | None, budget_option("keep_ratio")] = None,
-    flops_reduction: Annotated[float | None, budget_option("flops_reduction")] = None,
+    budget: dict[str, Any],
     visual_tokens: Annotated[
         int | None, typer.Option(help="Visual tokens of the prompt; presets have a default.")
     ] = None,
@@ -34,13 +32,6 @@ def flops(
     as_json: AsJson = False,
 ) -> None:
     """Compute the FLOPs of a prefill, unpruned and pruned, by part of the model. No weights are read."""
-    budget = one_budget(
-        average_tokens=average_tokens,
-        average_ratio=average_ratio,
-        keep_tokens=keep_tokens,
-        keep_ratio=keep_ratio,
-        flops_reduction=flops_reduction,
-    )
     shipped = find_shipped(method)
     settings = shipped.settings_for(read_config(model)) if published else None
     chosen = shipped.method(**budget, model=settings.model if settings else None)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tokenprune.cli.as_json import AsJson, looks_data, print_json
-from tokenprune.cli.options import MODEL, Device, Precision, budget_option, one_budget
+from tokenprune.cli.options import MODEL, Device, Precision, takes_one_budget
 from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.tables import console
 from tokenprune.config import Method
@@ -39,18 +39,16 @@ VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".m
 KINDS = "give pictures (png, jpg, webp ...) or videos (mp4, mov, mkv, webm ...)"
 
 
+@takes_one_budget
 def look(
+    *,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Pictures and videos of one prompt.")],
     question: Annotated[str, typer.Option(help="The question about them.")],
     model: Annotated[str, typer.Option(help=MODEL)],
     method: Annotated[
         list[str] | None, typer.Option(help="A named method, or a YAML file with one; repeat to compare several.")
     ] = None,
-    average_tokens: Annotated[int | None, budget_option("average_tokens")] = None,
-    average_ratio: Annotated[float | None, budget_option("average_ratio")] = None,
-    keep_tokens: Annotated[int | None, budget_option("keep_tokens")] = None,
-    keep_ratio: Annotated[float | None, budget_option("keep_ratio")] = None,
-    flops_reduction: Annotated[float | None, budget_option("flops_reduction")] = None,
+    budget: dict[str, Any],
     expected: Annotated[str | None, typer.Option(help="The expected answer, to mark right and wrong ones.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 32,
     frames: Annotated[int, typer.Option(min=1, help="Frames taken from a video, at even distances.")] = 8,
@@ -62,13 +60,6 @@ def look(
     as_json: AsJson = False,
 ) -> None:
     """Draw which patches methods keep of a picture, what their scores saw, and what the model answers."""
-    budget = one_budget(
-        average_tokens=average_tokens,
-        average_ratio=average_ratio,
-        keep_tokens=keep_tokens,
-        keep_ratio=keep_ratio,
-        flops_reduction=flops_reduction,
-    )
     methods = look_methods(method or (), budget)
     paths = output or [Path("look.png")]
     for path in paths:

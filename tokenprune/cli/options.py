@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +16,11 @@ from tokenprune.models.presets import PRESETS
 MODEL = "A checkpoint's folder or hub name, or the name of a model that a plugin brings."
 #: The help of commands that need no weights.
 ANY_MODEL = MODEL.removesuffix(".") + f", or an architecture without weights: {', '.join(PRESETS)}."
+#: The option of commands that can take the settings published for a model.
+PublishedModel = Annotated[
+    str | None,
+    typer.Option(help=f"Use the settings published for this model: a name that `show METHOD` lists, or: {ANY_MODEL}"),
+]
 Device = Annotated[str | None, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1 ...")]
 Precision = Annotated[
     str | None, typer.Option("--dtype", help="auto, float32 (fp32), bfloat16 (bf16), float16 (fp16).")
@@ -39,6 +46,32 @@ def budgets(**given: Sequence[float] | None) -> list[dict[str, Any]]:
         given: The values of each option by its keyword; None where it is not given.
     """
     return [STATED[keyword].of(value) for keyword, values in given.items() for value in values or ()]
+
+
+def takes_one_budget(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each budget that a method can have.
+
+    Args:
+        command: All of its parameters are for keywords only. ``budget`` gets the budget that is stated, as keyword
+            arguments of ``load_method``; the options stand in its place.
+    """
+    stated = {keyword: item for keyword, item in STATED.items() if not item.measured}
+    kinds = {"tokens": int | None}
+    options = []
+    for keyword, item in stated.items():
+        kind: Any = Annotated[kinds.get(item.field, float | None), budget_option(keyword)]
+        options.append(inspect.Parameter(keyword, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        budget = one_budget(**{keyword: given.pop(keyword) for keyword in stated})
+        command(**given, budget=budget)
+
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        parameters += options if parameter.name == "budget" else [parameter]
+    vars(with_options)["__signature__"] = inspect.Signature(parameters)
+    return with_options
 
 
 def one_budget(**given: float | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import yaml
 
 from tokenprune.budgets.label import budget_label, in_words
 from tokenprune.cli.as_json import AsJson, method_data, print_json
-from tokenprune.cli.options import ANY_MODEL
+from tokenprune.cli.options import PublishedModel
 from tokenprune.measure.estimate import read_config
 from tokenprune.methods.named import NamedMethod, find_shipped
 from tokenprune.methods.published import Published
@@ -18,24 +18,19 @@ from tokenprune.models.named import is_known
 
 def show(
     method: Annotated[str, typer.Argument(help="A named method, or a YAML file with one.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Use the settings published for this model: a name that `show METHOD` lists, or: {ANY_MODEL}"
-        ),
-    ] = None,
+    model: PublishedModel = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a method as YAML, with all fields, and the settings that its authors published for single models."""
     shipped = find_shipped(method)
-    settings = None if model is None else _settings(shipped, model)
+    settings = None if model is None else settings_for(shipped, model)
     if as_json:
         print_json(method_data(shipped, settings))
     else:
         print(method_text(shipped, settings), end="")
 
 
-def _settings(shipped: NamedMethod, model: str) -> Published:
+def settings_for(shipped: NamedMethod, model: str) -> Published:
     """The published settings for a model: an entry's name, or what has a config."""
     names = {entry.model.lower() for entry in shipped.published}
     return shipped.settings_for(read_config(model) if is_known(model) and model.lower() not in names else model)

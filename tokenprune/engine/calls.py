@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tokenprune.adapters.towers import TowerRun
 from tokenprune.engine.hooks import SharedHooks
-from tokenprune.engine.replay import Replays
 
 
 @dataclass
@@ -36,6 +35,9 @@ class Call:
         tower_runs: Runs of the vision tower that are part of the call.
         hooks: The hooks that the call needs while it runs.
         changes_outputs: Whether :meth:`after_layer` does anything, once the decoder has been entered.
+        reads_rotary: Whether :meth:`see_rotary` is wanted.
+        watched_by: Who observes the call. Hooks of other methods may be on the model at the same time; they pass it
+            over.
         continues_pruned: Whether the call was given a pruned KV cache, and cuts the masks to its keys.
         unseen_cache: Whether the model pruned and was to return a KV cache, and returned none that is known: it dropped
             the cache, or it hides one whose layers do not know which rows they hold. Known once the call has finished.
@@ -43,6 +45,8 @@ class Call:
 
     hooks: tuple[SharedHooks, ...] = ()
     changes_outputs = False
+    reads_rotary = False
+    watched_by: tuple[Hashable, ...] = ()
     continues_pruned = False
     unseen_cache = False
 
@@ -90,20 +94,23 @@ class ThreadState(threading.local):
     Attributes:
         calls: The running calls, the innermost last.
         copies: Times that each running generation repeats a sample (beams, sequences), the innermost last.
-        replays: The latest steps of generations without a cache.
         unseen_cache: :attr:`Call.unseen_cache` of the last call that finished.
     """
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.copies: list[int] = []
-        self.replays = Replays()
         self.unseen_cache = False
 
     @property
     def current(self) -> Call | None:
         """The innermost running call."""
         return self.calls[-1] if self.calls else None
+
+    def call_watched_by(self, observer: Hashable) -> Call | None:
+        """The innermost running call, if ``observer`` is one that observes it."""
+        call = self.current
+        return call if call is not None and observer in call.watched_by else None
 
     def run(self, call: Call, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the model's forward as a call; its hooks are on the model meanwhile."""

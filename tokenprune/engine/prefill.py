@@ -48,7 +48,7 @@ class Applied:
         adapter: The model's adapter.
         plan: The method's stages.
         layers: The calls of each decoder layer.
-        owner: The apply block, for the cache.
+        owner: Owns the caches that the method prunes.
         reads_logits_to_keep: Whether the model reads ``logits_to_keep``.
     """
 
@@ -103,6 +103,7 @@ class Prefill(Call):
         replays: Replays,
     ) -> None:
         super().__init__()
+        self.reads_rotary = applied.plan.renumbered
         self._rotary = RotaryCalls()
         self.tower_runs = tower_runs
         self.record = record
@@ -208,7 +209,7 @@ class Prefill(Call):
         self.verify()
 
     def _finish_cache(self, output: Any) -> None:
-        cache = _cache_of(output, self._inputs.arguments)
+        cache = cache_after(output, self._inputs.arguments)
         if cache is None:
             self.unseen_cache = self._uses_cache
             if self._inputs.arguments.get("labels") is None:
@@ -340,9 +341,8 @@ class Prefill(Call):
             tokens = self.record.stages[-1].tokens
             left = None if tokens is None else tokens.survivors()
             return StageResult(layer, before, before, reason=reason, tokens=left)
-        mask = self._inputs.layout.mask
-        positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-        return StageResult(layer, before, before, reason=reason, tokens=StageTokens(positions, mask, mask))
+        every = StageTokens.every(self._inputs.layout.mask)
+        return StageResult(layer, before, before, reason=reason, tokens=every)
 
     def _forget(self, stage: Stage) -> None:
         """Let go of what was observed: it is as large as a layer's activations."""
@@ -399,7 +399,7 @@ class Prefill(Call):
         return context, axis
 
 
-def _cache_of(output: Any, arguments: Mapping[str, Any]) -> Any:
+def cache_after(output: Any, arguments: Mapping[str, Any]) -> Any:
     """The cache that a forward filled: in its output, in its tuple (``return_dict=False``), or given to it."""
     cache = returned_cache(output)
     return given_cache(arguments) if cache is None else cache

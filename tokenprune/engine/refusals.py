@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import transformers
@@ -14,13 +14,14 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import features_in_place
 from tokenprune.core.call_arguments import CACHE_NAMES, given_cache
 from tokenprune.engine import hooks
+from tokenprune.engine.plan import Plan
 from tokenprune.errors import UnsupportedFeatureError
 
 #: Entries of continuous batching: they run the decoder on packed sequences and caches of their own.
 CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 
 
-def register(adapter: Adapter, cuts_earlier: bool) -> list[hooks.Removable]:
+def register(adapter: Adapter, plan: Callable[[], Plan | None]) -> list[hooks.Removable]:
     """Refuse ways to generate that a method cannot follow, when they are asked for.
 
     ``generate`` looks the decoding method up on the model's class, so that assisted decoding is recognised where the
@@ -28,27 +29,38 @@ def register(adapter: Adapter, cuts_earlier: bool) -> list[hooks.Removable]:
 
     Args:
         adapter: The model's adapter.
-        cuts_earlier: Whether the caches of the layers before the stages are cut after the prefill.
+        plan: Tells the plan of the method that a generation on this thread uses; None where it is not pruned.
     """
     model = adapter.model
     refused: list[hooks.Removable] = [
-        hooks.observe_calls(model, "_validate_generation_mode", _check_mode),
-        hooks.PatchedMethod(model, "_assisted_decoding", _refuse_assisted),
-        hooks.observe_calls(model, "_prefill", partial(_check_chunks, adapter, cuts_earlier)),
+        hooks.observe_calls(model, "_validate_generation_mode", partial(_check_mode, plan)),
+        hooks.PatchedMethod(model, "_assisted_decoding", partial(_check_assisted, plan)),
+        hooks.observe_calls(model, "_prefill", partial(_check_chunks, adapter, plan)),
     ]
     return refused + [hooks.PatchedMethod(model, name, _refuse_batching) for name in CONTINUOUS_BATCHING]
 
 
-def _check_mode(arguments: Mapping[str, Any]) -> None:
+def _check_mode(plan: Callable[[], Plan | None], arguments: Mapping[str, Any]) -> None:
     mode = arguments.get("generation_mode")
-    if str(getattr(mode, "value", mode)) == "assisted_generation":
+    if str(getattr(mode, "value", mode)) == "assisted_generation" and plan() is not None:
         _refuse_assisted()
 
 
-def _check_chunks(adapter: Adapter, cuts_earlier: bool, arguments: Mapping[str, Any]) -> None:
+def _check_assisted(
+    plan: Callable[[], Plan | None], original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if plan() is not None:
+        _refuse_assisted()
+    return original(*args, **kwargs)
+
+
+def _check_chunks(adapter: Adapter, plan: Callable[[], Plan | None], arguments: Mapping[str, Any]) -> None:
     size = getattr(arguments.get("generation_config"), "prefill_chunk_size", None)
     ids, cache = arguments.get("input_ids"), given_cache(arguments.get("model_kwargs", {}))
     if size is None or ids is None or (cache is not None and cache.get_seq_length()):
+        return
+    followed = plan()
+    if followed is None:
         return
     # a chunk of one token would look like a decode step
     visual = adapter.visual_mask({"input_ids": ids})
@@ -57,7 +69,7 @@ def _check_chunks(adapter: Adapter, cuts_earlier: bool, arguments: Mapping[str, 
             f"prefill_chunk_size={size}: images lie behind the first chunk",
             "leave prefill_chunk_size out, or make the first chunk hold all images",
         )
-    if cuts_earlier and visual is not None and ids.shape[1] > size and bool(visual.any()):
+    if followed.cuts_earlier and visual is not None and ids.shape[1] > size and bool(visual.any()):
         raise UnsupportedFeatureError(
             f"prefill_chunk_size={size} with cut_earlier_caches: the caches would be cut after the first chunk, and the"
             " rest of the prompt would not see the dropped tokens",
@@ -65,7 +77,7 @@ def _check_chunks(adapter: Adapter, cuts_earlier: bool, arguments: Mapping[str, 
         )
 
 
-def _refuse_assisted(*args: Any) -> None:
+def _refuse_assisted() -> NoReturn:
     raise UnsupportedFeatureError("assisted decoding is not supported", "use greedy, sampling or beam search")
 
 
@@ -91,21 +103,23 @@ def check_not_traced() -> None:
         )
 
 
-def check_continuation(own: bool, arguments: Mapping[str, Any], adapter: Adapter) -> None:
+def pruned_elsewhere() -> UnsupportedFeatureError:
+    """The error for a cache that another ``apply`` block pruned."""
+    return UnsupportedFeatureError(
+        "the KV cache was pruned by another apply block", "keep a conversation inside one block"
+    )
+
+
+def check_continuation(arguments: Mapping[str, Any], adapter: Adapter) -> None:
     """Refuse what cannot continue on a pruned cache.
 
     Args:
-        own: Whether this block pruned the cache.
         arguments: The arguments of the model's forward, by name.
         adapter: The model's adapter.
 
     Raises:
-        UnsupportedFeatureError: The cache is another block's, or new images arrive.
+        UnsupportedFeatureError: New images arrive.
     """
-    if not own:
-        raise UnsupportedFeatureError(
-            "the KV cache was pruned by another apply block", "keep a conversation inside one block"
-        )
     tokens = {name: arguments[name] for name in ("input_ids", "inputs_embeds") if arguments.get(name) is not None}
     if any(value.shape[1] > 1 for value in tokens.values()):
         visual = adapter.visual_mask(tokens)

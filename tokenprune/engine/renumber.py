@@ -135,6 +135,8 @@ class RenumberedStep(DecodeStep):
         mask: The call's attention mask, in any form; only a two-dimensional one says what is padding.
     """
 
+    reads_rotary = True
+
     def __init__(
         self,
         layers: Sequence[LayerCalls],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class FinishedStep:
 
 
 class Replays:
-    """The latest steps of generations without a cache, on one thread."""
+    """The latest steps that one method took in generations without a cache, on one thread."""
 
     def __init__(self) -> None:
         self._steps: deque[FinishedStep] = deque(maxlen=REMEMBERED)
@@ -90,6 +91,17 @@ class Replays:
         ids = call.get("input_ids")
         if ids is not None:
             self._steps.append(FinishedStep(ids, pixel_inputs(call), choices))
+
+
+class ThreadReplays(threading.local):
+    """The latest steps that one method took in generations without a cache. Every thread sees its own.
+
+    Attributes:
+        own: Those of this thread.
+    """
+
+    def __init__(self) -> None:
+        self.own = Replays()
 
 
 def pixel_inputs(call: Mapping[str, Any]) -> dict[str, Any]:

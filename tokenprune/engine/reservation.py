@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,17 @@ _MARK = "_tokenprune_applied"
 _LOCK = threading.RLock()
 
 
-class _Reservation:
-    """Marks a decoder while a method is applied. A copy of the model carries None in its place."""
+class Reservation:
+    """Marks a decoder while a method is applied. A copy of the model carries None in its place.
+
+    Attributes:
+        run: Returns the run while its caller holds it; None before there is one, and where nobody holds one.
+        shared: What those share who use the run together; None where one caller holds it.
+    """
+
+    def __init__(self) -> None:
+        self.run: Callable[[], Any] = lambda: None
+        self.shared: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         return None
@@ -27,7 +36,7 @@ class _Reservation:
 
 
 @contextmanager
-def reserved(decoder: nn.Module) -> Iterator[None]:
+def reserved(decoder: nn.Module) -> Iterator[Reservation]:
     """Two methods on one model would corrupt each other: the second is refused.
 
     Raises:
@@ -35,12 +44,18 @@ def reserved(decoder: nn.Module) -> Iterator[None]:
     """
     with _LOCK:
         check_free(decoder)
-        vars(decoder)[_MARK] = _Reservation()
+        mark = vars(decoder)[_MARK] = Reservation()
     try:
-        yield
+        yield mark
     finally:
         with _LOCK:
             del vars(decoder)[_MARK]
+
+
+def reservation(decoder: nn.Module) -> Reservation | None:
+    """The mark on a decoder; None where no method is applied to it."""
+    mark: Reservation | None = vars(decoder).get(_MARK)
+    return mark
 
 
 def check_free(decoder: nn.Module) -> None:
@@ -49,7 +64,14 @@ def check_free(decoder: nn.Module) -> None:
     Raises:
         BusyModelError: A method is already applied to the model.
     """
-    if vars(decoder).get(_MARK) is not None:
+    mark = reservation(decoder)
+    if mark is not None and mark.shared is not None:
         raise BusyModelError(
-            "a method is already applied to this model", "leave the first apply block, or close its run, before another"
+            "tp.generate is running on this model, on another thread",
+            "wait until it has ended, or apply a method once and use its run's using(method) for all calls",
+        )
+    if mark is not None:
+        raise BusyModelError(
+            "a method is already applied to this model",
+            "use its run's using(method) for calls with another method, or close the run before another apply",
         )

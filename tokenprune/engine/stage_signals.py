@@ -81,7 +81,7 @@ class StageSignals:
         if name not in self.observation.states:
             raise UnsupportedModelError(
                 f"the {name} states of layer {self.layer - 1} were not observed: its attention did not run as usual",
-                "if a part of the layer was compiled, apply the method to the model before it is compiled",
+                "compile parts of the model before apply, and not inside its block: then they run eagerly there",
             )
         return self.observation.states[name]
 
@@ -91,7 +91,7 @@ class StageSignals:
         if arguments is None:
             raise UnsupportedModelError(
                 f"the arguments of layer {self.layer - 1} were not observed: the layer did not run as usual",
-                "if the layer was compiled, apply the method to the model before it is compiled",
+                "compile layers before apply, and not inside its block: then they run eagerly there",
             )
         layer = self.layer - 1
         return self._probe(layer, arguments, partial(rows_at, self._observed("query")), self._observed("key"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -50,7 +50,13 @@ class TowerRecorder:
         adapter: The model's adapter.
         sites: Layers of the tower that are read, and where.
         values: Whether value states are read, too.
-        current: The call that runs on this thread.
+        current: The call that runs on this thread; None where it is not to be recorded.
+        generates: Whether the generation that runs on this thread is to be recorded.
+        layers_read: Names what is recorded; methods that read the same share the recorder.
+
+    Attributes:
+        layers_read: As given.
+        hooks: The hooks on the towers, for the time in which they are needed.
     """
 
     def __init__(
@@ -59,24 +65,33 @@ class TowerRecorder:
         sites: Sequence[tuple[int, TowerSite]],
         values: bool,
         current: Callable[[], Call | None],
+        generates: Callable[[], bool] = lambda: True,
+        layers_read: Hashable = None,
     ) -> None:
         self._adapter = adapter
         self._sites = sites
         self._values = values
-        self._current = current
+        self._current, self._generates = current, generates
         self._thread = _ThreadRuns()
+        self.layers_read = layers_read
+        self.hooks = hooks.SharedHooks(self.hook_towers)
 
-    def register(self) -> list[hooks.Removable]:
-        """Put the hooks on the towers."""
+    def replace_methods(self) -> list[hooks.Removable]:
+        """Follow what encodes the images."""
         handles: list[hooks.Removable] = []
-        for tower in dict.fromkeys(site.tower for _, site in self._sites):
-            handles.append(hooks.before(tower, self._start))
         if self._sites:
             name = "_prepare_multimodal_encoder_kwargs_for_generation"
             handles.append(hooks.PatchedMethod(self._adapter.model, name, self._encoding))
         model = getattr(self._adapter.model, "base_model", self._adapter.model)
         for name, wanted in self._adapter.encoders.items() if self._sites else ():
             handles.append(hooks.observe_calls(model, name, self._note_encoder(wanted)))
+        return handles
+
+    def hook_towers(self) -> list[hooks.Removable]:
+        """Put the hooks on the towers."""
+        handles: list[hooks.Removable] = []
+        for tower in dict.fromkeys(site.tower for _, site in self._sites):
+            handles.append(hooks.before(tower, self._start))
         for layer, site in self._sites:
             handles.append(hooks.before(site.attention, self._keep_rotary(layer)))
             observed = {"query": site.query, "key": site.key, "output": site.block}
@@ -97,6 +112,8 @@ class TowerRecorder:
 
     def _encoding(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let ``generate`` encode the images of its prefill, which then starts with these runs."""
+        if not self._generates():
+            return original(*args, **kwargs)
         self._thread.pending, self._thread.encoding = [], True
         try:
             return original(*args, **kwargs)

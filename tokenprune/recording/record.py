@@ -34,6 +34,15 @@ class StageTokens:
     scores: Tensor | None = None
     merged: Tensor | None = None
 
+    @classmethod
+    def every(cls, mask: Tensor) -> StageTokens:
+        """All visual tokens of a prompt, of which none is dropped.
+
+        Args:
+            mask: Where they are, bool ``[batch, seq]``.
+        """
+        return cls(torch.arange(mask.shape[1], device=mask.device).expand_as(mask), mask, mask)
+
     def survivors(self) -> StageTokens:
         """The kept tokens, as they enter a later stage that drops nothing."""
         return StageTokens(self.positions, self.keep, self.keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,11 +38,20 @@ class Recording:
         family: Family of the model.
         num_layers: Decoder layers.
         text_config: Config of the decoder, from which FLOPs are computed.
+        prunes: Whether the method prunes; if not, it stands for none.
         prefill: The prefill that started last, on any thread.
     """
 
-    def __init__(self, method: Method, choice: LayerChoice, family: str, num_layers: int, text_config: Any) -> None:
-        self.method, self.choice = method, choice
+    def __init__(
+        self,
+        method: Method,
+        choice: LayerChoice,
+        family: str,
+        num_layers: int,
+        text_config: Any,
+        prunes: bool = True,
+    ) -> None:
+        self.method, self.choice, self.prunes = method, choice, prunes
         self.family, self.num_layers, self.text_config = family, num_layers, text_config
         self.prefill = PrefillRecord()
         self._annotations = Annotations()
@@ -71,6 +81,8 @@ class Recording:
 
         What goes wrong is raised when somebody asks for a picture: it has nothing to do with pruning.
         """
+        if sys.is_finalizing():  # torch is partly gone, and nobody will ask
+            return
         record = self.prefill
         try:
             items = record.places()

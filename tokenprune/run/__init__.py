@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tokenprune.run.apply import apply, check_method, choose_layers, chosen, verify_methods
+from tokenprune.run.apply import apply, check_method, choose_layers, verify_methods
+from tokenprune.run.generate import generate
 from tokenprune.run.handle import Run
+from tokenprune.run.methods import chosen
 
-__all__ = ["Run", "apply", "check_method", "choose_layers", "chosen", "verify_methods"]
+__all__ = ["Run", "apply", "check_method", "choose_layers", "chosen", "generate", "verify_methods"]

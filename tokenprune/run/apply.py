@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from weakref import ref
 
 from torch import nn
 
@@ -28,15 +30,21 @@ from tokenprune.engine.trials.calibrate import (
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import BudgetError, ConfigError, TokenPruneError
 from tokenprune.fingerprint import fingerprint
-from tokenprune.recording import Recording
 from tokenprune.run.handle import Run
+from tokenprune.run.methods import RunMethods, check_is_method
+from tokenprune.run.using import using
 from tokenprune.selectors.base import LayerChoice, SelectorContext
 from tokenprune.selectors.entropy_profile import EntropyProfile
 
 
 @progress_in_notebooks
 def apply(
-    model: nn.Module, method: Method, calibration: Calibration | None = None, progress: Progress | None = None
+    model: nn.Module,
+    method: Method | None,
+    calibration: Calibration | None = None,
+    progress: Progress | None = None,
+    *,
+    also: Sequence[Method] = (),
 ) -> Run:
     """Prune a model's visual tokens from now on; ``forward`` and ``generate`` work as before.
 
@@ -44,15 +52,18 @@ def apply(
     the run: one that is dropped takes the method off, with a warning.
 
     Wrappers are looked through: a PEFT model, ``torch.compile(model)``, ``DistributedDataParallel``. What was compiled
-    runs eagerly meanwhile. Several threads may use the model at once.
+    runs eagerly meanwhile. Several threads may use the model at once, and each call may use another method or budget:
+    see :meth:`Run.using`.
 
     Args:
         model: Any supported transformers model; it is not changed, and nothing is left on it afterwards.
-        method: The method; see :class:`tokenprune.Method`.
+        method: The method; see :class:`tokenprune.Method`. With None only calls inside :meth:`Run.using` are pruned.
         calibration: A few inputs (as for ``model(**inputs)``), or a single one, for layer selectors that measure the
             model.
         progress: Called while a layer selector measures the model, with (what is done, steps done, steps in total);
             None shows a bar in a notebook.
+        also: Further methods, for :meth:`Run.using`. Only those whose layers are measured on ``calibration`` have to
+            be given here, each with its budget: a model that answers cannot be measured.
 
     Returns:
         The run: ``run.stages`` and ``run.report`` tell what the last prefill did.
@@ -62,15 +73,22 @@ def apply(
         UnsupportedFeatureError: Flex attention, flash attention with sliding windows ...; or, at the end, the model ran
             and never read a prompt, so that nothing was pruned.
         LayerError: A layer is out of range, or the method needs signals that do not exist before it.
-        BusyModelError: A method is already applied to the model.
+        BusyModelError: A method is already applied to the model: its run's ``using`` lets single calls use another.
     """
-    _check_method(method, "apply")
+    given = [*([] if method is None else [method]), *also]
+    for one in given:
+        check_is_method(one, "apply")
     adapter = adapter_for(unwrap(model))
     with ExitStack() as stack:
-        stack.enter_context(reserved(adapter.decoder))
+        mark = stack.enter_context(reserved(adapter.decoder))
         stack.enter_context(eager(model))  # a wrapper that was compiled runs eagerly, too
-        choice = method.layers.select(_context(adapter, method, calibration, progress))
-        recording = Recording(chosen(method, choice), choice, adapter.name, adapter.num_layers, adapter.text_config)
+        batches = None if calibration is None else as_batches(calibration)
+        choices = [one.layers.select(_context(adapter, one, batches, progress)) for one in given]
+        methods = RunMethods(adapter, partial(_context, adapter, calibration=None), calibration is not None)
+        for one, choice in zip(given, choices, strict=True):
+            methods.remember(one, choice)
+        recordings = [methods.of(one)[0] for one in given]  # what cannot run is refused now
+        recording = methods.unpruned() if method is None else recordings[0]
         engine = stack.enter_context(attached(adapter, recording))
         applied = stack.pop_all()
 
@@ -78,14 +96,9 @@ def apply(
         applied.close()
         return engine.why_nothing_was_pruned()
 
-    return Run(recording, end)
-
-
-def _check_method(method: object, function: str) -> None:
-    if not isinstance(method, Method):
-        raise ConfigError(
-            f"{function} needs a Method, got {type(method).__name__}", "use tp.load_method(name) or tp.Method"
-        )
+    run = Run(recording, end, partial(using, engine, methods))
+    mark.run = ref(run)
+    return run
 
 
 @progress_in_notebooks
@@ -93,7 +106,7 @@ def choose_layers(
     model: nn.Module, method: Method, calibration: Calibration | None = None, progress: Progress | None = None
 ) -> LayerChoice:
     """The layers at which a method would prune a model, and why these; arguments and errors as for :func:`apply`."""
-    _check_method(method, "choose_layers")
+    check_is_method(method, "choose_layers")
     adapter = adapter_for(unwrap(model))
     if calibration is not None:
         check_free(adapter.decoder)  # a model that prunes would be measured
@@ -113,7 +126,7 @@ def check_method(model: nn.Module, method: Method) -> tuple[int, ...] | None:
     Raises:
         TokenPruneError: The method cannot run on the model, whatever its selector would choose.
     """
-    _check_method(method, "check_method")
+    check_is_method(method, "check_method")
     adapter = adapter_for(unwrap(model))
     layers = method.layers.known_layers(_context(adapter, method, None))
     if layers is not None:
@@ -135,11 +148,6 @@ def check_method(model: nn.Module, method: Method) -> tuple[int, ...] | None:
     if problem is not None:
         raise problem
     return None
-
-
-def chosen(method: Method, choice: LayerChoice) -> Method:
-    """The method as its selector wants it: with the pruner that the selector chose, if it chose one."""
-    return method if choice.pruner is None else method.model_copy(update={"pruner": choice.pruner})
 
 
 def verify_methods(

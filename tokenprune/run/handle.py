@@ -6,7 +6,8 @@ import logging
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.config import Method
-from tokenprune.errors import TokenPruneError, UnsupportedFeatureError
+from tokenprune.errors import ConfigError, TokenPruneError, UnsupportedFeatureError
 from tokenprune.pictures.draw import draw
 from tokenprune.pictures.html import html_of
 from tokenprune.pictures.look import Look
@@ -22,6 +23,7 @@ from tokenprune.pictures.recorded import recorded_look
 from tokenprune.recording.record import StageResult
 from tokenprune.recording.recording import Annotations, Recording
 from tokenprune.recording.report import Report
+from tokenprune.run.methods import check_is_method, with_budget
 from tokenprune.selectors.base import LayerChoice
 
 if TYPE_CHECKING:  # matplotlib is optional: only pictures need it
@@ -35,17 +37,24 @@ class Run:
     the method off the model and warns.
 
     Several threads can use the model at once. ``stages`` and ``report`` show the prefill that started last, on any
-    thread, also after the run was closed.
+    thread, also after the run was closed. A service opens a block with :meth:`using` for each request: it has the
+    method and the budget of this request, and a report of its own.
 
     Args:
         recording: The records of the method.
         end: Takes the method off the model, and returns an error that only a whole run shows. None where somebody
             else does: the run shows the recording, and there is nothing to close.
+        use: Opens a block whose calls use another method (None: no method), and shows what is recorded there.
     """
 
-    def __init__(self, recording: Recording, end: Callable[[], TokenPruneError | None] | None = None) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        end: Callable[[], TokenPruneError | None] | None = None,
+        use: Callable[[Method | None], AbstractContextManager[Recording]] | None = None,
+    ) -> None:
         self.recording = recording
-        self._end = end
+        self._end, self._use = end, use
         self._entered = False
         # at the end of the process, while everything is there still
         self._at_exit = None if end is None else weakref.finalize(self, end)
@@ -53,6 +62,10 @@ class Run:
     # ---- its life ---
 
     def __enter__(self) -> Run:
+        if self.closed and self._at_exit is None:
+            raise UnsupportedFeatureError(
+                "this run shows a using block, or is a copy: there is nothing to close", "use it without a with block"
+            )
         if self.closed:
             raise UnsupportedFeatureError("this run was closed: its method is off the model", "call apply again")
         if self._entered:
@@ -81,7 +94,7 @@ class Run:
         return self._end is None
 
     def _take_off(self) -> TokenPruneError | None:
-        end, self._end = self._end, None
+        end, self._end, self._use = self._end, None, None
         if end is None:
             return None
         if self._at_exit is not None:
@@ -115,12 +128,67 @@ class Run:
         logging.getLogger("tokenprune").warning(what)  # Python hides ResourceWarnings unless it is asked for them
         warnings.warn(what, ResourceWarning, stacklevel=2, source=self)
 
+    # ---- calls with another method ---
+
+    def using(self, method: Method | None, budget: str | None = None, **fields: Any) -> AbstractContextManager[Run]:
+        """Let the calls of the model inside the block use another method or budget.
+
+        ::
+
+            with run.using(run.method, keep_tokens=64) as part:
+                ids = model.generate(**inputs)
+            print(part.report)
+
+        The block belongs to its context (:mod:`contextvars`): to this thread or task of asyncio, and to calls in
+        ``asyncio.to_thread``. Other threads and tasks may be in blocks of their own at the same time. Blocks may be
+        nested; calls outside any use the run's own method. Inside, everything is as under an ``apply`` of its own:
+        samples are numbered from 0, and annotations are those of the part.
+
+        What a prompt leaves in its KV cache goes on with the method that pruned it, in any later block of the run and
+        outside; only new prompts are pruned by the method of the block.
+
+        Args:
+            method: The method; ``run.method`` for the run's own. None leaves the calls unpruned.
+            budget: Another budget for the method, as for :func:`tokenprune.load_method`.
+            fields: One of the keywords of :func:`tokenprune.load_method`, e.g. ``keep_tokens=64``; with ``budget``, the
+                fields of that budget.
+
+        Returns:
+            For a ``with`` block. Its value is a run that shows the calls inside the block, and no others; also after
+            it. There is nothing to close.
+
+        Raises:
+            TokenPruneError: The method cannot run on the model, or the budget is wrong; as for
+                :func:`tokenprune.apply`.
+            ConfigError: The method's layers are measured, and it was not among those that ``apply`` was given.
+            UnsupportedFeatureError: The run was closed. Or at the end, no call was made inside the block: a thread that
+                is started inside begins with a context of its own. Or another thread or task ends the block than began
+                it: a generator was advanced by both.
+        """
+        if self._use is None:
+            raise UnsupportedFeatureError(
+                "this run takes no method off and on: it was closed, shows a using block, or is a copy",
+                "use the run that apply returned, before it is closed",
+            )
+        if method is not None:
+            check_is_method(method, "using")
+            method = with_budget(method, budget, fields)
+        elif budget is not None or fields:
+            raise ConfigError("using(None) prunes nothing, and a budget stands beside it", "give a method, too")
+        return self._part(self._use(method))
+
+    @staticmethod
+    @contextmanager
+    def _part(use: AbstractContextManager[Recording]) -> Iterator[Run]:
+        with use as recording:
+            yield Run(recording)
+
     # ---- what it shows ---
 
     @property
-    def method(self) -> Method:
-        """The method."""
-        return self.recording.method
+    def method(self) -> Method | None:
+        """The method; None for calls that are not pruned."""
+        return self.recording.method if self.recording.prunes else None
 
     @property
     def choice(self) -> LayerChoice:

@@ -12,7 +12,8 @@ from tokenprune.config import Method
 from tokenprune.engine.trials.race import fixed_layers
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.pruners.topk import TopK
-from tokenprune.run.apply import choose_layers, chosen
+from tokenprune.run.apply import choose_layers
+from tokenprune.run.methods import chosen
 from tokenprune.scorers.random import Random
 from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.selectors.fixed import Fixed

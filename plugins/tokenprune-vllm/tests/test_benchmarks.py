@@ -14,14 +14,33 @@ IN_FLIGHT = (1, 8, 32)
 KEPT = {1.0: 74, 0.5: 42, 0.25: 26, 0.1: 16}
 
 
-def test_the_table_of_speeds_has_all_rows(tmp_path: Path) -> None:
+WHOLE = [("stock", "vLLM unpruned", 1.0), ("ours", "unpruned", 1.0)]
+
+
+def measured(folder: Path, *options: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
-    command = [sys.executable, "benchmarks/vllm_speed.py", "--quick", "--output", str(tmp_path)]
+    command = [sys.executable, "benchmarks/vllm_speed.py", "--quick", *options, "--output", str(folder)]
     subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+
+
+def test_what_the_plugin_costs_where_nothing_is_pruned(tmp_path: Path) -> None:
+    measured(tmp_path, "--keep-one")
+    found = json.loads((tmp_path / "keep-one.json").read_text())
+    for kind in ("pictures", "videos"):
+        rows = found[kind]["rows"]
+        named = Counter((row["engine"], row["method"], float(row["keep"]), row["in_flight"]) for row in rows)
+        assert named == Counter((*way, in_flight) for way in WHOLE for in_flight in IN_FLIGHT)
+        assert all(row["cpu_ms"]["median"] > 0 for row in rows)
+    lines = [line for line in (tmp_path / "keep-one.md").read_text().splitlines() if line.startswith("- ")]
+    assert sum("times its CPU time per request" in line for line in lines) == 2 * len(IN_FLIGHT)
+
+
+def test_the_table_of_speeds_has_all_rows(tmp_path: Path) -> None:
+    measured(tmp_path)
     found = json.loads((tmp_path / "speed.json").read_text())
-    pictures = [("stock", "vLLM unpruned", 1.0), ("ours", "unpruned", 1.0)]
+    pictures = list(WHOLE)
     pictures += [("ours", name, keep) for keep in (0.5, 0.25, 0.1) for name in ("divprune", "visionzip", "random")]
-    videos = [*pictures[:2], ("ours", "evs", 0.25), ("evs 0.25", "vLLM's EVS", 0.25)]
+    videos = [*WHOLE, ("ours", "evs", 0.25), ("evs 0.25", "vLLM's EVS", 0.25)]
     for kind, ways in (("pictures", pictures), ("videos", videos)):
         rows = found[kind]["rows"]
         named = Counter((row["engine"], row["method"], float(row["keep"]), row["in_flight"]) for row in rows)

@@ -63,7 +63,8 @@ class TowerEntropy:
         handles: list[hooks.Removable] = []
         try:
             if not self.refused:
-                handles += TowerRecorder(self._adapter, self._sites, False, lambda: self._call).register()
+                recorder = TowerRecorder(self._adapter, self._sites, False, lambda: self._call)
+                handles += recorder.replace_methods() + recorder.hook_towers()
                 handles += [hooks.after(site.block, self._left(layer)) for layer, site in self._sites]
             yield
         finally:
