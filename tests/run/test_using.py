@@ -316,6 +316,7 @@ def test_unpruned_calls_may_do_what_a_method_refuses() -> None:
     with tp.apply(model, fastv()) as run, run.using(None) as part:
         assert torch.equal(model.generate(**inputs, **static), expected)
         assert torch.equal(model(**inputs, labels=labels).loss, loss)
+        assert (part.report.targets, part.report.lost_targets) == ([labels.shape[1] - 1], [0])
         assert torch.equal(model.generate(**inputs, max_new_tokens=3, prompt_lookup_num_tokens=2), lookup)
         assert part.report.before == [16]
 
