@@ -40,9 +40,16 @@ MEBIBYTE = 2**20
 #: Mebibytes by which 400 pictures may let a server grow that has answered 400. Kept by mistake, their features and the
 #: states of the tower take 160.
 GROWTH = 40
-#: Torch keeps kernels for the shapes that it has seen, and the allocator a heap per thread. Servers with and without
-#: the plugin grow by that for some thousand requests; here they keep little of it.
-KEEPS_LITTLE = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1", "LRU_CACHE_CAPACITY": "1", "MALLOC_ARENA_MAX": "1"}
+#: Torch keeps kernels for the shapes that it has seen, and the allocator a heap per thread, with holes that tensors
+#: leave. Servers with and without the plugin grow by that for some thousand requests; here they keep little of it:
+#: what has the size of a tensor goes back to the system when it is let go.
+KEEPS_LITTLE = {
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1",
+    "LRU_CACHE_CAPACITY": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
 
 
 def line(folder: Path, *options: str) -> list[str]:
