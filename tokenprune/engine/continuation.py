@@ -8,7 +8,8 @@ from typing import Any
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.engine import refusals
-from tokenprune.engine.cache import CacheOwner, check_lengths, pruned_layer
+from tokenprune.engine.cache import check_lengths, pruned_layer
+from tokenprune.engine.cache_layers import CacheOwner
 from tokenprune.engine.calls import Call, ThreadState
 from tokenprune.engine.decode import DecodeStep
 from tokenprune.engine.hooks import SharedHooks
@@ -82,11 +83,11 @@ class Continuation(CacheOwner):
         check_lengths(cache, self.compared)
         refusals.check_features(on.adapter, arguments)
         pruned = (pruned_layer(cache, number) for number in self._held)
-        ragged = any(layer.rows.ragged for layer in pruned if layer is not None)
+        hides = any(layer.hides for layer in pruned if layer is not None)
         if self.plan.renumbered:
             mask = arguments.get("attention_mask")
-            return RenumberedStep(on.layers, on.layer_hooks, on.adapter, ragged, self.window, mask)
-        return DecodeStep(on.layers, on.layer_hooks, on.adapter, ragged)
+            return RenumberedStep(on.layers, on.layer_hooks, on.adapter, hides, self.window, mask)
+        return DecodeStep(on.layers, on.layer_hooks, on.adapter, hides)
 
 
 def owner_of(cache: Any, last_layer: int) -> CacheOwner | None:

@@ -17,7 +17,8 @@ from tokenprune.adapters.towers import TowerRun
 from tokenprune.core.call_arguments import given_cache, returned_cache
 from tokenprune.core.clock import Moment
 from tokenprune.engine.arguments import CompactArguments
-from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, cut, mark
+from tokenprune.engine.cache import cache_bytes, cut, mark, reserve
+from tokenprune.engine.cache_layers import CacheOwner, Rows
 from tokenprune.engine.calls import Call, Observation
 from tokenprune.engine.deepstack import Deepstack, take_over
 from tokenprune.engine.layer_call import LayerCalls
@@ -173,7 +174,9 @@ class Prefill(Call):
             hidden = self.prune(stage, hidden, calls.others(args, kwargs))
         if self._compact is None:
             return None
-        return (hidden,), self._compact.cut(layer, calls.others(args, kwargs))
+        others = calls.others(args, kwargs)
+        free = reserve(calls.cache(others), layer, self._compact.width, self._compact.rows.shape[1])
+        return (hidden,), self._compact.cut(layer, others, free)
 
     def after_layer(self, layer: int, hidden: Tensor) -> Tensor:
         """See :meth:`tokenprune.engine.calls.Call.after_layer`."""

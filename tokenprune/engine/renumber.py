@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.adapters.base import Adapter
-from tokenprune.engine.cache import Rows, pruned_layer
+from tokenprune.engine.cache import pruned_layer
+from tokenprune.engine.cache_layers import Rows
 from tokenprune.engine.decode import DecodeStep
 from tokenprune.engine.hooks import SharedHooks
 from tokenprune.engine.layer_call import LayerCalls
@@ -130,7 +131,7 @@ class RenumberedStep(DecodeStep):
         layers: The calls of each decoder layer.
         hooks: The hooks on the layers.
         adapter: The model's adapter.
-        ragged: Whether samples kept different numbers of tokens.
+        hides: See :class:`DecodeStep`.
         window: The smallest window of a pruned layer; None where all see everything.
         mask: The call's attention mask, in any form; only a two-dimensional one says what is padding.
     """
@@ -142,11 +143,11 @@ class RenumberedStep(DecodeStep):
         layers: Sequence[LayerCalls],
         hooks: SharedHooks,
         adapter: Adapter,
-        ragged: bool,
+        hides: bool,
         window: int | None,
         mask: Any,
     ) -> None:
-        super().__init__(layers, hooks, adapter, ragged)
+        super().__init__(layers, hooks, adapter, hides)
         self._rotary = RotaryCalls()
         self._names = adapter.layer_signature
         self._window = window

@@ -151,7 +151,8 @@ class StageSignals:
             if mask.dim() == 2:
                 shown: Tensor = earlier & mask.bool()[:, None]
                 return shown
-            rows: Tensor = take(mask[:, :1], index, 2, 0)[:, 0]
+            # behind the prompt a static cache has free rows
+            rows: Tensor = take(mask[:, :1, :, : key.shape[1]], index, 2, 0)[:, 0]
             return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
 
         return visible

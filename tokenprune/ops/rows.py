@@ -90,6 +90,16 @@ def prefill_mask(mask: Tensor, rows: Tensor) -> Tensor:
     return see_self(compact, padding)
 
 
+def with_free_columns(mask: Tensor, free: int) -> Tensor:
+    """A mask with hidden columns behind its own: keys of a static cache that wait for later tokens.
+
+    Args:
+        mask: ``[batch, heads, rows, keys]``, bool (True = visible) or additive.
+        free: Columns to add.
+    """
+    return torch.nn.functional.pad(mask, (0, free), value=hidden_value(mask)) if free else mask
+
+
 def see_self(mask: Tensor, padding: Tensor) -> Tensor:
     """Let padding rows attend to themselves.
 
