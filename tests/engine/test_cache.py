@@ -18,7 +18,8 @@ from tests.support.oracle import masked, oracle_generate_logits, tolerance
 from tests.support.simple import fastv, pair
 from tests.support.tiny import CASES
 from tests.support.tiny.core import CACHE
-from tokenprune.engine.cache import PRUNED_CLASSES, PrunedCacheLayer, cache_bytes
+from tokenprune.engine.cache import cache_bytes
+from tokenprune.engine.cache_layers import PRUNED_CLASSES, PrunedCacheLayer
 from tokenprune.errors import UnsupportedFeatureError
 
 TOKEN = torch.tensor([[5], [6]])

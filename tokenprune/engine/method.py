@@ -51,7 +51,7 @@ class AppliedMethod:
         self.plan, self.tower = plan, tower
         self._on, self._recording = on, recording
         self.continuation = Continuation(on, plan)
-        self._applied = Applied(on.adapter, plan, on.layers, self.continuation, on.reads_logits_to_keep)
+        self._applied = Applied(on.adapter, plan, on.layers, self.continuation, on.layer_hooks, on.reads_logits_to_keep)
         self._observer = object()  # stands for the method: hooks that hold itself would be a circle
         captures = Captures(plan, on.adapter, on.layers, partial(on.thread.call_watched_by, self._observer))
         self.hooks = (hooks.SharedHooks(captures.register),)

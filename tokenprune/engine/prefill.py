@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import StaticCache
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
@@ -21,6 +22,7 @@ from tokenprune.engine.cache import cache_bytes, cut, mark, reserve
 from tokenprune.engine.cache_layers import CacheOwner, Rows
 from tokenprune.engine.calls import Call, Observation
 from tokenprune.engine.deepstack import Deepstack, take_over
+from tokenprune.engine.hooks import SharedHooks
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.logits import KeptLogits
 from tokenprune.engine.loss import LABELS, loss_of_rows, own_loss_error
@@ -50,6 +52,7 @@ class Applied:
         plan: The method's stages.
         layers: The calls of each decoder layer.
         owner: Owns the caches that the method prunes.
+        layer_hooks: The hooks on the decoder layers.
         reads_logits_to_keep: Whether the model reads ``logits_to_keep``.
     """
 
@@ -57,6 +60,7 @@ class Applied:
     plan: Plan
     layers: Sequence[LayerCalls]
     owner: CacheOwner
+    layer_hooks: SharedHooks
     reads_logits_to_keep: bool
 
 
@@ -222,6 +226,8 @@ class Prefill(Call):
         for first, end in pairwise([*held, self._applied.adapter.num_layers]):
             for layer in range(first, end):
                 mark(cache, layer, held[first])
+        if held and isinstance(cache, StaticCache):
+            self._applied.layer_hooks.hold()
         if held and self._applied.plan.cuts_earlier:
             self._cut_earlier(cache, held)
         self.record.kv_bytes = cache_bytes(cache)
