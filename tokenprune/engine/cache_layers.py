@@ -362,12 +362,14 @@ class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
     Attributes:
         full_length: Tokens that the layer had room for before, and that the masks of the model cover.
         hidden_length: Rows that the plain layer does not count, long, of no axis.
+        prompt_length: Tokens of the unpruned prompt, long, of no axis.
         columns: Unpruned position of each key, long ``[batch, keys]``, -1 where there is none.
     """
 
     plain: type = StaticLayer
     full_length: int
     hidden_length: Tensor
+    prompt_length: Tensor
     columns: Tensor
 
     @classmethod
@@ -392,6 +394,7 @@ class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
         """See :meth:`PrunedCacheLayer.begin`."""
         self.rows = rows
         self.hidden_length = torch.full_like(self.cumulative_length, rows.dropped)
+        self.prompt_length = torch.full_like(self.cumulative_length, rows.length)
         self.columns = rows.columns(self.max_cache_len, self.full_length)
 
     def keep(self, index: Tensor, width: int, rows: Rows) -> None:
@@ -461,7 +464,7 @@ class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
         """Empty the layer; an empty layer is an ordinary one again, with the room that it had."""
         self.__class__ = self.plain
         self.max_cache_len = self.full_length
-        for name in ("rows", "hidden_length", "columns", "full_length"):
+        for name in ("rows", "hidden_length", "prompt_length", "columns", "full_length"):
             vars(self).pop(name, None)
         self.keys = self.values = None  # made again at the next update
         self.is_initialized = False

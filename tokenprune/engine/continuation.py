@@ -15,7 +15,7 @@ from tokenprune.engine.decode import DecodeStep
 from tokenprune.engine.hooks import SharedHooks
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.plan import Plan
-from tokenprune.engine.renumber import RenumberedStep, smallest_window
+from tokenprune.engine.renumber import RenumberedStep, Rotation, smallest_window
 from tokenprune.errors import UnsupportedFeatureError
 
 
@@ -56,12 +56,14 @@ class Continuation(CacheOwner):
         self.compared = [*(stage.layer for stage in plan.stages), last]  # layers of a cache
         # layers that may differ in the rows that their caches hold
         self._held = range(plan.stages[-1].layer + 1) if plan.cuts_earlier else [s.layer for s in plan.stages]
+        self.rotations: dict[int, dict[str, Rotation]] = {}  # of layers with a static cache, for graphs
         self.window = smallest_window(on.adapter, plan.first) if plan.renumbered else None
 
     def end(self) -> None:
         """See :meth:`CacheOwner.end`. Caches may live on: they hold nothing of the model."""
         super().end()
         self._on = None
+        self.rotations.clear()
 
     def step(self, cache: Any, arguments: Mapping[str, Any]) -> Call:
         """A call that goes on with a pruned cache.

@@ -17,6 +17,8 @@ from transformers.cache_utils import StaticCache
 from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.core.call_arguments import CACHE_NAMES
 from tokenprune.engine.cache_layers import PrunedCacheLayer
+from tokenprune.engine.renumber import Rotation
+from tokenprune.ops.rows import is_visible
 
 
 class Graphs:
@@ -29,7 +31,7 @@ class Graphs:
     """
 
     def __init__(self, thread: Any, names: LayerSignature, last: int) -> None:
-        self._thread, self._mask, self._last = thread, names.attention_mask, last
+        self._thread, self._names, self._last = thread, names, last
 
     def holds(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call is a decode step that a graph may hold.
@@ -50,17 +52,45 @@ class Graphs:
         return bool(last.is_initialized) and self._follows(last)
 
     def _follows(self, layer: Any) -> bool:
-        """Whether a layer is whole, or was pruned here at original positions."""
+        """Whether a layer is whole, or was pruned here and has no window that may be passed."""
         if not hasattr(layer, "rows"):
             return True
-        return layer.rows.owner.thread is self._thread and layer.rows.following is None
+        owner = layer.rows.owner
+        return owner.thread is self._thread and (layer.rows.following is None or owner.window is None)
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a layer gets in a step that a graph holds: new (args, kwargs), or None to leave them."""
         held: Any = _cache(kwargs).layers[layer]
         if not isinstance(held, PrunedCacheLayer):
             return None
-        return args, {**kwargs, self._mask: held.step_mask(kwargs.get(self._mask), 1, False)}
+        mask = kwargs.get(self._names.attention_mask)
+        given = {**kwargs, self._names.attention_mask: held.step_mask(mask, 1, False)}
+        if held.rows.following is not None:
+            self._renumber(given, held, mask, held.rows.owner.rotations[layer])
+        return args, given
+
+    def _renumber(self, given: dict[str, Any], held: Any, mask: Any, rotations: Mapping[str, Rotation]) -> None:
+        """Move the positions among a layer's arguments; what moves them is a tensor, so that prompts share a graph."""
+        length = held.get_seq_length()
+        behind = length - held.prompt_length
+        if mask is not None:
+            later = torch.arange(mask.shape[-1], device=mask.device) >= held.prompt_length
+            behind = (is_visible(mask[:, 0, -1]) & later).sum(1) - 1  # padding between turns does not count
+        following = held.rows.following
+        positions = (following + behind)[:, None]
+        stays = (following < 0)[:, None]
+        for name, rotation in rotations.items():
+            given[name] = _where(stays[..., None], given[name], rotation.at(positions))
+        ids = given.get(self._names.position_ids)
+        if isinstance(ids, torch.Tensor):
+            given[self._names.position_ids] = torch.where(stays, ids, positions)
+
+
+def _where(stays: torch.Tensor, old: Any, new: Any) -> Any:
+    """``old`` for some samples and ``new`` for the others, in tensors or tuples of them."""
+    if isinstance(old, torch.Tensor):
+        return torch.where(stays, old, new)
+    return type(old)(_where(stays, one, other) for one, other in zip(old, new, strict=True))
 
 
 def _cache(kwargs: Mapping[str, Any]) -> Any:

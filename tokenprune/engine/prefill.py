@@ -19,8 +19,9 @@ from tokenprune.core.call_arguments import given_cache, returned_cache
 from tokenprune.core.clock import Moment
 from tokenprune.engine.arguments import CompactArguments
 from tokenprune.engine.cache import cache_bytes, cut, mark, reserve
-from tokenprune.engine.cache_layers import CacheOwner, Rows
+from tokenprune.engine.cache_layers import Rows
 from tokenprune.engine.calls import Call, Observation
+from tokenprune.engine.continuation import Continuation
 from tokenprune.engine.deepstack import Deepstack, take_over
 from tokenprune.engine.hooks import SharedHooks
 from tokenprune.engine.layer_call import LayerCalls
@@ -59,7 +60,7 @@ class Applied:
     adapter: Adapter
     plan: Plan
     layers: Sequence[LayerCalls]
-    owner: CacheOwner
+    owner: Continuation
     layer_hooks: SharedHooks
     reads_logits_to_keep: bool
 
@@ -180,6 +181,10 @@ class Prefill(Call):
             return None
         others = calls.others(args, kwargs)
         free = reserve(calls.cache(others), layer, self._compact.width, self._compact.rows.shape[1])
+        renumbering = self._compact.renumbering
+        if renumbering is not None and isinstance(calls.cache(others), StaticCache):
+            rotations = renumbering.rotations(others, calls.signature.position_embeddings)
+            self._applied.owner.rotations[layer] = rotations
         return (hidden,), self._compact.cut(layer, others, free)
 
     def after_layer(self, layer: int, hidden: Tensor) -> Tensor:
