@@ -134,7 +134,8 @@ def _differ(length: int | Tensor, other: int | Tensor) -> bool:
     counted = next((value for value in (length, other) if isinstance(value, Tensor)), None)
     if counted is None or counted.device.type == "cpu":
         return bool(length != other)
-    torch._assert_async(counted == (other if counted is length else length), "the layers of a KV cache differ in length")
+    equal = counted == (other if counted is length else length)
+    torch._assert_async(equal, "the layers of the KV cache differ in length: a forward was interrupted")
     return False
 
 

@@ -1,4 +1,4 @@
-"""Cache layers that hold fewer rows than the sequence: one class for each class of transformers that can be cut exactly.
+"""Cache layers that hold fewer rows than the sequence: a class for each class of transformers that can be cut exactly.
 
 After a pruned prefill the cache of a pruned layer is shorter than the sequence. Models size their masks and count
 their positions by asking cache layers for their length, so a pruned layer answers with the *unpruned* length: then
@@ -179,6 +179,7 @@ class PrunedCacheLayer(ABC):
         Raises:
             UnsupportedFeatureError: It cannot.
         """
+        return
 
     @classmethod
     def reserve(cls, layer: Any, width: int, kept: int) -> int:
@@ -350,7 +351,8 @@ class PrunedSlidingWindowLayer(PrunedDynamicLayer, DynamicSlidingWindowLayer):  
 
     def unpruned_bytes(self) -> int:
         """See :meth:`PrunedCacheLayer.unpruned_bytes`."""
-        return min(self.rows.length, self.sliding_window - 1) * self.bytes_per_row(self.keys.shape[-2])
+        width: int = min(self.rows.length, self.sliding_window - 1)
+        return width * self.bytes_per_row(self.keys.shape[-2])
 
 
 class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
@@ -364,6 +366,7 @@ class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
         hidden_length: Rows that the plain layer does not count, long, of no axis.
         prompt_length: Tokens of the unpruned prompt, long, of no axis.
         columns: Unpruned position of each key, long ``[batch, keys]``, -1 where there is none.
+        mask_is_cut: Whether the step that Dynamo traces has cut the mask of this layer: a graph asks nobody else.
     """
 
     plain: type = StaticLayer
@@ -371,6 +374,7 @@ class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
     hidden_length: Tensor
     prompt_length: Tensor
     columns: Tensor
+    mask_is_cut = False
 
     @classmethod
     def reserve(cls, layer: Any, width: int, kept: int) -> int:
@@ -419,8 +423,9 @@ class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
         if not hasattr(self, "rows"):  # the prefill
             states: tuple[Tensor, Tensor] = StaticLayer.update(self, key_states, value_states)
             return states
-        if not torch.compiler.is_compiling():  # the guards of a graph compare the owner
+        if not (torch.compiler.is_compiling() and self.mask_is_cut):
             self.check_owner()
+        self.mask_is_cut = False
         rows = torch.arange(key_states.shape[-2], device=key_states.device) + self.cumulative_length
         # room is rounded up: behind the last token of the full cache an index is out of range, as there
         rows = rows.masked_fill(rows + self.hidden_length >= self.full_length, self.max_cache_len)
@@ -447,7 +452,7 @@ class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
         """See :meth:`PrunedCacheLayer.step_mask`. Flash attention is refused before."""
         columns = self.columns[:, None, None, :]
         if mask is None:
-            last = torch.arange(new, device=columns.device) + self.get_seq_length()
+            last: Tensor = torch.arange(new, device=columns.device) + self.get_seq_length()
             return (columns >= 0) & (columns <= last[:, None])
         return take(mask, self.columns, -1, 0).masked_fill(columns.to(mask.device) < 0, hidden_value(mask))
 
@@ -462,13 +467,14 @@ class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
 
     def reset(self) -> None:
         """Empty the layer; an empty layer is an ordinary one again, with the room that it had."""
-        self.__class__ = self.plain
-        self.max_cache_len = self.full_length
-        for name in ("rows", "hidden_length", "prompt_length", "columns", "full_length"):
-            vars(self).pop(name, None)
-        self.keys = self.values = None  # made again at the next update
-        self.is_initialized = False
-        self.reset()
+        layer: Any = self
+        layer.__class__ = self.plain
+        layer.max_cache_len = self.full_length
+        layer.keys = layer.values = None  # made again at the next update
+        layer.is_initialized = False
+        for name in ("rows", "hidden_length", "prompt_length", "columns", "full_length", "mask_is_cut"):
+            layer.__dict__.pop(name, None)
+        layer.reset()
 
 
 class PrunedStaticWindowLayer(PrunedStaticLayer, StaticSlidingWindowLayer):  # type: ignore[misc]

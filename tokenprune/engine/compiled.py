@@ -10,7 +10,6 @@ from torch import nn
 
 from tokenprune.engine.hooks import PatchedMethod, Removable, Replacement
 
-
 #: ``held(args, kwargs)`` of a module's call: whether its compiled code may run.
 Held: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], bool]
 

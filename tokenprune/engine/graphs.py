@@ -16,7 +16,6 @@ from transformers.cache_utils import StaticCache
 
 from tokenprune.adapters.layer_signature import LayerSignature
 from tokenprune.core.call_arguments import CACHE_NAMES
-from tokenprune.engine.cache_layers import PrunedCacheLayer
 from tokenprune.engine.renumber import Rotation
 from tokenprune.ops.rows import is_visible
 
@@ -61,8 +60,9 @@ class Graphs:
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a layer gets in a step that a graph holds: new (args, kwargs), or None to leave them."""
         held: Any = _cache(kwargs).layers[layer]
-        if not isinstance(held, PrunedCacheLayer):
+        if not hasattr(held, "rows"):
             return None
+        held.mask_is_cut = True
         mask = kwargs.get(self._names.attention_mask)
         given = {**kwargs, self._names.attention_mask: held.step_mask(mask, 1, False)}
         if held.rows.following is not None:

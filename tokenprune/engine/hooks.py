@@ -248,7 +248,8 @@ def before(module: nn.Module, hook: BeforeHook, first: bool = False) -> Removabl
 
 def before_layer(module: nn.Module, layer: int, thread: ThreadCalls, graphs: LayerGraphs) -> Removable:
     """Register a hook that asks the running call, before all other hooks: those shall see what the layer gets."""
-    handle: Removable = module.register_forward_pre_hook(BeforeLayer(layer, thread, graphs), with_kwargs=True, prepend=True)
+    hook = BeforeLayer(layer, thread, graphs)
+    handle: Removable = module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
     return handle
 
 
@@ -304,7 +305,7 @@ class SharedHooks:
                 self.remove()
 
     def hold(self) -> None:
-        """Leave the hooks on the model until the end of the block: graphs are traced with them, which nothing guards."""
+        """Leave the hooks on the model until the block ends: graphs are traced with them, and nothing guards that."""
         if not self._held:
             self.acquire()
             self._held = True

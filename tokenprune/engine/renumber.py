@@ -201,7 +201,7 @@ class RenumberedStep(DecodeStep):
         args, kwargs = super().before_layer(layer, args, kwargs) or (args, kwargs)
         calls = self._layers[layer]
         others, hidden = calls.others(args, kwargs), calls.hidden(args, kwargs)
-        cache_layer = pruned_layer(calls.cache(others), layer)
+        cache_layer: Any = pruned_layer(calls.cache(others), layer)
         if cache_layer is None or cache_layer.rows.following is None:
             return (hidden,), others
         width, new = int(cache_layer.get_seq_length()) + hidden.shape[1], hidden.shape[1]
