@@ -4,7 +4,8 @@ A decoder of 12 layers, 512 wide, reads one picture of 576, 2,025 or 8,100 visua
 run: `tokenprune bench --cache static --compile` does the same with any model. A step that is compiled is one graph of
 inductor. `bound` is the number of bytes that an unpruned step reads, divided by that of the pruned one: the weights of
 the decoder and its head, and the KV cache. In float32 a step computes two FLOPs per number that it reads, so the bound
-of the FLOPs is the same. Prints markdown, and writes `benchmarks/results/static/`.
+of the FLOPs is the same. Prints markdown, and
+writes all measurements to `benchmarks/results/static/`.
 """
 
 from __future__ import annotations
@@ -57,19 +58,23 @@ def measured(side: int, rounds: int) -> dict[str, Any]:
     return run_bench(config, loaded=loaded)
 
 
-def summary(result: dict[str, Any]) -> list[str]:
-    """One line per series of the table of steps."""
+def table(result: dict[str, Any]) -> str:
+    """The decode steps of one size; compared with the unpruned model run the same way, within rounds."""
     rows = result["batches"][0]["rows"]
-    compiled = next(row for row in rows if row["name"] == "unpruned" and row.get("compiled"))
-    lines = []
+    lines = [
+        "| series | KV MiB | step ms (quartiles) | CPU ms | times faster | by CPU time | bound | of it, by CPU time |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     for row in rows:
-        bound = row["step_bound"]
-        faster = [
-            base / own
-            for base, own in zip(compiled["step_rounds"], row["step_rounds"], strict=True)
-        ]
-        lines.append((row, bound, faster))
-    return [str(line) for line in lines]
+        way, step = "compiled" if row.get("compiled") else "eager", row["step_ms"]
+        share = f" {row['ratio']:.0%}" if "ratio" in row else ""
+        lines.append(
+            f"| {row['name']}{share}, {way} | {row['kv_bytes'] / 2**20:.1f}"
+            f" | {step['median']:.1f} ({step['low']:.1f}-{step['high']:.1f}) | {row['step_cpu_ms']['median']:.1f}"
+            f" | {1 / row['step_ratio']['median']:.2f} | {1 / row['step_cpu_ratio']['median']:.2f}"
+            f" | {row['step_bound']:.2f} | {1 / row['step_cpu_ratio']['median'] / row['step_bound']:.0%} |"
+        )
+    return "\n".join([*lines, "", "  \n".join(bench_table.sentences(result))])
 
 
 def main() -> None:
@@ -80,7 +85,7 @@ def main() -> None:
         result = measured(side, rounds)
         path = FOLDER / f"{side * side}.json"
         path.write_text(json.dumps(json_ready(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        print(f"## {side * side} visual tokens\n\n{bench_table.markdown(result)}", flush=True)
+        print(f"## {side * side} visual tokens\n\n{table(result)}\n", flush=True)
 
 
 if __name__ == "__main__":

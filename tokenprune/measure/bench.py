@@ -203,8 +203,11 @@ def run_bench(
     for batch in config.batches:
         inputs = loaded.inputs(requests(batch, config))
         series = [TimedSeries(*item, compiled=compiled) for item in methods for compiled in ways]
+        unpruned = {item.compiled: item for item in series if item.name == UNPRUNED}
         _time(loaded.model, inputs, series, config, device, progress or (lambda *_: None))
-        batches.append({"batch": batch, "rows": [_row(item, series[0], batch, config) for item in series]})
+        batches.append(
+            {"batch": batch, "rows": [_row(item, unpruned[item.compiled], batch, config) for item in series]}
+        )
     model: Any = loaded.model
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
@@ -373,7 +376,7 @@ def _flops_bound(config: Any, run: Run) -> float | None:
 
 
 def _row(series: TimedSeries, base: TimedSeries, batch: int, config: BenchConfig) -> dict[str, Any]:
-    """The measurements of a series, JSON-ready, with ratios to those of ``base``."""
+    """The measurements of a series, JSON-ready, with ratios to those of ``base``: the unpruned model, run as it was."""
     row: dict[str, Any] = {"name": series.name, **series.budget, **({"compiled": True} if series.compiled else {})}
     if series.problem is not None:
         return {**row, "problem": series.problem}
@@ -400,5 +403,6 @@ def _row(series: TimedSeries, base: TimedSeries, batch: int, config: BenchConfig
         row["step_cpu_ms"] = Spread.of(series.step_cpu).to_dict()
         row["step_cpu_ratio"] = ratios(series.step_cpu, base.step_cpu).to_dict()
         row["step_bound"] = base.step_bytes / series.step_bytes
+        row["step_of_bound"] = ratios(base.step, series.step).median / row["step_bound"]
         row["decode_tokens_per_s"] = batch * 1e3 / Spread.of(series.step).median
     return row

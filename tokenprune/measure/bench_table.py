@@ -67,6 +67,8 @@ def columns(rounds: int) -> tuple[Column[Row], ...]:
         _number("of prefill", "select_share", "{:.1%}", 10),
         _number("step ms", "step_ms", "{:.1f}", 1),
         _number("step ratio", "step_ratio", "{:.3f}", 9, spread=spread),
+        _number("bytes bound", "step_bound", "{:.3f}", 14),
+        _number("of it", "step_of_bound", "{:.0%}", 15),
         _number("step CPU ms", "step_cpu_ms", "{:.1f}", 13),
         _number("tokens/s", "decode_tokens_per_s", "{:.1f}", 7),
         _number("requests/s", "requests_per_s", "{:.2f}", 11),
