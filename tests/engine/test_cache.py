@@ -18,7 +18,8 @@ from tests.support.oracle import masked, oracle_generate_logits, tolerance
 from tests.support.simple import fastv, pair
 from tests.support.tiny import CASES
 from tests.support.tiny.core import CACHE
-from tokenprune.engine.cache import PRUNED_CLASSES, PrunedCacheLayer, cache_bytes
+from tokenprune.engine.cache import cache_bytes
+from tokenprune.engine.cache_layers import PRUNED_CLASSES, PrunedCacheLayer, PrunedDynamicLayer
 from tokenprune.errors import UnsupportedFeatureError
 
 TOKEN = torch.tensor([[5], [6]])
@@ -126,7 +127,7 @@ class DoublePrecisionLayer(DynamicLayer):
         return keys.to(key_states.dtype), values.to(value_states.dtype)
 
 
-class PrunedDoublePrecisionLayer(PrunedCacheLayer, DoublePrecisionLayer):  # type: ignore[misc]
+class PrunedDoublePrecisionLayer(PrunedDynamicLayer, DoublePrecisionLayer):  # type: ignore[misc]
     """A pruned layer in float64."""
 
     plain = DoublePrecisionLayer

@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 import tokenprune as tp
+from tests.support import compiling
+from tests.support.compiling import BACKEND
 from tests.support.simple import KEPT, fastv, pair, pruned_logits
-
-BACKEND = "eager"  # Dynamo traces and guards; nothing is lowered, so that results are bitwise equal
 
 
 @pytest.fixture(autouse=True)
@@ -30,58 +30,15 @@ def shallow() -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
     return model, inputs
 
 
-def wrapped(model: PreTrainedModel) -> tuple[Any, Any]:
-    compiled = torch.compile(model, backend=BACKEND)
-    return compiled, compiled
-
-
-def in_place(model: PreTrainedModel) -> tuple[Any, Any]:
-    model.compile(backend=BACKEND)
-    return model, model
-
-
-def language_model(model: PreTrainedModel) -> tuple[Any, Any]:
-    model.model.language_model = torch.compile(model.model.language_model, backend=BACKEND)
-    return model, model
-
-
-def language_model_in_place(model: PreTrainedModel) -> tuple[Any, Any]:
-    model.model.language_model.compile(backend=BACKEND)
-    return model, model
-
-
-def forward(model: PreTrainedModel) -> tuple[Any, Any]:
-    model.forward = torch.compile(model.forward, backend=BACKEND)
-    return model, model
-
-
-def decoder_forward(model: PreTrainedModel) -> tuple[Any, Any]:
-    model.model.language_model.forward = torch.compile(model.model.language_model.forward, backend=BACKEND)
-    return model, model
-
-
-def every_layer(model: PreTrainedModel) -> tuple[Any, Any]:
-    for layer in model.model.language_model.layers:
-        layer.compile(backend=BACKEND)
-    return model, model
-
-
-def every_layer_wrapped(model: PreTrainedModel) -> tuple[Any, Any]:
-    layers = model.model.language_model.layers
-    for number, layer in enumerate(layers):
-        layers[number] = torch.compile(layer, backend=BACKEND)
-    return model, model
-
-
 WAYS = [
-    wrapped,
-    in_place,
-    language_model,
-    language_model_in_place,
-    forward,
-    decoder_forward,
-    every_layer,
-    every_layer_wrapped,
+    compiling.wrapped,
+    compiling.in_place,
+    compiling.language_model,
+    compiling.language_model_in_place,
+    compiling.forward,
+    compiling.decoder_forward,
+    compiling.every_layer,
+    compiling.every_layer_wrapped,
 ]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import AllowInfNan
 from torch import Tensor
-from transformers import PreTrainedModel, StaticCache
+from transformers import DynamicCache, PreTrainedModel, StaticCache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -364,12 +364,12 @@ def test_9_two_conversations_may_alternate(model: PreTrainedModel) -> None:
 # 10: refused by name
 
 
-def test_10_static_cache_is_refused(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
-    with tp.apply(model, method()):
-        with pytest.raises(UnsupportedFeatureError, match="StaticCache"):
-            model(**inputs, **{CACHE: StaticCache(config=model.config.text_config, max_cache_len=64)})
-        with pytest.raises(UnsupportedFeatureError, match="StaticCache"):
-            model.generate(**inputs, max_new_tokens=2, cache_implementation="static")
+def test_10_an_offloaded_cache_is_refused(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
+    for kind in (DynamicCache, StaticCache):
+        cache: Any = kind(config=model.config.text_config, **({"max_cache_len": 64} if kind is StaticCache else {}))
+        cache.offloading = True
+        with tp.apply(model, method()), pytest.raises(UnsupportedFeatureError, match="an offloaded cache"):
+            model(**inputs, **{CACHE: cache})
 
 
 def test_10_assisted_decoding_is_refused(model: PreTrainedModel) -> None:

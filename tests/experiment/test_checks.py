@@ -143,7 +143,7 @@ def test_answers_are_greedy_whatever_the_checkpoint_says(tmp_path: Path) -> None
     assert "do not use" not in markdown(asked)
 
 
-@pytest.mark.parametrize("user", [{"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 3}])
+@pytest.mark.parametrize("user", [{"cache_implementation": "quantized"}, {"prompt_lookup_num_tokens": 3}])
 def test_settings_that_pruning_cannot_follow_are_refused_at_once(
     tmp_path: Path, calibrations: list[int], user: dict[str, Any]
 ) -> None:

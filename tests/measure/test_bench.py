@@ -88,6 +88,40 @@ def test_a_method_that_cannot_run_says_so_and_hurts_no_other(tiny: str) -> None:
     assert any(rows[2]["problem"] in sentence for sentence in bench_table.sentences(result))
 
 
+def test_a_static_cache_and_compiled_steps_are_rows_of_the_same_rounds(tiny: str) -> None:
+    """All in one apply block: graphs are made in the warm-up, and none after it."""
+    changes = {"cache": "static", "compile": True, "methods": ["random"], "rounds": 2}
+    result = bench.run_bench(config(**changes))
+    rows = result["batches"][0]["rows"]
+    names = ["unpruned", "keep-all", "random 0.6"]
+    titles = [cell.cells[0].text for cell in bench_table.tables(result)[0].rows]
+    assert titles == [name + end for name in names for end in ("", ", compiled")]
+    assert [row.get("compiled", False) for row in rows] == [False, True] * 3
+    for eager, compiled in zip(rows[::2], rows[1::2], strict=True):
+        assert eager["kv_bytes"] == compiled["kv_bytes"]
+        assert eager["step_bound"] == compiled["step_bound"]
+        assert compiled["step_cpu_ms"]["median"] > 0
+    per_token = 2 * 32 * 4  # keys and values, float32
+    # 96 tokens and two steps; behind layer 2 there are 69, in room for 98
+    assert rows[0]["kv_bytes"] == per_token * 4 * 98
+    assert rows[4]["kv_bytes"] == per_token * (2 * 98 + 2 * 98)
+    assert rows[4]["kept"] == [7]
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"compile": True}, "compile needs cache: static"),
+        ({"compile": True, "cache": "static", "warmup": 0}, "at least one round of warmup"),
+        ({"compile": True, "cache": "static", "decode": 0}, "one decode step"),
+        ({"cache": "quantized"}, "dynamic"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(changes: dict[str, object], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        config(**changes)
+
+
 @pytest.mark.parametrize("decode", [0, 2])
 @pytest.mark.parametrize("pruned", [False, True])
 def test_broken_logits_are_no_result(tiny: str, monkeypatch: pytest.MonkeyPatch, pruned: bool, decode: int) -> None:

@@ -30,7 +30,7 @@ from tokenprune.errors import TokenPruneError, UnsupportedModelError
 from tokenprune.experiment.config import MethodEntry
 from tokenprune.experiment.report import markdown
 from tokenprune.experiment.runner import Part
-from tokenprune.measure.bench import step_positions
+from tokenprune.measure.decoding import step_positions
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.downsample import Downsampler
 from tokenprune.models.hf import HuggingFace

@@ -36,6 +36,10 @@ def bench(
     device: Device = None,
     dtype: Precision = None,
     attention: Annotated[str, typer.Option(help="sdpa, eager, flash_attention_2.")] = "sdpa",
+    cache: Annotated[str, typer.Option(help="dynamic, or static: with room for the prompt and the steps.")] = "dynamic",
+    compile_steps: Annotated[
+        bool, typer.Option("--compile", help="Time every series with compiled decode steps, too; needs --cache static.")
+    ] = False,
     image_size: Annotated[int, typer.Option(help="Side in pixels of the images for a checkpoint.")] = 448,
     output: Annotated[Path | None, typer.Option(help="Write all measurements to this JSON file.")] = None,
     as_json: AsJson = False,
@@ -54,6 +58,8 @@ def bench(
             "device": device or "auto",
             "dtype": dtype or "auto",
             "attention": attention,
+            "cache": cache,
+            "compile": compile_steps,
             "image_size": image_size,
         },
         "bench",

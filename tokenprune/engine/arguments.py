@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenprune.adapters.base import Adapter
 from tokenprune.engine.renumber import Renumbering
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
-from tokenprune.ops.rows import causal_mask, prefill_mask, take, take_nested
+from tokenprune.ops.rows import causal_mask, prefill_mask, take, take_nested, with_free_columns
 
 
 @dataclass
@@ -36,12 +36,13 @@ class CompactArguments:
     renumbering: Renumbering | None = None
     _made: dict[tuple[str, int], tuple[Any, Any]] = field(default_factory=dict)
 
-    def cut(self, layer: int, others: Mapping[str, Any]) -> dict[str, Any]:
+    def cut(self, layer: int, others: Mapping[str, Any], free: int = 0) -> dict[str, Any]:
         """All arguments of a layer but its hidden states, for the rows that are left.
 
         Args:
             layer: The layer.
             others: The arguments by name, as the model gave them.
+            free: Rows behind the prompt that the keys of the layer have in a static cache.
 
         Raises:
             UnsupportedModelError: An argument seems to follow the sequence, and nobody knows how.
@@ -51,7 +52,7 @@ class CompactArguments:
         cut: dict[str, Any] = {}
         for name, value in others.items():
             if name == names.attention_mask:
-                cut[name] = self._once(name, value, self._mask, layer, others)
+                cut[name] = self._once(f"{name} {free}", value, self._mask, layer, others, free)
             elif name.startswith(names.position_embeddings):
                 cut[name] = self._once(name, value, self._embeddings)
             elif not isinstance(value, Tensor):
@@ -73,7 +74,7 @@ class CompactArguments:
                 "use positions: original: these layers cannot be renumbered",
             )
         if names.attention_mask not in others:
-            cut[names.attention_mask] = self._mask(None, layer, others)
+            cut[names.attention_mask] = self._mask(None, layer, others, free)
         return cut
 
     def _embeddings(self, value: Any) -> Any:
@@ -104,9 +105,9 @@ class CompactArguments:
             self._made[key] = (value, make(value, *arguments))  # the value is kept, so that its id stays its own
         return self._made[key][1]
 
-    def _mask(self, mask: Any, layer: int, others: Mapping[str, Any]) -> Tensor | None:
+    def _mask(self, mask: Any, layer: int, others: Mapping[str, Any], free: int) -> Tensor | None:
         if mask is None:
-            return self._missing_mask(is_causal(self.adapter, layer, others))
+            return self._missing_mask(is_causal(self.adapter, layer, others), free)
         if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
             raise UnsupportedFeatureError(
                 f"layer {layer} got a mask of type {type(mask).__name__}", "use sdpa, eager or flash_attention_2"
@@ -114,15 +115,15 @@ class CompactArguments:
         rows = self.rows.to(mask.device)
         if mask.dim() == 2:
             return take(mask, rows, 1, 0).masked_fill(rows < 0, 0)
-        return prefill_mask(mask, rows)
+        return with_free_columns(prefill_mask(mask, rows), free)
 
-    def _missing_mask(self, causal: bool) -> Tensor | None:
-        """A mask where the model made none: only padding needs one."""
-        if not self.ragged:
+    def _missing_mask(self, causal: bool, free: int) -> Tensor | None:
+        """A mask where the model made none: only what nobody may see needs one."""
+        if not self.ragged and (causal or not free):  # free rows are later than all of the prompt
             return None
         if self._flash:
             return self.rows >= 0
-        visible = causal_mask(self.rows, causal)
+        visible = with_free_columns(causal_mask(self.rows, causal), free)
         if self.adapter.stack.attention_implementation == "sdpa":
             return visible
         hidden = torch.finfo(self.dtype).min

@@ -1,39 +1,57 @@
-"""Parts of a model that were compiled run eagerly while a method is applied."""
+"""Parts of a model that were compiled run eagerly while a method is applied, but for what a graph may hold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
 from tokenprune.engine.hooks import PatchedMethod, Removable, Replacement
+
+#: ``held(args, kwargs)`` of a module's call: whether its compiled code may run.
+Held: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], bool]
 
 
 class EagerModule:
     """Lets a module that was compiled run eagerly, until removed.
 
     Dynamo does not see hooks that are registered after a compilation: a compiled layer would run unpruned.
+
+    Args:
+        module: The module.
+        held: Its calls that run compiled as before.
     """
 
-    def __init__(self, module: Any) -> None:
-        self.module = module
+    def __init__(self, module: Any, held: Held) -> None:
+        self.module, self.held = module, held
         self.compiled = module._compiled_call_impl
-        module._compiled_call_impl = None
+        module._compiled_call_impl = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module."""
+        run = self.compiled if self.held(args, kwargs) else self.module._call_impl
+        return run(*args, **kwargs)
 
     def remove(self) -> None:
         """Let the module run compiled again."""
-        if self.module._compiled_call_impl is None:
+        if self.module._compiled_call_impl is self:
             self.module._compiled_call_impl = self.compiled
 
 
-def run_eagerly(model: nn.Module) -> list[Removable]:
+def none_held(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """No call runs compiled."""
+    return False
+
+
+def run_eagerly(model: nn.Module, held: Held = none_held) -> list[Removable]:
     """Let everything inside a model that was compiled run eagerly.
 
     Args:
         model: The model. ``module.compile()``, ``torch.compile(module)`` and ``torch.compile(module.forward)`` of its
             modules are found.
+        held: The calls that run compiled as before.
 
     Returns:
         What to remove when the compiled code may run again.
@@ -41,17 +59,17 @@ def run_eagerly(model: nn.Module) -> list[Removable]:
     paused: list[Removable] = []
     for module in list(model.modules()):
         if getattr(module, "_compiled_call_impl", None) is not None:
-            paused.append(EagerModule(module))
+            paused.append(EagerModule(module, held))
         inner = module._modules.get("_orig_mod")  # torch.compile(module) wraps a module under this name
         # torch.compile(module.forward) keeps the method under this name
         original = inner or getattr(vars(module).get("forward"), "_torchdynamo_orig_callable", None)
         if original is not None:
-            paused.append(PatchedMethod(module, "forward", _instead(original)))
+            paused.append(PatchedMethod(module, "forward", _instead(original, held)))
     return paused
 
 
-def _instead(function: Callable[..., Any]) -> Replacement:
-    return lambda original, args, kwargs: function(*args, **kwargs)
+def _instead(function: Callable[..., Any], held: Held) -> Replacement:
+    return lambda compiled, args, kwargs: (compiled if held(args, kwargs) else function)(*args, **kwargs)
 
 
 @contextmanager

@@ -8,13 +8,14 @@ from typing import Any
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.engine import refusals
-from tokenprune.engine.cache import CacheOwner, check_lengths, pruned_layer
+from tokenprune.engine.cache import check_lengths, pruned_layer
+from tokenprune.engine.cache_layers import CacheOwner
 from tokenprune.engine.calls import Call, ThreadState
 from tokenprune.engine.decode import DecodeStep
 from tokenprune.engine.hooks import SharedHooks
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.plan import Plan
-from tokenprune.engine.renumber import RenumberedStep, smallest_window
+from tokenprune.engine.renumber import RenumberedStep, Rotation, smallest_window
 from tokenprune.errors import UnsupportedFeatureError
 
 
@@ -55,12 +56,14 @@ class Continuation(CacheOwner):
         self.compared = [*(stage.layer for stage in plan.stages), last]  # layers of a cache
         # layers that may differ in the rows that their caches hold
         self._held = range(plan.stages[-1].layer + 1) if plan.cuts_earlier else [s.layer for s in plan.stages]
+        self.rotations: dict[int, dict[str, Rotation]] = {}  # of layers with a static cache, for graphs
         self.window = smallest_window(on.adapter, plan.first) if plan.renumbered else None
 
     def end(self) -> None:
         """See :meth:`CacheOwner.end`. Caches may live on: they hold nothing of the model."""
         super().end()
         self._on = None
+        self.rotations.clear()
 
     def step(self, cache: Any, arguments: Mapping[str, Any]) -> Call:
         """A call that goes on with a pruned cache.
@@ -82,11 +85,11 @@ class Continuation(CacheOwner):
         check_lengths(cache, self.compared)
         refusals.check_features(on.adapter, arguments)
         pruned = (pruned_layer(cache, number) for number in self._held)
-        ragged = any(layer.rows.ragged for layer in pruned if layer is not None)
+        hides = any(layer.hides for layer in pruned if layer is not None)
         if self.plan.renumbered:
             mask = arguments.get("attention_mask")
-            return RenumberedStep(on.layers, on.layer_hooks, on.adapter, ragged, self.window, mask)
-        return DecodeStep(on.layers, on.layer_hooks, on.adapter, ragged)
+            return RenumberedStep(on.layers, on.layer_hooks, on.adapter, hides, self.window, mask)
+        return DecodeStep(on.layers, on.layer_hooks, on.adapter, hides)
 
 
 def owner_of(cache: Any, last_layer: int) -> CacheOwner | None:

@@ -21,18 +21,18 @@ class DecodeStep(Call):
         layers: The calls of each decoder layer.
         hooks: The hooks on the layers.
         adapter: The model's adapter.
-        ragged: Whether samples kept different numbers of tokens.
+        hides: Whether some keys of a pruned layer are not to be seen even where the model made no mask.
     """
 
     continues_pruned = True
 
-    def __init__(self, layers: Sequence[LayerCalls], hooks: SharedHooks, adapter: Adapter, ragged: bool) -> None:
+    def __init__(self, layers: Sequence[LayerCalls], hooks: SharedHooks, adapter: Adapter, hides: bool) -> None:
         super().__init__()
         self.hooks = (hooks,)
         self._layers = layers
         self._mask_name = adapter.layer_signature.attention_mask
         self._flash = "flash" in adapter.stack.attention_implementation
-        self._ragged = ragged
+        self._hides = hides
         # one mask serves all layers of a stage that hold equally many keys; the model's mask is kept with it, so that
         # its id stays its own
         self._masks: dict[tuple[int, int, int], tuple[Any, Tensor]] = {}
@@ -43,10 +43,10 @@ class DecodeStep(Call):
         # this runs in every layer of every step: no call is made that need not be
         others = kwargs if len(args) == 1 else calls.others(args, kwargs)
         mask = others.get(self._mask_name)
-        if mask is None and not self._ragged:
+        if mask is None and not self._hides:
             return None  # everything is visible
         cache_layer = pruned_layer(calls.cache(others), layer)
-        if cache_layer is None or (mask is None and not cache_layer.rows.ragged):
+        if cache_layer is None or (mask is None and not cache_layer.hides):
             return None
         key = (cache_layer.keys.shape[-2], id(mask), id(cache_layer.rows.positions))
         cut = self._masks.get(key)

@@ -32,6 +32,7 @@ from tokenprune.engine import hooks, logits, refusals, uses
 from tokenprune.engine.calls import Call, ThreadState
 from tokenprune.engine.compiled import run_eagerly
 from tokenprune.engine.continuation import Continuation, OnModel, owner_of
+from tokenprune.engine.graphs import Graphs
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.layer_hooks import LayerHooks
 from tokenprune.engine.method import AppliedMethod
@@ -50,11 +51,13 @@ class Engine:
         adapter: The model's adapter.
         recording: The run's own method, and what it records for the caller. If it does not prune, only calls inside
             ``using`` blocks are pruned.
+        wrapper: What holds the model; None where nothing does.
     """
 
-    def __init__(self, adapter: Adapter, recording: Recording) -> None:
-        self.adapter = adapter
+    def __init__(self, adapter: Adapter, recording: Recording, wrapper: nn.Module | None = None) -> None:
+        self.adapter, self._wrapper = adapter, wrapper
         self.thread = ThreadState()
+        self._graphs = Graphs(self.thread, adapter.layer_signature, adapter.num_layers - 1)
         self.key = object()  # stands for the engine in contexts, which may outlive it
         self.ended = False
         self.finished_calls = self.prompts = 0
@@ -80,7 +83,8 @@ class Engine:
         """Put everything on the model that has to be there before a call."""
         model = self.adapter.model
         chain = list(dict.fromkeys([model, getattr(model, "base_model", model), self.adapter.decoder]))
-        self._attached += run_eagerly(model)
+        held = self._graphs.holds
+        self._attached += run_eagerly(model if self._wrapper is None else self._wrapper, held)
         self._attached += refusals.register(self.adapter, lambda: self._method().plan)
         self._attached += [
             hooks.PatchedMethod(model, "generate", self._generating),
@@ -88,8 +92,9 @@ class Engine:
         ]
         for place, module in enumerate(chain[:-1]):
             enter = partial(self._enter_model, module, chain[place + 1 :])
-            self._attached.append(hooks.PatchedMethod(module, "forward", enter, eager=True))
-        self._attached.append(hooks.PatchedMethod(chain[-1], "forward", self._enter_decoder, eager=True))
+            self._attached.append(hooks.PatchedMethod(module, "forward", enter, eager=True, held=held))
+        decoder = hooks.PatchedMethod(chain[-1], "forward", self._enter_decoder, eager=True, held=held)
+        self._attached.append(decoder)
         self._follow(self.own)
         if self.own.tower is not None:
             self.own.tower.hooks.acquire()  # they stay: most calls use the run's own method
@@ -158,13 +163,15 @@ class Engine:
             if method.plan.renumbered and "rotary" not in self._followed:
                 self._followed.add("rotary")
                 modules = rotary_modules(self.adapter.decoder)
-                self._attached += [hooks.PatchedMethod(module, "forward", self._rotate) for module in modules]
+                self._attached += [
+                    hooks.PatchedMethod(module, "forward", self._rotate, held=_always) for module in modules
+                ]
         self.layer_hooks.extend()
         self.output_hooks.extend()
 
     def _hook_layer(self, number: int) -> hooks.Removable:
         # before all other hooks: those shall see what the layer gets
-        return hooks.before_layer(self.adapter.layers[number], number, self.thread)
+        return hooks.before_layer(self.adapter.layers[number], number, self.thread, self._graphs)
 
     def _hook_output(self, number: int) -> hooks.Removable:
         return hooks.after(self.adapter.layers[number], partial(self._after_layer, number))
@@ -332,18 +339,24 @@ class Engine:
         return call
 
 
+def _always(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """What Dynamo traces reads no rotary embedding."""
+    return True
+
+
 @contextmanager
-def attached(adapter: Adapter, recording: Recording) -> Iterator[Engine]:
+def attached(adapter: Adapter, recording: Recording, wrapper: nn.Module | None = None) -> Iterator[Engine]:
     """Keep the method on the model inside the block.
 
     Args:
         adapter: The model's adapter.
         recording: The method, the layers before which it prunes, and what it records for the caller.
+        wrapper: What holds the model and may be compiled; None where nothing does.
 
     Raises:
         TokenPruneError: The method cannot run on this model.
     """
-    engine = Engine(adapter, recording)
+    engine = Engine(adapter, recording, wrapper)
     try:
         engine.attach()
         yield engine

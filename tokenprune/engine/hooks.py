@@ -42,6 +42,13 @@ class LayerAnswer(Protocol):
         """Return new (args, kwargs) of a decoder layer, or None to leave them."""
 
 
+class LayerGraphs(LayerAnswer, Protocol):
+    """Answers the hook on a layer that Dynamo traces."""
+
+    def holds(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether it does."""
+
+
 class ThreadCalls(Protocol):
     """The calls that run on a thread."""
 
@@ -61,10 +68,18 @@ class PatchedMethod:
         name: The method.
         replacement: Runs in its place.
         eager: Run everything inside the method without Dynamo.
+        held: Calls in which Dynamo finds the method as it was.
     """
 
-    def __init__(self, owner: Any, name: str, replacement: Replacement, eager: bool = False) -> None:
-        self.owner, self.name = owner, name
+    def __init__(
+        self,
+        owner: Any,
+        name: str,
+        replacement: Replacement,
+        eager: bool = False,
+        held: Callable[[tuple[Any, ...], dict[str, Any]], bool] | None = None,
+    ) -> None:
+        self.owner, self.name, self.held = owner, name, held
         self.replacement: Replacement | None = replacement
         self.earlier = vars(owner).get(name)  # somebody else's replacement
         original = getattr(owner, name, None)
@@ -79,6 +94,8 @@ class PatchedMethod:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the method."""
+        if self.held is not None and torch.compiler.is_compiling() and self.held(args, kwargs):
+            return self.original(*args, **kwargs)
         return self.original(*args, **kwargs) if self.replacement is None else self._run(self.original, args, kwargs)
 
     def remove(self) -> None:
@@ -190,13 +207,16 @@ class BeforeLayer(ModelHook):
     Args:
         layer: Number of the layer.
         thread: The calls that run on this thread.
+        graphs: Answers where Dynamo traces the layer.
     """
 
-    def __init__(self, layer: int, thread: ThreadCalls) -> None:
-        self.layer, self.thread = layer, thread
+    def __init__(self, layer: int, thread: ThreadCalls, graphs: LayerGraphs) -> None:
+        self.layer, self.thread, self.graphs = layer, thread, graphs
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
         """Run the hook."""
+        if torch.compiler.is_compiling() and kwargs is not None and self.graphs.holds(args, kwargs):
+            return self.graphs.before_layer(self.layer, args, kwargs)
         calls = self.thread.calls
         return calls[-1].before_layer(self.layer, args, kwargs) if calls and kwargs is not None else None
 
@@ -226,9 +246,10 @@ def before(module: nn.Module, hook: BeforeHook, first: bool = False) -> Removabl
     return handle
 
 
-def before_layer(module: nn.Module, layer: int, thread: ThreadCalls) -> Removable:
+def before_layer(module: nn.Module, layer: int, thread: ThreadCalls, graphs: LayerGraphs) -> Removable:
     """Register a hook that asks the running call, before all other hooks: those shall see what the layer gets."""
-    handle: Removable = module.register_forward_pre_hook(BeforeLayer(layer, thread), with_kwargs=True, prepend=True)
+    hook = BeforeLayer(layer, thread, graphs)
+    handle: Removable = module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
     return handle
 
 
@@ -255,6 +276,7 @@ class SharedHooks:
         self._lock = threading.RLock()
         self._handles: list[Removable] = []
         self._users = 0
+        self._held = False
         self._closed = False
 
     def acquire(self) -> None:
@@ -281,6 +303,12 @@ class SharedHooks:
             self._users -= 1
             if not self._stay and not self._users:
                 self.remove()
+
+    def hold(self) -> None:
+        """Leave the hooks on the model until the block ends: graphs are traced with them, and nothing guards that."""
+        if not self._held:
+            self.acquire()
+            self._held = True
 
     def drop(self) -> None:
         """Take the hooks off, unless a call needs them."""

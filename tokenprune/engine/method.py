@@ -51,7 +51,7 @@ class AppliedMethod:
         self.plan, self.tower = plan, tower
         self._on, self._recording = on, recording
         self.continuation = Continuation(on, plan)
-        self._applied = Applied(on.adapter, plan, on.layers, self.continuation, on.reads_logits_to_keep)
+        self._applied = Applied(on.adapter, plan, on.layers, self.continuation, on.layer_hooks, on.reads_logits_to_keep)
         self._observer = object()  # stands for the method: hooks that hold itself would be a circle
         captures = Captures(plan, on.adapter, on.layers, partial(on.thread.call_watched_by, self._observer))
         self.hooks = (hooks.SharedHooks(captures.register),)
@@ -69,7 +69,7 @@ class AppliedMethod:
             UnsupportedFeatureError: See :mod:`tokenprune.engine.refusals`.
         """
         if cache is not None and not isinstance(cache, Cache):
-            check_cache(cache, self.plan.first_cut)
+            check_cache(cache, self.plan.first_cut, self._on.adapter.stack)
         check_lengths(cache, self.continuation.compared)
         refusals.check_features(self._on.adapter, arguments)
 
@@ -85,7 +85,7 @@ class AppliedMethod:
             UnsupportedFeatureError: The method cannot follow the call exactly.
         """
         adapter = self._on.adapter
-        check_cache(cache, self.plan.first_cut)
+        check_cache(cache, self.plan.first_cut, self._on.adapter.stack)
         if cache is None:
             refusals.check_cache_arrived(arguments, self._on.thread.unseen_cache)
         layout = adapter.locate(arguments)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import StaticCache
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
@@ -17,9 +18,12 @@ from tokenprune.adapters.towers import TowerRun
 from tokenprune.core.call_arguments import given_cache, returned_cache
 from tokenprune.core.clock import Moment
 from tokenprune.engine.arguments import CompactArguments
-from tokenprune.engine.cache import CacheOwner, Rows, cache_bytes, cut, mark
+from tokenprune.engine.cache import cache_bytes, cut, mark, reserve
+from tokenprune.engine.cache_layers import Rows
 from tokenprune.engine.calls import Call, Observation
+from tokenprune.engine.continuation import Continuation
 from tokenprune.engine.deepstack import Deepstack, take_over
+from tokenprune.engine.hooks import SharedHooks
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.logits import KeptLogits
 from tokenprune.engine.loss import LABELS, loss_of_rows, own_loss_error
@@ -49,13 +53,15 @@ class Applied:
         plan: The method's stages.
         layers: The calls of each decoder layer.
         owner: Owns the caches that the method prunes.
+        layer_hooks: The hooks on the decoder layers.
         reads_logits_to_keep: Whether the model reads ``logits_to_keep``.
     """
 
     adapter: Adapter
     plan: Plan
     layers: Sequence[LayerCalls]
-    owner: CacheOwner
+    owner: Continuation
+    layer_hooks: SharedHooks
     reads_logits_to_keep: bool
 
 
@@ -173,7 +179,13 @@ class Prefill(Call):
             hidden = self.prune(stage, hidden, calls.others(args, kwargs))
         if self._compact is None:
             return None
-        return (hidden,), self._compact.cut(layer, calls.others(args, kwargs))
+        others = calls.others(args, kwargs)
+        free = reserve(calls.cache(others), layer, self._compact.width, self._compact.rows.shape[1])
+        renumbering = self._compact.renumbering
+        if renumbering is not None and isinstance(calls.cache(others), StaticCache):
+            rotations = renumbering.rotations(others, calls.signature.position_embeddings)
+            self._applied.owner.rotations[layer] = rotations
+        return (hidden,), self._compact.cut(layer, others, free)
 
     def after_layer(self, layer: int, hidden: Tensor) -> Tensor:
         """See :meth:`tokenprune.engine.calls.Call.after_layer`."""
@@ -219,6 +231,8 @@ class Prefill(Call):
         for first, end in pairwise([*held, self._applied.adapter.num_layers]):
             for layer in range(first, end):
                 mark(cache, layer, held[first])
+        if held and isinstance(cache, StaticCache):
+            self._applied.layer_hooks.hold()
         if held and self._applied.plan.cuts_earlier:
             self._cut_earlier(cache, held)
         self.record.kv_bytes = cache_bytes(cache)

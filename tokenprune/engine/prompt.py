@@ -13,7 +13,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.errors import UnsupportedModelError
 from tokenprune.ops.frames import frame_sizes, number_frames
-from tokenprune.ops.rows import take
+from tokenprune.ops.rows import seen_columns, take
 
 
 class PromptMap:
@@ -78,10 +78,10 @@ def real_tokens(arguments: Mapping[str, Any], visual: Tensor) -> Tensor:
         arguments: The arguments of the model's forward, by name.
         visual: The visual tokens, bool ``[batch, seq]``.
     """
-    mask = arguments.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.dim() == 2:
-        return mask.bool().to(visual.device)
-    return torch.ones_like(visual)
+    seen = seen_columns(arguments.get("attention_mask"))
+    if seen is None:
+        return torch.ones_like(visual)
+    return seen[:, : visual.shape[1]].expand_as(visual).to(visual.device)
 
 
 def count_text(arguments: Mapping[str, Any], visual: Tensor) -> list[int]:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.adapters.base import Adapter
-from tokenprune.engine.cache import Rows, pruned_layer
+from tokenprune.engine.cache import pruned_layer
+from tokenprune.engine.cache_layers import Rows
 from tokenprune.engine.decode import DecodeStep
 from tokenprune.engine.hooks import SharedHooks
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
-from tokenprune.ops.rows import take
+from tokenprune.ops.rows import seen_columns, take
 
 _FIX = "use positions: original"
 
@@ -30,6 +31,25 @@ class _RotaryCall:
     original: Callable[..., Any]
     arguments: Mapping[str, Any]
     value: Any
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Makes cosines and sines of positions, as a rotary module did in a prefill.
+
+    Attributes:
+        original: The forward of the module.
+        others: Its other arguments by name; nothing of a prompt's size is among them.
+        leading: Shape of its positions before ``[batch, rows]``: empty, or the number of their axes (M-RoPE).
+    """
+
+    original: Callable[..., Any]
+    others: Mapping[str, Any]
+    leading: tuple[int, ...]
+
+    def at(self, positions: Tensor) -> Any:
+        """The cosines and sines at some positions, long ``[batch, rows]``."""
+        return self.original(**self.others, position_ids=positions.expand(*self.leading, *positions.shape))
 
 
 class RotaryCalls:
@@ -54,9 +74,23 @@ class RotaryCalls:
         Raises:
             UnsupportedModelError: No rotary module made ``value`` of positions.
         """
+        call = self._of(value)
+        return call.original(**{**call.arguments, "position_ids": move(call.arguments["position_ids"])})
+
+    def rotation(self, value: Any) -> Rotation:
+        """How the rotary module that made ``value`` makes others.
+
+        Raises:
+            UnsupportedModelError: No rotary module made ``value`` of positions.
+        """
+        call = self._of(value)
+        others = {name: argument for name, argument in call.arguments.items() if name != "position_ids"}
+        return Rotation(call.original, others, tuple(call.arguments["position_ids"].shape[:-2]))
+
+    def _of(self, value: Any) -> _RotaryCall:
         for call in self._calls:
             if call.value is value and isinstance(call.arguments.get("position_ids"), Tensor):
-                return call.original(**{**call.arguments, "position_ids": move(call.arguments["position_ids"])})
+                return call
         raise _unknown_rotary()
 
     @property
@@ -112,6 +146,10 @@ class Renumbering:
         """The cosines and sines of the rows that are left."""
         return self._rotary.again(value, self.ids)
 
+    def rotations(self, others: Mapping[str, Any], name: str) -> dict[str, Rotation]:
+        """How the cosines and sines among a layer's arguments, whose names begin with ``name``, were made."""
+        return {key: self._rotary.rotation(value) for key, value in others.items() if key.startswith(name)}
+
     def following(self) -> Tensor:
         """The position of the first token after the prompt, long ``[batch]``; -1 where a sample keeps its positions.
 
@@ -130,9 +168,9 @@ class RenumberedStep(DecodeStep):
         layers: The calls of each decoder layer.
         hooks: The hooks on the layers.
         adapter: The model's adapter.
-        ragged: Whether samples kept different numbers of tokens.
+        hides: See :class:`DecodeStep`.
         window: The smallest window of a pruned layer; None where all see everything.
-        mask: The call's attention mask, in any form; only a two-dimensional one says what is padding.
+        mask: The call's attention mask, in any form.
     """
 
     reads_rotary = True
@@ -142,15 +180,15 @@ class RenumberedStep(DecodeStep):
         layers: Sequence[LayerCalls],
         hooks: SharedHooks,
         adapter: Adapter,
-        ragged: bool,
+        hides: bool,
         window: int | None,
         mask: Any,
     ) -> None:
-        super().__init__(layers, hooks, adapter, ragged)
+        super().__init__(layers, hooks, adapter, hides)
         self._rotary = RotaryCalls()
         self._names = adapter.layer_signature
         self._window = window
-        self._mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        self._tokens = seen_columns(mask)
         # layers of one stage get the same cosines and sines; the key's objects are kept, so that ids stay their own
         self._moved: dict[tuple[int, int], tuple[Any, Tensor | None, Any]] = {}
 
@@ -163,10 +201,10 @@ class RenumberedStep(DecodeStep):
         args, kwargs = super().before_layer(layer, args, kwargs) or (args, kwargs)
         calls = self._layers[layer]
         others, hidden = calls.others(args, kwargs), calls.hidden(args, kwargs)
-        cache_layer = pruned_layer(calls.cache(others), layer)
+        cache_layer: Any = pruned_layer(calls.cache(others), layer)
         if cache_layer is None or cache_layer.rows.following is None:
             return (hidden,), others
-        width, new = cache_layer.get_seq_length() + hidden.shape[1], hidden.shape[1]
+        width, new = int(cache_layer.get_seq_length()) + hidden.shape[1], hidden.shape[1]
         if self._window is not None:
             check_window(self._window, width)
         rows, moved = cache_layer.rows, dict(others)
@@ -185,8 +223,8 @@ class RenumberedStep(DecodeStep):
         """The positions of a step's tokens, long ``[..., batch, new]``, from those that the model gave them."""
         following = rows.following
         assert following is not None
-        if self._mask is not None and self._mask.shape[1] == width:
-            number = (self._mask[:, rows.length :].bool().cumsum(1) - 1).clamp(min=0)[:, -new:]
+        if self._tokens is not None:
+            number = (self._tokens[:, rows.length : width].cumsum(1) - 1).clamp(min=0)[:, -new:].to(ids.device)
         else:
             number = torch.arange(width - rows.length - new, width - rows.length, device=ids.device)[None]
         following = following[:, None].to(ids.device)

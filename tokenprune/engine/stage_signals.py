@@ -18,7 +18,7 @@ from tokenprune.engine.tower import TowerReader
 from tokenprune.errors import ScoreError, UnsupportedModelError
 from tokenprune.ops.gather import rows_at
 from tokenprune.ops.rotary import turn_back
-from tokenprune.ops.rows import take
+from tokenprune.ops.rows import is_visible, take
 from tokenprune.signals.rows import Rows
 from tokenprune.signals.signals import AttentionProbe, Prompt, TowerSignals
 from tokenprune.signals.visual_axis import VisualAxis
@@ -151,8 +151,9 @@ class StageSignals:
             if mask.dim() == 2:
                 shown: Tensor = earlier & mask.bool()[:, None]
                 return shown
-            rows: Tensor = take(mask[:, :1], index, 2, 0)[:, 0]
-            return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
+            # behind the prompt a static cache has free rows
+            rows: Tensor = take(mask[:, :1, :, : key.shape[1]], index, 2, 0)[:, 0]
+            return is_visible(rows)
 
         return visible
 

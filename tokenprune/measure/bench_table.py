@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 
 def _name(row: Row) -> str:
     budget = f" {row['tokens']}" if "tokens" in row else f" {row['ratio']:.3g}" if "ratio" in row else ""
-    return f"{row['name']}{budget}"
+    return f"{row['name']}{budget}{', compiled' if row.get('compiled') else ''}"
 
 
 def _kept(row: Row) -> str:
@@ -67,6 +67,9 @@ def columns(rounds: int) -> tuple[Column[Row], ...]:
         _number("of prefill", "select_share", "{:.1%}", 10),
         _number("step ms", "step_ms", "{:.1f}", 1),
         _number("step ratio", "step_ratio", "{:.3f}", 9, spread=spread),
+        _number("bytes bound", "step_bound", "{:.3f}", 14),
+        _number("of it", "step_of_bound", "{:.0%}", 15),
+        _number("step CPU ms", "step_cpu_ms", "{:.1f}", 13),
         _number("tokens/s", "decode_tokens_per_s", "{:.1f}", 7),
         _number("requests/s", "requests_per_s", "{:.2f}", 11),
         _number("ratio", "throughput_ratio", "{:.3f}", 12, spread=spread),
@@ -90,7 +93,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         *(f"{name} did not run: {problem}" for name, problem in problems.items()),
         f"{model['name']} ({model['parameters'] / 1e9:.2f} B parameters, {model['dtype']}, {config['attention']}),"
         f" {config['text_tokens']} text tokens{', ragged' if config['ragged'] else ''},"
-        f" {config['decode']} decode steps,"
+        f" {config['decode']} decode steps on a {config['cache']} cache,"
         + (
             " 1 round"
             if config["rounds"] == 1

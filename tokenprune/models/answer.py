@@ -120,10 +120,10 @@ def check_generation(loaded: LoadedModel) -> None:
     """
     for name in NOT_PRUNED:
         value = loaded.generation.get(name)
-        if value not in (None, False, "dynamic"):
+        if value not in (None, False, "dynamic", "static"):
             raise ConfigError(
                 f"generation: {name}: {value!r} cannot be used while tokens are pruned",
-                "remove it: answers are written with a dynamic cache, token by token",
+                "remove it: answers are written with a dynamic or a static cache, token by token",
             )
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
@@ -88,6 +89,38 @@ def prefill_mask(mask: Tensor, rows: Tensor) -> Tensor:
     padding = rows < 0
     compact = compact.masked_fill(padding[:, None, None, :], hidden_value(mask))
     return see_self(compact, padding)
+
+
+def with_free_columns(mask: Tensor, free: int) -> Tensor:
+    """A mask with hidden columns behind its own: keys of a static cache that wait for later tokens.
+
+    Args:
+        mask: ``[batch, heads, rows, keys]``, bool (True = visible) or additive.
+        free: Columns to add.
+    """
+    return torch.nn.functional.pad(mask, (0, free), value=hidden_value(mask)) if free else mask
+
+
+def is_visible(mask: Tensor) -> Tensor:
+    """The entries of a mask that are visible, bool of the same shape."""
+    return mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask.bool()
+
+
+def seen_columns(mask: object) -> Tensor | None:
+    """The columns that no mask of a call hides as padding: those that its last row sees.
+
+    Args:
+        mask: The attention mask of a call: ``[batch, keys]``, ``[batch or 1, heads or 1, rows, keys]``, or a mapping of
+            such masks, of which that of full attention counts; anything else tells nothing.
+
+    Returns:
+        Bool ``[batch or 1, keys]``; None where nothing is told.
+    """
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention")
+    if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
+        return None
+    return mask.bool() if mask.dim() == 2 else is_visible(mask[:, 0, -1])
 
 
 def see_self(mask: Tensor, padding: Tensor) -> Tensor:

@@ -81,15 +81,15 @@ def apply(
     adapter = adapter_for(unwrap(model))
     with ExitStack() as stack:
         mark = stack.enter_context(reserved(adapter.decoder))
-        stack.enter_context(eager(model))  # a wrapper that was compiled runs eagerly, too
         batches = None if calibration is None else as_batches(calibration)
-        choices = [one.layers.select(_context(adapter, one, batches, progress)) for one in given]
+        with eager(model):  # a wrapper that was compiled runs eagerly, too
+            choices = [one.layers.select(_context(adapter, one, batches, progress)) for one in given]
         methods = RunMethods(adapter, partial(_context, adapter, calibration=None), calibration is not None)
         for one, choice in zip(given, choices, strict=True):
             methods.remember(one, choice)
         recordings = [methods.of(one)[0] for one in given]  # what cannot run is refused now
         recording = methods.unpruned() if method is None else recordings[0]
-        engine = stack.enter_context(attached(adapter, recording))
+        engine = stack.enter_context(attached(adapter, recording, model))
         applied = stack.pop_all()
 
     def end() -> TokenPruneError | None:
