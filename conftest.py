@@ -42,6 +42,11 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    """Libraries that count what is left when the interpreter ends find nothing."""
+    gc.unfreeze()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long tests come first. With `--fast`, deselect what :mod:`tests.support.fast` leaves out."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
