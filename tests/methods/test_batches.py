@@ -126,7 +126,7 @@ def count_of_first(family: str, kind: str) -> int:
 def modes(name: str, family: str, kind: str) -> tuple[Positions, ...]:
     """The position modes of a cell. A method has both on every family, and both with every kind."""
     kinds = [other for other in fitting(name, family) if (name, family, other) not in REFUSED]
-    if len(kinds) < 2 or kind not in kinds:
+    if len(kinds) < 2 or kind not in kinds or name in FRAMES:  # few methods have frames
         return MODES
     return (MODES[(turn(name, family) + kinds.index(kind)) % 2],)
 
