@@ -163,7 +163,7 @@ def entry(method: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_with_methods(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    """A third of the methods, in turn: each keeps a quarter of the tokens of each picture, answers, and is in the report.
+    """A third of the methods, in turn: each keeps a quarter of the tokens of each picture, answers, is reported.
 
     All methods on all families, without their processors, are in `tests/methods/test_method_table.py`.
     """

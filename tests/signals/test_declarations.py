@@ -124,7 +124,9 @@ def test_without_text_in_its_needs_a_choice_is_the_same_for_every_text(name: str
 @pytest.mark.parametrize("name", CASES)
 def test_a_choice_depends_on_other_images_where_that_is_declared(name: str) -> None:
     """Some of a component's settings may compare nothing in these prompts, but not all of them."""
-    found = [(pruner, changes_with_others(pruner)) for pruner in pruners(name, pairs=True) if not pruner.needs & WITH_TEXT]
+    found = [
+        (pruner, changes_with_others(pruner)) for pruner in pruners(name, pairs=True) if not pruner.needs & WITH_TEXT
+    ]
     for pruner, changes in found:
         assert pruner.across_images or not changes, pruner
     declared = [changes for pruner, changes in found if pruner.across_images]
