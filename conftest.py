@@ -12,10 +12,11 @@ os.environ.update(
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "MPLCONFIGDIR", "TRITON_CACHE_DIR")
 )
 
+import gc
 import ipaddress
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,22 @@ from tests.support.fast import fast
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`pytest --fast`."""
     parser.addoption("--fast", action="store_true", help="the first case of every test that is not marked slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Modules and test items stay until the end: the garbage collector need not look at them, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    """Libraries that count what is left when the interpreter ends find nothing."""
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -17,6 +17,7 @@ import pytest
 from tests.cli.test_tune import write as write_tune
 from tests.experiment.test_cli import call, write
 from tests.support.checkpoints import FAMILIES
+from tokenprune.cli import interrupt
 
 pytestmark = [pytest.mark.usefixtures("toy_installed"), pytest.mark.slow]
 
@@ -107,9 +108,10 @@ def test_a_bench_ends(tmp_path: Path) -> None:
     assert seconds < 10
 
 
-LONG = """
+LONG = f"""
 import hashlib, sys
-from tokenprune.cli.interrupt import stoppable
+sys.path.append({str(Path(interrupt.__file__).parent)!r})
+from interrupt import stoppable  # the file alone: the package imports torch
 with stoppable(lambda: "all is kept"):
     print("begun", file=sys.stderr, flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes in one step of Python, which no handler interrupts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -328,12 +327,15 @@ def test_the_installed_method_is_loaded_by_name() -> None:
         tp.load_method("centroid")
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("example")
-def test_the_command_line_lists_what_is_installed() -> None:
+def test_the_command_line_lists_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TOKENPRUNE_NO_PLUGINS", "0")  # the option sets it for the whole process
+
     def listed(*options: str) -> str:
-        command = [sys.executable, "-m", "tokenprune.cli", *options, "list"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert call(monkeypatch, *options, "list") == 0
+        return capsys.readouterr().out
 
     every, builtin = listed(), listed("--no-plugins")
     for name in ("centroid_distance", "centroid"):

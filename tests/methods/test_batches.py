@@ -1,5 +1,7 @@
 """No result depends on who shares a batch: every named method, on every family, in both position modes.
 
+Where a method takes two kinds of samples of a family, each kind has one of the modes, in turn.
+
 A batch padded on the left runs, and then each of its samples by itself, without padding. Both must keep the same tokens
 at every stage, and give the same logits at the prompt's end and at the step after it, to the rounding of float32
 (:func:`tests.support.oracle.tolerance`). The samples differ in their images, one has none, and to ``keep_count`` the
@@ -55,6 +57,7 @@ def fitting(name: str, family: str) -> list[str]:
     return [images, "mixed", *(["videos"] if (name, family, "mixed") in REFUSED else [])]
 
 
+MODES: tuple[Positions, Positions] = ("original", "renumbered")
 CELLS = [(name, family, kind) for family in CORE for name in methods() for kind in fitting(name, family)]
 
 
@@ -120,23 +123,39 @@ def count_of_first(family: str, kind: str) -> int:
     return sum(batch.groups[0])
 
 
-def variants(name: str, family: str, count: int) -> tuple[tp.Method, tp.Method]:
-    """A method with half of the tokens or with ``count`` of them, and renumbered with ``count`` of them.
+def modes(name: str, family: str, kind: str) -> tuple[Positions, ...]:
+    """The position modes of a cell. A method has both on every family, and both with every kind."""
+    kinds = [other for other in fitting(name, family) if (name, family, other) not in REFUSED]
+    if len(kinds) < 2 or kind not in kinds or name in FRAMES:  # few methods have frames
+        return MODES
+    return (MODES[(turn(name, family) + kinds.index(kind)) % 2],)
+
+
+def turn(name: str, family: str) -> int:
+    """A number that goes on by one from method to method, and from family to family."""
+    return list(methods()).index(name) + CORE.index(family)
+
+
+def variants(name: str, family: str, kind: str) -> list[tp.Method]:
+    """A method with half of the tokens or with a count of them, and renumbered with a count of them.
 
     The former takes turns, so that every method and every family has both. Methods with a budget of their own keep it.
     """
-    method = counted = prepared(name)
-    if isinstance(method.budget, KeepRatio):
-        counted = method.model_copy(update={"budget": KeepCount(tokens=count)})
-    turn = (list(methods()).index(name) + CORE.index(family)) % 2
-    return (method, counted)[turn], counted.model_copy(update={"positions": "renumbered"})
+    made = []
+    for positions in modes(name, family, kind):
+        method = prepared(name)
+        if isinstance(method.budget, KeepRatio) and (positions == "renumbered" or turn(name, family) // 2 % 2):
+            count = count_of_first(family, kind)
+            method = method.model_copy(update={"budget": KeepCount(tokens=count)})
+        made.append(method.model_copy(update={"positions": positions}))
+    return made
 
 
 @pytest.mark.each("name")
 @pytest.mark.parametrize(("name", "family", "kind"), CELLS)
 def test_a_sample_gets_in_a_batch_what_it_gets_alone(name: str, family: str, kind: str) -> None:
     case = CASES[family]
-    for how in variants(name, family, count_of_first(family, kind)):
+    for how in variants(name, family, kind):
         model = model_for(family, how.positions)
         batch, alone = case.mixed(model, SAMPLES[kind], seed=3)
         together, refused = outcome(how, model, [batch])
@@ -148,6 +167,16 @@ def test_a_sample_gets_in_a_batch_what_it_gets_alone(name: str, family: str, kin
 
 
 def test_all_cells_are_counted() -> None:
-    """Every method is compared on every family, and few cells are refused."""
+    """Every method is compared on every family, there in both modes and at every kind in both; few are refused."""
     assert {(name, family) for name, family, _ in CELLS} == {(name, family) for name in methods() for family in CORE}
+    runs = [(*cell, mode) for cell in CELLS if cell not in REFUSED for mode in modes(*cell)]
+    assert {(name, family, mode) for name, family, _, mode in runs} == {
+        (name, family, mode) for name, family, _ in set(CELLS) - REFUSED for mode in MODES
+    }
+    assert {(name, kind, mode) for name, _, kind, mode in runs} == {
+        (name, kind, mode) for name, _, kind in CELLS for mode in MODES
+    }
+    assert {(family, kind, mode) for _, family, kind, mode in runs} == {
+        (family, kind, mode) for _, family, kind in set(CELLS) - REFUSED for mode in MODES
+    }
     assert len(REFUSED & set(CELLS)) == len(REFUSED) == 21

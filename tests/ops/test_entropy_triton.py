@@ -53,7 +53,8 @@ def tokens(heads: int, dim: int) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_the_kernel_is_the_definition(tmp_path: Path) -> None:
-    states = [tokens(9, 64), tokens(28, 128)[:2].bfloat16(), tokens(32, 128)[2:4], tokens(12, 80)[:2], tokens(2, 16)]
+    # the interpreter takes seconds for a token of many heads
+    states = [tokens(9, 64), tokens(28, 128)[:1].bfloat16(), tokens(32, 128)[3:4], tokens(12, 80)[1:3], tokens(2, 16)]
     torch.save(states, tmp_path / "states.pt")
     process(
         f"import torch; from tokenprune.ops.entropy_triton import trace_entropy\n"

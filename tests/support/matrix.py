@@ -24,7 +24,7 @@ from tests.support.oracle import (
     oracle_logits,
     tolerance,
 )
-from tests.support.tiny import CASES, TinyCase
+from tests.support.tiny import CASES, CORE, TinyCase
 from tests.support.tiny.core import TRANSFORMERS, Padding, Variant
 
 Layer = Literal["0", "1", "middle", "last"]
@@ -62,7 +62,7 @@ class Judged:
     allowed: float
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=2 * len(CORE))
 def model_of(family: str, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The tiny model. Tests share it, because the engine leaves no trace on it."""
     return CASES[family].build(attention, dtype=dtype)

@@ -34,9 +34,9 @@ def task_of(loaded: LoadedModel, questions: int) -> Task:
 
 @pytest.mark.slow
 def test_it_answers(loaded: LoadedModel) -> None:
-    task = task_of(loaded, 40)
+    task = task_of(loaded, 24)
     right = []
-    for start in range(0, 40, 8):
+    for start in range(0, 24, 8):
         samples = task.samples()[start : start + 8]
         batch = loaded.encode(samples)
         out = loaded.model.generate(**batch, max_new_tokens=3, do_sample=False)

@@ -19,6 +19,7 @@ def test_two_starts_keep_less_than_half_of_the_same_tokens() -> None:
         loaded = Digits().load()
     except MissingDataError as error:
         pytest.skip(str(error))
+    del loaded.model.get_decoder().layers[1:]  # the tokens are chosen before them
     inputs = loaded.encode(list(DigitsTask(questions=16).samples()))
     kept = []
     for seed in range(3):

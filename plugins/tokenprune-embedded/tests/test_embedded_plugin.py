@@ -16,6 +16,7 @@ DISTRIBUTION = Path(__file__).parents[1]
 FILES = sorted((DISTRIBUTION.parents[1] / "examples").glob("*.yaml"))
 TUNES = [path for path in FILES if path.name.startswith("tune-")]  # tests/tuning/test_cli.py runs them
 EXAMPLES = [path for path in FILES if path not in TUNES]
+DEMO = DISTRIBUTION.parents[1] / "examples" / "demo.yaml"  # the test of the command line runs it
 PROJECT = tomllib.loads((DISTRIBUTION / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REGISTERED = [
     (group.removeprefix("tokenprune."), name) for group, names in PROJECT["entry-points"].items() for name in names
@@ -32,7 +33,7 @@ def test_every_name_is_found(kind: str, name: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert "demo.yaml" in [path.name for path in EXAMPLES]
+    assert DEMO in EXAMPLES
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -45,7 +46,7 @@ def test_the_examples_are_valid_and_say_what_they_need(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in EXAMPLES if path != DEMO], ids=lambda path: path.name)
 def test_the_examples_run(path: Path, tmp_path: Path) -> None:
     """All methods, cut short as by ``--limit 2``, with the last budget, in float32, which any CPU computes fast."""
     config = tp.ExperimentConfig.from_yaml(path)
@@ -68,16 +69,18 @@ def test_the_demo_runs_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a user types it, with ``--limit``; the layers are looked for on one picture, and one round is timed."""
-    demo = next(path for path in EXAMPLES if path.name == "demo.yaml").read_text(encoding="utf-8")
     short = tmp_path / "demo.yaml"
+    demo = DEMO.read_text(encoding="utf-8")
     short.write_text(demo.replace("timing: 2", "timing: 1\ncalibration: 1"), encoding="utf-8")
     output = tmp_path / "results"
-    monkeypatch.setattr(sys, "argv", ["tokenprune", "run", str(short), "--limit", "3", "--output", str(output)])
+    monkeypatch.setattr(sys, "argv", ["tokenprune", "run", str(short), "--limit", "2", "--output", str(output)])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert not stop.value.code
     assert "same answer %" in capsys.readouterr().out
-    assert "3 questions" in (output / "report.md").read_text(encoding="utf-8")
+    assert "2 questions" in (output / "report.md").read_text(encoding="utf-8")
+    rows = (output / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 2 * len(list(tp.ExperimentConfig.from_yaml(short).series()))
 
 
 def test_the_config_is_read_without_the_weights() -> None:

@@ -116,15 +116,14 @@ def shown(sample: Sample) -> list[list[tuple[str, int, int]]]:
     """(colour, row, column in pixels) of what the pixels of each frame show, read without the clip's own record."""
     seen = []
     for image, mask in zip(sample.images, sample.foreground, strict=True):
-        pixels, found = np.asarray(image, dtype=float), []
-        for name, colour in scenes.COLOURS.items():
-            near = mask & (np.abs(pixels - colour).max(-1) < 60)
-            others = [other for other in scenes.COLOURS if other != name]
-            own = np.abs(pixels - colour).sum(-1)
-            near &= np.all([own < np.abs(pixels - scenes.COLOURS[other]).sum(-1) for other in others], axis=0)
+        rows, cols = np.nonzero(mask)
+        inks, found = np.asarray(image, dtype=float)[rows, cols], []
+        far = {name: np.abs(inks - colour) for name, colour in scenes.COLOURS.items()}
+        for name in scenes.COLOURS:
+            others = [far[other].sum(-1) for other in scenes.COLOURS if other != name]
+            near = (far[name].max(-1) < 60) & (far[name].sum(-1) < np.min(others, axis=0))
             if near.sum() > 20:  # ends of strokes mix with the background, so a few pixels look like another colour
-                rows, cols = np.nonzero(near)
-                found.append((name, int(np.median(rows)), int(np.median(cols))))
+                found.append((name, int(np.median(rows[near])), int(np.median(cols[near]))))
         seen.append(found)
     return seen
 
