@@ -26,7 +26,7 @@ def test_a_refused_crop_leaves_a_cache_that_is_refused() -> None:
     model, inputs = pair(batch=1, padding="none")
     with tp.apply(model, fastv([2])):
         cache = model(**inputs)[CACHE]
-        with pytest.raises(UnsupportedFeatureError, match="cannot be cropped"):
+        with pytest.raises(UnsupportedFeatureError, match="cannot be cropped by 2 tokens: 0 follow its prompt"):
             cache.crop(-2)
         with pytest.raises(UnsupportedFeatureError, match=r"24 tokens in layer 0 and 26 in layer 2"):
             model(input_ids=torch.tensor([[7]]), **{CACHE: cache})

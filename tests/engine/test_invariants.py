@@ -372,12 +372,6 @@ def test_10_an_offloaded_cache_is_refused(model: PreTrainedModel, inputs: dict[s
             model(**inputs, **{CACHE: cache})
 
 
-def test_10_assisted_decoding_is_refused(model: PreTrainedModel) -> None:
-    inputs = LLAVA.batch(model, 1, "none").inputs
-    with tp.apply(model, method()), pytest.raises(UnsupportedFeatureError, match="assisted decoding"):
-        model.generate(**inputs, max_new_tokens=4, prompt_lookup_num_tokens=2)
-
-
 def test_10_flex_attention_is_refused(model: PreTrainedModel) -> None:
     model.get_decoder().config._attn_implementation = "flex_attention"
     with pytest.raises(UnsupportedFeatureError, match="flex_attention"), tp.apply(model, method()):

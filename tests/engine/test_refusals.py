@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -11,18 +9,6 @@ import tokenprune as tp
 from tests.support.simple import fastv, pair
 from tests.support.tiny.core import TRANSFORMERS
 from tokenprune.errors import UnsupportedFeatureError
-
-
-@pytest.mark.parametrize("how", ["assistant", "lookup"])
-def test_assisted_decoding_runs_nothing(how: str) -> None:
-    model, inputs = pair(batch=1)
-    more: dict[str, Any] = {"assistant_model": pair()[0]} if how == "assistant" else {"prompt_lookup_num_tokens": 2}
-    ran: list[int] = []
-    handle = model.model.vision_tower.register_forward_pre_hook(lambda module, args: ran.append(1))
-    with tp.apply(model, fastv()), pytest.raises(UnsupportedFeatureError, match="assisted decoding"):
-        model.generate(**inputs, max_new_tokens=3, **more)
-    handle.remove()
-    assert not ran
 
 
 @pytest.mark.parametrize("name", ["generate_batch", "init_continuous_batching", "continuous_batching_context_manager"])

@@ -235,11 +235,30 @@ class PrunedCacheLayer(ABC):
     def unpruned_bytes(self) -> int:
         """Bytes that the layer would hold, had nothing been dropped."""
 
-    def crop(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse a crop, which would roll the cache back past dropped rows."""
-        raise UnsupportedFeatureError(
-            "a pruned KV cache cannot be cropped (assisted decoding?)", "use greedy, sampling or beam search"
-        )
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take off the last tokens, as assisted decoding does with those that were not accepted.
+
+        Args:
+            tokens_to_remove: Their number, negative; transformers before 5.18 takes the length that is left, too.
+
+        Raises:
+            UnsupportedFeatureError: Tokens of the prompt would be taken off: which of its rows were dropped is decided.
+        """
+        layer: Any = self
+        length = int(layer.get_seq_length())
+        removed = -tokens_to_remove if tokens_to_remove <= 0 else max(length - tokens_to_remove, 0)
+        behind = length - self.rows.length
+        if removed > behind:
+            raise UnsupportedFeatureError(
+                f"a pruned KV cache cannot be cropped by {removed} tokens: {behind} follow its prompt, and which rows"
+                " of the prompt are kept was decided with all of it",
+                "crop no token of the prompt, or prefill again",
+            )
+        self.take_off(removed)
+
+    @abstractmethod
+    def take_off(self, removed: int) -> None:
+        """Forget the last tokens, none of which belongs to the prompt."""
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Pick samples, as beam search does."""
@@ -302,6 +321,11 @@ class PrunedDynamicLayer(PrunedCacheLayer, DynamicLayer):  # type: ignore[misc]
         made = decode_mask(mask, self._columns(new), total, new)  # no mask, or a sliding window's
         return made[:, 0, -1] if mask is None and two_dimensional else made
 
+    def take_off(self, removed: int) -> None:
+        """See :meth:`PrunedCacheLayer.take_off`."""
+        left = self.keys.shape[-2] - removed
+        self.keys, self.values = self.keys[..., :left, :], self.values[..., :left, :]
+
     def unpruned_bytes(self) -> int:
         """See :meth:`PrunedCacheLayer.unpruned_bytes`."""
         return self.rows.length * self.bytes_per_row(self.keys.shape[-2])
@@ -348,6 +372,27 @@ class PrunedSlidingWindowLayer(PrunedDynamicLayer, DynamicSlidingWindowLayer):  
         if held < width:  # layers without a window share their positions, and with them the masks of a step
             rows = replace(rows, positions=rows.positions[:, -held:].masked_fill(index < 0, -1), ragged=True)
         self.rows, self.hidden_length = rows, 0
+
+    @classmethod
+    def check(cls, layer: Any, window: int | None) -> None:
+        """See :meth:`PrunedCacheLayer.check`."""
+        if getattr(layer, "record_past", False):
+            raise UnsupportedFeatureError(
+                "assisted decoding with a sliding window: the layer keeps rows of its past by their number, and dropped"
+                " ones are missing",
+                "use greedy, sampling or beam search, or prune no layer with a window",
+            )
+
+    def take_off(self, removed: int) -> None:
+        """See :meth:`PrunedCacheLayer.take_off`. Rows that left the window do not come back."""
+        if removed and self.cumulative_length >= self.sliding_window:
+            raise UnsupportedFeatureError(
+                f"a crop of a cache that stands for {self.cumulative_length} tokens, whose window is"
+                f" {self.sliding_window}: rows that left the window do not come back",
+                "prefill again",
+            )
+        super().take_off(removed)
+        self.cumulative_length -= removed
 
     def unpruned_bytes(self) -> int:
         """See :meth:`PrunedCacheLayer.unpruned_bytes`."""
@@ -455,6 +500,10 @@ class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
             last: Tensor = torch.arange(new, device=columns.device) + self.get_seq_length()
             return (columns >= 0) & (columns <= last[:, None])
         return take(mask, self.columns, -1, 0).masked_fill(columns.to(mask.device) < 0, hidden_value(mask))
+
+    def take_off(self, removed: int) -> None:
+        """See :meth:`PrunedCacheLayer.take_off`. Later tokens are written over the rows."""
+        self.cumulative_length.sub_(removed)
 
     def unpruned_bytes(self) -> int:
         """See :meth:`PrunedCacheLayer.unpruned_bytes`."""

@@ -29,6 +29,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import check_not_empty
 from tokenprune.core.call_arguments import bound_arguments, given_cache
 from tokenprune.engine import hooks, logits, refusals, uses
+from tokenprune.engine.assisted import candidates_after_prompt
 from tokenprune.engine.calls import Call, ThreadState
 from tokenprune.engine.compiled import run_eagerly
 from tokenprune.engine.continuation import Continuation, OnModel, owner_of
@@ -88,6 +89,9 @@ class Engine:
         self._attached += refusals.register(self.adapter, lambda: self._method().plan)
         self._attached += [
             hooks.PatchedMethod(model, "generate", self._generating),
+            hooks.PatchedMethod(
+                model, "_get_candidate_generator", partial(candidates_after_prompt, lambda: self._method().plan)
+            ),
             hooks.observe_calls(model, "_expand_inputs_for_generation", self._expanding),
         ]
         for place, module in enumerate(chain[:-1]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import transformers
@@ -24,34 +24,15 @@ CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous
 def register(adapter: Adapter, plan: Callable[[], Plan | None]) -> list[hooks.Removable]:
     """Refuse ways to generate that a method cannot follow, when they are asked for.
 
-    ``generate`` looks the decoding method up on the model's class, so that assisted decoding is recognised where the
-    mode is validated (transformers 5.23) and where it runs (5.17).
-
     Args:
         adapter: The model's adapter.
         plan: Tells the plan of the method that a generation on this thread uses; None where it is not pruned.
     """
     model = adapter.model
     refused: list[hooks.Removable] = [
-        hooks.observe_calls(model, "_validate_generation_mode", partial(_check_mode, plan)),
-        hooks.PatchedMethod(model, "_assisted_decoding", partial(_check_assisted, plan)),
         hooks.observe_calls(model, "_prefill", partial(_check_chunks, adapter, plan)),
     ]
     return refused + [hooks.PatchedMethod(model, name, _refuse_batching) for name in CONTINUOUS_BATCHING]
-
-
-def _check_mode(plan: Callable[[], Plan | None], arguments: Mapping[str, Any]) -> None:
-    mode = arguments.get("generation_mode")
-    if str(getattr(mode, "value", mode)) == "assisted_generation" and plan() is not None:
-        _refuse_assisted()
-
-
-def _check_assisted(
-    plan: Callable[[], Plan | None], original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    if plan() is not None:
-        _refuse_assisted()
-    return original(*args, **kwargs)
 
 
 def _check_chunks(adapter: Adapter, plan: Callable[[], Plan | None], arguments: Mapping[str, Any]) -> None:
@@ -75,10 +56,6 @@ def _check_chunks(adapter: Adapter, plan: Callable[[], Plan | None], arguments: 
             " rest of the prompt would not see the dropped tokens",
             "leave prefill_chunk_size out, or set cut_earlier_caches to false",
         )
-
-
-def _refuse_assisted() -> NoReturn:
-    raise UnsupportedFeatureError("assisted decoding is not supported", "use greedy, sampling or beam search")
 
 
 def _refuse_batching(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
