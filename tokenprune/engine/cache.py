@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticCache, StaticLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, QuantizedCache, StaticCache, StaticLayer
 
 from tokenprune.adapters.decoder_stack import DecoderStack
 from tokenprune.engine.cache_layers import PrunedCacheLayer, Rows, pruned_class
@@ -84,7 +84,7 @@ def check_cache(cache: Any, first: int, stack: DecoderStack) -> None:
     """
     if cache is None:
         return
-    if not isinstance(cache, DynamicCache | StaticCache):
+    if not isinstance(cache, DynamicCache | StaticCache | QuantizedCache):
         raise _unsupported(f"a {type(cache).__name__}")
     if getattr(cache, "offloading", False):
         raise _unsupported("an offloaded cache")
@@ -146,8 +146,16 @@ def cache_bytes(cache: Any, unpruned: bool = False) -> int:
         if unpruned and isinstance(cache_layer, PrunedCacheLayer):
             total += cache_layer.unpruned_bytes()
             continue
-        for name in ("keys", "values"):
-            states = getattr(cache_layer, name, None)
-            if isinstance(states, Tensor):
-                total += states.numel() * states.element_size()
+        for name in ("keys", "values", "_quantized_keys", "_quantized_values"):
+            stored = getattr(cache_layer, name, None)
+            for states in stored if isinstance(stored, tuple) else (stored,):  # with a scale
+                if isinstance(states, Tensor) and states.dim():
+                    total += states.numel() * states.element_size()
     return total
+
+
+def rounded_as(cache: Any) -> str | None:
+    """How the pruned layers of a cache store what is not stored as it was computed; None where all is."""
+    return next(
+        (layer.rounded for layer in cache.layers if isinstance(layer, PrunedCacheLayer) and layer.rounded), None
+    )

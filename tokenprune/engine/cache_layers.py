@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import cache_utils
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer, StaticSlidingWindowLayer
 
 from tokenprune.core.call_arguments import CACHE_NAMES
@@ -216,6 +217,14 @@ class PrunedCacheLayer(ABC):
     def held(self, width: int) -> int:
         """Rows that the layer holds of ``width`` that went through it."""
 
+    #: How a layer stores what is not stored as it was computed, for reports.
+    rounded: str | None = None
+
+    @property
+    def width(self) -> int:
+        """Rows of its keys."""
+        return self.keys.shape[-2]
+
     @property
     def hides(self) -> bool:
         """Whether some of its keys are not to be seen even where the model made no mask."""
@@ -298,7 +307,7 @@ class PrunedDynamicLayer(PrunedCacheLayer, DynamicLayer):  # type: ignore[misc]
 
     def held(self, width: int) -> int:
         """See :meth:`PrunedCacheLayer.held`."""
-        return self.keys.shape[-2]
+        return self.width
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add keys and values, inside the block that pruned the cache."""
@@ -315,7 +324,7 @@ class PrunedDynamicLayer(PrunedCacheLayer, DynamicLayer):  # type: ignore[misc]
     def step_mask(self, mask: Tensor | None, new: int, two_dimensional: bool) -> Tensor:
         """See :meth:`PrunedCacheLayer.step_mask`."""
         total = self.get_seq_length() + new
-        width = self.keys.shape[-2] + new
+        width = self.width + new
         if mask is not None and mask.shape[-1] == total and width == total - self.rows.dropped:
             return self.rows.cut(mask)
         made = decode_mask(mask, self._columns(new), total, new)  # no mask, or a sliding window's
@@ -323,19 +332,19 @@ class PrunedDynamicLayer(PrunedCacheLayer, DynamicLayer):  # type: ignore[misc]
 
     def take_off(self, removed: int) -> None:
         """See :meth:`PrunedCacheLayer.take_off`."""
-        left = self.keys.shape[-2] - removed
+        left = self.width - removed
         self.keys, self.values = self.keys[..., :left, :], self.values[..., :left, :]
 
     def unpruned_bytes(self) -> int:
         """See :meth:`PrunedCacheLayer.unpruned_bytes`."""
-        return self.rows.length * self.bytes_per_row(self.keys.shape[-2])
+        return self.rows.length * self.bytes_per_row(self.width)
 
     def _columns(self, new: int) -> Tensor:
         """Unpruned positions of all keys of a step that adds ``new`` tokens, long ``[batch, keys]``."""
         positions = self.rows.positions
         fresh = torch.arange(self.rows.length, self.get_seq_length() + new, device=positions.device)
         every = torch.cat([positions, fresh.expand(positions.shape[0], -1)], dim=1)
-        return every[:, every.shape[1] - self.keys.shape[-2] - new :]
+        return every[:, every.shape[1] - self.width - new :]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Pick samples."""
@@ -397,7 +406,7 @@ class PrunedSlidingWindowLayer(PrunedDynamicLayer, DynamicSlidingWindowLayer):  
     def unpruned_bytes(self) -> int:
         """See :meth:`PrunedCacheLayer.unpruned_bytes`."""
         width: int = min(self.rows.length, self.sliding_window - 1)
-        return width * self.bytes_per_row(self.keys.shape[-2])
+        return width * self.bytes_per_row(self.width)
 
 
 class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
@@ -543,11 +552,61 @@ class PrunedStaticWindowLayer(PrunedStaticLayer, StaticSlidingWindowLayer):  # t
             )
 
 
+class PrunedFp8Layer(PrunedDynamicLayer):
+    """A pruned layer that stores 8-bit floats, each row rounded by the scale of the layer, as in the unpruned one.
+
+    :func:`_fp8_classes` joins it with the layer of transformers, which version 5.17 does not have.
+    """
+
+    rounded = "8-bit floats"
+    cumulative_length: int
+    _quantized_keys: tuple[Tensor, Tensor]
+    _quantized_values: tuple[Tensor, Tensor]
+
+    @property
+    def width(self) -> int:
+        """See :attr:`PrunedCacheLayer.width`."""
+        return self.cumulative_length
+
+    def keep(self, index: Tensor, width: int, rows: Rows) -> None:
+        """See :meth:`PrunedCacheLayer.keep`."""
+
+        def kept(states: Tensor) -> Tensor:  # gather knows no 8-bit floats
+            return take(states.view(torch.uint8), index, -2, 0).view(states.dtype)
+
+        (keys, key_scale), (values, value_scale) = self._quantized_keys, self._quantized_values
+        self._quantized_keys, self._quantized_values = (kept(keys), key_scale), (kept(values), value_scale)
+        self.cumulative_length = index.shape[1]
+        self.begin(rows)
+
+    def take_off(self, removed: int) -> None:
+        """See :meth:`PrunedCacheLayer.take_off`."""
+        if removed:
+            raise UnsupportedFeatureError(
+                "a crop of a cache of 8-bit floats: transformers cannot crop it either", "use the default DynamicCache"
+            )
+
+    def bytes_per_row(self, rows: int) -> int:
+        """See :meth:`PrunedCacheLayer.bytes_per_row`."""
+        stored = (self._quantized_keys[0], self._quantized_values[0])
+        return sum(states.element_size() * states.numel() // max(rows, 1) for states in stored)
+
+
+def _fp8_classes() -> list[type[PrunedCacheLayer]]:
+    plain = getattr(cache_utils, "Fp8QuantizedLayer", None)
+    return [] if plain is None else [type(f"Pruned{plain.__name__}", (PrunedFp8Layer, plain), {"plain": plain})]
+
+
+_CLASSES: list[type[PrunedCacheLayer]] = [
+    PrunedDynamicLayer,
+    PrunedSlidingWindowLayer,
+    PrunedStaticLayer,
+    PrunedStaticWindowLayer,
+    *_fp8_classes(),
+]
+
 #: The cache layers that the engine can compact exactly, and what they become.
-PRUNED_CLASSES: dict[type, type[PrunedCacheLayer]] = {
-    layer.plain: layer
-    for layer in (PrunedDynamicLayer, PrunedSlidingWindowLayer, PrunedStaticLayer, PrunedStaticWindowLayer)
-}
+PRUNED_CLASSES: dict[type, type[PrunedCacheLayer]] = {layer.plain: layer for layer in _CLASSES}
 
 
 def pruned_class(layer: Any) -> type[PrunedCacheLayer]:

@@ -48,7 +48,7 @@ class DecodeStep(Call):
         cache_layer = pruned_layer(calls.cache(others), layer)
         if cache_layer is None or (mask is None and not cache_layer.hides):
             return None
-        key = (cache_layer.keys.shape[-2], id(mask), id(cache_layer.rows.positions))
+        key = (cache_layer.width, id(mask), id(cache_layer.rows.positions))
         cut = self._masks.get(key)
         hidden = args[0] if args else calls.hidden(args, kwargs)
         if cut is None:

@@ -18,7 +18,7 @@ from tokenprune.adapters.towers import TowerRun
 from tokenprune.core.call_arguments import given_cache, returned_cache
 from tokenprune.core.clock import Moment
 from tokenprune.engine.arguments import CompactArguments
-from tokenprune.engine.cache import cache_bytes, cut, mark, reserve
+from tokenprune.engine.cache import cache_bytes, cut, mark, reserve, rounded_as
 from tokenprune.engine.cache_layers import Rows
 from tokenprune.engine.calls import Call, Observation
 from tokenprune.engine.continuation import Continuation
@@ -235,7 +235,7 @@ class Prefill(Call):
             self._applied.layer_hooks.hold()
         if held and self._applied.plan.cuts_earlier:
             self._cut_earlier(cache, held)
-        self.record.kv_bytes = cache_bytes(cache)
+        self.record.kv_bytes, self.record.kv_rounded = cache_bytes(cache), rounded_as(cache)
         self.record.kv_bytes_unpruned = cache_bytes(cache, unpruned=True)
 
     def _held(self, rows: CompactArguments) -> Rows:

@@ -106,6 +106,7 @@ class PrefillRecord:
         clock: Start and end of scoring and selecting at each stage.
         kv_bytes: Bytes of the KV cache after the prefill; 0 without a cache.
         kv_bytes_unpruned: Bytes that the cache would have without pruning.
+        kv_rounded: How a cache stores what it does not store as it was computed.
         places: Tells where the visual tokens lie on the pictures, item by item for each sample; None where the family's
             adapter knows no grid. Only pictures need it, so it is found out when it is asked for.
         targets: What the model had to predict; None without ``labels``.
@@ -116,5 +117,6 @@ class PrefillRecord:
     clock: list[tuple[Moment, Moment]] = field(default_factory=list)
     kv_bytes: int = 0
     kv_bytes_unpruned: int = 0
+    kv_rounded: str | None = None
     places: Callable[[], Sequence[Sequence[PlacedItem]] | None] = lambda: None
     targets: Targets | None = None

@@ -109,6 +109,7 @@ class Recording:
             text_tokens=record.text_tokens,
             kv_bytes=record.kv_bytes,
             kv_bytes_unpruned=record.kv_bytes_unpruned,
+            kv_rounded=record.kv_rounded,
             score_ms=sum(stop.since(start) for start, stop in record.clock),
             text_config=self.text_config,
             cuts_earlier=self.method.cut_earlier_caches,

@@ -30,6 +30,8 @@ class Report:
         cuts_earlier: Whether the caches of the layers before each stage are cut after the prefill.
         targets: Tokens per sample that the labels ask for; None without ``labels``.
         lost_targets: Those of them whose predicting row was dropped: they do not count in the loss.
+        kv_rounded: How the cache stores what it does not store as it was computed, e.g. in 8-bit floats: results differ
+            from exact ones as those of the unpruned model with such a cache do.
     """
 
     model: str
@@ -44,6 +46,7 @@ class Report:
     cuts_earlier: bool = False
     targets: list[int] | None = None
     lost_targets: list[int] | None = None
+    kv_rounded: str | None = None
 
     @property
     def before(self) -> list[int]:
@@ -99,7 +102,8 @@ class Report:
         if self.reason is None:
             lines.append(f"  {self._flops_line()}")
             if self.kv_bytes:
-                lines.append(f"  KV cache: {self.kv_bytes_unpruned:,} -> {self.kv_bytes:,} bytes")
+                rounded = "" if self.kv_rounded is None else f", rounded to {self.kv_rounded}"
+                lines.append(f"  KV cache: {self.kv_bytes_unpruned:,} -> {self.kv_bytes:,} bytes{rounded}")
             lines.append(f"  scoring and selecting: {self.score_ms:.2f} ms")
         if self.targets is not None:
             lines.append(f"  targets lost with dropped rows: {self.lost_targets} of {self.targets}")
