@@ -18,6 +18,8 @@ TRANSFORMERS ?=
 # Test processes, and further options of pytest: make test PYTEST_ARGS="-k engine"
 JOBS ?= 2
 PYTEST_ARGS ?=
+# Trials of `make fuzz`
+FUZZ_TRIALS ?= 5000
 # Cells of `make tables`, e.g. CELLS=digits-average-22.2; all by default
 CELLS ?=
 TRAIN_ARGS ?= --out results/training/digits.safetensors
@@ -39,7 +41,7 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-fast coverage test-oldest test-newest test-vllm test-transformers checkout-given check format docs methods schema eval \
+.PHONY: help demo test test-fast fuzz coverage test-oldest test-newest test-vllm test-transformers checkout-given check format docs methods schema eval \
   tables comparison train clean distclean
 
 help: ## List the targets
@@ -59,6 +61,9 @@ test: $(VENV)/.test ## Install everything and run all tests, with ruff, mypy and
 
 test-fast: $(VENV)/.test ## Run the fast part of the tests: one case of every test that is not marked slow
 	@$(ONE_THREAD) $(PY) $(PYTEST) --fast $(TEST_PATHS)
+
+fuzz: $(VENV)/.test ## Compare many random uses of the engine with the oracle: make fuzz FUZZ_TRIALS=5000
+	@$(ONE_THREAD) FUZZ_TRIALS=$(FUZZ_TRIALS) $(PY) -m pytest tests/engine/test_fuzz.py --hypothesis-show-statistics $(PYTEST_ARGS)
 
 coverage: $(VENV)/.test ## Report which statements of each file the fast part of the tests runs
 	@$(ONE_THREAD) $(PY) -m coverage run -m pytest --fast $(PYTEST_ARGS) $(TEST_PATHS)
