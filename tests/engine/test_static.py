@@ -427,3 +427,91 @@ def test_flash_attention_and_offloading_are_refused_by_name() -> None:
     model.config.get_text_config()._attn_implementation = "flash_attention_2"
     with tp.apply(model, fastv()), pytest.raises(UnsupportedFeatureError, match="StaticCache with flash_attention_2"):
         model(**inputs, **{CACHE: cache_for(model, inputs)})
+
+
+@torch.no_grad()
+def test_blocks_one_after_the_other_do_not_use_up_the_graphs_that_dynamo_keeps() -> None:
+    model, inputs = shallow()
+    limit = torch._dynamo.config.recompile_limit
+    for number in range(1, limit + 3):
+        with tp.apply(model, fastv()):
+            generate(model, inputs, new=2, **compiled())
+        assert graphs() == number
+
+
+@pytest.mark.parametrize("where", ["prefill", "step"])
+@torch.no_grad()
+def test_an_interrupted_call_does_not_go_on_in_a_graph(where: str) -> None:
+    """The layers differ in length: an eager step compares them, and a graph does not."""
+    model, inputs = shallow()
+    called = torch.compile(model.__call__, backend=BACKEND)
+    token = {"input_ids": torch.tensor([[5], [6]])}
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with tp.apply(model, fastv()):
+        cache = cache_for(model, inputs, 8)
+        if where == "prefill":
+            text: Any = model.config.get_text_config()
+            heads, size = text.num_key_value_heads, text.hidden_size // text.num_attention_heads
+            cache.early_initialization(2, heads, size, torch.float32, torch.device("cpu"))
+        else:
+            model(**inputs, **{CACHE: cache})
+            called(**token, **{CACHE: cache})
+        hook = model.get_decoder().layers[1].self_attn.register_forward_pre_hook(stop)
+        with pytest.raises(KeyboardInterrupt):
+            model(**(inputs if where == "prefill" else token), **{CACHE: cache})
+        hook.remove()
+        with pytest.raises(UnsupportedFeatureError, match="a forward was interrupted"):
+            called(**token, **{CACHE: cache})
+
+
+@torch.no_grad()
+def test_a_using_block_in_which_only_a_graph_runs() -> None:
+    model, inputs = shallow()
+    called = torch.compile(model.__call__, backend=BACKEND)
+    with tp.apply(model, fastv()) as run:
+        cache = cache_for(model, inputs, 8)
+        model(**inputs, **{CACHE: cache})
+        with run.using(fastv(name="keep_count", tokens=3)):
+            called(input_ids=torch.tensor([[5], [6]]), **{CACHE: cache})
+
+
+class Step(torch.nn.Module):
+    """A decode step on a cache that it holds, which is what can be exported."""
+
+    def __init__(self, model: PreTrainedModel, cache: Any) -> None:
+        super().__init__()
+        self.model, self.cache = model, cache
+
+    def forward(self, token: Tensor) -> Tensor:
+        logits: Tensor = self.model(input_ids=token, **{CACHE: self.cache}).logits
+        return logits
+
+
+@torch.no_grad()
+def test_an_export_of_a_step_is_refused() -> None:
+    model, inputs = shallow()
+    with tp.apply(model, fastv()):
+        cache = cache_for(model, inputs, 8)
+        model(**inputs, **{CACHE: cache})
+        with pytest.raises(UnsupportedFeatureError, match="exported or traced"):
+            torch.export.export(Step(model, cache), (torch.tensor([[5], [6]]),), strict=False)
+
+
+@torch.no_grad()
+def test_renumbered_layers_with_a_wide_window_are_one_graph() -> None:
+    case, model = CASES["gemma3"], CASES["gemma3"].build()
+    model.get_decoder().config.sliding_window = 100
+    for layer in model.get_decoder().layers:
+        if getattr(layer.self_attn, "sliding_window", None) is not None:
+            layer.self_attn.sliding_window = 100
+    inputs = case.batch(model, 2, "left", variant="image").inputs
+    with tp.apply(model, matrix.method([1], matrix.budget_of("image"), positions="renumbered")) as run:
+        run.annotate(sample_ids=[0, 1])
+        expected = generate(model, inputs)
+        run.annotate(sample_ids=[0, 1])
+        out = generate(model, inputs, **compiled())
+    assert not counters["graph_break"]
+    assert difference(torch.stack(out.logits, 1), torch.stack(expected.logits, 1)) <= 1e-4

@@ -23,7 +23,7 @@ from typing import Any
 from weakref import WeakSet
 
 from torch import nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, StaticCache
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import check_not_empty
@@ -33,7 +33,7 @@ from tokenprune.engine.assisted import candidates_after_prompt
 from tokenprune.engine.calls import Call, ThreadState
 from tokenprune.engine.compiled import run_eagerly
 from tokenprune.engine.continuation import Continuation, OnModel, owner_of
-from tokenprune.engine.graphs import Graphs
+from tokenprune.engine.graphs import Graphs, mark_unfinished
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.layer_hooks import LayerHooks
 from tokenprune.engine.method import AppliedMethod
@@ -186,6 +186,11 @@ class Engine:
             firsts = [layer(continuation.plan) for continuation in self._continuations]
         return min(firsts, default=self.adapter.num_layers)
 
+    @property
+    def may_run_graphs(self) -> bool:
+        """Whether steps on a static cache that was pruned may have run in graphs, which the engine does not see."""
+        return self.layer_hooks.held
+
     def why_nothing_was_pruned(self) -> TokenPruneError | None:
         """The error for a whole run in which the model ran and read no prompt; None if it read one."""
         if self.prompts or not self.finished_calls or self.own.plan is None:
@@ -248,8 +253,12 @@ class Engine:
         if current is not None and module in current.awaited:
             current.awaited.remove(module)
             return original(*args, **kwargs)
-        call = self._begin(bound_arguments(original, args, kwargs))
+        arguments = bound_arguments(original, args, kwargs)
+        call = self._begin(arguments)
         call.awaited = list(awaited)
+        cache = given_cache(arguments)
+        if isinstance(cache, StaticCache):  # what is left of a call that is interrupted must not go on in a graph
+            mark_unfinished(cache)
         try:
             output = self.thread.run(call, original, args, kwargs)
         except Exception as error:
@@ -261,6 +270,8 @@ class Engine:
                 ) from error
             raise
         call.finish(output)
+        if isinstance(cache, StaticCache):
+            mark_unfinished(cache, False)
         self.thread.unseen_cache = call.unseen_cache
         self.finished_calls += 1
         return output

@@ -19,6 +19,9 @@ from tokenprune.core.call_arguments import CACHE_NAMES
 from tokenprune.engine.renumber import Rotation
 from tokenprune.ops.rows import is_visible
 
+#: An attribute of a static cache on which a call is running, or was interrupted.
+_UNFINISHED = "tokenprune_unfinished"
+
 
 class Graphs:
     """Tells which calls of a model and its modules may be compiled, and what a layer gets in them.
@@ -48,14 +51,16 @@ class Graphs:
         if not isinstance(brought, torch.Tensor) or brought.dim() < 2 or brought.shape[1] != 1:
             return False
         last: Any = cache.layers[self._last]
-        return bool(last.is_initialized) and self._follows(last)
+        return bool(last.is_initialized) and not hasattr(cache, _UNFINISHED) and self._follows(last)
 
     def _follows(self, layer: Any) -> bool:
         """Whether a layer is whole, or was pruned here and has no window that may be passed."""
         if not hasattr(layer, "rows"):
             return True
         owner = layer.rows.owner
-        return owner.thread is self._thread and (layer.rows.following is None or owner.window is None)
+        if layer.rows.following is not None and owner.window is not None and layer.full_length > owner.window:
+            return False
+        return owner.thread is self._thread
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a layer gets in a step that a graph holds: new (args, kwargs), or None to leave them."""
@@ -91,6 +96,17 @@ def _where(stays: torch.Tensor, old: Any, new: Any) -> Any:
     if isinstance(old, torch.Tensor):
         return torch.where(stays, old, new)
     return type(old)(_where(stays, one, other) for one, other in zip(old, new, strict=True))
+
+
+def mark_unfinished(cache: StaticCache, unfinished: bool = True) -> None:
+    """Note that a call on a static cache has begun; or, if not ``unfinished``, that it has ended.
+
+    The layers of a call that was interrupted differ in length. An eager step compares them, and a graph does not.
+    """
+    if unfinished:
+        setattr(cache, _UNFINISHED, True)
+    elif hasattr(cache, _UNFINISHED):
+        delattr(cache, _UNFINISHED)
 
 
 def _cache(kwargs: Mapping[str, Any]) -> Any:

@@ -11,6 +11,7 @@ import copy
 import functools
 import inspect
 import threading
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
@@ -90,11 +91,13 @@ class PatchedMethod:
         functools.update_wrapper(self, original, updated=())  # transformers reads the signature of forward
         self.__code__ = getattr(original, "__code__", None)  # so does torch.export, which is then refused in one line
         self._run = torch.compiler.disable(replacement) if eager else replacement
+        if held is not None:
+            self.__class__ = _with_own_code(type(self))
         vars(owner)[name] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the method."""
-        if self.held is not None and torch.compiler.is_compiling() and self.held(args, kwargs):
+        if self.held is not None and is_compiling() and self.held(args, kwargs):
             return self.original(*args, **kwargs)
         return self.original(*args, **kwargs) if self.replacement is None else self._run(self.original, args, kwargs)
 
@@ -123,6 +126,26 @@ class PatchedMethod:
         if self.earlier is not None:
             return _itself, (self.earlier,)
         return getattr, (self.owner, self.name)
+
+
+def _with_own_code(kind: type[PatchedMethod]) -> type[PatchedMethod]:
+    """A class whose ``__call__`` is compiled by itself.
+
+    Dynamo keeps graphs with the code of a function, and only a few. Those of an earlier block, which no longer run,
+    would leave no room for the next one.
+    """
+    call = kind.__call__
+    own = types.FunctionType(call.__code__.replace(), call.__globals__, call.__name__)
+    return type(kind.__name__, (kind,), {"__call__": own, "__doc__": kind.__doc__})
+
+
+#: Whether an export records a program; torch before 2.7 does not tell.
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
+
+
+def is_compiling() -> bool:
+    """Whether Dynamo traces what runs, to compile it and not to export it."""
+    return torch.compiler.is_compiling() and not _is_exporting()
 
 
 def _itself(value: Any) -> Any:
@@ -215,7 +238,7 @@ class BeforeLayer(ModelHook):
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
         """Run the hook."""
-        if torch.compiler.is_compiling() and kwargs is not None and self.graphs.holds(args, kwargs):
+        if is_compiling() and kwargs is not None and self.graphs.holds(args, kwargs):
             return self.graphs.before_layer(self.layer, args, kwargs)
         calls = self.thread.calls
         return calls[-1].before_layer(self.layer, args, kwargs) if calls and kwargs is not None else None
@@ -267,6 +290,9 @@ class SharedHooks:
     Args:
         register: Puts the hooks on the model.
         stay: Leave the hooks on the model after a call, until :meth:`drop`: the next call will most likely need them.
+
+    Attributes:
+        held: Whether :meth:`hold` was called.
     """
 
     def __init__(self, register: Callable[[], list[Removable]], stay: bool = False) -> None:
@@ -276,7 +302,7 @@ class SharedHooks:
         self._lock = threading.RLock()
         self._handles: list[Removable] = []
         self._users = 0
-        self._held = False
+        self.held = False
         self._closed = False
 
     def acquire(self) -> None:
@@ -306,9 +332,9 @@ class SharedHooks:
 
     def hold(self) -> None:
         """Leave the hooks on the model until the block ends: graphs are traced with them, and nothing guards that."""
-        if not self._held:
+        if not self.held:
             self.acquire()
-            self._held = True
+            self.held = True
 
     def drop(self) -> None:
         """Take the hooks off, unless a call needs them."""

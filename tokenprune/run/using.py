@@ -35,7 +35,7 @@ def using(engine: Engine, methods: RunMethods, method: Method | None) -> Iterato
                     "the run was closed inside a using block: what was called after that was not pruned",
                     "close the run when all blocks have ended",
                 )
-            if not use.called:
+            if not use.called and not engine.may_run_graphs:
                 raise UnsupportedFeatureError(
                     "the model was not called inside the using block, or on a thread to which the block does not"
                     " belong, with the run's own method",
