@@ -93,7 +93,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         *(f"{name} did not run: {problem}" for name, problem in problems.items()),
         f"{model['name']} ({model['parameters'] / 1e9:.2f} B parameters, {model['dtype']}, {config['attention']}),"
         f" {config['text_tokens']} text tokens{', ragged' if config['ragged'] else ''},"
-        f" {config['decode']} decode steps on a {config['cache']} cache,"
+        f" {config['decode']} decode steps{' on a static cache' if config.get('cache') == 'static' else ''},"
         + (
             " 1 round"
             if config["rounds"] == 1
