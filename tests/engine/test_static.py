@@ -310,6 +310,7 @@ def test_what_the_caller_compiled_decodes_compiled(way: Callable[[Any], tuple[An
     with tp.apply(given, how):
         got = steps(called, inputs, cache_for(model, inputs))
     assert difference(got, expected) <= 1e-5
+    assert counters["stats"]["unique_graphs"] >= 1
 
 
 @torch.no_grad()
