@@ -23,7 +23,7 @@ from typing import Any
 from weakref import WeakSet
 
 from torch import nn
-from transformers.cache_utils import Cache, StaticCache
+from transformers.cache_utils import Cache
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import check_not_empty
@@ -33,7 +33,7 @@ from tokenprune.engine.assisted import candidates_after_prompt
 from tokenprune.engine.calls import Call, ThreadState
 from tokenprune.engine.compiled import run_eagerly
 from tokenprune.engine.continuation import Continuation, OnModel, owner_of
-from tokenprune.engine.graphs import Graphs, mark_unfinished
+from tokenprune.engine.graphs import Graphs, mark_interrupted
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.layer_hooks import LayerHooks
 from tokenprune.engine.method import AppliedMethod
@@ -257,12 +257,11 @@ class Engine:
         call = self._begin(arguments)
         call.awaited = list(awaited)
         cache = given_cache(arguments)
-        if isinstance(cache, StaticCache):  # what is left of a call that is interrupted must not go on in a graph
-            mark_unfinished(cache)
         try:
             output = self.thread.run(call, original, args, kwargs)
-        except Exception as error:
-            if call.hooks and self.ended:
+        except BaseException as error:  # also Ctrl-C
+            mark_interrupted(cache)
+            if call.hooks and self.ended and isinstance(error, Exception):
                 raise UnsupportedFeatureError(
                     "the apply block ended while a call of the model was running on another thread, or its run"
                     " was dropped",
@@ -270,8 +269,7 @@ class Engine:
                 ) from error
             raise
         call.finish(output)
-        if isinstance(cache, StaticCache):
-            mark_unfinished(cache, False)
+        mark_interrupted(cache, False)
         self.thread.unseen_cache = call.unseen_cache
         self.finished_calls += 1
         return output

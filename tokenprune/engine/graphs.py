@@ -19,8 +19,8 @@ from tokenprune.core.call_arguments import CACHE_NAMES
 from tokenprune.engine.renumber import Rotation
 from tokenprune.ops.rows import is_visible
 
-#: An attribute of a static cache on which a call is running, or was interrupted.
-_UNFINISHED = "tokenprune_unfinished"
+#: An attribute of a static cache on which a call was interrupted.
+_INTERRUPTED = "tokenprune_interrupted"
 
 
 class Graphs:
@@ -51,7 +51,7 @@ class Graphs:
         if not isinstance(brought, torch.Tensor) or brought.dim() < 2 or brought.shape[1] != 1:
             return False
         last: Any = cache.layers[self._last]
-        return bool(last.is_initialized) and not hasattr(cache, _UNFINISHED) and self._follows(last)
+        return bool(last.is_initialized) and not hasattr(cache, _INTERRUPTED) and self._follows(last)
 
     def _follows(self, layer: Any) -> bool:
         """Whether a layer is whole, or was pruned here and has no window that may be passed."""
@@ -98,15 +98,21 @@ def _where(stays: torch.Tensor, old: Any, new: Any) -> Any:
     return type(old)(_where(stays, one, other) for one, other in zip(old, new, strict=True))
 
 
-def mark_unfinished(cache: StaticCache, unfinished: bool = True) -> None:
-    """Note that a call on a static cache has begun; or, if not ``unfinished``, that it has ended.
+def mark_interrupted(cache: Any, interrupted: bool = True) -> None:
+    """Note that a call on a cache was interrupted; or, if not ``interrupted``, that one has ended well.
 
-    The layers of a call that was interrupted differ in length. An eager step compares them, and a graph does not.
+    The layers may differ in length then. An eager step compares them, and a graph does not.
+
+    Args:
+        cache: The cache of the call; nothing is noted where it is not static.
+        interrupted: Whether the call was interrupted.
     """
-    if unfinished:
-        setattr(cache, _UNFINISHED, True)
-    elif hasattr(cache, _UNFINISHED):
-        delattr(cache, _UNFINISHED)
+    if not isinstance(cache, StaticCache):
+        return
+    if interrupted:
+        setattr(cache, _INTERRUPTED, True)
+    elif hasattr(cache, _INTERRUPTED):
+        delattr(cache, _INTERRUPTED)
 
 
 def _cache(kwargs: Mapping[str, Any]) -> Any:
