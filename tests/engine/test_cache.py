@@ -19,7 +19,9 @@ from tests.support.simple import fastv, pair
 from tests.support.tiny import CASES
 from tests.support.tiny.core import CACHE
 from tokenprune.engine.cache import cache_bytes
-from tokenprune.engine.cache_layers import PRUNED_CLASSES, PrunedCacheLayer, PrunedDynamicLayer
+from tokenprune.engine.caches.classes import PRUNED_CLASSES
+from tokenprune.engine.caches.dynamic import PrunedDynamicLayer
+from tokenprune.engine.caches.layer import PrunedCacheLayer
 from tokenprune.errors import UnsupportedFeatureError
 
 TOKEN = torch.tensor([[5], [6]])

@@ -32,6 +32,7 @@ from tests.support.renumbered import expected_logits, numbers
 from tests.support.shortened import shortened_logits
 from tests.support.tiny import CASES
 from tests.support.tiny.core import CACHE, Padding, Variant
+from tests.support.windows import wide_gemma
 from tokenprune.budgets.keep import KeepRatio
 from tokenprune.engine.renumber import Renumbering, RotaryCalls
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
@@ -173,16 +174,6 @@ def test_without_visual_tokens_nothing_is_renumbered() -> None:
         ours = generate(model, inputs)
     theirs = generate(model, inputs)
     assert torch.equal(torch.stack(ours.logits), torch.stack(theirs.logits))
-
-
-def wide_gemma(window: int) -> Any:
-    """Gemma 3 whose sliding layers have another window."""
-    model: Any = CASES["gemma3"].build("sdpa")
-    model.config.text_config.sliding_window = window
-    for layer in decoder_layers(model):
-        if layer.self_attn.sliding_window is not None:
-            layer.self_attn.sliding_window = window
-    return model
 
 
 @torch.no_grad()

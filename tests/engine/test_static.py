@@ -19,8 +19,9 @@ from tests.support.oracle import Inputs, oracle_generate_logits, tolerance
 from tests.support.simple import KEPT, fastv, pair
 from tests.support.tiny import CASES, CORE
 from tests.support.tiny.core import CACHE, Padding, Variant
+from tests.support.windows import wide_gemma
 from tokenprune.engine.cache import cache_bytes
-from tokenprune.engine.cache_layers import PrunedStaticLayer
+from tokenprune.engine.caches.static import PrunedStaticLayer
 from tokenprune.errors import UnsupportedFeatureError
 
 BACKEND = "eager"  # Dynamo traces and guards; nothing is lowered
@@ -214,11 +215,7 @@ def test_windows() -> None:
     how = matrix.method([1], matrix.budget_of("image"))
     with tp.apply(model, how), pytest.raises(UnsupportedFeatureError, match="longer than a sliding window of 10"):
         generate(model, inputs, **static())
-    config: Any = model.config.get_text_config()
-    config.sliding_window = 100
-    for layer in model.get_decoder().layers:
-        if getattr(layer.self_attn, "sliding_window", None) is not None:
-            layer.self_attn.sliding_window = 100
+    model = wide_gemma(100)
     with tp.apply(model, how) as run:
         out = generate(model, inputs, **static())
     new = out.sequences[:, -4:]
@@ -502,11 +499,7 @@ def test_an_export_of_a_step_is_refused() -> None:
 
 @torch.no_grad()
 def test_renumbered_layers_with_a_wide_window_are_one_graph() -> None:
-    case, model = CASES["gemma3"], CASES["gemma3"].build()
-    model.get_decoder().config.sliding_window = 100
-    for layer in model.get_decoder().layers:
-        if getattr(layer.self_attn, "sliding_window", None) is not None:
-            layer.self_attn.sliding_window = 100
+    case, model = CASES["gemma3"], wide_gemma(100)
     inputs = case.batch(model, 2, "left", variant="image").inputs
     with tp.apply(model, matrix.method([1], matrix.budget_of("image"), positions="renumbered")) as run:
         run.annotate(sample_ids=[0, 1])

@@ -10,7 +10,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, QuantizedCache, StaticCache, StaticLayer
 
 from tokenprune.adapters.decoder_stack import DecoderStack
-from tokenprune.engine.cache_layers import PrunedCacheLayer, Rows, pruned_class
+from tokenprune.engine.caches.classes import pruned_class
+from tokenprune.engine.caches.layer import PrunedCacheLayer
+from tokenprune.engine.caches.rows import Rows
 from tokenprune.errors import UnsupportedFeatureError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from tokenprune.adapters.base import Adapter
 from tokenprune.engine import refusals
 from tokenprune.engine.cache import check_lengths, pruned_layer
-from tokenprune.engine.cache_layers import CacheOwner
+from tokenprune.engine.caches.rows import CacheOwner
 from tokenprune.engine.calls import Call, ThreadState
 from tokenprune.engine.decode import DecodeStep
 from tokenprune.engine.hooks import SharedHooks

@@ -19,7 +19,7 @@ from tokenprune.core.call_arguments import given_cache, returned_cache
 from tokenprune.core.clock import Moment
 from tokenprune.engine.arguments import CompactArguments
 from tokenprune.engine.cache import cache_bytes, cut, mark, reserve, rounded_as
-from tokenprune.engine.cache_layers import Rows
+from tokenprune.engine.caches.rows import Rows
 from tokenprune.engine.calls import Call, Observation
 from tokenprune.engine.continuation import Continuation
 from tokenprune.engine.deepstack import Deepstack, take_over

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tokenprune.adapters.base import Adapter
 from tokenprune.engine.cache import pruned_layer
-from tokenprune.engine.cache_layers import Rows
+from tokenprune.engine.caches.rows import Rows
 from tokenprune.engine.decode import DecodeStep
 from tokenprune.engine.hooks import SharedHooks
 from tokenprune.engine.layer_call import LayerCalls
