@@ -139,6 +139,34 @@ def test_a_job_that_ignores_ctrl_c_still_does() -> None:
     assert (done.stdout, done.stderr) == ("done\n", "begun\n")
 
 
+SWALLOWS = """try:
+        print("begun", file=sys.stderr, flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+    time.sleep(60)"""
+CLEANS_UP = """try:
+        print("begun", file=sys.stderr, flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(2)
+        print("cleaned up", flush=True)"""
+
+
+@pytest.mark.parametrize(("body", "said"), [(SWALLOWS, ""), (CLEANS_UP, "cleaned up\n")])
+def test_a_signal_that_code_swallows_is_sent_again_but_not_to_what_cleans_up(body: str, said: str) -> None:
+    """pydantic swallows what is raised while it writes a nested model."""
+    code = "import time\n" + re.sub(r"print\(.*", lambda _: body, LONG, flags=re.DOTALL)
+    with started([sys.executable, "-c", code], "begun") as process:
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        error = rest(process)
+        assert process.stdout is not None
+        assert (process.returncode, process.stdout.read()) == (130, said)
+    assert error == "Ctrl-C: stopping; all is kept (Ctrl-C again ends at once)\n"
+    assert time.monotonic() - start < 30
+
+
 def test_the_line_is_printed_though_the_block_is_left_at_once() -> None:
     code = "import signal\n" + LONG.replace(
         'hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)', "signal.raise_signal(signal.SIGINT)"

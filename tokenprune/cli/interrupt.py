@@ -2,6 +2,9 @@
 
 A handler of Python runs between two steps of the main thread, which a long operation of torch delays. The line must not
 wait for that: the system writes the number of a signal into a socket, and a thread that reads it prints the line.
+
+Code that the exception meets may swallow it: pydantic drops what is raised while it writes a nested model. The thread
+sends the signal again until the block has been left; the handler raises only where no exception is on its way.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from typing import Any
 #: The signals, and what users call them.
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 AGAIN = "the same command goes on"
+#: Seconds after which a signal is sent again while the block goes on.
+AGAIN_AFTER = 0.5
 
 
 @contextmanager
@@ -39,14 +44,15 @@ def stoppable(kept: Callable[[], str]) -> Iterator[None]:
         yield
         return
     stopped: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopped.append(number)
-        raise KeyboardInterrupt
-
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     listener = _Listener(ours, kept)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+        if not listener.left.is_set() and not _on_its_way():
+            raise KeyboardInterrupt
+
     heard = [
         number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN
     ]  # not by jobs in the background
@@ -56,6 +62,7 @@ def stoppable(kept: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     finally:
+        listener.left.set()
         if stopped:
             listener.said.wait(timeout=10)  # the line, though the block was left at once
             sys.stdout.flush()
@@ -69,16 +76,18 @@ def stoppable(kept: Callable[[], str]) -> Iterator[None]:
 
 
 class _Listener(threading.Thread):
-    """Prints the line at the first signal, and ends the process at the second.
+    """Prints the line at the first signal, sends it again while the block goes on, and ends the process at the second.
 
     Attributes:
         said: Set when the line is printed.
+        left: To be set when the block has been left.
     """
 
     def __init__(self, signals: socket.socket, kept: Callable[[], str]) -> None:
         super().__init__(name="tokenprune-signals", daemon=True)
         self._signals, self._kept = signals, kept
-        self.said = threading.Event()
+        self.said, self.left = threading.Event(), threading.Event()
+        self._sent = 0  # signals of our own that have not been read yet
 
     def run(self) -> None:
         first = self._next()
@@ -86,10 +95,30 @@ class _Listener(threading.Thread):
             return
         _print(f"{SIGNALS[first]}: stopping; {self._kept()} ({SIGNALS[first]} again ends at once)")
         self.said.set()
-        second = self._next()
-        if second is not None:
+        self._signals.settimeout(AGAIN_AFTER)
+        while True:
+            try:
+                second = self._next()
+            except TimeoutError:
+                self._send(first)
+                continue
+            if second is None:
+                return
+            if self._sent:
+                self._sent -= 1
+                continue
             _print("ended")
             os._exit(128 + second)
+
+    def _send(self, number: signal.Signals) -> None:
+        """Send a signal to the main thread once more, unless the block has been left or the last one is unread."""
+        if self._sent or self.left.is_set():
+            return
+        self._sent += 1
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(threading.main_thread().ident or 0, number)  # ends a sleep, too
+        else:
+            signal.raise_signal(number)
 
     def _next(self) -> Any:
         """The next of the signals; None when the block has ended. Others, e.g. of a window's size, are not ours."""
@@ -99,6 +128,14 @@ class _Listener(threading.Thread):
                 return None
             if read[0] in SIGNALS:
                 return signal.Signals(read[0])
+
+
+def _on_its_way() -> bool:
+    """Whether the interrupted code runs because of the exception: it cleans up, and must not be stopped."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _print(text: str) -> None:
