@@ -30,10 +30,6 @@ class PrunedDynamicLayer(PrunedCacheLayer, DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (take(states, index, -2, 0) for states in (self.keys, self.values))
         self.begin(rows)
 
-    def held(self, width: int) -> int:
-        """See :meth:`PrunedCacheLayer.held`."""
-        return self.width
-
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add keys and values, inside the block that pruned the cache."""
         self.check_owner()
@@ -100,7 +96,7 @@ class PrunedSlidingWindowLayer(PrunedDynamicLayer, DynamicSlidingWindowLayer):  
 
     def keep(self, index: Tensor, width: int, rows: Rows) -> None:
         """See :meth:`PrunedCacheLayer.keep`. What a sample kept before the window is padding."""
-        held = self.held(width)
+        held = self.width
         index = (index - (width - held)).masked_fill(index < 0, -1)[:, -held:]
         self.keys, self.values = (take(states, index, -2, 0) for states in (self.keys, self.values))
         if held < width:  # layers without a window share their positions, and with them the masks of a step

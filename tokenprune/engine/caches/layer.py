@@ -20,6 +20,8 @@ class PrunedCacheLayer(ABC):
     """
 
     plain: type
+    #: How a layer stores what is not stored as it was computed, for reports.
+    rounded: str | None = None
     rows: Rows
     keys: Tensor
     values: Tensor
@@ -67,13 +69,6 @@ class PrunedCacheLayer(ABC):
             width: Rows that went through the layer; of these it may hold the last ones only.
             rows: What it holds from now on.
         """
-
-    @abstractmethod
-    def held(self, width: int) -> int:
-        """Rows that the layer holds of ``width`` that went through it."""
-
-    #: How a layer stores what is not stored as it was computed, for reports.
-    rounded: str | None = None
 
     @property
     def width(self) -> int:

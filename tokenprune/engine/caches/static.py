@@ -73,10 +73,6 @@ class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
         StaticLayer.update(self, *states)
         self.begin(rows)
 
-    def held(self, width: int) -> int:
-        """See :meth:`PrunedCacheLayer.held`."""
-        return width
-
     @property
     def hides(self) -> bool:
         """See :attr:`PrunedCacheLayer.hides`. Free rows are behind the others."""
