@@ -78,14 +78,16 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure all sizes."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    """Measure all sizes, or those whose sides are given behind the number of rounds."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for side in SIDES:
+    for side in map(int, sys.argv[2:] or SIDES):
         result = measured(side, rounds)
         path = FOLDER / f"{side * side}.json"
         path.write_text(json.dumps(json_ready(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        print(f"## {side * side} visual tokens\n\n{table(result)}\n", flush=True)
+        text = f"## {side * side} visual tokens\n\n{table(result)}\n"
+        path.with_suffix(".md").write_text(text, encoding="utf-8")
+        print(text, flush=True)
 
 
 if __name__ == "__main__":
