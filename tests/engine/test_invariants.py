@@ -328,16 +328,6 @@ def test_9_a_further_turn_of_text_is_exact(
     assert (torch.stack(second.logits, 1) - expected).abs().max() <= tolerance(expected)
 
 
-def test_9_an_image_in_a_later_turn_is_refused(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
-    with tp.apply(model, method()):
-        out = model(**inputs)
-        with pytest.raises(UnsupportedFeatureError, match="images in a later turn"):
-            model(**inputs | {CACHE: out[CACHE]})
-    plain = model(**{k: v for k, v in inputs.items() if k != "pixel_values"}, pixel_values=inputs["pixel_values"])
-    with tp.apply(model, method()), pytest.raises(UnsupportedFeatureError, match="images in a later turn"):
-        model(**inputs | {CACHE: plain[CACHE]})
-
-
 def test_9_a_cache_of_another_block_is_refused(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
     with tp.apply(model, method()):
         cache = model(**inputs)[CACHE]

@@ -149,8 +149,8 @@ def _expected(trial: Trial, case: TinyCase, model: Any, inputs: Inputs, stages: 
     if trial.way == "forward":
         return oracle_logits(model, inputs, stages, case.visual_ids)
     if trial.way == "beam":
-        prompt = inputs["input_ids"].shape[1] if trial.cut else None
-        with masked(model, inputs, stages, case.visual_ids, prompt), matrix.suffixed(model, case, inputs):
+        cut_at = [inputs["input_ids"].shape[1]] * trial.cut
+        with masked(model, inputs, stages, case.visual_ids, *cut_at), matrix.suffixed(model, case, inputs):
             scores: Tensor = generate(model, inputs, **{**trial.options, "use_cache": False}).sequences_scores
         return scores
     if trial.renumbered:

@@ -140,9 +140,9 @@ def judge_beam(cell: Cell, case: TinyCase, model: PreTrainedModel, inputs: Input
     beams = {"num_beams": 3, "output_scores": True}
     with tp.apply(model, how) as run:
         ours = generate(model, inputs, **beams)
-    prompt = inputs["input_ids"].shape[1] if cell.cut else None
+    cut_at = [inputs["input_ids"].shape[1]] * cell.cut
     stages = checked_stages(run, inputs, case)
-    with masked(model, inputs, stages, case.visual_ids, prompt), suffixed(model, case, inputs):
+    with masked(model, inputs, stages, case.visual_ids, *cut_at), suffixed(model, case, inputs):
         theirs = generate(model, inputs, use_cache=False, **beams)
     if cell.dtype == torch.float32:
         assert torch.equal(ours.sequences, theirs.sequences), "another beam won"

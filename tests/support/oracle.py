@@ -75,19 +75,20 @@ def masked(
     inputs: Inputs,
     stages: Sequence[Stage],
     visual_ids: Sequence[int],
-    prompt: int | None = None,
+    *cut_at: int,
 ) -> Iterator[PreTrainedModel]:
     """Inside the block, `model` hides the tokens that the stages drop, on these inputs and without a KV cache.
 
     Works for longer sequences (tokens generated so far) and for batches expanded sample by sample (beams). Where the
-    number of the prompt's tokens is given, what follows them sees in every layer what the last layer sees.
+    tokens of a prompt end at a number of `cut_at`, what follows them sees of them in every layer what the last layer
+    sees.
     """
     with ExitStack() as stack:
         for index, layer in enumerate(decoder_layers(model)):
             hidden = dropped(inputs, stages, visual_ids, index)
-            later = hidden if prompt is None else dropped(inputs, stages, visual_ids, 10**6)
+            later = dropped(inputs, stages, visual_ids, 10**6) if cut_at else hidden
             if later.any():
-                hook = _Hide(index, hidden, later, prompt or 0, inspect.signature(layer.forward))
+                hook = _Hide(index, hidden, later, cut_at, inspect.signature(layer.forward))
                 stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield model
 
@@ -99,7 +100,7 @@ class _Hide:
     index: int
     hidden: Tensor
     later: Tensor
-    prompt: int
+    cut_at: Sequence[int]
     signature: inspect.Signature
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -111,8 +112,8 @@ class _Hide:
         states = bound.args[0]
         mask = where.get("attention_mask")
         of_prompt, of_later = (self._expanded(hidden, states)[:, None] for hidden in (self.hidden, self.later))
-        behind = torch.arange(states.shape[1])[:, None] >= self.prompt
-        hidden = torch.where(behind, of_later, of_prompt)
+        turn = torch.searchsorted(torch.tensor(self.cut_at), torch.arange(states.shape[1]), right=True)
+        hidden = torch.where(turn[:, None] > turn, of_later, of_prompt)
         where["attention_mask"] = hide(self._full(layer, mask, states), hidden)
         return bound.args, bound.kwargs
 
@@ -197,6 +198,6 @@ def oracle_generate_logits(
     """
     sequence = extended(inputs, generated, appended)
     positions = positions_of_generate(model, sequence)
-    with masked(model, sequence, stages, visual_ids, inputs["input_ids"].shape[1] if cut else None):
+    with masked(model, sequence, stages, visual_ids, *[inputs["input_ids"].shape[1]] * cut):
         logits = model(**sequence, position_ids=positions, use_cache=False).logits
     return logits[:, -generated.shape[1] - 1 : -1]

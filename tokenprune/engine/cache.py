@@ -43,7 +43,7 @@ def mark(cache: Cache, layer: int, rows: Rows) -> None:
     cache_layer.begin(rows)
 
 
-def cut(cache: Cache, layer: int, rows: Rows, seen: Tensor | None) -> None:
+def cut(cache: Cache, layer: int, rows: Rows, index: Tensor, width: int) -> None:
     """Cut the cache of a layer before a stage to the rows that the stage kept, after the prefill.
 
     A layer with a sliding window holds only the last rows that it saw. What a sample kept before these is padding.
@@ -52,18 +52,16 @@ def cut(cache: Cache, layer: int, rows: Rows, seen: Tensor | None) -> None:
         cache: The KV cache.
         layer: The layer.
         rows: The rows that stay.
-        seen: Positions of the rows that went through the layer, ascending, long ``[batch, seen]``, -1 for padding; None
-            where all did.
+        index: Their index among the rows that went through the layer, earlier turns included, long ``[batch, kept]``,
+            -1 for padding.
+        width: Number of the rows that went through it.
 
     Raises:
         UnsupportedFeatureError: See :func:`mark`.
     """
     cache_layer: Any = cache.layers[layer]
     cache_layer.__class__ = pruned_class(cache_layer)
-    width = rows.length if seen is None else seen.shape[1]
-    wanted = rows.positions
-    place = wanted if seen is None else torch.searchsorted(seen.contiguous(), wanted.contiguous())
-    cache_layer.keep(place.masked_fill(wanted < 0, -1), width, rows)
+    cache_layer.keep(index, width, rows)
 
 
 def pruned_layer(cache: Any, layer: int) -> PrunedCacheLayer | None:

@@ -21,10 +21,13 @@ class Observation:
         states: ``query``, ``key``, ``value`` before rotary embedding, ``[batch, rows, heads, head_dim]``; and
             ``previous``, the hidden states that entered the layer, ``[batch, rows, dim]``.
         arguments: The layer's arguments by name; None where attention rows are not read.
+        earlier: Keys of earlier turns as the layer attends to them, ``[batch, kv_heads, held, head_dim]``; None in a
+            first turn, and where attention rows are not read.
     """
 
     states: dict[str, Tensor] = field(default_factory=dict)
     arguments: Mapping[str, Any] | None = None
+    earlier: Tensor | None = None
 
 
 class Call:
@@ -38,6 +41,7 @@ class Call:
         reads_rotary: Whether :meth:`see_rotary` is wanted.
         watched_by: Who observes the call. Hooks of other methods may be on the model at the same time; they pass it
             over.
+        prunes: Whether the call prunes a prompt.
         continues_pruned: Whether the call was given a pruned KV cache, and cuts the masks to its keys.
         unseen_cache: Whether the model pruned and was to return a KV cache, and returned none that is known: it dropped
             the cache, or it hides one whose layers do not know which rows they hold. Known once the call has finished.
@@ -47,6 +51,7 @@ class Call:
     changes_outputs = False
     reads_rotary = False
     watched_by: tuple[Hashable, ...] = ()
+    prunes = False
     continues_pruned = False
     unseen_cache = False
 
@@ -56,6 +61,10 @@ class Call:
 
     def observation(self, stage: int) -> Observation | None:
         """The place for the states of the layer before a stage; None where they are not needed."""
+        return None
+
+    def stored_keys(self, layer: int) -> Tensor | None:
+        """Keys of earlier turns of a decoder layer that runs next, where the prompt is pruned; None in a first turn."""
         return None
 
     def see_input(self, hidden: Tensor) -> None:

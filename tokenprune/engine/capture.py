@@ -81,8 +81,9 @@ class Captures:
         layer = self._layers[stage.layer - 1]
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            observation = self._observation(stage)
-            if observation is not None:
+            observation, call = self._observation(stage), self._current()
+            if observation is not None and call is not None:
                 observation.arguments = layer.others(args, kwargs)
+                observation.earlier = call.stored_keys(stage.layer - 1)
 
         return hook

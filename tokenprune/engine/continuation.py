@@ -81,7 +81,6 @@ class Continuation(CacheOwner):
                 "the apply block ended while a call of the model was starting on another thread",
                 "wait for all calls, also of other threads, before you end it",
             )
-        refusals.check_continuation(arguments, on.adapter)
         check_lengths(cache, self.compared)
         refusals.check_features(on.adapter, arguments)
         pruned = (pruned_layer(cache, number) for number in self._held)

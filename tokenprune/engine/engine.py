@@ -336,8 +336,13 @@ class Engine:
         if owner is not None:
             if not isinstance(owner, Continuation) or owner.thread is not self.thread:
                 raise refusals.pruned_elsewhere()
-            return owner.step(cache, arguments)
+            if not self._brings_images(arguments):
+                return owner.step(cache, arguments)
         method = self._method() if inside else self.own
+        if owner is not None:
+            if method.continuation is not owner:
+                raise refusals.images_of_another_method()
+            return self._prompt(method, arguments, cache, cache.get_seq_length())
         method.check(cache, arguments)
         self.layer_hooks.drop()
         past = cache.get_seq_length() if isinstance(cache, Cache) else 0
@@ -347,9 +352,20 @@ class Engine:
             refusals.check_mask_width(arguments.get("attention_mask"), past + brought.shape[1])
         if past and ids is not None and ids.shape[1] == 1:
             return Call()  # a decode step after an unpruned prefill: nothing to do, nothing to look at
+        return self._prompt(method, arguments, cache, past)
+
+    def _prompt(self, method: AppliedMethod | Unpruned, arguments: Mapping[str, Any], cache: Any, past: int) -> Call:
         call = method.begin(arguments, cache, past)
-        self.prompts += not past  # a prompt that was refused has not been read
+        self.prompts += call.prunes or not past  # a prompt that was refused has not been read
         return call
+
+    def _brings_images(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether a call on a pruned cache brings visual tokens: one transfer, and none in decode steps."""
+        tokens = {name: arguments[name] for name in ("input_ids", "inputs_embeds") if arguments.get(name) is not None}
+        if all(value.shape[1] == 1 for value in tokens.values()):
+            return False
+        visual = self.adapter.visual_mask(tokens)
+        return visual is not None and bool(visual.any())
 
 
 def _always(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

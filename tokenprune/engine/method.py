@@ -17,11 +17,12 @@ from tokenprune.engine.cache import check_cache, check_lengths
 from tokenprune.engine.calls import Call
 from tokenprune.engine.capture import Captures
 from tokenprune.engine.continuation import Continuation, OnModel
+from tokenprune.engine.earlier import EarlierTurns
 from tokenprune.engine.loss import check_labels, prompt_targets
 from tokenprune.engine.plan import Plan
 from tokenprune.engine.prefill import Applied, Prefill, PromptInputs
 from tokenprune.engine.prompt import count_text
-from tokenprune.engine.quotas import Quotas
+from tokenprune.engine.quotas import Lengths, Quotas
 from tokenprune.engine.renumber import check_window
 from tokenprune.engine.replay import ThreadReplays
 from tokenprune.engine.samples import SampleCounter, given_ids
@@ -94,15 +95,20 @@ class AppliedMethod:
                 "the model was called without input_ids", "pass input_ids, not only embeddings"
             )
         sizes = count_images(layout) if layout is not None else []
+        if layout is None or (past and not any(map(sum, sizes))):
+            return Call()  # a conversation that is whole goes on with text: exact
+        earlier = None
         if past:
-            refusals.check_no_new_images(sizes)
-            return Call()  # an unpruned conversation goes on unpruned: exact
-        assert layout is not None
-        return self._begin_prompt(arguments, layout, sizes)
+            flash = "flash" in adapter.stack.attention_implementation
+            earlier = EarlierTurns.of(cache, int(past), arguments, layout.mask.shape[1], flash)
+        return self._begin_prompt(arguments, layout, sizes, earlier)
 
-    def _begin_prompt(self, arguments: Mapping[str, Any], layout: VisualLayout, sizes: list[list[int]]) -> Call:
+    def _begin_prompt(
+        self, arguments: Mapping[str, Any], layout: VisualLayout, sizes: list[list[int]], earlier: EarlierTurns | None
+    ) -> Call:
         adapter, thread = self._on.adapter, self._on.thread
         batch, width = layout.mask.shape
+        past = 0 if earlier is None else earlier.past
         text = [width - sum(row) for row in sizes]
         labels = arguments.get("labels")
         record = PrefillRecord(text)
@@ -115,27 +121,29 @@ class AppliedMethod:
             return Call()
         if labels is not None:
             check_labels(adapter.model, adapter.text_config, arguments)
-        adapter.stack.check_prompt(self.plan.first_cut, width)
+        adapter.stack.check_prompt(self.plan.first_cut, past + width)
         refusals.check_checkpointing(adapter.layers[self.plan.first :])
         if self.continuation.window is not None:
-            check_window(self.continuation.window, width)
+            check_window(self.continuation.window, past + width)
+        if earlier is not None:
+            record.cached = [earlier.held(layer) for layer in range(adapter.num_layers)]
         record.places = places_of(adapter, arguments, layout)
         annotations = self._recording.annotations
         replays = self._replays.own
         # a call with labels is no step of a generation
-        replay = None if labels is not None else replays.take(arguments, adapter)
+        replay = None if labels is not None or earlier is not None else replays.take(arguments, adapter)
         if self.plan.cuts_earlier:
             uncached = bool(thread.copies) and arguments.get("use_cache") is False
             refusals.check_generates_with_cache(not uncached and replay is None)
         sample_ids = self._sample_ids(annotations.sample_ids, batch, replay is not None)
         prefill = Prefill(
             self._applied,
-            PromptInputs(arguments, layout, sample_ids, annotations.values, replay, bool(thread.copies)),
+            PromptInputs(arguments, layout, sample_ids, annotations.values, replay, bool(thread.copies), earlier),
             Quotas(
                 self.plan,
                 sizes,
-                partial(prefill_cost, adapter.config),
-                partial(count_text, arguments, layout.mask),
+                lambda lengths: prefill_cost(adapter.config, lengths.text, lengths.cached),
+                partial(lengths_of, arguments, layout, earlier, adapter.num_layers),
             ),
             record,
             runs,
@@ -161,6 +169,23 @@ class AppliedMethod:
         if thread.copies:  # the generation's own prompt comes first; a call of somebody's inside it has other samples
             copies, thread.copies[-1] = thread.copies[-1], 1
         return self._samples.number(batch, copies)
+
+
+def lengths_of(
+    arguments: Mapping[str, Any], layout: VisualLayout, earlier: EarlierTurns | None, layers: int
+) -> list[Lengths]:
+    """What the cost of each sample's prefill depends on: a transfer to the host.
+
+    Args:
+        arguments: The arguments of the model's forward, by name.
+        layout: Where the visual tokens are.
+        earlier: The turns before this one; None in the first.
+        layers: Decoder layers.
+    """
+    if earlier is None:
+        return [Lengths(text) for text in count_text(arguments, layout.mask)]
+    text = count_text(arguments, layout.mask, earlier.past)
+    return [Lengths(*both) for both in zip(text, earlier.cached(layers, len(text)), strict=True)]
 
 
 def places_of(

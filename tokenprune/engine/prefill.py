@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +23,7 @@ from tokenprune.engine.caches.rows import Rows
 from tokenprune.engine.calls import Call, Observation
 from tokenprune.engine.continuation import Continuation
 from tokenprune.engine.deepstack import Deepstack, take_over
+from tokenprune.engine.earlier import EarlierTurns
 from tokenprune.engine.hooks import SharedHooks
 from tokenprune.engine.layer_call import LayerCalls
 from tokenprune.engine.logits import KeptLogits
@@ -37,7 +38,7 @@ from tokenprune.engine.stage_signals import StageSignals
 from tokenprune.engine.tower import TowerReader
 from tokenprune.errors import UnsupportedModelError
 from tokenprune.ops.per_image import PerImage
-from tokenprune.ops.rows import compose, keep_index, take
+from tokenprune.ops.rows import behind_earlier, compose, keep_index, place_of, take
 from tokenprune.recording import PrefillRecord, StageResult, StageTokens
 from tokenprune.signals.context import PruneContext
 from tokenprune.signals.signals import DeclaredSignals
@@ -77,6 +78,7 @@ class PromptInputs:
         replay: Choices to use again, by stage, when this is the next step of a generation without a cache.
         generating: Whether ``generate`` runs: it reads the logits of the last position, also of models without
             ``logits_to_keep``.
+        earlier: The turns before this one, if the prompt continues a conversation.
     """
 
     arguments: Mapping[str, Any]
@@ -85,6 +87,7 @@ class PromptInputs:
     annotations: Mapping[str, Sequence[Tensor]]
     replay: Mapping[int, Choice] | None
     generating: bool
+    earlier: EarlierTurns | None = None
 
 
 class Prefill(Call):
@@ -99,6 +102,8 @@ class Prefill(Call):
         replays: Where finished steps of generations without a cache are remembered.
     """
 
+    prunes = True
+
     def __init__(
         self,
         applied: Applied,
@@ -110,13 +115,15 @@ class Prefill(Call):
     ) -> None:
         super().__init__()
         self.reads_rotary = applied.plan.renumbered
+        self.continues_pruned = inputs.earlier is not None  # layers that are whole do not ask
         self._rotary = RotaryCalls()
         self.tower_runs = tower_runs
         self.record = record
         self._applied, self._inputs, self._quotas, self._replays = applied, inputs, quotas, replays
         self._tower_reader = TowerReader(applied.adapter, inputs.arguments, inputs.layout, quotas.initial, tower_runs)
         self._prompt_map: PromptMap | None = None
-        self._compact: CompactArguments | None = None  # of the latest stage that dropped something
+        # of the latest stage that dropped something; in a later turn, before that, of all rows
+        self._compact: CompactArguments | None = None
         self._stage_rows: dict[int, CompactArguments] = {}  # by the stage's layer
         self._observations: dict[int, Observation] = {}  # by the stage's number
         self._embeddings: Tensor | None = None
@@ -134,6 +141,10 @@ class Prefill(Call):
         if self._inputs.replay is not None or stage < len(self.record.stages) or not self._quotas.may_drop(stage):
             return None
         return self._observations.setdefault(stage, Observation())
+
+    def stored_keys(self, layer: int) -> Tensor | None:
+        """See :meth:`tokenprune.engine.calls.Call.stored_keys`."""
+        return None if self._inputs.earlier is None else self._inputs.earlier.stored_keys(layer)
 
     def see_input(self, hidden: Tensor) -> None:
         """See :meth:`tokenprune.engine.calls.Call.see_input`."""
@@ -154,7 +165,7 @@ class Prefill(Call):
 
     def leave_decoder(self, output: Any) -> Any:
         """See :meth:`tokenprune.engine.calls.Call.leave_decoder`."""
-        if self._compact is None:
+        if self._compact is None or not self._stage_rows:
             return output
         inputs = self._inputs
         wanted = inputs.arguments.get("logits_to_keep") if self._applied.reads_logits_to_keep else None
@@ -165,11 +176,14 @@ class Prefill(Call):
 
     def before_layer(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See :meth:`tokenprune.engine.calls.Call.before_layer`."""
-        if layer < self._applied.plan.first:  # hooked for the decode steps, where its cache is cut
-            return None
+        first, earlier = self._applied.plan.first, self._inputs.earlier
+        if layer < first and (earlier is None or earlier.rows(layer) is None):
+            return None  # hooked for the decode steps, where its cache is cut
         calls = self._applied.layers[layer]
         hidden = calls.hidden(args, kwargs)
-        stage = self._applied.plan.stage_of(layer)
+        if earlier is not None and self._compact is None:
+            self._compact = self._all_rows(hidden)
+        stage = self._applied.plan.stage_of(max(layer, first))
         if layer == stage.layer:
             if stage.number != len(self.record.stages):
                 raise UnsupportedModelError(
@@ -179,10 +193,14 @@ class Prefill(Call):
             hidden = self.prune(stage, hidden, calls.others(args, kwargs))
         if self._compact is None:
             return None
+        if earlier is not None and earlier.rows(layer) is None and not self._stage_rows:
+            return None  # the layer holds everything and gets everything
         others = calls.others(args, kwargs)
-        free = reserve(calls.cache(others), layer, self._compact.width, self._compact.rows.shape[1])
-        renumbering = self._compact.renumbering
-        if renumbering is not None and isinstance(calls.cache(others), StaticCache):
+        free = 0
+        if earlier is None:
+            free = reserve(calls.cache(others), layer, self._compact.width, self._compact.rows.shape[1])
+        if self._compact.renumbering is not None and isinstance(calls.cache(others), StaticCache):
+            renumbering = self._compact.renumbering(layer)
             rotations = renumbering.rotations(others, calls.signature.position_embeddings)
             self._applied.owner.rotations[layer] = rotations
         return (hidden,), self._compact.cut(layer, others, free)
@@ -215,7 +233,7 @@ class Prefill(Call):
         if self._left is not None and not generates(self._applied.adapter.model) and output[0] is not self._left:
             raise head_error(self._applied.adapter.model, "its language model")
         self._left = None  # as large as a layer's activations
-        if self._awaits_loss and self._compact is not None:
+        if self._awaits_loss and self._stage_rows:
             raise own_loss_error(self._applied.adapter.model)
         self._finish_cache(output)
         self.verify()
@@ -227,32 +245,49 @@ class Prefill(Call):
             if self._inputs.arguments.get("labels") is None:
                 self._replays.remember(self._inputs.arguments, self._choices)
             return
-        held = {layer: self._held(self._stage_rows[layer]) for layer in sorted(self._stage_rows)}
-        for first, end in pairwise([*held, self._applied.adapter.num_layers]):
+        seen = dict(sorted(self._stage_rows.items()))
+        held: dict[tuple[int, int], Rows] = {}  # layers of a stage share them
+        for first, end in pairwise([*seen, self._applied.adapter.num_layers]):
             for layer in range(first, end):
-                mark(cache, layer, held[first])
-        if held and isinstance(cache, StaticCache):
+                mark(cache, layer, self._held(layer, seen[first], held))
+        if seen and self._applied.plan.cuts_earlier:
+            self._cut_earlier(cache, seen)
+        if self._inputs.earlier is not None or (seen and isinstance(cache, StaticCache)):
             self._applied.layer_hooks.hold()
-        if held and self._applied.plan.cuts_earlier:
-            self._cut_earlier(cache, held)
         self.record.kv_bytes, self.record.kv_rounded = cache_bytes(cache), rounded_as(cache)
         self.record.kv_bytes_unpruned = cache_bytes(cache, unpruned=True)
 
-    def _held(self, rows: CompactArguments) -> Rows:
-        following = None if rows.renumbering is None else rows.renumbering.following()
-        return Rows(rows.rows, rows.width, rows.ragged, self._applied.owner, following)
+    def _held(self, layer: int, seen: CompactArguments, made: dict[tuple[int, int], Rows]) -> Rows:
+        """The rows that the cache of a layer holds after the prefill, whose rows in the layer were ``seen``."""
+        earlier = self._inputs.earlier
+        key = (id(seen), 0 if earlier is None else id(earlier.rows(layer)))
+        if key not in made:
+            following = None if seen.renumbering is None else seen.renumbering(layer).following()
+            made[key] = self._rows_of(layer, seen, following)
+        return made[key]
 
-    def _cut_earlier(self, cache: Any, held: Mapping[int, Rows]) -> None:
+    def _rows_of(self, layer: int, seen: CompactArguments, following: Tensor | None) -> Rows:
+        owner, earlier = self._applied.owner, self._inputs.earlier
+        if earlier is None:
+            return Rows(seen.rows, seen.width, seen.ragged, owner, following)
+        return earlier.continued(layer, seen.rows, seen.width, seen.ragged, owner, following)
+
+    def _cut_earlier(self, cache: Any, seen: Mapping[int, CompactArguments]) -> None:
         """Cut the caches of the layers before each stage to the rows of the last one.
 
         The keys that stay keep the positions that they have in their layer, and its later tokens go on behind these.
         """
-        last = held[max(held)]
-        for first, end in pairwise([0, *held]):
-            own = held.get(first)
-            rows = replace(last, following=None if own is None else own.following)
+        last, earlier = seen[max(seen)], self._inputs.earlier
+        for first, end in pairwise([0, *seen]):
+            own = seen.get(first)
+            index = last.rows if own is None else place_of(last.rows, own.rows)
+            width = last.width if own is None else own.rows.shape[1]
             for layer in range(first, end):
-                cut(cache, layer, rows, None if own is None else own.positions)
+                before = 0 if earlier is None else earlier.counted(layer)
+                renumbering = None if own is None else own.renumbering
+                following = None if renumbering is None else renumbering(layer).following()
+                rows = self._rows_of(layer, last, following)
+                cut(cache, layer, rows, behind_earlier(index, before), before + width)
 
     @property
     def _uses_cache(self) -> bool:
@@ -333,24 +368,46 @@ class Prefill(Call):
         going = ~dropped if rows is None else ~dropped & (rows >= 0)
         index = keep_index(going, max(widths))
         left = index if rows is None else compose(rows, index)
-        self._compact = CompactArguments(
-            self._applied.adapter,
-            left,
-            width,
-            ragged=len(set(widths)) > 1,
-            dtype=hidden.dtype,
-            renumbering=self._renumbering(left) if self._applied.plan.renumbered else None,
-        )
+        self._compact = self._arguments_of(left, len(set(widths)) > 1, hidden.dtype)
         self._stage_rows[stage.layer] = self._compact
         self._quotas.sizes = quotas
         return index
 
-    def _renumbering(self, rows: Tensor) -> Renumbering:
-        return Renumbering(self._rotary, rows, self._prompt(rows.device).tokens.to(rows.device))
+    def _all_rows(self, hidden: Tensor) -> CompactArguments:
+        """The arguments of a later turn before anything of it is dropped: caches may miss rows of earlier turns."""
+        batch, width = self._inputs.layout.mask.shape
+        rows = torch.arange(width, device=hidden.device).expand(batch, -1)
+        return self._arguments_of(rows, ragged=False, dtype=hidden.dtype)
+
+    def _arguments_of(self, rows: Tensor, ragged: bool, dtype: torch.dtype) -> CompactArguments:
+        return CompactArguments(
+            self._applied.adapter,
+            rows,
+            self._inputs.layout.mask.shape[1],
+            ragged,
+            dtype,
+            renumbering=self._renumbering(rows) if self._applied.plan.renumbered else None,
+            earlier=self._inputs.earlier,
+        )
+
+    def _renumbering(self, rows: Tensor) -> Callable[[int], Renumbering]:
+        """Tells the new positions of the rows that are left; they differ between layers whose earlier turns do."""
+        tokens, rotary = self._prompt(rows.device).tokens.to(rows.device), self._rotary
+        earlier = self._inputs.earlier
+        made: dict[int, Renumbering] = {}
+
+        def of_layer(layer: int) -> Renumbering:
+            key = 0 if earlier is None else id(earlier.rows(layer))
+            if key not in made:
+                begins = None if earlier is None else earlier.begins(layer)
+                made[key] = Renumbering(rotary, rows, tokens, begins)
+            return made[key]
+
+        return of_layer
 
     def _skipped(self, layer: int, before: list[int]) -> StageResult:
         """A stage that drops nothing: what was there before it is kept."""
-        reason = "not pruned: the budget is no reduction" if self._compact is None else "nothing more to drop"
+        reason = "nothing more to drop" if self._stage_rows else "not pruned: the budget is no reduction"
         if self.record.stages:
             tokens = self.record.stages[-1].tokens
             left = None if tokens is None else tokens.survivors()
@@ -368,7 +425,8 @@ class Prefill(Call):
         """The prompt before any stage; on the device on which it is asked for first."""
         if self._prompt_map is None:
             inputs, images = self._inputs, max(map(len, self._quotas.sizes))
-            self._prompt_map = PromptMap(self._applied.adapter, inputs.arguments, inputs.layout, images, device)
+            past = 0 if inputs.earlier is None else inputs.earlier.past
+            self._prompt_map = PromptMap(self._applied.adapter, inputs.arguments, inputs.layout, images, device, past)
         return self._prompt_map
 
     def _context(
@@ -390,6 +448,7 @@ class Prefill(Call):
             observation=self._observations.get(stage.number, Observation()),
             entering_states=hidden,
             arguments=self._compact.cut(stage.layer, others) if self._compact and stage.reads_entering else others,
+            stored_keys=self.stored_keys,
             embeddings=self._embeddings,
             tower_reader=self._tower_reader,
             rows=rows,

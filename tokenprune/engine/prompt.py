@@ -25,22 +25,29 @@ class PromptMap:
         layout: Where the visual tokens are.
         images: The most images that a sample has.
         device: The device of the hidden states.
+        past: Tokens of earlier turns.
     """
 
     def __init__(
-        self, adapter: Adapter, arguments: Mapping[str, Any], layout: VisualLayout, images: int, device: torch.device
+        self,
+        adapter: Adapter,
+        arguments: Mapping[str, Any],
+        layout: VisualLayout,
+        images: int,
+        device: torch.device,
+        past: int = 0,
     ) -> None:
         self._adapter = adapter
         self._arguments = arguments
         self._layout = layout
-        self._images = images
+        self._images, self._past = images, past
         self.visual = layout.mask.to(device)
         self.image = layout.groups.to(device)
 
     @cached_property
     def tokens(self) -> Tensor:
         """Tokens without padding, bool ``[batch, seq]``."""
-        return real_tokens(self._arguments, self.visual)
+        return real_tokens(self._arguments, self.visual, self._past)
 
     @cached_property
     def grid(self) -> Tensor:
@@ -71,27 +78,29 @@ class PromptMap:
         return [row[mask] for row, mask in zip(numbers, visual, strict=True)]
 
 
-def real_tokens(arguments: Mapping[str, Any], visual: Tensor) -> Tensor:
+def real_tokens(arguments: Mapping[str, Any], visual: Tensor, past: int = 0) -> Tensor:
     """Tokens without padding, bool ``[batch, seq]``.
 
     Args:
         arguments: The arguments of the model's forward, by name.
         visual: The visual tokens, bool ``[batch, seq]``.
+        past: Tokens of earlier turns, which the call's mask covers, too.
     """
     seen = seen_columns(arguments.get("attention_mask"))
     if seen is None:
         return torch.ones_like(visual)
-    return seen[:, : visual.shape[1]].expand_as(visual).to(visual.device)
+    return seen[:, past : past + visual.shape[1]].expand_as(visual).to(visual.device)
 
 
-def count_text(arguments: Mapping[str, Any], visual: Tensor) -> list[int]:
+def count_text(arguments: Mapping[str, Any], visual: Tensor, past: int = 0) -> list[int]:
     """Tokens per sample that are neither visual nor padding: a transfer to the host.
 
     Args:
         arguments: The arguments of the model's forward, by name.
         visual: The visual tokens, bool ``[batch, seq]``.
+        past: Tokens of earlier turns.
     """
-    counts: list[int] = (real_tokens(arguments, visual) & ~visual).sum(1).tolist()
+    counts: list[int] = (real_tokens(arguments, visual, past) & ~visual).sum(1).tolist()
     return counts
 
 

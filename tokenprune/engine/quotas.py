@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 from tokenprune.engine.plan import Plan
@@ -14,14 +14,27 @@ from tokenprune.ops.topk import apportion
 Cost = Callable[[Sequence[int], int | None], int]
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """What, beside the visual tokens of a sample, the cost of its prefill depends on.
+
+    Attributes:
+        text: Tokens that are neither visual nor padding.
+        cached: Tokens of earlier turns that each layer's cache holds; empty in a first turn.
+    """
+
+    text: int
+    cached: tuple[int, ...] = ()
+
+
 class Quotas:
     """The counts of one prefill: visual tokens now, and after each stage.
 
     Args:
         plan: The method's stages.
         sizes: Visual tokens per sample and image.
-        cost: Makes the cost function of a sample from the number of its text tokens, for budgets stated in FLOPs.
-        text_tokens: Counts the tokens per sample that are neither visual nor padding; called only for such budgets.
+        cost: Makes the cost function of a sample from its other lengths, for budgets stated in FLOPs.
+        lengths: Counts these per sample; called only for such budgets.
 
     Attributes:
         sizes: Visual tokens per sample and image now, after the stages that have passed.
@@ -32,13 +45,13 @@ class Quotas:
         self,
         plan: Plan,
         sizes: list[list[int]],
-        cost: Callable[[int], Cost],
-        text_tokens: Callable[[], Sequence[int]],
+        cost: Callable[[Lengths], Cost],
+        lengths: Callable[[], Sequence[Lengths]],
     ) -> None:
         self._plan = plan
         self._cost = cost
-        self._text_tokens = cache(text_tokens)
-        self._budget_cache: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._lengths = cache(lengths)
+        self._budget_cache: dict[tuple[int, Lengths | None], tuple[int, ...]] = {}
         self.sizes = sizes
         self.initial = [sum(row) for row in sizes]
 
@@ -87,9 +100,9 @@ class Quotas:
             self._budget_cache[self._alike(sample)] = kept
         return kept
 
-    def _alike(self, sample: int) -> tuple[int, int]:
-        """Key of samples that a budget treats alike: visual tokens, and text tokens where it reads the cost."""
-        return self.initial[sample], self._text_tokens()[sample] if self._plan.budget.reads_cost else 0
+    def _alike(self, sample: int) -> tuple[int, Lengths | None]:
+        """Key of samples that a budget treats alike: visual tokens, and the others where it reads the cost."""
+        return self.initial[sample], self._lengths()[sample] if self._plan.budget.reads_cost else None
 
     def _cost_of(self, sample: int, visual: Sequence[int], made: int | None) -> int:
         if not self._plan.budget.reads_cost:
@@ -97,7 +110,7 @@ class Quotas:
                 f"{type(self._plan.budget).__name__} read the cost of a prefill, which it does not declare",
                 "let its reads_cost be true",
             )
-        return self._cost(self._text_tokens()[sample])(visual, made)
+        return self._cost(self._lengths()[sample])(visual, made)
 
     def may_drop(self, stage: int) -> bool:
         """Whether anything may be dropped at a stage: if not, nothing has to be observed for it."""

@@ -37,9 +37,12 @@ def register(adapter: Adapter, plan: Callable[[], Plan | None]) -> list[hooks.Re
 
 def _check_chunks(adapter: Adapter, plan: Callable[[], Plan | None], arguments: Mapping[str, Any]) -> None:
     size = getattr(arguments.get("generation_config"), "prefill_chunk_size", None)
-    ids, cache = arguments.get("input_ids"), given_cache(arguments.get("model_kwargs", {}))
-    if size is None or ids is None or (cache is not None and cache.get_seq_length()):
+    ids, more = arguments.get("input_ids"), arguments.get("model_kwargs", {})
+    if size is None or ids is None:
         return
+    cache, mask = given_cache(more), more.get("attention_mask")
+    if cache is not None and isinstance(mask, torch.Tensor) and mask.shape[-1] == ids.shape[1]:
+        ids = ids[:, int(cache.get_seq_length()) :]  # the whole conversation was given
     followed = plan()
     if followed is None:
         return
@@ -87,39 +90,12 @@ def pruned_elsewhere() -> UnsupportedFeatureError:
     )
 
 
-def check_continuation(arguments: Mapping[str, Any], adapter: Adapter) -> None:
-    """Refuse what cannot continue on a pruned cache.
-
-    Args:
-        arguments: The arguments of the model's forward, by name.
-        adapter: The model's adapter.
-
-    Raises:
-        UnsupportedFeatureError: New images arrive.
-    """
-    tokens = {name: arguments[name] for name in ("input_ids", "inputs_embeds") if arguments.get(name) is not None}
-    if any(value.shape[1] > 1 for value in tokens.values()):
-        visual = adapter.visual_mask(tokens)
-        if visual is not None and bool(visual.any()):
-            raise UnsupportedFeatureError(
-                "images in a later turn: the KV cache is not empty", "prefill the whole conversation at once"
-            )
-
-
-def check_no_new_images(sizes: Sequence[Sequence[int]]) -> None:
-    """Refuse visual tokens that arrive when the cache is not empty.
-
-    Args:
-        sizes: Visual tokens per sample and image of the call.
-
-    Raises:
-        UnsupportedFeatureError: There are any.
-    """
-    if any(map(sum, sizes)):
-        raise UnsupportedFeatureError(
-            "images in a later turn (or a chunked prefill): the KV cache is not empty",
-            "prefill the whole conversation at once",
-        )
+def images_of_another_method() -> UnsupportedFeatureError:
+    """The error for new images on a cache that another method pruned."""
+    return UnsupportedFeatureError(
+        "images in a later turn: another method pruned the KV cache than the one in use here",
+        "go on inside the block of the method that began the conversation, or prefill it anew",
+    )
 
 
 def check_mask_width(mask: Any, width: int) -> None:

@@ -127,19 +127,25 @@ class Renumbering:
         rotary: The cosines and sines that the rotary modules made in this call.
         rows: Rows of the unpruned sequence that are left, long ``[batch, kept]``, -1 for padding.
         tokens: Tokens without padding, bool ``[batch, seq]``.
+        begins: In a later turn, the position of its first token, long ``[batch]``; -1 for samples that have lost
+            nothing in earlier turns. None where no sample has.
     """
 
-    def __init__(self, rotary: RotaryCalls, rows: Tensor, tokens: Tensor) -> None:
+    def __init__(self, rotary: RotaryCalls, rows: Tensor, tokens: Tensor, begins: Tensor | None = None) -> None:
         self._rotary = rotary
         self._rows = rows
         self._first = tokens.int().argmax(1, keepdim=True)
         real = (rows >= 0) & tokens.gather(1, rows.clamp(min=0))
         self._rank = (real.long().cumsum(1) - 1).clamp(min=0)
-        self._whole = (real.sum(1) == tokens.sum(1))[:, None]
+        self._count = real.sum(1, keepdim=True)
+        self._whole = self._count == tokens.sum(1, keepdim=True)
+        self._begins = None if begins is None else begins[:, None].to(rows.device)
+        if self._begins is not None:
+            self._whole = self._whole & (self._begins < 0)
 
     def ids(self, old: Tensor) -> Tensor:
         """The positions of the rows that are left, long ``[..., batch, kept]``, from those of all rows."""
-        counted = take(old, self._first, -1, -2) + self._rank.to(old.device)
+        counted = self._from(take(old, self._first, -1, -2)) + self._rank.to(old.device)
         return torch.where(self._whole.to(old.device), take(old, self._rows, -1, -2), counted)
 
     def embeddings(self, value: Any) -> Any:
@@ -157,8 +163,15 @@ class Renumbering:
         runs past the text behind it (``generate`` adds one to the last token's, ``rope_deltas`` to the largest).
         """
         first = take(self._rotary.position_ids, self._first, -1, -2)
-        first = first.reshape(-1, len(self._first), 1).amax(0)  # the same on every axis, as for text
-        return (first + self._rank[:, -1:].to(first.device) + 1).masked_fill(self._whole.to(first.device), -1)[:, 0]
+        first = self._from(first.reshape(-1, len(self._first), 1).amax(0))  # the same on every axis, as for text
+        return (first + self._count.to(first.device)).masked_fill(self._whole.to(first.device), -1)[:, 0]
+
+    def _from(self, first: Tensor) -> Tensor:
+        """Where the counting begins, from the position that the model gave the first token, ``[..., batch, 1]``."""
+        if self._begins is None:
+            return first
+        begins = self._begins.to(first.device)
+        return torch.where(begins < 0, first, begins)
 
 
 class RenumberedStep(DecodeStep):

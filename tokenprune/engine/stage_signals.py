@@ -35,6 +35,7 @@ class StageSignals:
         observation: The states and arguments of layer ``layer - 1``, as far as they were observed.
         entering_states: Hidden states that enter ``layer``, ``[batch, rows, dim]``.
         arguments: The other arguments of ``layer`` by name, for these rows.
+        stored_keys: Tells the keys of earlier turns of a layer that has not run in this one; None in a first turn.
         embeddings: Input of layer 0, ``[batch, seq, dim]``, where that is read.
         tower_reader: The layers of the vision tower.
         rows: Position of each row in the unpruned sequence; None while it is whole.
@@ -51,6 +52,7 @@ class StageSignals:
     observation: Observation
     entering_states: Tensor
     arguments: Mapping[str, Any]
+    stored_keys: Callable[[int], Tensor | None]
     embeddings: Tensor | None
     tower_reader: TowerReader
     rows: Tensor | None
@@ -94,7 +96,8 @@ class StageSignals:
                 "compile layers before apply, and not inside its block: then they run eagerly there",
             )
         layer = self.layer - 1
-        return self._probe(layer, arguments, partial(rows_at, self._observed("query")), self._observed("key"))
+        queries, earlier = partial(rows_at, self._observed("query")), self.observation.earlier
+        return self._probe(layer, arguments, queries, self._observed("key"), earlier)
 
     def entering(self) -> AttentionProbe:
         """See :meth:`tokenprune.signals.signals.Signals.entering`."""
@@ -106,14 +109,20 @@ class StageSignals:
         def queries(index: Tensor) -> Tensor:
             return query.read(query.module(pick(index)))
 
-        return self._probe(self.layer, self.arguments, queries, key.read(key.module(entered)))
+        earlier = self.stored_keys(self.layer)
+        return self._probe(self.layer, self.arguments, queries, key.read(key.module(entered)), earlier)
 
     def final_norm(self) -> Callable[[Tensor], Tensor]:
         """See :meth:`tokenprune.signals.signals.Signals.final_norm`."""
         return self.adapter.stack.final_norm()
 
     def _probe(
-        self, layer: int, arguments: Mapping[str, Any], queries: Callable[[Tensor], Tensor], key: Tensor
+        self,
+        layer: int,
+        arguments: Mapping[str, Any],
+        queries: Callable[[Tensor], Tensor],
+        key: Tensor,
+        earlier: Tensor | None,
     ) -> AttentionProbe:
         """Attention rows of a layer.
 
@@ -122,6 +131,7 @@ class StageSignals:
             arguments: Its arguments by name.
             queries: See :class:`tokenprune.signals.signals.AttentionProbe`.
             key: Keys of all rows.
+            earlier: Keys of earlier turns.
         """
         attention = self.adapter.stack.attention(layer)
         rotate = self.adapter.stack.rotary(layer)
@@ -136,24 +146,33 @@ class StageSignals:
 
         scaling = getattr(attention, "scaling", None) or key.shape[-1] ** -0.5
         softcap = getattr(attention, "attn_logit_softcapping", None)
-        visible = self._visible(layer, arguments, key)
-        return AttentionProbe(queries, key, rotated, visible, float(scaling), softcap, rotated_from_first)
+        held = 0 if earlier is None else earlier.shape[2]
+        visible = self._visible(layer, arguments, held, key.shape[1])
+        return AttentionProbe(queries, key, rotated, visible, float(scaling), softcap, rotated_from_first, earlier)
 
-    def _visible(self, layer: int, arguments: Mapping[str, Any], key: Tensor) -> Callable[[Tensor], Tensor]:
+    def _visible(self, layer: int, arguments: Mapping[str, Any], held: int, rows: int) -> Callable[[Tensor], Tensor]:
+        """See :class:`tokenprune.signals.signals.AttentionProbe`.
+
+        Args:
+            layer: The layer.
+            arguments: Its arguments by name.
+            held: Keys of earlier turns.
+            rows: Rows of this one.
+        """
         mask = arguments.get(self.adapter.layer_signature.attention_mask)
         causal = is_causal(self.adapter, layer, arguments)
 
         def visible(index: Tensor) -> Tensor:
-            order = torch.arange(key.shape[1], device=key.device)
-            earlier = order <= index[:, :, None] if causal else torch.ones_like(order <= index[:, :, None])
+            order = torch.arange(-held, rows, device=index.device)
+            before = order <= index[:, :, None] if causal else torch.ones_like(order <= index[:, :, None])
             if mask is None:
-                return earlier
+                return before
             if mask.dim() == 2:
-                shown: Tensor = earlier & mask.bool()[:, None]
+                shown: Tensor = before & mask.bool()[:, None]
                 return shown
             # behind the prompt a static cache has free rows
-            rows: Tensor = take(mask[:, :1, :, : key.shape[1]], index, 2, 0)[:, 0]
-            return is_visible(rows)
+            seen: Tensor = take(mask[:, :1, :, : held + rows], index, 2, 0)[:, 0]
+            return is_visible(seen)
 
         return visible
 

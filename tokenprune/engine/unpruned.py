@@ -27,7 +27,7 @@ class Unpruned:
         recording: What it records for the caller.
     """
 
-    plan = tower = None
+    plan = tower = continuation = None
     hooks: tuple[SharedHooks, ...] = ()
 
     def __init__(self, on: OnModel, recording: Recording) -> None:

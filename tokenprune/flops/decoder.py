@@ -274,13 +274,19 @@ def is_gated(config: Any) -> bool:
     return str(getattr(config, "model_type", "")) not in {"gpt_neox", "phi", "opt", "gpt2", "starcoder2", "bloom"}
 
 
-def prefill_flops(config: Any, tokens_per_layer: Sequence[int], visual_per_layer: Sequence[int] | None = None) -> int:
+def prefill_flops(
+    config: Any,
+    tokens_per_layer: Sequence[int],
+    visual_per_layer: Sequence[int] | None = None,
+    cached_per_layer: Sequence[int] = (),
+) -> int:
     """The decoder's prefill of one sample, without embedding and output head.
 
     Args:
         config: A transformers text config.
         tokens_per_layer: Tokens that each layer sees.
         visual_per_layer: Visual tokens among them; needed where each modality has its own experts.
+        cached_per_layer: Keys of earlier turns that each layer's cache holds; none where empty.
 
     Raises:
         UnsupportedModelError: The closed form does not describe this family's layers, or depends on the visual tokens
@@ -291,7 +297,7 @@ def prefill_flops(config: Any, tokens_per_layer: Sequence[int], visual_per_layer
         if any(shape.ffn != shape.visual_ffn for shape in shapes):
             raise _unknown(config, "text and visual tokens have experts of different size", "say how many are visual")
         visual_per_layer = [0] * len(shapes)
-    return flops_of_shapes(shapes, tokens_per_layer, visual_per_layer)
+    return flops_of_shapes(shapes, tokens_per_layer, visual_per_layer, cached_per_layer)
 
 
 def shapes_of(config: Any, layers: int) -> tuple[Shape, ...]:
@@ -307,18 +313,23 @@ def shapes_of(config: Any, layers: int) -> tuple[Shape, ...]:
     return tuple(Shape.of(config, layer) for layer in range(layers))
 
 
-def flops_of_shapes(shapes: Sequence[Shape], tokens_per_layer: Sequence[int], visual_per_layer: Sequence[int]) -> int:
+def flops_of_shapes(
+    shapes: Sequence[Shape],
+    tokens_per_layer: Sequence[int],
+    visual_per_layer: Sequence[int],
+    cached_per_layer: Sequence[int] = (),
+) -> int:
     """:func:`prefill_flops` of layers whose shapes were read before.
 
     Args:
         shapes: The shape of each layer.
         tokens_per_layer: Tokens that each layer sees.
         visual_per_layer: Visual tokens among them.
+        cached_per_layer: Keys of earlier turns that each layer's cache holds; none where empty.
     """
-    return sum(
-        shape.flops(tokens, visual=visual)
-        for shape, tokens, visual in zip(shapes, tokens_per_layer, visual_per_layer, strict=True)
-    )
+    cached = cached_per_layer or [0] * len(shapes)
+    layers = zip(shapes, tokens_per_layer, cached, visual_per_layer, strict=True)
+    return sum(shape.flops(tokens, held, visual) for shape, tokens, held, visual in layers)
 
 
 def step_flops(config: Any, cached_per_layer: Sequence[int]) -> int:
@@ -398,12 +409,15 @@ def model_flops(
     return FlopsByPart(vision, projector, decoder, selection, head_flops(text))
 
 
-def prefill_cost(config: Any, text_tokens: int) -> Callable[[Sequence[int], int | None], int]:
+def prefill_cost(
+    config: Any, text_tokens: int, cached_per_layer: Sequence[int] = ()
+) -> Callable[[Sequence[int], int | None], int]:
     """The cost function of budgets: FLOPs of a prefill, given the visual tokens that each layer sees.
 
     Args:
         config: A model's config.
         text_tokens: Text tokens of the sample.
+        cached_per_layer: Keys of earlier turns that each layer's cache holds; none where empty.
 
     Returns:
         ``cost(visual tokens per layer, visual tokens that the tower makes)``; with None in place of the latter, tower
@@ -413,7 +427,7 @@ def prefill_cost(config: Any, text_tokens: int) -> Callable[[Sequence[int], int 
     text = config.get_text_config(decoder=True)
 
     def cost(visual: Sequence[int], made: int | None) -> int:
-        decoder = prefill_flops(text, [count + text_tokens for count in visual], visual)
+        decoder = prefill_flops(text, [count + text_tokens for count in visual], visual, cached_per_layer)
         return decoder + (0 if made is None else sum(vision_flops(config, made)))
 
     return cost

@@ -69,26 +69,56 @@ def compose(rows: Tensor, index: Tensor) -> Tensor:
     return rows.gather(1, index.clamp(min=0)).masked_fill(index < 0, -1)
 
 
+def place_of(wanted: Tensor, rows: Tensor) -> Tensor:
+    """The index among some rows of those that were kept of them; undoes :func:`compose`.
+
+    Args:
+        wanted: Long ``[batch, fewer]``: all are among ``rows``; -1 for padding.
+        rows: Long ``[batch, kept]``, ascending, -1 for padding.
+
+    Returns:
+        Long ``[batch, fewer]``, -1 for padding.
+    """
+    return torch.searchsorted(rows.contiguous(), wanted.contiguous()).masked_fill(wanted < 0, -1)
+
+
 def hidden_value(mask: Tensor) -> bool | float:
     """The value of a masked entry: False in a bool mask, the dtype's minimum in an additive mask."""
     return False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
 
 
-def prefill_mask(mask: Tensor, rows: Tensor) -> Tensor:
+def prefill_mask(mask: Tensor, rows: Tensor, earlier: int = 0) -> Tensor:
     """Gather the kept rows on the query axis and the key axis of a prefill mask.
 
     Args:
-        mask: ``[batch or 1, heads or 1, seq, seq]``, bool (True = visible) or additive.
+        mask: ``[batch or 1, heads or 1, seq, earlier + seq]``, bool (True = visible) or additive.
         rows: Long ``[batch, kept]``, -1 for padding.
+        earlier: Keys of earlier turns, which come first.
 
     Returns:
-        ``[batch, heads or 1, kept, kept]``. Padding columns are masked. A padding row attends to itself
+        ``[batch, heads or 1, kept, earlier + kept]``. Padding columns are masked. A padding row attends to itself
         only: a fully masked row would give NaN.
     """
-    compact = take(take(mask, rows, 2, 0), rows, 3, 0)
-    padding = rows < 0
-    compact = compact.masked_fill(padding[:, None, None, :], hidden_value(mask))
-    return see_self(compact, padding)
+    columns = behind_earlier(rows, earlier)
+    compact = take(take(mask, rows, 2, 0), columns, 3, 0)
+    compact = compact.masked_fill((columns < 0)[:, None, None, :], hidden_value(mask))
+    return see_self(compact, rows < 0)
+
+
+def behind_earlier(rows: Tensor, earlier: int) -> Tensor:
+    """The columns of all keys of earlier turns, and of the rows of this one that are left.
+
+    Args:
+        rows: Long ``[batch, kept]``, -1 for padding.
+        earlier: Keys of earlier turns, which come first.
+
+    Returns:
+        Long ``[batch, earlier + kept]``, -1 for padding.
+    """
+    if not earlier:
+        return rows
+    first = torch.arange(earlier, device=rows.device).expand(rows.shape[0], -1)
+    return torch.cat([first, (rows + earlier).masked_fill(rows < 0, -1)], dim=1)
 
 
 def with_free_columns(mask: Tensor, free: int) -> Tensor:
@@ -127,13 +157,15 @@ def see_self(mask: Tensor, padding: Tensor) -> Tensor:
     """Let padding rows attend to themselves.
 
     Args:
-        mask: ``[batch, heads, rows, rows]``, bool (True = visible) or additive.
+        mask: ``[batch, heads, rows, keys]``, bool (True = visible) or additive; the last keys are those of the rows.
         padding: Rows that are padding, bool ``[batch, rows]``.
 
     Returns:
-        The mask with the diagonal entries of padding rows visible.
+        The mask with the entries of padding rows at their own keys visible.
     """
-    own_column = torch.eye(padding.shape[1], dtype=torch.bool, device=padding.device) & padding[:, None, :, None]
+    rows, keys = mask.shape[2:]
+    own_column = torch.ones(rows, keys, dtype=torch.bool, device=padding.device).tril(keys - rows).triu(keys - rows)
+    own_column = own_column & padding[:, None, :, None]
     return mask.masked_fill(own_column, True if mask.dtype == torch.bool else 0.0)
 
 

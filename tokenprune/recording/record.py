@@ -110,6 +110,7 @@ class PrefillRecord:
         places: Tells where the visual tokens lie on the pictures, item by item for each sample; None where the family's
             adapter knows no grid. Only pictures need it, so it is found out when it is asked for.
         targets: What the model had to predict; None without ``labels``.
+        cached: Keys of earlier turns that each layer's cache held before the prefill; empty in a first turn.
     """
 
     text_tokens: list[int] = field(default_factory=list)
@@ -120,3 +121,4 @@ class PrefillRecord:
     kv_rounded: str | None = None
     places: Callable[[], Sequence[Sequence[PlacedItem]] | None] = lambda: None
     targets: Targets | None = None
+    cached: list[int] = field(default_factory=list)

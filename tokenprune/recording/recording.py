@@ -115,4 +115,5 @@ class Recording:
             cuts_earlier=self.method.cut_earlier_caches,
             targets=None if targets is None else targets.given.tolist(),
             lost_targets=None if targets is None else targets.lost.tolist(),
+            cached=list(record.cached),
         )

@@ -32,6 +32,9 @@ class Report:
         lost_targets: Those of them whose predicting row was dropped: they do not count in the loss.
         kv_rounded: How the cache stores what it does not store as it was computed, e.g. in 8-bit floats: results differ
             from exact ones as those of the unpruned model with such a cache do.
+        cached: Keys of earlier turns that each layer's cache held before the prefill, padding included; empty in a
+            first turn. Tokens and FLOPs of the report are those of the last turn, on these keys; the bytes are those
+            of the whole cache.
     """
 
     model: str
@@ -47,6 +50,7 @@ class Report:
     targets: list[int] | None = None
     lost_targets: list[int] | None = None
     kv_rounded: str | None = None
+    cached: list[int] = field(default_factory=list)
 
     @property
     def before(self) -> list[int]:
@@ -79,7 +83,8 @@ class Report:
     def cached_per_layer(self, sample: int = 0) -> list[int]:
         """Tokens of a sample, text and visual, that the KV cache of each decoder layer holds after the prefill."""
         counts = self.tokens_per_layer(sample)
-        return [counts[-1]] * len(counts) if self.cuts_earlier else counts
+        counts = [counts[-1]] * len(counts) if self.cuts_earlier else counts
+        return [count + held for count, held in zip(counts, self.cached, strict=True)] if self.cached else counts
 
     def flops(self, sample: int = 0, pruned: bool = True) -> int:
         """FLOPs of the decoder's prefill of one sample, closed form; see :mod:`tokenprune.flops.decoder`.
@@ -89,12 +94,14 @@ class Report:
         """
         tokens = self.tokens_per_layer(sample, pruned)
         visual = [count - self.text_tokens[sample] for count in tokens]
-        return prefill_flops(self.text_config, tokens, visual)
+        return prefill_flops(self.text_config, tokens, visual, self.cached)
 
     def __str__(self) -> str:
         if not self.stages:
             return f"{self.model}: no prefill yet"
         lines = [f"{self.model}: layers {list(self.choice.layers)} ({self.choice.reason})"]
+        if self.cached:
+            lines.append(f"  a later turn: the caches of the layers held {_spread(self.cached)} tokens")
         for stage in self.stages:
             lines.append(
                 f"  layer {stage.layer}: " + (stage.reason or f"visual tokens {stage.before} -> {stage.after}")
@@ -115,3 +122,9 @@ class Report:
         except UnsupportedModelError as error:
             return error.what
         return f"decoder prefill FLOPs (sample 0): {before:.4g} -> {after:.4g} (-{100 * (1 - after / before):.1f} %)"
+
+
+def _spread(counts: list[int]) -> str:
+    """The smallest and the largest of some counts, e.g. ``12 to 40``."""
+    least, most = min(counts), max(counts)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"

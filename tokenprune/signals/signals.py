@@ -63,11 +63,13 @@ class AttentionProbe:
         rotate: ``rotate(query, key, index)`` applies the model's rotary embedding to states
             ``[batch, heads, rows, head_dim]``. The rows of the queries are those of ``index``.
         visible: ``visible(index [batch, picked]) -> bool [batch, picked, rows]``: which rows the rows of ``index``
-            attend to.
+            attend to. With ``earlier``, ``[batch, picked, earlier + rows]``.
         scaling: Factor of the dot products.
         softcap: Logit soft cap (Gemma 2), or None.
         rotate_from_first: Applies the rotary embedding to keys ``[batch, kv_heads, rows, head_dim]`` as if each
             sample's first token had position 0. None where the layer has no rotary embedding.
+        earlier: Keys of earlier turns of the conversation after rotary embedding, ``[batch, kv_heads, earlier,
+            head_dim]``: rows attend to them, too. None in a first turn.
     """
 
     queries: Callable[[Tensor], Tensor]
@@ -77,6 +79,7 @@ class AttentionProbe:
     scaling: float
     softcap: float | None = None
     rotate_from_first: Callable[[Tensor], Tensor] | None = None
+    earlier: Tensor | None = None
 
     def rows(self, index: Tensor) -> Tensor:
         """Attention probabilities of a few query rows.
@@ -85,15 +88,19 @@ class AttentionProbe:
             index: Row indices, long ``[batch, picked]``.
 
         Returns:
-            Float32 ``[batch, heads, picked, rows]``; every row sums to 1.
+            Float32 ``[batch, heads, picked, rows]``; every row sums to 1, less what earlier turns receive.
         """
         query, key = self.rotate(self.queries(index).transpose(1, 2), self.key.transpose(1, 2), index)
+        rows = key.shape[2]
+        if self.earlier is not None:
+            key = torch.cat([self.earlier.to(key), key], dim=2)
         groups = query.shape[1] // key.shape[1]
         grouped = query.unflatten(1, (key.shape[1], groups)).float()
         logits = torch.einsum("bgrpd,bgsd->bgrps", grouped, key.float()).flatten(1, 2) * self.scaling
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits.masked_fill(~self.visible(index)[:, None], float("-inf")).softmax(-1)
+        shares = logits.masked_fill(~self.visible(index)[:, None], float("-inf")).softmax(-1)
+        return shares[..., shares.shape[-1] - rows :]
 
     def mean_of(self, marked: Tensor, most: int, filler: Tensor) -> Tensor:
         """Mean of the attention probabilities of some query rows, over heads and rows.

@@ -183,18 +183,22 @@ class TinyCase:
         self, model: PreTrainedModel, visuals: Sequence[Sequence[Sized]], padding: Padding = "left", seed: int = 0
     ) -> tuple[Batch, list[Batch]]:
         """A batch of samples with the given images and videos, and each of its samples alone, without padding."""
+        samples, rows = self.parts(model, visuals, padding, seed)
+        alone = [self.joined(model, [sample], pad([row], "none")) for sample, row in zip(samples, rows, strict=True)]
+        return self.joined(model, samples, pad(rows, padding)), alone
+
+    def parts(
+        self, model: PreTrainedModel, visuals: Sequence[Sequence[Sized]], padding: Padding, seed: int
+    ) -> tuple[list[list[Visual]], list[list[int]]]:
+        """What a batch is made of: the images and videos of each sample, and its token ids."""
         noise = torch.Generator().manual_seed(seed + 1)
         samples = [[self.make_visual(model, *what, noise) for what in sample] for sample in visuals]
-        rows = prompts(samples, padding, self.first, noise)
-        alone = [self._joined(model, [sample], [row], "none") for sample, row in zip(samples, rows, strict=True)]
-        return self._joined(model, samples, rows, padding), alone
+        return samples, prompts(samples, padding, self.first, noise)
 
-    def _joined(
-        self, model: PreTrainedModel, samples: list[list[Visual]], rows: list[list[int]], padding: Padding
-    ) -> Batch:
-        inputs = pad(rows, padding)
+    def joined(self, model: PreTrainedModel, samples: list[list[Visual]], tokens: dict[str, Tensor]) -> Batch:
+        """A batch of the images and videos of each sample, and of tokens with their mask."""
         floats = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in self.join(samples).items()}
-        inputs = self.finish(model, {**inputs, **floats})
+        inputs = self.finish(model, {**tokens, **floats})
         return Batch(inputs, [[g for v in sample for g in v.groups] for sample in samples])
 
     def inputs(

@@ -58,7 +58,7 @@ class PrunedDynamicLayer(PrunedCacheLayer, DynamicLayer):  # type: ignore[misc]
 
     def unpruned_bytes(self) -> int:
         """See :meth:`PrunedCacheLayer.unpruned_bytes`."""
-        return self.rows.length * self.bytes_per_row(self.width)
+        return self.get_seq_length() * self.bytes_per_row(self.width)
 
     def _columns(self, new: int) -> Tensor:
         """Unpruned positions of all keys of a step that adds ``new`` tokens, long ``[batch, keys]``."""
@@ -91,8 +91,9 @@ class PrunedSlidingWindowLayer(PrunedDynamicLayer, DynamicSlidingWindowLayer):  
 
     def begin(self, rows: Rows) -> None:
         """See :meth:`PrunedCacheLayer.begin`. The layer counts the sequence by itself."""
+        before = self.rows.dropped if hasattr(self, "rows") else 0
         self.rows, self.hidden_length = rows, 0
-        self.cumulative_length += rows.dropped
+        self.cumulative_length += rows.dropped - before
 
     def keep(self, index: Tensor, width: int, rows: Rows) -> None:
         """See :meth:`PrunedCacheLayer.keep`. What a sample kept before the window is padding."""
@@ -126,5 +127,5 @@ class PrunedSlidingWindowLayer(PrunedDynamicLayer, DynamicSlidingWindowLayer):  
 
     def unpruned_bytes(self) -> int:
         """See :meth:`PrunedCacheLayer.unpruned_bytes`."""
-        width: int = min(self.rows.length, self.sliding_window - 1)
+        width: int = min(self.get_seq_length(), self.sliding_window - 1)
         return width * self.bytes_per_row(self.width)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import cache_utils
@@ -28,6 +30,17 @@ class PrunedFp8Layer(PrunedDynamicLayer):
     def width(self) -> int:
         """See :attr:`PrunedCacheLayer.width`."""
         return self.cumulative_length
+
+    @classmethod
+    def held(cls, layer: Any, past: int) -> int:
+        """See :meth:`PrunedCacheLayer.held`."""
+        return int(layer.cumulative_length)
+
+    @classmethod
+    def stored_keys(cls, layer: Any, past: int) -> Tensor:
+        """See :meth:`PrunedCacheLayer.stored_keys`."""
+        keys: Tensor = layer._dequantize(layer._quantized_keys)
+        return keys
 
     def keep(self, index: Tensor, width: int, rows: Rows) -> None:
         """See :meth:`PrunedCacheLayer.keep`."""

@@ -56,9 +56,35 @@ class PrunedCacheLayer(ABC):
         """
         return 0
 
+    @classmethod
+    def held(cls, layer: Any, past: int) -> int:
+        """Keys that a layer, plain or pruned, gives a call before its own tokens.
+
+        Args:
+            layer: The layer.
+            past: Tokens of the conversation so far, dropped ones included.
+        """
+        return int(layer.keys.shape[-2])
+
+    @classmethod
+    def free(cls, layer: Any, rows: int) -> int:
+        """Free rows that a layer, plain or pruned, has behind its first ``rows`` ones."""
+        return 0
+
+    @classmethod
+    def stored_keys(cls, layer: Any, past: int) -> Tensor:
+        """The keys of earlier turns as attention gets them, ``[batch, kv_heads, held, head_dim]``.
+
+        Args:
+            layer: The layer, plain or pruned.
+            past: As for :meth:`held`.
+        """
+        keys: Tensor = layer.keys[:, :, : cls.held(layer, past)]
+        return keys
+
     @abstractmethod
     def begin(self, rows: Rows) -> None:
-        """Note which rows the layer holds, after the prefill."""
+        """Note which rows the layer holds, after a prefill: of the whole conversation so far."""
 
     @abstractmethod
     def keep(self, index: Tensor, width: int, rows: Rows) -> None:

@@ -101,6 +101,20 @@ class Rows:
         """Rows that are padding, bool ``[batch, kept]``."""
         return self.positions < 0
 
+    def with_turn(self, past: int, positions: Tensor, length: int, ragged: bool, following: Tensor | None) -> Rows:
+        """The rows when a further turn has been pruned, too: all before it belong to the prompt from then on.
+
+        Args:
+            past: Tokens of the conversation before the turn.
+            positions: Unpruned positions of the turn's rows that are left, long ``[batch, kept]``, -1 for padding.
+            length: Tokens of the conversation, the turn included.
+            ragged: Whether any row of the turn is padding.
+            following: See :class:`Rows`.
+        """
+        between = torch.arange(self.length, past, device=positions.device).expand(len(positions), -1)
+        every = torch.cat([self.positions, between, positions], dim=1)
+        return Rows(every, length, self.ragged or ragged, self.owner, following)
+
     def of_samples(self, change: Callable[[Tensor], Tensor]) -> Rows:
         """The rows of other samples; ``change`` picks or repeats along the batch axis."""
         following = None if self.following is None else change(self.following)

@@ -58,8 +58,20 @@ class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
         layer.__class__ = cls  # its reset gives the room back, also where the prefill does not reach its end
         return int(layer.max_cache_len) - kept
 
+    @classmethod
+    def held(cls, layer: Any, past: int) -> int:
+        """See :meth:`PrunedCacheLayer.held`."""
+        return past - layer.rows.dropped if hasattr(layer, "rows") else past
+
+    @classmethod
+    def free(cls, layer: Any, rows: int) -> int:
+        """See :meth:`PrunedCacheLayer.free`."""
+        return int(layer.max_cache_len) - rows
+
     def begin(self, rows: Rows) -> None:
         """See :meth:`PrunedCacheLayer.begin`."""
+        if not hasattr(self, "full_length"):  # it was whole until this turn, and keeps its room
+            self.full_length = self.max_cache_len
         self.rows = rows
         self.hidden_length = torch.full_like(self.cumulative_length, rows.dropped)
         self.prompt_length = torch.full_like(self.cumulative_length, rows.length)

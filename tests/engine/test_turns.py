@@ -1,0 +1,412 @@
+"""Images in later turns of a conversation: every call exact against the oracle of the whole conversation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+from transformers import DynamicCache, PreTrainedModel, QuantizedCache, StaticCache
+from transformers import cache_utils as caches
+
+import tokenprune as tp
+from tests.support.matrix import method
+from tests.support.oracle import Stage, masked, oracle_generate_logits, tolerance
+from tests.support.simple import CASE as LLAVA
+from tests.support.simple import fastv
+from tests.support.tiny import CASES, CORE
+from tests.support.tiny.core import CACHE
+from tests.support.turns import DECODE, Talk, Told, tell, tell_masked, worst_difference
+from tokenprune.errors import UnsupportedFeatureError
+from tokenprune.flops.decoder import layer_flops
+
+KINDS = ["ragged", DECODE, "multi", DECODE, "text", "image"]
+FROM_TEXT = ["text", DECODE, "ragged", DECODE, "image"]
+THIRD = {"name": "keep_ratio", "ratio": 0.33}
+#: Families of which transformers sees the pictures of a later turn otherwise than those of one long prompt.
+SEEN_BY_TURNS = ("gemma3", "paligemma")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "one stage": {"layers": [1]},
+    "two stages, eager, left padding": {"layers": [1, 2], "attention": "eager", "padding": "left"},
+    "layer 0, left padding": {"layers": [0], "padding": "left"},
+    "first a turn of text": {"layers": [1], "kinds": FROM_TEXT, "padding": "left"},
+    "cut caches": {"layers": [1, 2], "padding": "left", "cut": True},
+}
+
+
+def talk_of(name: str, kinds: list[str] = KINDS, padding: Any = "left", attention: str = "sdpa") -> tuple[Any, Talk]:
+    """A model and a conversation with it."""
+    case = CASES[name]
+    model = case.build(attention)
+    return model, Talk.of(case, model, kinds, padding)
+
+
+@torch.no_grad()
+def expected(model: PreTrainedModel, talk: Talk, stages: list[Stage], cut: bool = False) -> Tensor:
+    """Logits of the whole conversation, dropped tokens hidden."""
+    if talk.case.name in SEEN_BY_TURNS:
+        return tell_masked(model, talk, stages)
+    ends = [turn.start + turn.width for turn in talk.turns if turn.brings_images] if cut else []
+    with masked(model, talk.whole, stages, talk.case.visual_ids, *ends):
+        logits: Tensor = model(**talk.whole, position_ids=talk.positions, use_cache=False).logits
+    return logits
+
+
+def assert_exact(model: PreTrainedModel, talk: Talk, told: Told, cut: bool = False) -> None:
+    """Every kept token of every call has the oracle's logits."""
+    logits = expected(model, talk, told.stages, cut)
+    assert worst_difference(talk, told, logits) <= talk.case.slack * tolerance(logits)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", CORE)
+def test_later_images_are_exact(name: str, setting: str) -> None:
+    how = dict(SETTINGS[setting])
+    if how.get("cut") and name in SEEN_BY_TURNS:
+        pytest.skip("the oracle of these families knows no cut caches")
+    layers, cut = how.pop("layers"), how.pop("cut", False)
+    model, talk = talk_of(name, **{"padding": "none", **how})
+    with tp.apply(model, method(layers, THIRD, cut_earlier_caches=cut)) as run:
+        told = tell(model, talk, run)
+    dropped = [sum(stage.before) > sum(stage.after) for report in told.reports for stage in report.stages]
+    assert any(dropped)
+    assert told.cache.get_seq_length() == talk.whole["input_ids"].shape[1]
+    assert_exact(model, talk, told, cut)
+
+
+def test_the_oracle_by_turns_agrees_with_that_of_the_whole() -> None:
+    """The second is the stronger one; the first is needed where transformers itself sees turns otherwise."""
+    model, talk = talk_of("llava")
+    with tp.apply(model, method([1], THIRD)) as run:
+        told = tell(model, talk, run)
+    by_turns, whole = tell_masked(model, talk, told.stages), expected(model, talk, told.stages)
+    real = talk.whole["attention_mask"].bool()
+    assert (by_turns - whole)[real].abs().max() <= tolerance(whole)
+
+
+# ---- kinds of caches
+
+
+def static_cache(model: PreTrainedModel, talk: Talk, batch: int = 3) -> StaticCache:
+    """Room for the conversation and eight tokens more."""
+    return StaticCache(config=model.config.get_text_config(), max_cache_len=talk.whole["input_ids"].shape[1] + 8)
+
+
+@pytest.mark.parametrize("kinds", [KINDS, FROM_TEXT], ids=["images first", "text first"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen3_vl", "internvl"])
+def test_on_a_static_cache(name: str, kinds: list[str]) -> None:
+    model, talk = talk_of(name, kinds)
+    with tp.apply(model, method([1, 2], THIRD)) as run:
+        told = tell(model, talk, run, static_cache(model, talk))
+    assert_exact(model, talk, told)
+
+
+@pytest.fixture
+def _fresh_dynamo() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("_fresh_dynamo")
+@pytest.mark.parametrize("positions", ["original", "renumbered"])
+def test_compiled_steps_between_images_share_a_graph(positions: str) -> None:
+    """Steps behind the first turn are traced; steps behind the second run the same graph."""
+    model, talk = talk_of("llava", ["image", DECODE, "multi", DECODE, "text", "image", DECODE], "none")
+    step = torch.compile(model, backend="eager", fullgraph=True)
+    later = [turn for turn in talk.turns if turn.kind == DECODE]
+    with tp.apply(model, method([1, 2], THIRD, positions=positions)) as run:
+        eager = tell(model, talk, run, static_cache(model, talk))
+    with tp.apply(model, method([1, 2], THIRD, positions=positions)):  # samples are numbered anew
+        logits, made, cache = [], [], static_cache(model, talk)
+        with torch.no_grad():
+            for turn in talk.turns:
+                call = talk.call(turn)
+                if turn in later:
+                    del call["attention_mask"]  # nothing is padding; a mask grows, and its shape is another each time
+                output = (step if turn in later else model)(**call, use_cache=True, **{CACHE: cache})
+                logits.append(output.logits)
+                made.append(counters["stats"]["unique_graphs"])
+    assert made[-1] == made[1] == 1
+    assert not counters["graph_break"]
+    for ours, theirs in zip(logits, eager.logits, strict=True):
+        assert (ours - theirs).abs().max() <= tolerance(theirs)
+
+
+@pytest.mark.skipif(not hasattr(caches, "Fp8QuantizedLayer"), reason="this transformers has no cache of 8-bit floats")
+def test_on_a_cache_of_8_bit_floats() -> None:
+    """It is labelled, and it differs from the oracle as the unpruned one differs from itself with a plain cache."""
+    model, talk = talk_of("llava")
+
+    def fp8() -> QuantizedCache:
+        return QuantizedCache("fp8", model.config.get_text_config())
+
+    with tp.apply(model, method([1, 2], THIRD)) as run:
+        told = tell(model, talk, run, fp8())
+    assert all(report.kv_rounded == "8-bit floats" for report in told.reports)
+    with tp.apply(model, method([1], {"name": "keep_ratio", "ratio": 1.0})) as run:
+        whole, plain = tell(model, talk, run, fp8()), tell(model, talk, run)
+    ours = worst_difference(talk, told, expected(model, talk, told.stages))
+    theirs = max(float((a - b).abs().max()) for a, b in zip(whole.logits, plain.logits, strict=True))
+    assert 0 < ours <= 1.5 * theirs
+
+
+def test_one_prompt_cache_serves_many_questions() -> None:
+    """Deep copies of a pruned prompt go on with other pictures; the prompt itself stays as it was."""
+    model, first = talk_of("llava", ["ragged"])
+    talks = [Talk.of(LLAVA, model, ["ragged", *more, DECODE], "left") for more in (["multi"], ["text", "image"])]
+    answers = list[Told]()
+    with tp.apply(model, method([1], THIRD)) as run:
+        prompt = tell(model, first, run)
+        for talk in talks:
+            told = tell(model, talk, run, copy.deepcopy(prompt.cache), talk.turns[1:])
+            answers.append(Told(prompt.logits + told.logits, prompt.kept + told.kept, [], told.cache))
+    for talk, both in zip(talks, answers, strict=True):
+        assert_exact(model, talk, both)
+    assert prompt.cache.get_seq_length() == first.whole["input_ids"].shape[1]
+
+
+@torch.no_grad()
+def test_generate_goes_on_with_a_new_picture() -> None:
+    """The whole conversation as ids, and the pixels of the new turn."""
+    model = LLAVA.build()
+    first = LLAVA.batch(model, 2, "left", seed=1).inputs
+    second = LLAVA.batch(model, 2, "left", seed=2).inputs
+    more = {"max_new_tokens": 4, "output_logits": True, "return_dict_in_generate": True}
+    with tp.apply(model, fastv()) as run:
+        told = model.generate(**first, **more)
+        start = told.sequences.shape[1] - 1  # the last token is not in the cache
+        kept = [run.stages[0].kept]
+        ids = torch.cat([told.sequences, second["input_ids"]], 1)
+        mask = torch.cat([first["attention_mask"], torch.ones(2, 4, dtype=torch.long), second["attention_mask"]], 1)
+        asked = {"input_ids": ids, "attention_mask": mask, "pixel_values": second["pixel_values"]}
+        out = model.generate(**asked, **{CACHE: told[CACHE]}, **more)
+        kept.append(run.stages[0].kept + start)
+    pixels = torch.stack([first["pixel_values"], second["pixel_values"]], 1).flatten(0, 1)
+    whole = {**asked, "pixel_values": pixels}
+    stages = [(1, torch.cat(kept, 1))]
+    wanted = oracle_generate_logits(model, whole, out.sequences[:, -4:], stages, LLAVA.visual_ids)
+    assert (torch.stack(out.logits, 1) - wanted).abs().max() <= tolerance(wanted)
+
+
+# ---- positions without gaps
+
+
+def numbered(talk: Talk, stages: list[Stage]) -> Tensor:
+    """Positions of the conversation where a turn's rows count on from the moment at which a sample first lost any."""
+    given = talk.positions
+    ids, real = given.clone(), talk.whole["attention_mask"].bool()
+    visual = torch.isin(talk.whole["input_ids"], torch.tensor(talk.case.visual_ids))
+    for sample in range(len(real)):
+        kept = set(stages[0][1][sample].tolist())
+        following: Tensor | None = None
+        for turn in talk.turns:
+            own = [i for i in range(turn.start, turn.start + turn.width) if real[sample, i]]
+            left = [i for i in own if not visual[sample, i] or i in kept]
+            if following is None and len(left) < len(own):
+                following = given[..., sample, own[0]]
+            if following is not None:
+                for place in left:
+                    ids[..., sample, place] = following
+                    following = following + 1
+    return ids
+
+
+@pytest.mark.parametrize("budget", [THIRD, {"name": "keep_count", "tokens": 17}], ids=["all lose", "some lose later"])
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize(
+    "kinds", [KINDS, FROM_TEXT, ["image", DECODE, "multi", DECODE]], ids=["ragged", "text", "image"]
+)
+def test_renumbered_positions_count_on(name: str, cache: str, budget: dict[str, Any], kinds: list[str]) -> None:
+    model, talk = talk_of(name, kinds)
+    with tp.apply(model, method([0], budget, positions="renumbered")) as run:
+        told = tell(model, talk, run, static_cache(model, talk) if cache == "static" else None)
+    ids = numbered(talk, told.stages)
+    assert not torch.equal(ids, talk.positions)
+    with torch.no_grad(), masked(model, talk.whole, told.stages, talk.case.visual_ids):
+        wanted = model(**talk.whole, position_ids=ids, use_cache=False).logits
+    assert worst_difference(talk, told, wanted) <= tolerance(wanted)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_renumbered_behind_a_layer_equals_the_eager_and_the_static_way(cut: bool) -> None:
+    """The layers before the stage keep the model's positions; two caches that work differently agree."""
+    model, talk = talk_of("qwen2_5_vl")
+    how = method([1, 2], THIRD, positions="renumbered", cut_earlier_caches=cut)
+    with tp.apply(model, how) as run:
+        dynamic = tell(model, talk, run)
+    with tp.apply(model, how) as run:  # samples are numbered anew: the random score is the same
+        static = tell(model, talk, run, static_cache(model, talk))
+    for ours, theirs in zip(dynamic.logits, static.logits, strict=True):
+        assert (ours - theirs).abs().max() <= tolerance(theirs)
+
+
+# ---- what scorers and budgets see
+
+
+@torch.no_grad()
+def attention_of_last(model: PreTrainedModel, talk: Talk, stages: list[Stage], layer: int) -> Tensor:
+    """Attention of the last token in a layer, mean over heads, ``[batch, tokens]``, dropped tokens hidden."""
+    with masked(model, talk.whole, stages, talk.case.visual_ids):
+        output = model(**talk.whole, position_ids=talk.positions, use_cache=False, output_attentions=True)
+    attention: Tensor = output.attentions[layer][:, :, -1].mean(1)
+    return attention
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("at", ["previous", "entering"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen3_vl"])
+def test_attention_of_a_later_turn_is_that_of_the_conversation(name: str, at: str, cache: str) -> None:
+    """What FastV scores in the last turn are entries of the attention map over all turns, those before pruned."""
+    model, talk = talk_of(name, ["ragged", DECODE, "image"], attention="eager")
+    how = tp.Method(
+        layers={"name": "fixed", "layers": [1, 2]},
+        pruner={"name": "topk", "scorer": {"name": "fastv", "at": at}},
+        budget={"name": "keep_schedule", "tokens": [9, 6]},
+    )
+    with tp.apply(model, how) as run:
+        told = tell(model, talk, run, static_cache(model, talk) if cache == "static" else None)
+    candidates = everything(talk)
+    for layer, kept in told.kept[-1]:
+        seen = [(place, torch.cat([earlier, candidates], 1)) for place, earlier in told.kept[0]]
+        attention = attention_of_last(model, talk, seen, layer - (at == "previous"))
+        for sample in range(3):
+            best = attention[sample, candidates[sample]].topk(kept.shape[1]).indices
+            assert sorted(candidates[sample, best].tolist()) == sorted(kept[sample].tolist()), (layer, sample)
+        candidates = kept
+
+
+def everything(talk: Talk) -> Tensor:
+    """The visual tokens of the last turn, long ``[batch, tokens]``."""
+    turn = talk.turns[-1]
+    visual = torch.isin(turn.inputs["input_ids"], torch.tensor(talk.case.visual_ids))
+    return torch.stack([row.nonzero()[:, 0] + turn.start for row in visual])
+
+
+def test_a_budget_in_flops_counts_the_keys_of_earlier_turns() -> None:
+    """As many tokens as possible stay, and the FLOPs of the turn fall by as much as was asked for."""
+    model, talk = talk_of("llava", ["multi", DECODE, "multi"], "none")
+    budget = {"name": "flops_reduction", "percent": 20, "scope": "decoder"}
+    with tp.apply(model, method([1], budget)) as run:
+        told = tell(model, talk, run)
+    report, config = told.reports[-1], model.config.get_text_config()
+    (whole,), (kept,) = set(report.before), set(report.after)
+    text = talk.turns[-1].width - whole
+    held = [told.cache.get_seq_length() - talk.turns[-1].width] + [report.cached[1]] * (report.num_layers - 1)
+    assert report.cached == held
+    assert held[1] < held[0]
+
+    def flops(visual: int) -> int:
+        return sum(
+            layer_flops(config, text + (visual if layer else whole), held[layer], layer)
+            for layer in range(report.num_layers)
+        )
+
+    assert flops(kept) <= 0.8 * flops(whole) < flops(kept + 1)
+    assert (report.flops(), report.flops(pruned=False)) == (flops(kept), flops(whole))
+    assert f"a later turn: the caches of the layers held {held[1]} to {held[0]} tokens" in str(report)
+
+
+def test_the_report_of_a_later_turn() -> None:
+    """Its tokens are those of the turn, its bytes those of the whole cache."""
+    model, talk = talk_of("llava", ["image", DECODE, "image"], "none")
+    with tp.apply(model, fastv()) as run:
+        told = tell(model, talk, run)
+    report = told.reports[-1]
+    assert (report.before, report.after) == ([16] * 3, [5] * 3)
+    per_row = report.kv_bytes_unpruned // (4 * told.cache.get_seq_length())
+    rows = [layer.keys.shape[-2] for layer in told.cache.layers]
+    assert report.kv_bytes == per_row * sum(rows)
+    assert report.cached_per_layer() == rows
+    assert rows == [told.cache.get_seq_length(), *[told.cache.get_seq_length() - 22] * 3]
+
+
+# ---- the ends of conversations
+
+
+def test_a_crop_stops_at_the_last_picture() -> None:
+    model, talk = talk_of("llava", ["image", DECODE, "image", DECODE], "none")
+    with tp.apply(model, fastv()) as run:
+        told = tell(model, talk, run)
+        told.cache.crop(-3)
+        again = tell(model, talk, run, told.cache, talk.turns[-3:])
+        with pytest.raises(UnsupportedFeatureError, match="cannot be cropped by 4 tokens: 3 follow its prompt"):
+            again.cache.crop(-4)
+    for ours, theirs in zip(again.logits, told.logits[-3:], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@torch.no_grad()
+def test_pictures_belong_to_the_method_that_began() -> None:
+    """In a block of another method they would be asked for twice."""
+    model, talk = talk_of("llava", ["image", "image", "text"], "none")
+    first, second, text = talk.turns
+    match = "another method pruned the KV cache than the one in use here"
+    with tp.apply(model, fastv()) as run:
+        cache = model(**talk.call(first))[CACHE]
+        for how in (fastv([2]), None):
+            with run.using(how), pytest.raises(UnsupportedFeatureError, match=match):
+                model(**talk.call(second), **{CACHE: cache})
+        model(**talk.call(second), **{CACHE: cache})  # nothing was lost
+        with run.using(fastv([2])):
+            model(**talk.call(text), **{CACHE: cache})  # text goes on everywhere
+        assert cache.get_seq_length() == talk.whole["input_ids"].shape[1]
+
+
+@torch.no_grad()
+def test_a_conversation_from_before_the_block_is_pruned_from_here_on() -> None:
+    model, talk = talk_of("llava", ["image", "image"], "none")
+    first, second = talk.turns
+    cache = model(**talk.call(first), use_cache=True)[CACHE]
+    with tp.apply(model, fastv()) as run:
+        told = tell(model, talk, run, cache, [second])
+    whole = torch.where(first.inputs["input_ids"][0] == LLAVA.visual_ids[0])[0].expand(3, -1)
+    kept = [(1, torch.cat([whole, told.kept[0][0][1]], 1))]
+    wanted = expected(model, talk, kept)
+    both = Told(told.logits, [kept], [], told.cache)
+    assert worst_difference(talk, both, wanted, [second]) <= tolerance(wanted)
+
+
+@torch.no_grad()
+def test_a_mask_of_the_turn_alone_is_refused() -> None:
+    model, talk = talk_of("llava", ["image", "image"], "none")
+    first, second = talk.turns
+    with tp.apply(model, fastv()):
+        cache = model(**talk.call(first))[CACHE]
+        call = {**talk.call(second), "attention_mask": second.inputs["attention_mask"]}
+        with pytest.raises(UnsupportedFeatureError, match=r"the attention mask covers 26 tokens, and the conversation"):
+            model(**call, **{CACHE: cache})
+
+
+@torch.no_grad()
+def test_after_the_block_pictures_are_refused() -> None:
+    model, talk = talk_of("llava", ["image", "image"], "none")
+    first, second = talk.turns
+    with tp.apply(model, fastv()):
+        cache = model(**talk.call(first))[CACHE]
+    with pytest.raises(UnsupportedFeatureError, match="inside an apply block that has ended"):
+        model(**talk.call(second), **{CACHE: cache})
+    with tp.apply(model, fastv()), pytest.raises(UnsupportedFeatureError, match="pruned by another apply block"):
+        model(**talk.call(second), **{CACHE: cache})
+
+
+def test_a_turn_whose_pictures_all_stay() -> None:
+    """Only the first turn loses tokens; the second is exact on what is left of it."""
+    model, talk = talk_of("llava", ["multi", DECODE, "image", DECODE], "left")
+    with tp.apply(model, method([1, 2], {"name": "keep_count", "tokens": 17})) as run:
+        told = tell(model, talk, run)
+    assert told.reports[-1].reason == "not pruned: the budget is no reduction"
+    assert_exact(model, talk, told)
+
+
+def test_dynamic_caches_are_the_default() -> None:
+    """The helper gives none: the model makes its own."""
+    model, talk = talk_of("llava", ["image"], "none")
+    with tp.apply(model, fastv()) as run:
+        assert isinstance(tell(model, talk, run).cache, DynamicCache)
