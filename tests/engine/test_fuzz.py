@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.support.fuzzing import Trial, judge
 from tests.support.matrix import ONE_IMAGE_BEAMS
 from tests.support.tiny import CASES, CORE
+from tests.support.turns import SEEN_BY_TURNS
 
 #: `make fuzz` asks for more, and for others in every run.
 MANY = int(os.environ.get("FUZZ_TRIALS", "200"))
@@ -23,14 +24,20 @@ def trials(draw: Any) -> Trial:
     family = draw(st.sampled_from(CORE))
     case = CASES[family]
     renumbered = draw(st.booleans()) and family != "gemma3"
-    way = draw(st.sampled_from(["forward", "greedy", "sample", "beam", "lookup", "no cache", "two turns"]))
-    if renumbered and way in ("forward", "beam", "no cache", "two turns"):  # judged for the steps of one generation
+    way = draw(st.sampled_from(["forward", "greedy", "sample", "beam", "lookup", "no cache", "two turns", "pictures"]))
+    if renumbered and way in (
+        "forward",
+        "beam",
+        "no cache",
+        "two turns",
+        "pictures",
+    ):  # judged for the steps of one generation
         way = "greedy"
     layers = (0,) if renumbered else tuple(sorted(draw(st.sets(st.integers(0, 3), min_size=1, max_size=3))))
     variants = [variant for variant in case.variants if variant not in ("text", "video")]
     if way == "beam" and ONE_IMAGE_BEAMS:
         variants = ["image"]
-    cached = way not in ("forward", "no cache")
+    cached = way not in ("forward", "no cache") and not (way == "pictures" and family in SEEN_BY_TURNS)
     return Trial(
         family=family,
         attention=draw(st.sampled_from(case.attentions)),
@@ -45,7 +52,7 @@ def trials(draw: Any) -> Trial:
         ratio=draw(st.sampled_from([0.1, 0.33, 0.7, 1.0])),
         cut=cached and not renumbered and draw(st.booleans()),
         renumbered=renumbered,
-        static=way in ("greedy", "sample", "beam", "two turns") and draw(st.booleans()),
+        static=way in ("greedy", "sample", "beam", "two turns", "pictures") and draw(st.booleans()),
         half=way in ("forward", "greedy") and not renumbered and draw(st.integers(0, 9)) == 0,
         way=way,
     )

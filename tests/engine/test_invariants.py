@@ -328,6 +328,28 @@ def test_9_a_further_turn_of_text_is_exact(
     assert (torch.stack(second.logits, 1) - expected).abs().max() <= tolerance(expected)
 
 
+@torch.no_grad()
+def test_9_an_image_in_a_later_turn_is_exact(model: PreTrainedModel) -> None:
+    """Ids of the whole conversation, pixels of the new turn. All other ways are in `test_turns.py`."""
+    first = LLAVA.batch(model, 2, "left", seed=1).inputs
+    second = LLAVA.batch(model, 2, "left", seed=2).inputs
+    more = {"max_new_tokens": 4, "output_logits": True, "return_dict_in_generate": True}
+    with tp.apply(model, method(name="keep_count", tokens=5)) as run:
+        told = model.generate(**first, **more)
+        start = told.sequences.shape[1] - 1  # the last token is not in the cache
+        kept = [run.stages[0].kept]
+        ids = torch.cat([told.sequences, second["input_ids"]], 1)
+        mask = torch.cat([first["attention_mask"], torch.ones(2, 4, dtype=torch.long), second["attention_mask"]], 1)
+        asked = {"input_ids": ids, "attention_mask": mask, "pixel_values": second["pixel_values"]}
+        out = model.generate(**asked, **{CACHE: told[CACHE]}, **more)
+        kept.append(run.stages[0].kept + start)
+    pixels = torch.stack([first["pixel_values"], second["pixel_values"]], 1).flatten(0, 1)
+    whole = {**asked, "pixel_values": pixels}
+    stages = [(1, torch.cat(kept, 1))]
+    wanted = oracle_generate_logits(model, whole, out.sequences[:, -4:], stages, LLAVA.visual_ids)
+    assert (torch.stack(out.logits, 1) - wanted).abs().max() <= tolerance(wanted)
+
+
 def test_9_a_cache_of_another_block_is_refused(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
     with tp.apply(model, method()):
         cache = model(**inputs)[CACHE]

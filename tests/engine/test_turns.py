@@ -19,16 +19,23 @@ from tests.support.oracle import Stage, masked, oracle_generate_logits, toleranc
 from tests.support.simple import CASE as LLAVA
 from tests.support.simple import fastv
 from tests.support.tiny import CASES, CORE
-from tests.support.tiny.core import CACHE
-from tests.support.turns import DECODE, Talk, Told, tell, tell_masked, worst_difference
+from tests.support.tiny.core import CACHE, IMAGE
+from tests.support.turns import (
+    DECODE,
+    SEEN_BY_TURNS,
+    Talk,
+    Told,
+    expected_turns,
+    tell,
+    tell_masked,
+    worst_difference,
+)
 from tokenprune.errors import UnsupportedFeatureError
 from tokenprune.flops.decoder import layer_flops
 
 KINDS = ["ragged", DECODE, "multi", DECODE, "text", "image"]
 FROM_TEXT = ["text", DECODE, "ragged", DECODE, "image"]
 THIRD = {"name": "keep_ratio", "ratio": 0.33}
-#: Families of which transformers sees the pictures of a later turn otherwise than those of one long prompt.
-SEEN_BY_TURNS = ("gemma3", "paligemma")
 SETTINGS: dict[str, dict[str, Any]] = {
     "one stage": {"layers": [1]},
     "two stages, eager, left padding": {"layers": [1, 2], "attention": "eager", "padding": "left"},
@@ -45,20 +52,9 @@ def talk_of(name: str, kinds: list[str] = KINDS, padding: Any = "left", attentio
     return model, Talk.of(case, model, kinds, padding)
 
 
-@torch.no_grad()
-def expected(model: PreTrainedModel, talk: Talk, stages: list[Stage], cut: bool = False) -> Tensor:
-    """Logits of the whole conversation, dropped tokens hidden."""
-    if talk.case.name in SEEN_BY_TURNS:
-        return tell_masked(model, talk, stages)
-    ends = [turn.start + turn.width for turn in talk.turns if turn.brings_images] if cut else []
-    with masked(model, talk.whole, stages, talk.case.visual_ids, *ends):
-        logits: Tensor = model(**talk.whole, position_ids=talk.positions, use_cache=False).logits
-    return logits
-
-
 def assert_exact(model: PreTrainedModel, talk: Talk, told: Told, cut: bool = False) -> None:
     """Every kept token of every call has the oracle's logits."""
-    logits = expected(model, talk, told.stages, cut)
+    logits = expected_turns(model, talk, told.stages, cut)
     assert worst_difference(talk, told, logits) <= talk.case.slack * tolerance(logits)
 
 
@@ -83,7 +79,7 @@ def test_the_oracle_by_turns_agrees_with_that_of_the_whole() -> None:
     model, talk = talk_of("llava")
     with tp.apply(model, method([1], THIRD)) as run:
         told = tell(model, talk, run)
-    by_turns, whole = tell_masked(model, talk, told.stages), expected(model, talk, told.stages)
+    by_turns, whole = tell_masked(model, talk, told.stages), expected_turns(model, talk, told.stages)
     real = talk.whole["attention_mask"].bool()
     assert (by_turns - whole)[real].abs().max() <= tolerance(whole)
 
@@ -151,7 +147,7 @@ def test_on_a_cache_of_8_bit_floats() -> None:
     assert all(report.kv_rounded == "8-bit floats" for report in told.reports)
     with tp.apply(model, method([1], {"name": "keep_ratio", "ratio": 1.0})) as run:
         whole, plain = tell(model, talk, run, fp8()), tell(model, talk, run)
-    ours = worst_difference(talk, told, expected(model, talk, told.stages))
+    ours = worst_difference(talk, told, expected_turns(model, talk, told.stages))
     theirs = max(float((a - b).abs().max()) for a, b in zip(whole.logits, plain.logits, strict=True))
     assert 0 < ours <= 1.5 * theirs
 
@@ -172,25 +168,27 @@ def test_one_prompt_cache_serves_many_questions() -> None:
 
 
 @torch.no_grad()
-def test_generate_goes_on_with_a_new_picture() -> None:
-    """The whole conversation as ids, and the pixels of the new turn."""
-    model = LLAVA.build()
-    first = LLAVA.batch(model, 2, "left", seed=1).inputs
-    second = LLAVA.batch(model, 2, "left", seed=2).inputs
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_generate_of_qwen_takes_positions(name: str) -> None:
+    """transformers cannot count positions there from the pictures of one turn: they are given."""
+    case = CASES[name]
+    model: Any = case.build()
+    first, second = (case.batch(model, 1, "none", seed=seed).inputs for seed in (1, 2))
     more = {"max_new_tokens": 4, "output_logits": True, "return_dict_in_generate": True}
     with tp.apply(model, fastv()) as run:
         told = model.generate(**first, **more)
-        start = told.sequences.shape[1] - 1  # the last token is not in the cache
+        start = told.sequences.shape[1] - 1
         kept = [run.stages[0].kept]
         ids = torch.cat([told.sequences, second["input_ids"]], 1)
-        mask = torch.cat([first["attention_mask"], torch.ones(2, 4, dtype=torch.long), second["attention_mask"]], 1)
-        asked = {"input_ids": ids, "attention_mask": mask, "pixel_values": second["pixel_values"]}
-        out = model.generate(**asked, **{CACHE: told[CACHE]}, **more)
+        types = (ids == IMAGE).long()
+        grids = torch.cat([first["image_grid_thw"], second["image_grid_thw"]])
+        places = model.model.get_rope_index(ids, mm_token_type_ids=types, image_grid_thw=grids)[0]
+        asked = {**second, "input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": types}
+        out = model.generate(**asked, position_ids=places, **{CACHE: told[CACHE]}, **more)
         kept.append(run.stages[0].kept + start)
-    pixels = torch.stack([first["pixel_values"], second["pixel_values"]], 1).flatten(0, 1)
-    whole = {**asked, "pixel_values": pixels}
-    stages = [(1, torch.cat(kept, 1))]
-    wanted = oracle_generate_logits(model, whole, out.sequences[:, -4:], stages, LLAVA.visual_ids)
+    pixels = torch.cat([first["pixel_values"], second["pixel_values"]])
+    whole = {**asked, "pixel_values": pixels, "image_grid_thw": grids}
+    wanted = oracle_generate_logits(model, whole, out.sequences[:, -4:], [(1, torch.cat(kept, 1))], case.visual_ids)
     assert (torch.stack(out.logits, 1) - wanted).abs().max() <= tolerance(wanted)
 
 
@@ -368,7 +366,7 @@ def test_a_conversation_from_before_the_block_is_pruned_from_here_on() -> None:
         told = tell(model, talk, run, cache, [second])
     whole = torch.where(first.inputs["input_ids"][0] == LLAVA.visual_ids[0])[0].expand(3, -1)
     kept = [(1, torch.cat([whole, told.kept[0][0][1]], 1))]
-    wanted = expected(model, talk, kept)
+    wanted = expected_turns(model, talk, kept)
     both = Told(told.logits, [kept], [], told.cache)
     assert worst_difference(talk, both, wanted, [second]) <= tolerance(wanted)
 

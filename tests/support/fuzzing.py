@@ -16,9 +16,11 @@ from tests.support.oracle import Inputs, Stage, dropped, masked, oracle_generate
 from tests.support.renumbered import expected_logits
 from tests.support.tiny import CASES, TinyCase
 from tests.support.tiny.core import CACHE, Padding, Variant
+from tests.support.turns import DECODE, Talk, expected_turns, tell, worst_difference
 from tokenprune.errors import TokenPruneError
 
-Way = Literal["forward", "greedy", "sample", "beam", "lookup", "no cache", "two turns"]
+Way = Literal["forward", "greedy", "sample", "beam", "lookup", "no cache", "two turns", "pictures"]
+"""``two turns``: generation, then a turn of text. ``pictures``: turns of text, of pictures and of single tokens."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ def judge(trial: Trial) -> str | None:
     samples = 1 if trial.way == "lookup" else trial.batch
     inputs = case.batch(model, samples, trial.padding, seed=trial.seed, variant=trial.variant).inputs
     try:
+        if trial.way == "pictures":
+            return _judge_turns(trial, case, model)
         with tp.apply(model, trial.method) as run:
             ours, tail = _outcome(trial, model, inputs)
     except TokenPruneError as error:
@@ -122,6 +126,22 @@ def judge(trial: Trial) -> str | None:
     worst = difference(ours, theirs)
     assert worst <= limit, f"{worst:.2e} from the oracle, {limit:.0e} is allowed"
     return None
+
+
+#: Orders of turns, by the seed.
+ORDERS = (["first", DECODE, "image"], ["text", "first", DECODE, "first"], ["image", "text", "first", DECODE])
+
+
+def _judge_turns(trial: Trial, case: TinyCase, model: Any) -> None:
+    """Tell a conversation with pictures in several turns, and compare every call."""
+    kinds = [trial.variant if kind == "first" else kind for kind in ORDERS[trial.seed % len(ORDERS)]]
+    talk = Talk.of(case, model, kinds, trial.padding, trial.batch)
+    room = StaticCache(config=model.config.get_text_config(), max_cache_len=talk.whole["input_ids"].shape[1] + 1)
+    with tp.apply(model, trial.method) as run:
+        told = tell(model, talk, run, room if trial.static else None)
+    theirs = expected_turns(model, talk, told.stages, trial.cut)
+    worst, limit = worst_difference(talk, told, theirs), case.slack * tolerance(theirs)
+    assert worst <= limit, f"{worst:.2e} from the oracle, {limit:.0e} is allowed"
 
 
 def _outcome(trial: Trial, model: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tests.support.matrix import stages_of
-from tests.support.oracle import Stage, decoder_layers, dropped, positions_of_generate
+from tests.support.oracle import Stage, decoder_layers, dropped, masked, positions_of_generate
 from tests.support.tiny import TinyCase
 from tests.support.tiny.core import CACHE, FIRST_TEXT, LAST_TEXT, Padding, Visual, pad, plan
 
 TOKENS = ("input_ids", "attention_mask")
 
+#: Families of which transformers sees the pictures of a later turn otherwise than those of one long prompt.
+SEEN_BY_TURNS = ("gemma3", "paligemma")
 DECODE = "decode"
 """A turn of three calls, each of one token that the model might have written."""
 
@@ -150,6 +152,17 @@ def worst_difference(talk: Talk, told: Told, expected: Tensor, turns: Sequence[T
             difference = (ours[seen] - expected[sample, rows[seen]]).abs().nan_to_num(nan=float("inf"))
             worst = max(worst, float(difference.max()))
     return worst
+
+
+@torch.no_grad()
+def expected_turns(model: PreTrainedModel, talk: Talk, stages: list[Stage], cut: bool = False) -> Tensor:
+    """Logits of the whole conversation, dropped tokens hidden."""
+    if talk.case.name in SEEN_BY_TURNS:
+        return tell_masked(model, talk, stages)
+    ends = [turn.start + turn.width for turn in talk.turns if turn.brings_images] if cut else []
+    with masked(model, talk.whole, stages, talk.case.visual_ids, *ends):
+        logits: Tensor = model(**talk.whole, position_ids=talk.positions, use_cache=False).logits
+    return logits
 
 
 @torch.no_grad()
