@@ -25,7 +25,8 @@ CELLS ?=
 TRAIN_ARGS ?= --out results/training/digits.safetensors
 
 PY := $(VENV)/bin/python
-INSTALL := $(PY) -m pip install --disable-pip-version-check --no-warn-conflicts -qq
+# --no-compile: Python compiles what is imported, when it is imported, and most of these packages never are
+INSTALL := $(PY) -m pip install --disable-pip-version-check --no-warn-conflicts --no-compile -qq
 EXAMPLE := plugins/tokenprune-example
 EMBEDDED := plugins/tokenprune-embedded
 VLLM := plugins/tokenprune-vllm
