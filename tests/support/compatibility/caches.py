@@ -60,14 +60,14 @@ def quantized(layer: str) -> Make:
     return make
 
 
-class Mine(cache_utils.DynamicLayer):  # type: ignore[misc]
+class YourLayer(cache_utils.DynamicLayer):  # type: ignore[misc]
     """A cache layer of somebody's."""
 
 
 def own_layers(use: Use) -> dict[str, Any]:
     """A cache with layers that the engine does not know."""
     cache = DynamicCache()
-    cache.layer_class_to_replicate = Mine
+    cache.layer_class_to_replicate = YourLayer
     return {CACHE: cache}
 
 

@@ -184,7 +184,7 @@ ROWS = (
         {DEFAULT: ENDED, STATIC: STATIC_ENDED},
     ),
     Row(
-        "cache in another block",
+        "cache in another `apply` block",
         over(BY_HAND, lambda kind, apply: afterwards(kind, apply, again=True)),
         {DEFAULT: ENDED, STATIC: STATIC_ENDED},
     ),

@@ -80,7 +80,7 @@ def verdict(cell: Cell) -> Verdict:
         )
     if found.rounded is not None:
         assert found.worst <= ROUNDED * found.largest, f"{found} is more than rounding"
-        return Verdict("lossy", f"the cache rounds what it stores to {found.rounded}, pruned or not")
+        return Verdict("lossy")
     assert found.worst <= found.allowed, f"{found} is not exact"
     return Verdict("exact", found.remark)
 

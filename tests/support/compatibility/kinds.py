@@ -64,8 +64,13 @@ def shallow(model: Any) -> PreTrainedModel:
 
 
 def stages_of(run: Any) -> list[Stage]:
-    """The stages of a run; none where there is no run, as on the unpruned model."""
-    return matrix.stages_of(run) if run else []
+    """The stages of a run, which dropped something; none where there is no run, as on the unpruned model."""
+    if not run:
+        return []
+    stages = matrix.stages_of(run)
+    assert stages, "no stage is reported"
+    assert sum(run.report.after) < sum(run.report.before), "nothing was pruned"
+    return stages
 
 
 @dataclass
@@ -120,7 +125,6 @@ class Use:
             cut: Whether the method cuts earlier caches.
         """
         stages = stages_of(run)
-        assert stages, "nothing was pruned"
         inputs = self.inputs if inputs is None else inputs
         expected = self.expected(inputs, out.sequences[:, inputs["input_ids"].shape[1] :], stages, cut)
         return self.found(run, torch.stack(out.logits, 1), expected[:, -len(out.logits) :])
@@ -143,8 +147,8 @@ class Use:
 def ran_eagerly() -> str:
     """A remark on what Dynamo did not compile; empty if all decode steps ran compiled."""
     if not counters["stats"]["unique_graphs"]:
-        return "transformers compiles none of these steps"
-    return "what reads several tokens at once runs eagerly" if counters["graph_break"] else ""
+        return "transformers does not compile these steps"
+    return "calls that read several tokens run eagerly" if counters["graph_break"] else ""
 
 
 def over(kinds: tuple[str, ...], cell: Callable[[str, Apply], Found]) -> dict[str, Cell]:
