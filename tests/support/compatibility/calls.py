@@ -138,7 +138,8 @@ def custom(_: str, apply: Apply) -> Found:
 
     def loop(model: Any, input_ids: Tensor, generation_config: Any, **kwargs: Any) -> Tensor:
         given = {name: kwargs[name] for name in ("pixel_values", "mm_encoder_outputs") if name in kwargs}
-        step, cache = input_ids, {}
+        step = input_ids
+        cache: dict[str, Any] = {}
         for _ in range(generation_config.max_length - input_ids.shape[1]):
             out = model(input_ids=step, **given, **cache, use_cache=True)
             found.append(out.logits[:, -1])

@@ -26,9 +26,10 @@ def called(kind: str, apply: Apply, way: Way, inside: bool = False) -> Found:
     use.kind = kind
     plain = copy.deepcopy(use.model)
     cache = cache_of(kind, use.model, use.inputs)
-    given, call = (use.model, None) if inside else way(use.model)
+    given, call = (use.model, use.model) if inside else way(use.model)
     with apply(given, HOW) as run:
-        call = way(use.model)[1] if inside else call
+        if inside:
+            _, call = way(use.model)
         call(**use.inputs, **cache)
         ours = torch.cat([call(input_ids=torch.full((2, 1), token), **cache).logits for token in (5, 6)], 1)
     graphs, use.model = counters["stats"]["unique_graphs"], plain

@@ -12,7 +12,6 @@ from tests.support.windows import wide_gemma
 
 RATIO = {"name": "keep_ratio", "ratio": 0.4}
 HOW = matrix.method([1], RATIO)
-KINDS = EAGER
 
 
 def used(**use: Any) -> Any:

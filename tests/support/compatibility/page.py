@@ -19,7 +19,7 @@ from tests.support.compatibility import (
     training,
 )
 from tests.support.compatibility.judging import Row, Verdict, verdict
-from tests.support.compatibility.kinds import KINDS
+from tests.support.compatibility.kinds import EAGER, KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "compatibility.md"
@@ -77,7 +77,7 @@ TABLES = (
     Table("Generate", EACH, generating.ROWS),
     Table("Go on after a prompt", {kind: kind for kind in conversations.CACHES}, conversations.ROWS),
     Table("Methods", EACH, methods.ROWS),
-    Table("Prompts, attention, layers", {kind: kind for kind in models.KINDS}, models.ROWS),
+    Table("Prompts, attention, layers", {kind: kind for kind in EAGER}, models.ROWS),
     Table("Other caches", ONE, caches.ROWS),
     Table("Models that you compile", CALLER, compilers.ROWS),
     Table("Calls and wrappers", ONE, calls.ROWS),
