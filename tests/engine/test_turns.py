@@ -232,6 +232,25 @@ def test_renumbered_positions_count_on(name: str, cache: str, budget: dict[str, 
     assert worst_difference(talk, told, wanted) <= tolerance(wanted)
 
 
+@torch.no_grad()
+def test_renumbered_positions_of_cut_layers_go_on() -> None:
+    """A stage that drops in the first turn, and nothing in the second: its layers are cut, and count on."""
+    model, talk = talk_of("llava", ["multi", "image", DECODE], "none")
+    seen: list[list[int]] = []
+
+    def note(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append(kwargs["position_ids"][0].tolist())
+
+    how = method([0, 2], {"name": "keep_schedule", "tokens": [17, 5]}, positions="renumbered", cut_earlier_caches=True)
+    with tp.apply(model, how) as run:
+        hook = model.get_decoder().layers[0].register_forward_pre_hook(note, with_kwargs=True)
+        tell(model, talk, run)
+        hook.remove()
+    count = sum(map(len, seen))
+    assert [place for call in seen for place in call] == list(range(count))
+    assert count == talk.whole["input_ids"].shape[1] - 15  # 32 - 17, and nothing of the second turn
+
+
 @pytest.mark.parametrize("cut", [False, True])
 def test_renumbered_behind_a_layer_equals_the_eager_and_the_static_way(cut: bool) -> None:
     """The layers before the stage keep the model's positions; two caches that work differently agree."""
@@ -341,20 +360,50 @@ def test_a_crop_stops_at_the_last_picture() -> None:
 
 
 @torch.no_grad()
-def test_pictures_belong_to_the_method_that_began() -> None:
-    """In a block of another method they would be asked for twice."""
+def test_each_turn_may_have_a_budget_of_its_own() -> None:
+    """Requests of a service: a block for each, with another pruner and budget before the same layers."""
+    model, talk = talk_of("llava", ["multi", DECODE, "image", "ragged", DECODE], "left")
+    second, third = talk.turns[4:6]
+    with tp.apply(model, method([1, 2], THIRD)) as run:
+        parts = [tell(model, talk, run, None, talk.turns[:4])]
+        with run.using(fastv([1, 2], name="keep_count", tokens=7)) as part:
+            parts.append(tell(model, talk, part, parts[0].cache, [second]))
+        with run.using(method([1, 2], {"name": "keep_ratio", "ratio": 0.5})) as part:
+            parts.append(tell(model, talk, part, parts[0].cache, [third]))
+        parts.append(tell(model, talk, run, parts[0].cache, talk.turns[6:]))
+    told = Told([x for p in parts for x in p.logits], [x for p in parts for x in p.kept], [], parts[0].cache)
+    assert parts[1].reports[0].after == [7] * 3
+    assert_exact(model, talk, told)
+
+
+@torch.no_grad()
+def test_pictures_are_pruned_before_the_same_layers() -> None:
     model, talk = talk_of("llava", ["image", "image", "text"], "none")
     first, second, text = talk.turns
-    match = "another method pruned the KV cache than the one in use here"
+    others = [fastv([2]), method([1], THIRD, positions="renumbered"), method([1], THIRD, cut_earlier_caches=True)]
     with tp.apply(model, fastv()) as run:
         cache = model(**talk.call(first))[CACHE]
-        for how in (fastv([2]), None):
+        for how in others:
+            match = r"the KV cache was pruned before layer 1 at original positions, and the method in use prunes before"
             with run.using(how), pytest.raises(UnsupportedFeatureError, match=match):
                 model(**talk.call(second), **{CACHE: cache})
         model(**talk.call(second), **{CACHE: cache})  # nothing was lost
         with run.using(fastv([2])):
             model(**talk.call(text), **{CACHE: cache})  # text goes on everywhere
         assert cache.get_seq_length() == talk.whole["input_ids"].shape[1]
+
+
+def test_pictures_of_an_unpruned_turn_stay() -> None:
+    model, talk = talk_of("llava", ["multi", DECODE, "image", DECODE])
+    later = talk.turns[4]
+    with tp.apply(model, method([1, 2], THIRD)) as run:
+        told = tell(model, talk, run, None, talk.turns[:4])
+        with run.using(None) as part:
+            unpruned = tell(model, talk, part, told.cache, talk.turns[4:])
+    visual = torch.isin(later.inputs["input_ids"], torch.tensor(LLAVA.visual_ids))
+    whole = torch.stack([row.nonzero()[:, 0] + later.start for row in visual])
+    both = Told(told.logits + unpruned.logits, [*told.kept, [(1, whole), (2, whole)]], [], told.cache)
+    assert_exact(model, talk, both)
 
 
 @torch.no_grad()
@@ -371,15 +420,96 @@ def test_a_conversation_from_before_the_block_is_pruned_from_here_on() -> None:
     assert worst_difference(talk, both, wanted, [second]) <= tolerance(wanted)
 
 
+@pytest.mark.parametrize("shape", [(3, 26), (3, 1, 26, 26), (3, 1, 52, 52), (1, 1, 26, 51)])
 @torch.no_grad()
-def test_a_mask_of_the_turn_alone_is_refused() -> None:
+def test_a_mask_that_does_not_cover_both_is_refused(shape: tuple[int, ...]) -> None:
     model, talk = talk_of("llava", ["image", "image"], "none")
     first, second = talk.turns
     with tp.apply(model, fastv()):
         cache = model(**talk.call(first))[CACHE]
-        call = {**talk.call(second), "attention_mask": second.inputs["attention_mask"]}
-        with pytest.raises(UnsupportedFeatureError, match=r"the attention mask covers 26 tokens, and the conversation"):
+        call = {**talk.call(second), "attention_mask": torch.ones(shape, dtype=torch.bool)}
+        with pytest.raises(UnsupportedFeatureError, match=r"brings 26 tokens to a KV cache of 26, which its attention"):
             model(**call, **{CACHE: cache})
+
+
+@torch.no_grad()
+def test_prompt_lookup_passes_all_tokens_again() -> None:
+    """A limit of transformers, in a turn of text, too: the error names it."""
+    model, inputs = LLAVA.build(), LLAVA.batch(LLAVA.build(), 1).inputs
+    with tp.apply(model, fastv()):
+        cache = model(**inputs)[CACHE]
+        ids = torch.cat([inputs["input_ids"], torch.tensor([[5, 6, 7]])], 1)
+        with pytest.raises(
+            UnsupportedFeatureError, match="prompt lookup in a later turn: transformers passes all tokens"
+        ):
+            model.generate(ids, attention_mask=torch.ones_like(ids), prompt_lookup_num_tokens=2, **{CACHE: cache})
+
+
+@pytest.mark.parametrize("more", [{"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}])
+@torch.no_grad()
+def test_samples_that_are_repeated_get_each_others_pixels(more: dict[str, Any]) -> None:
+    """transformers repeats the pixels wrongly, without pruning, too: refused."""
+    model, talk = talk_of("llava", ["image", "image"], "none")
+    first, second = talk.turns
+    ids = torch.cat([first.inputs["input_ids"], second.inputs["input_ids"]], 1)
+    asked = {"attention_mask": torch.ones_like(ids), "pixel_values": second.inputs["pixel_values"]}
+    with tp.apply(model, fastv()):
+        cache = model(**talk.call(first))[CACHE]
+        cache.batch_repeat_interleave(2)
+        with pytest.raises(
+            UnsupportedFeatureError, match="beams or several returned sequences, with images in a later"
+        ):
+            model.generate(ids, **asked, **{CACHE: cache}, max_new_tokens=2, **more)
+
+
+@pytest.mark.parametrize("layer", [0, 2, 3])
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+@torch.no_grad()
+def test_an_interrupted_turn_cannot_be_repeated(kind: str, layer: int) -> None:
+    model, talk = talk_of("llava", ["image", "image"], "none")
+    first, second = ({**turn.inputs} for turn in talk.turns)
+    for inputs in (first, second):
+        del inputs["attention_mask"]
+
+    def stop(*_: Any) -> None:
+        raise KeyError("interrupted")
+
+    with tp.apply(model, fastv()):
+        cache = model(**first, **({CACHE: static_cache(model, talk)} if kind == "static" else {}))[CACHE]
+        hook = model.get_decoder().layers[layer].register_forward_hook(stop)
+        with pytest.raises(KeyError):
+            model(**second, **{CACHE: cache})
+        hook.remove()
+        with pytest.raises(UnsupportedFeatureError, match="a forward was interrupted"):
+            model(**second, **{CACHE: cache})
+
+
+@torch.no_grad()
+def test_labels_are_those_of_the_turn() -> None:
+    model, talk = talk_of("llava", ["image", "image"], "none")
+    first, second = talk.turns
+    with tp.apply(model, fastv()) as run:
+        cache = model(**talk.call(first))[CACHE]
+        with pytest.raises(UnsupportedFeatureError, match="labels of 52 tokens for a call that brings 26"):
+            model(**talk.call(second), labels=talk.whole["input_ids"], **{CACHE: cache})
+        model(**talk.call(second), labels=second.inputs["input_ids"], **{CACHE: cache})
+    assert run.report.targets == [25] * 3
+
+
+@pytest.mark.parametrize("layers", [[0], [2]])
+@torch.no_grad()
+def test_a_static_cache_without_room_is_refused(layers: list[int]) -> None:
+    model, talk = talk_of("llava", ["image", "image"], "none")
+    first, second = talk.turns
+    cache = StaticCache(config=model.config.get_text_config(), max_cache_len=51)
+    with tp.apply(model, method(layers, THIRD)):
+        model(**talk.call(first), **{CACHE: cache})
+        match = r"room for 51 tokens, and the prompt has 26 before it is pruned, behind 26 of earlier turns"
+        with pytest.raises(UnsupportedFeatureError, match=match):
+            model(**talk.call(second), **{CACHE: cache})
+        small = StaticCache(config=model.config.get_text_config(), max_cache_len=25)
+        with pytest.raises(UnsupportedFeatureError, match="room for 25 tokens, and the prompt has 26 before"):
+            model(**talk.call(first), **{CACHE: small})
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tokenprune.core.call_arguments import bound_arguments, given_cache
 from tokenprune.engine.plan import Plan
 from tokenprune.errors import UnsupportedFeatureError
 
@@ -52,11 +53,18 @@ def candidates_after_prompt(
         kwargs: Its keyword arguments.
 
     Raises:
-        UnsupportedFeatureError: The candidates come from layers of the model itself.
+        UnsupportedFeatureError: The candidates come from layers of the model itself; or the cache holds earlier turns.
     """
     made = original(*args, **kwargs)
     if plan() is None:
         return made
+    cache = given_cache(bound_arguments(original, args, kwargs).get("model_kwargs") or {})
+    if cache is not None and cache.get_seq_length():
+        raise UnsupportedFeatureError(
+            "assisted decoding or prompt lookup in a later turn: transformers passes all tokens again, behind those of"
+            " the KV cache",
+            "generate this turn without an assistant, or prefill the conversation anew",
+        )
     if getattr(made, "requires_model_outputs", False) or getattr(made, "assistant_early_exit", None) is not None:
         raise UnsupportedFeatureError(
             f"assisted decoding with {type(made).__name__}: the candidates come from layers of the model itself, on the"

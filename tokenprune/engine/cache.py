@@ -99,6 +99,30 @@ def _unsupported(what: str) -> UnsupportedFeatureError:
     return UnsupportedFeatureError(f"{what} is not supported", "use the default DynamicCache")
 
 
+def check_room(cache: Any, past: int, width: int) -> None:
+    """Refuse a prompt that a static cache has no room for: in its layers that see everything, dropped tokens count.
+
+    Args:
+        cache: The KV cache, may be None.
+        past: Tokens that it stands for.
+        width: Tokens of the prompt before it is pruned.
+
+    Raises:
+        UnsupportedFeatureError: Names the room.
+    """
+    for layer in getattr(cache, "layers", ()):
+        if not isinstance(layer, StaticLayer) or getattr(layer, "is_sliding", False):
+            continue
+        full: int = getattr(layer, "full_length", layer.max_cache_len)
+        if past + width > full:
+            behind = f", behind {past} of earlier turns" if past else ""
+            raise UnsupportedFeatureError(
+                f"the static cache has room for {full} tokens, and the prompt has {width} before it is pruned{behind}",
+                f"give the cache max_cache_len={past + width} and one for each new token: positions count dropped"
+                " tokens",
+            )
+
+
 def check_lengths(cache: Any, layers: Sequence[int]) -> None:
     """Refuse a cache whose layers stand for sequences of different lengths.
 

@@ -48,12 +48,10 @@ class EarlierTurns:
             UnsupportedFeatureError: The attention mask does not cover the earlier turns.
         """
         mask = arguments.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] < past + new:
-            raise UnsupportedFeatureError(
-                f"images in a later turn: the attention mask covers {mask.shape[1]} tokens, and the conversation has"
-                f" {past} before this turn and {new} in it",
-                "pass a mask of the whole conversation",
-            )
+        masks = list(mask.values()) if isinstance(mask, Mapping) else [mask]
+        for given in masks:
+            if isinstance(given, Tensor):
+                _check_covers(given, past, new)
         return cls(cache, past, seen_columns(mask), flash)
 
     def rows(self, layer: int) -> Rows | None:
@@ -71,6 +69,11 @@ class EarlierTurns:
             pruned = pruned_layer(self.cache, layer)
             self._before[layer] = None if pruned is None else pruned.rows
         return self._before[layer]
+
+    def is_renumbered(self, layer: int) -> bool:
+        """Whether some sample has new positions in a layer."""
+        before = self.rows(layer)
+        return before is not None and before.following is not None
 
     def held(self, layer: int) -> int:
         """Keys of earlier turns that a layer holds, before it runs in this turn."""
@@ -133,7 +136,7 @@ class EarlierTurns:
         if before is None:  # whole so far: a prompt of no tokens, and everything followed it
             before = Rows(rows.new_zeros(len(rows), 0), 0, False, owner)
         positions = (rows + self.past).masked_fill(rows < 0, -1)
-        return before.with_turn(self.past, positions, self.past + new, ragged, following)
+        return before.with_turn(self.past, positions, self.past + new, ragged, owner, following)
 
     def begins(self, layer: int) -> Tensor | None:
         """Renumbered position of the turn's first token, long ``[batch]``; -1 for samples that were whole so far.
@@ -172,5 +175,18 @@ class EarlierTurns:
         seen = seen.expand(batch, -1)
         if before is None:
             return seen.sum(1)
-        places = before.with_turn(self.past, before.positions[:, :0], self.past, False, None).positions.to(seen.device)
+        none = before.positions[:, :0]
+        places = before.with_turn(self.past, none, self.past, False, before.owner, None).positions.to(seen.device)
         return (seen.gather(1, places.clamp(min=0)) & (places >= 0)).sum(1)
+
+
+def _check_covers(mask: Tensor, past: int, new: int) -> None:
+    """Refuse a mask of another form than ``[batch, past + new]`` or ``[batch or 1, heads or 1, new, past + new]``."""
+    rows = new if mask.dim() == 2 else mask.shape[-2]
+    if rows == new and mask.shape[-1] >= past + new:  # those of static caches are wider
+        return
+    raise UnsupportedFeatureError(
+        f"a later turn: the call brings {new} tokens to a KV cache of {past}, which its attention mask"
+        f" {tuple(mask.shape)} does not cover",
+        "pass the tokens of the turn, and a mask of the whole conversation",
+    )

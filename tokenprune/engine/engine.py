@@ -234,6 +234,8 @@ class Engine:
         return tower is not None and tower.layers_read == layers_read
 
     def _expanding(self, arguments: Mapping[str, Any]) -> None:
+        if self._method().plan is not None:
+            refusals.check_repeats(arguments, self.adapter)
         if self.thread.copies and "expand_size" in arguments:
             self.thread.copies[-1] = int(arguments["expand_size"])
 
@@ -340,21 +342,21 @@ class Engine:
                 return owner.step(cache, arguments)
         method = self._method() if inside else self.own
         if owner is not None:
-            if method.continuation is not owner:
-                raise refusals.images_of_another_method()
-            return self._prompt(method, arguments, cache, cache.get_seq_length())
+            plan = method.plan
+            if plan is None:
+                return owner.step(cache, arguments)  # what was dropped is missing, and the new images stay
+            if plan.cuts != owner.plan.cuts:
+                raise refusals.images_of_another_method(owner.plan.cuts, plan.cuts)
         method.check(cache, arguments)
-        self.layer_hooks.drop()
+        if owner is None:
+            self.layer_hooks.drop()
         past = cache.get_seq_length() if isinstance(cache, Cache) else 0
         ids = arguments.get("input_ids")
         brought = arguments.get("inputs_embeds") if ids is None else ids
         if past and brought is not None:
             refusals.check_mask_width(arguments.get("attention_mask"), past + brought.shape[1])
-        if past and ids is not None and ids.shape[1] == 1:
+        if past and owner is None and ids is not None and ids.shape[1] == 1:
             return Call()  # a decode step after an unpruned prefill: nothing to do, nothing to look at
-        return self._prompt(method, arguments, cache, past)
-
-    def _prompt(self, method: AppliedMethod | Unpruned, arguments: Mapping[str, Any], cache: Any, past: int) -> Call:
         call = method.begin(arguments, cache, past)
         self.prompts += call.prunes or not past  # a prompt that was refused has not been read
         return call

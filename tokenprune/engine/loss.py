@@ -58,6 +58,23 @@ def check_labels(model: nn.Module, text_config: Any, arguments: Mapping[str, Any
         )
 
 
+def check_width(labels: Tensor, width: int) -> None:
+    """Refuse labels of another length than the prompt: those of a whole conversation in a later turn.
+
+    Args:
+        labels: The labels, long ``[batch, tokens]``.
+        width: Tokens that the call brings.
+
+    Raises:
+        UnsupportedFeatureError: The lengths differ.
+    """
+    if labels.shape[-1] != width:
+        raise UnsupportedFeatureError(
+            f"labels of {labels.shape[-1]} tokens for a call that brings {width}",
+            "pass one label for each token of the call",
+        )
+
+
 def own_loss_error(model: nn.Module) -> UnsupportedModelError:
     """The error for a model whose forward does not ask ``loss_function`` for the loss."""
     name = type(model).__name__

@@ -12,13 +12,14 @@ from transformers.cache_utils import Cache
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.views import PlacedItem
+from tokenprune.core.call_arguments import given_cache
 from tokenprune.engine import hooks, refusals
-from tokenprune.engine.cache import check_cache, check_lengths
+from tokenprune.engine.cache import check_cache, check_lengths, check_room
 from tokenprune.engine.calls import Call
 from tokenprune.engine.capture import Captures
 from tokenprune.engine.continuation import Continuation, OnModel
 from tokenprune.engine.earlier import EarlierTurns
-from tokenprune.engine.loss import check_labels, prompt_targets
+from tokenprune.engine.loss import check_labels, check_width, prompt_targets
 from tokenprune.engine.plan import Plan
 from tokenprune.engine.prefill import Applied, Prefill, PromptInputs
 from tokenprune.engine.prompt import count_text
@@ -121,7 +122,9 @@ class AppliedMethod:
             return Call()
         if labels is not None:
             check_labels(adapter.model, adapter.text_config, arguments)
+            check_width(labels, width)
         adapter.stack.check_prompt(self.plan.first_cut, past + width)
+        check_room(given_cache(arguments), past, width)
         refusals.check_checkpointing(adapter.layers[self.plan.first :])
         if self.continuation.window is not None:
             check_window(self.continuation.window, past + width)

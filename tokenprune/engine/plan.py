@@ -111,6 +111,13 @@ class Plan:
         """The first layer whose KV cache holds fewer tokens after the prefill."""
         return 0 if self.cuts_earlier else self.first
 
+    @property
+    def cuts(self) -> str:
+        """What caches that the plan pruned are like, in words: with equal ones, images of a later turn can follow."""
+        earlier = " with cut_earlier_caches" if self.cuts_earlier else ""
+        layers = ", ".join(map(str, self.schedule.layers))
+        return f"before layer {layers} at {'renumbered' if self.renumbered else 'original'} positions{earlier}"
+
     def stage_of(self, layer: int) -> Stage:
         """The stage that decides what a layer sees."""
         return next(stage for stage in reversed(self.stages) if stage.layer <= layer)

@@ -124,6 +124,7 @@ class Prefill(Call):
         self._prompt_map: PromptMap | None = None
         # of the latest stage that dropped something; in a later turn, before that, of all rows
         self._compact: CompactArguments | None = None
+        self._whole: CompactArguments | None = None  # that of all rows
         self._stage_rows: dict[int, CompactArguments] = {}  # by the stage's layer
         self._observations: dict[int, Observation] = {}  # by the stage's number
         self._embeddings: Tensor | None = None
@@ -182,7 +183,7 @@ class Prefill(Call):
         calls = self._applied.layers[layer]
         hidden = calls.hidden(args, kwargs)
         if earlier is not None and self._compact is None:
-            self._compact = self._all_rows(hidden)
+            self._compact = self._whole = self._all_rows(hidden)
         stage = self._applied.plan.stage_of(max(layer, first))
         if layer == stage.layer:
             if stage.number != len(self.record.stages):
@@ -279,13 +280,15 @@ class Prefill(Call):
         """
         last, earlier = seen[max(seen)], self._inputs.earlier
         for first, end in pairwise([0, *seen]):
-            own = seen.get(first)
+            own = seen.get(first, self._whole)  # the latter is there in later turns only
             index = last.rows if own is None else place_of(last.rows, own.rows)
             width = last.width if own is None else own.rows.shape[1]
+            renumbering = None if own is None else own.renumbering
             for layer in range(first, end):
                 before = 0 if earlier is None else earlier.counted(layer)
-                renumbering = None if own is None else own.renumbering
-                following = None if renumbering is None else renumbering(layer).following()
+                # where nothing of this turn was dropped, positions are new only if they were so before it
+                moved = first in seen or (earlier is not None and earlier.is_renumbered(layer))
+                following = renumbering(layer).following() if renumbering is not None and moved else None
                 rows = self._rows_of(layer, last, following)
                 cut(cache, layer, rows, behind_earlier(index, before), before + width)
 

@@ -90,12 +90,46 @@ def pruned_elsewhere() -> UnsupportedFeatureError:
     )
 
 
-def images_of_another_method() -> UnsupportedFeatureError:
-    """The error for new images on a cache that another method pruned."""
+def images_of_another_method(began: str, here: str) -> UnsupportedFeatureError:
+    """The error for new images on a cache that was pruned elsewhere in the model.
+
+    Args:
+        began: Where the method that pruned the cache drops tokens, see :attr:`tokenprune.engine.plan.Plan.cuts`.
+        here: Where the method in use does.
+    """
     return UnsupportedFeatureError(
-        "images in a later turn: another method pruned the KV cache than the one in use here",
-        "go on inside the block of the method that began the conversation, or prefill it anew",
+        f"images in a later turn: the KV cache was pruned {began}, and the method in use prunes {here}",
+        "use a method that prunes there, with any pruner and budget, or prefill the conversation anew",
     )
+
+
+def check_repeats(arguments: Mapping[str, Any], adapter: Adapter) -> None:
+    """Refuse beams and several returned sequences where a later turn brings images.
+
+    transformers repeats pixels by the images of all ids that it is given: with a cache, and ids of the whole
+    conversation, samples get each other's pixels, pruned or not.
+
+    Args:
+        arguments: The arguments of ``_expand_inputs_for_generation``, by name.
+        adapter: The model's adapter.
+
+    Raises:
+        UnsupportedFeatureError: They would be repeated.
+    """
+    more = arguments.get("model_kwargs", arguments)
+    cache, ids = given_cache(more), arguments.get("input_ids")
+    past = 0 if cache is None else int(cache.get_seq_length())
+    if int(arguments.get("expand_size", 1)) == 1 or not past or ids is None:
+        return
+    mask = more.get("attention_mask")
+    new = ids[:, past:] if isinstance(mask, torch.Tensor) and mask.shape[-1] == ids.shape[1] else ids
+    visual = adapter.visual_mask({"input_ids": new})
+    if visual is not None and bool(visual.any()):
+        raise UnsupportedFeatureError(
+            "beams or several returned sequences, with images in a later turn: transformers gives the samples each"
+            " other's pixels there",
+            "use greedy decoding or sampling of one sequence, or prefill the conversation anew",
+        )
 
 
 def check_mask_width(mask: Any, width: int) -> None:

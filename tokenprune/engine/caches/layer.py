@@ -50,9 +50,6 @@ class PrunedCacheLayer(ABC):
 
         Returns:
             Free rows that its keys will have behind those of the prompt.
-
-        Raises:
-            UnsupportedFeatureError: The prompt is longer than the cache.
         """
         return 0
 

@@ -101,7 +101,9 @@ class Rows:
         """Rows that are padding, bool ``[batch, kept]``."""
         return self.positions < 0
 
-    def with_turn(self, past: int, positions: Tensor, length: int, ragged: bool, following: Tensor | None) -> Rows:
+    def with_turn(
+        self, past: int, positions: Tensor, length: int, ragged: bool, owner: CacheOwner, following: Tensor | None
+    ) -> Rows:
         """The rows when a further turn has been pruned, too: all before it belong to the prompt from then on.
 
         Args:
@@ -109,11 +111,12 @@ class Rows:
             positions: Unpruned positions of the turn's rows that are left, long ``[batch, kept]``, -1 for padding.
             length: Tokens of the conversation, the turn included.
             ragged: Whether any row of the turn is padding.
+            owner: The block that pruned it.
             following: See :class:`Rows`.
         """
         between = torch.arange(self.length, past, device=positions.device).expand(len(positions), -1)
         every = torch.cat([self.positions, between, positions], dim=1)
-        return Rows(every, length, self.ragged or ragged, self.owner, following)
+        return Rows(every, length, self.ragged or ragged, owner, following)
 
     def of_samples(self, change: Callable[[Tensor], Tensor]) -> Rows:
         """The rows of other samples; ``change`` picks or repeats along the batch axis."""

@@ -44,11 +44,6 @@ class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):  # type: ignore[misc]
     def reserve(cls, layer: Any, width: int, kept: int) -> int:
         """See :meth:`PrunedCacheLayer.reserve`."""
         full: int = getattr(layer, "full_length", layer.max_cache_len)
-        if width > full:
-            raise UnsupportedFeatureError(
-                f"the static cache has room for {full} tokens, and the prompt has {width} before it is pruned",
-                f"give the cache max_cache_len={width} and one for each new token: positions count dropped tokens",
-            )
         room = full - width + kept
         layer.full_length = full
         layer.max_cache_len = min(-(-room // ROUNDED_TO) * ROUNDED_TO, full)
