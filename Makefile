@@ -25,8 +25,7 @@ CELLS ?=
 TRAIN_ARGS ?= --out results/training/digits.safetensors
 
 PY := $(VENV)/bin/python
-# --no-compile: Python compiles what is imported, when it is imported, and most of these packages never are
-INSTALL := $(PY) -m pip install --disable-pip-version-check --no-warn-conflicts --no-compile -qq
+INSTALL := $(PY) -m pip install --disable-pip-version-check --no-warn-conflicts -qq
 EXAMPLE := plugins/tokenprune-example
 EMBEDDED := plugins/tokenprune-embedded
 VLLM := plugins/tokenprune-vllm
