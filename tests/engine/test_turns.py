@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
-from transformers import DynamicCache, PreTrainedModel, QuantizedCache, StaticCache
+from transformers import PreTrainedModel, QuantizedCache, StaticCache
 from transformers import cache_utils as caches
 
 import tokenprune as tp
@@ -87,7 +87,7 @@ def test_the_oracle_by_turns_agrees_with_that_of_the_whole() -> None:
 # ---- kinds of caches
 
 
-def static_cache(model: PreTrainedModel, talk: Talk, batch: int = 3) -> StaticCache:
+def static_cache(model: PreTrainedModel, talk: Talk) -> StaticCache:
     """Room for the conversation and eight tokens more."""
     return StaticCache(config=model.config.get_text_config(), max_cache_len=talk.whole["input_ids"].shape[1] + 8)
 
@@ -433,6 +433,38 @@ def test_a_mask_that_does_not_cover_both_is_refused(shape: tuple[int, ...]) -> N
 
 
 @torch.no_grad()
+def test_masks_by_kind_of_layer() -> None:
+    """Those that a model with windows makes itself: the window's is narrower than the conversation."""
+    model, talk = talk_of("gemma3", ["image", "image"], "left")
+    first, second = talk.turns
+    made: list[Any] = []
+    with tp.apply(model, method([1], THIRD)):
+        cache = model(**talk.call(first), use_cache=True)[CACHE]
+        hook = model.get_decoder().register_forward_pre_hook(
+            lambda _, args, kwargs: made.append(kwargs["attention_mask"]), with_kwargs=True
+        )
+        expected = model(**talk.call(second), **{CACHE: cache}).logits
+        hook.remove()
+    assert made[0]["sliding_attention"].shape[-1] < talk.whole["input_ids"].shape[1]
+    with tp.apply(model, method([1], THIRD)):
+        cache = model(**talk.call(first), use_cache=True)[CACHE]
+        given = model(**{**talk.call(second), "attention_mask": made[0]}, **{CACHE: cache}).logits
+    assert torch.equal(given, expected)
+
+
+@torch.no_grad()
+def test_a_turn_on_a_dynamic_cache_leaves_no_hooks() -> None:
+    """Graphs need them for the rest of the block; there are none here, and unpruned decode steps stay free of them."""
+    model, talk = talk_of("llava", ["image", "image"], "none")
+    text = LLAVA.batch(model, 2, variant="text").inputs
+    with tp.apply(model, fastv()) as run:
+        tell(model, talk, run)
+        cache = model(**text, use_cache=True)[CACHE]
+        model(input_ids=torch.full((2, 1), 5), **{CACHE: cache})
+        assert not any(layer._forward_pre_hooks for layer in model.get_decoder().layers)
+
+
+@torch.no_grad()
 def test_prompt_lookup_passes_all_tokens_again() -> None:
     """A limit of transformers, in a turn of text, too: the error names it."""
     model, inputs = LLAVA.build(), LLAVA.batch(LLAVA.build(), 1).inputs
@@ -531,10 +563,3 @@ def test_a_turn_whose_pictures_all_stay() -> None:
         told = tell(model, talk, run)
     assert told.reports[-1].reason == "not pruned: the budget is no reduction"
     assert_exact(model, talk, told)
-
-
-def test_dynamic_caches_are_the_default() -> None:
-    """The helper gives none: the model makes its own."""
-    model, talk = talk_of("llava", ["image"], "none")
-    with tp.apply(model, fastv()) as run:
-        assert isinstance(tell(model, talk, run).cache, DynamicCache)

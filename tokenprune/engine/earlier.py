@@ -13,7 +13,7 @@ from tokenprune.engine.cache import pruned_layer
 from tokenprune.engine.caches.classes import pruned_class
 from tokenprune.engine.caches.rows import CacheOwner, Rows
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
-from tokenprune.ops.rows import behind_earlier, prefill_mask, seen_columns, take, with_free_columns
+from tokenprune.ops.rows import behind_earlier, full_mask, prefill_mask, seen_columns, take, with_free_columns
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,9 @@ class EarlierTurns:
         Raises:
             UnsupportedFeatureError: The attention mask does not cover the earlier turns.
         """
-        mask = arguments.get("attention_mask")
-        masks = list(mask.values()) if isinstance(mask, Mapping) else [mask]
-        for given in masks:
-            if isinstance(given, Tensor):
-                _check_covers(given, past, new)
+        mask = full_mask(arguments.get("attention_mask"))
+        if mask is not None:
+            _check_covers(mask, past, new)
         return cls(cache, past, seen_columns(mask), flash)
 
     def rows(self, layer: int) -> Rows | None:
@@ -77,8 +75,8 @@ class EarlierTurns:
 
     def held(self, layer: int) -> int:
         """Keys of earlier turns that a layer holds, before it runs in this turn."""
-        held = self.cache.layers[layer]
-        return pruned_class(held).held(held, self.past)
+        cache_layer = self.cache.layers[layer]
+        return pruned_class(cache_layer).held(cache_layer, self.past)
 
     def counted(self, layer: int) -> int:
         """Rows of earlier turns that went through a layer and were not dropped; those outside a window count, too."""
@@ -87,8 +85,8 @@ class EarlierTurns:
 
     def stored_keys(self, layer: int) -> Tensor:
         """Keys of earlier turns, before a layer runs: after rotary embedding, ``[batch, kv_heads, held, head_dim]``."""
-        held = self.cache.layers[layer]
-        return pruned_class(held).stored_keys(held, self.past)
+        cache_layer = self.cache.layers[layer]
+        return pruned_class(cache_layer).stored_keys(cache_layer, self.past)
 
     def mask(self, mask: Tensor | None, layer: int, rows: Tensor, new: int, ragged: bool) -> Tensor | None:
         """The mask of the rows that are left, over the keys of earlier turns and over their own.

@@ -12,7 +12,6 @@ from transformers.cache_utils import Cache
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.views import PlacedItem
-from tokenprune.core.call_arguments import given_cache
 from tokenprune.engine import hooks, refusals
 from tokenprune.engine.cache import check_cache, check_lengths, check_room
 from tokenprune.engine.calls import Call
@@ -102,10 +101,15 @@ class AppliedMethod:
         if past:
             flash = "flash" in adapter.stack.attention_implementation
             earlier = EarlierTurns.of(cache, int(past), arguments, layout.mask.shape[1], flash)
-        return self._begin_prompt(arguments, layout, sizes, earlier)
+        return self._begin_prompt(arguments, layout, sizes, cache, earlier)
 
     def _begin_prompt(
-        self, arguments: Mapping[str, Any], layout: VisualLayout, sizes: list[list[int]], earlier: EarlierTurns | None
+        self,
+        arguments: Mapping[str, Any],
+        layout: VisualLayout,
+        sizes: list[list[int]],
+        cache: Any,
+        earlier: EarlierTurns | None,
     ) -> Call:
         adapter, thread = self._on.adapter, self._on.thread
         batch, width = layout.mask.shape
@@ -124,7 +128,7 @@ class AppliedMethod:
             check_labels(adapter.model, adapter.text_config, arguments)
             check_width(labels, width)
         adapter.stack.check_prompt(self.plan.first_cut, past + width)
-        check_room(given_cache(arguments), past, width)
+        check_room(cache, past, width)
         refusals.check_checkpointing(adapter.layers[self.plan.first :])
         if self.continuation.window is not None:
             check_window(self.continuation.window, past + width)

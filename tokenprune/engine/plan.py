@@ -51,6 +51,26 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Cuts:
+    """How a plan cuts caches. Images of a later turn can be pruned by any plan with equal ones.
+
+    Attributes:
+        layers: The layers of its stages.
+        renumbered: See :class:`Plan`.
+        earlier: Whether the caches of the layers before each stage are cut, too.
+    """
+
+    layers: tuple[int, ...]
+    renumbered: bool
+    earlier: bool
+
+    def __str__(self) -> str:
+        positions = "renumbered" if self.renumbered else "original"
+        earlier = " with cut_earlier_caches" if self.earlier else ""
+        return f"before layer {', '.join(map(str, self.layers))} at {positions} positions{earlier}"
+
+
+@dataclass(frozen=True)
 class Plan:
     """The stages of an applied method; immutable.
 
@@ -112,11 +132,9 @@ class Plan:
         return 0 if self.cuts_earlier else self.first
 
     @property
-    def cuts(self) -> str:
-        """What caches that the plan pruned are like, in words: with equal ones, images of a later turn can follow."""
-        earlier = " with cut_earlier_caches" if self.cuts_earlier else ""
-        layers = ", ".join(map(str, self.schedule.layers))
-        return f"before layer {layers} at {'renumbered' if self.renumbered else 'original'} positions{earlier}"
+    def cuts(self) -> Cuts:
+        """How caches that the plan pruned are cut."""
+        return Cuts(self.schedule.layers, self.renumbered, self.cuts_earlier)
 
     def stage_of(self, layer: int) -> Stage:
         """The stage that decides what a layer sees."""

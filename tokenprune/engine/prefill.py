@@ -253,7 +253,7 @@ class Prefill(Call):
                 mark(cache, layer, self._held(layer, seen[first], held))
         if seen and self._applied.plan.cuts_earlier:
             self._cut_earlier(cache, seen)
-        if self._inputs.earlier is not None or (seen and isinstance(cache, StaticCache)):
+        if seen and isinstance(cache, StaticCache):
             self._applied.layer_hooks.hold()
         self.record.kv_bytes, self.record.kv_rounded = cache_bytes(cache), rounded_as(cache)
         self.record.kv_bytes_unpruned = cache_bytes(cache, unpruned=True)

@@ -14,7 +14,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import features_in_place
 from tokenprune.core.call_arguments import CACHE_NAMES, given_cache
 from tokenprune.engine import hooks
-from tokenprune.engine.plan import Plan
+from tokenprune.engine.plan import Cuts, Plan
 from tokenprune.errors import UnsupportedFeatureError
 
 #: Entries of continuous batching: they run the decoder on packed sequences and caches of their own.
@@ -90,12 +90,12 @@ def pruned_elsewhere() -> UnsupportedFeatureError:
     )
 
 
-def images_of_another_method(began: str, here: str) -> UnsupportedFeatureError:
+def images_of_another_method(began: Cuts, here: Cuts) -> UnsupportedFeatureError:
     """The error for new images on a cache that was pruned elsewhere in the model.
 
     Args:
-        began: Where the method that pruned the cache drops tokens, see :attr:`tokenprune.engine.plan.Plan.cuts`.
-        here: Where the method in use does.
+        began: How the method that pruned the cache cuts it.
+        here: How the method in use would.
     """
     return UnsupportedFeatureError(
         f"images in a later turn: the KV cache was pruned {began}, and the method in use prunes {here}",

@@ -136,21 +136,34 @@ def is_visible(mask: Tensor) -> Tensor:
     return mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask.bool()
 
 
+def full_mask(mask: object) -> Tensor | None:
+    """The mask of full attention among the masks of a call.
+
+    Args:
+        mask: The attention mask of a call: ``[batch, keys]``, ``[batch or 1, heads or 1, rows, keys]``, or a mapping of
+            such masks, of which that of full attention counts.
+
+    Returns:
+        The mask; None where there is none of a known form.
+    """
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention")
+    return mask if isinstance(mask, Tensor) and mask.dim() in (2, 4) else None
+
+
 def seen_columns(mask: object) -> Tensor | None:
     """The columns that no mask of a call hides as padding: those that its last row sees.
 
     Args:
-        mask: The attention mask of a call: ``[batch, keys]``, ``[batch or 1, heads or 1, rows, keys]``, or a mapping of
-            such masks, of which that of full attention counts; anything else tells nothing.
+        mask: As for :func:`full_mask`; anything else tells nothing.
 
     Returns:
         Bool ``[batch or 1, keys]``; None where nothing is told.
     """
-    if isinstance(mask, Mapping):
-        mask = mask.get("full_attention")
-    if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
+    full = full_mask(mask)
+    if full is None:
         return None
-    return mask.bool() if mask.dim() == 2 else is_visible(mask[:, 0, -1])
+    return full.bool() if full.dim() == 2 else is_visible(full[:, 0, -1])
 
 
 def see_self(mask: Tensor, padding: Tensor) -> Tensor:
