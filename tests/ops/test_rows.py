@@ -45,6 +45,16 @@ def test_masks_of_a_prefill(additive: bool) -> None:
     assert causal_mask(ROWS, causal=False)[0, 0].all()
 
 
+def test_masks_of_a_prefill_behind_earlier_turns() -> None:
+    """Two keys of earlier turns come first, of which the second is hidden; padding still sees itself alone."""
+    mask = torch.cat([torch.tensor([True, False]).expand(1, 1, 4, 2), torch.ones(1, 1, 4, 4).bool().tril()], -1)
+    expected = [
+        [[1, 0, 1, 0, 0], [1, 0, 1, 1, 0], [1, 0, 1, 1, 1]],
+        [[1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 0, 1]],
+    ]
+    assert prefill_mask(mask, ROWS, earlier=2)[:, 0].int().tolist() == expected
+
+
 def test_masks_of_a_decode_step() -> None:
     """Keys at positions 0, 2 and 3 and at 1; one new token at position 4. A window's mask has the last two only."""
     columns = torch.cat([ROWS, torch.tensor([[4], [4]])], 1)

@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, Quantize
 from tokenprune.adapters.decoder_stack import DecoderStack
 from tokenprune.engine.caches.classes import pruned_class
 from tokenprune.engine.caches.layer import PrunedCacheLayer
+from tokenprune.engine.caches.quantized import stored_bytes
 from tokenprune.engine.caches.rows import Rows
 from tokenprune.errors import UnsupportedFeatureError
 
@@ -99,6 +100,24 @@ def _unsupported(what: str) -> UnsupportedFeatureError:
     return UnsupportedFeatureError(f"{what} is not supported", "use the default DynamicCache")
 
 
+def check_can_be_cut(cache: Any) -> None:
+    """Refuse caches of which rows cannot be picked once they are filled, for methods that cut earlier layers' caches.
+
+    Args:
+        cache: The KV cache, may be None.
+
+    Raises:
+        UnsupportedFeatureError: Says how the cache stores its rows.
+    """
+    for layer in getattr(cache, "layers", ()):
+        why = pruned_class(layer).cannot_be_cut
+        if why is not None:
+            raise UnsupportedFeatureError(
+                f"cut_earlier_caches with a {type(cache).__name__} of {why}",
+                "set cut_earlier_caches to false, or use another cache",
+            )
+
+
 def check_room(cache: Any, past: int, width: int) -> None:
     """Refuse a prompt that a static cache has no room for: in its layers that see everything, dropped tokens count.
 
@@ -165,17 +184,10 @@ def _differ(length: int | Tensor, other: int | Tensor) -> bool:
 
 def cache_bytes(cache: Any, unpruned: bool = False) -> int:
     """Bytes of the keys and values that a cache holds, or (``unpruned``) would hold if nothing had been dropped."""
-    total = 0
-    for cache_layer in getattr(cache, "layers", ()):
-        if unpruned and isinstance(cache_layer, PrunedCacheLayer):
-            total += cache_layer.unpruned_bytes()
-            continue
-        for name in ("keys", "values", "_quantized_keys", "_quantized_values"):
-            stored = getattr(cache_layer, name, None)
-            for states in stored if isinstance(stored, tuple) else (stored,):  # with a scale
-                if isinstance(states, Tensor) and states.dim():
-                    total += states.numel() * states.element_size()
-    return total
+    return sum(
+        layer.unpruned_bytes() if unpruned and isinstance(layer, PrunedCacheLayer) else stored_bytes(layer)
+        for layer in getattr(cache, "layers", ())
+    )
 
 
 def rounded_as(cache: Any) -> str | None:

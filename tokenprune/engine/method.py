@@ -13,7 +13,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.layout import VisualLayout
 from tokenprune.adapters.views import PlacedItem
 from tokenprune.engine import hooks, refusals
-from tokenprune.engine.cache import check_cache, check_lengths, check_room
+from tokenprune.engine.cache import check_cache, check_can_be_cut, check_lengths, check_room
 from tokenprune.engine.calls import Call
 from tokenprune.engine.capture import Captures
 from tokenprune.engine.continuation import Continuation, OnModel
@@ -140,6 +140,7 @@ class AppliedMethod:
         # a call with labels is no step of a generation
         replay = None if labels is not None or earlier is not None else replays.take(arguments, adapter)
         if self.plan.cuts_earlier:
+            check_can_be_cut(cache)
             uncached = bool(thread.copies) and arguments.get("use_cache") is False
             refusals.check_generates_with_cache(not uncached and replay is None)
         sample_ids = self._sample_ids(annotations.sample_ids, batch, replay is not None)

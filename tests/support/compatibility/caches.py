@@ -44,18 +44,11 @@ def static_offloaded(use: Use) -> dict[str, Any]:
     return {CACHE: cache}
 
 
-def quantized(layer: str) -> Make:
-    """A cache of a library that need not be installed: its layers are there, and refused before they run."""
+def quantized(backend: str, **how: int) -> Make:
+    """A cache of integers in groups."""
 
     def make(use: Use) -> dict[str, Any]:
-        kind: Any = getattr(cache_utils, layer)
-        cache = QuantizedCache.__new__(QuantizedCache)
-        cache_utils.Cache.__init__(cache, layers=[])
-        for _ in range(use.model.config.get_text_config().num_hidden_layers):
-            made = kind.__new__(kind)
-            cache_utils.QuantizedLayer.__init__(made)
-            cache.layers.append(made)
-        return {CACHE: cache}
+        return {CACHE: QuantizedCache(backend, use.model.config.get_text_config(), q_group_size=16, **how)}
 
     return make
 
@@ -78,12 +71,13 @@ def paged(use: Use) -> dict[str, Any]:
 
 OFFLOADED = {"": "engine/test_invariants.py::test_10_an_offloaded_cache_is_refused"}
 UNKNOWN = {"": "engine/test_cache.py::test_an_unknown_type_of_cache_layer_is_refused"}
+GROUPED = {"": "engine/test_quantized.py::test_groups_within_rows_are_rounded_as_in_the_unpruned_cache"}
 
 ROWS = (
     Row("offloaded `DynamicCache`", generates(offloaded), OFFLOADED),
     Row("offloaded `StaticCache`", generates(static_offloaded), OFFLOADED),
-    Row("`QuantizedCache` of quanto", generates(quantized("QuantoQuantizedLayer")), UNKNOWN),
-    Row("`QuantizedCache` of HQQ", generates(quantized("HQQQuantizedLayer")), UNKNOWN),
+    Row("`QuantizedCache` of quanto", generates(quantized("quanto")), GROUPED),
+    Row("`QuantizedCache` of HQQ", generates(quantized("hqq", axis_key=1, axis_value=1)), GROUPED),
     Row("layers of your own class", generates(own_layers), UNKNOWN),
     Row("paged", generates(paged), {"": "engine/test_refusals.py::test_a_paged_cache_is_refused"}),
 )

@@ -13,8 +13,9 @@ from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 Apply = Callable[..., AbstractContextManager[Any]]
 """`tp.apply`, or what stands for it where the same is tried on the unpruned model."""
 Word = Literal["exact", "lossy", "refused", "upstream"]
-ROUNDED = 2**-4
-"""Half a step of 8-bit floats with three bits of mantissa, per unit of the largest logit: more is no rounding."""
+ROUNDED = {"8-bit floats": 2**-4, "4-bit integers": 2 / 15}
+"""Per unit of the largest logit; more is no rounding. Half a step of floats with three bits of mantissa; one of the 15
+steps between the ends of a group's range, which is at most twice its largest number."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def verdict(cell: Cell) -> Verdict:
             "upstream", f"transformers itself raises {type(error).__name__}: {str(error).split('. ')[0].rstrip('.')}"
         )
     if found.rounded is not None:
-        assert found.worst <= ROUNDED * found.largest, f"{found} is more than rounding"
+        assert found.worst <= ROUNDED[found.rounded] * found.largest, f"{found} is more than rounding"
         return Verdict("lossy")
     assert found.worst <= found.allowed, f"{found} is not exact"
     return Verdict("exact", found.remark)

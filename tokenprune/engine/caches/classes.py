@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tokenprune.engine.caches.dynamic import PrunedDynamicLayer, PrunedSlidingWindowLayer
-from tokenprune.engine.caches.fp8 import fp8_classes
 from tokenprune.engine.caches.layer import PrunedCacheLayer
+from tokenprune.engine.caches.quantized import quantized_classes
 from tokenprune.engine.caches.static import PrunedStaticLayer, PrunedStaticWindowLayer
 from tokenprune.errors import UnsupportedFeatureError
 
@@ -15,7 +15,7 @@ _CLASSES: list[type[PrunedCacheLayer]] = [
     PrunedSlidingWindowLayer,
     PrunedStaticLayer,
     PrunedStaticWindowLayer,
-    *fp8_classes(),
+    *quantized_classes(),
 ]
 
 #: The cache layers that the engine can compact exactly, and what they become.

@@ -20,8 +20,8 @@ class PrunedCacheLayer(ABC):
     """
 
     plain: type
-    #: How a layer stores what is not stored as it was computed, for reports.
-    rounded: str | None = None
+    #: Why rows of a filled layer cannot be picked; None where they can.
+    cannot_be_cut: str | None = None
     rows: Rows
     keys: Tensor
     values: Tensor
@@ -92,6 +92,11 @@ class PrunedCacheLayer(ABC):
             width: Rows that went through the layer; of these it may hold the last ones only.
             rows: What it holds from now on.
         """
+
+    @property
+    def rounded(self) -> str | None:
+        """How the layer stores what is not stored as it was computed, for reports; None where all is."""
+        return None
 
     @property
     def width(self) -> int:
