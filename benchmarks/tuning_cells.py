@@ -61,8 +61,12 @@ def series_of(config: ExperimentConfig) -> Iterator[Series]:
 def method_of(item: Series, choice: dict[str, Any]) -> Method:
     """A method as it ran in the cell."""
     assert item.method is not None
-    method = Method.from_dict({"pruner": choice["pruner"]}) if "pruner" in choice else item.method
-    return item.method.model_copy(update={"pruner": method.pruner, "layers": Fixed(layers=tuple(choice["layers"]))})
+    method = item.method.model_copy(update={"layers": Fixed(layers=tuple(choice["layers"]))})
+    if "pruner" in choice:  # entropyprune took another one
+        stated = method.model_dump(mode="json") | {"pruner": choice["pruner"]}
+        method = Method.from_dict(stated)
+    return method
+
 
 
 def measure(cell: Cell, path: Path, done: dict[tuple[str, str, int], dict[str, Any]]) -> None:
