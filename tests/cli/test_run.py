@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.experiment.test_cli import call, write
-from tokenprune.cli.tables import duration
+from tokenprune.cli.printing import duration
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 

@@ -14,7 +14,8 @@ from rich.cells import cell_len
 
 from tests.experiment.test_cli import call
 from tests.support.summaries import stored
-from tokenprune.cli.tables import REPORT, print_bench, print_table, terminal_width
+from tokenprune.cli.printing import REPORT, print_table, terminal_width
+from tokenprune.cli.tables import print_bench
 from tokenprune.experiment.tables import main_table
 from tokenprune.tables.table import Heading, Table
 

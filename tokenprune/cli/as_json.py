@@ -6,13 +6,10 @@ Unknown numbers are null.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from tokenprune.experiment.comparison import Compared, numbers
 from tokenprune.experiment.dry_run import Plan
@@ -24,7 +21,6 @@ from tokenprune.experiment.summary import summarise
 from tokenprune.experiment.tables import COLUMNS
 from tokenprune.methods.named import NamedMethod
 from tokenprune.methods.published import Published
-from tokenprune.output.lines import json_ready
 from tokenprune.pictures.look import Look
 from tokenprune.tables import csv
 from tokenprune.tasks.understood import Understood
@@ -32,13 +28,6 @@ from tokenprune.tuning import TuneResult
 from tokenprune.tuning.report import rows
 
 Data = dict[str, Any]
-#: The option of every command that prints a table.
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else on stdout.")]
-
-
-def print_json(data: Any) -> None:
-    """Print what one of the functions here returned."""
-    print(json.dumps(json_ready(data), indent=1, allow_nan=False))
 
 
 def experiment_data(result: ExperimentResult, written: Sequence[Path]) -> Data:

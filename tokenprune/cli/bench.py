@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tokenprune.cli.as_json import AsJson, bench_data, print_json
+from tokenprune.cli.as_json import bench_data
 from tokenprune.cli.interrupt import nothing_kept, stoppable
 from tokenprune.cli.options import ANY_MODEL, Device, Precision, budget_option
 from tokenprune.cli.outputs import check_writable
+from tokenprune.cli.printing import AsJson, print_json, print_written
 from tokenprune.cli.progress import progress_bar
-from tokenprune.cli.tables import print_bench, print_written
+from tokenprune.cli.tables import print_bench
 from tokenprune.measure import bench_table
 from tokenprune.measure.bench import BenchConfig, run_bench
 

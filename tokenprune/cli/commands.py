@@ -1,68 +1,61 @@
-"""The parser: a list of commands, each with its arguments in a file of its own."""
+"""The parser: a table of commands, each in a file of its own, which is imported when the command is used."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from huggingface_hub.utils import logging as hub_logging
-from transformers.utils import logging
 
-from tokenprune.cli.bench import bench
-from tokenprune.cli.data import data
-from tokenprune.cli.export import export
 from tokenprune.cli.failures import reported, warnings_reported
-from tokenprune.cli.flops import flops
-from tokenprune.cli.list import list_components
-from tokenprune.cli.look import look
-from tokenprune.cli.merge import merge
-from tokenprune.cli.profile import profile
-from tokenprune.cli.report import report
-from tokenprune.cli.run import run
-from tokenprune.cli.schema import schema
-from tokenprune.cli.show import show
-from tokenprune.cli.tune import tune
-from tokenprune.cli.usage import Command, Commands
+from tokenprune.cli.usage import Commands, LaterCommand
 from tokenprune.version import __version__
 
+COMPARE, METHODS, MEASURE, START = "Compare methods", "See methods", "Measure", "Start, and mend"
+
 #: In the order of ``tokenprune --help``.
-COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run,
-    "tune": tune,
-    "merge": merge,
-    "report": report,
-    "data": data,
-    "list": list_components,
-    "show": show,
-    "export": export,
-    "schema": schema,
-    "profile": profile,
-    "look": look,
-    "flops": flops,
-    "bench": bench,
-}
+COMMANDS = (
+    LaterCommand("run", COMPARE),
+    LaterCommand("tune", COMPARE),
+    LaterCommand("merge", COMPARE),
+    LaterCommand("report", COMPARE),
+    LaterCommand("data", COMPARE),
+    LaterCommand("list", METHODS),
+    LaterCommand("show", METHODS),
+    LaterCommand("look", METHODS),
+    LaterCommand("export", METHODS),
+    LaterCommand("schema", METHODS),
+    LaterCommand("profile", MEASURE),
+    LaterCommand("flops", MEASURE),
+    LaterCommand("bench", MEASURE),
+    LaterCommand("doctor", START),
+)
+
+
+class TokenPrune(Commands):
+    """``tokenprune``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commands = {command.name or "": command for command in COMMANDS}
+
 
 app = typer.Typer(
-    cls=Commands,
+    cls=TokenPrune,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Training-free visual token pruning of multimodal LLMs.",
 )
-for name, command in COMMANDS.items():
-    app.command(name, cls=Command)(command)
 
 
 def main() -> None:
     """Entry point of the command ``tokenprune``."""
-    logging.set_verbosity_error()  # transformers' own warnings and progress bars
-    logging.disable_progress_bar()
-    hub_logging.set_verbosity_error()  # a line for each try to reach the hub
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):  # warnings, and a line for each try to reach the hub
+        os.environ.setdefault(name, "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if "--no-plugins" in sys.argv:
         sys.argv.remove("--no-plugins")
         os.environ["TOKENPRUNE_NO_PLUGINS"] = "1"

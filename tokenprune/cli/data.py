@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenprune.cli.as_json import AsJson, print_json, understood_data
-from tokenprune.cli.tables import print_lines, print_understood
+from tokenprune.cli.as_json import understood_data
+from tokenprune.cli.printing import AsJson, print_json, print_lines
+from tokenprune.cli.tables import print_understood
 from tokenprune.config import Config
 from tokenprune.core.component import FromRegistry
 from tokenprune.core.document import read_yaml

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.as_json import experiment_data, print_json
+from tokenprune.cli.as_json import experiment_data
 from tokenprune.cli.outputs import check_folder
-from tokenprune.cli.tables import print_result, print_written
+from tokenprune.cli.printing import print_json, print_written
+from tokenprune.cli.tables import print_result
 from tokenprune.core.document import read_yaml
 from tokenprune.experiment import ExperimentConfig, ExperimentResult, write_report
 

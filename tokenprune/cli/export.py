@@ -9,8 +9,8 @@ import typer
 
 from tokenprune.cli.options import PublishedModel, takes_one_budget
 from tokenprune.cli.outputs import check_folder
+from tokenprune.cli.printing import print_written
 from tokenprune.cli.show import settings_for
-from tokenprune.cli.tables import print_written
 from tokenprune.methods.exported import Exported
 from tokenprune.methods.named import find_shipped
 

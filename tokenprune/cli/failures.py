@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from tokenprune.cli.interrupt import nothing_kept, stoppable
 from tokenprune.core.blame import plugin_of, plugins_installed
-from tokenprune.core.forward_errors import NO_MEMORY, place
+from tokenprune.core.place import place
 from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError, TokenPruneError, TokenPruneWarning
 from tokenprune.version import __version__
@@ -43,7 +43,7 @@ def reported() -> Iterator[None]:
 
 def in_one_line(error: Exception) -> str | None:
     """What is wrong on the machine, in a file or in a plugin, and how to mend it; None for a bug of ours."""
-    if isinstance(error, NO_MEMORY):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of torch, which may not be there
         return "the memory is full; use a smaller batch_size, smaller pictures, or another dtype or device"
     line = _of_a_file(error) if isinstance(error, OSError) else None
     if line is not None:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenprune.cli.as_json import AsJson, print_json
 from tokenprune.cli.options import ANY_MODEL, takes_one_budget
+from tokenprune.cli.printing import AsJson, print_json
 from tokenprune.cli.tables import print_estimate
 from tokenprune.measure.estimate import estimate, read_config
 from tokenprune.methods.named import find_shipped

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
 
-from tokenprune.cli.as_json import AsJson, print_json
-from tokenprune.cli.tables import print_lines, print_table
+from tokenprune.cli.printing import AsJson, print_json, print_lines, print_table
 from tokenprune.core import plugins
-from tokenprune.core.registry import suggest
+from tokenprune.core.registry import Entry, suggest
+from tokenprune.core.sources import SourceError, first_line
 from tokenprune.errors import ConfigError, TokenPruneError
-from tokenprune.methods.named import list_methods
+from tokenprune.methods.files import ShippedFile, shipped_files
 from tokenprune.tables.column import Column, fill, text
 
 
@@ -42,15 +45,17 @@ COLUMNS: tuple[Column[Listed], ...] = (
 )
 
 
-def list_components(
+def list(  # the command's name
     kind: Annotated[str | None, typer.Argument(help="One kind: scorers, selectors, pruners, methods ...")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Import every one, and say which cannot be used.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List all installed components with their distributions."""
     kinds = [*plugins.COMPONENT_KINDS, "methods"]
     if kind is not None and kind not in kinds:
         raise ConfigError(f"unknown kind {kind!r}", suggest(kind, kinds).replace("installed", "kinds"))
-    found = {name: _methods() if name == "methods" else _components(name) for name in kinds if kind in (None, name)}
+    shown = kinds if kind is None else [kind]
+    found = {name: _methods(check) if name == "methods" else _components(name, check) for name in shown}
     if as_json:
         print_json([asdict(row) for rows in found.values() for row in rows])
         return
@@ -58,23 +63,42 @@ def list_components(
         print_lines(name)
         print_table(fill(name, COLUMNS, rows))
         print_lines("")
+    if not check:
+        print_lines("Read from their files. `tokenprune list --check` imports each, and says which cannot be used.")
 
 
-def _components(kind: str) -> list[Listed]:
-    registry = plugins.registry(kind)
-    rows = []
-    for name in registry.names():
-        description, problem = "", None
-        try:
-            description = (registry.get(name).__doc__ or "").strip().partition("\n")[0]
-        except TokenPruneError as error:
-            problem = str(error)
-        rows += [Listed(kind, name, entry.distribution, description, problem) for entry in registry.entries(name)]
-    return rows
-
-
-def _methods() -> list[Listed]:
+def _components(kind: str, check: bool) -> Sequence[Listed]:
+    entries = sorted(plugins.discover_visible(f"tokenprune.{kind}"), key=lambda entry: entry.name)
+    names = Counter(entry.name for entry in entries)
     return [
-        Listed("methods", method.name, method.distribution, method.description, method.problem)
-        for method in list_methods()
+        Listed(kind, entry.name, entry.distribution, *_component(kind, entry, check or names[entry.name] > 1))
+        for entry in entries
     ]
+
+
+def _component(kind: str, entry: Entry, check: bool) -> tuple[str, str | None]:
+    """The description of a component, and why it cannot be used; what has no file of its own is imported."""
+    with suppress(SourceError):
+        description = first_line(entry.target)
+        if not check:
+            return description, None
+    try:
+        return (plugins.registry(kind).get(entry.name).__doc__ or "").strip().partition("\n")[0], None
+    except TokenPruneError as error:
+        return "", str(error)
+
+
+def _methods(check: bool) -> Sequence[Listed]:
+    if check:
+        from tokenprune.methods.named import list_methods
+
+        return [Listed("methods", it.name, it.distribution, it.description, it.problem) for it in list_methods()]
+    return sorted(map(_method, shipped_files()), key=lambda row: (row.name, row.distribution))
+
+
+def _method(found: ShippedFile) -> Listed:
+    try:
+        description, problem = ("", found.problem) if found.file is None else (found.description(), None)
+    except ConfigError as error:
+        description, problem = "", str(error)
+    return Listed("methods", found.name, found.distribution, description, problem)

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenprune.cli.as_json import AsJson, looks_data, print_json
+from tokenprune.cli.as_json import looks_data
 from tokenprune.cli.options import MODEL, Device, Precision, takes_one_budget
 from tokenprune.cli.outputs import check_writable
-from tokenprune.cli.tables import console
+from tokenprune.cli.printing import AsJson, console, print_json
 from tokenprune.config import Method
 from tokenprune.core.forward_errors import forward_errors
 from tokenprune.core.optional import optional

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.as_json import AsJson
 from tokenprune.cli.experiment import Output, finish, read_experiment
+from tokenprune.cli.printing import AsJson
 from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.runner import Part
 

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.as_json import AsJson, print_json, profile_data
+from tokenprune.cli.as_json import profile_data
 from tokenprune.cli.outputs import check_writable
-from tokenprune.cli.tables import console, print_profile, print_written
+from tokenprune.cli.printing import AsJson, console, print_json, print_written
+from tokenprune.cli.tables import print_profile
 from tokenprune.experiment import ExperimentConfig
 from tokenprune.experiment.profile_plot import profile_plot
 from tokenprune.experiment.profiling import profile_model

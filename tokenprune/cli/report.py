@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.as_json import AsJson, comparison_data, experiment_data, print_json, tune_data
+from tokenprune.cli.as_json import comparison_data, experiment_data, tune_data
 from tokenprune.cli.outputs import check_folder, check_writable
-from tokenprune.cli.tables import REPORT, print_lines, print_result, print_table, print_tune, print_written
+from tokenprune.cli.printing import REPORT, AsJson, print_json, print_lines, print_table, print_written
+from tokenprune.cli.tables import print_result, print_tune
 from tokenprune.core.text import write_file
 from tokenprune.errors import ConfigError
 from tokenprune.experiment import write_report

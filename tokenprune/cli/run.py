@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.as_json import AsJson, plan_data, print_json
+from tokenprune.cli.as_json import plan_data
 from tokenprune.cli.experiment import Output, finish, read_experiment
 from tokenprune.cli.interrupt import kept_in, stoppable
+from tokenprune.cli.printing import AsJson, print_json, progress_console
 from tokenprune.cli.progress import progress_bar
-from tokenprune.cli.tables import print_plan, progress_console
+from tokenprune.cli.tables import print_plan
 from tokenprune.experiment import run_experiment
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokenprune.cli.outputs import check_writable
-from tokenprune.cli.tables import print_written
+from tokenprune.cli.printing import print_written
 from tokenprune.core.text import write_file
 from tokenprune.experiment.config import json_schema
 

@@ -8,8 +8,9 @@ import typer
 import yaml
 
 from tokenprune.budgets.label import budget_label, in_words
-from tokenprune.cli.as_json import AsJson, method_data, print_json
+from tokenprune.cli.as_json import method_data
 from tokenprune.cli.options import PublishedModel
+from tokenprune.cli.printing import AsJson, print_json
 from tokenprune.measure.estimate import read_config
 from tokenprune.methods.named import NamedMethod, find_shipped
 from tokenprune.methods.published import Published

@@ -1,16 +1,12 @@
-"""Everything that the commands print."""
+"""What the commands print of results."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-
+from tokenprune.cli.printing import REPORT, console, duration, print_lines, print_table
 from tokenprune.core.text import one_line
 from tokenprune.experiment.dry_run import Plan, PlannedSeries
 from tokenprune.experiment.model_checks import model_checks
@@ -21,54 +17,10 @@ from tokenprune.experiment.summary import summarise
 from tokenprune.experiment.tables import main_table
 from tokenprune.measure import bench_table
 from tokenprune.selectors.verdict import Verdict, VerdictRow
-from tokenprune.tables import terminal
 from tokenprune.tables.column import Column, fill, number, text
 from tokenprune.tables.table import Cell, Heading, Table
 from tokenprune.tasks.understood import Understood
 from tokenprune.tuning import TuneResult
-
-console = Console()
-#: Where the columns of a run's and a tune's table are that have no room.
-REPORT = "report.md, or --json"
-
-
-def progress_console(as_json: bool) -> Console:
-    """Where the progress is drawn: with ``--json`` not among the output."""
-    return Console(stderr=True) if as_json else console
-
-
-def terminal_width() -> int | None:
-    """Characters of a line, as ``COLUMNS`` or the terminal says; None where the output is a pipe or a file."""
-    stated = os.environ.get("COLUMNS", "")
-    if stated.isdecimal() and int(stated) > 0:
-        return int(stated)
-    try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or None
-    except (OSError, ValueError, AttributeError):  # a pipe, a file, or a stream of somebody's own
-        return None
-
-
-def print_table(table: Table, elsewhere: str = "--json") -> None:
-    """Print a table as wide as the terminal; the headings are bold, and rows whose first cell is.
-
-    Args:
-        table: The table.
-        elsewhere: Where to find the columns that have no room.
-    """
-    fitted = terminal.fit(table, terminal_width())
-    strong = [True, *(row.cells[0].strong for row in table.rows)]
-    for lines, bold in zip([fitted.heading, *fitted.rows], strong, strict=True):
-        for line in lines:
-            console.print(line, style="bold" if bold else None, highlight=False, markup=False, soft_wrap=True)
-    if fitted.left_out:
-        count = "1 more column has" if len(fitted.left_out) == 1 else f"{len(fitted.left_out)} more columns have"
-        print_lines(f"{count} no room here ({'; '.join(fitted.left_out)}): see {elsewhere}")
-
-
-def print_lines(*lines: str) -> None:
-    """Print sentences, one per line, without the marks of Markdown."""
-    for line in lines:
-        console.print(line.replace("**", ""), highlight=False, markup=False, soft_wrap=True)
 
 
 def print_result(result: ExperimentResult) -> None:
@@ -76,16 +28,6 @@ def print_result(result: ExperimentResult) -> None:
     summaries = summarise(result)
     print_table(main_table(summaries), REPORT)
     print_lines(*notes(result), *model_checks(result, summaries))
-
-
-def print_written(paths: Sequence[Path]) -> None:
-    """Print which files were written, those of one picture in one line."""
-    pictures = {path.with_suffix("") for path in paths if path.suffix == ".png"}
-    for path in paths:
-        if path.suffix in (".svg", ".pdf") and path.with_suffix("") in pictures:
-            continue
-        others = ", and as .svg and .pdf" if path.suffix == ".png" else ""
-        console.print(f"written: {path}{others}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_tune(result: TuneResult) -> None:
@@ -193,16 +135,6 @@ def _agreement(row: VerdictRow, verdict: Verdict, most: int) -> str:
     chosen = (row.layers, row.setting) == (verdict.layers, verdict.setting)
     early = f" ({row.samples})" if row.samples < most else ""
     return f"{'* ' if chosen else ''}{100 * row.agreement:.1f}{early}"
-
-
-def duration(seconds: float) -> str:
-    """A time in words, e.g. ``3 min 20 s``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def print_estimate(result: dict[str, Any]) -> None:

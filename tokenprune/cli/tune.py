@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenprune.cli.as_json import AsJson, print_json, tune_data
+from tokenprune.cli.as_json import tune_data
 from tokenprune.cli.interrupt import kept_in, stoppable
 from tokenprune.cli.options import MODEL, Device, Precision, budget_option, budgets, options_of
 from tokenprune.cli.outputs import check_folder
+from tokenprune.cli.printing import AsJson, print_json, print_written, progress_console
 from tokenprune.cli.progress import progress_bar
-from tokenprune.cli.tables import print_tune, print_written, progress_console
+from tokenprune.cli.tables import print_tune
 from tokenprune.core.document import Document, read_yaml
 from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError

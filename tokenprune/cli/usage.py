@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
+from tokenprune.core.sources import first_line
 from tokenprune.errors import ConfigError
 
 
@@ -69,6 +72,32 @@ class Command(TyperCommand):
             if unknown is None or unknown in helps:
                 raise
             raise ConfigError(f"{self.name} has no option {unknown}", _instead(unknown, helps, self.name)) from None
+
+
+class LaterCommand(TyperCommand):
+    """A command whose file, ``tokenprune/cli/NAME.py``, is imported when it is used.
+
+    The help of all commands needs their names and first sentences alone: importing torch takes seconds.
+
+    Args:
+        name: Its name, which is that of its file and of the function in it.
+        panel: The group of commands in which the help shows it.
+    """
+
+    def __init__(self, name: str, panel: str) -> None:
+        super().__init__(name, help=first_line(f"tokenprune.cli.{name}:{name}"), rich_help_panel=panel)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """See :meth:`typer.core.TyperCommand.make_context`; the context is that of the imported command."""
+        return self.imported().make_context(*args, **kwargs)
+
+    def imported(self) -> Any:
+        """The command itself."""
+        assert self.name is not None
+        alone = typer.Typer(add_completion=False)
+        module = importlib.import_module(f"tokenprune.cli.{self.name}")
+        alone.command(self.name, cls=Command)(getattr(module, self.name))
+        return typer.main.get_command(alone)
 
 
 def _instead(unknown: str, helps: dict[str, str], command: str | None) -> str:

@@ -6,10 +6,10 @@ import gc
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
+from tokenprune.core.place import place
 from tokenprune.errors import (
     BudgetError,
     ForwardError,
@@ -23,7 +23,6 @@ from tokenprune.errors import (
 OF_SAMPLES = (SampleError, UnsupportedFeatureError, BudgetError, ScoreError, ForwardError)
 #: What a device, or the host, raises when its memory is full.
 NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
-_TORCH = str(Path(torch.__file__).parent)
 _BROKEN = getattr(torch, "AcceleratorError", ())  # torch 2.8; a subclass of RuntimeError
 
 
@@ -74,10 +73,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while found is not None:
         yield found
         found = found.__cause__
-
-
-def place(error: BaseException) -> str:
-    """Where an exception was raised: the file with its folder, and the line. Torch's own files tell nothing."""
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = next((item for item in reversed(frames) if not item.filename.startswith(_TORCH)), frames[-1])
-    return f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"

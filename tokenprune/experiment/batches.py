@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenprune.core.forward_errors import of_samples, place
+from tokenprune.core.forward_errors import of_samples
+from tokenprune.core.place import place
 from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError, ForwardError, PluginError, SampleError
 from tokenprune.experiment.losses import IN_A_ROW

@@ -16,18 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tokenprune.budgets.stated import stated_budget
 from tokenprune.config import Method
-from tokenprune.core import plugins
 from tokenprune.core.document import Document, parse_yaml, read_yaml
 from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError, PluginError, UnknownNameError
+from tokenprune.methods.files import shipped_files
 from tokenprune.methods.published import Published, choose
 from tokenprune.methods.shipped import Shipped
 from tokenprune.tables.column import Column, fill, text
@@ -208,23 +206,13 @@ def by_title(names: Sequence[str], taken: Collection[str], what: str) -> dict[st
 
 def _discover(wanted: str | None = None) -> Iterator[NamedMethod]:
     """The installed methods. If ``wanted`` is given, only files of that name are read; the others have no data."""
-    for entry in plugins.discover_visible("tokenprune.methods"):
-        try:
-            package = entry.load()
-            if not isinstance(package, ModuleType):
-                raise ConfigError(f"{entry.target} is not a package")
-            files = sorted(resources.files(package).iterdir(), key=lambda file: file.name)
-        except Exception as error:
-            yield NamedMethod(entry.name, entry.distribution, {}, f"{entry.target}: {error}")
-            continue
-        for file in files:
-            if not file.name.endswith(".yaml"):
-                continue
-            name = file.name.removesuffix(".yaml")
-            if wanted in (None, name):
-                yield _read(name, file, entry.distribution)
-            else:
-                yield NamedMethod(name, entry.distribution, {})
+    for found in shipped_files():
+        if found.file is None:
+            yield NamedMethod(found.name, found.distribution, {}, found.problem)
+        elif wanted in (None, found.name):
+            yield _read(found.name, found.file, found.distribution)
+        else:
+            yield NamedMethod(found.name, found.distribution, {})
 
 
 def _read(name: str, file: Traversable, distribution: str) -> NamedMethod:

@@ -10,6 +10,7 @@ from transformers import DynamicCache, QuantizedCache, StaticCache, cache_utils
 from tests.support import matrix
 from tests.support.compatibility.judging import Apply, Found, Row
 from tests.support.compatibility.kinds import DEFAULT, Use, over
+from tests.support.quanto import use_no_extension
 from tests.support.tiny.core import CACHE
 
 HOW = matrix.method([1], {"name": "keep_ratio", "ratio": 0.4})
@@ -48,6 +49,7 @@ def quantized(backend: str, **how: int) -> Make:
     """A cache of integers in groups."""
 
     def make(use: Use) -> dict[str, Any]:
+        use_no_extension()
         return {CACHE: QuantizedCache(backend, use.model.config.get_text_config(), q_group_size=16, **how)}
 
     return make

@@ -1,0 +1,174 @@
+"""``tokenprune doctor``."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Literal
+
+import typer
+from packaging.requirements import Requirement
+
+from tokenprune.cli.printing import AsJson, print_json, print_lines, print_table
+from tokenprune.core import plugins
+from tokenprune.core.registry import Entry
+from tokenprune.core.text import one_line
+from tokenprune.errors import TokenPruneError
+from tokenprune.tables.column import Column, fill, text
+from tokenprune.version import __version__
+
+#: Extras for work on tokenprune itself.
+OURS = {"test", "dev", "docs"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A row.
+
+    Attributes:
+        part: What it belongs to.
+        name: What was looked at.
+        found: What is there.
+        state: ``ok``; ``missing``, which only what needs it notices; ``broken``, which has to be mended.
+        fix: What to do; empty where nothing is.
+    """
+
+    part: str
+    name: str
+    found: str
+    state: Literal["ok", "missing", "broken"] = "ok"
+    fix: str = ""
+
+
+COLUMNS: tuple[Column[Finding], ...] = (
+    text("part", lambda row: row.part),
+    text("name", lambda row: row.name),
+    text("found", lambda row: row.found if row.state == "ok" else f"{row.state.upper()}: {row.found}"),
+    text("to do", lambda row: row.fix).ranked(1),
+)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Show versions, devices, attention kernels, extras and plugins; what is broken or missing, and how to mend it.
+
+    Every component is imported. The exit code is 1 if something is broken.
+    """
+    found = [*_versions(), *_devices(), *_kernels(), *_extras(), *_components(), *_methods()]
+    broken = [row for row in found if row.state == "broken"]
+    if as_json:
+        print_json([asdict(row) for row in found])
+    else:
+        print_table(fill("doctor", COLUMNS, found))
+        print_lines("", _verdict(broken, [row for row in found if row.state == "missing"]))
+    if broken:
+        raise typer.Exit(1)
+
+
+def _verdict(broken: Sequence[Finding], missing: Sequence[Finding]) -> str:
+    if broken:
+        return f"{len(broken)} broken: {', '.join(row.name for row in broken)}. The last column says how to mend them."
+    needed = f" {len(missing)} optional packages are missing: only what needs them is refused." if missing else ""
+    return f"Nothing is broken.{needed}"
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("versions", "tokenprune", __version__)
+    yield Finding("versions", "Python", f"{platform.python_version()} on {platform.platform(terse=True)}")
+    for requirement in _requirements(None):
+        yield _installed("versions", requirement, "broken", f"pip install '{requirement}'")
+
+
+def _extras() -> Iterator[Finding]:
+    provided = metadata.metadata(plugins.DISTRIBUTION).get_all("Provides-Extra") or []
+    for extra in (name for name in provided if name not in OURS):
+        for requirement in _requirements(extra):
+            yield _installed(f"extra {extra}", requirement, "missing", f"pip install '{plugins.DISTRIBUTION}[{extra}]'")
+
+
+def _requirements(extra: str | None) -> Iterator[Requirement]:
+    """What the distribution needs on this machine: always, or for one extra."""
+    for line in metadata.requires(plugins.DISTRIBUTION) or ():
+        requirement = Requirement(line)
+        always = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        wanted = always if extra is None else not always and requirement.marker.evaluate({"extra": extra})  # type: ignore[union-attr]
+        if wanted:
+            requirement.marker = None
+            yield requirement
+
+
+def _installed(part: str, requirement: Requirement, state: Literal["missing", "broken"], fix: str) -> Finding:
+    """Whether a distribution is there in a version that will do; another one is broken wherever it is needed."""
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return Finding(part, requirement.name, "not installed", state, fix)
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Finding(part, requirement.name, f"{version}, needs {requirement.specifier}", "broken", fix)
+    return Finding(part, requirement.name, version)
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    yield Finding("devices", "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of torch")
+    for number in range(torch.cuda.device_count()):
+        known = torch.cuda.get_device_properties(number)
+        yield Finding("devices", f"cuda:{number}", f"{known.name}, {known.total_memory / 2**30:.0f} GiB")
+    if not torch.cuda.device_count():
+        built = torch.version.cuda
+        yield Finding("devices", "cuda", "no GPU is seen" if built else "this torch is built for CPUs")
+    if torch.backends.mps.is_available():
+        yield Finding("devices", "mps", "available")
+
+
+def _kernels() -> Iterator[Finding]:
+    yield Finding("attention", "sdpa, eager", "part of torch")
+    flash = find_spec("flash_attn") is not None
+    yield Finding(
+        "attention",
+        "flash_attention_2",
+        metadata.version("flash_attn") if flash else "flash-attn is not installed",
+        "ok" if flash else "missing",
+        "" if flash else "pip install flash-attn, on a machine with CUDA; sdpa is the default",
+    )
+
+
+def _components() -> Iterator[Finding]:
+    """The components of each distribution; one row for each that cannot be imported."""
+    hidden = plugins.plugins_disabled()
+    if hidden:
+        yield Finding(
+            "plugins", "all", "switched off", "missing", "leave out --no-plugins, unset TOKENPRUNE_NO_PLUGINS"
+        )
+    entries: dict[str, list[tuple[str, Entry]]] = {}
+    for kind in plugins.COMPONENT_KINDS:
+        for entry in plugins.discover_visible(f"tokenprune.{kind}"):
+            entries.setdefault(entry.distribution, []).append((kind, entry))
+    for distribution, own in entries.items():
+        broken = [row for row in (_component(distribution, kind, entry) for kind, entry in own) if row is not None]
+        yield from broken
+        version = metadata.version(distribution)
+        yield Finding("components", distribution, f"{version}: {len(own) - len(broken)} of {len(own)} can be used")
+
+
+def _component(distribution: str, kind: str, entry: Entry) -> Finding | None:
+    try:
+        plugins.registry(kind).get(entry.name)
+    except TokenPruneError as error:
+        return Finding("components", f"{kind} {entry.name}", error.what, "broken", error.fix)
+    return None
+
+
+def _methods() -> Iterator[Finding]:
+    from tokenprune.methods.named import list_methods
+
+    found = list_methods()
+    for method in found:
+        if method.problem is not None:
+            fix = f"repair or uninstall {method.distribution}"
+            yield Finding("methods", method.name, one_line(method.problem), "broken", fix)
+    yield Finding("methods", "named methods", f"{sum(it.problem is None for it in found)} of {len(found)} can be used")
