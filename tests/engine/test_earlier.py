@@ -38,10 +38,10 @@ def two_images(name: str = "llava", model: Any = None) -> tuple[Any, dict[str, T
 def test_tokens_of_each_sample_are_counted_without_padding() -> None:
     """Six tokens came before: the prompt of four, of which layer 1 lost some, and two more.
 
-    Sample 1 begins with two tokens of padding, of which layer 1 kept one; its turn begins with one more. Each turn has
-    two visual tokens.
+    Sample 1 begins with two tokens of padding, of which layer 1 kept one. The turn of sample 0 begins with one. Two
+    tokens of each turn are visual.
     """
-    mask = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1, 0, 1, 1, 1]])
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1, 0, 1, 1, 1], [0, 0, 1, 1, 1, 1, 1, 1, 1, 1]])
     visual = torch.tensor([[False, True, True, False], [False, True, True, False]])
     layout = VisualLayout(visual, visual.long() - 1)
     cache = DynamicCache()
@@ -54,7 +54,7 @@ def test_tokens_of_each_sample_are_counted_without_padding() -> None:
     held = [(6, 4), (4, 3)]
     assert [earlier.held(layer) for layer in (0, 1)] == [6, 4]
     assert earlier.cached(2, 2) == held
-    assert lengths_of(call, layout, earlier, 2) == [Lengths(2, held[0]), Lengths(1, held[1])]
+    assert lengths_of(call, layout, earlier, 2) == [Lengths(1, held[0]), Lengths(2, held[1])]
 
 
 @torch.no_grad()
