@@ -18,6 +18,7 @@ from tests.support.oracle import masked, oracle_generate_logits, tolerance
 from tests.support.simple import fastv, pair
 from tests.support.tiny import CASES
 from tests.support.tiny.core import CACHE
+from tests.support.windows import wide_gemma
 from tokenprune.engine.cache import cache_bytes
 from tokenprune.engine.caches.classes import PRUNED_CLASSES
 from tokenprune.engine.caches.dynamic import PrunedDynamicLayer
@@ -110,6 +111,26 @@ def test_bytes_that_were_saved(family: str) -> None:
         cache = model(**inputs)[CACHE]
     assert run.report.kv_bytes_unpruned == whole
     assert run.report.kv_bytes == cache_bytes(cache) < whole
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3"])
+@torch.no_grad()
+def test_bytes_that_were_saved_after_some_steps(family: str) -> None:
+    """A window that the prompt does not fill, and that three more tokens do."""
+    case = CASES[family]
+    inputs = case.batch(case.build(), 2, "none").inputs
+    model = wide_gemma(inputs["input_ids"].shape[1] + 3) if family == "gemma3" else case.build()
+
+    def after_three() -> Any:
+        cache = model(**inputs)[CACHE]
+        for _ in range(3):
+            cache = model(input_ids=TOKEN, **{CACHE: cache})[CACHE]
+        return cache
+
+    whole = cache_bytes(after_three())
+    with tp.apply(model, fastv(name="keep_ratio", ratio=0.4)):
+        pruned = after_three()
+    assert cache_bytes(pruned, unpruned=True) == whole > cache_bytes(pruned)
 
 
 # ---- another type of cache layer ---

@@ -266,3 +266,14 @@ def test_the_keys_of_beams_that_were_just_picked(backend: str) -> None:
     stored = pruned_class(layer).stored_keys(layer, 9)
     returned, _ = layer.update(states[:, :, :1], states[:, :, :1])
     assert torch.equal(stored, returned[:, :, :9])
+
+
+@every_backend
+def test_the_keys_of_earlier_turns_are_those_that_attention_gets(backend: str) -> None:
+    layer = rounding(backend, matrix.model_of("llava", "sdpa")).layers[0]
+    states = torch.randn(3, 2, 9, 16, generator=torch.Generator().manual_seed(0))
+    layer.update(states[:, :, :8], states[:, :, :8])
+    stored = pruned_class(layer).stored_keys(layer, 8)
+    returned, _ = layer.update(states[:, :, 8:], states[:, :, 8:])
+    assert torch.equal(stored, returned[:, :, :8])
+    assert not torch.equal(stored, states[:, :, :8])  # they were rounded

@@ -11,6 +11,7 @@ from torch import Tensor
 import tokenprune as tp
 from tests.support.simple import fastv, pair
 from tests.support.tiny import CASES
+from tests.support.tiny.core import CACHE
 from tokenprune.adapters import adapter_for
 from tokenprune.engine.replay import Replays, pixel_inputs
 
@@ -59,6 +60,27 @@ def test_generations_take_turns() -> None:
     for choices in kept.values():
         assert all(torch.equal(choices[0], choice) for choice in choices)
     assert len({tuple(choices[0][0].tolist()) for choices in kept.values()}) > 1
+
+
+@torch.no_grad()
+def test_a_later_turn_continues_no_generation_without_a_cache() -> None:
+    """It brings the ids of such a step and one more, and the same picture, behind other text: it chooses anew."""
+    model, inputs = pair(batch=1, padding="none")
+    ids, pixels = inputs["input_ids"], inputs["pixel_values"]
+    turn = torch.cat([ids, torch.tensor([[20]])], 1)
+    text = torch.randint(3, 100, (1, 30), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(1, 30 + turn.shape[1], dtype=torch.long)
+    kept = []
+    for remembered in (True, False):
+        with tp.apply(model, fastv()) as run:
+            cache = model(input_ids=text)[CACHE]
+            if remembered:
+                model(**inputs, use_cache=False)
+                alone = run.stages[0].kept
+            model(input_ids=turn, pixel_values=pixels, attention_mask=mask, use_cache=False, **{CACHE: cache})
+            kept.append(run.stages[0].kept)
+    assert torch.equal(*kept)
+    assert not torch.equal(kept[0], alone)
 
 
 @pytest.mark.parametrize(("layers", "percent"), [([1], 20), ([1, 2], 20), ([1], 34)])

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tokenprune.ops.rows import causal_mask, compose, decode_mask, keep_index, prefill_mask, take, take_nested
+from tokenprune.ops.rows import (
+    causal_mask,
+    compose,
+    decode_mask,
+    keep_index,
+    place_of,
+    prefill_mask,
+    seen_columns,
+    take,
+    take_nested,
+)
 
 #: Sample 0 keeps rows 0, 2 and 3 of four; sample 1 keeps row 1.
 ROWS = torch.tensor([[0, 2, 3], [-1, -1, 1]])
@@ -15,6 +25,7 @@ def test_indices_are_right_aligned_and_compose() -> None:
     keep = torch.tensor([[True, False, True, True], [False, True, False, False]])
     assert torch.equal(keep_index(keep, 3), ROWS)
     assert compose(ROWS, torch.tensor([[-1, 2], [-1, 2]])).tolist() == [[-1, 3], [-1, 1]]
+    assert place_of(torch.tensor([[-1, 3], [-1, 1]]), ROWS).tolist() == [[-1, 2], [-1, 2]]
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -69,3 +80,14 @@ def test_masks_of_a_decode_step() -> None:
         [False, False, True, True],
         [False, False, False, True],
     ]
+
+
+def test_the_mask_of_full_attention_tells_the_padding() -> None:
+    """A window hides tokens that are no padding: its mask tells nothing, alone or beside the other."""
+    full = torch.tensor([[False, True, True, True], [True, True, True, True]])
+    window = torch.tensor([[False, False, True, True]] * 2)
+    for form in (full, full.long(), full[:, None, None].expand(-1, -1, 3, -1)):
+        seen = seen_columns({"sliding_attention": window, "full_attention": form})
+        assert seen is not None
+        assert torch.equal(seen, full)
+    assert seen_columns({"sliding_attention": window}) is None
