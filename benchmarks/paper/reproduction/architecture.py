@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError
+from tokenprune.flops.decoder import Shape, shapes_of
 from tokenprune.flops.vision import vision_flops
 from tokenprune.measure.counted import count_flops
 from tokenprune.models.presets import PRESETS
@@ -30,12 +31,14 @@ class Architecture:
         decoder_parameters: Those that a decode step reads: the language model with its output head, without the
             embedding of the tokens.
         vision: FLOPs of tower and projector for a number of visual tokens.
+        shapes: The shape of each decoder layer.
     """
 
     model: Any
     parameters: int
     decoder_parameters: int
     vision: Callable[[int], int]
+    shapes: tuple[Shape, ...]
 
     @property
     def config(self) -> Any:
@@ -64,7 +67,9 @@ def _counted(model: Any, vision: Callable[[int], int]) -> Architecture:
     embedding = model.get_input_embeddings().weight.numel()
     decoder = sum(parameter.numel() for parameter in model.get_decoder().parameters()) - embedding
     head = model.get_output_embeddings().weight.numel()
-    return Architecture(model, sum(item.numel() for item in model.parameters()), decoder + head, vision)
+    text = model.config.get_text_config(decoder=True)
+    shapes = shapes_of(text, int(text.num_hidden_layers))
+    return Architecture(model, sum(item.numel() for item in model.parameters()), decoder + head, vision, shapes)
 
 
 _BUILDERS: Mapping[str, Callable[[], Architecture]] = {

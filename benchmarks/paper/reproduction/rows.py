@@ -14,9 +14,10 @@ from tokenprune.budgets.label import budget_label, in_words
 from tokenprune.budgets.stated import STATED
 from tokenprune.core.architecture import Architecture as Sizes
 from tokenprune.core.component import FromRegistry
-from tokenprune.errors import ConfigError, LayerError, TokenPruneError
+from tokenprune.errors import BudgetError, ConfigError, LayerError, TokenPruneError
 from tokenprune.flops.decoder import prefill_cost
 from tokenprune.methods.named import NamedMethod, find_shipped, is_file_name
+from tokenprune.methods.published import Published
 from tokenprune.models.downsample import check_budget
 from tokenprune.run.apply import check_method
 from tokenprune.selectors.base import SelectorContext
@@ -46,7 +47,9 @@ class Row:
         layers: Tokens are dropped before each of these.
         kept: Visual tokens after each of these.
         per_layer: Visual tokens that each decoder layer sees.
-        calibrated: Whether the layers are found on calibration samples; those above are then those without any.
+        whole: Visual tokens before pruning.
+        calibrated: Whether the layers are found on calibration samples. Those above are then the ones without any, or 0
+            where these cannot meet the budget.
         source: Where the settings were published; empty for the method's own.
     """
 
@@ -60,6 +63,7 @@ class Row:
     layers: tuple[int, ...]
     kept: tuple[int, ...]
     per_layer: tuple[int, ...]
+    whole: int
     calibrated: bool = False
     source: str = ""
 
@@ -86,7 +90,7 @@ def rows_of(table: Table, model: Architecture) -> Iterator[Row | Cannot]:
     """All rows of a table, and those that its model or their budget rule out."""
     layers = int(model.config.get_text_config(decoder=True).num_hidden_layers)
     whole = (table.visual_tokens,) * layers
-    yield Row(UNPRUNED, "unpruned", "all", "all tokens", (("method", UNPRUNED),), None, None, (), (), whole)
+    yield Row(UNPRUNED, "unpruned", "all", "all tokens", (("method", UNPRUNED),), None, None, (), (), whole, whole[0])
     for budget in table.budgets:
         for entry in table.methods:
             yield from _rows(entry, budget, "equal", table, model)
@@ -108,6 +112,7 @@ def _rows(
         return
     shipped = _find(entry.name)
     settings = _settings(shipped, model) if entry.settings == "published" else None
+    fitting = settings.model if settings else None
     if is_file_name(entry.name):
         arguments = (("method", str((HERE / entry.name).relative_to(ROOT))), arguments[1])
     if settings is not None:
@@ -115,7 +120,7 @@ def _rows(
     for seed in entry.seeds or (None,):
         own = label if seed is None else f"{label}-seed-{seed}"
         try:
-            method = shipped.method(model=settings, **{keyword: number})
+            method = shipped.method(model=fitting, **{keyword: number})
             if seed is not None:
                 method = _seeded(method, seed)
             yield _row(
@@ -127,7 +132,7 @@ def _rows(
                 table,
                 model,
                 calibrated=entry.calibrated,
-                source=settings or "",
+                source=settings.source if settings else "",
             )
         except TokenPruneError as error:
             yield Cannot(f"{shipped.title}/{own}", str(error))
@@ -154,10 +159,10 @@ def _find(name: str) -> NamedMethod:
     return find_shipped(HERE / name if is_file_name(name) else name)
 
 
-def _settings(shipped: NamedMethod, model: Architecture) -> str | None:
-    """The name of the model that a method has published settings for; None where there are none for this one."""
+def _settings(shipped: NamedMethod, model: Architecture) -> Published | None:
+    """The settings that a method's authors published for a model; None where there are none."""
     sizes = Sizes.of(model.config)
-    return next((item.model for item in shipped.published if item.fits(sizes)), None)
+    return next((item for item in shipped.published if item.fits(sizes)), None)
 
 
 def _seeded(method: Method, seed: int) -> Method:
@@ -187,7 +192,9 @@ def _downsampled(
     kept = made.keep(table.visual_tokens, Schedule((0,), layers, prefill_cost(model.config, 0)))
     definition = {DOWNSAMPLED: made.model_dump(mode="json", exclude_none=True)}
     words = in_words(budget_label(made))
-    return Row(DOWNSAMPLED, kind, label, words, arguments, definition, None, (0,), kept, kept * layers)
+    return Row(
+        DOWNSAMPLED, kind, label, words, arguments, definition, None, (0,), kept, kept * layers, table.visual_tokens
+    )
 
 
 def _row(
@@ -213,11 +220,19 @@ def _row(
     choice = method.layers.select(SelectorContext(model.config.model_type, depth, architecture=sizes))
     if choice.layers[-1] >= depth:
         raise LayerError(f"layer {choice.layers[-1]} of a model with {depth} layers", f"use 0 to {depth - 1}")
-    schedule = Schedule(choice.layers, depth, prefill_cost(model.config, 0))
-    kept = method.budget.keep(table.visual_tokens, schedule)
+    layers, cost = choice.layers, prefill_cost(model.config, 0)
+    try:
+        kept = method.budget.keep(table.visual_tokens, Schedule(layers, depth, cost))
+    except BudgetError:
+        if not calibrated:  # what calibration samples find may be earlier
+            raise
+        layers = (0,)
+        kept = method.budget.keep(table.visual_tokens, Schedule(layers, depth, cost))
+    schedule = Schedule(layers, depth, cost)
     per_layer = tuple(schedule.per_layer(table.visual_tokens, kept))
     definition = method.model_dump(mode="json", exclude={"label"})
     words = in_words(budget_label(method.budget))
+    whole = table.visual_tokens
     return Row(
-        title, kind, label, words, arguments, definition, method, choice.layers, kept, per_layer, calibrated, source
+        title, kind, label, words, arguments, definition, method, layers, kept, per_layer, whole, calibrated, source
     )
