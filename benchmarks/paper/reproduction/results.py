@@ -106,7 +106,7 @@ def read_result(job: Job, file: Path) -> Result:
     }
     if not scores or set(scores) != set(counts):
         raise OutputError(
-            f"{file}: no score {job.benchmark.metric!r} of {', '.join(sorted(set(counts) - set(scores))) or 'any task'}",
+            f"{file}: no score {job.benchmark.metric!r} of {', '.join(sorted(set(counts) - set(scores))) or 'a task'}",
             "see the log of the job",
         )
     for task, score in scores.items():

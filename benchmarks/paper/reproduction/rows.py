@@ -106,7 +106,8 @@ def _rows(
     """A method at one budget, once per seed."""
     ((keyword, number),) = budget.items()
     label = f"{keyword.replace('_', '-')}-{number:g}"
-    arguments = (("method", entry.name), (keyword, f"{number:g}"))
+    stated: dict[str, Any] = {keyword: number}
+    arguments: tuple[tuple[str, str], ...] = (("method", entry.name), (keyword, f"{number:g}"))
     if entry.name == DOWNSAMPLED:
         yield _downsampled(STATED[keyword].of(number), label, arguments, kind, table, model)
         return
@@ -120,7 +121,7 @@ def _rows(
     for seed in entry.seeds or (None,):
         own = label if seed is None else f"{label}-seed-{seed}"
         try:
-            method = shipped.method(model=fitting, **{keyword: number})
+            method = shipped.method(model=fitting, **stated)
             if seed is not None:
                 method = _seeded(method, seed)
             yield _row(
@@ -167,7 +168,7 @@ def _settings(shipped: NamedMethod, model: Architecture) -> Published | None:
 
 def _seeded(method: Method, seed: int) -> Method:
     """The method with another seed of its scorer, as the plugin sets it."""
-    scorer = getattr(method.pruner, "scorer", None)
+    scorer: Any = getattr(method.pruner, "scorer", None)
     if not hasattr(scorer, "seed"):
         raise ConfigError(f"method {method.label!r} has no scorer with a seed", "leave out 'seeds'")
     pruner = method.pruner.model_copy(update={"scorer": scorer.model_copy(update={"seed": seed})})

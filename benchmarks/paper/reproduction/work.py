@@ -67,7 +67,7 @@ class Workers:
     def hand_out(self, jobs: Sequence[Job], report: Callable[[Job, Outcome], None]) -> None:
         """Run all jobs, and report each as soon as it ends. The one place where jobs meet workers."""
         with ThreadPoolExecutor(self.count) as pool:
-            futures = [pool.submit(lambda job=job: report(job, self.run(job))) for job in jobs]
+            futures = [pool.submit(self._run_and_report, job, report) for job in jobs]
             try:
                 for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                     future.result()
@@ -76,6 +76,9 @@ class Workers:
                 for future in futures:
                     future.cancel()
                 raise
+
+    def _run_and_report(self, job: Job, report: Callable[[Job, Outcome], None]) -> None:
+        report(job, self.run(job))
 
     def run(self, job: Job) -> Outcome:
         """Run one job, unless it has finished before. A job that fails is an outcome, and no exception."""
