@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError
 from tokenprune.flops.decoder import Shape, shapes_of
 from tokenprune.flops.vision import vision_flops
@@ -85,5 +84,5 @@ def architecture(name: str) -> Architecture:
         ConfigError: There is none.
     """
     if name not in _BUILDERS:
-        raise ConfigError(f"there is no architecture {name!r}", suggest(name, _BUILDERS))
+        raise ConfigError(f"there is no architecture {name!r}", f"there are {', '.join(_BUILDERS)}")
     return _BUILDERS[name]()

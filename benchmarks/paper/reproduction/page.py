@@ -19,12 +19,12 @@ from .results import Result, finished
 Found = Mapping[str, Mapping[str, Result]]
 
 
-def plans(output: Path, limit: int | None = None) -> dict[str, Plan]:
-    """The complete plan of every table, with the folders below ``output``."""
+def plans(output: Path, calibration: str | None = None) -> dict[str, Plan]:
+    """The complete plan of every table, with the folders below ``output``; errors as for :func:`plan_of`."""
     made = {}
     for name in table_names():
         table = read_table(name)
-        made[name] = plan_of(name, table, architecture(table.architecture), output, limit=limit)
+        made[name] = plan_of(name, table, architecture(table.architecture), output, calibration=calibration)
     return made
 
 
@@ -64,7 +64,7 @@ def found_results(plan: Plan) -> Found:
 
 
 def share(row: Mapping[str, Result], unpruned: Mapping[str, Result]) -> float | None:
-    """The mean share in percent of the unpruned scores that a row keeps; None where not all benchmarks are finished."""
+    """The mean share in percent of the unpruned scores that a row keeps; None if it lacks one of the benchmarks."""
     if not unpruned or row.keys() != unpruned.keys() or any(result.score == 0 for result in unpruned.values()):
         return None
     return statistics.fmean(100 * row[name].score / unpruned[name].score for name in unpruned)
@@ -84,9 +84,10 @@ def _check(figures: Figures, made: Mapping[str, Plan]) -> None:
 def _costs(made: Mapping[str, Plan]) -> Iterator[str]:
     sources = "; ".join(f"{name}: {gpu.source}" for name, gpu in GPUS.items())
     yield (
-        f"Estimates of `--dry-run`, in GPU hours, without a measurement: {COMPUTE:.0%} of the peak FLOP/s and"
-        f" {BANDWIDTH:.0%} of the bandwidth are assumed, and so are the lengths of prompts and answers. Reading pictures"
-        f" and videos, downloads, loading and calibration do not count. Sources of the GPUs' numbers: {sources}."
+        f"Estimates of `--dry-run` in GPU hours. Nothing is measured: {COMPUTE:.0%} of the peak FLOP/s and"
+        f" {BANDWIDTH:.0%} of the bandwidth are assumed, and so are the lengths of prompts and answers."
+        " Reading pictures and videos, downloads, loading and calibration do not count."
+        f" Sources of the GPUs' numbers: {sources}."
     )
     lines = []
     sums = dict.fromkeys(GPUS, 0.0)
@@ -191,7 +192,10 @@ def _compared(name: str, plan: Plan, figures: Figures, found: Found) -> Iterator
         ]
         kept = _beside(share(scores, unpruned), shares.get(row.name))
         lines.append([row.name, f"{row.average:.1f}", *cells, kept])
-    yield "Ours, and in brackets ours minus the published figure:"
+    yield (
+        "Ours, and in brackets ours minus the published figure. The share is the mean over the benchmarks that the unpruned"
+        f" model has finished ({', '.join(unpruned) or 'none yet'}):"
+    )
     yield _table(
         ["row", "layer average", *plan.table.benchmarks, "share %"], lines, right=len(plan.table.benchmarks) + 2
     )

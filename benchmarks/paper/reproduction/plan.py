@@ -10,7 +10,6 @@ from pydantic import Field, PositiveInt, model_validator
 
 from tokenprune.budgets.stated import STATED
 from tokenprune.config import Config
-from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError
 
 HERE = Path(__file__).resolve().parents[1]
@@ -149,10 +148,10 @@ def read_table(name: str) -> Table:
         ConfigError: There is no such table, its file is wrong, or it names a benchmark that does not exist.
     """
     if name not in table_names():
-        raise ConfigError(f"there is no table {name!r}", suggest(name, table_names()))
+        raise ConfigError(f"there is no table {name!r}", f"there are {', '.join(table_names())}")
     table = Table.from_yaml(TABLES / f"{name}.yaml")
     known = read_catalogue()
     for benchmark in table.benchmarks:
         if benchmark not in known:
-            raise ConfigError(f"table {name!r}: there is no benchmark {benchmark!r}", suggest(benchmark, known))
+            raise ConfigError(f"table {name!r}: there is no benchmark {benchmark!r}", f"there are {', '.join(known)}")
     return table

@@ -18,6 +18,10 @@ from .jobs import Job
 ASKED, DONE = "job.json", "done.json"
 
 
+class IncompleteError(OutputError):
+    """lmms-eval has written a result that is none: the job has to run again."""
+
+
 @dataclass(frozen=True)
 class Result:
     """The result of a finished job.
@@ -72,9 +76,10 @@ def collect(job: Job) -> Result | None:
     """Read, check and keep the result that lmms-eval has written; None if it has written none.
 
     Raises:
-        OutputError: The result is not that of this job, or not complete.
+        OutputError: The result is not that of this job.
+        IncompleteError: It is no result.
     """
-    files = sorted((job.folder / "lmms").glob("*/*_results.json"), key=lambda path: path.stat().st_mtime)
+    files = _written(job)
     if not files:
         return None
     result = read_result(job, files[-1])
@@ -82,15 +87,36 @@ def collect(job: Job) -> Result | None:
     return result
 
 
+def take_up(job: Job) -> Result | None:
+    """The result of an earlier start: lmms-eval may have finished although the driver had died.
+
+    Raises:
+        OutputError: The folder holds results of other settings, or of another job.
+    """
+    try:
+        return finished(job) or collect(job)
+    except IncompleteError:
+        for file in _written(job):
+            file.unlink()
+        return None
+
+
+def _written(job: Job) -> list[Path]:
+    """The results that lmms-eval has written, the newest last."""
+    return sorted((job.folder / "lmms").glob("*/*_results.json"), key=lambda path: path.stat().st_mtime)
+
+
 def read_result(job: Job, file: Path) -> Result:
     """The score in one results JSON of lmms-eval 0.7.3.
 
     Raises:
-        OutputError: The file is broken, of another job, or of fewer samples than were asked for.
+        OutputError: The file is of another job.
+        IncompleteError: It is broken, or has no score, or one of fewer samples than were asked for.
     """
-    data = _read(file)
-    if data is None:
-        raise OutputError(f"{file} cannot be read", "remove it, and run the job again")
+    try:
+        data = _read(file) or {}
+    except OutputError as error:  # the job was killed while it wrote
+        raise IncompleteError(error.what, "run the job again") from None
     config = data.get("config", {})
     for name, wanted in (("model_args", job.model_args), ("limit", job.limit)):
         if config.get(name) != wanted:
@@ -105,16 +131,16 @@ def read_result(job: Job, file: Path) -> Result:
         if job.benchmark.metric in values and task in counts
     }
     if not scores or set(scores) != set(counts):
-        raise OutputError(
+        raise IncompleteError(
             f"{file}: no score {job.benchmark.metric!r} of {', '.join(sorted(set(counts) - set(scores))) or 'a task'}",
             "see the log of the job",
         )
     for task, score in scores.items():
         if not isinstance(score, int | float) or not math.isfinite(score):
-            raise OutputError(f"{file}: the score of {task} is {score!r}, and no number", "see the log of the job")
+            raise IncompleteError(f"{file}: the score of {task} is {score!r}, and no number", "see the log of the job")
         wanted = counts[task]["original"] if job.limit is None else min(job.limit, counts[task]["original"])
         if counts[task]["effective"] != wanted:
-            raise OutputError(
+            raise IncompleteError(
                 f"{file}: {counts[task]['effective']} of {wanted} samples of {task} were answered", "run the job again"
             )
     samples = sum(count["effective"] for count in counts.values())

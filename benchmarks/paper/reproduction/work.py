@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ from tokenprune.errors import ConfigError, MissingDataError, OutputError, TokenP
 
 from .jobs import Job
 from .plan import ROOT
-from .results import ASKED, Result, check_folder, collect, finished, why, write
+from .results import ASKED, Result, collect, take_up, why, write
 
 #: What a job ends with: its result, or why there is none.
 Outcome = Result | str
@@ -67,8 +67,9 @@ class Workers:
     def hand_out(self, jobs: Sequence[Job], report: Callable[[Job, Outcome], None]) -> None:
         """Run all jobs, and report each as soon as it ends. The one place where jobs meet workers."""
         with ThreadPoolExecutor(self.count) as pool:
-            futures = [pool.submit(self._run_and_report, job, report) for job in jobs]
+            futures: list[Future[None]] = []
             try:
+                futures += (pool.submit(self._run_and_report, job, report) for job in jobs)
                 for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                     future.result()
             except BaseException:
@@ -97,8 +98,7 @@ class Workers:
         if refused is not None:
             return refused
         with _claimed(job) as claim:
-            check_folder(job)
-            found = finished(job) or collect(job)  # lmms-eval may have finished although the driver had died
+            found = take_up(job)
             if found is not None:
                 return found
             write(job.folder / ASKED, job.settings)

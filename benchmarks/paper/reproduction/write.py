@@ -27,6 +27,7 @@ def main(description: str, arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, help="the folder of all tables, whose results are compared")
+    parser.add_argument("--calibration", help="what the results were made with")
     parser.add_argument("--output", type=Path, default=PAGE, help="the page that is written")
     given = parser.parse_args(arguments)
     if given.results is not None and not given.results.is_dir():
@@ -34,6 +35,6 @@ def main(description: str, arguments: Sequence[str] | None = None) -> None:
     own, mark, _ = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     if not mark:
         raise ConfigError(f"{PAGE} lacks the line {BEGIN!r}", "put it where the generated part begins")
-    made = plans((given.results or ROOT / "results" / "paper").resolve())
+    made = plans((given.results or ROOT / "results" / "paper").resolve(), given.calibration)
     text = generated(made, compare=given.results is not None)
     given.output.write_text(f"{own}{BEGIN}\n\n{text}", encoding="utf-8")
