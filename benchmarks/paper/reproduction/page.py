@@ -193,8 +193,8 @@ def _compared(name: str, plan: Plan, figures: Figures, found: Found) -> Iterator
         kept = _beside(share(scores, unpruned), shares.get(row.name))
         lines.append([row.name, f"{row.average:.1f}", *cells, kept])
     yield (
-        "Ours, and in brackets ours minus the published figure. The share is the mean over the benchmarks that the unpruned"
-        f" model has finished ({', '.join(unpruned) or 'none yet'}):"
+        "Ours, and in brackets ours minus the published figure. The share is the mean over the benchmarks that the"
+        f" unpruned model has finished ({', '.join(unpruned) or 'none yet'}):"
     )
     yield _table(
         ["row", "layer average", *plan.table.benchmarks, "share %"], lines, right=len(plan.table.benchmarks) + 2
