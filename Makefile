@@ -22,6 +22,10 @@ PYTEST_ARGS ?=
 FUZZ_TRIALS ?= 5000
 # Cells of `make tables`, e.g. CELLS=digits-average-22.2; all by default
 CELLS ?=
+# Table of `make paper`, further options of benchmarks/paper/run.py, and the Python that has lmms-eval
+TABLE ?= llava-1.5-7b
+PAPER_ARGS ?=
+PAPER_PYTHON ?= $(PY)
 TRAIN_ARGS ?= --out results/training/digits.safetensors
 
 PY := $(VENV)/bin/python
@@ -42,7 +46,7 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .PHONY: help demo test test-fast fuzz coverage test-oldest test-newest test-vllm test-transformers checkout-given check format docs methods schema eval \
-  tables comparison train clean distclean
+  tables comparison paper train clean distclean
 
 help: ## List the targets
 	@echo "Usage: make TARGET"
@@ -118,6 +122,9 @@ tables: $(VENV)/.test ## Make every table of docs/comparison.md (hours; goes on 
 comparison: $(VENV)/.test ## Write docs/comparison.md and docs/reports.md again from the cells of `make tables` that are finished
 	@$(PY) benchmarks/comparison.py > docs/comparison.md.new && mv docs/comparison.md.new docs/comparison.md
 	@$(PY) benchmarks/comparison.py --reports > docs/reports.md.new && mv docs/reports.md.new docs/reports.md
+
+paper: $(VENV)/.test ## Run a table of the paper with lmms-eval (docs/paper.md): make paper TABLE=llava-1.5-7b PAPER_ARGS=--dry-run
+	@$(PAPER_PYTHON) benchmarks/paper/run.py $(TABLE) $(PAPER_ARGS)
 
 train: $(VENV)/.test ## Train the embedded model's own weights again (plugins/tokenprune-embedded/training)
 	@$(PY) $(EMBEDDED)/training/train_embedded.py $(TRAIN_ARGS)
