@@ -49,6 +49,7 @@ class Answer:
     Attributes:
         text: The answer, without special tokens and surrounding spaces.
         tokens: Tokens that were generated, with the one that ends the answer.
+        prompt: Tokens of the prompt before pruning, without padding.
         cut: Whether a stop text ended it.
         cost: Of the prefill without padding: ``visual_before``, ``visual_after``, ``layer_average`` (visual tokens),
             ``flops``, ``flops_unpruned``, ``kv_bytes``, ``kv_bytes_unpruned``; the last four are None for families
@@ -57,6 +58,7 @@ class Answer:
 
     text: str
     tokens: int
+    prompt: int
     cut: bool
     cost: Cost
 
@@ -68,12 +70,14 @@ class Likelihood:
     Attributes:
         log_probability: The natural logarithm of its probability: the sum over its tokens.
         tokens: Its tokens.
+        prompt: See :class:`Answer`.
         greedy: Whether greedy decoding would write it.
         cost: See :class:`Answer`.
     """
 
     log_probability: float
     tokens: int
+    prompt: int
     greedy: bool
     cost: Cost
 
@@ -195,9 +199,11 @@ class Answerer:
                 ).checked()
                 counts = given.mask.sum(1).tolist()
                 found = []
-                for text, raw, count, cost in zip(given.texts, self._raw(given.ids), counts, costs(), strict=True):
+                rows = zip(given.texts, self._raw(given.ids), counts, _prompts(inputs), costs(), strict=True)
+                for text, raw, count, prompt, cost in rows:
                     kept = cut(raw, stops)
-                    found.append(Answer(text if kept == raw else kept.strip(), int(count), kept != raw, cost))
+                    stopped = kept != raw
+                    found.append(Answer(kept.strip() if stopped else text, int(count), len(prompt), stopped, cost))
             return found
 
         return self._each(samples, ask)
@@ -226,8 +232,8 @@ class Answerer:
                 ]
                 values = log_probabilities(self.loaded.model, inputs, ids, names)
                 return [
-                    Likelihood(value, len(row), greedy, cost)
-                    for (value, greedy), row, cost in zip(values, ids, costs(), strict=True)
+                    Likelihood(value, len(row), len(prompt), greedy, cost)
+                    for (value, greedy), row, prompt, cost in zip(values, ids, prompts, costs(), strict=True)
                 ]
 
         return self._each(samples, ask)
