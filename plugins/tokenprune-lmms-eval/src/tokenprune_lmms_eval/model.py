@@ -305,7 +305,9 @@ class TokenPrune(lmms):  # type: ignore[misc]
         if not readable:
             return
         texts = [asked.continuation() for asked in readable if asked.continuation is not None]
+        start = time.perf_counter()
         values = self.answerer.log_likelihoods(samples, texts, numbers=[asked.document for asked in readable])
+        self._seconds += time.perf_counter() - start
         for asked, value in zip(readable, values, strict=True):
             if isinstance(value, TokenPruneError):
                 self._fail(asked, value, found)
