@@ -1,8 +1,8 @@
 """Everything that writers of components need: base classes, contexts, annotations, errors, and contexts for tests.
 
-A scorer, pruner, layer selector, budget, adapter, metric, task, model or evaluation harness imports from here and from :mod:`tokenprune`
-alone. Other modules may move from one release to the next; what stands here does not move without an entry in the
-changelog.
+A scorer, pruner, layer selector, budget, adapter, metric, task, model or evaluation harness imports from here and from
+:mod:`tokenprune` alone. Other modules may move from one release to the next; what stands here does not move without an
+entry in the changelog.
 """
 
 from __future__ import annotations

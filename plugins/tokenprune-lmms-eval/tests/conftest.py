@@ -15,8 +15,9 @@ ROOT = HERE.parents[2]
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_CACHE=tempfile.mkdtemp(), TOKENIZERS_PARALLELISM="false")
 sys.path[:0] = [str(HERE), str(ROOT)]
 
-import tests.support.torchvision_stub  # noqa: E402, F401  before transformers
 from local_tasks import LocalTasks  # noqa: E402
+
+import tests.support.torchvision_stub  # noqa: E402, F401  before transformers
 from tests.support.checkpoints import FAMILIES  # noqa: E402
 
 

@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 from local_tasks import TOKENS, LocalTasks
 
 import tokenprune as tp
+from conftest import ROOT
 
 #: A method inside the language model, for models of a few layers.
-FASTV = "layers: {name: fixed, layers: [1]}\npruner: {name: topk, scorer: fastv}\nbudget: {name: keep_ratio, ratio: 0.5}\n"
+FASTV = (
+    "layers: {name: fixed, layers: [1]}\npruner: {name: topk, scorer: fastv}\nbudget: {name: keep_ratio, ratio: 0.5}\n"
+)
 RANDOM = FASTV.replace("fastv", "random")
 #: What the command is started with: processors need torchvision, whose operators do not fit this build of torch.
 START = "import tests.support.torchvision_stub; from lmms_eval.cli.dispatch import main; main()"
@@ -47,7 +49,10 @@ def evaluate(tasks: LocalTasks, names: Sequence[str], given: Mapping[str, Any], 
 def answers(results: Mapping[str, Any], task: str) -> list[Any]:
     """The answer to every document of a task, in their order."""
     samples = sorted(results["samples"][task], key=lambda sample: sample["doc_id"])
-    return [sample["filtered_resps"] if len(sample["filtered_resps"]) > 1 else sample["filtered_resps"][0] for sample in samples]
+    return [
+        sample["filtered_resps"] if len(sample["filtered_resps"]) > 1 else sample["filtered_resps"][0]
+        for sample in samples
+    ]
 
 
 def costs(results: Mapping[str, Any], task: str) -> list[Any]:
@@ -69,15 +74,20 @@ def command(*options: str, environment: Mapping[str, str] | None = None) -> subp
 
 
 def asked_by_run(
-    folder: Path, rows: Sequence[Mapping[str, Any]], model: Mapping[str, Any], method: Any, budget: Any, calibration: int = 0
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    model: Mapping[str, Any],
+    methods: Sequence[Any],
+    budget: Any,
+    calibration: int = 0,
 ) -> dict[str, list[dict[str, Any]]]:
-    """The rows of ``tokenprune run`` for questions: those of the unpruned model, and those of the method.
+    """The rows of ``tokenprune run`` for questions, by the method's label; the unpruned model is among them.
 
     Args:
         folder: Where the questions and the results are written.
         rows: The questions, as the task ``vqa`` reads them.
         model: The model.
-        method: The entry of the method.
+        methods: The entries of the methods.
         budget: The budget.
         calibration: Samples on which layers are chosen.
     """
@@ -88,7 +98,7 @@ def asked_by_run(
         {
             "model": dict(model),
             "task": {"name": "vqa", "data": str(data)},
-            "methods": [method],
+            "methods": list(methods),
             "budgets": [budget],
             "output": str(folder / "results"),
             "batch_size": 2,
@@ -101,7 +111,7 @@ def asked_by_run(
     )
     result = tp.run_experiment(config)
     assert not result.skipped
-    found: dict[str, list[dict[str, Any]]] = {"unpruned": [], "pruned": []}
+    found: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(result.rows, key=lambda row: row["position"]):
-        found["unpruned" if row["series"] == "unpruned" else "pruned"].append(row)
+        found.setdefault(row["method"], []).append(row)
     return found

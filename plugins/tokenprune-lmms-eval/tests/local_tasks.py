@@ -28,7 +28,8 @@ def videos(doc):
 
 
 def mixed(doc):
-    return ([doc["image"].convert("RGB")] if doc["image"] is not None else []) + ([doc["video"]] if doc["video"] else [])
+    images = [] if doc["image"] is None else [doc["image"].convert("RGB")]
+    return images + ([doc["video"]] if doc["video"] else [])
 
 
 def question(doc, lmms_eval_specific_kwargs=None):
@@ -151,7 +152,16 @@ class LocalTasks:
             "metric_list": [{"metric": "right", "aggregation": "mean", "higher_is_better": True}],
         } | fields
         lines = yaml.safe_dump({key: value for key, value in task.items() if value is not None}, sort_keys=False)
-        for function in ("pictures", "videos", "mixed", "question", "interleaved", "conversation", "scored", "broken_score"):
+        for function in (
+            "pictures",
+            "videos",
+            "mixed",
+            "question",
+            "interleaved",
+            "conversation",
+            "scored",
+            "broken_score",
+        ):
             lines = lines.replace(f": utils.{function}\n", f": !function utils.{function}\n")
         (self.folder / f"{name}.yaml").write_text(lines, encoding="utf-8")
         return name
