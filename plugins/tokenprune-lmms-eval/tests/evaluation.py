@@ -12,10 +12,9 @@ from typing import Any
 
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
-from local_tasks import TOKENS, LocalTasks
+from local_tasks import ROOT, TOKENS, LocalTasks
 
 import tokenprune as tp
-from conftest import ROOT
 
 #: A method inside the language model, for models of a few layers.
 FASTV = (

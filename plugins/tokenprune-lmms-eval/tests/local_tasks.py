@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+ROOT = Path(__file__).parents[3]
 #: The documents of every task.
 COUNT = 4
 TOKENS = 3

@@ -80,7 +80,7 @@ class TokenPrune(lmms):  # type: ignore[misc]
         samples = self.arguments.calibration()
         loaded = self.arguments.spec.load()
         self._answerer: Answerer | None = Answerer(loaded, method, samples, smaller)
-        self._device = loaded.model.device
+        self._device: torch.device = loaded.model.device
         self._records: report.Records = {}
         self._command: Any = None
         self._seconds = 0.0
@@ -399,11 +399,11 @@ class TokenPrune(lmms):  # type: ignore[misc]
         """Where the report goes: beside lmms-eval's results, which are in a folder named after the model."""
         if self.settings.report is not None:
             return Path(self.settings.report).expanduser()
-        folder = getattr(self._command, "output_path", None)
+        folder: str | None = getattr(self._command, "output_path", None)
         if not folder:
             return None
-        name = sanitize_model_name(GeneralConfigTracker._get_model_name(self._command.model_args))
-        now = get_datetime_str(timezone=self._command.timezone).replace(":", "-")
+        name: str = sanitize_model_name(GeneralConfigTracker._get_model_name(self._command.model_args))
+        now: str = get_datetime_str(timezone=self._command.timezone).replace(":", "-")
         return Path(folder) / name / f"{now}_tokenprune_report.json"
 
 

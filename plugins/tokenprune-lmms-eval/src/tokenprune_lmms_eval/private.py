@@ -127,7 +127,7 @@ class CacheKeys:
                 result = _module("lmms_eval.api.instance").GenerationResult
                 return [result(tuple(pair)) for pair in super().execute(_Pairs(lm), reqtype, requests)]
 
-        Keyed.plain = plain  # type: ignore[attr-defined]
+        Keyed.plain = plain
         self._evaluator.ResponseCache = Keyed
 
     def undo(self) -> None:

@@ -22,7 +22,7 @@ AVERAGED = (
 )
 
 
-class PrunedCounts(TokenCounts):
+class PrunedCounts(TokenCounts):  # type: ignore[misc]
     """lmms-eval's counts of a request, with what the pruning did: they stand in the file of samples.
 
     Args:

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import RANDOM, arguments, text
-from local_tasks import LocalTasks
-
-from conftest import ROOT
+from local_tasks import ROOT, LocalTasks
 
 SCRIPT = """
 import sys
