@@ -54,7 +54,7 @@ def continuation_ids(loaded: LoadedModel, prompt: Sequence[int], text: str, name
 def log_probabilities(
     model: Any, inputs: Mapping[str, Tensor], ids: Sequence[Sequence[int]], names: Sequence[str]
 ) -> list[tuple[float, bool]]:
-    """The log-probability of each continuation in nats, and whether all of its tokens are the most likely ones.
+    """The log-probability of each continuation in nats, and whether greedy decoding would write it.
 
     Args:
         model: The model, pruned or not. What it prunes depends on the prompt alone, as when it answers.
@@ -67,12 +67,26 @@ def log_probabilities(
     """
     longest = max(map(len, ids))
     padded = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in ids]).to(inputs["input_ids"].device)
-    given = forced_log_probabilities(model, inputs, padded)
+    best = _Best()
+    given = forced_log_probabilities(model, inputs, padded, best)
+    greedy = torch.stack(best.steps, 1) == padded
     found = []
-    for row, name, steps, forced in zip(ids, names, given, padded, strict=True):
+    for row, name, steps, forced, likely in zip(ids, names, given, padded, greedy, strict=True):
         used, tokens = steps[: len(row)], forced[: len(row), None]
         value = float(used.gather(1, tokens).double().sum())
         if value != value:
             raise not_finite(f"of the continuation of sample {name!r}")
-        found.append((value, bool((used.argmax(1, keepdim=True) == tokens).all())))
+        found.append((value, bool(likely[: len(row)].all())))
     return found
+
+
+class _Best:
+    """Keeps the most likely token of every step, of those that the model may write."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores as they are, ``[rows, vocabulary]``."""
+        self.steps.append(scores.argmax(-1))
+        return scores

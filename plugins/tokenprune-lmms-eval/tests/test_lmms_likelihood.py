@@ -51,6 +51,9 @@ def value_of(loaded: Any, sample: Sample, choice: str, method: tp.Method | None,
     assert out.sequences[0, inputs["input_ids"].shape[1] :].tolist() == ids
     steps = [step[0].double().log_softmax(-1) for step in out.logits]
     total = sum(float(step[token]) for step, token in zip(steps, ids, strict=True))
+    ruled_out = loaded.model.generation_config.suppress_tokens or []
+    for step in steps:
+        step[ruled_out] = -torch.inf
     return total, all(int(step.argmax()) == token for step, token in zip(steps, ids, strict=True))
 
 

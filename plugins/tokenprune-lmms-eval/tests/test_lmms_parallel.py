@@ -49,7 +49,7 @@ def test_two_processes(checkpoint: Callable[[str], Path], tmp_path: Path) -> Non
     """Five documents: one process gets one more, and the other a copy that does not count."""
     tasks = LocalTasks(tmp_path / "tasks", ["what is this"] * 5)
     name = tasks.pictures()
-    script = tmp_path / "evaluate.py"
+    script = tmp_path / "start.py"
     script.write_text(SCRIPT, encoding="utf-8")
     (tmp_path / "random.yaml").write_text(RANDOM, encoding="utf-8")
     given = text(arguments(checkpoint("llava"), method=tmp_path / "random.yaml"))
@@ -73,9 +73,9 @@ def test_two_processes(checkpoint: Callable[[str], Path], tmp_path: Path) -> Non
 def test_an_error_of_one_process_ends_all(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     tasks = LocalTasks(tmp_path / "tasks")
     rows = tasks.rows()
-    rows[1]["image"]["bytes"] = rows[1]["image"]["bytes"][:60]
+    rows[1]["image"]["bytes"] = b"no picture"
     name = tasks.add("tp_broken", rows, doc_to_visual="utils.pictures")
-    script = tmp_path / "evaluate.py"
+    script = tmp_path / "start.py"
     script.write_text(SCRIPT, encoding="utf-8")
     given = text(arguments(checkpoint("llava"), method="divprune", keep_ratio=0.5))
     options = ["--model_args", given, "--tasks", name, "--include_path", str(tasks.folder)]

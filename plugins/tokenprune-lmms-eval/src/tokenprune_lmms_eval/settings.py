@@ -89,8 +89,6 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _clear(self) -> Settings:
-        if (self.pretrained is None) == (self.model is None):
-            raise ValueError("give pretrained (a checkpoint) or model (one that a plugin brings), and not both")
         given = self.stated
         if len(given) > 1:
             raise ValueError(f"several budgets ({', '.join(given)}): give one")
@@ -146,6 +144,8 @@ class Arguments:
             if name == "layer_average":
                 raise ConfigError(f"layer_average={value!r} is the name of a budget", _budget_words())
             load_method("random", **{name: value})  # says which words it may stand for
+        if ("pretrained" in known) == ("model" in known):
+            raise ConfigError("model_args: which model?", "give pretrained (a checkpoint) or model (one of a plugin)")
         name = "hf" if "model" not in known else str(known["model"])
         fields = [field for field in registry("models").get(name).model_fields if field != "checkpoint"]
         _check_names(known, [*Settings.model_fields, *fields])
