@@ -13,6 +13,9 @@ import pytest
 from evaluation import FASTV, RANDOM, arguments, command, text
 from local_tasks import COUNT, LocalTasks, write_table
 
+from tokenprune import TokenPruneError
+from tokenprune_lmms_eval.model import TokenPrune
+
 Find = Callable[[str], Path]
 Run = Callable[..., tuple[int, str, str]]
 
@@ -101,19 +104,31 @@ def test_an_error_is_an_exit_code(checkpoint: Find, tasks: LocalTasks) -> None:
         ({"generation": "{num_beams: 2}"}, "generation belongs to experiments"),
         ({"published": "LLaVA-99B"}, "has no settings that were published for"),
         ({"seed": 3}, "uses no random numbers"),
-        ({"batch_size": "auto"}, "batch_size auto"),
+        ({"batch_size": "auto"}, "batch_size=auto is not supported"),
         ({"errors": "hide"}, "'stop' or 'name'"),
     ],
 )
-def test_wrong_arguments(change: dict[str, Any], message: str, checkpoint: Find, tasks: LocalTasks, run: Run) -> None:
-    """One line, which says what is allowed, and exit code 1; nothing is evaluated."""
+def test_wrong_arguments(change: dict[str, Any], message: str, checkpoint: Find) -> None:
+    """One line, which says what is allowed."""
     given = arguments(checkpoint("llava"), method="divprune") | change
-    name = tasks.pictures()
-    code, out, err = run(name, {key: value for key, value in given.items() if value is not None})
+    words = text({key: value for key, value in given.items() if value is not None})
+    with pytest.raises(TokenPruneError) as error:
+        TokenPrune.create_from_arg_string(words, {"batch_size": "1"})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_argument_is_an_exit_code(checkpoint: Find, tasks: LocalTasks, run: Run) -> None:
+    """Nothing is evaluated."""
+    code, out, err = run(tasks.pictures(), arguments(checkpoint("llava"), method="divprune", keep_ration=0.5))
     assert (code, "Running generate_until" in out) == (1, False)
-    if "batch_size" in change:
-        message = "--batch_size 2 and batch_size=auto"
-    assert message in error_line(err)
+    assert "unknown name 'keep_ration'; did you mean 'keep_ratio'?" in error_line(err)
+
+
+def test_options_of_the_command_and_arguments_that_say_otherwise(checkpoint: Find) -> None:
+    given = text(arguments(checkpoint("llava"), method="divprune", batch_size=3))
+    with pytest.raises(TokenPruneError, match="--batch_size 2 and batch_size=3 in --model_args; give one of them"):
+        TokenPrune.create_from_arg_string(given, {"batch_size": "2"})
 
 
 def test_arguments_that_are_no_arguments(tasks: LocalTasks, run: Run) -> None:
