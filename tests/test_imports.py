@@ -30,6 +30,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("tuning",),
     ("experiment",),
+    ("harness",),
     ("__init__",),
     ("authoring", "cli"),
 )

@@ -1,8 +1,8 @@
 """Everything that writers of components need: base classes, contexts, annotations, errors, and contexts for tests.
 
-A scorer, pruner, layer selector, budget, adapter, metric, task or model imports from here and from :mod:`tokenprune`
-alone. Other modules may move from one release to the next; what stands here does not move without an entry in the
-changelog.
+A scorer, pruner, layer selector, budget, adapter, metric, task, model or evaluation harness imports from here and from
+:mod:`tokenprune` alone. Other modules may move from one release to the next; what stands here does not move without an
+entry in the changelog.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from tokenprune.errors import (
     UnsupportedFeatureError,
     UnsupportedModelError,
 )
+from tokenprune.harness import Answer, Answerer, Likelihood, picture_of, video_of
 from tokenprune.methods.beyond_features import FEATURE_SIGNALS, needs_beyond_features
 from tokenprune.metrics.base import Metric
 from tokenprune.models.base import LoadedModel, ModelSpec
@@ -54,6 +55,8 @@ from tokenprune.testing import TowerTensors, make_context, tower_signals
 __all__ = [
     "FEATURE_SIGNALS",
     "Adapter",
+    "Answer",
+    "Answerer",
     "AttentionProbe",
     "Budget",
     "BudgetError",
@@ -70,6 +73,7 @@ __all__ = [
     "LayerError",
     "LayerSelector",
     "LayerSignature",
+    "Likelihood",
     "LoadedModel",
     "Metric",
     "MissingDataError",
@@ -115,11 +119,13 @@ __all__ = [
     "make_context",
     "needs_beyond_features",
     "packed_site",
+    "picture_of",
     "pixtral_site",
     "refresh",
     "registry",
     "tower_signals",
     "tunable_fields",
     "variants",
+    "video_of",
     "views_of",
 ]

@@ -90,7 +90,13 @@ def check_prompt_logits(logits: Tensor, samples: Sequence[Sample]) -> None:
             raise not_finite(f"behind the prompt of sample {sample.id!r}")
 
 
-def generate(loaded: LoadedModel, samples: Sequence[Sample], inputs: Mapping[str, Tensor], length: int) -> Generated:
+def generate(
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    inputs: Mapping[str, Tensor],
+    length: int,
+    draws: Sequence[int] = (),
+) -> Generated:
     """Let a model answer a batch, with the settings of ``generate`` that belong to it.
 
     Args:
@@ -98,16 +104,20 @@ def generate(loaded: LoadedModel, samples: Sequence[Sample], inputs: Mapping[str
         samples: The samples of the batch.
         inputs: The batch: the model's inputs, padded on the left.
         length: Tokens of an answer at most.
+        draws: Which answer to the same sample each one is, from 0: where answers are drawn, they differ from one to the
+            next. By default all are the first.
     """
     options = {**greedy(loaded.model), **loaded.generation}
     watch, model = _Watch(), loaded.model
-    with _drawing(samples, bool(options["do_sample"])):
+    with _drawing(samples, bool(options["do_sample"]), draws):
         ids = write_answers(model, inputs, length, **options, logits_processor=LogitsProcessorList([watch]))
     mask = answer_mask(ids, options.get("eos_token_id", model.generation_config.eos_token_id))
     texts = tuple(loaded.decode(ids))
     return Generated(ids, mask, texts, tuple(sample.id for sample in samples), watch.broken(mask))
 
 
+#: What the seeds of two draws of a sample differ by: an odd number without a pattern in its bits.
+ANOTHER_DRAW = 0x1E3779B97F4A7C15
 #: Settings of ``generate`` for which a pruned cache has no exact meaning.
 NOT_PRUNED = ("cache_implementation", "cache_config", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 
@@ -161,12 +171,15 @@ class _Watch:
 
 
 @contextmanager
-def _drawing(samples: Sequence[Sample], random: bool) -> Iterator[None]:
+def _drawing(samples: Sequence[Sample], random: bool, draws: Sequence[int]) -> Iterator[None]:
     """Inside the block every sample draws tokens with its own generator; the random state stays as it was."""
     if not random:
         yield
         return
     seeds = [sample_seed(sample) for sample in samples]
+    if draws:
+        # the first draw has the seed of the sample; torch takes 63 bits
+        seeds = [(seed + draw * ANOTHER_DRAW) % 2**63 for seed, draw in zip(seeds, draws, strict=True)]
     with torch.random.fork_rng():
         torch.manual_seed(seeds[0])  # for whatever else a model draws
         with _OwnGenerators(seeds):

@@ -71,6 +71,8 @@ def encode_one(loaded: LoadedModel, sample: Sample) -> Inputs:
     """
     try:
         return loaded.encode([sample])
+    except SampleError:  # as it is: an error that is its own cause has no end
+        raise
     except Exception as error:
         raise unusable(error, f"{sample.id!r}") from error
 
@@ -85,7 +87,5 @@ def _try(loaded: LoadedModel, samples: Mapping[int, Sample]) -> Inputs | None:
 
 def unusable(error: Exception, name: str) -> SampleError:
     """Turn a processor's exception into a one-line SampleError."""
-    if isinstance(error, SampleError):
-        return error
     text = str(error) if isinstance(error, TokenPruneError) else f"{type(error).__name__}: {error}"
     return SampleError(f"sample {name} cannot be encoded ({' '.join(text.split())})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -48,13 +48,20 @@ def write_answers(model: GenerationMixin, inputs: Mapping[str, Any], length: int
 
 
 @torch.no_grad()
-def forced_log_probabilities(model: GenerationMixin, inputs: Mapping[str, Tensor], ids: Tensor) -> Tensor:
+def forced_log_probabilities(
+    model: GenerationMixin,
+    inputs: Mapping[str, Tensor],
+    ids: Tensor,
+    watch: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
     """The log-probabilities of every next token while the model is made to give an answer.
 
     Args:
         model: The model, pruned or not.
         inputs: A left-padded batch of prompts.
         ids: The answers, int64 ``[batch, tokens]``, as ``generate`` returned them.
+        watch: A processor of logits that sees those of each step behind the processors of the model, which rule tokens
+            out.
 
     Returns:
         float32 ``[batch, tokens, vocabulary]``.
@@ -62,7 +69,7 @@ def forced_log_probabilities(model: GenerationMixin, inputs: Mapping[str, Tensor
     forced = _Forced(ids, inputs["input_ids"].shape[1])
     # the logits before any processor
     options = greedy(model) | {"return_dict_in_generate": True, "output_logits": True}
-    processors = LogitsProcessorList([forced])
+    processors = LogitsProcessorList([forced] if watch is None else [watch, forced])
     out = model.generate(**inputs, **options, max_new_tokens=ids.shape[1], logits_processor=processors)
     return torch.stack([step.float().log_softmax(-1) for step in out.logits], dim=1)
 
