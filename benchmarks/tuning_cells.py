@@ -68,7 +68,6 @@ def method_of(item: Series, choice: dict[str, Any]) -> Method:
     return method
 
 
-
 def measure(cell: Cell, path: Path, done: dict[tuple[str, str, int], dict[str, Any]]) -> None:
     """Measure what is missing of one cell, and append it to the file."""
     config = ExperimentConfig.from_yaml(cell.folder / "config.yaml")
