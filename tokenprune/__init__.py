@@ -7,7 +7,7 @@ from tokenprune.config import Method
 from tokenprune.engine import measure_entropy, observe
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment import ExperimentConfig, run_experiment
-from tokenprune.experiment.runner import Part
+from tokenprune.experiment.part import Part
 from tokenprune.methods.named import list_methods, load_method
 from tokenprune.pictures.describe import describe
 from tokenprune.pictures.draw import draw

@@ -10,7 +10,7 @@ import typer
 from tokenprune.cli.as_json import AsJson
 from tokenprune.cli.experiment import Output, finish, read_experiment
 from tokenprune.experiment.merge import merge_shards
-from tokenprune.experiment.runner import Part
+from tokenprune.experiment.part import Part
 
 
 def merge(
