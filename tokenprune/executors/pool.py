@@ -126,6 +126,8 @@ class Pool:
         """
         while not work.finished:
             self._give(work)
+            if work.finished:  # it has no more to give
+                break
             reports: list[Any] = []
             for number, message in self._workers.receive(WAIT):
                 if number in self._slots:
