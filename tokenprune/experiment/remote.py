@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,13 +153,6 @@ class _Ready(Work):
         raise AssertionError("there is no order")
 
 
-@dataclass
-class _InWork:
-    """An order that a worker has: the batches that are not done, each with the series that are missing."""
-
-    left: dict[int, Asked] = field(default_factory=dict)
-
-
 class Answers(Work):
     """The jobs of an experiment: a series with one batch each. The series of a batch go to one worker.
 
@@ -176,7 +169,8 @@ class Answers(Work):
     def __init__(self, asked: Iterator[Asked], count: int, methods: Mapping[str, Method], batch_size: int) -> None:
         self._asked, self._left, self._methods, self._batch_size = asked, count, methods, batch_size
         self._again: deque[Asked] = deque()
-        self._work: dict[int, _InWork] = {}  # by the identity of its order
+        #: Order that a worker has, by its identity -> its batches that are not done, with the series that are missing
+        self._work: dict[int, dict[int, Asked]] = {}
         self._exhausted = False
         self._tries: dict[tuple[int, str], int] = {}
         self._given_up: dict[str, TokenPruneError] = {}
@@ -199,7 +193,7 @@ class Answers(Work):
         if not batches:
             return None
         order = AnswerOrder(tuple(batches), self._methods)
-        self._work[id(order)] = _InWork({item.number: item for item in batches})
+        self._work[id(order)] = {item.number: item for item in batches}
         return order
 
     def _next(self) -> Asked | None:
@@ -212,7 +206,7 @@ class Answers(Work):
 
     def report(self, order: AnswerOrder, content: Answered) -> None:
         """See :meth:`Work.report`."""
-        left = self._work[id(order)].left
+        left = self._work[id(order)]
         item = left[content.number]
         unpruned = {row["position"]: row["prediction"] for row in content.rows} if content.key == UNPRUNED else {}
         left[content.number] = replace(
@@ -227,17 +221,18 @@ class Answers(Work):
 
     def done(self, order: AnswerOrder, content: None) -> None:
         """See :meth:`Work.done`."""
-        left = self._work.pop(id(order)).left
+        left = self._work.pop(id(order))
         assert not left, "a worker says that it is done, and it is not"
 
     def failed(self, order: AnswerOrder, error: TokenPruneError, died: bool) -> None:
         """See :meth:`Work.failed`."""
         if not died and not of_samples(error):  # it comes with every sample
             raise error
-        first, *others = self._work.pop(id(order)).left.values()
-        self._again.extendleft(reversed([*self._tried(first, error, died), *others]))
+        left = list(self._work.pop(id(order)).values())
+        if left:  # else it died when all was done
+            self._again.extendleft(reversed([*self._tried(left[0], error), *left[1:]]))
 
-    def _tried(self, asked: Asked, error: TokenPruneError, died: bool) -> list[Asked]:
+    def _tried(self, asked: Asked, error: TokenPruneError) -> list[Asked]:
         """What is left of a batch whose first job failed.
 
         Raises:
