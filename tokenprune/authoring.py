@@ -1,7 +1,7 @@
 """Everything that writers of components need: base classes, contexts, annotations, errors, and contexts for tests.
 
-A scorer, pruner, layer selector, budget, adapter, metric, task or model imports from here and from :mod:`tokenprune`
-alone. Other modules may move from one release to the next; what stands here does not move without an entry in the
+A scorer, pruner, layer selector, budget, adapter, metric, task, model or executor imports from here and from
+:mod:`tokenprune` alone. Other modules may move; what stands here does not move without an entry in the
 changelog.
 """
 
@@ -37,6 +37,8 @@ from tokenprune.errors import (
     UnsupportedFeatureError,
     UnsupportedModelError,
 )
+from tokenprune.executors.base import Executor, Workers
+from tokenprune.executors.service import Message, Setup, serve
 from tokenprune.methods.beyond_features import FEATURE_SIGNALS, needs_beyond_features
 from tokenprune.metrics.base import Metric
 from tokenprune.models.base import LoadedModel, ModelSpec
@@ -62,6 +64,7 @@ __all__ = [
     "DecoderStack",
     "Downsampling",
     "EntropyProfile",
+    "Executor",
     "Frames",
     "FromRegistry",
     "ImageVideoAdapter",
@@ -71,6 +74,7 @@ __all__ = [
     "LayerSelector",
     "LayerSignature",
     "LoadedModel",
+    "Message",
     "Metric",
     "MissingDataError",
     "Modality",
@@ -87,6 +91,7 @@ __all__ = [
     "Scorer",
     "Selection",
     "SelectorContext",
+    "Setup",
     "Task",
     "TokenGrid",
     "TokenPruneError",
@@ -105,6 +110,7 @@ __all__ = [
     "Video",
     "VisualLayout",
     "Whole",
+    "Workers",
     "builtin_only",
     "different_images",
     "find_tower",
@@ -118,6 +124,7 @@ __all__ = [
     "pixtral_site",
     "refresh",
     "registry",
+    "serve",
     "tower_signals",
     "tunable_fields",
     "variants",

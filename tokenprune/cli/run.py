@@ -36,9 +36,9 @@ def run(
     """Run an experiment, or continue one that was stopped."""
     experiment = read_experiment(config, output)
     part = Part(limit, tuple(only or ()), Shard.parse(shard) if shard is not None else None)
-    crew = executor_of(executor)
+    given = executor_of(executor)
     if dry_run:
-        if crew is not None or workers is not None:
+        if given is not None or workers is not None:
             raise ConfigError("--dry-run runs in this process", "leave out --executor and --workers")
         plan = plan_experiment(experiment, part)
         if as_json:
@@ -48,5 +48,5 @@ def run(
         return
     with stoppable(kept_in(output_folder(experiment, part))):
         with progress_bar(progress_console(as_json)) as show_progress:
-            result = run_experiment(experiment, show_progress, part, crew, workers)
+            result = run_experiment(experiment, show_progress, part, given, workers)
         finish(result, as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -36,7 +36,7 @@ def run_experiment(
     config: ExperimentConfig,
     progress: Progress | None = None,
     part: Part | None = None,
-    executor: Executor | None = None,
+    executor: Executor | Mapping[str, Any] | str | None = None,
     workers: int | None = None,
 ) -> ExperimentResult:
     """Run an experiment, or continue the one in its output folder.
@@ -48,7 +48,8 @@ def run_experiment(
         progress: Called after every batch with (series key, batches done, batches in total); None shows a bar in a
             notebook.
         part: The part of it to run; all by default.
-        executor: Starts the workers that share the work; None answers in this process. The files are the same.
+        executor: Starts the workers that share the work: its name, or a mapping with ``name`` and its fields. None
+            answers in this process. The files are the same.
         workers: How many workers there are; None leaves it to the executor.
 
     Raises:
