@@ -22,19 +22,24 @@ from tokenprune.errors import ConfigError, ForwardError, MissingDataError, Outpu
 from tokenprune.executors.base import Executor, Workers
 from tokenprune.executors.local import Local
 from tokenprune.executors.service import Message, Service, Setup, serve
-from tokenprune.experiment import run_experiment, write_report
+from tokenprune.experiment import ExperimentResult, markdown, run_experiment, write_report
 from tokenprune.experiment.part import Part
 from tokenprune.experiment.steps import Loaded
 from tokenprune.output import folder as folders
 
 #: Everything that two runs may not differ in.
-FILES = ("samples.jsonl", "report.md", "summary.json", "choices.json", "series.json", "left_out.json", "run.json")
+FILES = ("samples.jsonl", "report.md", "choices.json", "series.json", "left_out.json", "run.json")
 FILES += ("origin.json", "fingerprints.json", "environment.json")
 SERIES = 1 + 2 * (1 + 2 + 1)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in (*FILES, *optional(folder))}
+
+
+def tables(result: ExperimentResult) -> None:
+    """Write the tables of a result; the charts would take seconds."""
+    (Path(result.folder) / "report.md").write_text(markdown(result))
 
 
 def optional(folder: Path) -> list[str]:
@@ -108,24 +113,24 @@ class Inline(Workers):
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_the_files_are_those_of_one_process(tmp_path: Path, count: int) -> None:
     changes = {"examples": 2, "batch_size": 3}
-    write_report(completed(tmp_path / "whole", **changes))
-    write_report(run_experiment(config(str(tmp_path / "split"), **changes), executor=Threads(), workers=count))
+    tables(completed(tmp_path / "whole", **changes))
+    tables(run_experiment(config(str(tmp_path / "split"), **changes), executor=Threads(), workers=count))
     assert_same(tmp_path / "split", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("dies", [(3,), (20,), (5, 6, 30)])
 def test_a_worker_that_dies_at_any_message_changes_nothing(tmp_path: Path, dies: tuple[int, ...]) -> None:
-    write_report(completed(tmp_path / "whole"))
-    write_report(run_experiment(config(str(tmp_path / "split")), executor=Threads(dies=dies), workers=2))
+    tables(completed(tmp_path / "whole"))
+    tables(run_experiment(config(str(tmp_path / "split")), executor=Threads(dies=dies), workers=2))
     assert_same(tmp_path / "split", tmp_path / "whole")
 
 
 def test_a_task_without_labels_and_a_worker_that_dies(tmp_path: Path) -> None:
     """The other series need the unpruned model's answers, which the dead worker gave."""
     task = deadly.LabelFreeTask()
-    write_report(run_experiment(config(str(tmp_path / "whole"), task=task, divergence=True)))
+    tables(run_experiment(config(str(tmp_path / "whole"), task=task, divergence=True)))
     made = config(str(tmp_path / "split"), task=task, divergence=True)
-    write_report(run_experiment(made, executor=Threads(dies=(4, 22)), workers=2))
+    tables(run_experiment(made, executor=Threads(dies=(4, 22)), workers=2))
     assert_same(tmp_path / "split", tmp_path / "whole")
 
 
@@ -142,7 +147,7 @@ def stop_at(step: int) -> Callable[[str, int, int], None]:
 
 
 def test_one_process_goes_on_where_workers_were_stopped_and_the_other_way_round(tmp_path: Path) -> None:
-    write_report(completed(tmp_path / "whole"))
+    tables(completed(tmp_path / "whole"))
     made = config(str(tmp_path / "split"))
     with pytest.raises(StopError):
         run_experiment(made, stop_at(12), executor=Threads(), workers=3)
@@ -150,26 +155,24 @@ def test_one_process_goes_on_where_workers_were_stopped_and_the_other_way_round(
         run_experiment(made, stop_at(20))
     with pytest.raises(StopError):
         run_experiment(made, stop_at(31), executor=Threads(), workers=2)
-    write_report(run_experiment(made))
+    tables(run_experiment(made))
     assert_same(tmp_path / "split", tmp_path / "whole")
 
 
 def test_a_part_first_and_the_whole_then(tmp_path: Path) -> None:
-    write_report(completed(tmp_path / "whole"))
+    tables(completed(tmp_path / "whole"))
     made = config(str(tmp_path / "split"))
     part = Part(limit=12, only=("norm-hidden-large",))
     run_experiment(made, part=part, executor=Threads(), workers=2)
-    write_report(run_experiment(made, executor=Threads(), workers=2))
-    for name in ("samples.jsonl", "report.md", "summary.json"):
+    tables(run_experiment(made, executor=Threads(), workers=2))
+    for name in ("samples.jsonl", "report.md"):
         assert (tmp_path / "split" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_samples_that_cannot_be_used_are_left_out_as_by_one_process(tmp_path: Path) -> None:
     task = UnreadableTask(bad=(3, 11, 22))
-    write_report(run_experiment(config(str(tmp_path / "whole"), task=task, batch_size=2)))
-    write_report(
-        run_experiment(config(str(tmp_path / "split"), task=task, batch_size=2), executor=Threads(), workers=3)
-    )
+    tables(run_experiment(config(str(tmp_path / "whole"), task=task, batch_size=2)))
+    tables(run_experiment(config(str(tmp_path / "split"), task=task, batch_size=2), executor=Threads(), workers=3))
     assert_same(tmp_path / "split", tmp_path / "whole")
     assert (tmp_path / "split" / "skipped.jsonl").exists()
 
@@ -201,7 +204,7 @@ class UnreadableTask(ToyTask):
 
 
 def test_a_full_disk_is_one_error_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_report(completed(tmp_path / "whole"))
+    tables(completed(tmp_path / "whole"))
     made = config(str(tmp_path / "split"))
     calls = iter(range(100))
     sync = folders.os.fsync
@@ -216,7 +219,7 @@ def test_a_full_disk_is_one_error_and_nothing_is_lost(tmp_path: Path, monkeypatc
         with pytest.raises(OutputError, match=r"the disk that holds .* is full; free some space and run the same"):
             run_experiment(made, executor=Threads(), workers=2)
     assert (tmp_path / "split" / "samples.jsonl").read_text()
-    write_report(run_experiment(made, executor=Threads(), workers=2))
+    tables(run_experiment(made, executor=Threads(), workers=2))
     assert_same(tmp_path / "split", tmp_path / "whole")
 
 
@@ -265,8 +268,8 @@ def test_a_job_that_always_fails_is_named_at_the_end_and_the_rest_is_done(tmp_pa
     assert text.endswith("all others are done; the same command tries these again")
     rows = (tmp_path / "split" / "samples.jsonl").read_text().splitlines()
     assert len(rows) == 24 * SERIES - 2 * 5
-    write_report(run_experiment(made, executor=Threads(), workers=1))
-    write_report(completed(tmp_path / "whole"))
+    tables(run_experiment(made, executor=Threads(), workers=1))
+    tables(completed(tmp_path / "whole"))
     assert_same(tmp_path / "split", tmp_path / "whole")
 
 
@@ -285,9 +288,9 @@ def test_a_worker_with_another_model_is_not_used(tmp_path: Path) -> None:
                     return [(number, Message("ready", Loaded(origin, {})))]
             return found
 
-    write_report(completed(tmp_path / "whole"))
+    tables(completed(tmp_path / "whole"))
     with pytest.warns(UserWarning, match=r"worker 1 cannot be used \(it has another .*\); 1 go on"):
-        write_report(run_experiment(config(str(tmp_path / "split")), executor=Other(), workers=2))
+        tables(run_experiment(config(str(tmp_path / "split")), executor=Other(), workers=2))
     assert_same(tmp_path / "split", tmp_path / "whole")
 
 
@@ -337,6 +340,7 @@ def test_processes_write_what_one_process_writes(tmp_path: Path, count: int) -> 
     made = config(str(tmp_path / "split"), task=task, batch_size=8, examples=2)
     write_report(run_experiment(made, executor=Local(), workers=count))
     assert_same(tmp_path / "split", tmp_path / "whole")
+    assert (tmp_path / "split" / "summary.json").read_bytes() == (tmp_path / "whole" / "summary.json").read_bytes()
 
 
 @pytest.mark.slow
@@ -351,7 +355,7 @@ def test_processes_with_a_trained_model(tmp_path: Path) -> None:
     }
     for folder, executor in (("whole", None), ("split", Local())):
         made = config(str(tmp_path / folder), **plain)
-        write_report(run_experiment(made, executor=executor, workers=executor and 2))
+        tables(run_experiment(made, executor=executor, workers=2 if executor else None))
     assert_same(tmp_path / "split", tmp_path / "whole")
 
 
@@ -359,10 +363,10 @@ def test_processes_with_a_trained_model(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_process_that_is_killed_is_replaced(tmp_path: Path) -> None:
     task = deadly.DeadlyTask(sample="s17", once=str(tmp_path / "killed"), nth=3)
-    write_report(completed(tmp_path / "whole"))
-    write_report(run_experiment(config(str(tmp_path / "split"), task=task), executor=Local(), workers=2))
+    tables(completed(tmp_path / "whole"))
+    tables(run_experiment(config(str(tmp_path / "split"), task=task), executor=Local(), workers=2))
     assert (tmp_path / "killed").exists()
-    for name in ("samples.jsonl", "report.md", "summary.json"):
+    for name in ("samples.jsonl", "report.md"):
         assert (tmp_path / "split" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
@@ -451,9 +455,9 @@ def test_no_worker_outlives_its_driver_and_another_run_goes_on(tmp_path: Path, h
     rows = (folder / "samples.jsonl").read_text().splitlines()
     assert 0 < len(rows) < 24 * SERIES
     task = deadly.SlowTask(seconds=0.05, processes=str(processes))
-    write_report(run_experiment(config(str(folder), task=task), executor=Threads(), workers=2))
-    write_report(completed(tmp_path / "whole"))
-    for name in ("samples.jsonl", "report.md", "summary.json"):
+    tables(run_experiment(config(str(folder), task=task), executor=Threads(), workers=2))
+    tables(completed(tmp_path / "whole"))
+    for name in ("samples.jsonl", "report.md"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 

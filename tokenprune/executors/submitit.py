@@ -164,7 +164,11 @@ class _Jobs(Workers):
         for number in list(self._jobs):
             self.stop(number)
         self._pulse.stop()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        for _ in range(50):  # workers that are just ending may still write
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            if not self._scratch.exists():
+                return
+            time.sleep(LOOK)
 
 
 def work(folder: Path, path: Sequence[str], setup: bytes, asked: Submitit) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,10 +28,22 @@ from tokenprune.experiment.steps import Answered, Asked, Loaded, Prepared, Steps
 from tokenprune.experiment.worker import AnswerOrder, CaptureOrder, ExperimentService, PrepareOrder, TimeOrder
 from tokenprune.tuning.steps import Progress
 
+#: How the folders begin through which workers speak that have no other way.
+SCRATCH = ".workers-"
 #: Batches that a worker is given at once, at most. What it has not begun when it dies is given to others.
 MOST_BATCHES = 16
 #: Failed jobs that the error at the end names; it counts the others.
 NAMED = 5
+
+
+def remove_scratch(folder: Results) -> None:
+    """Remove what dead drivers have left. Workers of theirs that still live find that, and end.
+
+    Args:
+        folder: The folder of the files; this process holds its lock.
+    """
+    for path in folder.folder.glob(f"{SCRATCH}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class RemoteSteps(Steps):
@@ -102,7 +115,7 @@ class RemoteSteps(Steps):
 
     def _open(self) -> Pool:
         if self._pool is None:
-            scratch = self.folder.folder.absolute() / f".workers-{secrets.token_hex(4)}"
+            scratch = self.folder.folder.absolute() / f"{SCRATCH}{secrets.token_hex(4)}"
             make = partial(ExperimentService, self.config, self.part, self.folder.folder, Path.cwd())
             workers = self.executor.open(self.count, Setup(make, scratch))
             self._pool = Pool(workers, self.count, self._accept)

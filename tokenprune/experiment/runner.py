@@ -20,7 +20,7 @@ from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.losses import Losses, LossesInOrder, TooManyLostError
 from tokenprune.experiment.order import put_in_order
 from tokenprune.experiment.part import Part, chosen_series, output_folder, select_batches
-from tokenprune.experiment.remote import RemoteSteps
+from tokenprune.experiment.remote import RemoteSteps, remove_scratch
 from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import RUN, Results, own_settings_unused
 from tokenprune.experiment.series import Series, definitions
@@ -144,6 +144,7 @@ class _Experiment:
     def run(self) -> ExperimentResult:
         """Answer what is missing and return all answers."""
         left_out, batches, done = self._resume()
+        remove_scratch(self.results)
         missing = sum(any((item.key, number) not in done for item in self.series) for number in self._used(batches))
         steps = self._steps(batches, missing)
         try:
