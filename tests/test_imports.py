@@ -13,7 +13,7 @@ from tests.support.imports import PACKAGE, diagram, imports_of, module_of, own_i
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "version", "stats"),
     ("core", "ops", "tables"),
-    ("drawing", "fingerprint", "flops", "signals"),
+    ("drawing", "executors", "fingerprint", "flops", "signals"),
     ("output",),
     ("scorers", "budgets", "testing"),
     ("pruners", "adapters"),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tokenprune.config import Method
     from tokenprune.engine import measure_entropy, observe
     from tokenprune.experiment import ExperimentConfig, run_experiment
-    from tokenprune.experiment.runner import Part
+    from tokenprune.experiment.part import Part
     from tokenprune.methods.named import list_methods, load_method
     from tokenprune.pictures.describe import describe
     from tokenprune.pictures.draw import draw
@@ -57,7 +57,7 @@ _MODULES = {
     "tokenprune.config": ("Method",),
     "tokenprune.engine": ("measure_entropy", "observe"),
     "tokenprune.experiment": ("ExperimentConfig", "run_experiment"),
-    "tokenprune.experiment.runner": ("Part",),
+    "tokenprune.experiment.part": ("Part",),
     "tokenprune.methods.named": ("list_methods", "load_method"),
     "tokenprune.pictures.describe": ("describe",),
     "tokenprune.pictures.draw": ("draw",),

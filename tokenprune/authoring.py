@@ -1,8 +1,8 @@
 """Everything that writers of components need: base classes, contexts, annotations, errors, and contexts for tests.
 
-A scorer, pruner, layer selector, budget, adapter, metric, task, model or evaluation harness imports from here and from
-:mod:`tokenprune` alone. Other modules may move from one release to the next; what stands here does not move without an
-entry in the changelog.
+A scorer, pruner, layer selector, budget, adapter, metric, task, model, executor or evaluation harness imports from here
+and from :mod:`tokenprune` alone. Other modules may move from one release to the next; what stands here does not move
+without an entry in the changelog.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from tokenprune.errors import (
     UnsupportedFeatureError,
     UnsupportedModelError,
 )
+from tokenprune.executors.base import Executor, Workers
+from tokenprune.executors.service import Message, Setup, serve
 from tokenprune.harness import Answer, Answerer, Likelihood, picture_of, video_of
 from tokenprune.methods.beyond_features import FEATURE_SIGNALS, needs_beyond_features
 from tokenprune.metrics.base import Metric
@@ -65,6 +67,7 @@ __all__ = [
     "DecoderStack",
     "Downsampling",
     "EntropyProfile",
+    "Executor",
     "Frames",
     "FromRegistry",
     "ImageVideoAdapter",
@@ -75,6 +78,7 @@ __all__ = [
     "LayerSignature",
     "Likelihood",
     "LoadedModel",
+    "Message",
     "Metric",
     "MissingDataError",
     "Modality",
@@ -91,6 +95,7 @@ __all__ = [
     "Scorer",
     "Selection",
     "SelectorContext",
+    "Setup",
     "Task",
     "TokenGrid",
     "TokenPruneError",
@@ -109,6 +114,7 @@ __all__ = [
     "Video",
     "VisualLayout",
     "Whole",
+    "Workers",
     "builtin_only",
     "different_images",
     "find_tower",
@@ -123,6 +129,7 @@ __all__ = [
     "pixtral_site",
     "refresh",
     "registry",
+    "serve",
     "tower_signals",
     "tunable_fields",
     "variants",

@@ -18,8 +18,8 @@ from tests.support.toy import ToyModel, ToyTask, completed, config
 from tokenprune.core.component import FromRegistry
 from tokenprune.errors import OutputError, SampleError
 from tokenprune.experiment import ExperimentResult, markdown, run_experiment
+from tokenprune.experiment.part import Part
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import Part
 from tokenprune.models.base import LoadedModel
 from tokenprune.tasks.base import Sample
 

@@ -22,8 +22,8 @@ from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.paper_table import csv_table
+from tokenprune.experiment.part import Part
 from tokenprune.experiment.plot import charts_of
-from tokenprune.experiment.runner import Part
 from tokenprune.experiment.summary import SeriesSummary, summarise
 
 KEYS = ["downsampled / keep_ratio 0.5", "downsampled / keep_count 2"]

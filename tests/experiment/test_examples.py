@@ -23,8 +23,8 @@ from tokenprune.experiment.asking import Asking
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.examples import encoded, for_report, most_changed, stored, with_answers
 from tokenprune.experiment.merge import merge_shards
+from tokenprune.experiment.part import Part
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import Part
 from tokenprune.output.lines import Row
 
 

@@ -13,8 +13,8 @@ from tokenprune.errors import ForwardError, OutputError, SampleError, TokenPrune
 from tokenprune.experiment import ExperimentResult, markdown, run_experiment
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment
+from tokenprune.experiment.part import Part
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import Part
 
 FEW: dict[str, Any] = {
     "methods": ["norm-hidden-large"],

@@ -15,7 +15,7 @@ from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.folder import read_result
 from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.page import experiment_page
-from tokenprune.experiment.runner import Part
+from tokenprune.experiment.part import Part
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 

@@ -18,7 +18,7 @@ from tokenprune.experiment import run_experiment
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.merge import merge_shards
-from tokenprune.experiment.runner import Part
+from tokenprune.experiment.part import Part
 from tokenprune.fingerprint import code
 from tokenprune.models.base import LoadedModel
 

@@ -18,8 +18,8 @@ from tokenprune.experiment.asking import Asking
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.merge import merge_shards
+from tokenprune.experiment.part import Part
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import Part
 from tokenprune.output import folder as folders
 from tokenprune.output import lines
 

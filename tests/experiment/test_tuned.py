@@ -16,7 +16,7 @@ from tokenprune.experiment import ExperimentConfig, ExperimentResult, markdown, 
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.merge import merge_shards
-from tokenprune.experiment.runner import Part
+from tokenprune.experiment.part import Part
 from tokenprune.experiment.tuned import Tune, TuneSettings
 from tokenprune.tuning import TuneResult
 

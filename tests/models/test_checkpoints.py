@@ -28,8 +28,8 @@ from tokenprune.budgets.keep import KeepRatio
 from tokenprune.budgets.label import budget_label
 from tokenprune.errors import TokenPruneError, UnsupportedModelError
 from tokenprune.experiment.config import MethodEntry
+from tokenprune.experiment.part import Part
 from tokenprune.experiment.report import markdown
-from tokenprune.experiment.runner import Part
 from tokenprune.measure.decoding import step_positions
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.downsample import Downsampler

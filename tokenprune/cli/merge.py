@@ -10,7 +10,7 @@ import typer
 from tokenprune.cli.experiment import Output, finish, read_experiment
 from tokenprune.cli.printing import AsJson
 from tokenprune.experiment.merge import merge_shards
-from tokenprune.experiment.runner import Part
+from tokenprune.experiment.part import Part
 
 
 def merge(

@@ -52,9 +52,13 @@ def tune(
     output: Annotated[Path | None, typer.Option(help="Output folder. [default: results/tune]")] = None,
     device: Device = None,
     dtype: Precision = None,
+    executor: Annotated[str | None, typer.Option(help="Not for tunes: they run in one process.", hidden=True)] = None,
+    workers: Annotated[int | None, typer.Option(help="Not for tunes: they run in one process.", hidden=True)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the method whose answers stay closest to the unpruned model's at a given cost, without labels."""
+    if executor is not None or workers is not None:
+        raise ConfigError("a tune runs in one process, without --executor and --workers", "leave them out")
     if model is None and (device is not None or dtype is not None):
         raise ConfigError("--device and --dtype are for --model", "write them under model: in the file")
     given = {

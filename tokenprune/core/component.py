@@ -190,6 +190,12 @@ class Component(BaseModel):
     # to direct construction
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """The fields alone: what a component has worked out for itself, e.g. the rows of a file, is no part of it."""
+        state = super().__getstate__()
+        kept = {name: value for name, value in state["__dict__"].items() if name in type(self).model_fields}
+        return {**state, "__dict__": kept}
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """The schema of pydantic, with strict numbers."""

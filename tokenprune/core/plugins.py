@@ -36,6 +36,7 @@ COMPONENT_KINDS: dict[str, tuple[str, str]] = {
     "metrics": ("metric", "tokenprune.metrics.base:Metric"),
     "tasks": ("task", "tokenprune.tasks.base:Task"),
     "models": ("model", "tokenprune.models.base:ModelSpec"),
+    "executors": ("executor", "tokenprune.executors.base:Executor"),
 }
 
 _builtin_only: ContextVar[bool] = ContextVar("tokenprune_builtin_only", default=False)

@@ -10,8 +10,8 @@ from tokenprune.core.text import one_line
 from tokenprune.errors import SampleError, TokenPruneError, TokenPruneWarning
 from tokenprune.experiment.answering import Answering, BatchInWork, NoAnswerError
 from tokenprune.experiment.batches import Batch, Batches
-from tokenprune.experiment.losses import Losses
-from tokenprune.experiment.results import Results
+from tokenprune.experiment.losses import Count
+from tokenprune.experiment.results import SkipLog
 from tokenprune.experiment.series import Series
 from tokenprune.models.encode import encode_one
 from tokenprune.output.lines import Row
@@ -28,10 +28,10 @@ class Asking:
         answering: The model.
         batches: The samples.
         results: Where samples that are left out are recorded; None records nothing.
-        losses: Decides whether too many are.
+        losses: Is told of them.
     """
 
-    def __init__(self, answering: Answering, batches: Batches, results: Results | None, losses: Losses) -> None:
+    def __init__(self, answering: Answering, batches: Batches, results: SkipLog | None, losses: Count) -> None:
         self.answering, self.batches, self.results, self.losses = answering, batches, results, losses
         self._said = False
 
@@ -111,10 +111,6 @@ class Asking:
         if self.batches.strict:
             first = next(iter(failed.values()))
             raise SampleError(first.what, first.fix) from first
-        try:
-            self.losses.lost(failed, others, item.unpruned)
-        except TokenPruneError:
-            self.batches.take_back(self.losses.row, self.results)  # it was not these samples
-            raise
+        self.losses.lost(failed, others, item.unpruned)
         reasons = {position: one_line(error) for position, error in failed.items()}
         self.batches.leave_out(reasons, self.results, None if item.unpruned else item.key)

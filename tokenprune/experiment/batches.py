@@ -14,7 +14,7 @@ from tokenprune.core.place import place
 from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError, ForwardError, PluginError, SampleError
 from tokenprune.experiment.losses import IN_A_ROW
-from tokenprune.experiment.results import Results
+from tokenprune.experiment.results import Results, SkipLog
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode, encode_one
 from tokenprune.output.lines import Row
@@ -130,6 +130,12 @@ class Batches:
         """The places of a batch's samples in the task, also of those that are left out."""
         return range(number * self.size, min((number + 1) * self.size, self.count))
 
+    def set_skipped(self, number: int, skipped: Mapping[int, str]) -> None:
+        """Say which samples of a batch are left out, and why; no others of it are."""
+        for position in self.positions(number):
+            self.skipped.pop(position, None)
+        self.skipped |= skipped
+
     def uses(self, row: Row) -> bool:
         """Whether the sample of a row is one of these, and can still be used."""
         return row["position"] < self.count and row["position"] not in self.skipped
@@ -203,7 +209,7 @@ class Batches:
         sample = self.sample(position)
         return Batch(position // self.size, (position,), (sample,), encode_one(loaded, sample))
 
-    def read(self, number: int, loaded: LoadedModel, results: Results | None) -> list[Batch]:
+    def read(self, number: int, loaded: LoadedModel, results: SkipLog | None) -> list[Batch]:
         """Read and encode a batch. What cannot be used is recorded in the results and left out.
 
         Args:
@@ -236,7 +242,7 @@ class Batches:
             for positions, inputs in encoded.batches
         ]
 
-    def leave_out(self, reasons: Mapping[int, str], results: Results | None, series: str | None = None) -> None:
+    def leave_out(self, reasons: Mapping[int, str], results: SkipLog | None, series: str | None = None) -> None:
         """Leave samples out that can be read, but not answered.
 
         Args:
@@ -246,15 +252,15 @@ class Batches:
         """
         self._record(reasons, results, reasons, {} if series is None else {"series": series})
 
-    def take_back(self, positions: Collection[int], results: Results | None) -> None:
+    def take_back(self, positions: Collection[int], results: Results) -> None:
         """Ask samples again that were left out."""
         for position in positions:
             self.skipped.pop(position, None)
-        if positions and results is not None:
+        if positions:
             results.forget_skipped(positions)
 
     def _record(
-        self, reasons: Mapping[int, str], results: Results | None, readable: Container[int], more: Row | None = None
+        self, reasons: Mapping[int, str], results: SkipLog | None, readable: Container[int], more: Row | None = None
     ) -> None:
         self.skipped |= reasons
         if reasons and results is not None:

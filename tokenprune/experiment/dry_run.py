@@ -16,16 +16,9 @@ from tokenprune.experiment.checks import check_series
 from tokenprune.experiment.choosing import choose_series_layers, try_out, tune_series
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.losses import Losses
+from tokenprune.experiment.part import Part, chosen_series, output_folder, select_batches
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import (
-    Part,
-    asks_for_oracle,
-    check_settings,
-    chosen_series,
-    output_folder,
-    published_settings,
-    select_batches,
-)
+from tokenprune.experiment.runner import asks_for_oracle, check_settings, published_settings
 from tokenprune.experiment.series import Series, definitions
 from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.experiment.tuned import TUNED

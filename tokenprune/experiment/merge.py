@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from array import array
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tokenprune.errors import OutputError, TokenPruneWarning
 from tokenprune.experiment import examples
 from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.choosing import Choices
 from tokenprune.experiment.config import ExperimentConfig
+from tokenprune.experiment.order import write_in_order
+from tokenprune.experiment.part import Part, chosen_series
 from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import Part, chosen_series, finished, run_experiment
+from tokenprune.experiment.runner import finished, run_experiment
 from tokenprune.experiment.series import definitions
 from tokenprune.experiment.tuned import TUNED
 from tokenprune.fingerprint.origin import ORIGIN, Origin
 from tokenprune.output.folder import CONFIG
-from tokenprune.output.lines import Row, line, parse
+from tokenprune.output.lines import line
 
 
 def merge_shards(config: ExperimentConfig, part: Part | None = None) -> ExperimentResult:
@@ -62,7 +59,7 @@ def merge_shards(config: ExperimentConfig, part: Part | None = None) -> Experime
         target.write_json(ORIGIN, _merged_origin(sources).stored())
         for name in ("choices.json", "left_out.json", "environment.json", "series.json", "fingerprints.json"):
             target.write_json(name, sources[0].read_json(name))
-        _write_rows(target, sources, list(wanted), config.batch_size)
+        write_in_order(target, sources, list(wanted), config.batch_size)
         skipped = sorted((row for source in sources for row in source.skipped_rows()), key=lambda row: row["position"])
         if skipped:
             target.write(target.skipped.name, "".join(map(line, skipped)))
@@ -160,33 +157,3 @@ def _check_same(sources: list[Results], name: str, contents: list[Any]) -> None:
                 f"{source.folder / name} differs from that of {sources[0].folder}",
                 "run both shards with the same versions and methods, into a new folder",
             )
-
-
-def _write_rows(target: Results, sources: list[Results], keys: list[str], batch_size: int) -> None:
-    """Batch by batch, series by series. A row is 24 bytes of memory: its place in this order, its file, its offset."""
-    order = {key: number for number, key in enumerate(keys)}
-    places, owners, offsets = array("q"), array("q"), array("q")
-    for owner, source in enumerate(sources):
-        for offset, row in _located(source):
-            if row["series"] in order:
-                batch, within = divmod(row["position"], batch_size)
-                places.append((batch * len(keys) + order[row["series"]]) * batch_size + within)
-                owners.append(owner)
-                offsets.append(offset)
-    with ExitStack() as stack:
-        files = [stack.enter_context(source.samples.open("rb")) for source in sources]
-        out = stack.enter_context(target.replacing(target.samples))
-        for index in np.argsort(np.frombuffer(places, dtype=np.int64), kind="stable"):
-            file = files[owners[index]]
-            file.seek(offsets[index])
-            out.write(file.readline().decode())
-
-
-def _located(source: Results) -> Iterator[tuple[int, Row]]:
-    offset = 0
-    with source.samples.open("rb") as file:
-        for text in file:
-            row = parse(text.decode(errors="replace"), "series", "position")
-            if row is not None:
-                yield offset, row
-            offset += len(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tokenprune.errors import OutputError
 from tokenprune.output.lines import Row, json_ready, line, lines, parse
@@ -53,6 +53,29 @@ class Flags:
         return any(self.flags[start:end])
 
 
+class SkipLog(Protocol):
+    """Records samples that cannot be used."""
+
+    def skip(self, rows: Sequence[Row]) -> None:
+        """Take up rows; see :meth:`Results.skip`."""
+
+
+class SkippedRows:
+    """Rows of samples that cannot be used, until somebody takes them."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+
+    def skip(self, rows: Sequence[Row]) -> None:
+        """Take up rows; see :meth:`Results.skip`."""
+        self._rows += rows
+
+    def taken(self) -> list[Row]:
+        """The rows since the last call."""
+        found, self._rows = self._rows, []
+        return found
+
+
 class Results(RunFolder):
     """The files of one experiment; arguments and errors as for :class:`tokenprune.output.folder.OutputFolder`."""
 
@@ -61,6 +84,7 @@ class Results(RunFolder):
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder)
         self.skipped = self.folder / "skipped.jsonl"
+        self._unordered = self.folder / ".unordered"
 
     def check_samples(self, fingerprints: Sequence[str] | None) -> None:
         """Check that the samples that were answered are still the same. More may have been added at the end.
@@ -100,10 +124,27 @@ class Results(RunFolder):
         """A row for every line; None for an incomplete one."""
         return (parse(text, "series", "position") for text in lines(self.samples))
 
+    @property
+    def unordered(self) -> bool:
+        """Whether the rows may be in another order than one process would have written them."""
+        return self._unordered.exists()
+
+    def begin_unordered(self) -> None:
+        """Note that several workers write rows, in the order in which they are done."""
+        self.write(self._unordered.name, "")
+
+    def end_unordered(self) -> None:
+        """Note that the rows are in order."""
+        self._unordered.unlink(missing_ok=True)
+
+    def skipped_in_file(self) -> Iterator[Row]:
+        """Rows of the samples that cannot be used, in the order of the file; see :meth:`skip`."""
+        rows = (parse(text, "position", "error", "readable") for text in lines(self.skipped))
+        return (row for row in rows if row is not None)
+
     def skipped_rows(self) -> list[Row]:
         """Rows of the samples that cannot be used, by position; see :meth:`skip`."""
-        rows = (parse(text, "position", "error", "readable") for text in lines(self.skipped))
-        return sorted((row for row in rows if row is not None), key=lambda row: row["position"])
+        return sorted(self.skipped_in_file(), key=lambda row: row["position"])
 
     def skipped_samples(self) -> dict[int, str]:
         """Position of every sample that cannot be used -> why."""

@@ -3,67 +3,41 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from tokenprune.core.clock import environment
-from tokenprune.core.component_errors import component_errors
-from tokenprune.core.forward_errors import release
 from tokenprune.core.notebook import progress_in_notebooks
 from tokenprune.core.references import ORACLE, UNPRUNED
-from tokenprune.core.registry import suggest
-from tokenprune.errors import ConfigError, ForwardError, OutputError, TokenPruneWarning
+from tokenprune.errors import ConfigError, TokenPruneWarning
+from tokenprune.executors.base import Executor
+from tokenprune.executors.crew import Crew
 from tokenprune.experiment import examples
-from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
-from tokenprune.experiment.asking import Asking
-from tokenprune.experiment.batches import Batch, Batches, Shard, several_sizes
-from tokenprune.experiment.checks import check_series
-from tokenprune.experiment.choosing import Choices, choose_series_layers, try_out, tune_series
+from tokenprune.experiment.batches import Batches, several_sizes
+from tokenprune.experiment.choosing import Choices
 from tokenprune.experiment.config import ExperimentConfig
-from tokenprune.experiment.losses import Losses
+from tokenprune.experiment.losses import Losses, LossesInOrder, TooManyLostError
+from tokenprune.experiment.order import put_in_order
+from tokenprune.experiment.part import Part, chosen_series, output_folder, select_batches
+from tokenprune.experiment.remote import RemoteSteps, remove_scratch
 from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import RUN, Results, own_settings_unused
 from tokenprune.experiment.series import Series, definitions
-from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.experiment.shown import ShownResult
+from tokenprune.experiment.steps import Answered, Asked, OwnSteps, Prepared, Steps
 from tokenprune.fingerprint.origin import Origin
-from tokenprune.models.answer import set_aside
 from tokenprune.models.code import used_code
-from tokenprune.tasks.trial import try_task
 from tokenprune.tuning.steps import Progress
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of an experiment.
-
-    Attributes:
-        limit: Only the first so many samples.
-        only: Only the methods with these names in tables, and the unpruned model.
-        shard: Only the batches of this shard, into a folder of its own.
-        timed: Whether prefill times that are missing are measured. Shards never measure any.
-
-    Raises:
-        ConfigError: The limit is below 1.
-    """
-
-    limit: int | None = None
-    only: tuple[str, ...] = ()
-    shard: Shard | None = None
-    timed: bool = True
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit {self.limit} uses no sample", "give 1 or more")
 
 
 @progress_in_notebooks
 def run_experiment(
-    config: ExperimentConfig, progress: Progress | None = None, part: Part | None = None
+    config: ExperimentConfig,
+    progress: Progress | None = None,
+    part: Part | None = None,
+    executor: Executor | Mapping[str, Any] | str | None = None,
+    workers: int | None = None,
 ) -> ExperimentResult:
     """Run an experiment, or continue the one in its output folder.
 
@@ -74,9 +48,12 @@ def run_experiment(
         progress: Called after every batch with (series key, batches done, batches in total); None shows a bar in a
             notebook.
         part: The part of it to run; all by default.
+        executor: Starts the workers that share the work: its name, or a mapping with ``name`` and its fields. None
+            answers in this process. The files are the same.
+        workers: How many workers there are; None leaves it to the executor.
 
     Raises:
-        TokenPruneError: The configuration is wrong, or a method cannot run.
+        TokenPruneError: The configuration is wrong, a method cannot run, or workers fail.
     """
     if not isinstance(config, ExperimentConfig):
         raise ConfigError(
@@ -86,26 +63,7 @@ def run_experiment(
     part = part or Part()
     results = Results(output_folder(config, part))
     with results.locked():
-        return _Experiment(config, part, results, progress).run()
-
-
-def output_folder(config: ExperimentConfig, part: Part) -> Path:
-    """The folder of the results of an experiment, or of a shard of it."""
-    return Path(config.output) / (part.shard.folder if part.shard is not None else "")
-
-
-def chosen_series(config: ExperimentConfig, part: Part) -> list[Series]:
-    """The series to run, the unpruned model first.
-
-    Raises:
-        ConfigError: ``only`` names a method that the experiment does not have.
-    """
-    series = list(config.series())
-    titles = {item.method_name for item in series}
-    for title in part.only:
-        if title not in titles:
-            raise ConfigError(f"the experiment has no method {title!r}", suggest(title, titles - {UNPRUNED}))
-    return [item for item in series if not part.only or item.unpruned or item.method_name in part.only]
+        return _Experiment(config, part, results, progress, Crew.of(executor, workers)).run()
 
 
 def published_settings(series: Sequence[Series]) -> dict[str, str]:
@@ -118,33 +76,13 @@ def asks_for_oracle(config: ExperimentConfig, part: Part) -> bool:
     return ORACLE in {*(entry.title for entry in config.methods), *part.only}
 
 
-def select_batches(config: ExperimentConfig, part: Part) -> Batches:
-    """The batches of a part of an experiment.
-
-    Raises:
-        ConfigError: The task has no samples, or the shard has no batch.
-    """
-    with component_errors("tasks", config.task, "samples()"):
-        samples = config.task.samples()
-        there = len(samples)
-    if not there:
-        raise ConfigError("the task has no samples", "check its settings")
-    count = min(there, part.limit or there)
-    batches = Batches(samples, count, config.batch_size, config.strict, part.shard)
-    if not batches.numbers:
-        raise ConfigError(
-            f"there are more shards than batches of {config.batch_size} of the {count} samples", "use fewer shards"
-        )
-    return batches
-
-
 def finished(config: ExperimentConfig, part: Part) -> bool:
     """Whether a part of an experiment has all its answers."""
     results = Results(output_folder(config, part))
     if not results.folder.is_dir():
         return False
     with results.locked():
-        return _Experiment(config, part, results, None).is_finished()
+        return _Experiment(config, part, results, None, None).is_finished()
 
 
 def check_settings(config: ExperimentConfig, part: Part, results: Results) -> None:
@@ -163,8 +101,10 @@ def check_settings(config: ExperimentConfig, part: Part, results: Results) -> No
 class _Experiment:
     """One run of an experiment, inside the lock of its folder."""
 
-    def __init__(self, config: ExperimentConfig, part: Part, results: Results, progress: Progress | None) -> None:
-        self.config, self.part, self.results = config, part, results
+    def __init__(
+        self, config: ExperimentConfig, part: Part, results: Results, progress: Progress | None, workers: Crew | None
+    ) -> None:
+        self.config, self.part, self.results, self.workers = config, part, results, workers
         self.progress: Progress = progress or (lambda name, done, total: None)
         self.series = chosen_series(config, part)
         self.sizes = self._earlier_sizes()
@@ -203,38 +143,54 @@ class _Experiment:
 
     def run(self) -> ExperimentResult:
         """Answer what is missing and return all answers."""
-        results = self.results
         left_out, batches, done = self._resume()
+        remove_scratch(self.results)
+        missing = sum(any((item.key, number) not in done for item in self.series) for number in self._used(batches))
+        steps = self._steps(batches, missing)
+        try:
+            return self._run(steps, left_out, batches, done)
+        finally:
+            steps.close()
+
+    def _steps(self, batches: Batches, missing: int) -> Steps:
+        if self.workers is None:
+            return OwnSteps(self.config, batches, self.results)
+        count = max(1, min(self.workers.number, missing))
+        return RemoteSteps(self.workers.executor, count, missing, self.config, self.part, self.results)
+
+    def _run(
+        self, steps: Steps, left_out: dict[str, str], batches: Batches, done: set[tuple[str, int]]
+    ) -> ExperimentResult:
+        results = self.results
         choices: Choices = results.read_mapping("choices.json")
         timing: dict[str, list[float]] = results.read_mapping("timing.json")
-        answering: Answering | None = None
         if not self._finished(batches, done, choices, timing):
-            answering, origin = self._load()
-            known = check_series(answering, self.series)
-            first = batches.first(answering.loaded, answering.check_usable)
-            try_task(self.config.task, first.samples[0])
-            reason = why_no_foreground(first.samples[0], answering.loaded)
-            if reason is not None and not self.asked_for_oracle and self.config.oracle:
-                left_out = {ORACLE: reason}
+            origin = self._load(steps)
+            prepared = self._prepare(steps, choices)
+            if prepared.no_foreground is not None and not self.asked_for_oracle and self.config.oracle:
+                left_out = {ORACLE: prepared.no_foreground}
                 self._leave_out(left_out)
-            choices = choices | self._choose(answering, first, choices, known)
+            choices = choices | prepared.choices
             results.claim(self.config.settings(), origin, self._definitions())
             results.write_json("choices.json", choices)
             results.write_json("fingerprints.json", self.config.task.fingerprints())
-            results.write_json("environment.json", environment(answering.loaded.model.device))
+            results.write_json("environment.json", prepared.environment)
             results.write_json("left_out.json", left_out)
             batches.tidy(results)
             self._add_size(batches.size)
             self._store(batches)
-            self._answer(answering, batches, done)
+            if self.workers is not None:
+                results.begin_unordered()
+            self._answer(steps, batches, done)
             if self.rounds:
-                timing = timing | self._time(answering, batches)
+                timing = timing | self._time(steps)
         else:
             batches.tidy(results)
             self._store(batches)  # this part may be smaller than the one that ran before
-        keys = {item.key for item in self.series}
+        keys = [item.key for item in self.series]
+        put_in_order(results, keys, batches.size)
         answers = Answers.read(filter(batches.uses, results.rows()), keys)
-        self._show(answering, batches, choices, answers)
+        self._show(steps, batches, choices, answers)
         return ShownResult(
             str(results.folder),
             answers,
@@ -247,13 +203,16 @@ class _Experiment:
             (*several_sizes(self.sizes), *own_settings_unused(self.set_aside)),
         )
 
-    def _load(self) -> tuple[Answering, Origin]:
+    def _load(self, steps: Steps) -> Origin:
         """Load the model, unless it is another one than that of the folder's answers."""
-        answering = Answering(self.config, self.config.model.load())
-        self.set_aside = set_aside(answering.loaded)
-        origin = answering.origin(self.code)
-        self.results.check_origin(origin)
-        return answering, origin
+        loaded = steps.load()
+        self.set_aside = loaded.set_aside
+        self.results.check_origin(loaded.origin)
+        return loaded.origin
+
+    def _prepare(self, steps: Steps, earlier: Choices) -> Prepared:
+        keep_oracle = self.asked_for_oracle or not self.config.oracle
+        return steps.prepare([item.key for item in self.series], earlier, keep_oracle, self.progress)
 
     def _store(self, batches: Batches) -> None:
         """Write what a result needs beside its rows, for :func:`tokenprune.experiment.folder.read_result`."""
@@ -268,48 +227,19 @@ class _Experiment:
         }
         self.results.write_json(RUN, stored)
 
-    def _show(self, answering: Answering | None, batches: Batches, choices: Choices, answers: Answers) -> None:
+    def _show(self, steps: Steps, batches: Batches, choices: Choices, answers: Answers) -> None:
         """Keep the examples of the report, where the folder does not have them yet."""
         positions = examples.most_changed(answers, self.config.examples)
         found, reason = examples.stored(self.results)
         there = examples.complete(found, positions, self.series)
-        if (there and list(found) == positions) or (reason is not None and answering is None):
+        if (there and list(found) == positions) or (reason is not None and not steps.prepared):
             return
         if not there:
-            if answering is None:
-                answering, _ = self._load()
-                known = check_series(answering, self.series)
-                self._choose(answering, batches.first(answering.loaded), choices, known)
-            found, reason = examples.capture(answering, batches, self.series, positions, self._show_examples)
+            if not steps.prepared:
+                self._load(steps)
+                self._prepare(steps, choices)
+            found, reason = steps.capture([item.key for item in self.series], positions, self.progress)
         examples.write(self.results, found, positions, reason)
-
-    def _show_examples(self, done: int, total: int) -> None:
-        self.progress("examples", done, total)
-
-    def _choose(self, answering: Answering, first: Batch, earlier: Choices, known: Container[str]) -> Choices:
-        """Choose layers, and try every series out: first what takes no time, then what calibrates, and at last tunes.
-
-        Args:
-            answering: The model; it gets the methods.
-            first: A sample that it can answer.
-            earlier: The choices of earlier runs.
-            known: Keys of the series whose layers need no calibration.
-        """
-        images = len(first.samples[0].images)
-        stated = [item for item in self.series if item.tune is None]
-        quick = [item for item in stated if item.unpruned or item.key in known]
-        choices = choose_series_layers(answering, quick, images, known)
-        try_out(answering, quick, first)
-        slow = [item for item in stated if item not in quick]
-        choices |= choose_series_layers(answering, slow, images)
-        try_out(answering, slow, first)
-        tuned = [item for item in self.series if item.tune is not None]
-        for item in tuned:
-            choices[item.key] = tune_series(
-                answering, item, self.results.folder, earlier.get(item.key), self._show_tune
-            )
-        try_out(answering, tuned, first)
-        return {item.key: choices[item.key] for item in self.series if item.key in choices}
 
     def is_finished(self) -> bool:
         """Whether everything has been answered and timed."""
@@ -349,25 +279,56 @@ class _Experiment:
             if any(position not in batches.skipped for position in batches.positions(number)):
                 yield number
 
-    def _answer(self, answering: Answering, batches: Batches, done: set[tuple[str, int]]) -> None:
+    def _answer(self, steps: Steps, batches: Batches, done: set[tuple[str, int]]) -> None:
         """Answer all batches that are not done.
 
         The loop goes batch by batch over all series, so that the series of a stopped run cover the same samples.
         """
         total = len(self.series) * len(batches.numbers)
         finished = sum((item.key, number) in done for item in self.series for number in batches.numbers)
-        unpruned = self._earlier_answers() if self.config.task.label_free else {}
-        asking = Asking(answering, batches, self.results, self._losses(batches, done))
-        for number in batches.numbers:
-            missing = [item for item in self.series if (item.key, number) not in done]
-            if not missing:
-                continue
-            works = asking.read(number, {at: unpruned[at] for at in batches.positions(number) if at in unpruned})
-            for item in missing:
-                if works:  # until the last of its samples is left out
-                    self.results.append(asking.answer(item, works))
+        losses = LossesInOrder(self._losses(batches, done))
+        for found in steps.answer(self._asked(batches, done, losses)):
+            self._take_up(found, batches, losses)
+            for answered in found:
                 finished += 1
-                self.progress(item.key, finished, total)
+                self.progress(answered.key, finished, total)
+
+    def _asked(self, batches: Batches, done: set[tuple[str, int]], losses: LossesInOrder) -> Iterator[Asked]:
+        """The batches that are not done, one by one."""
+        unpruned = self._earlier_answers() if self.config.task.label_free else {}
+        for number in batches.numbers:
+            missing = tuple(item.key for item in self.series if (item.key, number) not in done)
+            if missing:
+                positions = batches.positions(number)
+                skipped = {at: batches.skipped[at] for at in positions if at in batches.skipped}
+                losses.expect(number, missing)
+                yield Asked(number, missing, skipped, {at: unpruned[at] for at in positions if at in unpruned})
+
+    def _take_up(self, found: Sequence[Answered], batches: Batches, losses: LossesInOrder) -> None:
+        """Keep answers.
+
+        Raises:
+            TokenPruneError: Too many samples fail alone; what was answered before is kept.
+        """
+        kept: list[Answered] = []
+        try:
+            for answered in found:
+                losses.came(answered.number, answered.key, answered.events)
+                kept.append(answered)
+        except TooManyLostError as stop:
+            self._keep(kept, batches)
+            batches.take_back(stop.positions, self.results)
+            raise stop.error from stop.error.__cause__
+        self._keep(kept, batches)
+
+    def _keep(self, answered: Sequence[Answered], batches: Batches) -> None:
+        skipped = [row for item in answered for row in item.skipped]
+        rows = [row for item in answered for row in item.rows]
+        if skipped:
+            batches.skipped |= {row["position"]: row["error"] for row in skipped}
+            self.results.skip(skipped)
+        if rows:
+            self.results.append(rows)
 
     def _losses(self, batches: Batches, done: set[tuple[str, int]]) -> Losses:
         """The samples that earlier runs asked, and those that they left out because a method failed on them."""
@@ -378,24 +339,7 @@ class _Experiment:
         """The unpruned model's answers that are in the folder, by position."""
         return {row["position"]: row["prediction"] for row in self.results.rows() if row["series"] == UNPRUNED}
 
-    def _time(self, answering: Answering, batches: Batches) -> dict[str, list[float]]:
-        """Time the first batch that every method can run; one that fails is timed by its first sample."""
-        for number in batches.numbers:
-            for batch in batches.read(number, answering.loaded, self.results):
-                try:
-                    ratios = answering.time(self.series, batch, self._show_rounds)
-                except ForwardError as error:
-                    if len(batch.positions) == 1:
-                        raise
-                    release(error)
-                    batch = batches.alone(batch.positions[0], answering.loaded)
-                    ratios = answering.time(self.series, batch, self._show_rounds)
-                self.results.write_json("timing.json", self.results.read_mapping("timing.json") | ratios)
-                return ratios
-        raise OutputError("no sample could be used", "see skipped.jsonl")
-
-    def _show_tune(self, name: str, done: int, total: int) -> None:
-        self.progress(f"tune: {name}", done, total)
-
-    def _show_rounds(self, done: int) -> None:
-        self.progress("timing", done, self.config.timing + 1)
+    def _time(self, steps: Steps) -> dict[str, list[float]]:
+        ratios = steps.time([item.key for item in self.series], self.progress)
+        self.results.write_json("timing.json", self.results.read_mapping("timing.json") | ratios)
+        return ratios

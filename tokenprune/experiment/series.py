@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenprune.config import Method
+from tokenprune.core.references import ORACLE
 from tokenprune.experiment.downsampled import Downsampled
 from tokenprune.experiment.tuned import Tune
 from tokenprune.fingerprint.definition import Definition, with_code
@@ -38,6 +39,11 @@ class Series:
     def unpruned(self) -> bool:
         """Whether this is the unpruned model."""
         return self.method is None and self.tune is None and self.downsampled is None
+
+    @property
+    def oracle(self) -> bool:
+        """Whether this is the upper bound, which knows the objects' pixels."""
+        return self.method_name == ORACLE
 
     @property
     def key(self) -> str:

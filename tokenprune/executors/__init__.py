@@ -1,0 +1,1 @@
+"""Long runs on several workers: who starts them, how they are spoken to, and what happens when one dies."""
