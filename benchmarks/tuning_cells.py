@@ -106,10 +106,11 @@ def read(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
     return {(row["cell"], row["method"], row["batch"]): row for row in rows}
 
 
-def accuracies(cell: Cell) -> dict[str, tuple[float, float]]:
-    """Method -> accuracy and half of its interval in the committed cell."""
+def accuracies(cell: Cell) -> dict[str, tuple[float, float, float]]:
+    """Method -> accuracy and the ends of its interval in the committed cell."""
     rows = json.loads((cell.folder / "summary.json").read_text(encoding="utf-8"))
-    return {row["method"]: (row["accuracy"]["mean"], row["accuracy"]["half"]) for row in rows}
+    found = {row["method"]: row["accuracy"] for row in rows}
+    return {method: (accuracy["mean"], accuracy["low"], accuracy["high"]) for method, accuracy in found.items()}
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
@@ -157,7 +158,7 @@ def summarise(done: dict[tuple[str, str, int], dict[str, Any]]) -> list[dict[str
         best = max(both, key=lambda method: both[method][0])
         shown = f"{100 * own.share:.3g} %"
         cell: dict[str, Any] = {"task": own.task, "budget": shown, "methods": len(both), "best": best}
-        cell["best_accuracy"], cell["best_half"] = both[best]
+        cell["best_accuracy"], cell["best_low"], cell["best_high"] = both[best]
         cell["objectives"] = {}
         for name in next(iter(losses.values())):
             picked = min(both, key=lambda method, name=name: losses[method][name])  # type: ignore[misc]
@@ -185,11 +186,12 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
     ]
     for cell in found:
         own = cell["objectives"][OBJECTIVE]
-        inside = own["picked_accuracy"] >= cell["best_accuracy"] - cell["best_half"]
+        inside = own["picked_accuracy"] >= cell["best_low"]
+        best = " [{:.1f}, {:.1f}]".format(*(100 * cell[end] for end in ("best_low", "best_high")))
         lines.append(
             f"| {cell['task']} | {cell['budget']} | {cell['methods']} | {own['spearman']:.2f} | {own['picked']}"
             f" | {100 * own['picked_accuracy']:.1f} | {cell['best']}"
-            f" | {100 * cell['best_accuracy']:.1f} ± {100 * cell['best_half']:.1f} | {'yes' if inside else '**no**'} |"
+            f" | {100 * cell['best_accuracy']:.1f}{best} | {'yes' if inside else '**no**'} |"
         )
     single = {
         method: statistics.fmean(cell["points"][method]["accuracy"] for cell in found)
@@ -198,11 +200,11 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
     }
     order = sorted(single, key=lambda method: -single[method])
     picked = statistics.fmean(cell["objectives"][OBJECTIVE]["picked_accuracy"] for cell in found)
-    best = statistics.fmean(cell["best_accuracy"] for cell in found)
+    highest = statistics.fmean(cell["best_accuracy"] for cell in found)
     lines += [
         "",
         f"Mean accuracy over these {len(found)} cells: what was picked {100 * picked:.1f} %; the best method of each"
-        f" cell {100 * best:.1f} %; the best single method for all cells, `{order[0]}`,"
+        f" cell {100 * highest:.1f} %; the best single method for all cells, `{order[0]}`,"
         f" {100 * single[order[0]]:.1f} %; then",
         ", ".join(f"`{method}` {100 * single[method]:.1f} %" for method in order[1:5]) + ".",
         "",
