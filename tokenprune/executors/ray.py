@@ -157,6 +157,6 @@ class Actor:
 
         try:
             serve(pickle.loads(setup).make, orders(), self._messages.put)
-        except BaseException as error:  # the driver waits for a message
+        except Exception as error:  # the driver waits for a message
             self._messages.put(Message("ended", f"failed ({type(error).__name__}: {one_line(error)})"))
             raise
