@@ -1,6 +1,6 @@
 """A driver of 1,000 workers and 10,000,000 samples, simulated: what it holds, reads and writes, and where it breaks.
 
-python benchmarks/executors_simulation.py
+python -m benchmarks.executors_simulation
 
 The workers are simulated, in simulated time. What gives them orders and takes up reports is the code of a real driver,
 and its memory is measured. The driver's time for a job is what benchmarks/executors.py measured. Writes
@@ -134,7 +134,7 @@ def lines(runs: list[Simulated], driver: float) -> Iterator[str]:
     rows = [row(KEYS[1], at) for at in range(BATCH)]
     written = sum(len(line(item)) for item in rows) / BATCH
     heard = len(pickle.dumps(Answered(0, KEYS[1], rows)))
-    yield "`python benchmarks/executors_simulation.py`"
+    yield "`python -m benchmarks.executors_simulation`"
     yield ""
     yield (
         f"Batches of {BATCH}, {len(KEYS)} series; the driver works {1e3 * driver:.2f} ms for a job (executors.md,"

@@ -22,7 +22,7 @@ from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError, ForwardError, MissingDataError, OutputError, TokenPruneError
 from tokenprune.executors.base import Executor, Workers
 from tokenprune.executors.local import Local
-from tokenprune.executors.service import Message, Service, Setup, serve
+from tokenprune.executors.service import Message, Service, Setup, packed, serve, unpacked
 from tokenprune.experiment import ExperimentResult, markdown, run_experiment, write_report
 from tokenprune.experiment.part import Part
 from tokenprune.experiment.steps import Loaded
@@ -471,6 +471,19 @@ def test_a_second_driver_is_refused_in_one_line(tmp_path: Path) -> None:
         made = config(str(folder), task=deadly.SlowTask(seconds=0.05, processes=str(processes)))
         with pytest.raises(OutputError, match=f"is being written by process {process.pid}; wait for it"):
             run_experiment(made, executor=Local(), workers=2)
+
+
+def test_components_that_workers_cannot_import_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Inside(ToyTask):
+        pass
+
+    with pytest.raises(ConfigError, match=r"cannot be sent to them \(.*Inside.*\); define components in a module"):
+        run_experiment(config(str(tmp_path / "split"), task=Inside()), executor=Local(), workers=1)
+    sent = packed(Setup(deadly.DeadlyTask, tmp_path))
+    monkeypatch.delattr(deadly, "DeadlyTask")
+    with pytest.raises(ConfigError, match=r"workers cannot import what they need \(.*DeadlyTask.*\); define"):
+        unpacked(sent)()
+    assert not (tmp_path / "split").exists()
 
 
 def test_warnings_of_workers_are_the_driver_s(tmp_path: Path) -> None:
