@@ -1,6 +1,6 @@
 """What workers cost: the overhead of a job, the gain of a second worker, and a driver with 100,000 samples.
 
-python benchmarks/executors.py
+python -m benchmarks.executors
 
 The first two tables have a model that costs nothing: answers are made up, and everything else is real. Writes
 benchmarks/results/executors/executors.json and executors.md.
@@ -181,7 +181,7 @@ def experiment(workers: int | None, questions: int) -> Answering:
 
 def lines(queues: dict[str, list[Queue]], answered: list[Answering]) -> Iterator[str]:
     """The results in Markdown."""
-    yield "`python benchmarks/executors.py`"
+    yield "`python -m benchmarks.executors`"
     yield ""
     yield f"A model that costs nothing, 2 workers, 2 series, batches of {BATCH}; rows are written to the disk."
     yield ""
@@ -236,4 +236,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from benchmarks import executors  # workers import Free from there
+
+    executors.main()

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError, ForwardError, MissingDataError, OutputError, TokenPruneError
 from tokenprune.executors.base import Executor, Workers
 from tokenprune.executors.local import Local
-from tokenprune.executors.service import Message, Service, Setup, serve
+from tokenprune.executors.service import Message, Service, Setup, packed, serve, unpacked
 from tokenprune.experiment import ExperimentResult, markdown, run_experiment, write_report
 from tokenprune.experiment.part import Part
 from tokenprune.experiment.steps import Loaded
@@ -284,7 +285,7 @@ def test_a_worker_with_another_model_is_not_used(tmp_path: Path) -> None:
             for number, message in found:
                 if message.kind == "ready" and number == 0:  # the second to be ready
                     origin = message.content.origin
-                    origin = type(origin)("weights-of-another", origin.code)
+                    origin = replace(origin, model=origin.model[:-1] + "?")
                     return [(number, Message("ready", Loaded(origin, {})))]
             return found
 
@@ -373,15 +374,16 @@ def test_a_process_that_is_killed_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_job_that_always_kills_its_process_is_named(tmp_path: Path) -> None:
-    task = deadly.DeadlyTask(sample="s17", nth=2)
+    task = deadly.DeadlyTask(sample="s17")
     made = config(str(tmp_path / "split"), task=task, methods=["norm-hidden-large"], oracle=False)
     with pytest.raises(ForwardError) as caught:
         run_experiment(made, executor=Local(), workers=2)
     text = str(caught.value)
-    assert " on samples 16 to 20 (worker " in text
+    assert text.startswith("1 job failed 3 times each: 'unpruned' on samples 16 to 20 (worker ")
     assert "was killed by SIGKILL" in text
     rows = (tmp_path / "split" / "samples.jsonl").read_text()
     assert '"position": 23' in rows
+    assert '"position": 17' not in rows
 
 
 @contextmanager
@@ -469,6 +471,19 @@ def test_a_second_driver_is_refused_in_one_line(tmp_path: Path) -> None:
         made = config(str(folder), task=deadly.SlowTask(seconds=0.05, processes=str(processes)))
         with pytest.raises(OutputError, match=f"is being written by process {process.pid}; wait for it"):
             run_experiment(made, executor=Local(), workers=2)
+
+
+def test_components_that_workers_cannot_import_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Inside(ToyTask):
+        pass
+
+    with pytest.raises(ConfigError, match=r"cannot be sent to them \(.*Inside.*\); define components in a module"):
+        run_experiment(config(str(tmp_path / "split"), task=Inside()), executor=Local(), workers=1)
+    sent = packed(Setup(deadly.DeadlyTask, tmp_path))
+    monkeypatch.delattr(deadly, "DeadlyTask")
+    with pytest.raises(ConfigError, match=r"workers cannot import what they need \(.*DeadlyTask.*\); define"):
+        unpacked(sent)()
+    assert not (tmp_path / "split").exists()
 
 
 def test_warnings_of_workers_are_the_driver_s(tmp_path: Path) -> None:

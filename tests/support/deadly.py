@@ -28,7 +28,7 @@ class DeadlyTask(ToyTask):
     def score(self, sample: Sample, text: str) -> float:
         if sample.id == self.sample and not (self.once and Path(self.once).exists()):
             COUNTS[sample.id] = COUNTS.get(sample.id, 0) + 1
-            if COUNTS[sample.id] > TRIED and COUNTS[sample.id] - TRIED == self.nth:
+            if COUNTS[sample.id] == self.nth:
                 if self.once:
                     Path(self.once).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -37,8 +37,6 @@ class DeadlyTask(ToyTask):
 
 #: Answers to each sample in this process.
 COUNTS: dict[str, int] = {}
-#: Answers to the sample before the first one counts: the first sample is also tried out.
-TRIED = 0
 
 
 class SlowTask(ToyTask):

@@ -22,7 +22,7 @@ from pydantic import Field
 from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError, UnsupportedFeatureError
 from tokenprune.executors.base import Executor, Workers
-from tokenprune.executors.service import Message, Setup
+from tokenprune.executors.service import Message, Setup, packed
 
 #: Variables that say how many threads a process takes.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -50,7 +50,7 @@ class Local(Executor):
             ConfigError: There are too few GPUs.
             UnsupportedFeatureError: This system is Windows.
         """
-        if not hasattr(socket, "AF_UNIX"):
+        if os.name == "nt":
             raise UnsupportedFeatureError("the executor local needs Linux or macOS", "use ray, or no executor")
         found = visible_gpus()
         if found and count * self.gpus > len(found):
@@ -88,7 +88,7 @@ class _Processes(Workers):
     """Args: the number of workers, their setup, GPUs per worker (None: a machine without), the names of all GPUs."""
 
     def __init__(self, count: int, setup: Setup, gpus: int | None, names: Sequence[str]) -> None:
-        self._setup = pickle.dumps(setup)
+        self._setup = packed(setup)
         self._count, self._gpus, self._names = count, gpus, names
         self._running: dict[int, _Process] = {}
 

@@ -124,10 +124,7 @@ class Pool:
         Raises:
             TokenPruneError: The work raises it, or no worker can be started.
         """
-        while True:
-            self._give(work)  # it may have no more to give
-            if work.finished:
-                return
+        while self._unfinished(work):
             reports: list[Any] = []
             for number, message in self._workers.receive(WAIT):
                 if number in self._slots:
@@ -150,6 +147,13 @@ class Pool:
             for content in reports:
                 report(content)
         return work.result
+
+    def _unfinished(self, work: Work) -> bool:
+        """Give orders to the workers that wait; whether anything is to be done still."""
+        if work.finished:
+            return False
+        self._give(work)
+        return not work.finished  # it may have had no more to give
 
     def _give(self, work: Work) -> None:
         for number, slot in self._slots.items():

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tokenprune.executors.service import Message, serve
+from tokenprune.executors.service import Message, serve, unpacked
 
 
 def main(descriptor: int) -> None:
@@ -40,8 +40,7 @@ def main(descriptor: int) -> None:
             os._exit(1)
 
     threading.Thread(target=listen, name="tokenprune-orders", daemon=True).start()
-    setup = pickle.loads(arrived.get())
-    serve(setup.make, orders(), send)
+    serve(unpacked(arrived.get()), orders(), send)
     sys.stdout.flush()
     os._exit(0)  # the teardown of a model and of its libraries takes seconds
 

@@ -17,7 +17,7 @@ from tokenprune.core.optional import optional
 from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError
 from tokenprune.executors.base import Executor, Workers
-from tokenprune.executors.service import Message, Setup, serve
+from tokenprune.executors.service import Message, Setup, packed, serve, unpacked
 
 
 class Ray(Executor):
@@ -71,7 +71,7 @@ class _Actors(Workers):
 
     def __init__(self, ray: Any, own: bool, setup: Setup, resources: dict[str, float]) -> None:
         self._ray, self._own = ray, own
-        self._setup, self._resources = pickle.dumps(setup), resources
+        self._setup, self._resources = packed(setup), resources
         self._path = [path or os.getcwd() for path in sys.path]
         self._actors: dict[int, Any] = {}
         self._waiting: dict[Any, int] = {}  # the call that asks for messages -> the worker
@@ -156,7 +156,7 @@ class Actor:
                 yield pickle.loads(self._orders.get())
 
         try:
-            serve(pickle.loads(setup).make, orders(), self._messages.put)
-        except BaseException as error:  # the driver waits for a message
-            self._messages.put(Message("ended", f"failed ({type(error).__name__}: {one_line(str(error))})"))
+            serve(unpacked(setup), orders(), self._messages.put)
+        except Exception as error:  # the driver waits for a message
+            self._messages.put(Message("ended", f"failed ({type(error).__name__}: {one_line(error)})"))
             raise

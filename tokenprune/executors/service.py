@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import traceback
 import warnings
 from abc import ABC, abstractmethod
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from tokenprune.core.forward_errors import device_broken, forward_errors
 from tokenprune.core.place import place
 from tokenprune.core.text import one_line
-from tokenprune.errors import ForwardError, TokenPruneError, TokenPruneWarning
+from tokenprune.errors import ConfigError, ForwardError, TokenPruneError, TokenPruneWarning
 
 #: What a worker tells its driver.
 Kind = Literal["ready", "report", "done", "failed", "warning", "ended"]
@@ -70,6 +71,42 @@ class Setup:
 
     make: Callable[[], Service]
     scratch: Path
+
+
+#: The way out where a worker cannot import what it needs.
+IN_A_MODULE = "define components in a module that can be imported, and not in a script, a function or a notebook"
+
+
+def packed(setup: Setup) -> bytes:
+    """A setup as it is sent to workers.
+
+    Raises:
+        ConfigError: A part of it cannot be sent.
+    """
+    try:
+        return pickle.dumps(setup)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(f"what workers need cannot be sent to them ({one_line(error)})", IN_A_MODULE) from error
+
+
+def unpacked(setup: bytes) -> Callable[[], Service]:
+    """What makes the service of a setup that was sent.
+
+    Args:
+        setup: What :func:`packed` returned.
+
+    Returns:
+        A function that raises a ConfigError where this process cannot import what the setup names.
+    """
+
+    def make() -> Service:
+        try:
+            made: Setup = pickle.loads(setup)
+        except (AttributeError, ImportError) as error:
+            raise ConfigError(f"workers cannot import what they need ({one_line(error)})", IN_A_MODULE) from error
+        return made.make()
+
+    return make
 
 
 def serve(make: Callable[[], Service], orders: Iterable[Any], send: Callable[[Message], None]) -> None:

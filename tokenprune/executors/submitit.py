@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import sys
 import threading
@@ -21,7 +20,7 @@ from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError, OutputError
 from tokenprune.executors.base import Executor, Workers
 from tokenprune.executors.mailbox import Letters, Pulse, Watch
-from tokenprune.executors.service import Message, Setup, serve
+from tokenprune.executors.service import Message, Setup, packed, serve, unpacked
 
 #: Seconds between two looks for a letter.
 LOOK = 0.1
@@ -98,7 +97,7 @@ class _Jobs(Workers):
     """Args: submitit's executor, the setup of all workers, the folder of the files, and what the user asked for."""
 
     def __init__(self, executor: Any, setup: Setup, scratch: Path, asked: Submitit) -> None:
-        self._executor, self._setup, self._scratch, self._asked = executor, setup, scratch, asked
+        self._executor, self._setup, self._scratch, self._asked = executor, packed(setup), scratch, asked
         self._jobs: dict[int, _Job] = {}
         self._submitted = 0
         self._pulse = Pulse(scratch / "driver", min(BEAT, asked.patience / 4))
@@ -112,7 +111,7 @@ class _Jobs(Workers):
         path = [entry or os.getcwd() for entry in sys.path]
         try:
             folder.mkdir()
-            job = self._executor.submit(work, folder, path, pickle.dumps(self._setup), self._asked)
+            job = self._executor.submit(work, folder, path, self._setup, self._asked)
         except OSError as error:
             raise OutputError(f"{folder} cannot be written ({error.strerror})", "free some space") from None
         self._jobs[number] = _Job(job, folder)
@@ -210,4 +209,4 @@ def work(folder: Path, path: Sequence[str], setup: bytes, asked: Submitit) -> No
             os._exit(1)
 
     threading.Thread(target=watch, name="tokenprune-watch", daemon=True).start()
-    serve(pickle.loads(setup).make, arriving(), send)
+    serve(unpacked(setup), arriving(), send)

@@ -170,6 +170,11 @@ class LossesInOrder:
         """
         self._expected.extend((number, key) for key in keys)
 
+    @property
+    def waiting(self) -> int:
+        """How many reports wait for that of an earlier batch."""
+        return len(self._came)
+
     def came(self, number: int, key: str, events: Sequence[Event]) -> None:
         """A series has answered a batch.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 from tokenprune.config import Method
 from tokenprune.core.forward_errors import of_samples
 from tokenprune.core.references import UNPRUNED
-from tokenprune.errors import ForwardError, OutputError, TokenPruneError
+from tokenprune.errors import ForwardError, OutputError, TokenPruneError, TokenPruneWarning
 from tokenprune.executors.base import Executor
 from tokenprune.executors.pool import TRIES, Pool, Work
 from tokenprune.executors.service import Setup
@@ -141,6 +142,10 @@ class RemoteSteps(Steps):
                 f"it has another {what}: {theirs}, and the first worker has {mine}",
                 "let all workers have the same checkpoint and versions",
             )
+        unknown = self._loaded.origin.unknown(loaded.origin)
+        if unknown:
+            text = f"whether all workers have the same {' and '.join(unknown)} is unknown: they could not be read"
+            warnings.warn(text, TokenPruneWarning, stacklevel=2)
 
 
 class _Ready(Work):
