@@ -14,9 +14,11 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tokenprune.core.references import UNPRUNED
 from tokenprune.executors.base import Executor
@@ -34,6 +36,7 @@ from tokenprune.experiment.worker import AnswerOrder
 from tokenprune.output.lines import Row
 
 RESULTS = Path(__file__).parent / "results" / "executors"
+Result = TypeVar("Result")
 BATCH = 8
 KEYS = (UNPRUNED, "fastv / keep_ratio 0.25")
 EXECUTORS: dict[str, Executor] = {
@@ -131,6 +134,12 @@ def queue(executor: Executor, workers: int, samples: int) -> Queue:
         return Queue(samples, jobs, start - began, seconds, processor, grown, time.perf_counter() - before, size)
 
 
+def alone(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a process of its own: the memory of a process is the most that it ever needed."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def keep(results: Results, found: list[Answered]) -> int:
     """Write what came, and count it."""
     results.append([row for answered in found for row in answered.rows])
@@ -209,11 +218,11 @@ def lines(queues: dict[str, list[Queue]], answered: list[Answering]) -> Iterator
     yield ""
     yield "| workers | jobs | seconds | answering, s | speed-up of answering |"
     yield "|---|---|---|---|---|"
-    alone = next(item.answering for item in answered if item.workers == "1")
+    single = next(item.answering for item in answered if item.workers == "1")
     for item in answered:
         yield (
             f"| {item.workers} | {item.jobs} | {item.seconds:.1f} | {item.answering:.1f} |"
-            f" {alone / item.answering:.2f} |"
+            f" {single / item.answering:.2f} |"
         )
 
 
@@ -222,7 +231,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--questions", type=int, default=64)
     chosen = parser.parse_args()
-    queues = {name: [queue(item, 2, size) for size in chosen.samples] for name, item in EXECUTORS.items()}
+    queues = {name: [alone(queue, item, 2, size) for size in chosen.samples] for name, item in EXECUTORS.items()}
     answered = [experiment(workers, chosen.questions) for workers in (None, 1, 2)]
     RESULTS.mkdir(parents=True, exist_ok=True)
     plain = {

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from benchmarks.executors import BATCH, KEYS, RESULTS, row
+from benchmarks.executors import BATCH, KEYS, RESULTS, alone, row
 from tokenprune.experiment.losses import Losses, LossesInOrder, WereAnswered
 from tokenprune.experiment.remote import Answers
 from tokenprune.experiment.steps import Answered, Asked
@@ -34,7 +34,7 @@ class Simulated:
         workers: How many.
         job: Seconds of a job on a worker.
         samples: Samples.
-        hours: Simulated time of the run.
+        minutes: Simulated time of the run.
         busy: Share of that time in which the driver works.
         waiting: The longest time that a report waited for the driver, in seconds.
         orders: Orders that were given.
@@ -46,7 +46,7 @@ class Simulated:
     workers: int
     job: float
     samples: int
-    hours: float
+    minutes: float
     busy: float
     waiting: float
     orders: int
@@ -114,7 +114,7 @@ def simulate(workers: int, job: float, samples: int, driver: float) -> Simulated
     assert work.finished
     end = max(now, free)
     real = time.perf_counter() - began
-    return Simulated(workers, job, samples, end / 3600, busy / end, waiting, orders, most_open, peak() - before, real)
+    return Simulated(workers, job, samples, end / 60, busy / end, waiting, orders, most_open, peak() - before, real)
 
 
 def asked(batches: int, order: LossesInOrder) -> Iterator[Asked]:
@@ -141,12 +141,12 @@ def lines(runs: list[Simulated], driver: float) -> Iterator[str]:
         " `local`, its largest queue)."
     )
     yield ""
-    titles = "workers", "samples", "s a job", "hours", "driver busy", "longest wait of a report, s", "orders"
+    titles = "workers", "samples", "s a job", "minutes", "driver busy", "longest wait of a report, s", "orders"
     yield f"| {' | '.join((*titles, 'jobs ahead of an earlier one', 'driver grows, MiB'))} |"
     yield "|---" * 9 + "|"
     for item in runs:
         yield (
-            f"| {item.workers:,} | {item.samples:,} | {item.job:g} | {item.hours:.1f} | {100 * item.busy:.0f} % |"
+            f"| {item.workers:,} | {item.samples:,} | {item.job:g} | {item.minutes:.1f} | {100 * item.busy:.0f} % |"
             f" {item.waiting:.2f} | {item.orders:,} | {item.open:,} | {item.memory:.0f} |"
         )
     samples = runs[-1].samples
@@ -158,6 +158,8 @@ def lines(runs: list[Simulated], driver: float) -> Iterator[str]:
         f"- At the end the rows are read twice and written once, and 24 bytes a row put them in order:"
         f" {samples * len(KEYS) * 24 / 2**20:,.0f} MiB."
     )
+    held = 80  # benchmarks/results/streaming.md: about 400 bytes a line for 5 series
+    yield f"- Tables are made of about {held} bytes a row (streaming.md): {samples * len(KEYS) * held / 2**20:,.0f} MiB."
     yield (
         f"- The driver is busy all the time with {1 / driver:,.0f} jobs a second: that is where it breaks first. With"
         f" {runs[-1].job:g} s a job these are {runs[-1].job / driver:,.0f} workers. Larger batches move the limit."
@@ -172,8 +174,8 @@ def main() -> None:
     largest = max(measured, key=lambda item: item["samples"])
     driver = largest["processor"] / largest["jobs"]
     small = chosen.samples // 10
-    runs = [simulate(workers, 0.5, small, driver) for workers in (10, 100, 1000)]
-    runs += [simulate(1000, 0.1, small, driver), simulate(1000, 0.5, chosen.samples, driver)]
+    settings = [(10, 0.5, small), (100, 0.5, small), (1000, 0.5, small), (1000, 0.1, small), (1000, 5.0, small)]
+    runs = [alone(simulate, *setting, driver) for setting in (*settings, (1000, 0.5, chosen.samples))]
     text = "\n".join(lines(runs, driver)) + "\n"
     (RESULTS / "simulation.md").write_text(text)
     print(text, end="")

@@ -26,6 +26,8 @@ from tokenprune.executors.service import Message, Setup, packed
 
 #: Variables that say how many threads a process takes.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+#: Messages of one worker that are read before those of the others.
+MOST_MESSAGES = 64
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -119,13 +121,7 @@ class _Processes(Workers):
         found: list[tuple[int, Message]] = []
         for speech in connection.wait(list(numbers), seconds):
             assert isinstance(speech, Connection)
-            try:
-                found.append((numbers[speech], speech.recv()))
-            except (EOFError, OSError):
-                found.append((numbers[speech], Message("ended", self._why(numbers[speech]))))
-                continue
-            if found[-1][1].kind == "ended":
-                self.stop(numbers[speech])
+            found += self._heard(numbers[speech], speech)
         return found
 
     def stop(self, number: int) -> None:
