@@ -20,15 +20,15 @@ ExperimentConfig Look Method Part Report Run StageResult TokenPruneError TuneCon
 choose_layers describe draw generate list_methods load_method measure_entropy observe ops run_experiment run_tune tune
 """
 AUTHORS = """
-Adapter Answer Answerer AttentionProbe Budget BudgetError Component ConfigError DecoderStack Downsampling
-EntropyProfile Executor FEATURE_SIGNALS Frames FromRegistry ImageVideoAdapter Item LayerChoice LayerError
-LayerSelector LayerSignature Likelihood LoadedModel Message Metric MissingDataError Modality ModelSpec Placement
-Projection Prompt PruneContext Pruner Sample SampleError Schedule ScoreError Scorer Selection SelectorContext Setup
-Task TokenGrid TokenPruneError TokenPruneWarning TowerLayerNumber TowerSignals TowerSite TowerTensors Trial
-TrialResult Tunable TunableLayer UnknownNameError UnsupportedFeatureError UnsupportedModelError Video VisualLayout
-Whole Workers builtin_only different_images find_tower first_word foreground_tokens image_batch_site lattice
-make_context needs_beyond_features packed_site picture_of pixtral_site refresh registry serve tower_signals
-tunable_fields variants video_of views_of
+FEATURE_SIGNALS Adapter Answer Answerer AttentionProbe Budget BudgetError Component ConfigError DecoderStack
+Downsampling EntropyProfile Executor Frames FromRegistry ImageVideoAdapter Item LayerChoice LayerError LayerSelector
+LayerSignature Likelihood LoadedModel Message Metric MissingDataError Modality ModelSpec Placement Projection Prompt
+PruneContext Pruner Sample SampleError Schedule ScoreError Scorer Selection SelectorContext Setup Task TokenGrid
+TokenPruneError TokenPruneWarning TowerLayerNumber TowerSignals TowerSite TowerTensors Trial TrialResult Tunable
+TunableLayer UnknownNameError UnsupportedFeatureError UnsupportedModelError Video VisualLayout Whole Workers
+builtin_only different_images find_tower first_word foreground_tokens image_batch_site lattice make_context
+needs_beyond_features packed_site picture_of pixtral_site refresh registry serve tower_signals tunable_fields variants
+video_of views_of
 """
 #: What docs, README, examples and plugins may import from.
 FACES = {"tokenprune", "tokenprune.authoring"}

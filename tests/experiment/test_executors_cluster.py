@@ -147,7 +147,8 @@ def test_a_pulse_is_seen_by_its_changes(tmp_path: Path) -> None:
     assert watch.silent() == 0
     pulse = Pulse(tmp_path / "other", 0.01)
     pulse.start()
-    wait_for(lambda: json.loads((tmp_path / "other").read_text() or "0") > 2)
+    other = tmp_path / "other"
+    wait_for(lambda: other.exists() and json.loads(other.read_text() or "0") > 2)
     pulse.stop()
     stopped = (tmp_path / "other").read_text()
     time.sleep(0.05)

@@ -73,7 +73,7 @@ SAMPLED = {"do_sample": True, "num_return_sequences": 2}
 ORACLE = "engine/test_engine_oracle.py::test_engine_is_the_oracle"
 GRAPH = "engine/test_static.py::test_decoding_is_one_graph"
 EXACT_STATIC = "engine/test_static.py::test_a_static_cache_is_the_oracle"
-ROUNDING = "engine/test_quantized.py::test_pruning_adds_nothing_to_the_rounding"
+ROUNDING = "engine/test_quantized.py::test_pruning_adds_nothing_to_the_rounding_of_8_bit_floats"
 STATIC_BEAMS = "engine/test_static.py::test_beams_and_samples"
 EVERYWHERE = {DEFAULT: ORACLE, NONE: ORACLE, STATIC: EXACT_STATIC, COMPILED: GRAPH, FP8: ROUNDING}
 
