@@ -159,7 +159,8 @@ def lines(runs: list[Simulated], driver: float) -> Iterator[str]:
         f" {samples * len(KEYS) * 24 / 2**20:,.0f} MiB."
     )
     held = 80  # benchmarks/results/streaming.md: about 400 bytes a line for 5 series
-    yield f"- Tables are made of about {held} bytes a row (streaming.md): {samples * len(KEYS) * held / 2**20:,.0f} MiB."
+    size = samples * len(KEYS) * held / 2**20
+    yield f"- Tables are made of about {held} bytes a row (streaming.md): {size:,.0f} MiB."
     yield (
         f"- The driver is busy all the time with {1 / driver:,.0f} jobs a second: that is where it breaks first. With"
         f" {runs[-1].job:g} s a job these are {runs[-1].job / driver:,.0f} workers. Larger batches move the limit."

@@ -124,6 +124,19 @@ class _Processes(Workers):
             found += self._heard(numbers[speech], speech)
         return found
 
+    def _heard(self, number: int, speech: Connection) -> list[tuple[int, Message]]:
+        """All messages of a worker that are there: what is read together is written to the disk at once."""
+        found: list[tuple[int, Message]] = []
+        try:
+            while not found or (len(found) < MOST_MESSAGES and speech.poll()):
+                found.append((number, speech.recv()))
+                if found[-1][1].kind == "ended":
+                    self.stop(number)
+                    break
+        except (EOFError, OSError):
+            found.append((number, Message("ended", self._why(number))))
+        return found
+
     def stop(self, number: int) -> None:
         worker = self._running.pop(number, None)
         if worker is not None:
