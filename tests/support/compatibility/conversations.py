@@ -180,7 +180,11 @@ ROWS = (
     Row(
         "`crop` of tokens behind the prompt",
         over(CACHES, stepped(cropped)),
-        {DEFAULT: CROP, STATIC: CROP, FP8: "engine/test_quantized.py::test_a_crop_is_refused"},
+        {
+            DEFAULT: CROP,
+            STATIC: CROP,
+            FP8: "engine/test_quantized.py::test_what_transformers_cannot_do_with_what_is_rounded_is_refused",
+        },
     ),
     Row("`crop` into the prompt", over(BY_HAND, stepped(cropped_too_far)), {DEFAULT: CROP, STATIC: CROP}),
     Row(
