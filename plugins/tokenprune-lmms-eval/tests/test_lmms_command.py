@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from evaluation import FASTV, RANDOM, arguments, command, text
-from local_tasks import COUNT, LocalTasks, write_table
+from local_tasks import COUNT, LocalTasks
 
 from tokenprune import TokenPruneError
 from tokenprune_lmms_eval.model import TokenPrune
@@ -281,10 +281,11 @@ def test_named_errors_and_the_cache(checkpoint: Find, tasks: LocalTasks, run: Ru
     assert "errors=name and --use_cache" in error_line(err)
 
 
-def test_a_missing_picture_file_is_named_by_its_path(checkpoint: Find, tasks: LocalTasks, run: Run) -> None:
+def test_a_missing_video_is_named_by_its_path(checkpoint: Find, tasks: LocalTasks, run: Run) -> None:
     rows = [{"video": str(tasks.folder / "gone.mp4"), "question": "what is this", "answer": "w62"}]
-    write_table(tasks.folder / "unused.parquet", rows)
     name = tasks.add("tp_gone", rows, doc_to_visual="utils.videos")
     code, _, err = run(name, arguments(checkpoint("qwen2.5-vl"), method="divprune", keep_ratio=0.5))
     assert code == 1
-    assert "gone.mp4' does not exist" in error_line(err)
+    assert error_line(err).startswith("error: tp_gone, document 0, video 1: the file ")
+    assert "does not exist" in error_line(err)
+    assert "gone.mp4)" in error_line(err)
