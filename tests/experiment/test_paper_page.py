@@ -85,7 +85,7 @@ def store(plan: Plan, scores: Mapping[str, float]) -> None:
 
 
 def row_of(text: str, name: str) -> list[str]:
-    (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} | ") and line.count("|") == 6]
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} | ") and line.count("|") == 7]
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
@@ -98,9 +98,28 @@ def test_results_stand_beside_published_figures(tmp_path: Path) -> None:
     store(plan, {f"{clse}/gqa": 0.31, f"{clse}/mme": 1200.0, "fastv/average-tokens-128/gqa": 0.5})
     text = "\n\n".join(page._compared("llava-1.5-7b", plan, read_figures(), page.found_results(plan)))
     assert f"Our results: 5 of {len(plan.jobs)} jobs have finished." in text
-    assert row_of(text, "unpruned/all") == ["unpruned/all", "576.0", "62.0 (+0.0)", "1500.0 (-10.7)", "100.0"]
-    assert row_of(text, clse) == [clse, "144.6", "31.0", "1200.0", "65.0 (-33.1)"]
-    assert row_of(text, "fastv/average-tokens-128")[2:] == ["50.0", "", ""], "no share of one benchmark of two"
+    assert row_of(text, "unpruned/all") == ["unpruned/all", "576.0", "", "62.0 (+0.0)", "1500.0 (-10.7)", "100.0"]
+    assert row_of(text, clse) == [clse, "144.6", "", "31.0", "1200.0", "65.0 (-33.1)"]
+    assert row_of(text, "fastv/average-tokens-128")[3:] == ["50.0", "", ""], "no share of one benchmark of two"
+
+
+@pytest.mark.slow
+def test_the_measured_layer_average_is_that_of_a_report_of_all_samples(tmp_path: Path) -> None:
+    plan = in_folder(tmp_path)
+    jobs = {job.name: job for job in plan.jobs}
+    for benchmark, average, missing in (("gqa", 127.5, 0), ("mme", 120.0, 1)):
+        job = jobs[f"fastv/average-tokens-128/{benchmark}"]
+        results_json(job, 0.5)
+        requests = job.benchmark.samples - missing
+        report = {"tasks": {job.benchmark.task: {"requests": requests, "average": {"layer_average": average}}}}
+        (job.folder / "lmms/llava-hf__llava-1.5-7b-hf/20260101_000001_tokenprune_report.json").write_text(
+            json.dumps(report), encoding="utf-8"
+        )
+        found = collect(job)
+        assert found is not None
+        assert found.layer_average == (None if missing else average)
+    text = "\n\n".join(page._compared("llava-1.5-7b", plan, read_figures(), page.found_results(plan)))
+    assert row_of(text, "fastv/average-tokens-128")[1:3] == ["127.9", "127.5"]
 
 
 @pytest.mark.slow

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from benchmarks.paper.reproduction import command, jobs, plan, results, work
+from benchmarks.paper.reproduction import command, plan, results, work
+from benchmarks.paper.reproduction.architecture import architecture
 from tests.support import lmms_stub as stub
 from tokenprune.errors import MissingDataError, TokenPruneError
 
@@ -34,10 +35,12 @@ TABLE = {
     "methods": [{"name": "fastv"}, {"name": "random", "seeds": [1]}],
 }
 Run = Callable[..., int]
+#: One model for all tests: nothing changes it.
+MODEL = cache(architecture)
 
 
 @pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The stand-in on the path, a table of six jobs, and the file that says what tasks do."""
     stub.install(tmp_path / "site")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
@@ -48,6 +51,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tables.mkdir()
     (tables / "small.yaml").write_text(yaml.safe_dump(TABLE), encoding="utf-8")
     monkeypatch.setattr(plan, "TABLES", tables)
+    monkeypatch.setattr(command, "architecture", MODEL)
     file = tmp_path / "stub" / "words.json"
     stub.script(file, {})
     monkeypatch.setenv("LMMS_STUB", str(file))
@@ -58,12 +62,6 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(script: Path, tmp_path: Path) -> Run:
     return lambda *options: command.main("", ["small", "--output", str(tmp_path / "out"), *options])
-
-
-def planned(tmp_path: Path, **options: Any) -> list[jobs.Job]:
-    table = plan.read_table("small")
-    model = command.architecture(table.architecture)
-    return list(jobs.plan_of("small", table, model, (tmp_path / "out").resolve(), **options).jobs)
 
 
 def test_a_finished_job_is_not_run_again(run: Run, script: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ TASKS = {tasks!r}
 parser = argparse.ArgumentParser()
 for name in ("model", "model_args", "tasks", "batch_size", "output_path", "use_cache"):
     parser.add_argument("--" + name, required=True)
-parser.add_argument("--limit", type=int)
+parser.add_argument("--limit", type=float)
 given = parser.parse_args()
 script = Path(os.environ["LMMS_STUB"])
 word = json.loads(script.read_text()).get(given.tasks, "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tokenprune.errors import ConfigError
@@ -191,14 +191,13 @@ def _compared(name: str, plan: Plan, figures: Figures, found: Found) -> Iterator
             for key in plan.table.benchmarks
         ]
         kept = _beside(share(scores, unpruned), shares.get(row.name))
-        lines.append([row.name, f"{row.average:.1f}", *cells, kept])
+        lines.append([row.name, f"{row.average:.1f}", _measured(scores.values()), *cells, kept])
     yield (
         "Ours, and in brackets ours minus the published figure. The share is the mean over the benchmarks that the"
         f" unpruned model has finished ({', '.join(unpruned) or 'none yet'}):"
     )
-    yield _table(
-        ["row", "layer average", *plan.table.benchmarks, "share %"], lines, right=len(plan.table.benchmarks) + 2
-    )
+    heads = ["row", "layer average", "measured", *plan.table.benchmarks, "share %"]
+    yield _table(heads, lines, right=len(heads) - 1)
     samples = read_catalogue()
     other = {
         (key, result.samples)
@@ -208,6 +207,13 @@ def _compared(name: str, plan: Plan, figures: Figures, found: Found) -> Iterator
     }
     for key, count in sorted(other):
         yield f"{key} had {count} samples, and this page says {samples[key].samples}."
+
+
+def _measured(results: Collection[Result]) -> str:
+    """The lowest and the highest layer average that reports measured."""
+    found = [result.layer_average for result in results if result.layer_average is not None]
+    ends = dict.fromkeys(f"{end:.1f}" for end in (min(found), max(found))) if found else {}
+    return " to ".join(ends)
 
 
 def _beside(own: float | None, published: float | None) -> str:

@@ -30,11 +30,14 @@ class Result:
         score: The number of the table.
         samples: Samples that were answered.
         file: The results JSON of lmms-eval, relative to the job's folder.
+        layer_average: Visual tokens, averaged over layers and samples, as the plugin's report measured them. None where
+            no report is of all samples: a job that went on has one of the samples that it asked last.
     """
 
     score: float
     samples: int
     file: str
+    layer_average: float | None = None
 
 
 def check_folder(job: Job) -> None:
@@ -143,9 +146,19 @@ def read_result(job: Job, file: Path) -> Result:
             raise IncompleteError(
                 f"{file}: {counts[task]['effective']} of {wanted} samples of {task} were answered", "run the job again"
             )
-    samples = sum(count["effective"] for count in counts.values())
+    samples = int(sum(count["effective"] for count in counts.values()))  # with --limit they are floats
     total = sum(scores[task] * counts[task]["effective"] for task in scores)
-    return Result(job.benchmark.scale * total / samples, samples, str(file.relative_to(job.folder)))
+    score, name = job.benchmark.scale * total / samples, str(file.relative_to(job.folder))
+    return Result(score, samples, name, _measured(file.parent, samples))
+
+
+def _measured(folder: Path, samples: int) -> float | None:
+    """The layer average in the newest report of all samples."""
+    for file in sorted(folder.glob("*_tokenprune_report.json"), reverse=True):
+        tasks = (_read(file) or {})["tasks"].values()
+        if sum(task["requests"] for task in tasks) == samples:
+            return float(sum(task["requests"] * task["average"]["layer_average"] for task in tasks) / samples)
+    return None
 
 
 def write(path: Path, data: Mapping[str, Any]) -> None:
