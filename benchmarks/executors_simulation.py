@@ -155,7 +155,7 @@ def lines(runs: list[Simulated], driver: float) -> Iterator[str]:
     yield f"- A row is {written:.0f} bytes: {size:.1f} GiB are written for {samples:,} samples."
     yield f"- A report of a job is {heard:,} bytes: {samples // BATCH * len(KEYS) * heard / 2**30:.1f} GiB are heard."
     yield (
-        f"- At the end the rows are read twice and written once, and 24 bytes a row put them in order:"
+        f"- At the end the rows are read three times and written once, and 24 bytes a row put them in order:"
         f" {samples * len(KEYS) * 24 / 2**20:,.0f} MiB."
     )
     held = 80  # benchmarks/results/streaming.md: about 400 bytes a line for 5 series
