@@ -33,15 +33,16 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check --no-warn-conflicts -qq
 EXAMPLE := plugins/tokenprune-example
 EMBEDDED := plugins/tokenprune-embedded
+CLUSTER := plugins/tokenprune-cluster
 VLLM := plugins/tokenprune-vllm
 LMMS_EVAL := plugins/tokenprune-lmms-eval
 # each process keeps a part of the files, and at the end takes from the others
 PYTEST := -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
-TEST_PATHS := tests $(EXAMPLE)/tests $(EMBEDDED)/tests
+TEST_PATHS := tests $(EXAMPLE)/tests $(EMBEDDED)/tests $(CLUSTER)/tests
 # what depends on the version of transformers
 VERSION_TESTS := tests/engine tests/adapters tests/models
 TESTED := -e '.[report,flops,test]' -e '$(EMBEDDED)[test]' -e $(EXAMPLE)
-RECIPE := Makefile pyproject.toml $(wildcard requirements/*.txt) $(EMBEDDED)/pyproject.toml $(EMBEDDED)/requirements.txt
+RECIPE := Makefile pyproject.toml $(wildcard requirements/*.txt) $(EMBEDDED)/pyproject.toml $(EMBEDDED)/requirements.txt $(CLUSTER)/pyproject.toml
 # what the tests of report.html look for (tests/support/browser.py)
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # without it, torch takes every core in every test process
@@ -189,7 +190,7 @@ $(VENV)/.browser: | $(VENV)/.made
 
 $(VENV)/.test: $(RECIPE) $(EXAMPLE)/pyproject.toml | $(VENV)/.demo $(VENV)/.torchvision $(VENV)/.browser
 	@echo "==> installing test, docs and development tools"
-	@$(INSTALL) -c requirements/torch.txt -e '.[report,flops,test,dev,docs]' -e '$(EMBEDDED)[test]'
+	@$(INSTALL) -c requirements/torch.txt -e '.[report,flops,test,dev,docs]' -e '$(EMBEDDED)[test]' -e '$(CLUSTER)[ray,slurm]'
 	@echo "==> installing the example plugin"
 	@$(INSTALL) --no-deps -e $(EXAMPLE)
 	@touch $@

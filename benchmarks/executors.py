@@ -20,13 +20,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tokenprune.executors.ray import Ray
+from tokenprune.executors.submitit import Submitit
+
 from tokenprune.core.references import UNPRUNED
 from tokenprune.executors.base import Executor
 from tokenprune.executors.local import Local
 from tokenprune.executors.pool import Pool
-from tokenprune.executors.ray import Ray
 from tokenprune.executors.service import Service, Setup
-from tokenprune.executors.submitit import Submitit
 from tokenprune.experiment import ExperimentConfig, run_experiment
 from tokenprune.experiment.order import put_in_order
 from tokenprune.experiment.remote import Answers

@@ -27,8 +27,8 @@ PruneContext Pruner Sample SampleError Schedule ScoreError Scorer Selection Sele
 TokenPruneError TokenPruneWarning TowerLayerNumber TowerSignals TowerSite TowerTensors Trial TrialResult Tunable
 TunableLayer UnknownNameError UnsupportedFeatureError UnsupportedModelError Video VisualLayout Whole Workers
 builtin_only different_images find_tower first_word foreground_tokens image_batch_site lattice make_context
-needs_beyond_features packed_site picture_of pixtral_site refresh registry serve tower_signals tunable_fields variants
-video_of views_of
+needs_beyond_features packed packed_site picture_of pixtral_site refresh registry serve tower_signals tunable_fields
+unpacked variants video_of views_of
 """
 #: What docs, README, examples and plugins may import from.
 FACES = {"tokenprune", "tokenprune.authoring"}

@@ -38,7 +38,7 @@ from tokenprune.errors import (
     UnsupportedModelError,
 )
 from tokenprune.executors.base import Executor, Workers
-from tokenprune.executors.service import Message, Setup, serve
+from tokenprune.executors.service import Message, Setup, packed, serve, unpacked
 from tokenprune.harness import Answer, Answerer, Likelihood, picture_of, video_of
 from tokenprune.methods.beyond_features import FEATURE_SIGNALS, needs_beyond_features
 from tokenprune.metrics.base import Metric
@@ -124,6 +124,7 @@ __all__ = [
     "lattice",
     "make_context",
     "needs_beyond_features",
+    "packed",
     "packed_site",
     "picture_of",
     "pixtral_site",
@@ -132,6 +133,7 @@ __all__ = [
     "serve",
     "tower_signals",
     "tunable_fields",
+    "unpacked",
     "variants",
     "video_of",
     "views_of",

@@ -9,8 +9,12 @@ from typing import Annotated, Any, Self
 from pydantic import TypeAdapter, ValidationError
 
 from tokenprune.core.component import FromRegistry, explain
-from tokenprune.errors import ConfigError
+from tokenprune.core.plugins import registry
+from tokenprune.errors import ConfigError, MissingDataError
 from tokenprune.executors.base import Executor
+
+#: Executors that a distribution of ours brings, and the extra of it that installs each.
+CLUSTER = {"ray": "ray", "submitit": "slurm"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Crew:
             number: How many workers; None leaves it to the executor.
 
         Raises:
+            MissingDataError: The executor is one of a distribution of ours that is not installed.
             ConfigError: The number is below 1, or there is one without an executor; or the executor is unknown, or a
                 field of it is wrong.
         """
@@ -45,6 +50,11 @@ class Crew:
                     "workers are started by an executor, and none is given", "give local, ray or submitit"
                 )
             return None
+        name = executor.get("name") if isinstance(executor, Mapping) else executor
+        if isinstance(name, str) and name in CLUSTER and name not in registry("executors").names():
+            raise MissingDataError(
+                f"the executor {name!r} is not installed", f"pip install 'tokenprune-cluster[{CLUSTER[name]}]'"
+            )
         try:
             executor = TypeAdapter[Executor](Annotated[Any, FromRegistry("executors")]).validate_python(executor)
         except ValidationError as error:

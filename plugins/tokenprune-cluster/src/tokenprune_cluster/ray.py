@@ -13,11 +13,8 @@ from typing import Any
 
 from pydantic import Field
 
-from tokenprune.core.optional import optional
-from tokenprune.core.text import one_line
-from tokenprune.errors import ConfigError
-from tokenprune.executors.base import Executor, Workers
-from tokenprune.executors.service import Message, Setup, packed, serve, unpacked
+from tokenprune.authoring import ConfigError, Executor, Message, Setup, Workers, packed, serve, unpacked
+from tokenprune_cluster.packages import in_one_line, package
 
 
 class Ray(Executor):
@@ -39,7 +36,7 @@ class Ray(Executor):
         Raises:
             ConfigError: The cluster cannot be reached, or has too little for all workers.
         """
-        ray = optional("ray", "the executor ray", "ray")
+        ray = package("ray", "ray")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray 2.60 warns unless it is set
         own = not ray.is_initialized()
         if own:
@@ -47,7 +44,7 @@ class Ray(Executor):
                 ray.init(address=self.address, log_to_driver=False, logging_level="error")
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise ConfigError(
-                    f"Ray cannot be used ({one_line(error)})", "start a cluster, or leave address out"
+                    f"Ray cannot be used ({in_one_line(error)})", "start a cluster, or leave address out"
                 ) from None
         try:
             has = ray.cluster_resources()
@@ -98,7 +95,7 @@ class _Actors(Workers):
             try:
                 found += [(number, message) for message in pickle.loads(self._ray.get(call))]
             except self._ray.exceptions.RayError as error:
-                found.append((number, Message("ended", f"died ({one_line(error)[:300]})")))
+                found.append((number, Message("ended", f"died ({in_one_line(error)[:300]})")))
             if found[-1][1].kind == "ended":
                 self.stop(number)
             else:
@@ -158,5 +155,5 @@ class Actor:
         try:
             serve(unpacked(setup), orders(), self._messages.put)
         except Exception as error:  # the driver waits for a message
-            self._messages.put(Message("ended", f"failed ({type(error).__name__}: {one_line(error)})"))
+            self._messages.put(Message("ended", f"failed ({type(error).__name__}: {in_one_line(error)})"))
             raise

@@ -15,12 +15,9 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from tokenprune.core.optional import optional
-from tokenprune.core.text import one_line
-from tokenprune.errors import ConfigError, OutputError
-from tokenprune.executors.base import Executor, Workers
-from tokenprune.executors.mailbox import Letters, Pulse, Watch
-from tokenprune.executors.service import Message, Setup, packed, serve, unpacked
+from tokenprune.authoring import ConfigError, Executor, Message, Setup, Workers, packed, serve, unpacked
+from tokenprune_cluster.mailbox import Letters, Pulse, Watch
+from tokenprune_cluster.packages import in_one_line, package
 
 #: Seconds between two looks for a letter.
 LOOK = 0.1
@@ -55,7 +52,7 @@ class Submitit(Executor):
         Raises:
             ConfigError: submitit does not take the parameters.
         """
-        submitit = optional("submitit", "the executor submitit", "slurm")
+        submitit = package("submitit", "slurm")
         scratch = setup.scratch
         given: dict[str, Any] = {
             "name": "tokenprune",
@@ -73,11 +70,9 @@ class Submitit(Executor):
             if executor.cluster == "local" and self.cluster != "local":
                 raise ConfigError("there is no Slurm on this machine", "run it where sbatch is, or set cluster: local")
             executor.update_parameters(**given)
-        except OSError as error:
-            raise OutputError(f"{scratch} cannot be written ({error.strerror})", "choose another folder") from None
         except (TypeError, ValueError, NameError, RuntimeError) as error:
             shutil.rmtree(scratch, ignore_errors=True)
-            raise ConfigError(f"submitit refuses ({one_line(error)})", "see its parameters") from error
+            raise ConfigError(f"submitit refuses ({in_one_line(error)})", "see its parameters") from error
         except ConfigError:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
@@ -109,20 +104,13 @@ class _Jobs(Workers):
         self._submitted += 1
         folder = self._scratch / f"worker-{self._submitted}"
         path = [entry or os.getcwd() for entry in sys.path]
-        try:
-            folder.mkdir()
-            job = self._executor.submit(work, folder, path, self._setup, self._asked)
-        except OSError as error:
-            raise OutputError(f"{folder} cannot be written ({error.strerror})", "free some space") from None
+        folder.mkdir()
+        job = self._executor.submit(work, folder, path, self._setup, self._asked)
         self._jobs[number] = _Job(job, folder)
 
     def send(self, number: int, order: Any) -> None:
         """See :meth:`Workers.send`."""
-        try:
-            self._jobs[number].orders.append(order)
-        except OSError as error:
-            what = f"{self._jobs[number].folder} cannot be written ({error.strerror})"
-            raise OutputError(what, "free some space and run the same command again: it continues") from None
+        self._jobs[number].orders.append(order)
 
     def receive(self, seconds: float) -> Sequence[tuple[int, Message]]:
         """See :meth:`Workers.receive`."""

@@ -16,10 +16,10 @@ import pytest
 from tests.experiment.test_executors import SERIES, alive, assert_same, tables, wait_for
 from tests.support import deadly
 from tests.support.toy import ToyTask, completed, config
-from tokenprune.errors import ConfigError
-from tokenprune.executors.mailbox import Letters, Pulse, Watch
-from tokenprune.executors.submitit import Submitit
-from tokenprune.experiment import run_experiment
+from tokenprune import run_experiment
+from tokenprune.authoring import ConfigError, MissingDataError
+from tokenprune_cluster.mailbox import Letters, Pulse, Watch
+from tokenprune_cluster.submitit import Submitit
 
 JOBS = {"name": "submitit", "cluster": "local", "gpus": 0, "cpus": 1, "patience": 15.0}
 ACTORS = {"name": "ray", "gpus": 0, "cpus": 0.5}
@@ -78,7 +78,7 @@ def test_workers_end_with_their_driver_and_another_executor_goes_on(
         f"task = deadly.SlowTask(seconds=0.05, processes={str(processes)!r})\n"
         f"run_experiment(toy.config({str(folder)!r}, task=task), executor={executor!r}, workers=2)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[3])
     try:
         path = folder / "samples.jsonl"
         wait_for(lambda: path.exists() and len(path.read_text().splitlines()) > 10)
@@ -102,6 +102,18 @@ def test_workers_end_with_their_driver_and_another_executor_goes_on(
 def test_ray_with_too_little_is_one_line(tmp_path: Path, short_paths: None) -> None:
     with pytest.raises(ConfigError, match=r"900 workers with 1 CPU each need 900, and Ray has \d+; ask for fewer"):
         run_experiment(config(str(tmp_path / "out"), task=ToyTask(questions=4500)), executor="ray", workers=900)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("executor", "name", "extra"), [("ray", "ray", "ray"), ("submitit", "submitit", "slurm")])
+def test_a_missing_package_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str, name: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(
+        MissingDataError, match=rf"needs the package '{name}'.*pip install 'tokenprune-cluster\[{extra}\]"
+    ):
+        run_experiment(config(str(tmp_path / "out")), executor=executor)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,1 @@
+"""Executors of tokenprune for clusters: Ray, and Slurm through submitit."""
