@@ -25,7 +25,7 @@ def test_a_dry_run_says_what_would_run(
 
 
 @pytest.mark.slow
-def test_limit_only_shards_and_merge(
+def test_limit_only_and_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write(tmp_path, batch_size=2, timing=0)
@@ -34,9 +34,7 @@ def test_limit_only_shards_and_merge(
     assert "6 questions" in (tmp_path / "results" / "report.md").read_text()
     whole, split = str(tmp_path / "whole"), str(tmp_path / "split")
     assert call(monkeypatch, "run", config, "--output", whole) == 0
-    for shard in ("2/2", "1/2"):
-        assert call(monkeypatch, "run", config, "--output", split, "--shard", shard) == 0
-    assert call(monkeypatch, "merge", config, "--output", split) == 0
+    assert call(monkeypatch, "run", config, "--output", split, "--executor", "local", "--workers", "2") == 0
     for name in ("samples.jsonl", "report.md", "summary.json"):
         assert (Path(split) / name).read_bytes() == (Path(whole) / name).read_bytes()
 
@@ -45,7 +43,8 @@ def test_limit_only_shards_and_merge(
     ("arguments", "message"),
     [
         (["--only", "randon"], "the experiment has no method 'randon'; did you mean 'random'"),
-        (["--shard", "3/2"], "shard '3/2' is not understood; write i/n with i from 1 to n"),
+        (["--workers", "2"], "workers are started by an executor, and none is given; give local, ray or submitit"),
+        (["--executor", "lokal"], "unknown executor 'lokal'; did you mean 'local'"),
         (["--limit", "0"], "limit 0 uses no sample; give 1 or more"),
     ],
 )
@@ -58,11 +57,6 @@ def test_mistakes_in_options(
 ) -> None:
     assert call(monkeypatch, "run", write(tmp_path), *arguments) == 2
     assert message in capsys.readouterr().err
-
-
-def test_nothing_to_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(monkeypatch, "merge", write(tmp_path)) == 2
-    assert "has no shards" in capsys.readouterr().err
 
 
 def test_durations() -> None:

@@ -18,9 +18,7 @@ from tokenprune.drawing.palette import GREY, styles
 from tokenprune.errors import BudgetError, ConfigError, OutputError, UnsupportedModelError
 from tokenprune.experiment import ExperimentConfig, ExperimentResult, markdown, run_experiment, write_report
 from tokenprune.experiment.answers import Answers
-from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment
-from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.paper_table import csv_table
 from tokenprune.experiment.part import Part
 from tokenprune.experiment.plot import charts_of
@@ -101,18 +99,6 @@ def test_it_can_be_added_to_a_finished_run(finished: tuple[Path, ExperimentResul
     assert sorted(map(str, result.rows)) == sorted(map(str, whole.rows))
     with pytest.raises(OutputError, match="norm-hidden-large"):  # of another method, and not of this series
         run_experiment(experiment(tmp_path, methods=[{"name": "fastv", "label": "norm-hidden-large"}]))
-
-
-def test_shards_and_parts(finished: tuple[Path, ExperimentResult], tmp_path: Path) -> None:
-    folder, _ = finished
-    for number in (1, 2):
-        run_experiment(experiment(tmp_path), part=Part(shard=Shard(number, 2)))
-    merge_shards(experiment(tmp_path))
-    for name in ("samples.jsonl", "choices.json"):
-        assert sorted((tmp_path / name).read_text().splitlines()) == sorted((folder / name).read_text().splitlines())
-    only = run_experiment(experiment(tmp_path / "only"), part=Part(only=("downsampled",), limit=6))
-    assert only.answers.keys == {"unpruned", *KEYS}
-    assert len(only.rows) == 18
 
 
 def test_a_dry_run_shows_it_without_layers(tmp_path: Path) -> None:

@@ -20,10 +20,7 @@ from tokenprune.experiment import run_experiment, write_report
 from tokenprune.experiment.answering import Answering
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.asking import Asking
-from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.examples import encoded, for_report, most_changed, stored, with_answers
-from tokenprune.experiment.merge import merge_shards
-from tokenprune.experiment.part import Part
 from tokenprune.experiment.results import Results
 from tokenprune.output.lines import Row
 
@@ -185,18 +182,6 @@ def test_what_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mon
 def test_no_examples(tmp_path: Path) -> None:
     run_experiment(config(str(tmp_path), examples=0))
     assert stored(Results(tmp_path)) == ({}, None)
-
-
-@pytest.mark.slow
-def test_merged_shards_have_the_examples_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"examples": 4, "methods": ["random"], "budgets": [{"name": "keep_count", "tokens": 2}]}
-    run_experiment(config(str(tmp_path / "whole"), **settings))
-    split = config(str(tmp_path / "split"), **settings)
-    for number in (1, 2, 3):
-        run_experiment(split, part=Part(shard=Shard(number, 3)))
-    monkeypatch.setattr(ToyModel, "load", lambda self: pytest.fail("the shards have all examples"))
-    merge_shards(split)
-    assert (tmp_path / "split" / "examples.json").read_bytes() == (tmp_path / "whole" / "examples.json").read_bytes()
 
 
 @pytest.mark.slow

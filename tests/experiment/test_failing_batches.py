@@ -9,9 +9,8 @@ import pytest
 
 from tests.support.failing import Failing
 from tests.support.toy import ToyModel, ToyTask, config
-from tokenprune.errors import ForwardError, OutputError, SampleError, TokenPruneWarning
+from tokenprune.errors import ForwardError, SampleError, TokenPruneWarning
 from tokenprune.experiment import ExperimentResult, markdown, run_experiment
-from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment
 from tokenprune.experiment.part import Part
 from tokenprune.experiment.results import Results
@@ -173,13 +172,6 @@ def test_another_batch_size_goes_on(tmp_path: Path) -> None:
     assert len(result.rows) == 48
     assert len({(row["series"], row["position"]) for row in result.rows}) == 48
     assert "batches of 5 and 1" in markdown(result)
-
-
-def test_shards_keep_their_batch_size(tmp_path: Path) -> None:
-    """Shards divide the samples by batches."""
-    run(tmp_path, Part(shard=Shard(1, 2)))
-    with pytest.raises(OutputError, match=r"batch_size: 5 there, 4 now.*shards divide the samples by their batches"):
-        run(tmp_path, Part(shard=Shard(1, 2)), batch_size=4)
 
 
 @pytest.mark.slow

@@ -11,9 +11,7 @@ import pytest
 from tests.support.toy import ToyModel, completed, config
 from tokenprune.errors import MissingDataError, OutputError
 from tokenprune.experiment import markdown, run_experiment
-from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.folder import read_result
-from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.page import experiment_page
 from tokenprune.experiment.part import Part
 
@@ -36,20 +34,6 @@ def test_the_last_part_that_ran_is_read(tmp_path: Path, part: Part) -> None:
     again = run_experiment(settings, part=part)
     assert read_result(tmp_path) == again
     assert run_experiment(settings) == read_result(tmp_path)
-
-
-@pytest.mark.slow
-def test_shards_are_read_one_by_one_and_together(tmp_path: Path) -> None:
-    settings = config(str(tmp_path))
-    shards = [Part(shard=Shard(number, 2)) for number in (1, 2)]
-    results = [run_experiment(settings, part=shard) for shard in shards]
-    for shard, result in zip(shards, results, strict=True):
-        assert shard.shard is not None
-        assert read_result(tmp_path / shard.shard.folder) == result
-    with pytest.raises(OutputError, match="holds shards that have not been put together; run `tokenprune merge`"):
-        read_result(tmp_path)
-    merged = merge_shards(settings)
-    assert read_result(tmp_path) == merged
 
 
 def test_an_unfinished_run_says_how_much_is_there(tmp_path: Path) -> None:

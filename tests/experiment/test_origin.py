@@ -15,9 +15,7 @@ import torch
 from tests.support.toy import ToyModel, completed, config
 from tokenprune.errors import OutputError, TokenPruneWarning
 from tokenprune.experiment import run_experiment
-from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment
-from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.part import Part
 from tokenprune.fingerprint import code
 from tokenprune.models.base import LoadedModel
@@ -180,49 +178,6 @@ def test_other_code_of_a_metric_is_refused(tmp_path: Path, monkeypatch: pytest.M
     )
     with pytest.raises(OutputError, match=r"another version of the metric 'exact_match': tokenprune-mllm .* there"):
         run_experiment(asked)
-
-
-@pytest.mark.slow
-def test_shards_of_other_weights_or_code_are_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = config(str(tmp_path))
-    run_experiment(split, part=Part(shard=Shard(1, 2)))
-    with monkeypatch.context() as patch:
-        model_is(patch, other_weights)
-        run_experiment(split, part=Part(shard=Shard(2, 2)))
-    with pytest.raises(
-        OutputError,
-        match=r"shards ran with another model .*: fingerprint 2-\w+, .* in .*1-of-2, fingerprint 2-\w+, .* in .*2-of-2"
-        "; run both shards with the same one, into a new folder",
-    ):
-        merge_shards(split)
-    with monkeypatch.context() as patch:
-        other_code(patch)
-        with pytest.raises(OutputError, match=r"1-of-2 holds results of another version of the .*ToyModel"):
-            merge_shards(split)
-    second = tmp_path / "shards" / "2-of-2" / "origin.json"
-    kept = json.loads((tmp_path / "shards" / "1-of-2" / "origin.json").read_text())
-    kept["code"]["task 'tests.support.toy:ToyTask'"] = "source 0"
-    second.write_text(json.dumps(kept))
-    with pytest.raises(OutputError, match="2-of-2 holds results of another version of the task"):
-        merge_shards(split)
-    assert not (tmp_path / "samples.jsonl").exists()
-
-
-@pytest.mark.slow
-def test_a_merged_folder_knows_what_its_shards_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    completed(tmp_path / "whole")
-    split = config(str(tmp_path / "split"))
-    for number in (1, 2):
-        run_experiment(split, part=Part(shard=Shard(number, 2)))
-    merge_shards(split)
-    made = (tmp_path / "split" / "origin.json").read_bytes()
-    assert made == (tmp_path / "whole" / "origin.json").read_bytes()
-    (tmp_path / "split" / "shards" / "2-of-2" / "origin.json").unlink()
-    with pytest.warns(TokenPruneWarning, match="shards in .* ran with the same weights and code of the .* is unknown"):
-        merge_shards(split)
-    kept = json.loads((tmp_path / "split" / "origin.json").read_text())
-    assert kept["model"] is None
-    assert set(kept["code"].values()) == {None}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Long runs: a part of an experiment, shards, what would run, and what a full disk or a kill leaves."""
+"""Long runs: a part of an experiment, what would run, and what a full disk or a kill leaves."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment import markdown, run_experiment, write_report
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.asking import Asking
-from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment
-from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.part import Part
 from tokenprune.experiment.results import Results
 from tokenprune.output import folder as folders
@@ -68,32 +66,6 @@ def test_only_some_methods(tmp_path: Path) -> None:
         run_experiment(config(str(tmp_path)), part=Part(only=("norm-hidden-larg",)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 3])
-def test_merged_shards_are_the_whole_run_to_the_byte(tmp_path: Path, count: int) -> None:
-    write_report(completed(tmp_path / "whole"))
-    split = config(str(tmp_path / "split"))
-    for number in reversed(range(1, count + 1)):
-        run_experiment(split, part=Part(shard=Shard(number, count)))
-    write_report(merge_shards(split))
-    expected, made = contents(tmp_path / "whole"), contents(tmp_path / "split")
-    assert made.pop("config.yaml").replace(b"/split", b"/whole") == expected.pop("config.yaml")
-    assert made == expected
-    again = run_experiment(split)  # the merged folder is a finished experiment
-    assert markdown(again).encode() == expected["report.md"]
-
-
-def test_shards_of_an_experiment_that_measures_times_are_merged_and_timed_afterwards(tmp_path: Path) -> None:
-    split = config(str(tmp_path), timing=2, methods=["random"], budgets=[{"name": "keep_count", "tokens": 2}])
-    for number in (1, 2):
-        run_experiment(split, part=Part(shard=Shard(number, 2)))
-    assert not merge_shards(split).timing
-    assert (tmp_path / "run.json").is_file()
-    timing = run_experiment(split).timing
-    assert {len(rounds) for rounds in timing.values()} == {2}
-    assert len(timing) == 2  # random and the upper bound
-
-
 def test_the_order_of_rows_changes_no_figure(tmp_path: Path) -> None:
     rows = completed(tmp_path).rows
     for row in rows:  # sums of such numbers depend on their order, unless they are exact
@@ -105,32 +77,6 @@ def test_the_order_of_rows_changes_no_figure(tmp_path: Path) -> None:
         assert one.accuracy() == other.accuracy()
         assert one.layer_average() == other.layer_average()
         assert one.accuracy_of_type("odd") == other.accuracy_of_type("odd")
-
-
-@pytest.mark.slow
-def test_shards_that_cannot_be_merged(tmp_path: Path) -> None:
-    whole = config(str(tmp_path))
-    with pytest.raises(OutputError, match="has no shards; run the experiment with --shard 1/2"):
-        merge_shards(whole)
-    run_experiment(whole, part=Part(shard=Shard(1, 2)))
-    with pytest.raises(OutputError, match="lacks shard 2/2; run the experiment with --shard 2/2"):
-        merge_shards(whole)
-    run_experiment(whole, part=Part(shard=Shard(2, 2)))
-    second = tmp_path / "shards" / "2-of-2" / "samples.jsonl"
-    second.write_text("".join(second.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(OutputError, match=r"shard 2/2 of .* has not finished; run it again with --shard 2/2"):
-        merge_shards(whole)
-    run_experiment(whole, part=Part(shard=Shard(1, 3)))
-    with pytest.raises(OutputError, match=r"shards of different numbers \(2, 3\)"):
-        merge_shards(whole)
-    with pytest.raises(ConfigError, match="more shards than batches"):
-        run_experiment(whole, part=Part(shard=Shard(7, 7)))
-
-
-@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "a/b", "1/2/3", "-1/2", "1.0/2", "²/2"])
-def test_shards_that_are_not_understood(text: str) -> None:
-    with pytest.raises(ConfigError, match="write i/n with i from 1 to n"):
-        Shard.parse(text)
 
 
 def test_a_plan_writes_nothing(tmp_path: Path) -> None:

@@ -13,9 +13,7 @@ from tests.support.toy import ToyModel, ToyTask, config
 from tokenprune.cli.tables import print_plan
 from tokenprune.errors import ConfigError, OutputError, TokenPruneError
 from tokenprune.experiment import ExperimentConfig, ExperimentResult, markdown, run_experiment
-from tokenprune.experiment.batches import Shard
 from tokenprune.experiment.dry_run import plan_experiment
-from tokenprune.experiment.merge import merge_shards
 from tokenprune.experiment.part import Part
 from tokenprune.experiment.tuned import Tune, TuneSettings
 from tokenprune.tuning import TuneResult
@@ -168,34 +166,6 @@ def test_a_dry_run_after_the_tune_knows_the_layers(finished: tuple[Path, Experim
     plan = plan_experiment(tuned(folder))
     assert not plan.tunes
     assert [list(item.layers) for item in plan.series if item.key == KEY] == [result.choices[KEY]["layers"]]
-
-
-@pytest.mark.slow
-def test_shards_tune_alike(finished: tuple[Path, ExperimentResult], tmp_path: Path) -> None:
-    """Each tunes for itself, on the same samples with the same seed; merging puts the rows and the tune together."""
-    for number in (1, 2):
-        run_experiment(tuned(tmp_path), part=Part(shard=Shard(number, 2)))
-        assert (tmp_path / "shards" / f"{number}-of-2" / "tuned" / "layer_average-0.6" / "tuned.yaml").is_file()
-    merged = merge_shards(tuned(tmp_path))
-    folder, whole = finished
-    assert merged.choices == whole.choices
-    assert canonical(tmp_path) == canonical(folder)
-    assert (tmp_path / "tuned" / "layer_average-0.6" / "tuned.yaml").is_file()
-
-
-@pytest.mark.slow
-def test_shards_whose_tunes_differ_are_not_merged(tmp_path: Path) -> None:
-    for number in (1, 2):
-        run_experiment(tuned(tmp_path), part=Part(shard=Shard(number, 2)))
-    path = tmp_path / "shards" / "2-of-2" / "choices.json"
-    changed = json.loads(path.read_text())
-    changed[KEY]["tuned"]["sentence"] += " Rounded otherwise."
-    path.write_text(json.dumps(changed))
-    merge_shards(tuned(tmp_path))
-    changed[KEY]["tuned"]["method"]["positions"] = "renumbered"
-    path.write_text(json.dumps(changed))
-    with pytest.raises(OutputError, match=f"the tune for '{KEY}' took .* and .* in .*2-of-2; run `tokenprune tune`"):
-        merge_shards(tuned(tmp_path))
 
 
 @pytest.mark.slow

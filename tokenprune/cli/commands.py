@@ -19,7 +19,6 @@ COMPARE, METHODS, MEASURE, START = "Compare methods", "See methods", "Measure", 
 COMMANDS = (
     LaterCommand("run", COMPARE),
     LaterCommand("tune", COMPARE),
-    LaterCommand("merge", COMPARE),
     LaterCommand("report", COMPARE),
     LaterCommand("data", COMPARE),
     LaterCommand("list", METHODS),

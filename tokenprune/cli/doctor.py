@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -13,11 +14,10 @@ from typing import Literal
 import typer
 from packaging.requirements import Requirement
 
+from tokenprune.cli.list import listed
 from tokenprune.cli.printing import AsJson, print_json, print_lines, print_table
 from tokenprune.core import plugins
-from tokenprune.core.registry import Entry
 from tokenprune.core.text import one_line
-from tokenprune.errors import TokenPruneError
 from tokenprune.tables.column import Column, fill, text
 from tokenprune.version import __version__
 
@@ -57,7 +57,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     Every component is imported. The exit code is 1 if something is broken.
     """
-    found = [*_versions(), *_devices(), *_kernels(), *_extras(), *_components(), *_methods()]
+    found = [*_versions(), *_devices(), *_kernels(), *_extras(), *_components()]
     broken = [row for row in found if row.state == "broken"]
     if as_json:
         print_json([asdict(row) for row in found])
@@ -138,37 +138,15 @@ def _kernels() -> Iterator[Finding]:
 
 
 def _components() -> Iterator[Finding]:
-    """The components of each distribution; one row for each that cannot be imported."""
-    hidden = plugins.plugins_disabled()
-    if hidden:
-        yield Finding(
-            "plugins", "all", "switched off", "missing", "leave out --no-plugins, unset TOKENPRUNE_NO_PLUGINS"
-        )
-    entries: dict[str, list[tuple[str, Entry]]] = {}
-    for kind in plugins.COMPONENT_KINDS:
-        for entry in plugins.discover_visible(f"tokenprune.{kind}"):
-            entries.setdefault(entry.distribution, []).append((kind, entry))
-    for distribution, own in entries.items():
-        broken = [row for row in (_component(distribution, kind, entry) for kind, entry in own) if row is not None]
-        yield from broken
-        version = metadata.version(distribution)
-        yield Finding("components", distribution, f"{version}: {len(own) - len(broken)} of {len(own)} can be used")
-
-
-def _component(distribution: str, kind: str, entry: Entry) -> Finding | None:
-    try:
-        plugins.registry(kind).get(entry.name)
-    except TokenPruneError as error:
-        return Finding("components", f"{kind} {entry.name}", error.what, "broken", error.fix)
-    return None
-
-
-def _methods() -> Iterator[Finding]:
-    from tokenprune.methods.named import list_methods
-
-    found = list_methods()
-    for method in found:
-        if method.problem is not None:
-            fix = f"repair or uninstall {method.distribution}"
-            yield Finding("methods", method.name, one_line(method.problem), "broken", fix)
-    yield Finding("methods", "named methods", f"{sum(it.problem is None for it in found)} of {len(found)} can be used")
+    """Each component that cannot be used; and how many can, of each distribution."""
+    if plugins.plugins_disabled():
+        yield Finding("components", "plugins", "switched off", "missing", "leave out --no-plugins")
+    usable: Counter[str] = Counter()
+    for kind in (*plugins.COMPONENT_KINDS, "methods"):
+        for row in listed(kind, check=True):
+            usable[row.distribution] += row.problem is None
+            if row.problem is not None:
+                fix = f"repair or uninstall {row.distribution}"
+                yield Finding("components", f"{kind} {row.name}", one_line(row.problem), "broken", fix)
+    for distribution, count in usable.items():
+        yield Finding("components", distribution, f"{count} components and methods can be used")

@@ -47,15 +47,13 @@ COLUMNS: tuple[Column[Listed], ...] = (
 
 def list(  # the command's name
     kind: Annotated[str | None, typer.Argument(help="One kind: scorers, selectors, pruners, methods ...")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Import every one, and say which cannot be used.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List all installed components with their distributions."""
     kinds = [*plugins.COMPONENT_KINDS, "methods"]
     if kind is not None and kind not in kinds:
         raise ConfigError(f"unknown kind {kind!r}", suggest(kind, kinds).replace("installed", "kinds"))
-    shown = kinds if kind is None else [kind]
-    found = {name: _methods(check) if name == "methods" else _components(name, check) for name in shown}
+    found = {name: listed(name) for name in (kinds if kind is None else [kind])}
     if as_json:
         print_json([asdict(row) for rows in found.values() for row in rows])
         return
@@ -63,8 +61,23 @@ def list(  # the command's name
         print_lines(name)
         print_table(fill(name, COLUMNS, rows))
         print_lines("")
+    print_lines("Read from their files. `tokenprune doctor` imports each, and says which cannot be used.")
+
+
+def listed(kind: str, check: bool = False) -> Sequence[Listed]:
+    """The components of a kind, or the methods.
+
+    Args:
+        kind: The kind, or ``methods``.
+        check: Import each, to see whether it can be used; else most are read from their files.
+    """
+    if kind != "methods":
+        return _components(kind, check)
     if not check:
-        print_lines("Read from their files. `tokenprune list --check` imports each, and says which cannot be used.")
+        return sorted(map(_method, shipped_files()), key=lambda row: (row.name, row.distribution))
+    from tokenprune.methods.named import list_methods
+
+    return [Listed(kind, it.name, it.distribution, it.description, it.problem) for it in list_methods()]
 
 
 def _components(kind: str, check: bool) -> Sequence[Listed]:
@@ -86,14 +99,6 @@ def _component(kind: str, entry: Entry, check: bool) -> tuple[str, str | None]:
         return (plugins.registry(kind).get(entry.name).__doc__ or "").strip().partition("\n")[0], None
     except TokenPruneError as error:
         return "", str(error)
-
-
-def _methods(check: bool) -> Sequence[Listed]:
-    if check:
-        from tokenprune.methods.named import list_methods
-
-        return [Listed("methods", it.name, it.distribution, it.description, it.problem) for it in list_methods()]
-    return sorted(map(_method, shipped_files()), key=lambda row: (row.name, row.distribution))
 
 
 def _method(found: ShippedFile) -> Listed:

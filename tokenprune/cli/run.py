@@ -7,26 +7,25 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.as_json import plan_data
+from tokenprune.cli.as_json import experiment_data, plan_data
 from tokenprune.cli.executor import ExecutorOption, Workers, executor_of
-from tokenprune.cli.experiment import Output, finish, read_experiment
 from tokenprune.cli.interrupt import kept_in, stoppable
-from tokenprune.cli.printing import AsJson, print_json, progress_console
+from tokenprune.cli.outputs import check_folder
+from tokenprune.cli.printing import AsJson, print_json, print_written, progress_console
 from tokenprune.cli.progress import progress_bar
-from tokenprune.cli.tables import print_plan
+from tokenprune.cli.tables import print_plan, print_result
+from tokenprune.core.document import read_yaml
 from tokenprune.errors import ConfigError
-from tokenprune.experiment import run_experiment
-from tokenprune.experiment.batches import Shard
+from tokenprune.experiment import ExperimentConfig, ExperimentResult, run_experiment, write_report
 from tokenprune.experiment.dry_run import plan_experiment
-from tokenprune.experiment.part import Part, output_folder
+from tokenprune.experiment.part import Part
 
 
 def run(
     config: Annotated[Path, typer.Argument(help="An experiment file (YAML).")],
-    output: Output = None,
+    output: Annotated[Path | None, typer.Option(help="Output folder; replaces the one in the file.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run only this method; repeat for several.")] = None,
-    shard: Annotated[str | None, typer.Option(help="Run only one of n parts, i/n; `merge` puts them together.")] = None,
     executor: ExecutorOption = None,
     workers: Workers = None,
     dry_run: Annotated[
@@ -36,7 +35,7 @@ def run(
 ) -> None:
     """Run an experiment, or continue one that was stopped."""
     experiment = read_experiment(config, output)
-    part = Part(limit, tuple(only or ()), Shard.parse(shard) if shard is not None else None)
+    part = Part(limit, tuple(only or ()))
     given = executor_of(executor)
     if dry_run:
         if given is not None or workers is not None:
@@ -47,7 +46,31 @@ def run(
         else:
             print_plan(plan)
         return
-    with stoppable(kept_in(output_folder(experiment, part))):
+    with stoppable(kept_in(Path(experiment.output))):
         with progress_bar(progress_console(as_json)) as show_progress:
             result = run_experiment(experiment, show_progress, part, given, workers)
         finish(result, as_json)
+
+
+def read_experiment(config: Path, output: Path | None) -> ExperimentConfig:
+    """The experiment of a file, with another output folder if one is given.
+
+    Raises:
+        ConfigError: The file holds no experiment.
+        MissingDataError: It cannot be read.
+        OutputError: The folder cannot stand where it shall.
+    """
+    document = read_yaml(config)
+    found = ExperimentConfig.from_document(document if output is None else document.over({"output": str(output)}))
+    check_folder(Path(found.output))
+    return found
+
+
+def finish(result: ExperimentResult, as_json: bool) -> None:
+    """Write the report of an experiment, and print its main table."""
+    written = write_report(result)
+    if as_json:
+        print_json(experiment_data(result, written))
+    else:
+        print_result(result)
+        print_written(written)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tokenprune.engine.trials.divergence import forced_log_probabilities, mean_divergence, not_comparable
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment.batches import Batch
-from tokenprune.experiment.cost import OF_THE_WHOLE, known_shapes, sample_cost
+from tokenprune.experiment.cost import batch_costs, known_shapes
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.series_model import SeriesModel, named
 from tokenprune.flops.decoder import Shape
@@ -128,22 +128,8 @@ class Answering(SeriesModel):
 
     def _costs(self, batch: Batch, shown: Batch, run: Run | None) -> list[Row]:
         """The cost of every sample as it was shown; what it costs unpruned is that of the batch as it is."""
-        costs = self._costs_of(shown, run)
-        if shown is batch:
-            return costs
-        return [
-            cost | {name: whole[name] for name in OF_THE_WHOLE}
-            for cost, whole in zip(costs, self._costs_of(batch, None), strict=True)
-        ]
-
-    def _costs_of(self, batch: Batch, run: Run | None) -> list[Row]:
-        size, inputs = self.loaded.model.dtype.itemsize, batch.inputs
-        count = len(batch.samples)
-        padding = (inputs["attention_mask"] == 0).sum(1).tolist() if "attention_mask" in inputs else [0] * count
-        return [
-            sample_cost(self.adapter, self._shapes, size, inputs, run, index, int(padding[index]))
-            for index in range(count)
-        ]
+        whole = None if shown is batch else batch.inputs
+        return batch_costs(self.adapter, self._shapes, self.loaded.model.dtype.itemsize, shown.inputs, run, whole)
 
     def _divergences(self, item: Series, work: BatchInWork, shown: Batch) -> list[float]:
         """Mean divergence of every sample from the unpruned model, over the tokens of that model's answer."""

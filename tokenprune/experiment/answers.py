@@ -1,7 +1,7 @@
 """Answers as the tables need them, compactly: some bytes per answer, so that a long experiment fits in memory.
 
 All sums are exact or correctly rounded, so they do not depend on the order of the rows. The tables of an experiment
-that was stopped, or split into shards, are those of one that ran in one go.
+that was stopped, or shared by workers, are those of one that ran in one go.
 """
 
 from __future__ import annotations

@@ -12,45 +12,13 @@ from torch import Tensor
 from tokenprune.core.forward_errors import of_samples
 from tokenprune.core.place import place
 from tokenprune.core.text import one_line
-from tokenprune.errors import ConfigError, ForwardError, PluginError, SampleError
+from tokenprune.errors import ForwardError, PluginError, SampleError
 from tokenprune.experiment.losses import IN_A_ROW
 from tokenprune.experiment.results import Results, SkipLog
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode, encode_one
 from tokenprune.output.lines import Row
 from tokenprune.tasks.base import Sample
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of several processes that share an experiment: it takes every ``of``-th batch.
-
-    Attributes:
-        number: Which one, from 1.
-        of: How many there are.
-    """
-
-    number: int
-    of: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read ``i/n``.
-
-        Raises:
-            ConfigError: It is something else.
-        """
-        number, slash, of = text.partition("/")
-        if slash and number.isascii() and number.isdecimal() and of.isascii() and of.isdecimal():
-            shard = cls(int(number), int(of))
-            if 1 <= shard.number <= shard.of:
-                return shard
-        raise ConfigError(f"shard {text!r} is not understood", "write i/n with i from 1 to n, e.g. 1/4")
-
-    @property
-    def folder(self) -> str:
-        """The folder of its results, below the experiment's output folder."""
-        return f"shards/{self.number}-of-{self.of}"
 
 
 @dataclass(frozen=True)
@@ -88,20 +56,16 @@ class Batches:
         count: How many of them are used, from the first.
         size: Samples per batch.
         strict: Whether a sample that cannot be used is an error; else it is recorded and left out.
-        shard: Which batches are read; all by default.
 
     Attributes:
         skipped: Position of every sample that cannot be used -> why.
     """
 
-    def __init__(
-        self, samples: Sequence[Sample], count: int, size: int, strict: bool = False, shard: Shard | None = None
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], count: int, size: int, strict: bool = False) -> None:
         self.samples, self.count, self.size, self.strict = samples, count, size, strict
         self.skipped: dict[int, str] = {}
         self._repaired: set[int] = set()
-        total = math.ceil(count / size)
-        self.numbers = range(total) if shard is None else range(shard.number - 1, total, shard.of)
+        self.numbers = range(math.ceil(count / size))
 
     def resume(self, results: Results) -> set[tuple[str, int]]:
         """Take up what earlier runs left, without changing it. Samples that were repaired are used again.

@@ -119,7 +119,7 @@ def tune_series(
     Args:
         model: The model; it gets the method.
         item: The series.
-        output: Folder of the experiment, or of its shard.
+        output: Folder of the experiment.
         kept: The choice of an earlier run, which is then followed; None tunes, or goes on with the tune.
         progress: Called after every candidate and batch.
 

@@ -120,7 +120,7 @@ class ExperimentConfig(RunConfig):
         output: Folder of the results. An unfinished experiment in it is continued.
         oracle: Add the method that keeps the task's true foreground, as an upper bound.
         batch_size: Questions per batch. It affects the results by rounding, because a batch is padded to its longest
-            prompt. A stopped run may go on with another one; shards may not.
+            prompt. A stopped run may go on with another one.
         max_new_tokens: Tokens generated per answer.
         calibration: Number of the task's calibration samples, each of another picture, that layer selectors measure.
         timing: Rounds of paired prefill timings; 0 measures no times.

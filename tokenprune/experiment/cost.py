@@ -24,6 +24,33 @@ def known_shapes(adapter: Adapter) -> tuple[Shape, ...] | None:
         return None
 
 
+def batch_costs(
+    adapter: Adapter,
+    shapes: Sequence[Shape] | None,
+    itemsize: int,
+    inputs: Mapping[str, Tensor],
+    run: Run | None,
+    whole: Mapping[str, Tensor] | None = None,
+) -> list[dict[str, Any]]:
+    """What the prefill of each sample of a batch costs; see :func:`sample_cost`.
+
+    Args:
+        adapter: The model's adapter.
+        shapes: What :func:`known_shapes` says of the model.
+        itemsize: Bytes of one number of the cache.
+        inputs: The batch as the model was shown it.
+        run: The run that pruned the batch; None for the unpruned model.
+        whole: The batch with its pictures as they are, where the model was shown smaller ones.
+    """
+    count = len(inputs["input_ids"])
+    padding = (inputs["attention_mask"] == 0).sum(1).tolist() if "attention_mask" in inputs else [0] * count
+    costs = [sample_cost(adapter, shapes, itemsize, inputs, run, index, int(padding[index])) for index in range(count)]
+    if whole is None:
+        return costs
+    full = batch_costs(adapter, shapes, itemsize, whole, None)
+    return [cost | {name: of[name] for name in OF_THE_WHOLE} for cost, of in zip(costs, full, strict=True)]
+
+
 def sample_cost(
     adapter: Adapter,
     shapes: Sequence[Shape] | None,

@@ -16,9 +16,9 @@ from tokenprune.experiment.checks import check_series
 from tokenprune.experiment.choosing import choose_series_layers, try_out, tune_series
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.losses import Losses
-from tokenprune.experiment.part import Part, chosen_series, output_folder, select_batches
+from tokenprune.experiment.part import Part, chosen_series, select_batches
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.runner import asks_for_oracle, check_settings, published_settings
+from tokenprune.experiment.runner import asks_for_oracle, published_settings
 from tokenprune.experiment.series import Series, definitions
 from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.experiment.tuned import TUNED
@@ -86,9 +86,9 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
     """
     part = part or Part()
     series = chosen_series(config, part)
-    results = Results(output_folder(config, part))
+    results = Results(config.output)
     batches = select_batches(config, part)
-    check_settings(config, part, results)
+    results.check_settings(config.settings(), config.free())
     results.check_definitions(definitions(series))
     done = results.complete(batches.count, batches.size)[0]
     answering = Answering(config, config.model.load())
@@ -124,7 +124,7 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
         if item.tune is not None and item not in ready:
             samples = item.tune.settings.samples
             tunes[item.key] = samples, prefill * samples / _size(works)
-    rounds = config.timing + 1 if config.timing and part.shard is None else 0
+    rounds = config.timing + 1 if config.timing else 0
     settings = published_settings(series)
     size = _size(works)
     understood = understand(config.task, limit=batches.count)

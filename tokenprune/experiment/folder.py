@@ -23,7 +23,7 @@ class _Stored(BaseModel):
     Attributes:
         series: Keys of the series that it asked for.
         limit: Positions below this were asked for.
-        questions: How many these are; fewer for a shard.
+        questions: How many these are.
         label_free: Whether scores are agreement with the unpruned model.
         settings: Name of every method with published settings -> what they are.
         batch_sizes: The sizes of the batches that were asked, the first one first.
@@ -59,7 +59,7 @@ def read_result(folder: str | Path) -> ExperimentResult:
     """Read the experiment that a folder holds, as :func:`tokenprune.run_experiment` returned it.
 
     Args:
-        folder: The output folder of a run, or of one of its shards.
+        folder: The output folder of a run.
 
     Returns:
         The result. Its remarks say if it is not finished, and what an older version did not store.
@@ -123,10 +123,6 @@ def check_folder(folder: str | Path) -> Results:
         what = "is a file, not a folder of results" if results.folder.exists() else "does not exist"
         raise MissingDataError(f"{results.folder} {what}", "name the output folder of a run")
     if not results.samples.is_file():
-        if (results.folder / "shards").is_dir():
-            raise OutputError(
-                f"{results.folder} holds shards that have not been put together", "run `tokenprune merge` first"
-            )
         raise OutputError(
             f"{results.folder} is no results folder: it has no samples.jsonl", "name the output folder of a run"
         )

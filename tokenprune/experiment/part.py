@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from tokenprune.core.component_errors import component_errors
 from tokenprune.core.references import UNPRUNED
 from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError
-from tokenprune.experiment.batches import Batches, Shard
+from tokenprune.experiment.batches import Batches
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.series import Series
 
@@ -21,8 +20,6 @@ class Part:
     Attributes:
         limit: Only the first so many samples.
         only: Only the methods with these names in tables, and the unpruned model.
-        shard: Only the batches of this shard, into a folder of its own.
-        timed: Whether prefill times that are missing are measured. Shards never measure any.
 
     Raises:
         ConfigError: The limit is below 1.
@@ -30,17 +27,10 @@ class Part:
 
     limit: int | None = None
     only: tuple[str, ...] = ()
-    shard: Shard | None = None
-    timed: bool = True
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit {self.limit} uses no sample", "give 1 or more")
-
-
-def output_folder(config: ExperimentConfig, part: Part) -> Path:
-    """The folder of the results of an experiment, or of a shard of it."""
-    return Path(config.output) / (part.shard.folder if part.shard is not None else "")
 
 
 def chosen_series(config: ExperimentConfig, part: Part) -> list[Series]:
@@ -61,7 +51,7 @@ def select_batches(config: ExperimentConfig, part: Part) -> Batches:
     """The batches of a part of an experiment.
 
     Raises:
-        ConfigError: The task has no samples, or the shard has no batch.
+        ConfigError: The task has no samples.
     """
     with component_errors("tasks", config.task, "samples()"):
         samples = config.task.samples()
@@ -69,9 +59,4 @@ def select_batches(config: ExperimentConfig, part: Part) -> Batches:
     if not there:
         raise ConfigError("the task has no samples", "check its settings")
     count = min(there, part.limit or there)
-    batches = Batches(samples, count, config.batch_size, config.strict, part.shard)
-    if not batches.numbers:
-        raise ConfigError(
-            f"there are more shards than batches of {config.batch_size} of the {count} samples", "use fewer shards"
-        )
-    return batches
+    return Batches(samples, count, config.batch_size, config.strict)

@@ -19,7 +19,7 @@ from tokenprune.experiment.choosing import Choices
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.losses import Losses, LossesInOrder, TooManyLostError
 from tokenprune.experiment.order import put_in_order
-from tokenprune.experiment.part import Part, chosen_series, output_folder, select_batches
+from tokenprune.experiment.part import Part, chosen_series, select_batches
 from tokenprune.experiment.remote import RemoteSteps, remove_scratch
 from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import RUN, Results, own_settings_unused
@@ -61,7 +61,7 @@ def run_experiment(
             "use tp.ExperimentConfig.from_yaml(path)",
         )
     part = part or Part()
-    results = Results(output_folder(config, part))
+    results = Results(config.output)
     with results.locked():
         return _Experiment(config, part, results, progress, Crew.of(executor, workers)).run()
 
@@ -74,28 +74,6 @@ def published_settings(series: Sequence[Series]) -> dict[str, str]:
 def asks_for_oracle(config: ExperimentConfig, part: Part) -> bool:
     """Whether the user named the upper bound: then it must run. One that the experiment added runs where it can."""
     return ORACLE in {*(entry.title for entry in config.methods), *part.only}
-
-
-def finished(config: ExperimentConfig, part: Part) -> bool:
-    """Whether a part of an experiment has all its answers."""
-    results = Results(output_folder(config, part))
-    if not results.folder.is_dir():
-        return False
-    with results.locked():
-        return _Experiment(config, part, results, None, None).is_finished()
-
-
-def check_settings(config: ExperimentConfig, part: Part, results: Results) -> None:
-    """Check that the settings of an experiment are those of its folder, but for those that may differ.
-
-    Raises:
-        OutputError: They are not.
-    """
-    if part.shard is None:
-        results.check_settings(config.settings(), config.free())
-    else:
-        why = "shards divide the samples by their batches: run all with one batch_size"
-        results.check_settings(config.settings(), config.free() - {"batch_size"}, why)
 
 
 class _Experiment:
@@ -139,7 +117,7 @@ class _Experiment:
     @property
     def rounds(self) -> int:
         """Rounds of prefill timings to measure; 0 for none."""
-        return self.config.timing if self.part.timed and self.part.shard is None else 0
+        return self.config.timing
 
     def run(self) -> ExperimentResult:
         """Answer what is missing and return all answers."""
@@ -241,15 +219,9 @@ class _Experiment:
             found, reason = steps.capture([item.key for item in self.series], positions, self.progress)
         examples.write(self.results, found, positions, reason)
 
-    def is_finished(self) -> bool:
-        """Whether everything has been answered and timed."""
-        _, batches, done = self._resume()
-        choices = self.results.read_mapping("choices.json")
-        return self._finished(batches, done, choices, self.results.read_mapping("timing.json"))
-
     def _resume(self) -> tuple[dict[str, str], Batches, set[tuple[str, int]]]:
         """Take up what the folder holds: methods left out, the samples, and what has been answered."""
-        check_settings(self.config, self.part, self.results)
+        self.results.check_settings(self.config.settings(), self.config.free())
         self.results.check_definitions(self._definitions())
         self.results.check_code(self.code)
         left_out: dict[str, str] = {} if self.asked_for_oracle else self.results.read_mapping("left_out.json")

@@ -52,7 +52,7 @@ class Tune(Component):
         """The folder of the tune's files.
 
         Args:
-            output: Folder of the experiment, or of its shard.
+            output: Folder of the experiment.
             title: The name of the method in tables; a label of the user's is a folder of its own.
         """
         folder = output / TUNED

@@ -19,7 +19,7 @@ from tokenprune.core.forward_errors import forward_errors, of_samples, release
 from tokenprune.core.references import DOWNSAMPLED, UNPRUNED
 from tokenprune.core.text import one_line
 from tokenprune.errors import SampleError, TokenPruneError, TokenPruneWarning, within
-from tokenprune.experiment.cost import OF_THE_WHOLE, known_shapes, sample_cost
+from tokenprune.experiment.cost import batch_costs, known_shapes
 from tokenprune.experiment.downsampled import Downsampled
 from tokenprune.experiment.series import Series, definitions
 from tokenprune.fingerprint import fingerprint
@@ -296,23 +296,11 @@ class Answerer:
             yield inputs, lambda: self._costs(inputs, self._run)
             return
         made: Smaller = self._downsampler.smaller(samples, inputs, self.smaller)
-        whole = self._costs(inputs, None)
         with self._downsampler.running(made):
-            yield (
-                made.inputs,
-                lambda: [
-                    cost | {name: full[name] for name in OF_THE_WHOLE}
-                    for cost, full in zip(self._costs(made.inputs, None), whole, strict=True)
-                ],
-            )
+            yield made.inputs, lambda: self._costs(made.inputs, None, inputs)
 
-    def _costs(self, inputs: Inputs, run: Run | None) -> list[Cost]:
-        size, count = self.loaded.model.dtype.itemsize, len(inputs["input_ids"])
-        padding = [len(row) for row in inputs["input_ids"]]
-        padding = [length - len(prompt) for length, prompt in zip(padding, _prompts(inputs), strict=True)]
-        return [
-            sample_cost(self._adapter, self._shapes, size, inputs, run, index, padding[index]) for index in range(count)
-        ]
+    def _costs(self, inputs: Inputs, run: Run | None, whole: Inputs | None = None) -> list[Cost]:
+        return batch_costs(self._adapter, self._shapes, self.loaded.model.dtype.itemsize, inputs, run, whole)
 
     # ---- answers ---
 

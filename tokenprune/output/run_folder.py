@@ -30,13 +30,12 @@ class RunFolder(OutputFolder):
         """Whether the folder belongs to a run."""
         return (self.folder / CONFIG).is_file()
 
-    def check_settings(self, settings: Mapping[str, Any], free: Collection[str], why: str = "") -> None:
+    def check_settings(self, settings: Mapping[str, Any], free: Collection[str]) -> None:
         """Check that a run with these settings may go on in the folder.
 
         Args:
             settings: All settings of the run that are not null, JSON-ready.
             free: Names of the settings that may differ.
-            why: Why one of the others may not, for the error.
 
         Raises:
             OutputError: The folder holds results with other settings, the first of which is named, or its
@@ -54,8 +53,7 @@ class RunFolder(OutputFolder):
         found = _difference(old, new)
         if found is not None:
             what = f"({found[0]}: {found[1]!r} there, {found[2]!r} now)"
-            fix = f"{why}; {ANOTHER_FOLDER}" if why else ANOTHER_FOLDER
-            raise OutputError(f"{self.folder} holds results with other settings {what}", fix)
+            raise OutputError(f"{self.folder} holds results with other settings {what}", ANOTHER_FOLDER)
 
     def check_definitions(self, definitions: Mapping[str, Any]) -> dict[str, Any]:
         """Check that names in the rows still stand for the same.
