@@ -29,7 +29,6 @@ from tokenprune.executors.local import Local
 from tokenprune.executors.pool import Pool
 from tokenprune.executors.service import Service, Setup
 from tokenprune.experiment import ExperimentConfig, run_experiment
-from tokenprune.experiment.order import put_in_order
 from tokenprune.experiment.remote import Answers
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.steps import Answered, Asked
@@ -131,7 +130,7 @@ def queue(executor: Executor, workers: int, samples: int) -> Queue:
         assert jobs == batches * len(KEYS)
         size = results.samples.stat().st_size
         before = time.perf_counter()
-        put_in_order(results, KEYS, BATCH)
+        results.put_in_order(KEYS, BATCH)
         return Queue(samples, jobs, start - began, seconds, processor, grown, time.perf_counter() - before, size)
 
 

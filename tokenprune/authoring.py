@@ -39,7 +39,8 @@ from tokenprune.errors import (
 )
 from tokenprune.executors.base import Executor, Workers
 from tokenprune.executors.service import Message, Setup, packed, serve, unpacked
-from tokenprune.harness import Answer, Answerer, Likelihood, picture_of, video_of
+from tokenprune.harness.answerer import Answer, Answerer, Likelihood
+from tokenprune.harness.media import picture_of, video_of
 from tokenprune.methods.beyond_features import FEATURE_SIGNALS, needs_beyond_features
 from tokenprune.metrics.base import Metric
 from tokenprune.models.base import LoadedModel, ModelSpec

@@ -59,4 +59,4 @@ def test_it_prints_a_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     for part in ("_versions", "_extras", "_components", "_devices", "_kernels"):
         monkeypatch.setattr(doctor, part, lambda: ())
     assert call(monkeypatch, "doctor") == 0
-    assert capsys.readouterr().out.endswith("Nothing is broken.\n")
+    assert capsys.readouterr().out.endswith("Nothing is broken. What is missing is optional.\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenprune.core.sources import SourceError, first_line, source_file
+from tokenprune.core.sources import first_line, source_file
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def test_a_module_of_packages_that_cannot_be_imported(package: str) -> None:
     ],
 )
 def test_what_is_not_there(package: str, target: str, says: str) -> None:
-    with pytest.raises(SourceError, match=says):
+    with pytest.raises(LookupError, match=says):
         first_line(f"{package}.{target}")
 
 
 def test_what_has_no_source() -> None:
-    with pytest.raises(SourceError, match="has no Python source"):
+    with pytest.raises(LookupError, match="has no Python source"):
         first_line("math:sin")
 
 

@@ -14,7 +14,7 @@ import tokenprune as tp
 from tests.support.checkpoints import FAMILIES, pictures
 from tokenprune.core.component import FromRegistry
 from tokenprune.errors import ConfigError, SampleError, TokenPruneError, TokenPruneWarning
-from tokenprune.harness import Answer, Answerer, Likelihood
+from tokenprune.harness.answerer import Answer, Answerer, Likelihood
 from tokenprune.harness.stop_texts import cut
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.hf import HuggingFace

@@ -13,7 +13,7 @@ from tests.support.checkpoints import pictures
 from tokenprune.datasets.media import source
 from tokenprune.datasets.picture import read_image
 from tokenprune.errors import SampleError
-from tokenprune.harness import picture_of, video_of
+from tokenprune.harness.media import picture_of, video_of
 
 
 def test_a_picture_is_the_same_however_it_is_given(tmp_path: Path) -> None:

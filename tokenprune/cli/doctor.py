@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from typing import Literal
 
 import typer
@@ -63,16 +62,10 @@ def doctor(as_json: AsJson = False) -> None:
         print_json([asdict(row) for row in found])
     else:
         print_table(fill("doctor", COLUMNS, found))
-        print_lines("", _verdict(broken, [row for row in found if row.state == "missing"]))
+        verdict = f"{len(broken)} broken: the last column says how to mend them." if broken else "Nothing is broken."
+        print_lines("", f"{verdict} What is missing is optional.")
     if broken:
         raise typer.Exit(1)
-
-
-def _verdict(broken: Sequence[Finding], missing: Sequence[Finding]) -> str:
-    if broken:
-        return f"{len(broken)} broken: {', '.join(row.name for row in broken)}. The last column says how to mend them."
-    needed = f" {len(missing)} optional packages are missing: only what needs them is refused." if missing else ""
-    return f"Nothing is broken.{needed}"
 
 
 def _versions() -> Iterator[Finding]:
@@ -119,22 +112,15 @@ def _devices() -> Iterator[Finding]:
         known = torch.cuda.get_device_properties(number)
         yield Finding("devices", f"cuda:{number}", f"{known.name}, {known.total_memory / 2**30:.0f} GiB")
     if not torch.cuda.device_count():
-        built = torch.version.cuda
-        yield Finding("devices", "cuda", "no GPU is seen" if built else "this torch is built for CPUs")
+        yield Finding("devices", "cuda", "no GPU is seen" if torch.version.cuda else "this torch is built for CPUs")
     if torch.backends.mps.is_available():
         yield Finding("devices", "mps", "available")
 
 
 def _kernels() -> Iterator[Finding]:
     yield Finding("attention", "sdpa, eager", "part of torch")
-    flash = find_spec("flash_attn") is not None
-    yield Finding(
-        "attention",
-        "flash_attention_2",
-        metadata.version("flash_attn") if flash else "flash-attn is not installed",
-        "ok" if flash else "missing",
-        "" if flash else "pip install flash-attn, on a machine with CUDA; sdpa is the default",
-    )
+    fix = "pip install flash-attn, on a machine with CUDA; sdpa is the default"
+    yield _installed("attention", Requirement("flash-attn"), "missing", fix)
 
 
 def _components() -> Iterator[Finding]:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tokenprune.cli.interrupt import nothing_kept, stoppable
-from tokenprune.core.blame import plugin_of, plugins_installed
-from tokenprune.core.place import place
+from tokenprune.core.blame import place, plugin_of, plugins_installed
 from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError, TokenPruneError, TokenPruneWarning
 from tokenprune.version import __version__

@@ -13,7 +13,7 @@ import typer
 from tokenprune.cli.printing import AsJson, print_json, print_lines, print_table
 from tokenprune.core import plugins
 from tokenprune.core.registry import Entry, suggest
-from tokenprune.core.sources import SourceError, first_line
+from tokenprune.core.sources import first_line
 from tokenprune.errors import ConfigError, TokenPruneError
 from tokenprune.methods.files import ShippedFile, shipped_files
 from tokenprune.tables.column import Column, fill, text
@@ -91,7 +91,7 @@ def _components(kind: str, check: bool) -> Sequence[Listed]:
 
 def _component(kind: str, entry: Entry, check: bool) -> tuple[str, str | None]:
     """The description of a component, and why it cannot be used; what has no file of its own is imported."""
-    with suppress(SourceError):
+    with suppress(LookupError):
         description = first_line(entry.target)
         if not check:
             return description, None

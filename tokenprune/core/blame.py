@@ -1,8 +1,10 @@
-"""Whose code raised an exception: that of a plugin, or ours."""
+"""Where an exception was raised, and whose code it was: that of a plugin, or ours."""
 
 from __future__ import annotations
 
-from traceback import walk_tb
+import traceback
+from importlib.util import find_spec
+from pathlib import Path
 
 from tokenprune.core.plugins import COMPONENT_KINDS, DISTRIBUTION, discover
 
@@ -25,6 +27,15 @@ def plugin_of(error: BaseException) -> str | None:
     """
     owners = plugins_installed()
     found = None
-    for frame, _ in walk_tb(error.__traceback__):
+    for frame, _ in traceback.walk_tb(error.__traceback__):
         found = owners.get(frame.f_globals.get("__name__", "").partition(".")[0], found)
     return found
+
+
+def place(error: BaseException) -> str:
+    """Where an exception was raised: the file with its folder, and the line. Torch's own files tell nothing."""
+    torch = find_spec("torch")
+    hidden = str(Path(torch.origin).parent) if torch is not None and torch.origin else "<nothing>"
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((item for item in reversed(frames) if not item.filename.startswith(hidden)), frames[-1])
+    return f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tokenprune.core import plugins
+from tokenprune.core.blame import place
 from tokenprune.core.forward_errors import NO_MEMORY
-from tokenprune.core.place import place
 from tokenprune.errors import PluginError, ScoreError, TokenPruneError
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from tokenprune.core.place import place
+from tokenprune.core.blame import place
 from tokenprune.errors import (
     BudgetError,
     ForwardError,

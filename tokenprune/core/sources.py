@@ -9,10 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
-class SourceError(Exception):
-    """The source cannot be read, or does not define the name."""
-
-
 def first_line(target: str) -> str:
     """The first line of the docstring of a class or function; empty where it has none.
 
@@ -20,20 +16,20 @@ def first_line(target: str) -> str:
         target: Its location, as ``module:name``.
 
     Raises:
-        SourceError: The module is not there, is no Python text, or does not define the name: says what is wrong.
+        LookupError: The module is not there, is no Python text, or does not define the name: says what is wrong.
     """
     module, _, name = target.partition(":")
     for node in _module(module).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return (ast.get_docstring(node) or "").partition("\n")[0]
-    raise SourceError(f"{module} does not define {name}")
+    raise LookupError(f"{module} does not define {name}")
 
 
 def source_file(module: str) -> Path:
     """The file of a module. None of its packages is imported.
 
     Raises:
-        SourceError: There is none.
+        LookupError: There is none.
     """
     top, *rest = module.split(".")
     try:
@@ -43,9 +39,9 @@ def source_file(module: str) -> Path:
             full = ".".join([top, *rest[: number + 1]])
             spec = None if where is None else PathFinder.find_spec(full, list(where))
     except (ImportError, ValueError) as error:
-        raise SourceError(f"{module}: {error}") from error
+        raise LookupError(f"{module}: {error}") from error
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        raise SourceError(f"No module named {module!r}" if spec is None else f"{module} has no Python source")
+        raise LookupError(f"No module named {module!r}" if spec is None else f"{module} has no Python source")
     return Path(spec.origin)
 
 
@@ -54,4 +50,4 @@ def _module(module: str) -> ast.Module:
     try:
         return ast.parse(source_file(module).read_bytes())
     except (OSError, SyntaxError, ValueError) as error:
-        raise SourceError(f"{module}: {type(error).__name__}: {error}") from error
+        raise LookupError(f"{module}: {type(error).__name__}: {error}") from error

@@ -25,15 +25,20 @@ def read_image(item: Source, where: str) -> Image:
     Raises:
         SampleError: It is broken, cut short, or of an unknown format.
     """
-    image_module, operations = optional("PIL.Image", "an image"), optional("PIL.ImageOps", "an image")
+    image_module = optional("PIL.Image", "an image")
     try:
         with image_module.open(item.open()) as opened:
-            picture: Image = on_white(eight_bits(operations.exif_transpose(opened)))
+            return upright(opened)
     except image_module.UnidentifiedImageError as error:  # its message has the address of the bytes in memory
         raise item.unreadable("image", where, "it is no picture of a known format") from error
     except Exception as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error ...
         raise item.unreadable("image", where, error) from error
-    return picture
+
+
+def upright(opened: Image) -> Image:
+    """An opened picture as a model is shown it. Pillow decodes it now, and raises what its decoders raise."""
+    operations = optional("PIL.ImageOps", "an image")
+    return on_white(eight_bits(operations.exif_transpose(opened)))
 
 
 def is_animation(item: Source) -> bool:

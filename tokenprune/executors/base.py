@@ -1,12 +1,16 @@
-"""The contract of an executor: it starts workers, carries orders to them, and says when one is dead."""
+"""The contract of an executor: it starts workers, carries orders to them, says when one is dead; which is asked for."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
-from tokenprune.core.component import Component
+from pydantic import TypeAdapter, ValidationError
+
+from tokenprune.core.component import Component, FromRegistry, explain
+from tokenprune.errors import ConfigError
 from tokenprune.executors.service import Message, Setup
 
 
@@ -65,3 +69,42 @@ class Executor(Component, ABC):
             MissingDataError: A package is not installed.
             TokenPruneError: So many cannot be started here.
         """
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The workers of a run.
+
+    Attributes:
+        executor: Starts them.
+        number: How many there are.
+    """
+
+    executor: Executor
+    number: int
+
+    @classmethod
+    def of(cls, executor: Executor | Mapping[str, Any] | str | None, number: int | None) -> Self | None:
+        """The workers that a user asks for; None where everything runs in this process.
+
+        Args:
+            executor: The executor, its name, or a mapping with ``name`` and its fields; None for this process.
+            number: How many workers; None leaves it to the executor.
+
+        Raises:
+            ConfigError: The number is below 1, or there is one without an executor; or the executor is unknown, or a
+                field of it is wrong.
+        """
+        if number is not None and number < 1:
+            raise ConfigError(f"{number} workers do nothing", "give 1 or more")
+        if executor is None:
+            if number is not None:
+                raise ConfigError(
+                    "workers are started by an executor, and none is given", "give local, ray or submitit"
+                )
+            return None
+        try:
+            executor = TypeAdapter[Executor](Annotated[Any, FromRegistry("executors")]).validate_python(executor)
+        except ValidationError as error:
+            raise ConfigError(explain(error, "executor")) from error
+        return cls(executor, executor.default_workers() if number is None else number)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import queue
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -22,7 +24,7 @@ from pydantic import Field
 from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError, UnsupportedFeatureError
 from tokenprune.executors.base import Executor, Workers
-from tokenprune.executors.service import Message, Setup, packed
+from tokenprune.executors.service import Message, Setup, packed, serve, unpacked
 
 #: Variables that say how many threads a process takes.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -100,7 +102,7 @@ class _Processes(Workers):
         with theirs:
             process = subprocess.Popen(
                 # -P: a file of the user's in the working folder is no module
-                [sys.executable, "-P", "-m", "tokenprune.executors.process", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "tokenprune.executors.local", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env=self._environment(number),
                 stdin=subprocess.DEVNULL,
@@ -185,3 +187,38 @@ def _cores() -> int:
     """Processors that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def main(descriptor: int) -> None:
+    """The process of a worker: carry out the orders that arrive at a socket. The first thing that arrives is the setup.
+
+    The process ends at once when the other end of the socket is closed, whatever it does then: its driver is dead.
+    """
+    speech = Connection(descriptor)
+    arrived: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen() -> None:
+        try:
+            while True:
+                arrived.put(speech.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(1)
+
+    def orders() -> Iterator[Any]:
+        while True:
+            yield pickle.loads(arrived.get())
+
+    def send(message: Message) -> None:
+        try:
+            speech.send(message)
+        except OSError:
+            os._exit(1)
+
+    threading.Thread(target=listen, name="tokenprune-orders", daemon=True).start()
+    serve(unpacked(arrived.get()), orders(), send)
+    sys.stdout.flush()
+    os._exit(0)  # the teardown of a model and of its libraries takes seconds
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

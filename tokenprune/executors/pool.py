@@ -125,12 +125,15 @@ class Pool:
             TokenPruneError: The work raises it, or no worker can be started.
         """
         while self._unfinished(work):
-            reports: list[Any] = []
-            for number, message in self._workers.receive(WAIT):
-                if number in self._slots:
-                    self._hear(work, number, message, reports)
+            reports = self._receive(work)
             if reports:
                 yield reports
+
+    def wait(self) -> None:
+        """Wait until a worker is ready; errors as for :meth:`run`."""
+        nothing = Once(None)
+        while not any(slot.ready for slot in self._slots.values()):
+            self._receive(nothing)
 
     def once(self, order: Any, report: Callable[[Any], None]) -> Any:
         """Let one worker carry out an order.
@@ -162,6 +165,14 @@ class Pool:
                 if slot.order is None:
                     return
                 self._workers.send(number, slot.order)
+
+    def _receive(self, work: Work) -> list[Any]:
+        """Wait for messages, and return the reports among them."""
+        reports: list[Any] = []
+        for number, message in self._workers.receive(WAIT):
+            if number in self._slots:
+                self._hear(work, number, message, reports)
+        return reports
 
     def _hear(self, work: Work, number: int, message: Message, reports: list[Any]) -> None:
         slot = self._slots[number]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tokenprune.core.blame import place
 from tokenprune.core.forward_errors import device_broken, forward_errors
-from tokenprune.core.place import place
 from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError, ForwardError, TokenPruneError, TokenPruneWarning
 

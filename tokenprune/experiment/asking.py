@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tokenprune.core.forward_errors import of_samples, release
 from tokenprune.core.text import one_line
 from tokenprune.errors import SampleError, TokenPruneError, TokenPruneWarning
 from tokenprune.experiment.answering import Answering, BatchInWork, NoAnswerError
 from tokenprune.experiment.batches import Batch, Batches
-from tokenprune.experiment.losses import Count
-from tokenprune.experiment.results import SkipLog
+from tokenprune.experiment.losses import Event
+from tokenprune.experiment.results import Skip
 from tokenprune.experiment.series import Series
 from tokenprune.models.encode import encode_one
 from tokenprune.output.lines import Row
@@ -27,12 +27,14 @@ class Asking:
     Args:
         answering: The model.
         batches: The samples.
-        results: Where samples that are left out are recorded; None records nothing.
-        losses: Is told of them.
+        skip: Takes up samples that are left out; None records nothing.
+        tell: Is told how samples fare.
     """
 
-    def __init__(self, answering: Answering, batches: Batches, results: SkipLog | None, losses: Count) -> None:
-        self.answering, self.batches, self.results, self.losses = answering, batches, results, losses
+    def __init__(
+        self, answering: Answering, batches: Batches, skip: Skip | None, tell: Callable[[Event], None]
+    ) -> None:
+        self.answering, self.batches, self.skip, self.tell = answering, batches, skip, tell
         self._said = False
 
     def read(self, number: int, unpruned: dict[int, str]) -> list[BatchInWork]:
@@ -42,7 +44,7 @@ class Asking:
             number: Number of the batch.
             unpruned: The answers of the unpruned model that are known, by position.
         """
-        read = self.batches.read(number, self.answering.loaded, self.results)
+        read = self.batches.read(number, self.answering.loaded, self.skip)
         return [BatchInWork(batch, unpruned) for batch in read]
 
     def answer(self, item: Series, works: list[BatchInWork]) -> list[Row]:
@@ -65,7 +67,7 @@ class Asking:
                 failed |= lost
             count = sum(len(work.batch.positions) for work in works)
             if not failed:
-                self.losses.answered(count, item.unpruned)
+                self.tell(Event(item.unpruned, count))
                 return rows
             self._leave_out(item, failed, count - len(failed))
             works[:] = self.read(works[0].batch.number, works[0].unpruned)
@@ -111,6 +113,6 @@ class Asking:
         if self.batches.strict:
             first = next(iter(failed.values()))
             raise SampleError(first.what, first.fix) from first
-        self.losses.lost(failed, others, item.unpruned)
+        self.tell(Event(item.unpruned, others, failed))
         reasons = {position: one_line(error) for position, error in failed.items()}
-        self.batches.leave_out(reasons, self.results, None if item.unpruned else item.key)
+        self.batches.leave_out(reasons, self.skip, None if item.unpruned else item.key)

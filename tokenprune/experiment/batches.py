@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenprune.core.blame import place
 from tokenprune.core.forward_errors import of_samples
-from tokenprune.core.place import place
 from tokenprune.core.text import one_line
 from tokenprune.errors import ForwardError, PluginError, SampleError
 from tokenprune.experiment.losses import IN_A_ROW
-from tokenprune.experiment.results import Results, SkipLog
+from tokenprune.experiment.results import Results, Skip
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.encode import encode, encode_one
 from tokenprune.output.lines import Row
@@ -173,13 +173,13 @@ class Batches:
         sample = self.sample(position)
         return Batch(position // self.size, (position,), (sample,), encode_one(loaded, sample))
 
-    def read(self, number: int, loaded: LoadedModel, results: SkipLog | None) -> list[Batch]:
-        """Read and encode a batch. What cannot be used is recorded in the results and left out.
+    def read(self, number: int, loaded: LoadedModel, skip: Skip | None) -> list[Batch]:
+        """Read and encode a batch. What cannot be used is recorded and left out.
 
         Args:
             number: Number of the batch.
             loaded: The model that encodes it.
-            results: Where samples that cannot be used are recorded; None records nothing.
+            skip: Takes up samples that cannot be used; None records nothing.
 
         Returns:
             The batch; several of one sample each where its samples cannot be encoded together; none if none of them
@@ -200,21 +200,21 @@ class Batches:
                     raise
                 new[position] = str(error)
         encoded = encode(loaded, good, self.strict)
-        self._record(new | encoded.refused, results, good)
+        self._record(new | encoded.refused, skip, good)
         return [
             Batch(number, positions, tuple(good[position] for position in positions), inputs)
             for positions, inputs in encoded.batches
         ]
 
-    def leave_out(self, reasons: Mapping[int, str], results: SkipLog | None, series: str | None = None) -> None:
+    def leave_out(self, reasons: Mapping[int, str], skip: Skip | None, series: str | None = None) -> None:
         """Leave samples out that can be read, but not answered.
 
         Args:
             reasons: Position of each -> why.
-            results: Where that is recorded; None records nothing.
+            skip: Takes that up; None records nothing.
             series: The series that cannot answer them; None for the unpruned model.
         """
-        self._record(reasons, results, reasons, {} if series is None else {"series": series})
+        self._record(reasons, skip, reasons, {} if series is None else {"series": series})
 
     def take_back(self, positions: Collection[int], results: Results) -> None:
         """Ask samples again that were left out."""
@@ -224,11 +224,11 @@ class Batches:
             results.forget_skipped(positions)
 
     def _record(
-        self, reasons: Mapping[int, str], results: SkipLog | None, readable: Container[int], more: Row | None = None
+        self, reasons: Mapping[int, str], skip: Skip | None, readable: Container[int], more: Row | None = None
     ) -> None:
         self.skipped |= reasons
-        if reasons and results is not None:
-            results.skip(
+        if reasons and skip is not None:
+            skip(
                 [
                     {"position": at, "error": reasons[at], "readable": at in readable, **(more or {})}
                     for at in sorted(reasons)

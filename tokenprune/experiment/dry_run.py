@@ -105,7 +105,7 @@ def plan_experiment(config: ExperimentConfig, part: Part | None = None) -> Plan:
         if item.tune is not None:
             choices[item.key] = tune_series(answering, item, results.folder, earlier[item.key])
     try_out(answering, ready, first)
-    asking = Asking(answering, batches, None, Losses())
+    asking = Asking(answering, batches, None, Losses().count)
     works = _first_batch(batches, asking)
     planned, prefills = [], 0.0
     tunes: dict[str, tuple[int, float]] = {}

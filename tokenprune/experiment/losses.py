@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 from tokenprune.errors import TokenPruneError, UnsupportedFeatureError
 
@@ -15,14 +14,19 @@ IN_A_ROW = 8
 SHARE = 20
 
 
-class Count(Protocol):
-    """Is told how samples fare."""
+@dataclass(frozen=True)
+class Event:
+    """How samples of one batch fared with one series.
 
-    def answered(self, samples: int, unpruned: bool) -> None:
-        """Count samples that were answered."""
+    Attributes:
+        unpruned: Whether the series is the unpruned model.
+        good: Samples that were answered, or do not fail.
+        failed: Position of each that fails alone -> why; empty where all were answered.
+    """
 
-    def lost(self, failed: Mapping[int, TokenPruneError], others: int, unpruned: bool) -> None:
-        """Count samples that fail alone."""
+    unpruned: bool
+    good: int
+    failed: Mapping[int, TokenPruneError] = field(default_factory=dict)
 
 
 class Losses:
@@ -40,32 +44,25 @@ class Losses:
         self.asked, self.by_methods = asked, by_methods
         self.row: list[int] = []
 
-    def answered(self, samples: int, unpruned: bool) -> None:
-        """Count samples that were answered."""
-        self.row.clear()
-        if unpruned:
-            self.asked += samples
-
-    def lost(self, failed: Mapping[int, TokenPruneError], others: int, unpruned: bool) -> None:
-        """Count samples that fail alone.
-
-        Args:
-            failed: Position of each -> why.
-            others: Samples of the same batch that do not fail.
-            unpruned: Whether the unpruned model fails on them; else a method does.
+    def count(self, event: Event) -> None:
+        """Count samples. Those of a batch in which some fail are asked again, and count when they are answered.
 
         Raises:
             TokenPruneError: The first of the errors: there are too many.
         """
-        first = next(iter(failed.values()))
-        if others:
+        failed = event.failed
+        if event.good:
             self.row.clear()
         else:  # logits that hold NaN say what is wrong, and data may be sorted: all clips behind all pictures
-            clear = unpruned and all(isinstance(why, UnsupportedFeatureError) for why in failed.values())
+            clear = event.unpruned and all(isinstance(why, UnsupportedFeatureError) for why in failed.values())
             self.row += () if clear else failed
+        if not failed:
+            self.asked += event.good if event.unpruned else 0
+            return
+        first = next(iter(failed.values()))
         if len(self.row) >= IN_A_ROW:
             raise _stopped(first, f"{len(self.row)} samples in a row fail, so it is not the samples")
-        if unpruned:
+        if event.unpruned:
             self.asked += len(failed)
             return
         self.by_methods += len(failed)
@@ -75,65 +72,6 @@ class Losses:
                 f"methods fail on {self.by_methods} of {self.asked} samples that the unpruned model answers, and at"
                 f" most one in {SHARE} is left out for that: remove the method, or these samples",
             )
-
-
-@dataclass(frozen=True)
-class WereAnswered:
-    """Samples were answered; see :meth:`Losses.answered`."""
-
-    samples: int
-    unpruned: bool
-
-    def tell(self, losses: Losses) -> None:
-        """Count them."""
-        losses.answered(self.samples, self.unpruned)
-
-    @property
-    def positions(self) -> Iterable[int]:
-        """The samples that failed."""
-        return ()
-
-
-@dataclass(frozen=True)
-class WereLost:
-    """Samples failed alone; see :meth:`Losses.lost`."""
-
-    failed: Mapping[int, TokenPruneError]
-    others: int
-    unpruned: bool
-
-    def tell(self, losses: Losses) -> None:
-        """Count them."""
-        losses.lost(self.failed, self.others, self.unpruned)
-
-    @property
-    def positions(self) -> Iterable[int]:
-        """The samples that failed."""
-        return self.failed
-
-
-#: Something that happened to samples.
-Event = WereAnswered | WereLost
-
-
-class Events:
-    """Remembers what happens to samples; somebody else decides whether too many fail."""
-
-    def __init__(self) -> None:
-        self._events: list[Event] = []
-
-    def answered(self, samples: int, unpruned: bool) -> None:
-        """Remember samples that were answered."""
-        self._events.append(WereAnswered(samples, unpruned))
-
-    def lost(self, failed: Mapping[int, TokenPruneError], others: int, unpruned: bool) -> None:
-        """Remember samples that fail alone."""
-        self._events.append(WereLost(dict(failed), others, unpruned))
-
-    def taken(self) -> list[Event]:
-        """The events since the last call."""
-        found, self._events = self._events, []
-        return found
 
 
 class TooManyLostError(Exception):
@@ -185,9 +123,9 @@ class LossesInOrder:
         while self._expected and self._expected[0] in self._came:
             for event in self._came.pop(self._expected.popleft()):
                 try:
-                    event.tell(self._losses)
+                    self._losses.count(event)
                 except TokenPruneError as error:
-                    raise TooManyLostError(error, [*self._losses.row, *event.positions]) from error
+                    raise TooManyLostError(error, [*self._losses.row, *event.failed]) from error
 
 
 def _stopped(error: TokenPruneError, why: str) -> TokenPruneError:

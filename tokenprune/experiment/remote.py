@@ -6,7 +6,7 @@ import secrets
 import shutil
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from tokenprune.config import Method
 from tokenprune.core.forward_errors import of_samples
 from tokenprune.core.references import UNPRUNED
 from tokenprune.errors import ForwardError, OutputError, TokenPruneError, TokenPruneWarning
-from tokenprune.executors.base import Executor
+from tokenprune.executors.base import Crew
 from tokenprune.executors.pool import TRIES, Pool, Work
 from tokenprune.executors.service import Setup
 from tokenprune.experiment import examples
@@ -26,7 +26,7 @@ from tokenprune.experiment.losses import IN_A_ROW
 from tokenprune.experiment.part import Part
 from tokenprune.experiment.results import Results
 from tokenprune.experiment.steps import Answered, Asked, Loaded, Prepared, Steps
-from tokenprune.experiment.worker import AnswerOrder, CaptureOrder, ExperimentService, PrepareOrder, TimeOrder
+from tokenprune.experiment.worker import AnswerOrder, ExperimentService, StepOrder
 from tokenprune.tuning.steps import Progress
 
 #: How the folders begin through which workers speak that have no other way.
@@ -54,18 +54,15 @@ class RemoteSteps(Steps):
     do no harm to the run that goes on.
 
     Args:
-        executor: Starts the workers.
-        count: How many.
+        crew: The workers.
         missing: How many batches will be asked.
         config: The experiment.
         part: The part of it.
         folder: The folder of its files.
     """
 
-    def __init__(
-        self, executor: Executor, count: int, missing: int, config: ExperimentConfig, part: Part, folder: Results
-    ) -> None:
-        self.executor, self.count, self.missing = executor, count, missing
+    def __init__(self, crew: Crew, missing: int, config: ExperimentConfig, part: Part, folder: Results) -> None:
+        self.crew, self.missing = crew, missing
         self.config, self.part, self.folder = config, part, folder
         self._pool: Pool | None = None
         self._loaded: Loaded | None = None
@@ -78,15 +75,13 @@ class RemoteSteps(Steps):
 
     def load(self) -> Loaded:
         """See :meth:`Steps.load`."""
-        pool = self._open()
-        for _ in pool.run(_Ready(lambda: self._loaded is not None)):
-            pass
+        self._open().wait()
         assert self._loaded is not None
         return self._loaded
 
     def prepare(self, keys: Sequence[str], earlier: Choices, keep_oracle: bool, progress: Progress) -> Prepared:
         """See :meth:`Steps.prepare`."""
-        prepared: Prepared = self._once(PrepareOrder(tuple(keys), earlier, keep_oracle), progress)
+        prepared: Prepared = self._once(StepOrder("prepare", (tuple(keys), earlier, keep_oracle)), progress)
         self._methods = prepared.methods
         return prepared
 
@@ -98,14 +93,14 @@ class RemoteSteps(Steps):
 
     def time(self, keys: Sequence[str], progress: Progress) -> dict[str, list[float]]:
         """See :meth:`Steps.time`."""
-        ratios: dict[str, list[float]] = self._once(TimeOrder(tuple(keys), self._methods or {}), progress)
+        ratios: dict[str, list[float]] = self._once(StepOrder("time", (tuple(keys),), self._methods), progress)
         return ratios
 
     def capture(
         self, keys: Sequence[str], positions: Sequence[int], progress: Progress
     ) -> tuple[examples.Stored, str | None]:
         """See :meth:`Steps.capture`."""
-        order = CaptureOrder(tuple(keys), tuple(positions), self._methods or {})
+        order = StepOrder("capture", (tuple(keys), tuple(positions)), self._methods)
         found: tuple[examples.Stored, str | None] = self._once(order, progress)
         return found
 
@@ -118,11 +113,11 @@ class RemoteSteps(Steps):
         if self._pool is None:
             scratch = self.folder.folder.absolute() / f"{SCRATCH}{secrets.token_hex(4)}"
             make = partial(ExperimentService, self.config, self.part, self.folder.folder, Path.cwd())
-            workers = self.executor.open(self.count, Setup(make, scratch))
-            self._pool = Pool(workers, self.count, self._accept)
+            count = max(1, min(self.crew.number, self.missing))
+            self._pool = Pool(self.crew.executor.open(count, Setup(make, scratch)), count, self._accept)
         return self._pool
 
-    def _once(self, order: Any, progress: Progress) -> Any:
+    def _once(self, order: StepOrder, progress: Progress) -> Any:
         return self._open().once(order, lambda step: progress(*step))
 
     def _accept(self, loaded: Loaded) -> None:
@@ -146,29 +141,6 @@ class RemoteSteps(Steps):
         if unknown:
             text = f"whether all workers have the same {' and '.join(unknown)} is unknown: they could not be read"
             warnings.warn(text, TokenPruneWarning, stacklevel=2)
-
-
-class _Ready(Work):
-    """No order: it is finished when something is true."""
-
-    def __init__(self, true: Callable[[], bool]) -> None:
-        self._true = true
-
-    @property
-    def finished(self) -> bool:
-        return self._true()
-
-    def take(self, workers: int) -> Any | None:
-        return None
-
-    def report(self, order: Any, content: Any) -> None:
-        raise AssertionError("there is no order")
-
-    def done(self, order: Any, content: Any) -> None:
-        raise AssertionError("there is no order")
-
-    def failed(self, order: Any, error: TokenPruneError, died: bool) -> None:
-        raise AssertionError("there is no order")
 
 
 class Answers(Work):

@@ -6,14 +6,19 @@ A process that is killed at any moment loses at most the batch it was working on
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+import numpy as np
 
 from tokenprune.errors import OutputError
 from tokenprune.output.lines import Row, json_ready, line, lines, parse
 from tokenprune.output.run_folder import ANOTHER_FOLDER, RunFolder
 
+#: Takes up rows of samples that cannot be used; see :meth:`Results.skip`.
+Skip = Callable[[Sequence[Row]], None]
 #: The file that says which series and samples the last run was about, and what its scores are.
 RUN = "run.json"
 
@@ -51,29 +56,6 @@ class Flags:
     def any(self, start: int, end: int) -> bool:
         """Whether a position from ``start`` to ``end - 1`` was seen."""
         return any(self.flags[start:end])
-
-
-class SkipLog(Protocol):
-    """Records samples that cannot be used."""
-
-    def skip(self, rows: Sequence[Row]) -> None:
-        """Take up rows; see :meth:`Results.skip`."""
-
-
-class SkippedRows:
-    """Rows of samples that cannot be used, until somebody takes them."""
-
-    def __init__(self) -> None:
-        self._rows: list[Row] = []
-
-    def skip(self, rows: Sequence[Row]) -> None:
-        """Take up rows; see :meth:`Results.skip`."""
-        self._rows += rows
-
-    def taken(self) -> list[Row]:
-        """The rows since the last call."""
-        found, self._rows = self._rows, []
-        return found
 
 
 class Results(RunFolder):
@@ -124,18 +106,47 @@ class Results(RunFolder):
         """A row for every line; None for an incomplete one."""
         return (parse(text, "series", "position") for text in lines(self.samples))
 
-    @property
-    def unordered(self) -> bool:
-        """Whether the rows may be in another order than one process would have written them."""
-        return self._unordered.exists()
-
     def begin_unordered(self) -> None:
         """Note that several workers write rows, in the order in which they are done."""
         self.write(self._unordered.name, "")
 
-    def end_unordered(self) -> None:
-        """Note that the rows are in order."""
-        self._unordered.unlink(missing_ok=True)
+    def put_in_order(self, keys: Sequence[str], batch_size: int) -> None:
+        """Put the rows in the order of one process, batch by batch and series by series, where workers wrote them.
+
+        Rows of other series, which earlier runs left, come first. A row takes 24 bytes of memory: its place, its
+        offset, its rank.
+
+        Args:
+            keys: The series, in their order.
+            batch_size: Samples of a batch.
+        """
+        if not self._unordered.exists():
+            return
+        order = {key: number for number, key in enumerate(keys)}
+        places, offsets = array("q"), array("q")
+        for offset, row in self._located():
+            number = order.get(row["series"])
+            batch, within = divmod(row["position"], batch_size)
+            places.append(-1 if number is None else (batch * len(keys) + number) * batch_size + within)
+            offsets.append(offset)
+        with self.samples.open("rb") as file, self.replacing(self.samples) as out:
+            for index in np.argsort(np.frombuffer(places, dtype=np.int64), kind="stable"):
+                file.seek(offsets[index])
+                out.write(file.readline().decode())
+        skipped = sorted(self.skipped_in_file(), key=lambda row: row["position"] // batch_size)
+        if skipped:
+            self.write(self.skipped.name, "".join(map(line, skipped)))
+        self._unordered.unlink()
+
+    def _located(self) -> Iterator[tuple[int, Row]]:
+        """Every complete row, and where its line begins."""
+        offset = 0
+        with self.samples.open("rb") as file:
+            for text in file:
+                row = parse(text.decode(errors="replace"), "series", "position")
+                if row is not None:
+                    yield offset, row
+                offset += len(text)
 
     def skipped_in_file(self) -> Iterator[Row]:
         """Rows of the samples that cannot be used, in the order of the file; see :meth:`skip`."""

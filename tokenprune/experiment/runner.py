@@ -10,15 +10,13 @@ from typing import Any
 from tokenprune.core.notebook import progress_in_notebooks
 from tokenprune.core.references import ORACLE, UNPRUNED
 from tokenprune.errors import ConfigError, TokenPruneWarning
-from tokenprune.executors.base import Executor
-from tokenprune.executors.crew import Crew
+from tokenprune.executors.base import Crew, Executor
 from tokenprune.experiment import examples
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batches, several_sizes
 from tokenprune.experiment.choosing import Choices
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.losses import Losses, LossesInOrder, TooManyLostError
-from tokenprune.experiment.order import put_in_order
 from tokenprune.experiment.part import Part, chosen_series, select_batches
 from tokenprune.experiment.remote import RemoteSteps, remove_scratch
 from tokenprune.experiment.result import ExperimentResult
@@ -114,11 +112,6 @@ class _Experiment:
             )
         self.sizes = list(dict.fromkeys([*self.sizes, size]))
 
-    @property
-    def rounds(self) -> int:
-        """Rounds of prefill timings to measure; 0 for none."""
-        return self.config.timing
-
     def run(self) -> ExperimentResult:
         """Answer what is missing and return all answers."""
         left_out, batches, done = self._resume()
@@ -133,8 +126,7 @@ class _Experiment:
     def _steps(self, batches: Batches, missing: int) -> Steps:
         if self.workers is None:
             return OwnSteps(self.config, batches, self.results)
-        count = max(1, min(self.workers.number, missing))
-        return RemoteSteps(self.workers.executor, count, missing, self.config, self.part, self.results)
+        return RemoteSteps(self.workers, missing, self.config, self.part, self.results)
 
     def _run(
         self, steps: Steps, left_out: dict[str, str], batches: Batches, done: set[tuple[str, int]]
@@ -160,13 +152,13 @@ class _Experiment:
             if self.workers is not None:
                 results.begin_unordered()
             self._answer(steps, batches, done)
-            if self.rounds:
+            if self.config.timing:
                 timing = timing | self._time(steps)
         else:
             batches.tidy(results)
             self._store(batches)  # this part may be smaller than the one that ran before
         keys = [item.key for item in self.series]
-        put_in_order(results, keys, batches.size)
+        results.put_in_order(keys, batches.size)
         answers = Answers.read(filter(batches.uses, results.rows()), keys)
         self._show(steps, batches, choices, answers)
         return ShownResult(
@@ -197,7 +189,7 @@ class _Experiment:
         stored = {
             "series": [item.key for item in self.series],
             "limit": batches.count,
-            "questions": sum(len(batches.positions(number)) for number in batches.numbers),
+            "questions": batches.count,
             "label_free": self.config.task.label_free,
             "settings": published_settings(self.series),
             "batch_sizes": self.sizes,
@@ -241,7 +233,7 @@ class _Experiment:
     ) -> bool:
         answered = all((item.key, number) in done for item in self.series for number in self._used(batches))
         pruned = self.series[1:]
-        timed = not self.rounds or all(len(timing.get(item.key, ())) == self.rounds for item in pruned)
+        timed = not self.config.timing or all(len(timing.get(item.key, ())) == self.config.timing for item in pruned)
         return answered and timed and {item.key for item in pruned} <= choices.keys()
 
     @staticmethod

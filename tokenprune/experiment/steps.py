@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tokenprune.config import Method
@@ -18,8 +19,8 @@ from tokenprune.experiment.batches import Batches
 from tokenprune.experiment.checks import check_series
 from tokenprune.experiment.choosing import Choices, choose_series_layers, try_out, tune_series
 from tokenprune.experiment.config import ExperimentConfig
-from tokenprune.experiment.losses import Event, Events
-from tokenprune.experiment.results import Results, SkippedRows
+from tokenprune.experiment.losses import Event
+from tokenprune.experiment.results import Results
 from tokenprune.experiment.series import Series
 from tokenprune.experiment.series_model import why_no_foreground
 from tokenprune.fingerprint.origin import Origin
@@ -199,10 +200,12 @@ class OwnSteps(Steps):
         choices |= choose_series_layers(answering, slow, images)
         try_out(answering, slow, first)
         tuned = [item for item in series if item.tune is not None]
+
+        def show_tune(name: str, done: int, total: int) -> None:
+            progress(f"tune: {name}", done, total)
+
         for item in tuned:
-            choices[item.key] = tune_series(
-                answering, item, self.folder.folder, earlier.get(item.key), _tuning(progress)
-            )
+            choices[item.key] = tune_series(answering, item, self.folder.folder, earlier.get(item.key), show_tune)
         try_out(answering, tuned, first)
         self._prepared = True
         ordered = {item.key: choices[item.key] for item in series if item.key in choices}
@@ -221,12 +224,14 @@ class OwnSteps(Steps):
 
     def answer_batch(self, asked: Asked) -> Iterator[Answered]:
         """Answer one batch, series by series."""
-        skipped, events = SkippedRows(), Events()
-        asking = Asking(self.answering, self.batches, skipped, events)
+        skipped, events = list[Row](), list[Event]()
+        asking = Asking(self.answering, self.batches, skipped.extend, events.append)
         works = asking.read(asked.number, dict(asked.unpruned))
         for key in asked.keys:
             rows = asking.answer(self.series[key], works) if works else []  # until the last sample is left out
-            yield Answered(asked.number, key, rows, skipped.taken(), events.taken())
+            yield Answered(asked.number, key, rows, tuple(skipped), tuple(events))
+            skipped.clear()
+            events.clear()
 
     def time(self, keys: Sequence[str], progress: Progress) -> dict[str, list[float]]:
         """See :meth:`Steps.time`."""
@@ -250,10 +255,7 @@ class OwnSteps(Steps):
         self, keys: Sequence[str], positions: Sequence[int], progress: Progress
     ) -> tuple[examples.Stored, str | None]:
         """See :meth:`Steps.capture`."""
-
-        def show(done: int, total: int) -> None:
-            progress("examples", done, total)
-
+        show = partial(progress, "examples")
         return examples.capture(self.answering, self.batches, self._series(keys), positions, show)
 
     def close(self) -> None:
@@ -261,10 +263,3 @@ class OwnSteps(Steps):
 
     def _series(self, keys: Sequence[str]) -> list[Series]:
         return [self.series[key] for key in keys]
-
-
-def _tuning(progress: Progress) -> Progress:
-    def show(name: str, done: int, total: int) -> None:
-        progress(f"tune: {name}", done, total)
-
-    return show

@@ -8,16 +8,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenprune.config import Method
 from tokenprune.executors.service import Service
-from tokenprune.experiment.choosing import Choices
 from tokenprune.experiment.config import ExperimentConfig
-from tokenprune.experiment.examples import Stored
 from tokenprune.experiment.part import Part, select_batches
 from tokenprune.experiment.results import Results
-from tokenprune.experiment.steps import Asked, Loaded, OwnSteps, Prepared
+from tokenprune.experiment.steps import Asked, Loaded, OwnSteps
 
 Report = Callable[[Any], None]
 
@@ -31,16 +29,24 @@ class Order(ABC):
 
 
 @dataclass(frozen=True)
-class PrepareOrder(Order):
-    """Arguments of :meth:`Steps.prepare`; reports are its progress."""
+class StepOrder(Order):
+    """A step that one worker does for all; reports are its progress.
 
-    keys: tuple[str, ...]
-    earlier: Choices
-    keep_oracle: bool
+    Attributes:
+        step: The method of :class:`Steps`.
+        arguments: Its arguments, without the progress.
+        methods: The methods as another worker has prepared them; None before.
+    """
 
-    def run(self, steps: OwnSteps, report: Report) -> Prepared:
-        """See :meth:`Steps.prepare`."""
-        return steps.prepare(self.keys, self.earlier, self.keep_oracle, lambda *step: report(step))
+    step: Literal["prepare", "time", "capture"]
+    arguments: tuple[Any, ...]
+    methods: Mapping[str, Method] | None = None
+
+    def run(self, steps: OwnSteps, report: Report) -> Any:
+        """See :meth:`Order.run`."""
+        if self.methods is not None:
+            steps.adopt(self.methods)
+        return getattr(steps, self.step)(*self.arguments, lambda *step: report(step))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,33 +63,6 @@ class AnswerOrder(Order):
             steps.batches.set_skipped(asked.number, asked.skipped)
             for answered in steps.answer_batch(asked):
                 report(answered)
-
-
-@dataclass(frozen=True)
-class TimeOrder(Order):
-    """Arguments of :meth:`Steps.time`; reports are its progress."""
-
-    keys: tuple[str, ...]
-    methods: Mapping[str, Method]
-
-    def run(self, steps: OwnSteps, report: Report) -> dict[str, list[float]]:
-        """See :meth:`Steps.time`."""
-        steps.adopt(self.methods)
-        return steps.time(self.keys, lambda *step: report(step))
-
-
-@dataclass(frozen=True)
-class CaptureOrder(Order):
-    """Arguments of :meth:`Steps.capture`; reports are its progress."""
-
-    keys: tuple[str, ...]
-    positions: tuple[int, ...]
-    methods: Mapping[str, Method]
-
-    def run(self, steps: OwnSteps, report: Report) -> tuple[Stored, str | None]:
-        """See :meth:`Steps.capture`."""
-        steps.adopt(self.methods)
-        return steps.capture(self.keys, self.positions, lambda *step: report(step))
 
 
 class ExperimentService(Service):

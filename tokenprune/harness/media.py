@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tokenprune.core.optional import optional
 from tokenprune.core.text import one_line
 from tokenprune.datasets.media import source
-from tokenprune.datasets.picture import eight_bits, on_white, read_image
+from tokenprune.datasets.picture import read_image, upright
 from tokenprune.datasets.video import read_video
 from tokenprune.errors import SampleError
 from tokenprune.tasks.base import Video
@@ -30,10 +30,9 @@ def picture_of(value: Any, where: str) -> Image:
     Raises:
         SampleError: It is none of these, or cannot be read.
     """
-    image_module, operations = optional("PIL.Image", "an image"), optional("PIL.ImageOps", "an image")
-    if isinstance(value, image_module.Image):
+    if isinstance(value, optional("PIL.Image", "an image").Image):
         try:
-            return on_white(eight_bits(operations.exif_transpose(value)))
+            return upright(value)
         except Exception as error:  # Pillow decodes late, and its decoders raise many kinds
             raise SampleError(f"{where}: the picture cannot be read ({one_line(error)})", "repair the data") from error
     try:

@@ -8,9 +8,9 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from types import ModuleType
 
-import yaml
-
 from tokenprune.core import plugins
+from tokenprune.core.document import parse_yaml
+from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError
 
 
@@ -38,9 +38,9 @@ class ShippedFile:
         """
         assert self.file is not None
         try:
-            data = yaml.load(self.file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(" ".join(str(error).split())) from error
+            data = parse_yaml(self.file.read_text(encoding="utf-8"), self.file.name).data
+        except (OSError, ValueError) as error:  # a ConfigError is a ValueError
+            raise ConfigError(one_line(error)) from error
         return str(data.get("description", "")) if isinstance(data, dict) else ""
 
 
