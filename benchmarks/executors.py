@@ -20,9 +20,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tokenprune.executors.ray import Ray
-from tokenprune.executors.submitit import Submitit
-
 from tokenprune.core.references import UNPRUNED
 from tokenprune.executors.base import Executor
 from tokenprune.executors.local import Local
@@ -34,6 +31,8 @@ from tokenprune.experiment.results import Results
 from tokenprune.experiment.steps import Answered, Asked
 from tokenprune.experiment.worker import AnswerOrder
 from tokenprune.output.lines import Row
+from tokenprune_cluster.ray import Ray
+from tokenprune_cluster.submitit import Submitit
 
 RESULTS = Path(__file__).parent / "results" / "executors"
 Result = TypeVar("Result")

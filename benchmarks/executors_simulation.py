@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from random import Random
 
 from benchmarks.executors import BATCH, KEYS, RESULTS, alone, row
-from tokenprune.experiment.losses import Losses, LossesInOrder, WereAnswered
+from tokenprune.experiment.losses import Event, Losses, LossesInOrder
 from tokenprune.experiment.remote import Answers
 from tokenprune.experiment.steps import Answered, Asked
 from tokenprune.output.lines import line
@@ -82,7 +82,7 @@ def simulate(workers: int, job: float, samples: int, driver: float) -> Simulated
         if taken is not None:
             orders += 1
             jobs = [
-                Answered(item.number, key, (), (), (WereAnswered(BATCH, False),))
+                Answered(item.number, key, (), (), (Event(False, BATCH),))
                 for item in reversed(taken.batches)
                 for key in reversed(item.keys)
             ]

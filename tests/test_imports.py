@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,20 @@ def test_only_optional_packages_are_imported_for_types() -> None:
             if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
                 hidden += [(module_of(path), target.partition(".")[0]) for target, _ in imports_of(node)]
     assert {package for _, package in hidden} <= LAZY
+
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.rglob("*.py")), ids=lambda path: str(path.relative_to(BENCHMARKS)))
+def test_benchmarks_import_what_there_is(path: Path) -> None:
+    """They run only when somebody asks for figures: a name that has moved would be found then, and no earlier."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in {"tokenprune", "tests"}:
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                if not hasattr(module, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")
 
 
 def test_the_architecture_page_shows_these_imports() -> None:

@@ -67,7 +67,6 @@ def test_what_is_no_place(home: Path, path: str, words: str) -> None:
     [
         ["run", "FILE"],
         ["run", "FILE", "--dry-run"],
-        ["merge", "FILE"],
         ["tune", "--model", "toy", "--data", "toy", "--average-tokens", "8"],
         ["report", "FOLDER"],
         ["profile", "FILE"],
