@@ -1,0 +1,49 @@
+"""The table of the README is what benchmarks/front.py makes of the committed results."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def front(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The module, which the tests that load other plans do not see."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield importlib.import_module("front")
+    for name in ("front", "comparison", "tables"):
+        sys.modules.pop(name, None)
+
+
+def test_the_table_of_readme_is_that_of_the_results(front: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    front.main()
+    table = capsys.readouterr().out
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- written by `python benchmarks/front.py`; a test compares -->\n{table}\n" in readme
+
+
+def test_rows_are_read_from_the_cells(front: ModuleType) -> None:
+    """A third of the tokens, in the order of the tasks that README names: the figures of docs/comparison.md."""
+    accuracies = {row[0]: row[1] for row in front.rows()}
+    page = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    nine = page.split("### The nine cells")[1]
+    own = [
+        next(line for line in nine.splitlines() if line.startswith(f"| {task} | 33.3 |")).split(" | ")[5]
+        for task in ("Digits", "easy-VQA", "Clips")
+    ]
+    assert accuracies["`entropyprune`"] == " · ".join(f"{float(share):.0f}" for share in own)
+
+
+def test_speed_belongs_to_its_budget(front: ModuleType) -> None:
+    """The JSON rows have no budget: their order is that of the printed table, which has."""
+    printed = (ROOT / "benchmarks" / "results" / "speed" / "batch1.md").read_text(encoding="utf-8")
+    for tokens in front.SHARES.values():
+        row = next(line for line in printed.splitlines() if line.startswith(f"| entropyprune {tokens} |"))
+        assert row.split(" | ")[3].startswith(f"{front.speed(tokens):.3f} ")
