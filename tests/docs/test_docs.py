@@ -22,6 +22,8 @@ from tokenprune.methods.named import shipped_method
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+FIVE_MINUTES = ROOT / "docs" / "five-minutes.md"
+"""Its scripts load checkpoints of the hub and need torchvision: `test_hub_pages.py` runs it."""
 PAGES = sorted([README, *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")])
 FENCE = re.compile(r"^(?P<before>[^\n]*)\n(?:\n)?```(?P<lang>\w+)[^\n]*\n(?P<code>.*?)^```$", re.M | re.S)
 INCLUDE = re.compile(r'^--8<-- "(?P<path>[^":]+)"$', re.M)
@@ -137,7 +139,9 @@ def test_bibtex_names_this_version_and_the_paper_of_the_method() -> None:
     assert f"version = {tp.__version__}," in plain
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python") and page != README], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python") and page not in (README, FIVE_MINUTES)], ids=name_of
+)
 def test_python_examples_run(page: Path, playground: Path) -> None:
     """Top to bottom in one namespace that starts with the model of the start page."""
     namespace: dict[str, Any] = {"__name__": "example"}
