@@ -1,6 +1,7 @@
 """Prints the table of the README: what is left of the accuracy and of the work at three shares of the visual tokens.
 
     python benchmarks/front.py
+    python benchmarks/front.py --ratios > benchmarks/results/ratio.md  # accuracies alone, task by task, down to 5 %
 
 It measures nothing. Accuracies are those of the cells that docs/comparison.md shows, times those of
 ``benchmarks/results/speed/batch1.json``; FLOPs are computed as ``tokenprune flops`` does. A test compares the README
@@ -9,11 +10,12 @@ with this table.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Iterator
 
 import yaml
-from comparison import CLIPS, DOWNSAMPLED, PICTURES, Method, Page, Result, first_random, table
+from comparison import CLIPS, DOWNSAMPLED, PICTURES, TASKS, Method, Page, Result, first_random, table
 from tables import OWN, PLAN, ROOT, cells
 
 import tokenprune as tp
@@ -30,10 +32,24 @@ ROWS: dict[str, Callable[[Result], Method | None]] = {
 }
 
 
+def results() -> list[Result]:
+    """The finished cells with equal layer averages, task by task, the largest share first."""
+    return Page(cells(yaml.safe_load(PLAN.read_text(encoding="utf-8")))).of("average", (*PICTURES, *CLIPS))
+
+
+def ratios() -> list[str]:
+    """The lines of the table of docs/ratio.md."""
+    shares = list(dict.fromkeys(item.share for item in results()))
+    lines = []
+    for task, title in TASKS.items():
+        of_task = {item.share: item for item in results() if item.cell.task == task}
+        lines += [[title, name, *(kept(pick(of_task[share])) for share in shares)] for name, pick in ROWS.items()]
+    return table(["task", "method", *(f"{share} %" for share in shares)], lines)
+
+
 def rows() -> Iterator[list[str]]:
     """The rows: accuracies, FLOPs, times."""
-    found = Page(cells(yaml.safe_load(PLAN.read_text(encoding="utf-8")))).of("average", (*PICTURES, *CLIPS))
-    by_share = {share: [item for item in found if item.share == share] for share in SHARES}
+    by_share = {share: [item for item in results() if item.share == share] for share in SHARES}
     for name, pick in ROWS.items():
         yield [name, *(" · ".join(kept(pick(item)) for item in by_share[share]) for share in SHARES)]
     yield ["FLOPs of LLaVA-1.5-7B, computed", *(f"-{flops(tokens):.2f} %" for tokens in SHARES.values())]
@@ -60,11 +76,13 @@ def speed(tokens: int) -> float:
     return float(by_budget[tokens]["speedup"]["median"])
 
 
-def main() -> None:
-    """Print the table."""
+def main(ratio: bool = False) -> None:
+    """Print a table."""
     columns = ["method, share of the visual tokens", *(f"{share} %" for share in SHARES)]
-    print("\n".join(table(columns, rows())).rstrip("\n"))
+    print("\n".join(ratios() if ratio else table(columns, rows())).rstrip("\n"))
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ratios", action="store_true", help="print the table of docs/ratio.md")
+    main(parser.parse_args().ratios)

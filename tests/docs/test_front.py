@@ -29,6 +29,11 @@ def test_the_table_of_readme_is_that_of_the_results(front: ModuleType, capsys: p
     assert f"<!-- written by `python benchmarks/front.py`; a test compares -->\n{table}\n" in readme
 
 
+def test_the_table_of_ratios_is_that_of_the_results(front: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    front.main(ratio=True)
+    assert capsys.readouterr().out == (ROOT / "benchmarks" / "results" / "ratio.md").read_text(encoding="utf-8")
+
+
 def test_rows_are_read_from_the_cells(front: ModuleType) -> None:
     """A third of the tokens, in the order of the tasks that README names: the figures of docs/comparison.md."""
     accuracies = {row[0]: row[1] for row in front.rows()}
