@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_five_minutes_run_as_pasted(tmp_path: Path) -> None:
     page = ROOT / "docs" / "five-minutes.md"
-    code = "import sys, tests.support.torchvision_stub; from tests.docs.hub_pages import main; main(sys.argv[1], sys.argv[2])"
+    code = "import sys, tests.support.torchvision_stub; from tests.docs.hub_pages import main; main(*sys.argv[1:])"
     command = [sys.executable, "-c", code, str(page), str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
