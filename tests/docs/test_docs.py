@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import shutil
@@ -151,6 +152,25 @@ def test_python_examples_run(page: Path, playground: Path) -> None:
         code = compile("\n" * block.line + block.code, str(page), "exec")
         if block.runs:
             exec(code, namespace)
+
+
+def names_from_nowhere(page: Path) -> set[str]:
+    """Names of the model of the start page that the Python blocks of a page read and do not make themselves."""
+    nodes = [node for block in blocks(page, "python") if block.runs for node in ast.walk(ast.parse(block.code))]
+    stored = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    imported = {alias.asname or alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    loaded = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return (loaded & {"model", "inputs", "torch"}) - stored - imported
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in ROOT.glob("docs/*.md") if names_from_nowhere(page) and page.name != "index.md"],
+    ids=name_of,
+)
+def test_pages_say_where_their_model_comes_from(page: Path) -> None:
+    before = page.read_text(encoding="utf-8").split("```python")[0]
+    assert "(index.md#a-model-to-try-things-on)" in before, f"{page}: say where model, inputs and torch come from"
 
 
 def test_blocks_are_found() -> None:
