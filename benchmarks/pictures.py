@@ -11,13 +11,13 @@ can be read at 400 pixels, on white.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 
 import tokenprune as tp
 from tokenprune.models.base import LoadedModel, ModelSpec
@@ -29,37 +29,17 @@ from tokenprune_embedded.tasks.moving_digits import MovingDigits
 CALIBRATION = 16
 #: Named method -> what of it is replaced.
 Methods = Mapping[str, Mapping[str, Any]]
-#: Name -> model, task, methods, budget.
-PICTURES: dict[str, tuple[ModelSpec, Task, Methods, dict[str, Any]]] = {
-    "front": (
-        Digits(),
-        DigitsTask(split="test"),
-        {"entropyprune": {}, "random": {"layers": {"name": "fixed", "layers": [0]}}},
-        {"name": "layer_average", "ratio": 0.1112},
-    ),
-    "digits": (
-        Digits(),
-        DigitsTask(split="test"),
-        {"entropyprune": {}, "visionzip": {}, "fastv": {}, "random": {}},
-        {"name": "layer_average", "ratio": 0.222},
-    ),
-    "clips": (
-        Clips(),
-        MovingDigits(split="test"),
-        {"vscan": {}, "random": {}},
-        {"name": "keep_ratio", "ratio": 0.112},
-    ),
-}
 
 
-@torch.no_grad()
 def answer(loaded: LoadedModel, inputs: dict[str, Any]) -> str:
     """The greedy answer."""
     ids = loaded.model.generate(**inputs, max_new_tokens=4, do_sample=False)
     return loaded.decode(ids[:, inputs["input_ids"].shape[1] :])[0]
 
 
-def looks(loaded: LoadedModel, task: Task, sample: Sample, methods: Methods, budget: dict[str, Any]) -> list[tp.Look]:
+def looks(
+    loaded: LoadedModel, task: Task, sample: Sample, methods: Methods, budget: Mapping[str, Any]
+) -> list[tp.Look]:
     """What every method keeps of a sample; the unpruned model first."""
     inputs, pictures = loaded.encode([sample]), sample_pictures(sample)
     calibration = [loaded.encode([other]) for other in task.calibration(CALIBRATION)]
@@ -96,19 +76,61 @@ def draw_front(shown: Sequence[tp.Look], path: Path) -> None:
     plt.close(figure)
 
 
+def draw_scores(shown: Sequence[tp.Look], path: Path) -> None:
+    """Draw what each look keeps and the scores that it saw: one below the other, the frames of a clip side by side."""
+    wide = len(shown[0].pictures) == 1
+    tp.draw(shown, path, width=11 if wide else 8, columns=len(shown) if wide else 1, dpi=120)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: the first question of a task, asked with several methods at one budget.
+
+    Attributes:
+        model: The model.
+        task: The task.
+        methods: The methods.
+        budget: What each may keep.
+        draw: Draws the looks into a file.
+    """
+
+    model: ModelSpec
+    task: Task
+    methods: Methods
+    budget: Mapping[str, Any]
+    draw: Callable[[Sequence[tp.Look], Path], None] = draw_scores
+
+
+PICTURES = {
+    "front": Picture(
+        Digits(),
+        DigitsTask(split="test"),
+        {"entropyprune": {}, "random": {"layers": {"name": "fixed", "layers": [0]}}},
+        {"name": "layer_average", "ratio": 0.1112},
+        draw_front,
+    ),
+    "digits": Picture(
+        Digits(),
+        DigitsTask(split="test"),
+        {"entropyprune": {}, "visionzip": {}, "fastv": {}, "random": {}},
+        {"name": "layer_average", "ratio": 0.222},
+    ),
+    "clips": Picture(
+        Clips(), MovingDigits(split="test"), {"vscan": {}, "random": {}}, {"name": "keep_ratio", "ratio": 0.112}
+    ),
+}
+
+
 def main(folder: Path, names: list[str]) -> None:
     """Draw the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        spec, task, methods, budget = PICTURES[name]
-        shown = looks(spec.load(), task, task.samples()[0], methods, budget)
+        picture = PICTURES[name]
+        sample = picture.task.samples()[0]
+        shown = looks(picture.model.load(), picture.task, sample, picture.methods, picture.budget)
         for look in shown:
             print(f"{name}: {look.method}: {look.kept.sum()} of {look.tokens} visual tokens, {look.answer!r}")
-        if name == "front":
-            draw_front(shown, folder / f"{name}.png")
-            continue
-        wide = len(shown[0].pictures) == 1  # the frames of a clip fill the width alone
-        tp.draw(shown, folder / f"{name}.png", width=11 if wide else 8, columns=len(shown) if wide else 1, dpi=120)
+        picture.draw(shown, folder / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,12 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 #: Heavy optional packages, and what starts slowly: the only imports allowed inside functions.
 LAZY = {"matplotlib", "jinja2", "vl_convert", "fvcore", "PIL", "triton"}
 
+ROOT = Path(__file__).parents[1]
+#: Programs for somebody who wants figures or weights.
+SCRIPTS = sorted([*ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("plugins/*/training/*.py")])
+#: What they import of ours. vLLM and its plugin are in an environment of their own.
+OURS = {"tokenprune", "tokenprune_embedded", "tokenprune_cluster", "tests", "benchmarks"}
+
 
 def test_every_module_has_a_room() -> None:
     rooms = {room(module_of(path)) for path in PACKAGE.rglob("*.py")}
@@ -109,14 +115,11 @@ def test_only_optional_packages_are_imported_for_types() -> None:
     assert {package for _, package in hidden} <= LAZY
 
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.mark.parametrize("path", sorted(BENCHMARKS.rglob("*.py")), ids=lambda path: str(path.relative_to(BENCHMARKS)))
-def test_benchmarks_import_what_there_is(path: Path) -> None:
-    """They run only when somebody asks for figures: a name that has moved would be found then, and no earlier."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in {"tokenprune", "tests"}:
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_scripts_import_what_there_is(path: Path) -> None:
+    """Nothing imports them, and they run only when somebody asks: a name that has moved would be found no earlier."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in OURS:
             module = importlib.import_module(node.module)
             for name in node.names:
                 if not hasattr(module, name.name):

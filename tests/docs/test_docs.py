@@ -228,6 +228,16 @@ def test_commands_exist() -> None:
         assert f"tokenprune {word}" in page, f"{word} is not on docs/cli.md"
 
 
+def test_commands_of_the_vllm_plugin_are_those_of_its_page() -> None:
+    """The plugin's own tests run the commands of its page; they need vLLM, and these tests do not have it."""
+    shown = {page: set[str]() for page in PAGES}
+    for block in all_blocks("bash"):
+        lines = (line.partition("  #")[0] for line in block.code.splitlines())
+        shown[block.page] |= {line for line in lines if line.startswith("tokenprune-vllm")}
+    assert shown[README]
+    assert set().union(*shown.values()) == shown[ROOT / "docs" / "serving.md"]
+
+
 def test_all_errors_are_documented() -> None:
     """docs/errors.md lists exactly the classes of `tokenprune.errors`, with code and builtin base."""
     page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")

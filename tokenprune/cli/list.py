@@ -61,7 +61,7 @@ def list(  # the command's name
         print_lines(name)
         print_table(fill(name, COLUMNS, rows))
         print_lines("")
-    print_lines("Read from their files;", "`tokenprune doctor` imports each, and says which fail.")
+    print_lines("Read from files, not imported.", "`tokenprune doctor` imports each, and says which fail.")
 
 
 def listed(kind: str, check: bool = False) -> Sequence[Listed]:
