@@ -16,7 +16,7 @@ from tests.adapters.test_adapters import call_of_generate
 from tests.support.tiny import CASES, CORE
 from tests.support.tiny.core import CACHE, Variant
 from tokenprune.adapters import adapter_for
-from tokenprune.adapters.call_shapes import small_arguments
+from tokenprune.adapters.image_video import small_arguments
 from tokenprune.adapters.placements import (
     AnyResolution,
     Frames,

@@ -14,7 +14,7 @@ import pytest
 
 from tokenprune.core.optional import optional
 from tokenprune.datasets.columns import check_unique
-from tokenprune.datasets.csv_rows import read_row
+from tokenprune.datasets.csv_file import read_row
 from tokenprune.datasets.media import source
 from tokenprune.datasets.open import open_table
 from tokenprune.errors import ConfigError, MissingDataError, SampleError

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import tokenprune as tp
 from tests.support.simple import CASE, pair
-from tokenprune.engine.samples import SampleCounter, given_ids
+from tokenprune.engine.method import SampleCounter, given_ids
 from tokenprune.errors import ScoreError
 
 RANDOM = tp.Method(

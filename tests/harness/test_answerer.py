@@ -14,8 +14,7 @@ import tokenprune as tp
 from tests.support.checkpoints import FAMILIES, pictures
 from tokenprune.core.component import FromRegistry
 from tokenprune.errors import ConfigError, SampleError, TokenPruneError, TokenPruneWarning
-from tokenprune.harness.answerer import Answer, Answerer, Likelihood
-from tokenprune.harness.stop_texts import cut
+from tokenprune.harness.answerer import Answer, Answerer, Likelihood, cut
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.hf import HuggingFace
 from tokenprune.tasks.base import Sample

@@ -21,9 +21,8 @@ from tokenprune.core import plugins
 from tokenprune.core.architecture import Architecture
 from tokenprune.errors import ConfigError
 from tokenprune.methods import named
-from tokenprune.methods.named import NamedMethod, shipped_method
+from tokenprune.methods.named import NamedMethod, Shipped, shipped_method
 from tokenprune.methods.published import Published, choose
-from tokenprune.methods.shipped import Shipped
 from tokenprune.models.presets import PRESETS
 from tokenprune.ops.recycle import cluster_count
 from tokenprune.selectors.base import SelectorContext

@@ -13,8 +13,7 @@ from huggingface_hub import constants
 
 from tests.support.hub import hub, silent_hub, unreachable_hub
 from tokenprune.errors import MissingDataError
-from tokenprune.models.checkpoint import checkpoint_source, has_all, has_config
-from tokenprune.models.hf import HuggingFace
+from tokenprune.models.hf import HuggingFace, checkpoint_source, has_all, has_config
 
 
 @pytest.fixture

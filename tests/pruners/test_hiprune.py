@@ -11,8 +11,9 @@ import tokenprune as tp
 from tests.support.literal import record
 from tests.support.tower import attention
 from tokenprune.budgets.base import Schedule
-from tokenprune.ops.anchors import anchors_and_neighbours, best_by_tier
+from tokenprune.ops.topk import best_by_tier
 from tokenprune.ops.vision import TowerLayer
+from tokenprune.ops.windows import anchors_and_neighbours
 from tokenprune.pruners.hiprune import HiPrune
 
 

@@ -12,7 +12,7 @@ import tokenprune as tp
 from tests.support.literal import Recording, cosine, exact_vectors, record
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.cosine import self_similarity
-from tokenprune.ops.maxmin import max_min
+from tokenprune.ops.greedy import max_min
 from tokenprune.pruners.max_min import MaxMin
 
 

@@ -14,7 +14,7 @@ from tests.support.tower import attention, features
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.dpp import unit_range
-from tokenprune.ops.mmr import maximal_marginal_relevance
+from tokenprune.ops.greedy import maximal_marginal_relevance
 from tokenprune.pruners.mmr import Mmr
 from tokenprune.scorers.vision_attention import VisionAttention
 

@@ -13,7 +13,7 @@ from tests.support.literal import cosine, exact_vectors, record
 from tests.support.tower import attention, features
 from tokenprune.budgets.base import Schedule
 from tokenprune.ops.cosine import self_similarity
-from tokenprune.ops.coverage import greedy_coverage
+from tokenprune.ops.greedy import greedy_coverage
 from tokenprune.pruners.scope import Scope
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from tokenprune.stats.best_of_many import RESAMPLES, corrected
+from tokenprune.stats.bootstrap import CHOICES, corrected
 from tokenprune.stats.clustered import share
 
 
@@ -31,7 +31,7 @@ def test_a_single_candidate_keeps_its_mean() -> None:
 def test_the_choice_is_judged_on_what_it_did_not_see() -> None:
     """Two candidates and three samples, resample by resample."""
     values = [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]
-    draws = torch.randint(3, (RESAMPLES, 3), generator=torch.Generator().manual_seed(0)).tolist()
+    draws = torch.randint(3, (CHOICES, 3), generator=torch.Generator().manual_seed(0)).tolist()
     left_out: dict[int, list[float]] = {0: [], 1: [], 2: []}
     for drawn in draws:
         first, second = (sum(row[sample] for sample in drawn) for row in values)

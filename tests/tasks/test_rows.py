@@ -464,7 +464,7 @@ def test_what_answers_are_is_found_without_decoding_pictures(folder: Path, monke
     def refused(*_: Any) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("tokenprune.tasks.vqa_samples.read_image", refused)
+    monkeypatch.setattr("tokenprune.tasks.vqa.read_image", refused)
     task = vqa(jsonl(folder, asked([{"choices": ANIMALS, "answer": number % 3} for number in range(1000)])))
     assert len(task.samples()) == 1000
     assert task._opened.reading.answer_is == "index0"

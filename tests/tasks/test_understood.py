@@ -69,7 +69,7 @@ def test_only_the_pictures_shown_are_decoded(folder: Path, monkeypatch: pytest.M
         raise AssertionError if len(decoded) > 2 else ConfigError("decoded")
 
     task = vqa(jsonl(folder, [GAP] * 5))
-    monkeypatch.setattr("tokenprune.tasks.vqa_samples.read_image", counted)
+    monkeypatch.setattr("tokenprune.tasks.vqa.read_image", counted)
     assert understand(task, rows=0).used == 5
     assert not decoded
     with pytest.raises(ConfigError, match="decoded"):

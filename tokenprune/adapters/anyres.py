@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,44 @@ from torch import Tensor, nn
 from tokenprune.adapters.grids import lattice
 from tokenprune.adapters.image_video import ImageVideoAdapter
 from tokenprune.adapters.items import Item
-from tokenprune.adapters.merging import Merging, concatenate, newline, repeat
 from tokenprune.adapters.modalities import Modality, feature_sizes, features, pixels, uniform_sizes
 from tokenprune.adapters.placements import AnyResolution, Frames, covered_by_patches
 from tokenprune.adapters.towers import TowerSite, find_tower, image_batch_site, patch_projector
 from tokenprune.adapters.views import Placement
 from tokenprune.errors import UnsupportedFeatureError
 from tokenprune.ops.vision import TowerLayer, bilinear_patches, cell_patches
+
+
+class Merging(NamedTuple):
+    """The patches and weights of each feature, on the host.
+
+    Attributes:
+        patches: Patches of each feature, long ``[features, merged]``.
+        weights: Weight of each of them, float32 ``[features, merged]``.
+    """
+
+    patches: Tensor
+    weights: Tensor
+
+
+def newline(merged: int) -> Merging:
+    """One newline: a feature made of no patch, so that all its weights are zero.
+
+    Args:
+        merged: Patches per feature of the merging that it is concatenated to.
+    """
+    return Merging(torch.zeros(1, merged, dtype=torch.long), torch.zeros(1, merged))
+
+
+def repeat(merging: Merging, patches: int, times: int) -> Merging:
+    """The merging of one frame or video repeated for ``times`` of them, which have ``patches`` patches each."""
+    return concatenate([Merging(merging.patches + patches * number, merging.weights) for number in range(times)])
+
+
+def concatenate(mergings: Sequence[Merging]) -> Merging:
+    """Join mergings whose patches are already numbered over all of them."""
+    patches, weights = zip(*mergings, strict=True)
+    return Merging(torch.cat(patches), torch.cat(weights))
 
 
 class LlavaNextAdapter(ImageVideoAdapter):

@@ -10,13 +10,44 @@ import torch
 from torch import Tensor
 
 from tokenprune.adapters.base import Adapter
-from tokenprune.adapters.call_shapes import small_arguments, without_values
 from tokenprune.adapters.grids import square
 from tokenprune.adapters.items import Item, ItemSize, assign_items, run_lengths
 from tokenprune.adapters.layout import VisualLayout, find_tokens
 from tokenprune.adapters.modalities import MODALITIES, Modality, features, uniform_sizes
 from tokenprune.adapters.placements import Frames, Whole
 from tokenprune.adapters.views import PlacedItem, Placement
+
+#: Axes of the largest tensors of whole numbers that are kept: positions ``[3, batch, seq]``. Masks of pixels have more.
+MOST_AXES = 3
+
+
+def small_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the values of floating-point tensors, and objects such as caches.
+
+    Args:
+        call: Arguments by name.
+
+    Returns:
+        Plain values, and lists of them, as they are. Of tensors, whole numbers and flags are kept as they are; others
+        are on the meta device, where only the shape is left. Everything else is left out.
+    """
+    small = {name: _small_value(value) for name, value in call.items()}
+    return {name: value for name, value in small.items() if value is not None}
+
+
+def _small_value(value: Any) -> Any:
+    """Leave out what takes memory of one argument; None where nothing is left of it."""
+    if isinstance(value, Tensor):
+        small = not value.is_floating_point() and not value.is_complex() and value.dim() <= MOST_AXES
+        return value if small else without_values(value)
+    if isinstance(value, list | tuple):
+        return [_small_value(part) for part in value]
+    return value if isinstance(value, bool | int | float | str) else None
+
+
+def without_values(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape that holds no memory."""
+    return torch.empty_like(tensor, device="meta")
 
 
 class ImageVideoAdapter(Adapter):

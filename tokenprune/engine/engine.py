@@ -35,12 +35,12 @@ from tokenprune.engine.compiled import run_eagerly
 from tokenprune.engine.continuation import Continuation, OnModel, owner_of
 from tokenprune.engine.graphs import Graphs, mark_interrupted
 from tokenprune.engine.layer_call import LayerCalls
-from tokenprune.engine.layer_hooks import LayerHooks
 from tokenprune.engine.method import AppliedMethod
 from tokenprune.engine.plan import Plan
 from tokenprune.engine.renumber import rotary_modules
 from tokenprune.engine.tower import TowerRecorder
 from tokenprune.engine.unpruned import Unpruned
+from tokenprune.engine.uses import LayerHooks
 from tokenprune.errors import TokenPruneError, UnsupportedFeatureError
 from tokenprune.recording import Recording
 

@@ -15,8 +15,7 @@ from tokenprune.config import Method
 from tokenprune.core.component import Component, FromRegistry
 from tokenprune.core.references import DOWNSAMPLED, ORACLE, UNPRUNED
 from tokenprune.errors import ConfigError, within
-from tokenprune.experiment.downsampled import Downsampled, fits
-from tokenprune.experiment.series import Series
+from tokenprune.experiment.series import Downsampled, Series, fits
 from tokenprune.experiment.tuned import TUNED, Tune, TuneSettings, costs_the_same
 from tokenprune.methods.named import find_shipped, method_names
 from tokenprune.methods.published import Published

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from tokenprune.budgets.base import Budget
 from tokenprune.config import Method
+from tokenprune.core.component import Component, FromRegistry
 from tokenprune.core.references import ORACLE
-from tokenprune.experiment.downsampled import Downsampled
+from tokenprune.errors import BudgetError
 from tokenprune.experiment.tuned import Tune
 from tokenprune.fingerprint.definition import Definition, with_code
+from tokenprune.models.downsample import check_budget
+
+
+class Downsampled(Component):
+    """Smaller pictures in place of pruning; see :mod:`tokenprune.models.downsample`.
+
+    Attributes:
+        budget: States the visual tokens, as if they were dropped before the first decoder layer.
+    """
+
+    budget: Annotated[Budget, FromRegistry("budgets")]
+
+
+def fits(budget: Budget) -> bool:
+    """Whether a budget states a number of tokens that a smaller picture can have."""
+    try:
+        check_budget(budget)
+    except BudgetError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import torch
 from torch import Tensor
-from transformers import StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.base import Budget
@@ -20,12 +21,10 @@ from tokenprune.core.references import DOWNSAMPLED, UNPRUNED
 from tokenprune.core.text import one_line
 from tokenprune.errors import SampleError, TokenPruneError, TokenPruneWarning, within
 from tokenprune.experiment.cost import batch_costs, known_shapes
-from tokenprune.experiment.downsampled import Downsampled
-from tokenprune.experiment.series import Series, definitions
+from tokenprune.experiment.series import Downsampled, Series, definitions
 from tokenprune.fingerprint import fingerprint
 from tokenprune.fingerprint.definition import CODE
 from tokenprune.harness.forced import continuation_ids, log_probabilities
-from tokenprune.harness.stop_texts import StopTexts, cut
 from tokenprune.models.answer import check_generation, generate
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.downsample import Downsampler, Smaller, check_budget
@@ -36,6 +35,35 @@ from tokenprune.run import Run, apply, choose_layers, chosen
 from tokenprune.selectors.base import LayerChoice
 from tokenprune.selectors.fixed import Fixed
 from tokenprune.tasks.base import Sample
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first stop text in it, without it."""
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(places)] if places else text
+
+
+class StopTexts(StoppingCriteria):  # type: ignore[misc]
+    """Ends an answer of ``generate`` when its last tokens show a stop text.
+
+    It saves time alone: what is left of an answer is decided by :func:`cut`, on the whole text.
+
+    Args:
+        decode: Ids ``[batch, tokens]`` -> the texts.
+        start: Tokens of the prompts.
+        stops: The stop texts, none of them empty.
+    """
+
+    def __init__(self, decode: Callable[[Tensor], list[str]], start: int, stops: Sequence[str]) -> None:
+        self._decode, self._start, self._stops = decode, start, stops
+        self._window = 4 + max(len(stop.encode()) for stop in stops)  # a token is a byte or more
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Which rows are done, bool ``[batch]``."""
+        texts = self._decode(input_ids[:, max(self._start, input_ids.shape[1] - self._window) :])
+        done = [any(stop in text for stop in self._stops) for text in texts]
+        return torch.tensor(done, device=input_ids.device)
+
 
 Inputs = Mapping[str, Tensor]
 Cost = dict[str, Any]

@@ -18,18 +18,45 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import model_validator
 
 from tokenprune.budgets.stated import stated_budget
-from tokenprune.config import Method
+from tokenprune.config import Config, Method
 from tokenprune.core.document import Document, parse_yaml, read_yaml
 from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError, PluginError, UnknownNameError
 from tokenprune.methods.files import shipped_files
 from tokenprune.methods.published import Published, choose
-from tokenprune.methods.shipped import Shipped
 from tokenprune.tables.column import Column, fill, text
 from tokenprune.tables.html import parts_html
+
+
+class Shipped(Config):
+    """The content of a named method's file. The method itself is checked when it is used.
+
+    Attributes:
+        description: What it does, in one sentence.
+        paper: Title of the paper (arXiv id).
+        differs: What differs from the paper.
+        method: Fields of a :class:`tokenprune.Method`.
+        published: Settings for single models.
+    """
+
+    description: str = ""
+    paper: str = ""
+    differs: str = ""
+    method: dict[str, Any]
+    published: tuple[Published, ...] = ()
+
+    @model_validator(mode="after")
+    def _each_model_once(self) -> Self:
+        names = [entry.model.lower() for entry in self.published]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"published names the model {repeated[0]!r} twice: give each entry its own name")
+        return self
 
 
 @dataclass(frozen=True)

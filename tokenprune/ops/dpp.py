@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tokenprune.ops.greedy import mark_picks
+from tokenprune.ops.greedy import mark_picks, row_reader
 
 #: Gains up to this fraction of the kernel's largest diagonal entry are rounding and count as 0.
 NEGLIGIBLE = 1e-5
@@ -116,7 +116,7 @@ def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int, ne
     floor = negligible * gains.amax(1, keepdim=True)
     factor = kernel.new_zeros(len(kernel), max_quota, valid.shape[1])  # one row of the Cholesky factor per step
     blocked = torch.zeros_like(gains).masked_fill_(~valid, -torch.inf)
-    flat, first = kernel.flatten(0, 1), torch.arange(len(kernel), device=kernel.device) * kernel.shape[1]
+    row_at = row_reader(kernel)
     picks = []
     for step in range(max_quota):
         score = torch.where(gains > floor, gains, 0.0).add_(blocked)
@@ -126,8 +126,7 @@ def greedy_map(kernel: Tensor, valid: Tensor, quotas: Tensor, max_quota: int, ne
         gain = score.gather(1, pick)
         previous = factor[:, :step]
         at_pick = previous.gather(2, pick[:, None].expand(-1, step, 1))
-        at_kernel = flat.index_select(0, pick[:, 0] + first)
-        residual = torch.baddbmm(at_kernel[:, None], at_pick.mT, previous, alpha=-1)[:, 0]
+        residual = torch.baddbmm(row_at(pick)[:, None], at_pick.mT, previous, alpha=-1)[:, 0]
         row = residual.mul_(torch.where(gain > 0, gain.rsqrt(), 0.0))
         factor[:, step] = row
         gains = gains.addcmul(row, row, value=-1)

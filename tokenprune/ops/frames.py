@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tokenprune.ops.gather import CHUNK, rows_at
 from tokenprune.ops.per_image import PerImage
-from tokenprune.ops.topk import topk_by_group
+from tokenprune.ops.topk import best_by_tier, topk_by_group
 
 
 def number_frames(frame: Tensor, groups: Tensor, count: int) -> Tensor:
@@ -176,27 +176,7 @@ def best_overall(scores: Tensor, first: Tensor, visual: Tensor, total: Tensor) -
     Returns:
         Bool ``[batch, n]``.
     """
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    tier = torch.where(visual, first.int(), -1).gather(1, order)
-    order = order.gather(1, tier.argsort(dim=1, descending=True, stable=True))
-    chosen = torch.arange(scores.shape[1], device=scores.device) < total[:, None]
-    return torch.zeros_like(visual).scatter(1, order, chosen) & visual
-
-
-def rank_within(scores: Tensor, frames: Tensor) -> Tensor:
-    """Rank of each token within its frame, 0 for the highest score; ties: the earlier position goes first.
-
-    Args:
-        scores: Floating ``[batch, n]``.
-        frames: Frame of each token, long ``[batch, n]``; -1 counts as a frame of its own.
-
-    Returns:
-        Long ``[batch, n]``.
-    """
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    by_frame, regrouped = frames.gather(1, order).sort(dim=1, stable=True)
-    rank = torch.arange(scores.shape[1], device=scores.device) - torch.searchsorted(by_frame, by_frame)
-    return torch.zeros_like(frames).scatter(1, order.gather(1, regrouped), rank)
+    return best_by_tier(torch.where(visual, first.int(), -1), scores, total) & visual
 
 
 def mean_of_frames(values: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:

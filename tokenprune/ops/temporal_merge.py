@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from tokenprune.ops.frames import rank_within
 from tokenprune.ops.segments import sum_by_segment
+from tokenprune.ops.topk import rank_within
 
 _NONE = -1.0  # the cosine of a token that can merge into none
 

@@ -22,14 +22,43 @@ def topk_by_group(scores: Tensor, groups: Tensor, quotas: Tensor) -> Tensor:
     Returns:
         Bool ``[batch, n]``.
     """
+    return (groups >= 0) & (rank_within(scores, groups) < quotas.gather(1, groups.clamp(min=0)))
+
+
+def rank_within(scores: Tensor, groups: Tensor) -> Tensor:
+    """Rank of each entry within its group, 0 for the highest score; ties: the earlier position goes first.
+
+    No host-device synchronisation.
+
+    Args:
+        scores: Floating ``[batch, n]``; callers must exclude NaN.
+        groups: Group of each entry, long ``[batch, n]``; any number, also a negative one, is a group.
+
+    Returns:
+        Long ``[batch, n]``.
+    """
     order = scores.argsort(dim=1, descending=True, stable=True)
-    # a stable sort by group keeps the order of scores, and needs no [groups, tokens] matrix
-    sorted_groups, regrouped = groups.gather(1, order).sort(dim=1, stable=True)
-    order = order.gather(1, regrouped)
-    start = torch.searchsorted(sorted_groups, sorted_groups)  # of each entry's group
-    rank = torch.arange(scores.shape[1], device=scores.device) - start
-    chosen = (sorted_groups >= 0) & (rank < quotas.gather(1, sorted_groups.clamp(min=0)))
-    return torch.zeros_like(chosen).scatter(1, order, chosen)
+    # a stable sort by group keeps the order of scores, and needs no [groups, entries] matrix
+    by_group, regrouped = groups.gather(1, order).sort(dim=1, stable=True)
+    rank = torch.arange(scores.shape[1], device=scores.device) - torch.searchsorted(by_group, by_group)
+    return torch.zeros_like(groups).scatter(1, order.gather(1, regrouped), rank)
+
+
+def best_by_tier(tiers: Tensor, scores: Tensor, quotas: Tensor) -> Tensor:
+    """Mark the ``quotas`` best tokens of each image: highest tier first, then highest score, then earliest position.
+
+    Args:
+        tiers: Long ``[images, n]``.
+        scores: Floating ``[images, n]``.
+        quotas: Number of tokens to mark, long ``[images]``.
+
+    Returns:
+        Bool ``[images, n]``.
+    """
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, tiers.gather(1, order).argsort(dim=1, descending=True, stable=True))
+    selected = torch.arange(tiers.shape[1], device=tiers.device) < quotas[:, None]
+    return torch.zeros_like(selected).scatter(1, order, selected)
 
 
 def floor_share(count: int, share: float) -> int:

@@ -1,9 +1,12 @@
-"""Windows of the token grid, and selection of the best tokens of each."""
+"""Windows of the token grid and the best tokens of each; tokens with high scores, and their neighbours on the grid."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from tokenprune.ops.gather import rows_at
+from tokenprune.ops.topk import best_by_tier, rank_within
 
 
 def grid_windows(grid: Tensor, valid: Tensor, side: int) -> Tensor:
@@ -62,22 +65,44 @@ def best_of_windows(scores: Tensor, windows: Tensor, tokens: Tensor, counts: Ten
     Returns:
         Bool ``[images, n]``.
     """
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    located = (tokens & (windows >= 0)).gather(1, order)
-    ranked = torch.where(located, windows.gather(1, order), torch.iinfo(windows.dtype).max)
-    by_window, regrouped = ranked.sort(dim=1, stable=True)
-    index = torch.arange(scores.shape[1], device=scores.device)
-    rank = index - torch.searchsorted(by_window, by_window)  # in the window, 0 for its best
-    rank = torch.zeros_like(rank).scatter(1, regrouped, rank)
+    located = tokens & (windows >= 0)
+    rank = rank_within(scores, torch.where(located, windows, -1))
     number = ((rank == 0) & located).sum(1).clamp(min=1)
     limit = (counts + number - 1) // number
     # in a window and within its limit; chosen to fill up; in no window; not to be chosen
-    tier = torch.where(located, (rank >= limit[:, None]).long(), torch.where(tokens.gather(1, order), 2, 3))
-    order = order.gather(1, tier.argsort(dim=1, stable=True))
-    return torch.zeros_like(tokens).scatter(1, order, index < counts[:, None])
+    tiers = torch.where(located, 3 - (rank >= limit[:, None]).long(), tokens.long())
+    return best_by_tier(tiers, scores, counts)
 
 
 def _located(grid: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """The tokens that have coordinates, ``[images, n]``, and each image's height and width, ``[images, 1, 2]``."""
     located = valid & (grid >= 0).all(-1)
     return located, grid.masked_fill(~located[:, :, None], 0).amax(1, keepdim=True)[..., 1:] + 1
+
+
+def anchors_and_neighbours(scores: Tensor, grid: Tensor, valid: Tensor, counts: Tensor, max_count: int) -> Tensor:
+    """Mark the highest-scored tokens of each image ("anchors") and the tokens next to them.
+
+    The neighbours of a token are the tokens above, below, left and right of it in the same frame. Of equal scores the
+    earlier token is the anchor.
+
+    Args:
+        scores: Floating ``[images, n]``.
+        grid: (frame, row, column) of each token, long ``[images, n, 3]``; negative for tokens that are not on the grid.
+        valid: Entries that are tokens, bool ``[images, n]``.
+        counts: Number of anchors, long ``[images]``.
+        max_count: Largest entry of ``counts``, as a host integer.
+
+    Returns:
+        Tier of each token, long ``[images, n]``: 2 for an anchor, 1 for a neighbour that is not an anchor, 0 for other
+        tokens, -1 for padding.
+    """
+    order = scores.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :max_count]
+    is_anchor = torch.arange(max_count, device=order.device) < counts[:, None]
+    anchor = torch.zeros_like(valid).scatter(1, order, is_anchor)
+    offset = (rows_at(grid, order)[:, :, None] - grid[:, None]).abs()
+    on_grid = (grid >= 0).all(-1) & valid
+    adjacent = (offset[..., 0] == 0) & (offset[..., 1:].sum(-1) == 1)
+    adjacent = adjacent & (is_anchor & on_grid.gather(1, order))[:, :, None] & on_grid[:, None]
+    tiers = torch.maximum(2 * anchor.long(), adjacent.any(1).long())
+    return tiers.masked_fill(~valid, -1)

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 
 from tokenprune.flops.decoder import Shape
-from tokenprune.ops.frames import best_of_each, best_overall, cosine_to, mean_of_frames, rank_within
+from tokenprune.ops.frames import best_of_each, best_overall, cosine_to, mean_of_frames
+from tokenprune.ops.topk import rank_within
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.signals.context import PruneContext
 

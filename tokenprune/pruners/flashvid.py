@@ -15,12 +15,12 @@ from tokenprune.core.tunable import Tunable, TunableLayer
 from tokenprune.flops.decoder import Shape
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.dpc_knn import dpc_knn
-from tokenprune.ops.frames import rank_within
-from tokenprune.ops.maxmin import max_min
+from tokenprune.ops.greedy import max_min
 from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.segments import segment_frames, sum_by_segment
 from tokenprune.ops.temporal_merge import Trees, temporal_merge
 from tokenprune.ops.tiles import divide
+from tokenprune.ops.topk import rank_within
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.signals.context import PruneContext
 from tokenprune.signals.signal_reader import TowerLayerNumber

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 
 from tokenprune.core.tunable import Tunable, TunableLayer
-from tokenprune.ops.anchors import anchors_and_neighbours, best_by_tier
+from tokenprune.ops.topk import best_by_tier
+from tokenprune.ops.windows import anchors_and_neighbours
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.signals.context import Per, PruneContext
 from tokenprune.signals.signal_reader import TowerLayerNumber

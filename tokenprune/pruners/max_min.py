@@ -10,7 +10,7 @@ from pydantic import Field
 from tokenprune.core.component import FromRegistry
 from tokenprune.flops.decoder import Shape
 from tokenprune.ops.cosine import self_similarity
-from tokenprune.ops.maxmin import max_min
+from tokenprune.ops.greedy import max_min
 from tokenprune.ops.topk import topk_by_group
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer

@@ -11,7 +11,7 @@ from tokenprune.core.tunable import Tunable, TunableLayer
 from tokenprune.flops.decoder import Shape
 from tokenprune.ops.cosine import self_similarity
 from tokenprune.ops.dpp import unit_range
-from tokenprune.ops.mmr import maximal_marginal_relevance
+from tokenprune.ops.greedy import maximal_marginal_relevance
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.scorers.base import Scorer
 from tokenprune.signals.context import PruneContext

@@ -9,7 +9,7 @@ from pydantic import Field
 from tokenprune.core.tunable import Tunable, TunableLayer
 from tokenprune.flops.decoder import Shape
 from tokenprune.ops.cosine import self_similarity
-from tokenprune.ops.coverage import greedy_coverage
+from tokenprune.ops.greedy import greedy_coverage
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.signals.context import Per, PruneContext
 from tokenprune.signals.signal_reader import TowerLayerNumber

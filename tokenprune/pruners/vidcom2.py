@@ -10,8 +10,9 @@ from torch.nn.functional import normalize
 
 from tokenprune.core.tunable import Tunable
 from tokenprune.flops.decoder import Shape
-from tokenprune.ops.frames import best_overall, mean_of_frames, rank_within
+from tokenprune.ops.frames import best_overall, mean_of_frames
 from tokenprune.ops.gaussian import WIDTHS, kernel_sum, steady_channels
+from tokenprune.ops.topk import rank_within
 from tokenprune.pruners.base import Pruner, Selection
 from tokenprune.signals.context import PruneContext
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from weakref import ref
@@ -15,7 +15,7 @@ from tokenprune.adapters.base import Adapter
 from tokenprune.config import Method
 from tokenprune.core.notebook import Progress, progress_in_notebooks
 from tokenprune.engine.compiled import eager
-from tokenprune.engine.engine import attached
+from tokenprune.engine.engine import Engine, attached
 from tokenprune.engine.plan import Plan
 from tokenprune.engine.reservation import check_free, reserved
 from tokenprune.engine.trials.calibrate import (
@@ -28,13 +28,54 @@ from tokenprune.engine.trials.calibrate import (
     why_unmet,
 )
 from tokenprune.engine.unwrap import unwrap
-from tokenprune.errors import BudgetError, ConfigError, TokenPruneError
+from tokenprune.errors import BudgetError, ConfigError, TokenPruneError, UnsupportedFeatureError
 from tokenprune.fingerprint import fingerprint
+from tokenprune.recording import Recording
 from tokenprune.run.handle import Run
 from tokenprune.run.methods import RunMethods, check_is_method
-from tokenprune.run.using import using
 from tokenprune.selectors.base import LayerChoice, SelectorContext
 from tokenprune.selectors.entropy_profile import EntropyProfile
+
+
+@contextmanager
+def using(engine: Engine, methods: RunMethods, method: Method | None) -> Iterator[Recording]:
+    """Let the calls of this context use another method inside the block.
+
+    Args:
+        engine: The applied model.
+        methods: The methods that its calls may use.
+        method: The method; None leaves the calls unpruned.
+
+    Raises:
+        TokenPruneError: The method cannot run on the model.
+        UnsupportedFeatureError: At the end, the run was closed inside the block, no call was made there, or the block
+            ends in another context than it began in.
+    """
+    recording, plan = (methods.unpruned(), None) if method is None else methods.of(method)
+    try:
+        with engine.using(recording, plan) as use:
+            yield recording
+            if engine.ended:
+                raise UnsupportedFeatureError(
+                    "the run was closed inside a using block: what was called after that was not pruned",
+                    "close the run when all blocks have ended",
+                )
+            if not use.called and not engine.may_run_graphs:
+                raise UnsupportedFeatureError(
+                    "the model was not called inside the using block, or on a thread to which the block does not"
+                    " belong, with the run's own method",
+                    "open the block on the thread that calls the model, or run the call there with"
+                    " contextvars.copy_context().run, as asyncio.to_thread does",
+                )
+        if use.moved:
+            raise UnsupportedFeatureError(
+                "the using block ended on another thread, or in another task, than it began: calls in between may have"
+                " been in no block",
+                "let one thread or task run the whole block; whoever advances a generator runs what stands behind its"
+                " yield",
+            )
+    finally:
+        recording.detach_places()
 
 
 @progress_in_notebooks

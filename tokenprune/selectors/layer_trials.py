@@ -12,7 +12,7 @@ from tokenprune.errors import ConfigError, LayerError
 from tokenprune.selectors.base import SelectorContext, Trial, TrialResult
 from tokenprune.selectors.plateau import Plateau
 from tokenprune.selectors.verdict import Promise, VerdictRow
-from tokenprune.stats.best_of_many import corrected
+from tokenprune.stats.bootstrap import corrected
 from tokenprune.stats.clustered import difference
 from tokenprune.stats.clustered import share as share_of
 

@@ -20,7 +20,7 @@ class Promise(BaseModel):
     Attributes:
         agreement: Share of the calibration samples on which the first token of the answer is the unpruned model's.
         corrected: That share without the gain from having been picked; see
-            :func:`tokenprune.stats.best_of_many.corrected`.
+            :func:`tokenprune.stats.bootstrap.corrected`.
         low: Lower end of the 95 % interval of ``corrected``.
         high: Upper end.
         samples: Calibration samples.

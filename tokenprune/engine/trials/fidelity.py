@@ -24,9 +24,8 @@ from tokenprune.engine.trials.divergence import (
     not_comparable,
     write_answers,
 )
-from tokenprune.engine.trials.features import SharedFeatures
+from tokenprune.engine.trials.features import Prefix, SharedFeatures
 from tokenprune.engine.trials.greedy import greedy
-from tokenprune.engine.trials.prefix import Prefix
 from tokenprune.errors import ConfigError, UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.ops.finite import is_distribution
 from tokenprune.recording import Annotations, Recording
