@@ -160,6 +160,13 @@ class Chart:
     spec: Json
     least_width: int
 
+    @property
+    def rows(self) -> list[Json]:
+        """What the tooltips of its marks say, a row per method and budget; bands come last."""
+        sources = [part.get("data", {}).get("values", []) for part in (self.spec, *self.spec.get("layer", []))]
+        rows = {(row["method"], row["budget"]): row for rows in sources for row in rows if "method" in row}
+        return list(rows.values())
+
 
 class ChartKind(Protocol):
     """A way to draw the points of charts. A new chart is an object of this kind in :attr:`Charts.kinds`."""
