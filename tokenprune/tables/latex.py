@@ -45,7 +45,7 @@ def text(tables: Mapping[str, Table], is_reference: Callable[[str], bool], comme
     lines = [*(f"% {comment}" for comment in ("needs \\usepackage{booktabs}", *comments))]
     lines += [f"\\begin{{tabular}}{{l{'r' * wide * len(budgets)}}}", "\\toprule"]
     if wide == 1:
-        lines.append(_line("Method", *map(escaped, budgets)))
+        lines.append(_line("Method", *map(_stacked, budgets)))
     else:
         heads = [f"\\multicolumn{{{wide}}}{{c}}{{{escaped(budget)}}}" for budget in budgets]
         ends = [(2 + wide * place, 1 + wide * (place + 1)) for place in range(len(budgets))]
@@ -70,8 +70,10 @@ def _group(
     marks = {
         budget: _marks({name: rows[name, budget][0] for name in own if (name, budget) in rows}) for budget in budgets
     }
+    wide = len(titles) * len(budgets)
+    start, end = (f"\\multicolumn{{{wide}}}{{c}}{{", "}") if wide > 1 else ("", "")
     lines = [
-        _line(escaped(method), f"\\multicolumn{{{len(titles) * len(budgets)}}}{{c}}{{{_written(cells[0])}}}")
+        _line(escaped(method), start + _written(cells[0]) + end)
         for (method, budget), cells in rows.items()
         if not budget
     ]
@@ -114,6 +116,12 @@ def _written(cell: Cell, mark: str = "") -> str:
     shown = f"{mark}{{{mean}}}" if mark else mean
     space = " " if interval.startswith("[") else ""
     return f"{shown} {{\\scriptsize{space}{interval}}}" if interval else shown
+
+
+def _stacked(budget: str) -> str:
+    """The heading of one column, broken behind its commas: columns of numbers are narrow."""
+    lines = escaped(budget).replace(", ", r",\\")
+    return lines if lines == escaped(budget) else rf"\shortstack[r]{{{lines}}}"
 
 
 def _line(*cells: str) -> str:
