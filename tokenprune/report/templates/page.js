@@ -101,7 +101,7 @@
     const on = switchedOn();
     byId("methods-status").textContent = `${on.size} of ${boxes.length} methods shown`;
     charts.forEach((set) => set("on", [...on]));
-    document.querySelectorAll("tr[data-method]").forEach((row) => { row.hidden = !on.has(row.dataset.method); });
+    document.querySelectorAll(".values tbody tr").forEach((row) => { row.hidden = !on.has(row.dataset.method); });
     showExamples();
   }
   async function drawAll() {
@@ -207,7 +207,7 @@
   function panelElement(example, panel) {
     const words = keptWords(panel);
     const reference = example.panels.find((other) => !other.budget);
-    const [picture, count] = views(example, panel, `${panel.method}: ${words}`);
+    const [picture, count] = views(example, panel, `${panel.method}: ${words}${panel.where}`);
     const element = make("article", { class: "panel" },
       make("h3", {}, ...swatch(panel.method), make("span", {}, panel.method)), picture,
       make("p", {}, make("span", { class: "said" }, panel.answer || "(no answer)"), ...badges(panel, reference)),
@@ -232,7 +232,7 @@
     });
     shown.sort((a, b) => !a.differ - !b.differ || unclear(a.example) - unclear(b.example) || b.differ - a.differ);
     place.replaceChildren(...shown.map(({ example, panels, pruned, differ }, position) => {
-      const element = make("details", { class: `example${panels.length <= 8 ? " short" : ""}` });
+      const element = make("details", { class: `fold example${panels.length <= 8 ? " short" : ""}` });
       const start = place.dataset.open === "all" || position < 2;
       element.open = opened.has(example) ? opened.get(example) : start;
       const expected = example.expected === null ? "" : ` Expected: ${example.expected}.`;
@@ -262,8 +262,7 @@
   }
   // on paper nothing can be opened
   addEventListener("beforeprint", () => {
-    document.querySelectorAll("details").forEach((item) => {
-      if (item.closest(".vega-embed")) return;
+    document.querySelectorAll(".fold").forEach((item) => {
       if (item.fill) item.fill();
       item.open = true;
     });
