@@ -45,7 +45,8 @@ def text(tables: Mapping[str, Table], is_reference: Callable[[str], bool], comme
     lines = [*(f"% {comment}" for comment in ("needs \\usepackage{booktabs}", *comments))]
     lines += [f"\\begin{{tabular}}{{l{'r' * wide * len(budgets)}}}", "\\toprule"]
     if wide == 1:
-        lines.append(_line("Method", *map(_stacked, budgets)))
+        heads = [escaped(budget).replace(", ", r",\\") for budget in budgets]  # columns of numbers are narrow
+        lines.append(_line("Method", *(rf"\shortstack[r]{{{head}}}" if r"\\" in head else head for head in heads)))
     else:
         heads = [f"\\multicolumn{{{wide}}}{{c}}{{{escaped(budget)}}}" for budget in budgets]
         ends = [(2 + wide * place, 1 + wide * (place + 1)) for place in range(len(budgets))]
@@ -116,12 +117,6 @@ def _written(cell: Cell, mark: str = "") -> str:
     shown = f"{mark}{{{mean}}}" if mark else mean
     space = " " if interval.startswith("[") else ""
     return f"{shown} {{\\scriptsize{space}{interval}}}" if interval else shown
-
-
-def _stacked(budget: str) -> str:
-    """The heading of one column, broken behind its commas: columns of numbers are narrow."""
-    lines = escaped(budget).replace(", ", r",\\")
-    return lines if lines == escaped(budget) else rf"\shortstack[r]{{{lines}}}"
 
 
 def _line(*cells: str) -> str:

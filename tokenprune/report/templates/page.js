@@ -232,7 +232,7 @@
     });
     shown.sort((a, b) => !a.differ - !b.differ || unclear(a.example) - unclear(b.example) || b.differ - a.differ);
     place.replaceChildren(...shown.map(({ example, panels, pruned, differ }, position) => {
-      const element = make("details", { class: `fold example${panels.length <= 8 ? " short" : ""}` });
+      const element = make("details", { class: "fold example" });
       const start = place.dataset.open === "all" || position < 2;
       element.open = opened.has(example) ? opened.get(example) : start;
       const expected = example.expected === null ? "" : ` Expected: ${example.expected}.`;
