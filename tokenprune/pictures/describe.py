@@ -117,7 +117,7 @@ def numbers(chosen: Sequence[int]) -> str:
 
 
 def where(look: Look) -> str:
-    """Behind a comma, the place of most kept tokens, if one third by one third of the only picture holds many of them."""
+    """The place of most kept tokens, after a comma, if a ninth of the only picture holds a large share of them."""
     panels = sheets(look)
     if len({panel.picture for panel in panels}) != 1:
         return ""
