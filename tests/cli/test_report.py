@@ -61,7 +61,7 @@ def test_another_folder_for_the_report(finished: Path, tmp_path: Path, monkeypat
 def test_tables_for_papers(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--latex", "paper/table.tex", "--csv", "paper/table.csv", "--share"]
     assert call(monkeypatch, "report", str(finished), *arguments) == 0
-    assert "keep\\_ratio 0.5" in (tmp_path / "paper" / "table.tex").read_text()
+    assert "50 \\% of the tokens kept" in (tmp_path / "paper" / "table.tex").read_text()
     assert "\\% of unpruned" in (tmp_path / "paper" / "table.tex").read_text()
     with (tmp_path / "paper" / "table.csv").open() as file:
         rows = list(csv.DictReader(file))

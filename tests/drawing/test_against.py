@@ -150,6 +150,14 @@ def test_ticks_of_small_costs_are_not_rounded_away() -> None:
     assert _few([7.0, 15.98, 15.99, 47.0]) == [7.0, 16.0, 47.0]
 
 
+@pytest.mark.parametrize("costs", [(31.0, 31.067), (0.97, 0.975), (0.104, 0.105), (1.02, 1.04), (16.0, 16.0)])
+def test_the_tick_of_costs_that_are_nearly_equal_is_on_the_axis(costs: tuple[float, float]) -> None:
+    points = tuple(Point(f"m{cost}", "b", 50.0, 40.0, 60.0, cost) for cost in costs)
+    scale, ticks = VISUAL._scale(Charts("accuracy, %", points, COSTS))
+    assert ticks
+    assert all(scale.low <= tick <= scale.high for tick in ticks)
+
+
 def test_points_of_equal_cost_stand_side_by_side_on_a_fan_from_their_one_cost() -> None:
     points = tuple(Point(name, "b", 50.0 + place, 40.0, 60.0, 16.0) for place, name in enumerate("abc"))
     spec = drawn(Charts("accuracy, %", (*points, Point("d", "b", 50.0, 40.0, 60.0, 64.0)), COSTS))

@@ -32,7 +32,7 @@ def rows(**accuracies: tuple[float, ...]) -> list[SeriesSummary]:
 
 def test_the_best_is_bold_and_the_second_underlined_in_every_column() -> None:
     table = cells(latex_table({"": rows(a=(0.8, 0.1), b=(0.7, 0.3), c=(0.6, 0.2))}))
-    assert table["Method"] == [r"keep\_ratio 0.1", r"keep\_ratio 0.2"]
+    assert table["Method"] == [r"10 \% of the tokens kept", r"20 \% of the tokens kept"]
     half = r" {\scriptsize$\pm$ 2.0}"
     assert table["a"] == [r"\textbf{80.0}" + half, "10.0" + half]
     assert table["b"] == [r"\underline{70.0}" + half, r"\textbf{30.0}" + half]
@@ -61,12 +61,19 @@ def test_the_comment_says_among_whom_the_best_is_bold() -> None:
     assert "Bold: best of its column among the methods of one result;" in several
 
 
+def test_headings_are_in_words_and_long_ones_on_two_lines() -> None:
+    text = latex_table({"": [unpruned(), summary("a", "layer_average 0.222", 0.5), summary("a", "mine_0.1", 0.4)]})
+    heading = r"\shortstack[r]{22.2 \% of the tokens,\\layer average}"
+    assert cells(text)["Method"] == [heading, r"mine\_0.1"]
+    assert re.search(r"^unpruned & \\multicolumn\{2\}\{c\}\{90\.0 ", text, re.M)
+
+
 def test_references_are_never_marked() -> None:
     found = rows(oracle=(0.99,), random=(0.98,), random_layer_2=(0.97,), mine=(0.5,), other=(0.4,))
     text = latex_table({"": found})
     assert re.findall(r"^(\S+) & \\textbf", text, re.M) == ["mine"]
     assert re.findall(r"^(\S+) & \\underline", text, re.M) == ["other"]
-    assert re.search(r"^unpruned & \\multicolumn\{1\}\{c\}\{90\.0 ", text, re.M)
+    assert re.search(r"^unpruned & 90\.0 ", text, re.M)  # one column, so nothing to span
     order = re.findall(r"^([a-z0-9-]+) &", text, re.M)
     assert order == ["unpruned", "oracle", "random", "random-layer-2", "mine", "other"]
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.report.pages import EVIL, page, panel, picture
+from tests.report.pages import EVIL, examples, page, panel, picture
 from tests.support.browser import launched
 from tokenprune.report.html import render
-from tokenprune.report.page import Example, ExamplePanel
+from tokenprune.report.page import Document, Example, ExamplePanel
+
+#: Width and height of a page in points, as Chromium rounds them.
+A4 = (594.95996, 841.91998)
 
 
 @pytest.fixture(scope="module")
@@ -278,9 +283,91 @@ def test_on_paper_everything_is_open(opened: Opened) -> None:
     assert len(opened.tab.pdf()) > 20_000
 
 
-def test_a_page_without_charts_and_examples(browser: Any, tmp_path: Path) -> None:
-    from dataclasses import replace
+def test_paper_has_whole_tables_and_nothing_to_press(opened: Opened) -> None:
+    opened.tab.emulate_media(media="print", color_scheme="dark")
+    styles = opened.tab.evaluate(
+        """() => Object.fromEntries([["table", "breakInside"], ["tbody tr", "breakInside"], [".panel", "breakInside"],
+            ["h2", "breakAfter"], ["thead", "display"]].map(([name, rule]) =>
+            [name, [...new Set([...document.querySelectorAll(name)].map((item) => getComputedStyle(item)[rule]))]]))"""
+    )
+    assert styles == {
+        "table": ["avoid"],
+        "tbody tr": ["avoid"],
+        ".panel": ["avoid"],
+        "h2": ["avoid"],
+        "thead": ["table-header-group"],  # repeated where a table is longer than a page
+    }
+    pressed = opened.tab.locator("button, input, select, .vega-embed summary, .values, .live")
+    assert pressed.count() > 20
+    seen = "(all) => all.filter((item) => item.checkVisibility()).map((item) => item.outerHTML)"
+    assert pressed.evaluate_all(seen) == []
+    assert opened.texts("#results thead th")[:2] == ["method", "budget"]  # the text of the buttons is there
+    assert opened.texts("#methods label") == [EVIL, "fastv", "visionzip", "random", "unpruned"]  # a legend
 
+
+def test_a_method_that_is_switched_off_is_not_on_paper(opened: Opened) -> None:
+    opened.tab.uncheck("#methods input[value=fastv]")
+    opened.tab.emulate_media(media="print")
+    assert opened.texts("#methods label >> visible=true") == [EVIL, "visionzip", "random", "unpruned"]
+
+
+def test_an_experiment_of_five_methods_is_four_pages_on_paper(browser: Any, tmp_path: Path) -> None:
+    methods = ["entropyprune", "entropyprune-paper", "entropyprune-reference", "fastv", "random"]
+    one = examples(methods, ["keep 64"])[0]
+    shown = tuple(replace(one, title=f"digits-test-{number}") for number in range(10))
+    made = page(methods, ["keep 64"], shown=shown)
+    (small,) = made.tables
+    config = Document("Configuration", "\n".join(f"key{number}: value" for number in range(45)))
+    tables = tuple(
+        replace(small, title=f"Table {number}", rows=small.rows * 6, note="Two lines. " * 16) for number in range(5)
+    )
+    path = tmp_path / "report.html"
+    path.write_text(render(replace(made, tables=tables, documents=(config,))), encoding="utf-8")
+    made_tab = Opened(browser, path, color_scheme="dark")
+    width = made_tab.tab.locator("#chart-0 svg.marks").bounding_box()["width"]
+    pdf = made_tab.tab.pdf(prefer_css_page_size=True, print_background=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 4
+    assert {tuple(map(float, box)) for box in re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", pdf)} == {A4}
+    made_tab.tab.wait_for_function("!document.documentElement.classList.contains('paper')")
+    assert made_tab.tab.locator("#chart-0 svg.marks").bounding_box()["width"] == width  # the screen is as before
+    assert made_tab.problems == []
+    made_tab.tab.close()
+
+
+def test_charts_are_drawn_again_for_paper(opened: Opened) -> None:
+    """Scaled down from a wide window, their letters would be too small to read."""
+    opened.tab.set_viewport_size({"width": 1600, "height": 900})
+    opened.tab.wait_for_function("document.querySelector('#chart-0 svg.marks').clientWidth > 360")
+    opened.tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    opened.tab.emulate_media(media="print")
+    svg = opened.tab.locator("#chart-0 svg.marks")
+    scale = svg.bounding_box()["width"] / float(svg.get_attribute("width"))
+    assert scale == pytest.approx(0.7, abs=0.02)  # of 12 pixels
+
+
+def test_the_values_of_marks_are_reached_with_the_keyboard(opened: Opened) -> None:
+    """The table below a chart says what its tooltips say; the drawing itself is hidden from screen readers."""
+    summary = opened.tab.locator(".chart").first.locator(".values summary")
+    summary.focus()
+    opened.tab.keyboard.press("Enter")
+    rows = opened.tab.locator("#chart-0-values tbody tr")
+    assert rows.count() == 4 * 2 + 1  # all points, and the unpruned model
+    assert rows.first.is_visible()
+    opened.tab.locator("#chart-0 .mark-symbol path").first.hover(force=True)
+    opened.tab.wait_for_selector("#vg-tooltip-element.visible")
+    tooltip = opened.texts("#vg-tooltip-element td.value")
+    assert len(tooltip) == 6
+    assert tooltip in [opened.texts(f"#chart-0-values tbody tr:nth-child({place}) > *") for place in range(1, 9)]
+    svg = opened.tab.locator(".plot svg.marks")
+    assert svg.evaluate_all("(all) => all.map((one) => one.getAttribute('aria-hidden'))") == ["true"] * 3
+    menus = opened.tab.locator(".vega-embed summary")
+    names = [menus.nth(number).get_attribute("aria-label") for number in range(menus.count())]
+    assert names[0] == "Save the chart: Accuracy against visual tokens kept"
+    opened.tab.uncheck("#methods input[value=fastv]")
+    assert rows.locator("visible=true").count() == 3 * 2 + 1
+
+
+def test_a_page_without_charts_and_examples(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(render(replace(page(shown=()), charts=None)), encoding="utf-8")
     made = Opened(browser, path)

@@ -8,6 +8,7 @@ import re
 from base64 import b64decode
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -170,6 +171,31 @@ def test_results_side_by_side() -> None:
     other = replace(two, charts=replace(two.charts, quantity="agreement, %"))
     with pytest.raises(ConfigError, match="measure different things: accuracy, %, agreement, %"):
         join_pages({"first": one, "second": other}, one.table)
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of two colours by WCAG 2, 1 to 21."""
+
+    def light(colour: str) -> float:
+        shares = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dim, bright = sorted((light(one), light(other)))
+    return (bright + 0.05) / (dim + 0.05)
+
+
+@pytest.mark.parametrize("theme", [":root", ':root[data-theme="dark"]'])
+def test_text_stands_out_from_all_that_is_behind_it(theme: str) -> None:
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    css = files("tokenprune.report").joinpath("templates", "page.css").read_text(encoding="utf-8")
+    block = css.partition(f"{theme} {{")[2].partition("}")[0]
+    colour = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+    pairs = [(text, page) for text in ("text", "soft") for page in ("page", "panel", "stripe")]
+    pairs += [("text", f"{tone}-page") for tone in ("good", "bad", "open")]
+    pairs += [("good", "good-page"), ("bad", "bad-page"), ("soft", "open-page"), ("accent", "page")]
+    low = {pair: round(contrast(*(colour[name] for name in pair)), 2) for pair in pairs}
+    assert min(low.values()) >= 4.5, low
 
 
 def test_every_heading_says_what_it_is() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,9 @@ def test_pictures_and_figures() -> None:
     drawn: Any = run.figure([picture])
     assert drawn._repr_png_().startswith(b"\x89PNG")  # no magic command is needed
     assert "data:image/png;base64," in look._repr_html_()  # type: ignore[attr-defined]
+    said: list[str] = []
+    run.report._repr_pretty_(SimpleNamespace(text=said.append), False)
+    assert said == [str(run.report)]
     html = run._repr_html_()
     assert "data:image/png;base64," in html
     assert "layer 2: visual tokens [12, 12] -&gt; [8, 8]" in html

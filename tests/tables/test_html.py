@@ -26,6 +26,6 @@ def test_cells_stand_where_their_kind_says_and_texts_are_escaped() -> None:
 
 def test_parts_are_tables_sentences_and_pictures() -> None:
     html = parts_html(TABLE, "With `a<b`,\n**so**", b"\x89PNG")
-    assert html.startswith("<div><table>")
+    assert html.startswith('<div><div style="overflow-x: auto"><table>')  # a wide table scrolls alone
     assert '<p style="white-space: pre-line">With a&lt;b,\nso</p>' in html
     assert 'src="data:image/png;base64,iVBORw=="' in html

@@ -128,6 +128,7 @@ class Against:
             scale = Scale(low / free, high * free, log=True)
         else:
             margin = 0.15 * (high - low) or 0.2 * abs(high) or 1.0
+            margin = max(margin, 0.05 * min(1.0, abs(high)))  # a tick is rounded by at most so much, and must fit
             scale = Scale(max(0.0, low - margin), high + margin)
         return scale, _few(costs) or scale.round_numbers((1, 2, 3, 5, 7))
 

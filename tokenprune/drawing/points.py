@@ -11,6 +11,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from tokenprune.drawing.palette import MethodStyle
 from tokenprune.drawing.vega import Json, Scale
+from tokenprune.tables.table import Cell, Heading, Row, Table
 
 #: Points of a percentage that an axis spans at least: differences of one or two should not fill it.
 LEAST_SPAN = 10.0
@@ -132,6 +133,14 @@ class Charts:
             "flops": "FLOPs",
         }
         return [{"field": field, "type": "nominal", "title": title} for field, title in titles.items()]
+
+    def values(self, chart: Chart) -> Table:
+        """The tooltips of a chart's marks as a table, for readers who do not point at them; bands come last."""
+        sources = [part.get("data", {}).get("values", []) for part in (chart.spec, *chart.spec.get("layer", []))]
+        found = {(row["method"], row["budget"]): row for rows in sources for row in rows if "method" in row}
+        fields = {item["field"]: Heading(item["title"]) for item in self.tooltip}
+        rows = (Row(tuple(Cell(row[field]) for field in fields), *key) for key, row in found.items())
+        return Table(f"Values of the chart: {chart.title}", tuple(fields.values()), tuple(rows))
 
     def ranked(self) -> list[str]:
         """The methods that have points, the best first: by the mean distance from the mean of their budget's methods.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from tokenprune.budgets.label import in_words
 from tokenprune.core.references import is_reference
 from tokenprune.experiment.summary import SeriesSummary
 from tokenprune.experiment.tables import COLUMNS, SHARE, main_table
@@ -30,8 +31,9 @@ def latex_table(tables: Tables, share: bool = False) -> str:
     quality = "Agreement with the unpruned model" if label_free else "Accuracy"
     comment = f"{quality} in %, with its 95 % interval. Bold: best of its column{among}; underlined: second."
     columns = [replace(column, paper=True) if column is SHARE and share else column for column in COLUMNS]
+    worded = {name: [replace(row, budget=in_words(row.budget)) for row in rows] for name, rows in tables.items()}
     return latex.text(
-        {name: main_table(rows, columns=columns) for name, rows in tables.items()}, is_reference, [comment]
+        {name: main_table(rows, columns=columns) for name, rows in worded.items()}, is_reference, [comment]
     )
 
 

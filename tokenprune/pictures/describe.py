@@ -34,7 +34,7 @@ def describe(look: Look) -> str:
     else:
         counts = ", ".join(f"{int(stage.kept.sum())} before layer {stage.layer}" for stage in look.stages)
         share = 100 * int(look.kept.sum()) / max(look.tokens, 1)
-        text = f"Of {tokens(look.tokens)} {look.method} keeps {counts} ({share:.3g} %){_where(look)}."
+        text = f"Of {tokens(look.tokens)} {look.method} keeps {counts} ({share:.3g} %){where(look)}."
     if look.answer is not None:
         text += f' It answers "{shorter(look.answer)}"'
         text += f", which is {verdict(look)}." if look.right is not None else "."
@@ -116,8 +116,8 @@ def numbers(chosen: Sequence[int]) -> str:
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
-def _where(look: Look) -> str:
-    """The place of most kept tokens, if one third by one third of the only picture holds a large share of them."""
+def where(look: Look) -> str:
+    """The place of most kept tokens, after a comma, if a ninth of the only picture holds a large share of them."""
     panels = sheets(look)
     if len({panel.picture for panel in panels}) != 1:
         return ""

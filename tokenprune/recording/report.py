@@ -96,6 +96,10 @@ class Report:
         visual = [count - self.text_tokens[sample] for count in tokens]
         return prefill_flops(self.text_config, tokens, visual, self.cached)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What a notebook shows."""
+        printer.text(str(self))
+
     def __str__(self) -> str:
         if not self.stages:
             return f"{self.model}: no prefill yet"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenprune.adapters.views import View
+from tokenprune.pictures.describe import where
 from tokenprune.pictures.look import Look
 from tokenprune.report.page import Example, ExamplePanel
 
@@ -55,6 +56,7 @@ def _panel(
         "layout": layouts.setdefault(look.views, len(layouts)),
         "mask": masks.setdefault(packed(_cells(look)), len(masks)),
         "tokens": look.tokens,
+        "where": where(look),
         "kept": [int(stage.kept.sum()) for stage in look.stages],
         "layers": [stage.layer for stage in look.stages],
         "reason": next((stage.reason for stage in look.stages if stage.reason), None),

@@ -18,8 +18,6 @@ from tokenprune.report.examples import example_data
 from tokenprune.report.page import Page
 from tokenprune.tables.table import Cell
 
-#: Pixels of charts that stand beside each other, at most.
-NARROW = 186
 #: Panels of one budget up to which all examples are open at first.
 MOST_OPEN = 60
 
@@ -56,7 +54,6 @@ def render(page: Page) -> str:
             css=Markup(_packaged("page.css")),
             js=Markup(_packaged("page.js")),
             charts=charts,
-            beside=len(charts) > 1 and all(chart.least_width <= NARROW for chart in charts),
             library=Markup(library()) if charts else "",
         )
     )

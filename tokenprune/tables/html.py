@@ -18,7 +18,8 @@ def table_html(table: Table) -> str:
     rows = "".join(f"<tr>{''.join(map(_cell, row.cells, table.columns))}</tr>" for row in table.rows)
     caption = f'<caption style="{LEFT}; caption-side: top; font-weight: bold">{escape(table.title)}</caption>'
     note = f"<p>{escape(table.note.replace('**', ''))}</p>" if table.note else ""
-    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note}"
+    table_alone = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div style="overflow-x: auto">{table_alone}</div>{note}'  # a wide table scrolls, and nothing beside it
 
 
 def _cell(cell: Cell, column: Heading) -> str:

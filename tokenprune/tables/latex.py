@@ -45,7 +45,8 @@ def text(tables: Mapping[str, Table], is_reference: Callable[[str], bool], comme
     lines = [*(f"% {comment}" for comment in ("needs \\usepackage{booktabs}", *comments))]
     lines += [f"\\begin{{tabular}}{{l{'r' * wide * len(budgets)}}}", "\\toprule"]
     if wide == 1:
-        lines.append(_line("Method", *map(escaped, budgets)))
+        heads = [escaped(budget).replace(", ", r",\\") for budget in budgets]  # columns of numbers are narrow
+        lines.append(_line("Method", *(rf"\shortstack[r]{{{head}}}" if r"\\" in head else head for head in heads)))
     else:
         heads = [f"\\multicolumn{{{wide}}}{{c}}{{{escaped(budget)}}}" for budget in budgets]
         ends = [(2 + wide * place, 1 + wide * (place + 1)) for place in range(len(budgets))]
@@ -70,8 +71,10 @@ def _group(
     marks = {
         budget: _marks({name: rows[name, budget][0] for name in own if (name, budget) in rows}) for budget in budgets
     }
+    wide = len(titles) * len(budgets)
+    start, end = (f"\\multicolumn{{{wide}}}{{c}}{{", "}") if wide > 1 else ("", "")
     lines = [
-        _line(escaped(method), f"\\multicolumn{{{len(titles) * len(budgets)}}}{{c}}{{{_written(cells[0])}}}")
+        _line(escaped(method), start + _written(cells[0]) + end)
         for (method, budget), cells in rows.items()
         if not budget
     ]

@@ -91,6 +91,8 @@
       renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false },
       downloadFileName: `tokenprune ${spec.description}`,
     });
+    place.querySelector("svg.marks").setAttribute("aria-hidden", "true"); // the table below is for those who do not see it
+    place.querySelector("summary").setAttribute("aria-label", `Save the chart: ${spec.description}`);
     // Vega asks for the width of its place when the window changes; a scroll bar changes it, too
     new ResizeObserver(() => dispatchEvent(new Event("resize"))).observe(place);
     return (name, value) => view.signal(name, value).runAsync();
@@ -99,6 +101,7 @@
     const on = switchedOn();
     byId("methods-status").textContent = `${on.size} of ${boxes.length} methods shown`;
     charts.forEach((set) => set("on", [...on]));
+    document.querySelectorAll(".values tbody tr").forEach((row) => { row.hidden = !on.has(row.dataset.method); });
     showExamples();
   }
   async function drawAll() {
@@ -204,7 +207,7 @@
   function panelElement(example, panel) {
     const words = keptWords(panel);
     const reference = example.panels.find((other) => !other.budget);
-    const [picture, count] = views(example, panel, `${panel.method}: ${words}`);
+    const [picture, count] = views(example, panel, `${panel.method}: ${words}${panel.where}`);
     const element = make("article", { class: "panel" },
       make("h3", {}, ...swatch(panel.method), make("span", {}, panel.method)), picture,
       make("p", {}, make("span", { class: "said" }, panel.answer || "(no answer)"), ...badges(panel, reference)),
@@ -229,7 +232,7 @@
     });
     shown.sort((a, b) => !a.differ - !b.differ || unclear(a.example) - unclear(b.example) || b.differ - a.differ);
     place.replaceChildren(...shown.map(({ example, panels, pruned, differ }, position) => {
-      const element = make("details", { class: `example${panels.length <= 8 ? " short" : ""}` });
+      const element = make("details", { class: "fold example" });
       const start = place.dataset.open === "all" || position < 2;
       element.open = opened.has(example) ? opened.get(example) : start;
       const expected = example.expected === null ? "" : ` Expected: ${example.expected}.`;
@@ -252,12 +255,20 @@
     byId("examples-status").textContent = `${shown.length} examples${budgetWords}`;
   }
   if (exampleBudget) exampleBudget.addEventListener("change", showExamples);
+  /** Charts as wide as the paper has room for them, or as the window has. */
+  function fit(paper) {
+    root.classList.toggle("paper", paper);
+    dispatchEvent(new Event("resize"));
+  }
   // on paper nothing can be opened
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((item) => {
-    if (item.closest(".vega-embed")) return;
-    if (item.fill) item.fill();
-    item.open = true;
-  }));
+  addEventListener("beforeprint", () => {
+    document.querySelectorAll(".fold").forEach((item) => {
+      if (item.fill) item.fill();
+      item.open = true;
+    });
+    fit(true);
+  });
+  addEventListener("afterprint", () => fit(false));
   if (form) showMethods();
   drawAll();
 })();
