@@ -27,6 +27,8 @@ CELLS ?=
 TABLE ?= llava-1.5-7b
 PAPER_ARGS ?=
 PAPER_PYTHON ?= $(PY)
+# Options of tools/release_check.py, e.g. RELEASE_ARGS="--tag v0.2.0"
+RELEASE_ARGS ?=
 TRAIN_ARGS ?= --out results/training/digits.safetensors
 
 PY := $(VENV)/bin/python
@@ -48,7 +50,7 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-fast fuzz coverage test-oldest test-newest test-vllm test-lmms-eval test-transformers checkout-given check format docs methods schema eval \
+.PHONY: help demo test test-fast fuzz coverage test-oldest test-newest test-vllm test-lmms-eval test-transformers checkout-given release-check check format docs methods schema eval \
   tables comparison paper train clean distclean
 
 help: ## List the targets
@@ -100,6 +102,10 @@ test-transformers: checkout-given $(VENV)/.test ## Run transformers' own tests w
 checkout-given:
 	@test -n "$(TRANSFORMERS)" || { echo "Say where a checkout of transformers is (tests/transformers/README.md):" >&2; \
 	  echo "make test-transformers TRANSFORMERS=/path/to/transformers" >&2; exit 1; }
+
+release-check: $(VENV)/.made ## Build sdist and wheel of the core and of every plugin, and try the wheels in a new environment
+	@$(INSTALL) -r requirements/release.txt
+	@$(PY) tools/release_check.py $(RELEASE_ARGS)
 
 check: $(VENV)/.test ## Lint, check formatting and types
 	@$(VENV)/bin/ruff check .
