@@ -44,7 +44,7 @@ TEST_PATHS := tests $(EXAMPLE)/tests $(EMBEDDED)/tests $(CLUSTER)/tests
 # what depends on the version of transformers
 VERSION_TESTS := tests/engine tests/adapters tests/models
 TESTED := -e '.[report,flops,test]' -e '$(EMBEDDED)[test]' -e $(EXAMPLE)
-RECIPE := Makefile pyproject.toml $(wildcard requirements/*.txt) $(EMBEDDED)/pyproject.toml $(EMBEDDED)/requirements.txt $(CLUSTER)/pyproject.toml
+RECIPE := Makefile pyproject.toml tokenprune/version.py $(wildcard requirements/*.txt) $(EMBEDDED)/pyproject.toml $(EMBEDDED)/requirements.txt $(CLUSTER)/pyproject.toml
 # what the tests of report.html look for (tests/support/browser.py)
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # without it, torch takes every core in every test process

@@ -85,13 +85,9 @@ def test_every_notebook_is_executed_and_named_in_the_documentation() -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_are_committed_without_outputs(path: Path) -> None:
-    """No outputs, no numbers of executions, nothing of the machine that it was written on."""
+    """No outputs and no numbers of executions, and a kernel that every installation has."""
     notebook = read(path)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert cells
     assert not [cell for cell in cells if cell.outputs or cell.execution_count is not None]
-    assert not [cell for cell in notebook.cells if cell.metadata]
-    assert notebook.metadata == {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+    assert notebook.metadata.kernelspec.name == "python3"
