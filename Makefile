@@ -153,11 +153,11 @@ distclean: clean ## Remove the venvs, too
 
 $(VENV)/.made:
 	@python=""; \
-	for candidate in $(PYTHON) $(PYTHONS); do \
+	for candidate in $(or $(PYTHON),$(PYTHONS)); do \
 	  if "$$candidate" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python="$$candidate"; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-	  echo "tokenprune needs Python 3.11 or newer, and none was found." >&2; \
+	  echo "tokenprune needs Python 3.11 or newer, and none of these is one: $(or $(PYTHON),$(PYTHONS))." >&2; \
 	  echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; \
 	fi; \
 	if [ ! -x $(PY) ]; then echo "==> creating $(VENV) with $$("$$python" --version)"; "$$python" -m venv $(VENV); fi; \
