@@ -27,6 +27,8 @@ CELLS ?=
 TABLE ?= llava-1.5-7b
 PAPER_ARGS ?=
 PAPER_PYTHON ?= $(PY)
+# Options of tools/release_check.py, e.g. RELEASE_ARGS="--tag v0.2.0"
+RELEASE_ARGS ?=
 TRAIN_ARGS ?= --out results/training/digits.safetensors
 
 PY := $(VENV)/bin/python
@@ -42,13 +44,13 @@ TEST_PATHS := tests $(EXAMPLE)/tests $(EMBEDDED)/tests $(CLUSTER)/tests
 # what depends on the version of transformers
 VERSION_TESTS := tests/engine tests/adapters tests/models
 TESTED := -e '.[report,flops,test]' -e '$(EMBEDDED)[test]' -e $(EXAMPLE)
-RECIPE := Makefile pyproject.toml $(wildcard requirements/*.txt) $(EMBEDDED)/pyproject.toml $(EMBEDDED)/requirements.txt $(CLUSTER)/pyproject.toml
+RECIPE := Makefile pyproject.toml tokenprune/version.py $(wildcard requirements/*.txt) $(EMBEDDED)/pyproject.toml $(EMBEDDED)/requirements.txt $(CLUSTER)/pyproject.toml
 # what the tests of report.html look for (tests/support/browser.py)
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 # without it, torch takes every core in every test process
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-fast fuzz coverage test-oldest test-newest test-vllm test-lmms-eval test-transformers checkout-given check format docs methods schema eval \
+.PHONY: help demo test test-fast fuzz coverage test-oldest test-newest test-vllm test-lmms-eval test-transformers checkout-given release-check check format docs methods schema eval \
   tables comparison paper train clean distclean
 
 help: ## List the targets
@@ -101,6 +103,10 @@ checkout-given:
 	@test -n "$(TRANSFORMERS)" || { echo "Say where a checkout of transformers is (tests/transformers/README.md):" >&2; \
 	  echo "make test-transformers TRANSFORMERS=/path/to/transformers" >&2; exit 1; }
 
+release-check: $(VENV)/.made ## Build sdist and wheel of the core and of every plugin, and try the wheels in a new environment
+	@$(INSTALL) -r requirements/release.txt
+	@$(PY) tools/release_check.py $(RELEASE_ARGS)
+
 check: $(VENV)/.test ## Lint, check formatting and types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -147,11 +153,11 @@ distclean: clean ## Remove the venvs, too
 
 $(VENV)/.made:
 	@python=""; \
-	for candidate in $(PYTHON) $(PYTHONS); do \
+	for candidate in $(or $(PYTHON),$(PYTHONS)); do \
 	  if "$$candidate" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python="$$candidate"; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-	  echo "tokenprune needs Python 3.11 or newer, and none was found." >&2; \
+	  echo "tokenprune needs Python 3.11 or newer, and none of these is one: $(or $(PYTHON),$(PYTHONS))." >&2; \
 	  echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; \
 	fi; \
 	if [ ! -x $(PY) ]; then echo "==> creating $(VENV) with $$("$$python" --version)"; "$$python" -m venv $(VENV); fi; \

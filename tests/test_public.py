@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -60,6 +61,9 @@ def sources() -> Iterator[tuple[str, str]]:
         path = ROOT / name
         if path.suffix == ".py" and not name.startswith("docs/snippets/"):  # these write our own pages
             yield name, path.read_text(encoding="utf-8")
+        elif path.suffix == ".ipynb":
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            yield name, "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         elif path.suffix == ".md":
             for block in re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S):
                 yield name, block
@@ -102,6 +106,7 @@ def test_nothing_that_people_read_imports_from_elsewhere() -> None:
 
 def test_the_search_sees_imports() -> None:
     assert len([1 for _, text in sources() if "tokenprune.authoring" in imported(text)]) >= 10
+    assert [name for name, text in sources() if name.endswith(".ipynb") and "tokenprune.authoring" in imported(text)]
     assert imported("from tokenprune.core.plugins import registry") == {"tokenprune.core.plugins"}
     assert imported("tp.engine.observe(model)") == {"tokenprune.engine"}
 
