@@ -27,7 +27,7 @@ from tokenprune.config import Method
 from tokenprune.engine.trials.calibrate import measure_entropy
 from tokenprune.engine.trials.features import SharedFeatures
 from tokenprune.engine.trials.fidelity import UnprunedBatch
-from tokenprune.engine.trials.race import RaceRules, fixed_layers, run_race
+from tokenprune.engine.trials.race import Bench, RaceRules, fixed_layers, run_race
 from tokenprune.measure.memory import peak_bytes
 from tokenprune.tuning.candidates import default_candidates
 from tokenprune_embedded.models import Digits
@@ -87,7 +87,7 @@ def main() -> None:
             grid(inputs)
             seconds[name].append(time.process_time() - start)
     start = time.process_time()
-    race = run_race(adapter, batches, running, RaceRules())
+    race = run_race(Bench(adapter, batches), running, RaceRules())
     raced = time.process_time() - start
     report(running, seconds, raced, race, memory(loaded.model, adapter, batches[0], running))
 
@@ -95,7 +95,7 @@ def main() -> None:
 def runnable(adapter: Any, inputs: Mapping[str, Tensor], methods: Mapping[str, Method]) -> dict[str, Method]:
     """The methods that run on the first batch, e.g. not those for videos."""
     small = {name: value[:1] for name, value in inputs.items()}
-    race = run_race(adapter, [small], methods, RaceRules())
+    race = run_race(Bench(adapter, [small]), methods, RaceRules())
     return {name: method for name, method in methods.items() if name not in race.refused}
 
 
@@ -107,7 +107,7 @@ def memory(model: Any, adapter: Any, inputs: Mapping[str, Tensor], methods: Mapp
         model(**inputs, use_cache=True, logits_to_keep=1)
 
     def batch() -> None:
-        run_race(adapter, [inputs], methods, RaceRules())
+        run_race(Bench(adapter, [inputs]), methods, RaceRules())
 
     device = torch.device("cpu")
     return peak_bytes(batch, device) / peak_bytes(prefill, device)

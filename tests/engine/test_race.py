@@ -11,7 +11,7 @@ import tokenprune as tp
 from tests.support.simple import pair
 from tokenprune.adapters import adapter_for
 from tokenprune.engine.trials.fidelity import Fidelity, UnprunedBatch
-from tokenprune.engine.trials.race import Objective, Race, RaceRules, loss, run_race
+from tokenprune.engine.trials.race import Bench, Objective, Race, RaceRules, loss, run_race
 
 
 def method(layer: int, scorer: dict[str, Any], ratio: float = 0.5) -> tp.Method:
@@ -55,7 +55,7 @@ METHODS = {
 
 def race(rules: RaceRules | None = None, log: Log | None = None, batches: int = 8, **more: Any) -> Race:
     model, inputs = pictures(batches)
-    return run_race(adapter_for(model), inputs, METHODS | more, rules or RaceRules("divergence", first=4), log=log)
+    return run_race(Bench(adapter_for(model), inputs), METHODS | more, rules or RaceRules("divergence", first=4), log=log)
 
 
 def test_a_method_that_drops_nothing_wins() -> None:
@@ -72,7 +72,7 @@ def test_a_method_that_drops_nothing_wins() -> None:
 
 def test_the_numbers_are_those_of_single_batches() -> None:
     model, inputs = pictures(2)
-    found = run_race(adapter_for(model), inputs, METHODS, RaceRules(first=100))
+    found = run_race(Bench(adapter_for(model), inputs), METHODS, RaceRules(first=100))
     for name, one in METHODS.items():
         parts = [
             UnprunedBatch(adapter_for(model), batch, sample_ids=[2 * number, 2 * number + 1]).fidelity(
@@ -129,7 +129,7 @@ def test_batches_of_several_sizes() -> None:
     """All samples count, also where the first batch is smaller because some of its own could not be used."""
     model, inputs = pictures(4)
     single = {name: value[:1] for name, value in inputs[0].items()}
-    found = run_race(adapter_for(model), [single, *inputs[1:]], METHODS, RaceRules("divergence", first=4))
+    found = run_race(Bench(adapter_for(model), [single, *inputs[1:]]), METHODS, RaceRules("divergence", first=4))
     assert found.samples == 7
     assert found.left == {"random": 5, "entropy": 5}
 
@@ -184,7 +184,7 @@ def test_the_planted_winner_rarely_leaves(objective: Any) -> None:
     batches = [{"input_ids": torch.zeros(8, 1, dtype=torch.long)}] * 8
     methods = {f"m{number}": METHODS["random"] for number in range(20)}
     rules = RaceRules(objective)
-    races = [run_race(adapter, batches, methods, rules, log=Planted(seed, list(methods))) for seed in range(200)]
+    races = [run_race(Bench(adapter, batches), methods, rules, log=Planted(seed, list(methods))) for seed in range(200)]
     lost = sum("m0" in found.left for found in races) / len(races)
     assert lost <= rules.error + 3 * (rules.error * (1 - rules.error) / len(races)) ** 0.5
     assert sum("m19" in found.left for found in races) / len(races) > 0.9

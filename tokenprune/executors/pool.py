@@ -135,7 +135,7 @@ class Pool:
         while not any(slot.ready for slot in self._slots.values()):
             self._receive(nothing)
 
-    def once(self, order: Any, report: Callable[[Any], None]) -> Any:
+    def once(self, order: Any, report: Callable[[Any], object]) -> Any:
         """Let one worker carry out an order.
 
         Args:

@@ -11,6 +11,7 @@ from tokenprune.core.notebook import progress_in_notebooks
 from tokenprune.core.references import ORACLE, UNPRUNED
 from tokenprune.errors import ConfigError, TokenPruneWarning
 from tokenprune.executors.base import Crew, Executor
+from tokenprune.executors.remote import remove_scratch
 from tokenprune.experiment import examples
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import Batches, several_sizes
@@ -18,7 +19,7 @@ from tokenprune.experiment.choosing import Choices
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.losses import Losses, LossesInOrder, TooManyLostError
 from tokenprune.experiment.part import Part, chosen_series, select_batches
-from tokenprune.experiment.remote import RemoteSteps, remove_scratch
+from tokenprune.experiment.remote import RemoteSteps
 from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import RUN, Results, own_settings_unused
 from tokenprune.experiment.series import Series, definitions

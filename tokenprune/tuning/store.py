@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from tokenprune.engine.trials.fidelity import Fidelity
-from tokenprune.errors import OutputError, TokenPruneWarning
+from tokenprune.errors import ConfigError, MissingDataError, OutputError, TokenPruneWarning
 from tokenprune.fingerprint import same
 from tokenprune.fingerprint.origin import ORIGIN, Origin
 from tokenprune.output.folder import CONFIG
 from tokenprune.output.lines import Row, lines, parse
 from tokenprune.output.run_folder import ANOTHER_FOLDER, RunFolder
+from tokenprune.selectors.entropy_profile import EntropyProfile
 from tokenprune.tuning.config import TuneConfig
+from tokenprune.tuning.measuring import Known
 
-#: The file of the samples.
-TUNE = "tune.json"
+#: The files of the samples, of the entropy curves, and of equal times.
+TUNE, CURVES, TIMES = "tune.json", "entropy.json", "times.json"
 #: The fields of every row: what was measured, and a list of numbers per measure.
 NAMES = ("budget", "candidate", "batch")
 MEASURES = ("agreement", "divergence", "distance", "average", "flops")
@@ -48,6 +51,23 @@ class BudgetRows:
         if self.store is not None:
             row: Row = {"budget": self.budget, "candidate": name, "batch": batch, **fidelity.to_lists()}
             self.store.append_rows(self.store.samples, [row])
+
+    def put_in_order(self, names: Sequence[str], failed: Mapping[str, int]) -> None:
+        """Bring the rows of a race into the order in which one process writes them.
+
+        Args:
+            names: The candidates.
+            failed: Candidate -> the first batch on which it failed: what workers measured of later ones is removed.
+        """
+        if self.store is None:
+            return
+        rows = self.store.rows_there()
+        mine = [row for row in rows if row["budget"] == self.budget and row["candidate"] in names]
+        kept = [row for row in mine if row["batch"] < failed.get(row["candidate"], math.inf)]
+        kept.sort(key=lambda row: (row["batch"], names.index(row["candidate"])))
+        if kept != mine:
+            others = [row for row in rows if row["budget"] != self.budget or row["candidate"] not in names]
+            self.store.write_lines(self.store.samples.name, others + kept)
 
 
 class TuneStore(RunFolder):
@@ -123,7 +143,7 @@ class TuneStore(RunFolder):
         full = {f"{budget} / {name}": definition for name, definition in definitions.items()}
         known = self.check_definitions(full)
         found = BudgetRows(budget, self)
-        for row in self._rows():
+        for row in self.rows_there():
             if row["budget"] == budget:
                 name = row["candidate"]
                 if name in definitions and f"{budget} / {name}" not in known:
@@ -135,13 +155,28 @@ class TuneStore(RunFolder):
         self.add_definitions(full)
         return found
 
-    def _rows(self) -> list[Row]:
+    def known(self) -> Known:
+        """What was measured before the races; a damaged file is none."""
+        curves = None
+        with suppress(ConfigError, MissingDataError):
+            curves = EntropyProfile.load(self.folder / CURVES)
+        return Known(curves, self.read_json(TIMES) or {})
+
+    def keep(self, known: Known) -> None:
+        """Write what was measured before the races."""
+        if known.curves is not None:
+            known.curves.save(self.folder / CURVES)
+        if known.times:
+            self.write_json(TIMES, known.times)
+
+    def rows_there(self) -> list[Row]:
+        """All whole rows."""
         return [row for row in map(_row, lines(self.samples)) if row is not None]
 
     def _remove_damaged_lines(self) -> None:
         """Remove what a kill cut in the middle, or something damaged: it is measured again."""
         if any(_row(text) is None for text in lines(self.samples)):
-            self.write_lines(self.samples.name, self._rows())
+            self.write_lines(self.samples.name, self.rows_there())
 
 
 def _row(text: str) -> Row | None:

@@ -26,7 +26,7 @@ from tokenprune.engine.reservation import check_free
 from tokenprune.engine.trials.distinct import distinct
 from tokenprune.engine.trials.fidelity import last_token_logits
 from tokenprune.engine.trials.profile_cache import ProfileCache
-from tokenprune.engine.trials.race import RaceRules, run_race
+from tokenprune.engine.trials.race import Bench, RaceRules, run_race
 from tokenprune.engine.trials.tower_entropy import TowerEntropy
 from tokenprune.engine.unwrap import unwrap
 from tokenprune.errors import BudgetError, ConfigError, UnsupportedFeatureError
@@ -293,7 +293,7 @@ def compare_trials(
             progress(what, number * len(trials) + int(name) + 1, batches * len(trials))
 
     counted = distinct(adapter, calibration)
-    race = run_race(adapter, calibration, methods, RaceRules("agreement"), counted=counted, progress=steps)
+    race = run_race(Bench(adapter, calibration), methods, RaceRules("agreement"), counted=counted, progress=steps)
     results = []
     for name in methods:
         if name in race.refused:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any, Literal, Protocol
 
 import torch
@@ -73,6 +74,10 @@ class RaceRules:
             number *= 2
         return out
 
+    def lacks(self, fidelity: Fidelity) -> bool:
+        """Whether what was measured lacks the score that is compared."""
+        return self.goal == "score" and fidelity.score is None
+
 
 @dataclass
 class Race:
@@ -82,12 +87,14 @@ class Race:
         fidelity: Per method, its samples in the order of the batches: all, or those that it saw before it left.
         left: Per method that left, the number of samples that it had seen.
         refused: Per method that cannot run, the reason.
+        failed: Per method that failed on a batch, the number of the first such batch.
         samples: Samples of the whole race.
     """
 
     fidelity: dict[str, Fidelity] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
     samples: int = 0
 
 
@@ -95,90 +102,212 @@ class Race:
 Progress = Callable[[str, int, int], None]
 
 
+@dataclass(frozen=True)
+class AskedBatch:
+    """Methods that are to be measured on a batch.
+
+    Attributes:
+        number: Number of the batch.
+        keys: The names of the methods.
+        first: The number of the first of its samples that count, on which random scores depend.
+    """
+
+    number: int
+    keys: tuple[str, ...]
+    first: int
+
+
+@dataclass(frozen=True)
+class MeasuredOne:
+    """What a method does to a batch: numbers, or the error with which it fails."""
+
+    number: int
+    key: str
+    found: Fidelity | TokenPruneError
+
+
+#: Measures what is asked for. It reads the next batch when it has measured one: by then a method may have failed.
+Measure = Callable[[Iterable[AskedBatch], int], Iterable[Sequence[MeasuredOne]]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where methods are measured: a model, and the batches.
+
+    Attributes:
+        adapter: The model's adapter.
+        batches: Inputs as for ``model(**inputs)``; read one after the other.
+        tokens: Tokens of the answer that are compared.
+        answer: Answers and scores a batch; needed where the goal is the score.
+        alone: Makes the inputs of the samples of a batch alone: where the batch fails, they are measured one by one.
+        names: Names of the samples of each batch in errors; None for their numbers, from 0.
+    """
+
+    adapter: Adapter
+    batches: Sequence[Mapping[str, Any]]
+    tokens: int = 1
+    answer: Answer | None = None
+    alone: Alone | None = None
+    names: Sequence[Sequence[str]] | None = None
+
+    def refused(self, methods: Mapping[str, Method]) -> dict[str, str]:
+        """The methods that cannot run on the model, and why; nothing runs."""
+        found = {}
+        for name, method in methods.items():
+            try:
+                Plan.of(method, fixed_layers(method), self.adapter)
+            except TokenPruneError as error:
+                found[name] = str(error)
+        return found
+
+    def measure(self, asked: AskedBatch, methods: Mapping[str, Method], places: Sequence[int]) -> Iterator[MeasuredOne]:
+        """Run methods on a batch next to the unpruned model.
+
+        The unpruned pass, the image features and the layers before the first pruned one are computed once.
+
+        Args:
+            asked: The batch, and the names of the methods.
+            methods: The methods by name, with ``fixed`` layers.
+            places: The places of the batch whose samples count.
+
+        Raises:
+            UnsupportedFeatureError: The unpruned model's logits of a sample hold NaN.
+            ForwardError: The unpruned model fails, or the device does.
+        """
+        number, inputs = asked.number, self.batches[asked.number]
+        firsts = {fixed_layers(methods[name])[0] for name in asked.keys}
+        ids = _numbers(len(inputs["input_ids"]), places, asked.first)
+        called = None if self.names is None else self.names[number]
+        batch = MeasuredBatch(self.adapter, number, inputs, firsts, self.tokens, ids, called, self.answer, self.alone)
+        batch.prepare()
+        for name in asked.keys:
+            found: Fidelity | TokenPruneError
+            try:
+                found = batch.fidelity(methods[name], fixed_layers(methods[name])).at(places)
+            except TokenPruneError as error:
+                if device_broken(error):
+                    raise
+                found = error
+            yield MeasuredOne(number, name, found)
+
+
 def run_race(
-    adapter: Adapter,
-    batches: Sequence[Mapping[str, Any]],
+    bench: Bench,
     methods: Mapping[str, Method],
     rules: RaceRules,
     *,
     log: RaceLog | None = None,
     progress: Progress | None = None,
-    answer: Answer | None = None,
-    alone: Alone | None = None,
-    names: Sequence[Sequence[str]] | None = None,
     counted: Sequence[Sequence[int]] | None = None,
 ) -> Race:
     """Run methods on batches next to the unpruned model, and let the clearly worse leave.
 
-    Of each batch the unpruned pass, the image features and the layers before the first pruned one are computed once.
-
     Args:
-        adapter: The model's adapter.
-        batches: Inputs as for ``model(**inputs)``; read one after the other.
+        bench: The model and the batches.
         methods: The methods by name, with ``fixed`` layers.
         rules: The rules.
         log: Where results are read and written.
         progress: Called after every method and batch.
-        answer: Answers and scores a batch; needed where the goal is the score.
-        alone: Makes the inputs of the samples of a batch alone: where the batch fails, they are measured one by one.
-        names: Names of the samples of each batch in errors; None for their numbers, from 0.
         counted: The places of each batch whose samples count; None for all. See
             :func:`tokenprune.engine.trials.distinct.distinct`.
 
     Raises:
-        UnsupportedFeatureError: The unpruned model's logits of a sample hold NaN.
-        ForwardError: The unpruned model fails, or the device does.
+        TokenPruneError: As for :meth:`Bench.measure`.
     """
-    race = Race()
-    layers = {name: fixed_layers(method) for name, method in methods.items()}
-    running = []
-    for name, method in methods.items():
-        try:
-            Plan.of(method, layers[name], adapter)
-            running.append(name)
-        except TokenPruneError as error:
-            race.refused[name] = str(error)
-    parts: dict[str, list[Fidelity]] = {name: [] for name in running}
-    counted = counted or [range(len(inputs["input_ids"])) for inputs in batches]
-    total = sum(map(len, counted))
-    tests = rules.tests(total)
-    level = rules.error / max(1, len(tests))
-    for number, inputs in enumerate(batches):
-        places = counted[number]
-        batch: MeasuredBatch | None = None
-        for name in list(running) if places else ():
-            found = log.read(name, number) if log is not None else None
-            if found is None or len(found) != len(places) or (answer is not None and found.score is None):
-                if batch is None:
-                    firsts = {layers[other][0] for other in running}
-                    ids = _numbers(len(inputs["input_ids"]), places, race.samples)
-                    called = None if names is None else names[number]
-                    batch = MeasuredBatch(adapter, number, inputs, firsts, rules.tokens, ids, called, answer, alone)
-                    batch.prepare()
-                try:
-                    found = batch.fidelity(methods[name], layers[name]).at(places)
-                except TokenPruneError as error:
-                    if device_broken(error):
-                        raise
-                    race.refused[name] = str(error)
-                    running.remove(name)
-                    continue
-                if log is not None:
-                    log.write(name, number, found)
-            parts[name].append(found)
-            if progress is not None:
-                progress(name, number, len(batches))
-        if not places and progress is not None and running:
-            progress(running[-1], number, len(batches))
-        del batch  # before the next one is made
-        before, race.samples = race.samples, race.samples + len(places)
-        if any(before < test <= race.samples for test in tests) and race.samples < total and len(running) > 1:
-            losses = torch.stack([loss(Fidelity.cat(parts[name]), rules.goal) for name in running])
-            leaving = [name for name, bad in zip(running, clearly_worse(losses, level), strict=True) if bad]
-            race.left |= dict.fromkeys(leaving, race.samples)
-            running = [name for name in running if name not in race.left]
-    race.fidelity = {name: Fidelity.cat(found) for name, found in parts.items() if found and name not in race.refused}
+    places = counted or [range(len(inputs["input_ids"])) for inputs in bench.batches]
+
+    def measure(asked: Iterable[AskedBatch], count: int) -> Iterator[Sequence[MeasuredOne]]:
+        for item in asked:
+            for found in bench.measure(item, methods, places[item.number]):
+                yield [found]
+
+    refused = bench.refused(methods)
+    race = judge([name for name in methods if name not in refused], rules, places, measure, log, progress)
+    race.refused = refused | race.refused
     return race
+
+
+def judge(
+    names: Sequence[str],
+    rules: RaceRules,
+    counted: Sequence[Sequence[int]],
+    measure: Measure,
+    log: RaceLog | None = None,
+    progress: Progress | None = None,
+) -> Race:
+    """Let methods be measured, and the clearly worse leave.
+
+    Args:
+        names: The methods.
+        rules: The rules.
+        counted: The places of each batch whose samples count.
+        measure: Measures the methods, in any order within the batches between two tests; its errors are raised.
+        log: Where results are read and written.
+        progress: Called after every method and batch.
+    """
+    race, running = Race(samples=sum(map(len, counted))), list(names)
+    parts: dict[str, dict[int, Fidelity]] = {name: {} for name in names}
+    starts = [0, *accumulate(map(len, counted))]
+    tests = rules.tests(race.samples)
+    level = rules.error / max(1, len(tests))
+
+    def take(name: str, number: int, found: Fidelity | TokenPruneError) -> None:
+        if isinstance(found, Fidelity):
+            parts[name][number] = found
+        elif number < race.failed.get(name, len(counted)):
+            race.failed[name], race.refused[name] = number, str(found)
+            running[:] = [other for other in running if other != name]
+        if progress is not None:
+            progress(name, number, len(counted))
+
+    def asked(numbers: Sequence[int]) -> Iterator[AskedBatch]:
+        for number in numbers:
+            missing = []
+            for name in list(running) if counted[number] else ():
+                found = log.read(name, number) if log is not None else None
+                if found is None or len(found) != len(counted[number]) or rules.lacks(found):
+                    missing.append(name)
+                else:
+                    take(name, number, found)
+            if missing:
+                yield AskedBatch(number, tuple(missing), starts[number])
+            elif progress is not None and running and not counted[number]:
+                progress(running[-1], number, len(counted))
+
+    for numbers, last in _rounds(starts, tests):
+        for arrived in measure(asked(numbers), len(numbers)):
+            for item in arrived:
+                if log is not None and isinstance(item.found, Fidelity):
+                    log.write(item.key, item.number, item.found)
+                take(item.key, item.number, item.found)
+        if not last and len(running) > 1:
+            losses = torch.stack([loss(_joined(parts[name]), rules.goal) for name in running])
+            leaving = [name for name, bad in zip(running, clearly_worse(losses, level), strict=True) if bad]
+            race.left |= dict.fromkeys(leaving, starts[numbers[-1] + 1])
+            running = [name for name in running if name not in race.left]
+    race.fidelity = {name: _joined(found) for name, found in parts.items() if found and name not in race.refused}
+    return race
+
+
+def _rounds(starts: Sequence[int], tests: Sequence[int]) -> Iterator[tuple[list[int], bool]]:
+    """The numbers of the batches up to each test, and whether they are the last.
+
+    Args:
+        starts: Samples before each batch, and all of them.
+        tests: The numbers of samples after which there are tests.
+    """
+    numbers: list[int] = []
+    for number, (before, after) in enumerate(pairwise(starts)):
+        numbers.append(number)
+        if after < starts[-1] and any(before < test <= after for test in tests):
+            yield numbers, False
+            numbers = []
+    yield numbers, True
+
+
+def _joined(found: Mapping[int, Fidelity]) -> Fidelity:
+    """The samples of a method in the order of the batches."""
+    return Fidelity.cat([found[number] for number in sorted(found)])
 
 
 def _numbers(size: int, places: Sequence[int], first: int) -> list[int]:
