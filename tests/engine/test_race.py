@@ -55,7 +55,9 @@ METHODS = {
 
 def race(rules: RaceRules | None = None, log: Log | None = None, batches: int = 8, **more: Any) -> Race:
     model, inputs = pictures(batches)
-    return run_race(Bench(adapter_for(model), inputs), METHODS | more, rules or RaceRules("divergence", first=4), log=log)
+    return run_race(
+        Bench(adapter_for(model), inputs), METHODS | more, rules or RaceRules("divergence", first=4), log=log
+    )
 
 
 def test_a_method_that_drops_nothing_wins() -> None:

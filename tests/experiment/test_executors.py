@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +14,10 @@ import pytest
 
 from tests.support import deadly
 from tests.support.toy import ToyTask, completed, config
+from tests.support.workers import Inline, Threads, alive, driver, wait_for
 from tokenprune.core.plugins import builtin_only
 from tokenprune.errors import ConfigError, ForwardError, OutputError, TokenPruneError
-from tokenprune.executors.base import Executor, Workers
+from tokenprune.executors.base import Workers
 from tokenprune.executors.local import Local
 from tokenprune.executors.service import Message, Service, Setup, packed, serve, unpacked
 from tokenprune.experiment import ExperimentResult, markdown, run_experiment, write_report
@@ -50,65 +47,6 @@ def optional(folder: Path) -> list[str]:
 def assert_same(folder: Path, other: Path) -> None:
     assert contents(folder) == contents(other)
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".lock"]
-
-
-class Threads(Executor):
-    """Workers that are no processes: each order is carried out when messages are received. They die when told to."""
-
-    dies: tuple[int, ...] = ()  # the messages, counted over all workers, in place of which a worker dies
-
-    def open(self, count: int, setup: Setup) -> Workers:
-        return Inline(setup, set(self.dies))
-
-
-class Inline(Workers):
-    def __init__(self, setup: Setup, dies: set[int]) -> None:
-        self.setup, self.dies = setup, dies
-        self.services: dict[int, Service] = {}
-        self.orders: dict[int, list[Any]] = {}
-        self.count = 0
-
-    def start(self, number: int) -> None:
-        self.orders[number] = []
-        self.services.pop(number, None)
-
-    def send(self, number: int, order: Any) -> None:
-        self.orders[number].append(order)
-
-    def receive(self, seconds: float) -> Sequence[tuple[int, Message]]:
-        numbers = sorted(self.orders, reverse=True)  # the last one first, so that the order is not that of one process
-        for number in numbers:
-            if number not in self.services:
-                self.services[number] = service = self.setup.make()
-                return [(number, Message("ready", service.hello()))]
-        for number in numbers:
-            if self.orders[number]:
-                return self.carried_out(number, self.orders[number].pop())
-        raise AssertionError("nobody has anything to do")
-
-    def carried_out(self, number: int, order: Any) -> list[tuple[int, Message]]:
-        service = self.services[number]
-        found: list[tuple[int, Message]] = []
-
-        def send(message: Message) -> None:
-            self.count += 1
-            if self.count in self.dies:
-                raise KeyboardInterrupt
-            found.append((number, message))
-
-        made = iter([order])
-        try:
-            serve(lambda: service, made, lambda message: None if message.kind == "ready" else send(message))
-        except KeyboardInterrupt:
-            self.stop(number)
-            found.append((number, Message("ended", "was killed by the test")))
-        return found
-
-    def stop(self, number: int) -> None:
-        self.orders.pop(number, None)
-
-    def close(self) -> None:
-        self.orders.clear()
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -382,50 +320,13 @@ def test_a_job_that_always_kills_its_process_is_named(tmp_path: Path) -> None:
     assert '"position": 17' not in rows
 
 
-@contextmanager
-def driver(folder: Path, processes: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that runs the slow toy experiment with two local workers."""
-    root = Path(__file__).parents[2]
-    code = (
-        "import sys\n"
-        "from tests.support import toy, deadly\n"
-        "from tokenprune.executors.local import Local\n"
+def experiment(folder: Path, processes: Path) -> str:
+    """Code that runs the slow toy experiment with two local workers."""
+    return (
         "from tokenprune.experiment import run_experiment\n"
-        "from tokenprune.cli.failures import reported\n"
-        "with reported():\n"
-        f"    task = deadly.SlowTask(seconds=0.05, processes={str(processes)!r})\n"
-        f"    run_experiment(toy.config({str(folder)!r}, task=task), executor=Local(), workers=2)\n"
+        f"task = deadly.SlowTask(seconds=0.05, processes={str(processes)!r})\n"
+        f"run_experiment(toy.config({str(folder)!r}, task=task), executor=Local(), workers=2)\n"
     )
-    processes.mkdir(exist_ok=True)
-    # a job in the background would ignore Ctrl-C
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=root,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(true: Callable[[], Any], seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, "it does not happen"
-        time.sleep(0.05)
-
-
-def alive(processes: Path) -> list[int]:
-    """Workers that live."""
-    found = []
-    for path in processes.iterdir():
-        state = Path(f"/proc/{path.name}/stat")
-        if state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
-            found.append(int(path.name))
-    return found
 
 
 def begun(folder: Path) -> bool:
@@ -440,7 +341,7 @@ def test_no_worker_outlives_its_driver_and_another_run_goes_on(tmp_path: Path, h
     if not Path("/proc/self/stat").exists():
         pytest.skip("this system does not show its processes in /proc")
     folder, processes = tmp_path / "split", tmp_path / "processes"
-    with driver(folder, processes) as process:
+    with driver(experiment(folder, processes), processes) as process:
         wait_for(lambda: begun(folder))
         assert len(alive(processes)) in (1, 2)
         if how == "both":
@@ -462,7 +363,7 @@ def test_no_worker_outlives_its_driver_and_another_run_goes_on(tmp_path: Path, h
 @pytest.mark.slow
 def test_a_second_driver_is_refused_in_one_line(tmp_path: Path) -> None:
     folder, processes = tmp_path / "split", tmp_path / "processes"
-    with driver(folder, processes) as process:
+    with driver(experiment(folder, processes), processes) as process:
         wait_for(lambda: begun(folder))
         made = config(str(folder), task=deadly.SlowTask(seconds=0.05, processes=str(processes)))
         with pytest.raises(OutputError, match=f"is being written by process {process.pid}; wait for it"):

@@ -81,7 +81,7 @@ def test_several_stages_start_at_what_they_can_reach() -> None:
 @pytest.mark.slow
 def test_a_tune_at_equal_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The measured shares are kept in the folder: a second call compares the same methods."""
-    monkeypatch.setattr("tokenprune.tuning.tuner.prefill_clock", lambda adapter, inputs: FakeClock(0.1))
+    monkeypatch.setattr("tokenprune.tuning.measuring.prefill_clock", lambda adapter, inputs: FakeClock(0.1))
     model, samples = planted(8)
     named = [method(Place(keep="matter"), "planted"), method(Place(), "late", layer=3)]
     budget = {"name": "prefill_time", "ratio": 0.6}
@@ -89,7 +89,7 @@ def test_a_tune_at_equal_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert result.rankings[0].budget == "prefill_time 0.6"
     assert "late" in result.refused
     assert result.best.name == "planted"
-    monkeypatch.setattr("tokenprune.tuning.tuner.prefill_clock", lambda adapter, inputs: FakeClock(0.4))
+    monkeypatch.setattr("tokenprune.tuning.measuring.prefill_clock", lambda adapter, inputs: FakeClock(0.4))
     again = tp.tune(model, samples, budget, named[:1], output=tmp_path)
     assert again.best.method == result.best.method
 
@@ -104,7 +104,7 @@ def test_a_prefill_on_the_model_takes_time() -> None:
 @pytest.mark.parametrize("selector", [EntropyCollapse(verify=True, fallback=1), Vtw(start=1)], ids=["verified", "vtw"])
 def test_layers_that_depend_on_the_budget_are_refused(selector: LayerSelector, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody knows the budget before the time was measured; without this, layers were verified with nothing dropped."""
-    monkeypatch.setattr("tokenprune.tuning.tuner.prefill_clock", lambda adapter, inputs: FakeClock(0.1))
+    monkeypatch.setattr("tokenprune.tuning.measuring.prefill_clock", lambda adapter, inputs: FakeClock(0.1))
     model, samples = planted(4)
     searching = method(Place(), "searching").model_copy(update={"layers": selector})
     budget = {"name": "prefill_time", "ratio": 0.6}

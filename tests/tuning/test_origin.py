@@ -13,7 +13,7 @@ import tokenprune as tp
 from tests.experiment.test_origin import other_code
 from tests.tuning.planted import BUDGET, config, planted
 from tokenprune.errors import OutputError, TokenPruneWarning
-from tokenprune.tuning import run_tune, tuner
+from tokenprune.tuning import measuring, run_tune
 
 KNOWN = pytest.mark.filterwarnings("error::tokenprune.errors.TokenPruneWarning")
 
@@ -72,16 +72,16 @@ def test_a_tune_of_an_older_version_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_cannot_be_read_is_said_to_be_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, samples = planted(8)
-    read: Any = tuner.fingerprint
+    read: Any = measuring.fingerprint
     with monkeypatch.context() as patch:
-        patch.setattr(tuner, "fingerprint", lambda *values: None)
+        patch.setattr(measuring, "fingerprint", lambda *values: None)
         with pytest.warns(TokenPruneWarning, match="does not record the weights, which cannot be read") as caught:
             tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
         assert sum(issubclass(item.category, TokenPruneWarning) for item in caught) == 1
     with pytest.warns(TokenPruneWarning, match="of the same weights is unknown: they could not be read") as caught:
         tp.tune(model, samples, BUDGET, ["fastv"], output=tmp_path)
     assert sum(issubclass(item.category, TokenPruneWarning) for item in caught) == 1
-    assert read is tuner.fingerprint
+    assert read is measuring.fingerprint
     stored = json.loads((tmp_path / "tune.json").read_text())
     stored["batches"][1] = None
     (tmp_path / "tune.json").write_text(json.dumps(stored))

@@ -66,7 +66,6 @@ class Results(RunFolder):
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder)
         self.skipped = self.folder / "skipped.jsonl"
-        self._unordered = self.folder / ".unordered"
 
     def check_samples(self, fingerprints: Sequence[str] | None) -> None:
         """Check that the samples that were answered are still the same. More may have been added at the end.
@@ -106,10 +105,6 @@ class Results(RunFolder):
         """A row for every line; None for an incomplete one."""
         return (parse(text, "series", "position") for text in lines(self.samples))
 
-    def begin_unordered(self) -> None:
-        """Note that several workers write rows, in the order in which they are done."""
-        self.write(self._unordered.name, "")
-
     def put_in_order(self, keys: Sequence[str], batch_size: int) -> None:
         """Put the rows in the order of one process, batch by batch and series by series, where workers wrote them.
 
@@ -120,7 +115,7 @@ class Results(RunFolder):
             keys: The series, in their order.
             batch_size: Samples of a batch.
         """
-        if not self._unordered.exists():
+        if not self.unordered.exists():
             return
         order = {key: number for number, key in enumerate(keys)}
         places, offsets = array("q"), array("q")
@@ -136,7 +131,7 @@ class Results(RunFolder):
         skipped = sorted(self.skipped_in_file(), key=lambda row: row["position"] // batch_size)
         if skipped:
             self.write(self.skipped.name, "".join(map(line, skipped)))
-        self._unordered.unlink()
+        self.unordered.unlink()
 
     def _located(self) -> Iterator[tuple[int, Row]]:
         """Every complete row, and where its line begins."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
@@ -24,6 +25,15 @@ class RunFolder(OutputFolder):
     """
 
     definitions: ClassVar[str]
+
+    @property
+    def unordered(self) -> Path:
+        """A file that is there while rows stand in the order in which workers were done."""
+        return self.folder / ".unordered"
+
+    def begin_unordered(self) -> None:
+        """Note that several workers write rows."""
+        self.write(self.unordered.name, "")
 
     @property
     def claimed(self) -> bool:

@@ -18,10 +18,12 @@ def steps_of(progress: Progress | None, number: int, budgets: int, budget: str, 
         budget: The budget in a few words.
         names: The candidates of the race.
     """
+    done = 0
 
     def show(name: str, batch: int, batches: int) -> None:
-        if progress is not None:
-            done = (number * batches + batch) * len(names) + names.index(name) + 1
+        nonlocal done
+        if progress is not None:  # workers may be done with a later batch first
+            done = max(done, (number * batches + batch) * len(names) + names.index(name) + 1)
             progress(f"{budget}: {name}" if budgets > 1 else name, done, budgets * batches * len(names))
 
     return show

@@ -52,23 +52,6 @@ class BudgetRows:
             row: Row = {"budget": self.budget, "candidate": name, "batch": batch, **fidelity.to_lists()}
             self.store.append_rows(self.store.samples, [row])
 
-    def put_in_order(self, names: Sequence[str], failed: Mapping[str, int]) -> None:
-        """Bring the rows of a race into the order in which one process writes them.
-
-        Args:
-            names: The candidates.
-            failed: Candidate -> the first batch on which it failed: what workers measured of later ones is removed.
-        """
-        if self.store is None:
-            return
-        rows = self.store.rows_there()
-        mine = [row for row in rows if row["budget"] == self.budget and row["candidate"] in names]
-        kept = [row for row in mine if row["batch"] < failed.get(row["candidate"], math.inf)]
-        kept.sort(key=lambda row: (row["batch"], names.index(row["candidate"])))
-        if kept != mine:
-            others = [row for row in rows if row["budget"] != self.budget or row["candidate"] not in names]
-            self.store.write_lines(self.store.samples.name, others + kept)
-
 
 class TuneStore(RunFolder):
     """The files of one tune."""
@@ -143,7 +126,7 @@ class TuneStore(RunFolder):
         full = {f"{budget} / {name}": definition for name, definition in definitions.items()}
         known = self.check_definitions(full)
         found = BudgetRows(budget, self)
-        for row in self.rows_there():
+        for row in self._rows():
             if row["budget"] == budget:
                 name = row["candidate"]
                 if name in definitions and f"{budget} / {name}" not in known:
@@ -169,14 +152,38 @@ class TuneStore(RunFolder):
         if known.times:
             self.write_json(TIMES, known.times)
 
-    def rows_there(self) -> list[Row]:
+    def put_in_order(self, races: Mapping[str, tuple[Sequence[str], Mapping[str, int]]]) -> None:
+        """Put the rows in the order of one process where workers wrote them. Rows of other candidates come first.
+
+        Args:
+            races: Label of each budget -> its candidates, and for those that failed the first batch on which they did:
+                what workers measured of later ones is removed.
+        """
+        if not self.unordered.exists():
+            return
+        budgets = {label: number for number, label in enumerate(races)}
+        order = {(label, name): at for label, (names, _) in races.items() for at, name in enumerate(names)}
+
+        def place(row: Row) -> tuple[int, int, int]:
+            label = row["budget"]
+            at = order.get((label, row["candidate"]))
+            return (-1, 0, 0) if at is None else (budgets[label], row["batch"], at)
+
+        def kept(row: Row) -> bool:
+            failed = races[row["budget"]][1] if row["budget"] in races else {}
+            return bool(row["batch"] < failed.get(row["candidate"], math.inf))
+
+        self.write_lines(self.samples.name, sorted(filter(kept, self._rows()), key=place))
+        self.unordered.unlink()
+
+    def _rows(self) -> list[Row]:
         """All whole rows."""
         return [row for row in map(_row, lines(self.samples)) if row is not None]
 
     def _remove_damaged_lines(self) -> None:
         """Remove what a kill cut in the middle, or something damaged: it is measured again."""
         if any(_row(text) is None for text in lines(self.samples)):
-            self.write_lines(self.samples.name, self.rows_there())
+            self.write_lines(self.samples.name, self._rows())
 
 
 def _row(text: str) -> Row | None:

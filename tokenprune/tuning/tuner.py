@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -126,7 +126,8 @@ def run_tune(
     crew = Crew.of(executor, workers)
     goal: Goal = "score" if config.labels else config.objective
     rules = RaceRules(goal, error=config.error, first=config.first, tokens=config.tokens)
-    tuning = _Tuning(config.all_budgets, rules, task_name(config.task), config.seed, config.settings(), progress)
+    name, workers_used = task_name(config.task), crew is not None
+    tuning = _Tuning(config.all_budgets, rules, name, config.seed, config.settings(), progress, workers_used)
 
     def steps(store: TuneStore | None) -> TuneSteps:
         return OwnSteps.of(config, loaded) if crew is None or store is None else RemoteSteps(crew, config, store)
@@ -152,6 +153,8 @@ class _Tuning:
         seed: The seed.
         settings: What must be equal to go on in a folder.
         progress: Called after every candidate and batch.
+        workers: Whether several workers measure.
+        races: Per budget its candidates, and those that failed.
     """
 
     budgets: Sequence[EqualCost]
@@ -160,6 +163,8 @@ class _Tuning:
     seed: int
     settings: Mapping[str, Any]
     progress: Progress | None = None
+    workers: bool = False
+    races: dict[str, tuple[list[str], dict[str, int]]] = field(default_factory=dict)
 
     def run(self, make: Callable[[TuneStore | None], TuneSteps], output: str | Path | None) -> TuneResult:
         """Race the candidates of each budget.
@@ -181,6 +186,8 @@ class _Tuning:
         facts = steps.load()
         if store is not None:
             store.claim_tune(self.settings, facts.origin, facts.batches)
+            if self.workers:
+                store.begin_unordered()
         start = time.perf_counter()
         # all candidates are made before the first race: one that is misspelled is found at once
         known = Known() if store is None else store.known()
@@ -190,6 +197,8 @@ class _Tuning:
             names = [candidate.name for candidate in found.candidates]
             show = steps_of(self.progress, number, len(self.budgets), cost_label(budget), names)
             rankings.append(self._race(steps, facts, cost_label(budget), found, store, show))
+        if store is not None:
+            store.put_in_order(self.races)
         goal, tokens, error = self.rules.goal, self.rules.tokens, self.rules.error
         seconds = time.perf_counter() - start
         setup = TuneSetup(facts.model, self.data, goal, tokens, error, seconds, facts.counted.copies)
@@ -206,7 +215,7 @@ class _Tuning:
         rows = BudgetRows(label) if store is None else store.rows(label, definitions)
         measure = partial(steps.measure, methods)
         race = judge(list(methods), self.rules, facts.counted.places, measure, rows, show)
-        rows.put_in_order(list(methods), race.failed)
+        self.races[label] = (list(methods), race.failed)
         if race.fidelity and not any(_drops(item, facts.counted.visual) for item in race.fidelity.values()):
             raise nothing_dropped(label)
         measured = [
