@@ -206,7 +206,9 @@ def test_a_process_that_is_killed_is_replaced(tmp_path: Path) -> None:
 def test_when_every_method_kills_its_process_it_is_one_error(tmp_path: Path) -> None:
     task = deadly.DeadlyTask(sample=ToyTask().calibration(8)[3].id)
     made = config(str(tmp_path / "split"), task=task, labels=True, samples=8, first=4)
-    with pytest.raises(ForwardError, match=r"8 jobs failed 3 times each: .* was killed by SIGKILL.* in a row fail"):
+    with pytest.raises(
+        ForwardError, match=r"was killed by SIGKILL.*(workers die before they have done anything|in a row fail)"
+    ):
         run_tune(made, executor=Local(), workers=2)
 
 
