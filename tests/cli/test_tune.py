@@ -50,6 +50,20 @@ def test_a_file_is_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert tp.load_method(tmp_path / "out" / "tuned.yaml").budget.ratio == 0.5  # type: ignore[attr-defined]
 
 
+def test_workers_share_a_tune(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, samples = write(tmp_path), tmp_path / "out" / "samples.jsonl"
+    assert call(monkeypatch, "tune", file) == 0
+    alone = samples.read_bytes()
+    assert (
+        call(monkeypatch, "tune", file, "--output", str(tmp_path / "split"), "--executor", "local", "--workers", "2")
+        == 0
+    )
+    assert (tmp_path / "split" / "samples.jsonl").read_bytes() == alone
+    assert f"written: {tmp_path / 'split' / 'tuned.yaml'}" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_options_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
@@ -116,6 +130,14 @@ def test_pictures_in_a_folder_get_a_question(tmp_path: Path) -> None:
         (["--model", "llava-1.5-7b"], "'llava-1.5-7b' is an architecture without weights, for `bench` and `flops`"),
         (["--model", "toi"], "unknown model 'toi'; did you mean 'toy'"),
         (["none.yaml"], "no such config file: none.yaml"),
+        (
+            ["--model", "toy", "--data", "toy", "--average-tokens", "8", "--workers", "2"],
+            "workers are started by an executor, and none is given; give local, ray or submitit",
+        ),
+        (
+            ["--model", "toy", "--data", "toy", "--average-tokens", "8", "--executor", "{name: local"],
+            "--executor '{name: local' is no YAML",
+        ),
     ],
 )
 def test_mistakes_are_one_line(

@@ -1,4 +1,4 @@
-"""Options that several commands have: budgets, and models."""
+"""Options that several commands have: budgets, models, and workers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from tokenprune.budgets.stated import STATED
+from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError
 from tokenprune.models.presets import PRESETS
 
@@ -24,6 +26,12 @@ PublishedModel = Annotated[
 Device = Annotated[str | None, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1 ...")]
 Precision = Annotated[
     str | None, typer.Option("--dtype", help="auto, float32 (fp32), bfloat16 (bf16), float16 (fp16).")
+]
+ExecutorName = Annotated[
+    str | None, typer.Option(help="Share the work among workers: local, ray, submitit, or '{name: local, gpus: 2}'.")
+]
+NumberOfWorkers = Annotated[
+    int | None, typer.Option("--workers", help="How many workers. [default: one per GPU of the machine, or 1]")
 ]
 
 
@@ -87,3 +95,22 @@ def one_budget(**given: float | None) -> dict[str, Any]:
     if len(found) > 1:
         raise ConfigError("several budgets", f"give one of {options_of(*given)}")
     return found
+
+
+def executor_of(text: str | None) -> Any:
+    """What an option says of an executor: its name, or a mapping with its fields.
+
+    Args:
+        text: A name, or a mapping in YAML; None if the option is not given.
+
+    Raises:
+        ConfigError: It is no YAML.
+    """
+    if text is None:
+        return None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"--executor {text!r} is no YAML ({one_line(error)})", "write {name: local, gpus: 2}"
+        ) from None

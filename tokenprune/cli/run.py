@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
 from tokenprune.cli.as_json import experiment_data, plan_data
 from tokenprune.cli.interrupt import kept_in, stoppable
+from tokenprune.cli.options import ExecutorName, NumberOfWorkers, executor_of
 from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.printing import AsJson, print_json, print_written, progress_console
 from tokenprune.cli.progress import progress_bar
 from tokenprune.cli.tables import print_plan, print_result
 from tokenprune.core.document import read_yaml
-from tokenprune.core.text import one_line
 from tokenprune.errors import ConfigError
 from tokenprune.experiment import ExperimentConfig, ExperimentResult, run_experiment, write_report
 from tokenprune.experiment.dry_run import plan_experiment
@@ -27,13 +26,8 @@ def run(
     output: Annotated[Path | None, typer.Option(help="Output folder; replaces the one in the file.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many samples.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run only this method; repeat for several.")] = None,
-    executor: Annotated[
-        str | None,
-        typer.Option(help="Share the work among workers: local, ray, submitit, or '{name: local, gpus: 2}'."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="How many workers. [default: one per GPU of the machine, or 1]")
-    ] = None,
+    executor: ExecutorName = None,
+    workers: NumberOfWorkers = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run, and about how long it would take.")
     ] = False,
@@ -80,22 +74,3 @@ def finish(result: ExperimentResult, as_json: bool) -> None:
     else:
         print_result(result)
         print_written(written)
-
-
-def executor_of(text: str | None) -> Any:
-    """What an option says of an executor: its name, or a mapping with its fields.
-
-    Args:
-        text: A name, or a mapping in YAML; None if the option is not given.
-
-    Raises:
-        ConfigError: It is no YAML.
-    """
-    if text is None:
-        return None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"--executor {text!r} is no YAML ({one_line(error)})", "write {name: local, gpus: 2}"
-        ) from None

@@ -11,7 +11,17 @@ import typer
 
 from tokenprune.cli.as_json import tune_data
 from tokenprune.cli.interrupt import kept_in, stoppable
-from tokenprune.cli.options import MODEL, Device, Precision, budget_option, budgets, options_of
+from tokenprune.cli.options import (
+    MODEL,
+    Device,
+    ExecutorName,
+    NumberOfWorkers,
+    Precision,
+    budget_option,
+    budgets,
+    executor_of,
+    options_of,
+)
 from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.printing import AsJson, print_json, print_written, progress_console
 from tokenprune.cli.progress import progress_bar
@@ -52,13 +62,11 @@ def tune(
     output: Annotated[Path | None, typer.Option(help="Output folder. [default: results/tune]")] = None,
     device: Device = None,
     dtype: Precision = None,
-    executor: Annotated[str | None, typer.Option(help="Not for tunes: they run in one process.", hidden=True)] = None,
-    workers: Annotated[int | None, typer.Option(help="Not for tunes: they run in one process.", hidden=True)] = None,
+    executor: ExecutorName = None,
+    workers: NumberOfWorkers = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the method whose answers stay closest to the unpruned model's at a given cost, without labels."""
-    if executor is not None or workers is not None:
-        raise ConfigError("a tune runs in one process, without --executor and --workers", "leave them out")
     if model is None and (device is not None or dtype is not None):
         raise ConfigError("--device and --dtype are for --model", "write them under model: in the file")
     given = {
@@ -80,7 +88,7 @@ def tune(
     settings = tune_settings(config, {name: value for name, value in given.items() if value is not None})
     check_folder(Path(settings.output))
     with stoppable(kept_in(settings.output)), progress_bar(progress_console(as_json)) as show_progress:
-        result = run_tune(settings, show_progress)
+        result = run_tune(settings, show_progress, executor=executor_of(executor), workers=workers)
     if as_json:
         print_json(tune_data(result, result.written))
     else:
