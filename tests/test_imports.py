@@ -14,9 +14,9 @@ from tests.support.imports import PACKAGE, diagram, imports_of, module_of, own_i
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "version", "stats"),
     ("core", "ops", "tables"),
-    ("drawing", "executors", "fingerprint", "flops", "signals"),
+    ("drawing", "fingerprint", "flops", "signals"),
     ("output",),
-    ("scorers", "budgets", "testing"),
+    ("executors", "scorers", "budgets", "testing"),
     ("pruners", "adapters"),
     ("selectors",),
     ("config",),

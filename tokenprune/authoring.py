@@ -5,8 +5,6 @@ and from :mod:`tokenprune` alone. Other modules may move from one release to the
 without an entry in the changelog.
 """
 
-from __future__ import annotations
-
 from tokenprune.adapters.base import Adapter
 from tokenprune.adapters.decoder_stack import DecoderStack
 from tokenprune.adapters.downsampling import Downsampling

@@ -1,7 +1,5 @@
 """Configurations as data: frozen, typed, read from and written to YAML."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self

@@ -1,7 +1,5 @@
 """Errors that a user can cause. Each has a stable code, and a message of one line: what is wrong and how to fix it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar

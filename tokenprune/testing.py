@@ -6,8 +6,6 @@ scores = MatrixEntropy().score(ctx)  # [batch, n_visual]
 ```
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial

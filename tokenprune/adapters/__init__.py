@@ -1,7 +1,5 @@
 """Adapters tell the engine about a model family. They are registered by ``model_type`` as entry points."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from tokenprune.adapters.base import Adapter

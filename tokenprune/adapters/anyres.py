@@ -3,8 +3,6 @@
 Frame 0 is the overview and frame 1 the image at high resolution without its padding; newlines have no coordinates.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Mapping, Sequence

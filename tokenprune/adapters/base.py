@@ -1,7 +1,5 @@
 """The contract of an adapter: how a model family tells the engine about itself, and what it may override."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count

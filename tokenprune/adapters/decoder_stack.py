@@ -1,7 +1,5 @@
 """A model's stack of decoder layers: their attention, the states that can be read, and where pruning is exact."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

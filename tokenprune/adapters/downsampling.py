@@ -1,7 +1,5 @@
 """How a family's pictures are made smaller, so that they become fewer visual tokens."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

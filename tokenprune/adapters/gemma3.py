@@ -1,7 +1,5 @@
 """Gemma 3 and PaliGemma: every image is the same number of tokens."""
 
-from __future__ import annotations
-
 import math
 
 from tokenprune.adapters.image_video import ImageVideoAdapter

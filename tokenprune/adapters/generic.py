@@ -1,7 +1,5 @@
 """The adapter for any transformers model that is built the usual way."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Coordinates of the tokens of an item: (frame, row, column), -1 for a token that has none."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Idefics 3 and SmolVLM: an image is tiles, each between text tokens, and then its overview."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

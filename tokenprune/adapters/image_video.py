@@ -1,7 +1,5 @@
 """The base class of all families whose arguments tell images and videos apart."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any

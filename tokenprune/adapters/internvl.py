@@ -1,7 +1,5 @@
 """InternVL: an image is one or more tiles in one unbroken run of tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

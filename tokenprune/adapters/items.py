@@ -1,7 +1,5 @@
 """Items, which are single images or videos, and how they are assigned to the samples of a batch."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

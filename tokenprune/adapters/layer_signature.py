@@ -1,7 +1,5 @@
 """Names of the arguments of a family's decoder layers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

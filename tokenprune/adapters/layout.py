@@ -1,7 +1,5 @@
 """Finds the visual tokens of a call, and the image or video that each belongs to."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

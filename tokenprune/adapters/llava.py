@@ -1,7 +1,5 @@
 """LLaVA-1.5 and VipLLaVA: one tensor of images, each as many tokens as the tower has patches."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Mistral 3 and LightOnOCR: Pixtral's tower, patches merged before the language model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

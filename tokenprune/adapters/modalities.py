@@ -1,7 +1,5 @@
 """Images and videos among the arguments of a call: their pixels, precomputed features and numbers of tokens."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias

@@ -1,7 +1,5 @@
 """Shared by the families with Pixtral's tower: images that differ in size."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

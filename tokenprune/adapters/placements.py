@@ -1,7 +1,5 @@
 """The usual ways of laying tokens over pictures."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 The states that are read have to be those that the model uses. A module that does anything unknown to them is refused.
 """
 
-from __future__ import annotations
-
 import inspect
 import sys
 from collections.abc import Callable, Sequence

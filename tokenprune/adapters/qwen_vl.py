@@ -1,7 +1,5 @@
 """Qwen2-VL, Qwen2.5-VL, Qwen3-VL: grids of patches, a few of them merged to one token."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

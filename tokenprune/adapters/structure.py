@@ -1,7 +1,5 @@
 """Finds the decoder and the visual token ids of a usual transformers model, and refuses unusual ones."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Vision towers: the modules that are observed in a layer, and the patches that become each visual token."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

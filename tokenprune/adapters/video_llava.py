@@ -1,7 +1,5 @@
 """Video-LLaVA: images as in LLaVA-1.5; every frame of a video begins with its class token."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

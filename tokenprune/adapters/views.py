@@ -1,7 +1,5 @@
 """Places of visual tokens on the pictures of a prompt."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TypeAlias

@@ -1,7 +1,5 @@
 """A budget that states by how much the FLOPs of the prefill fall."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

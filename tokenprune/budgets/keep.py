@@ -1,7 +1,5 @@
 """Budgets that state how many tokens are kept."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Self
 

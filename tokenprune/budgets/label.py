@@ -1,7 +1,5 @@
 """The name of a budget in files, and the budget in words."""
 
-from __future__ import annotations
-
 from tokenprune.budgets.base import Budget
 from tokenprune.budgets.stated import STATED, Stated
 from tokenprune.core.plugins import registry

@@ -1,7 +1,5 @@
 """The budget of the pruning papers: visual tokens averaged over all decoder layers."""
 
-from __future__ import annotations
-
 import math
 from typing import Self
 

@@ -1,7 +1,5 @@
 """Budgets that one number states, and the word for each: a keyword of ``load_method``, an option of the commands."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The command line: a thin layer over the library, a file per command."""
 
-from __future__ import annotations
-
 from tokenprune.cli.commands import app, main
 
 __all__ = ["app", "main"]

@@ -4,8 +4,6 @@ Rows of experiments have the names of CSV files; those of tunes, profiles and be
 Unknown numbers are null.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The parser: a table of commands, each in a file of its own, which is imported when the command is used."""
 
-from __future__ import annotations
-
 import os
 import sys
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """``tokenprune data``: rows as they are understood."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """``tokenprune doctor``."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections import Counter

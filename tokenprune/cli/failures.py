@@ -1,7 +1,5 @@
 """The ends of the command line: one line for a mistake of the user, and what to do after a bug."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

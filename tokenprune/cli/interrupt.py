@@ -7,8 +7,6 @@ Code that the exception meets may swallow it: pydantic drops what is raised whil
 sends the signal again until the block has been left; the handler raises only where no exception is on its way.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """``tokenprune list``."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress

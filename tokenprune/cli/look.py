@@ -1,7 +1,5 @@
 """``tokenprune look``: methods on one prompt, drawn side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

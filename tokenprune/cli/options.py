@@ -1,7 +1,5 @@
 """Options that several commands have: budgets, models, and workers."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ Below the working directory folders are made as they are needed. Elsewhere a fil
 folder of results one to stand in: a mistyped path makes no trees of folders. The checks leave nothing behind.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path

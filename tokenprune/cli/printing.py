@@ -1,7 +1,5 @@
 """Where the commands print, and how: tables, sentences, names of files. Nothing heavy is imported."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """``tokenprune profile``."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated

@@ -4,8 +4,6 @@ The bar appears with the first thing to show, never before an error. Lines are w
 first time, and at least once a minute, also while nothing is finished.
 """
 
-from __future__ import annotations
-
 import sys
 import threading
 import time

@@ -1,7 +1,5 @@
 """``tokenprune report``: the reports of finished runs and tunes, made again from their folders."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``tokenprune show``."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import typer

@@ -1,7 +1,5 @@
 """What the commands print of results."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any

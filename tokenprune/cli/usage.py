@@ -1,7 +1,5 @@
 """Mistakes in the words of a command, as one line like all others."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 from collections.abc import Iterator

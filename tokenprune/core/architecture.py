@@ -1,7 +1,5 @@
 """The architecture of a model, and for which architectures settings were made that somebody published."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self

@@ -1,7 +1,5 @@
 """Where an exception was raised, and whose code it was: that of a plugin, or ours."""
 
-from __future__ import annotations
-
 import traceback
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Arguments of a call by name, and the KV cache among them. Imports nothing of tokenprune."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The base class of all components, and the field type that turns ``{"name": ...}`` into an instance."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Exceptions of components that others wrote: which component it was, and of which distribution."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

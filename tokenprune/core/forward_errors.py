@@ -1,7 +1,5 @@
 """Failures of a forward: any exception as one error of ours, and which of them may be those of single samples."""
 
-from __future__ import annotations
-
 import gc
 import traceback
 from collections.abc import Iterator

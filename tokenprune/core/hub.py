@@ -1,7 +1,5 @@
 """The Hugging Face hub is asked once, briefly, before its client starts to download and to try again for minutes."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from huggingface_hub import HfApi, constants

@@ -1,7 +1,5 @@
 """Progress bars in notebooks: long calls show one there without an argument."""
 
-from __future__ import annotations
-
 import inspect
 import sys
 import time

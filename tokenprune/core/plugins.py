@@ -9,8 +9,6 @@ The environment variable ``TOKENPRUNE_NO_PLUGINS=1`` (or :func:`builtin_only`) h
 distributions, e.g. to find out whether a plugin causes a problem.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import os

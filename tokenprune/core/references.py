@@ -1,7 +1,5 @@
 """Names of what methods are compared with: the unpruned model, random choices, smaller pictures, the upper bound."""
 
-from __future__ import annotations
-
 #: The unpruned model in tables.
 UNPRUNED = "unpruned"
 #: The named method that reads a task's annotation of the foreground: an upper bound, and no method.

@@ -1,7 +1,5 @@
 """A registry of named classes of one kind. It imports lazily, checks types and reports collisions."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """What a class or function says of itself, read from its file: an import of it may take seconds, or fail."""
 
-from __future__ import annotations
-
 import ast
 from functools import cache
 from importlib.machinery import PathFinder

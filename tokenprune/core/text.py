@@ -1,7 +1,5 @@
 """Texts that every file and terminal can hold, and the files that they are written to."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tokenprune.errors import OutputError

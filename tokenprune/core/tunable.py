@@ -10,8 +10,6 @@ This holds for components of plugins, too: nothing is registered. A field that h
 fields of a pruner's scorer are found below the pruner.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The contract of a table: rows that are read when they are asked for."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

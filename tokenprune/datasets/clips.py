@@ -1,7 +1,5 @@
 """The clips that the column ``video`` of a row names: files of videos, or lists of pictures."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The columns of a table by their roles: picture, question, answer ...; the ids in one of them are unique."""
 
-from __future__ import annotations
-
 import difflib
 import re
 import string

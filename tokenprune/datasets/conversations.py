@@ -1,7 +1,5 @@
 """Tables of conversations, as files for training have them, with the columns of a table of questions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 from tokenprune.datasets.base import Table

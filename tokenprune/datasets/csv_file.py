@@ -4,8 +4,6 @@ The module csv of Python refuses cells above 131,072 characters, as pictures in 
 process is raised.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

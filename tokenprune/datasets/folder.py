@@ -1,7 +1,5 @@
 """A folder of pictures alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The earlier turns of a conversation in a column of their own."""
 
-from __future__ import annotations
-
 from tokenprune.datasets.values import short, text
 from tokenprune.errors import SampleError
 

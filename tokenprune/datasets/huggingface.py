@@ -1,7 +1,5 @@
 """Datasets of Hugging Face, through the package datasets: by name, or in a local folder."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

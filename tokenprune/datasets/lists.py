@@ -1,7 +1,5 @@
 """Lists that a cell holds as a text, as Python or JSON writes them: an export to CSV leaves them so."""
 
-from __future__ import annotations
-
 import ast
 import io
 import json

@@ -1,7 +1,5 @@
 """Where a row says that a picture or video is: a path, the file's own bytes, or these bytes as text in base64."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hashlib

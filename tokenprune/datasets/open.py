@@ -1,7 +1,5 @@
 """Opens the table that a path or name stands for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Parquet, through pyarrow."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """Tables in text files: an index of byte offsets, so that any row is read without those before it."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterator
 from pathlib import Path

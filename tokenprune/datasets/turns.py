@@ -1,7 +1,5 @@
 """The turns of a conversation as training files write them, and what of them is question, answer and history."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

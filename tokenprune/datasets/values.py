@@ -1,7 +1,5 @@
 """Values of a row as texts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from datetime import date, datetime

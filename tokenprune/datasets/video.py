@@ -1,7 +1,5 @@
 """Videos: frames at even distances in time, each with the time at which it is shown. PyAV reads the files."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass

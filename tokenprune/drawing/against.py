@@ -1,7 +1,5 @@
 """The measured quantity against a cost: a mark with its interval per method and budget, a line along the budgets."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Styles of methods: the same colour, marker and dash in every chart."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import blake2b

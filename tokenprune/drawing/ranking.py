@@ -1,7 +1,5 @@
 """The measured quantity at one budget: a row per method with its mark, its interval, and its cost at the right."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 A specification is plain JSON. Only :func:`library` and :func:`save` need packages of the extra ``report``.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

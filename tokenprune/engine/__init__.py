@@ -6,8 +6,6 @@ positions. In decode the caches of pruned layers hold fewer keys; see :mod:`toke
 that arrive can then be trusted.
 """
 
-from __future__ import annotations
-
 from tokenprune.engine.cache import cache_bytes
 from tokenprune.engine.trials.calibrate import measure_entropy, observe
 

@@ -1,7 +1,5 @@
 """A decoder layer's arguments on the rows that are left."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -6,8 +6,6 @@ the prompt is pruned as in greedy decoding. Everything behind it is verified as 
 are cropped from the pruned cache.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

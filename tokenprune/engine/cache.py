@@ -1,7 +1,5 @@
 """The KV cache of a call: which of its layers are pruned, what cannot be pruned exactly, what it holds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Running calls of the model, which act at its layers, and the calls that each thread is in."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field

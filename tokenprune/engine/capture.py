@@ -1,7 +1,5 @@
 """Records the layers before the stages: only what a stage's pruner needs, and only while a prefill runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

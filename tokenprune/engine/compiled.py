@@ -1,7 +1,5 @@
 """Parts of a model that were compiled run eagerly while a method is applied, but for what a graph may hold."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias

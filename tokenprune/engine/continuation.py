@@ -1,7 +1,5 @@
 """What a pruned KV cache goes on with: its method, whichever block the next call is in."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A decode step, or a further turn of text, on a pruned cache."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """DeepStack: visual features that a decoder adds to the hidden states after some of its layers (Qwen3-VL)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

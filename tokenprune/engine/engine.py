@@ -12,8 +12,6 @@ The state of a call lives in the call, and the running calls belong to a thread:
 do not meet.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext

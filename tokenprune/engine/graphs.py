@@ -6,8 +6,6 @@ the mask to its keys. Dynamo guards on what is read here, among it the owner of 
 cache of another block, or after the block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ again. None of them survives a copy of the model: a deep copy or a pickle made i
 unpruned model.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """Reads the arguments of one decoder layer's calls, however the model passes them."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any

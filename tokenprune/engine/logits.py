@@ -1,7 +1,5 @@
 """``logits_to_keep`` names positions of the prompt; after pruning, rows and positions differ."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

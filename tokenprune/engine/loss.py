@@ -1,7 +1,5 @@
 """The loss of a pruned forward: every row that is left predicts the token that follows it in the unpruned prompt."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """One method in use on a model: the run's own, or that of one ``using`` block. It begins prefills."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial

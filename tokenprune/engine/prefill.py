@@ -1,7 +1,5 @@
 """One pruned prefill: keeps tokens at each stage, and cuts the arguments of the layers behind it. No hooks here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """The prompt of one prefill as the model got it: computed once, kept on the device."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any

@@ -1,7 +1,5 @@
 """The number of visual tokens of each image that survive each stage of one prefill. Host integers only."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial

@@ -1,7 +1,5 @@
 """Uses of a model that a method cannot follow exactly, refused before anything runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any

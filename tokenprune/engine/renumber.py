@@ -1,7 +1,5 @@
 """Renumbered positions: the tokens that are left follow each other without gaps, as in a shortened prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Generation without a cache: every step is a whole forward, and the first step's choice is kept."""
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Marks a model while a method is applied to it."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Checks the selections of pruners against the quotas, counts them, and applies them to rows."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The signals of one stage of a running prefill."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Records what layers of the vision tower show, and reads it for the visual tokens of a prefill."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Calls that are left unpruned, by ``using(None)`` or ``apply(model, None)``: their prompts are counted, no more."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

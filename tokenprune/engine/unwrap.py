@@ -1,7 +1,5 @@
 """The model inside a wrapper: what will really run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

@@ -4,8 +4,6 @@ The blocks belong to a context (:mod:`contextvars`): to a thread, to a task of a
 their context, as ``asyncio.to_thread`` does. Methods prune at different layers, and share the hooks on these.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Any, Generic, TypeVar

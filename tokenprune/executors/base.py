@@ -1,7 +1,5 @@
 """The contract of an executor: it starts workers, carries orders to them, says when one is dead; which is asked for."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Workers as processes of this machine, each with GPUs, or a share of the processor, of its own."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import queue

@@ -1,7 +1,5 @@
 """Gives orders to workers, starts workers again that died, and hands out what they report."""
 
-from __future__ import annotations
-
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator

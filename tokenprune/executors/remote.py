@@ -1,7 +1,5 @@
 """What runs on workers have in common: workers that belong together, and jobs that are tried again."""
 
-from __future__ import annotations
-
 import secrets
 import shutil
 import warnings

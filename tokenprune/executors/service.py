@@ -1,7 +1,5 @@
 """What a worker does, whoever starts it: it loads what it needs once, then carries out one order after the other."""
 
-from __future__ import annotations
-
 import pickle
 import traceback
 import warnings

@@ -1,7 +1,5 @@
 """Experiments: every method with every budget on a task, resumable, with confidence intervals."""
 
-from __future__ import annotations
-
 from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.report import markdown, write_report
 from tokenprune.experiment.result import ExperimentResult

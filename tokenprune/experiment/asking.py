@@ -1,7 +1,5 @@
 """Asks a series about a batch; where that fails, about its samples one by one. What fails alone is left out."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,5 @@
 """The samples of an experiment, batch by batch. One that cannot be used is reported once and left out."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass

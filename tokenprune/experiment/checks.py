@@ -1,7 +1,5 @@
 """What is known to be wrong before anything runs: layers, budgets, needs, and settings of ``generate``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from tokenprune.errors import TokenPruneError

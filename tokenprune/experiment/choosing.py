@@ -1,7 +1,5 @@
 """Before the first answer: the layers of every method are chosen, tunes run, and every method is tried out once."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any

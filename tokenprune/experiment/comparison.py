@@ -1,7 +1,5 @@
 """Several experiments side by side: one table, one picture, and in what their settings differ."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The configuration of an experiment: a model, a task, methods, budgets and an output folder."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The cost of one sample's prefill: visual tokens, FLOPs, bytes of the KV cache."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

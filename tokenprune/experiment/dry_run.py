@@ -1,7 +1,5 @@
 """A dry run of an experiment: its first batch is answered and thrown away, which says about how long all would take."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import partial
 

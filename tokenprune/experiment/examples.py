@@ -4,8 +4,6 @@ They are chosen when all answers are there, and each method then prunes them onc
 ``examples.json`` keeps what was kept, so that a report can be made again without the model.
 """
 
-from __future__ import annotations
-
 import io
 from base64 import b64decode, b64encode
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The one finding of an experiment that stands out, and what it may and may not claim."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

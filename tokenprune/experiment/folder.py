@@ -1,7 +1,5 @@
 """A finished experiment, or an unfinished one, read from its folder. No model is loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """When an experiment stops because samples fail in a forward, although each could be left out."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

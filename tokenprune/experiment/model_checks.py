@@ -1,7 +1,5 @@
 """Whether a model can tell methods apart, checked on the experiment's own data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from tokenprune.core.references import ORACLE, UNPRUNED

@@ -1,7 +1,5 @@
 """The page of an experiment: the run, the finding, tables, charts, and how to repeat it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The table of an experiment for a paper (LaTeX) and for other programs (CSV)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

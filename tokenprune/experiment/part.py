@@ -1,7 +1,5 @@
 """A part of an experiment: its series, its samples and its folder."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from tokenprune.core.component_errors import component_errors

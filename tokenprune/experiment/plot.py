@@ -1,7 +1,5 @@
 """The charts of an experiment: accuracy against cost and against visual tokens kept, and budget by budget."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """A figure of the entropy along a model's visual path and of the layers chosen by it."""
 
-from __future__ import annotations
-
 import statistics
 import textwrap
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The entropy profile of an experiment's model, with the verdicts on the experiment's methods."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from tokenprune.config import Method

@@ -1,7 +1,5 @@
 """The steps of an experiment on workers: one of them prepares, all of them answer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """The files of a report: Markdown, JSON, and where the extra ``report`` is installed a page and a picture."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 from pathlib import Path
 

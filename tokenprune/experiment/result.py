@@ -1,7 +1,5 @@
 """The result of an experiment."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from tokenprune.experiment.answers import Answers

@@ -3,8 +3,6 @@
 A process that is killed at any moment loses at most the batch it was working on.
 """
 
-from __future__ import annotations
-
 import math
 from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence

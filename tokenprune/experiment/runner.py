@@ -1,7 +1,5 @@
 """Running an experiment: every series answers every sample. A stopped run can be continued at any time."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property

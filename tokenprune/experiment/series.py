@@ -1,7 +1,5 @@
 """One series of an experiment: a method with a budget and, if the method is random, a seed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """The loaded model of an experiment, with the method of one series on it at a time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext

@@ -1,7 +1,5 @@
 """The result of an experiment as notebooks show it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from tokenprune.experiment.plot import charts_of, comparison_figure

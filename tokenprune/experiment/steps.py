@@ -1,7 +1,5 @@
 """What an experiment computes with its model: choices, answers, times, examples. In this process, or in a worker."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

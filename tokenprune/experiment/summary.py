@@ -1,7 +1,5 @@
 """The summary of an experiment: one row per method and budget, averaged over seeds."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The tables of an experiment, as columns; every report, file and terminal shows these."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """``tuned`` in an experiment: a tune on other samples of the task chooses the method for a budget."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Mapping

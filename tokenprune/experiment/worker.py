@@ -1,7 +1,5 @@
 """A worker of an experiment: it loads the model once, and carries out the steps that it is given."""
 
-from __future__ import annotations
-
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping

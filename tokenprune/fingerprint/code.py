@@ -1,7 +1,5 @@
 """The installed version of a component's code, as a short text."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import inspect

@@ -1,7 +1,5 @@
 """Definitions of methods, with which results are stored: their fields, and the versions of their code."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

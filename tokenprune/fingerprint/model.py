@@ -1,7 +1,5 @@
 """The parts of a model on which its outputs depend."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Picks the numbers of a tensor that are read: all of a small one, and those at scattered places of a large one."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

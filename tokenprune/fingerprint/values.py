@@ -1,7 +1,5 @@
 """The fingerprint of a model, of inputs, or of both."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass

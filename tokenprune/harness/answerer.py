@@ -1,7 +1,5 @@
 """A model with one method on it that answers samples, and says what each of them cost."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The log-probability of a given continuation: a model is made to write it behind its prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The result of a bench as text and as files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace

@@ -5,8 +5,6 @@ dependency, the extra ``flops``) traces a module; it counts decoders only, as it
 towers. Neither counts eigenvalues, sorting or softmax, so the FLOPs of selection have a formula of their own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

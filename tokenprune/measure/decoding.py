@@ -1,7 +1,5 @@
 """How the bench decodes: on a dynamic or a static cache, eagerly or compiled, as ``generate`` does."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """The savings of a method on a model, computed from the config: no model is run and no weights are needed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

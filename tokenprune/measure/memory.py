@@ -1,7 +1,5 @@
 """Peak memory of a call, without what was allocated before it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

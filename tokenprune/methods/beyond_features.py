@@ -1,7 +1,5 @@
 """What a method needs beside the features of one image, for those who ask it before the language model runs."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator
 
 from tokenprune.config import Method

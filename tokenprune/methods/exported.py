@@ -4,8 +4,6 @@ transformers runs ``custom_generate/generate.py`` of a folder, or of a repositor
 to its own place, so that the method stands in it. It checks ``custom_generate/requirements.txt`` first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

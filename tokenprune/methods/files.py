@@ -1,7 +1,5 @@
 """The files of named methods: found through entry points, not read as methods. Nothing heavy is imported."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources

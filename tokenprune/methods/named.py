@@ -12,8 +12,6 @@ An entry point of that group names a package; every ``*.yaml`` in it is a method
 required.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable

@@ -1,7 +1,5 @@
 """Settings that a method's authors published for one model: entries of ``published`` in the file of a named method."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

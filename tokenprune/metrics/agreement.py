@@ -1,7 +1,5 @@
 """Agreement with the unpruned model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

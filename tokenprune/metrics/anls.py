@@ -1,7 +1,5 @@
 """The similarity of DocVQA."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """The contract of a metric."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Expected answers that occur in the text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from tokenprune.metrics.base import Metric

@@ -1,7 +1,5 @@
 """Exact match after normalisation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from tokenprune.metrics.base import Metric

@@ -1,7 +1,5 @@
 """Multiple choice: the option that a text chooses."""
 
-from __future__ import annotations
-
 import re
 import string
 from collections.abc import Sequence

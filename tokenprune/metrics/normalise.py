@@ -10,8 +10,6 @@ Source: the evaluation that https://visualqa.org/evaluation.html describes. The 
 5. A contraction that lacks one apostrophe gets it.
 """
 
-from __future__ import annotations
-
 import re
 
 MARKS = ';/[]"{}()=+\\_-><@`,?!'

@@ -1,7 +1,5 @@
 """The relaxed accuracy of ChartQA."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

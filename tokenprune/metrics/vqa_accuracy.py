@@ -1,7 +1,5 @@
 """The accuracy of the VQA benchmark over ten answers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

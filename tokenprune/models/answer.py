@@ -5,8 +5,6 @@ Answers of equal samples are equal wherever they are made. Where answers are dra
 answer then depends neither on the place of the sample in a batch nor on the other samples, apart from rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The contract of a model in experiments: load it, encode samples, decode answers."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

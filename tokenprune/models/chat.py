@@ -1,7 +1,5 @@
 """Samples as conversations, and conversations as a model's inputs, by the processor of a checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The versions of the code that experiments and tunes run beside methods."""
 
-from __future__ import annotations
-
 from tokenprune.core.component import Component
 from tokenprune.fingerprint.code import code_name, code_version
 from tokenprune.models.base import ModelSpec

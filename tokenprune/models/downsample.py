@@ -4,8 +4,6 @@ What pruning has to beat at equal tokens; many questions of benchmarks are answe
 ("Are We Using the Right Benchmark: An Evaluation Framework for Visual Token Compression Methods", arXiv 2510.07143).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

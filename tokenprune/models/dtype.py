@@ -1,7 +1,5 @@
 """The precision of a model's weights, by all the names that it has elsewhere."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema

@@ -1,7 +1,5 @@
 """Samples as inputs of a model; those that it cannot encode are named and left out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

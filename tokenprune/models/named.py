@@ -1,7 +1,5 @@
 """The models that a name stands for, the same for every command."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

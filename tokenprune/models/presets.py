@@ -4,8 +4,6 @@ Times and FLOPs do not depend on the values of the weights. The numbers are thos
 files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

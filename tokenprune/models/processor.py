@@ -1,7 +1,5 @@
 """Fingerprints of processors, on which the inputs of a model depend."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The size of a smaller picture: as many visual tokens as a budget allows, in the shape of the picture."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Samples that a model can run, for what measures a model on them: calibrations and tunes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

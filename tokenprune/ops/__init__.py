@@ -1,7 +1,5 @@
 """Pure tensor functions; none of them depends on a model."""
 
-from __future__ import annotations
-
 from tokenprune.ops.entropy import matrix_entropy, state_entropy
 from tokenprune.ops.merging import merge_into
 from tokenprune.ops.topk import apportion, topk_by_group

@@ -1,7 +1,5 @@
 """Bipartite matching of tokens that alternate between two sets: drop near-duplicates, or merge them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Cosine similarity of tokens, computed in float32 whatever the model's dtype."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn.functional import normalize
 

@@ -1,7 +1,5 @@
 """Images cut into crops of successive tokens, and a budget divided between the crops."""
 
-from __future__ import annotations
-
 import math
 
 import torch

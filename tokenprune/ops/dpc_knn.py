@@ -1,7 +1,5 @@
 """Density-peak clustering by nearest neighbours (DPC-kNN), and the mean of every cluster."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

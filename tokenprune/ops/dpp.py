@@ -1,7 +1,5 @@
 """Greedy MAP inference of a determinantal point process (DPP)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize

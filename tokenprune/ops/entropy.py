@@ -1,7 +1,5 @@
 """Matrix (von Neumann) entropy of small sets of vectors, computed from the smaller of the two Gram matrices."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -5,8 +5,6 @@ it to tridiagonal form by Householder reflections, and finds the eigenvalues by 
 searches for one eigenvalue.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Tells logits of a distribution from worthless ones."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

@@ -3,8 +3,6 @@
 In this module a *cell* is a place in a frame: a row and a column.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

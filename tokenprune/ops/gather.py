@@ -4,8 +4,6 @@
 copying whole entries takes a fraction of that time.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

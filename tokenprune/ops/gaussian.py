@@ -1,7 +1,5 @@
 """Sums of Gaussian kernels of several widths around a centre, and the channels with the least variance."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Greedy choices of tokens, step by step, in many images at once that have quotas of their own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

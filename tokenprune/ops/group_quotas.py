@@ -1,7 +1,5 @@
 """PruneSID's division of an image's quota between its groups of tokens."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

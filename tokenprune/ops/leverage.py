@@ -1,7 +1,5 @@
 """Statistical leverage: how much each token contributes to the main directions of all tokens."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Merging tokens into other tokens: equal-weight means, or a token plus the mean of those merged into it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Batches laid out image by image, so that a greedy method processes all images in one loop."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cached_property
 

@@ -1,7 +1,5 @@
 """Selection of the tokens that are least similar to a few pivot tokens."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

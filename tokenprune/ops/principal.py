@@ -1,7 +1,5 @@
 """Groups of tokens that lie along the same principal component."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

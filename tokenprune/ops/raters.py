@@ -1,7 +1,5 @@
 """SparseVLM's raters: the text tokens that are most relevant to the visual tokens."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

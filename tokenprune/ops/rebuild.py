@@ -1,7 +1,5 @@
 """How well tokens are rebuilt from a few others: a basis by farthest-point sampling, and the errors of rebuilding."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Token recycling (SparseVLM): the best dropped tokens are clustered, and each cluster becomes one token."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

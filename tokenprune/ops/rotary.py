@@ -1,7 +1,5 @@
 """Rotary embedding angles, given as cosines and sines."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

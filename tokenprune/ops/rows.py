@@ -3,8 +3,6 @@
 ``rows`` is always long ``[batch, kept]``: indices into the unpruned sequence, -1 for padding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Seeds of random choices: they belong to a sample, whatever batch it is in."""
 
-from __future__ import annotations
-
 _MASK = (1 << 64) - 1
 
 

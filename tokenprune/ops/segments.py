@@ -1,7 +1,5 @@
 """Segments of a video: runs of frames that are alike."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad

@@ -1,7 +1,5 @@
 """Spatial frequencies of the tokens of a grid."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Non-maximum suppression: of tokens that are alike, the one with the highest score stays."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """FlashVID's merging of tokens along the frames of a segment, into trees."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

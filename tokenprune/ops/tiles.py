@@ -1,7 +1,5 @@
 """Images that a vision tower sees in tiles: which tokens belong to which tile, and how a quota is divided."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

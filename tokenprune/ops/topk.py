@@ -1,7 +1,5 @@
 """The k best tokens of several groups (images) at once, and counts that are shares of others."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Attention and states of a vision tower's layer, per feature; the full attention map is never held in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Windows of the token grid and the best tokens of each; tokens with high scores, and their neighbours on the grid."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

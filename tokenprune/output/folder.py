@@ -1,7 +1,5 @@
 """A folder that one process at a time writes to. A process that is killed at any moment leaves whole files behind."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

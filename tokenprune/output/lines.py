@@ -1,7 +1,5 @@
 """Rows of results as lines of JSON, of which the last may be incomplete."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """The folder of one experiment or tune: which further runs may go on in it, and who claims it."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """A figure of matplotlib on which panels and texts have places in inches. Imported when it is needed."""
 
-from __future__ import annotations
-
 import warnings
 from bisect import bisect_right
 from functools import cache

@@ -1,7 +1,5 @@
 """Pictures in whatever form a user has them, as arrays."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

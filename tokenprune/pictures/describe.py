@@ -1,7 +1,5 @@
 """Looks in words, for captions and for readers who do not see the picture."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The figure of one or several looks: the places of panels and texts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Looks in a notebook: the figure inside the page, and the report as text."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """One sample's prefill as it can be drawn: pictures, where the tokens are on them, and what each stage did."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """Puts the visual tokens of a sample on the pictures that its user gave."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

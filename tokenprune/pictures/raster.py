@@ -1,7 +1,5 @@
 """Pixels of a sheet: kept patches as they are, dropped ones faded."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The last prefill of a recording, made ready to be drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

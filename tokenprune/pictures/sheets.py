@@ -1,7 +1,5 @@
 """Sheets, one per panel: a picture, the token grids on it, and the parts that the model did not see."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 from functools import cached_property

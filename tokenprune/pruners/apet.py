@@ -1,7 +1,5 @@
 """ApET's selection: tokens that a few others cannot rebuild, with these few and all dropped tokens merged in."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import torch

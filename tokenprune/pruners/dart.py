@@ -1,7 +1,5 @@
 """DART's selection: a few pivot tokens, and the tokens that are least similar to them."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

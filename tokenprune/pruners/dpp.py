@@ -1,7 +1,5 @@
 """CDPruner's selection: tokens that are relevant and dissimilar to each other, by a determinantal point process."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

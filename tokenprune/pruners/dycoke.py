@@ -1,7 +1,5 @@
 """DyCoke's token temporal merging: drop the tokens of a group of four frames that repeat an earlier frame."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

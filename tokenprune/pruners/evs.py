@@ -1,7 +1,5 @@
 """EVS's selection: tokens that change little from frame to frame are dropped."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

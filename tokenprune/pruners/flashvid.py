@@ -1,7 +1,5 @@
 """FlashVID's selection before the language model: salient and diverse tokens of every frame; the others are merged."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial

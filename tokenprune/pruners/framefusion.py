@@ -1,7 +1,5 @@
 """FrameFusion's merging: similar tokens at the same place of successive frames become their mean."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """HiPrune's selection: tokens of objects by a middle layer of the vision tower, the others by a deep layer."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

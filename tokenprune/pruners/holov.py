@@ -1,7 +1,5 @@
 """HoloV's selection: every part of the image keeps a share of the tokens."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

@@ -1,7 +1,5 @@
 """DivPrune's selection: tokens that are far from each other (max-min diversity)."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

@@ -1,7 +1,5 @@
 """Maximal marginal relevance over any scorer: important tokens that are unlike the tokens kept before."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

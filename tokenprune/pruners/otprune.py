@@ -1,7 +1,5 @@
 """OTPrune's selection: tokens whose distribution is close to that of the whole image."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

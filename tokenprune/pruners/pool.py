@@ -1,7 +1,5 @@
 """A pruner that chooses among an image's best tokens by a scorer."""
 
-from __future__ import annotations
-
 from typing import Annotated, Self
 
 import torch

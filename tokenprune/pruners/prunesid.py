@@ -1,7 +1,5 @@
 """PruneSID's selection: groups of tokens along principal components; in each, salient tokens that are not alike."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

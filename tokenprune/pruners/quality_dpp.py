@@ -1,7 +1,5 @@
 """Diversity weighted by any score: a determinantal point process on the features of the vision tower."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

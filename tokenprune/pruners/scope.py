@@ -1,7 +1,5 @@
 """SCOPE's selection: salient tokens that cover the image."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """SparseVLM's selection: tokens with attention from relevant text tokens; the best dropped tokens are recycled."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

@@ -1,7 +1,5 @@
 """A different pruner at every stage."""
 
-from __future__ import annotations
-
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """ToMe's merging: similar tokens are averaged, by bipartite soft matching of the vision tower's keys."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

@@ -1,7 +1,5 @@
 """Keep the highest-scored visual tokens of every image."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from tokenprune.core.component import FromRegistry

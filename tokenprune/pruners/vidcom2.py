@@ -1,7 +1,5 @@
 """VidCom2's selection: frames that differ from the video keep more tokens; the most unusual tokens are kept."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """VisionZip's selection: dominant tokens by attention; the others are merged into contextual tokens."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

@@ -1,7 +1,5 @@
 """VisPruner's selection: half of the tokens by the vision tower's attention, half by removing near-duplicates."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import torch

@@ -1,7 +1,5 @@
 """VScan's selection before the language model: a local scan, a global scan, and merging."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

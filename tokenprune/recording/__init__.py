@@ -1,7 +1,5 @@
 """The record of a prefill: which tokens were kept, how long choosing them took, and what this saves."""
 
-from __future__ import annotations
-
 from tokenprune.recording.record import PrefillRecord, StageResult, StageTokens, Targets
 from tokenprune.recording.recording import Annotations, Recording
 from tokenprune.recording.report import Report

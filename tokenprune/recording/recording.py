@@ -1,7 +1,5 @@
 """The records that a running method makes for its caller, and the annotations that the caller gives it."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Mapping, Sequence

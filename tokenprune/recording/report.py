@@ -1,7 +1,5 @@
 """The summary of one prefill: tokens, FLOPs, bytes and time."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

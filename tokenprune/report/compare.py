@@ -1,7 +1,5 @@
 """Several reports side by side on one page."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Examples as data for the page: pictures once, and for every panel which patches were dropped, as a few bits each."""
 
-from __future__ import annotations
-
 from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import asdict

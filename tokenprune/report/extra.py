@@ -1,7 +1,5 @@
 """Files that need the extra ``report``: written where its packages are installed, and never left out silently."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

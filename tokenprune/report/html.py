@@ -1,7 +1,5 @@
 """A report as one self-contained HTML file. Needs jinja2 and vl-convert (the extra ``report``)."""
 
-from __future__ import annotations
-
 import math
 import re
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """The content of a report, whatever it comes from (an experiment, a tune) and however it is shown."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """A method applied to a model: :func:`apply`, and the run that it returns."""
 
-from __future__ import annotations
-
 from tokenprune.run.apply import apply, check_method, choose_layers, verify_methods
 from tokenprune.run.generate import generate
 from tokenprune.run.handle import Run

@@ -1,7 +1,5 @@
 """One generation with a method, whoever else uses the model."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

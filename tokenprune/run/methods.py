@@ -1,7 +1,5 @@
 """The methods that the calls of one applied model use, with their layers: chosen once, and kept."""
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Scores that the caller provides, e.g. the true foreground of a synthetic task: an upper bound, not a method."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from tokenprune.scorers.base import Scorer

@@ -1,7 +1,5 @@
 """The contract of a scorer."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import NoReturn
 

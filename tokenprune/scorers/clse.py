@@ -1,7 +1,5 @@
 """CLSE's token score: attention times how much the layers changed a token's high spatial frequencies."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

@@ -1,7 +1,5 @@
 """Null model of the matrix entropy: how far a token's heads are apart, without their spectrum."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from torch import Tensor

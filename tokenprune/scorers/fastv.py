@@ -1,7 +1,5 @@
 """FastV's token score: attention from the last prompt token."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import torch

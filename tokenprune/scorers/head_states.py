@@ -1,7 +1,5 @@
 """What scorers of a token's states have in common: which states they read, head by head, and where."""
 
-from __future__ import annotations
-
 from abc import ABC
 from typing import Annotated
 

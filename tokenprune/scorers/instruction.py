@@ -1,7 +1,5 @@
 """Relevance to the instruction, without a text tower."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from torch import Tensor

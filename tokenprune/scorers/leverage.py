@@ -1,7 +1,5 @@
 """SVD-Prune's token score: leverage on the main directions of an image's tokens."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

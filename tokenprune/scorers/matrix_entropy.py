@@ -1,7 +1,5 @@
 """EntropyPrune's token score: matrix entropy across heads."""
 
-from __future__ import annotations
-
 from typing import Annotated, Self
 
 from pydantic import model_validator

@@ -1,7 +1,5 @@
 """Null models of a score: the norm of a token's states."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Random scores: the baseline that every method has to beat."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

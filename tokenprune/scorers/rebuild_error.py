@@ -1,7 +1,5 @@
 """ApET's token score: the error of rebuilding a token from a few others."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import PositiveInt

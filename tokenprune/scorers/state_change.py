@@ -1,7 +1,5 @@
 """V2Drop's token score: how far one layer moves a token."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from tokenprune.flops.decoder import Shape

@@ -1,7 +1,5 @@
 """Attention in the vision tower."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The layer of EntropyPrune: where the entropy of the visual hidden states collapses, by rule or by verification."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, Self
 

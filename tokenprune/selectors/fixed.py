@@ -1,7 +1,5 @@
 """A selector that takes its layers from the config."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 from pydantic import Field, field_validator

@@ -1,7 +1,5 @@
 """Where the entropy of the visual tokens falls most on their way through vision tower and language model."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass

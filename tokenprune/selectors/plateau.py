@@ -1,7 +1,5 @@
 """The low plateau of entropy curves behind their drop: the layers whose states have collapsed."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass

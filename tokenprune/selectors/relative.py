@@ -1,7 +1,5 @@
 """A selector that states layers as shares of the decoder's depth."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

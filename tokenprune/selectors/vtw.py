@@ -1,7 +1,5 @@
 """The layer of VTW: the first from which dropping all visual tokens hardly changes the output."""
 
-from __future__ import annotations
-
 import torch
 from pydantic import Field
 from torch import Tensor

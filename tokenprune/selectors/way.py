@@ -1,7 +1,5 @@
 """A way to carry a method out before the language model: with another pruner, which reads the vision tower."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 

@@ -1,7 +1,5 @@
 """One layer of a vision tower as it ran, as scorers and pruners read it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

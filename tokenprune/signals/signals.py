@@ -1,7 +1,5 @@
 """Signals: what scorers and pruners can read of a running model, besides the hidden states that enter the stage."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Resamples: intervals of numbers whose distribution may be skewed, and what the best of many candidates is worth."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Sequence
 from functools import cache

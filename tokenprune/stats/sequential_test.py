@@ -1,7 +1,5 @@
 """A paired test for races: which candidates are clearly worse than another one on the same samples."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Tables for other programs: all numbers, in full precision."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

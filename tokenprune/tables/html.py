@@ -1,7 +1,5 @@
 """Tables in HTML, for notebooks. The page of a report shows the same tables with its own style."""
 
-from __future__ import annotations
-
 from base64 import b64encode
 from html import escape
 

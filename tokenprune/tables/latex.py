@@ -1,7 +1,5 @@
 r"""Tables for papers: a row per method, columns per budget. They need the LaTeX package ``booktabs``."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Tables as lines of text, no wider than a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest

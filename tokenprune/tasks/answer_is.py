@@ -1,7 +1,5 @@
 """What an answer says about the choices: a letter, a text or an index. Where only one fits all rows, it is found."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The choices of a row. A letter belongs to a place, a column or a key: a choice that is missing leaves a gap."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

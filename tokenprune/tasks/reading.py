@@ -1,7 +1,5 @@
 """How the rows of a table are read: which column holds what, and what an answer is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Whether a task and its metrics can be called as they will be: a wrong signature is found before the first answer."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Tuning: races of candidates against the unpruned model, for a model, data and a budget."""
 
-from __future__ import annotations
-
 from tokenprune.tuning.config import TuneConfig
 from tokenprune.tuning.result import TuneResult
 from tokenprune.tuning.tuner import run_tune, tune

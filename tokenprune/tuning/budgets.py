@@ -1,7 +1,5 @@
 """Budgets that cost every candidate the same, at which candidates are compared."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import Field

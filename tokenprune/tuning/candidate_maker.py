@@ -1,7 +1,5 @@
 """A candidate, and what makes candidates for a model and a budget."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal

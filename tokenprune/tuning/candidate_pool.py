@@ -1,7 +1,5 @@
 """The candidates of a tune: those that the user names, or all that the model can serve; random always."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

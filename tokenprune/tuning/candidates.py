@@ -1,7 +1,5 @@
 """Candidates of a tune: named methods and their variants, compositions of scorers and pruners, and random."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Candidates that are no named method: scorers put together with diversity pruners, and random tokens."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """The configuration of a tune: a model, samples, what a candidate may cost, and the candidates."""
 
-from __future__ import annotations
-
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator

@@ -1,7 +1,5 @@
 """Equal measured time: how many tokens each candidate may keep if its prefill shall take a given time."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A finished tune, read from its folder. No model is loaded."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

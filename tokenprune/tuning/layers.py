@@ -1,7 +1,5 @@
 """Layers worth trying: a method's own, those round the collapse of the entropy, and fixed shares of the depth."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from tokenprune.adapters.base import Adapter

@@ -1,7 +1,5 @@
 """The page of a tune: the best candidates of each budget, their losses with intervals, and what they cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

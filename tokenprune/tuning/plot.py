@@ -1,7 +1,5 @@
 """The charts of a tune: the best candidates of each budget with intervals, and their losses against their costs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

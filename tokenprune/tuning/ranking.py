@@ -1,7 +1,5 @@
 """The order of candidates after a race, for one budget."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The steps of a tune on workers: one of them makes the candidates, all of them measure."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress

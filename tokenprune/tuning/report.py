@@ -1,7 +1,5 @@
 """The files of a finished tune: the chosen method, the tables, a line per candidate."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 

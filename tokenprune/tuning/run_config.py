@@ -1,7 +1,5 @@
 """The parts that configurations of experiments and of tunes share: what runs, and the methods that take part."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 

@@ -1,7 +1,5 @@
 """The samples of a tune: encoded once, kept on the host, on the device while they are used."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

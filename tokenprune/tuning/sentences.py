@@ -1,7 +1,5 @@
 """Results of a tune in plain sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from tokenprune.budgets.label import in_words

@@ -1,7 +1,5 @@
 """The settings of a tune that its reports show."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from tokenprune.engine.trials.race import Goal

@@ -1,7 +1,5 @@
 """The progress of a tune over all its budgets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 #: Called after every candidate and batch with (what was measured, steps done, steps in total).

@@ -1,7 +1,5 @@
 """The tables of a tune, as columns; every report, file and terminal shows these."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from tokenprune.budgets.label import in_words

@@ -1,7 +1,5 @@
 """Finding the best method for a model, for samples and for a budget, without labels."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack

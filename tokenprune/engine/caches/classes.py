@@ -1,7 +1,5 @@
 """The one list of the cache layers that can be cut exactly."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tokenprune.engine.caches.dynamic import PrunedDynamicLayer, PrunedSlidingWindowLayer

@@ -1,7 +1,5 @@
 """Pruned layers that grow: with full attention, and with a sliding window."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What every pruned cache layer answers."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any

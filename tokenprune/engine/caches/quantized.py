@@ -1,7 +1,5 @@
 """Pruned layers that store their states rounded: 8-bit floats, or integers in groups."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

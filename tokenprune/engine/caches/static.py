@@ -1,7 +1,5 @@
 """Pruned layers of a static cache, on which decode steps can be compiled."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

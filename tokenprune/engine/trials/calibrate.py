@@ -1,7 +1,5 @@
 """Runs calibration samples through a model and measures them; layer selectors decide by the results."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial

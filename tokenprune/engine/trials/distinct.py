@@ -1,7 +1,5 @@
 """Finds samples that are copies of others: equal prompts with equal pictures. A copy tells nothing new."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Distance of a pruned model's output from the unpruned one's, teacher-forced on its answers. It needs no labels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

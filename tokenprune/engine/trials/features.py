@@ -1,7 +1,5 @@
 """What all methods on a batch share: image features, and the layers before the first pruned one, each run once."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager

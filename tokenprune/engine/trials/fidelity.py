@@ -1,7 +1,5 @@
 """Measures how close the answers of a pruned model are to the unpruned one's. It needs no labels."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Greedy answers: the most likely token at every step, whatever a checkpoint's own settings of ``generate`` say."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A batch of a race: every method runs on it as a whole, or sample by sample where that fails."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

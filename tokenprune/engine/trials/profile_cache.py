@@ -1,7 +1,5 @@
 """Entropy curves and verdicts of a model on its calibration samples, kept from one process to the next."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Races between methods: all run on few samples, the clearly worse leave, the others see more."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise

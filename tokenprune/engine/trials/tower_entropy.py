@@ -1,7 +1,5 @@
 """Matrix entropy of the visual tokens' states behind every layer of the vision tower, taken while the tower runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
