@@ -120,8 +120,8 @@ docs: $(VENV)/.test ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 	@echo "==> site/index.html"
 
-methods: $(VENV)/.test ## Write docs/methods.md again from what is registered
-	@$(PY) docs/snippets/methods.py > docs/methods.md.new && mv docs/methods.md.new docs/methods.md
+methods: $(VENV)/.test ## Write docs/methods/ again: a page for every named method
+	@$(PY) benchmarks/method_pages.py
 
 schema: $(VENV)/.test ## Write examples/experiment.schema.json again, which editors check the examples with
 	@$(PY) docs/snippets/schema.py > examples/experiment.schema.json.new && mv examples/experiment.schema.json.new examples/experiment.schema.json
