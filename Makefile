@@ -129,12 +129,11 @@ schema: $(VENV)/.test ## Write examples/experiment.schema.json again, which edit
 eval: $(VENV)/.test ## Run the full evaluation (examples/digits.yaml; resumes where it stopped)
 	@$(VENV)/bin/tokenprune run examples/digits.yaml
 
-tables: $(VENV)/.test ## Make every table of docs/comparison.md (hours; goes on where it stopped): make tables JOBS=2
+tables: $(VENV)/.test ## Make every table of docs/comparison/ (hours; goes on where it stopped): make tables JOBS=2
 	@$(ONE_THREAD) $(PY) benchmarks/tables.py --jobs $(JOBS) $(CELLS)
 
-comparison: $(VENV)/.test ## Write docs/comparison.md and docs/reports.md again from the cells of `make tables` that are finished
-	@$(PY) benchmarks/comparison.py > docs/comparison.md.new && mv docs/comparison.md.new docs/comparison.md
-	@$(PY) benchmarks/comparison.py --reports > docs/reports.md.new && mv docs/reports.md.new docs/reports.md
+comparison: $(VENV)/.test ## Write docs/comparison/ and docs/reports.md again from the cells of `make tables` that are finished
+	@$(PY) benchmarks/comparison.py
 
 paper: $(VENV)/.test ## Run a table of the paper with lmms-eval (docs/paper.md): make paper TABLE=llava-1.5-7b PAPER_ARGS=--dry-run
 	@$(PAPER_PYTHON) benchmarks/paper/run.py $(TABLE) $(PAPER_ARGS)

@@ -1,10 +1,12 @@
-"""Prints docs/comparison.md from the finished cells of `make tables`; `make comparison` writes the file.
+"""Writes docs/comparison/ and docs/reports.md from the finished cells of `make tables`; `make comparison` runs it.
 
-    python benchmarks/comparison.py            # docs/comparison.md
-    python benchmarks/comparison.py --reports  # docs/reports.md: the report of every cell
+    python benchmarks/comparison.py
+    python benchmarks/comparison.py --output docs
 
-It measures nothing: every figure is in a file below ``benchmarks/results/tables/``. A cell that is not finished, or
-that was made with other settings than those of ``tables.yaml``, is named at the top of the page.
+``comparison/index.md`` has what all tasks say together, ``comparison/TASK.md`` every method on one task, ``reports.md``
+the report of every cell. It measures nothing: every figure is in a file below ``benchmarks/results/tables/``. A cell
+that is not finished, or that was made with other settings than those of ``tables.yaml``, is named at the top of the
+index.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -38,20 +41,28 @@ NINE = ("33.3", "22.2", "11.1")
 HEAD = """\
 # All methods compared
 
-This page compares every method on three tasks, at four shares of the visual tokens. `make tables` measures it, cell
-by cell, and `make comparison` writes it. The models are small and the tasks are synthetic. They show what a method
-does, and on what it depends. They do not rank methods for a 7B model on photographs: measure those on your own model
-([Choose a method for your model](tuning.md)).
+Every method on three tasks, at four shares of the visual tokens. `make tables` measures it, cell by cell, and
+`make comparison` writes these pages. The models are small and the tasks are synthetic. They show what a method does,
+and on what it depends. They do not rank methods for a 7B model on photographs: measure those on your own model
+([Choose a method for your model](../tuning.md)).
 """
 WHICH = """\
 ## Which method, at which budget
 
 Every method may spend as many visual tokens per layer of the language model, on average, as the first column says.
 *Good* methods are the best of a task, or not distinguishable from the best, on every task of the column. A field
-stays empty until its tasks have been measured.
+stays empty until its tasks have been measured. [Methods](../methods/index.md) has a page for each.
+"""
+TASK_HEAD = """\
+# {title}: every method
+
+Every method on {questions} questions about {pictures} {what}. [All methods compared](index.md) has what the tasks say
+together, and [how it was measured](index.md#how-it-was-measured).
 """
 DETAIL = """\
-In the next tables a row is one cell. *Best* is the method with the highest accuracy; random, smaller pictures and the
+## The best methods
+
+A row is one share of the tokens. *Best* is the method with the highest accuracy; random, smaller pictures and the
 oracle are references and no methods. The methods *not distinguishable from the best* stand in the order of their
 accuracy: the 95 % interval of their difference to it, paired by question, holds zero. *Told apart* is the half width
 of these intervals, the median over the methods: a smaller difference is seldom seen. The best of many is best partly
@@ -69,9 +80,16 @@ OWN_HEAD = """\
 ## EntropyPrune
 
 `entropyprune` looks for its layers, its states and its pruner on calibration samples without labels
-([Concepts](concepts.md#verification)). All differences are in points and paired by question. *Rival*: the best method
-of the cell at no higher cost that is neither a variant of EntropyPrune, nor one of its null models, nor a reference.
-It is picked on these questions, which favours it.
+([Concepts](../concepts.md#verification)). All differences are in points and paired by question. *Rival*: the best
+method of the cell at no higher cost that is neither a variant of EntropyPrune, nor one of its null models, nor a
+reference. It is picked on these questions, which favours it. The pages of the tasks have the other cells, what the
+verification promised, and the null models.
+"""
+OWN_TASK = """\
+## EntropyPrune
+
+`entropyprune` on this task. [The index](index.md#entropyprune) has its verdict on all tasks, and says what a rival is.
+Differences are in points and paired by question.
 """
 PROMISED = """\
 ### What the verification promised
@@ -111,9 +129,9 @@ POSITIONS_HEAD = """\
 ## Positions
 
 The code of these methods' authors numbers the tokens that are left from 0. Here they keep their positions, unless a
-method says `positions: renumbered` ([Concepts](concepts.md#positions)). At equal layer averages of {share} %: accuracy
-in % with original positions, and in brackets that with renumbered ones minus it, paired by question. **Bold**: the
-renumbered ones are better beyond the interval.
+method says `positions: renumbered` ([Concepts](../concepts.md#positions)). At equal layer averages of {share} %:
+accuracy in % with original positions, and in brackets that with renumbered ones minus it, paired by question.
+**Bold**: the renumbered ones are better beyond the interval.
 """
 
 
@@ -290,7 +308,7 @@ def where(item: Result) -> list[str]:
 
 @dataclass(frozen=True)
 class Page:
-    """The page: all cells of the plan, and the results of those that are finished.
+    """The pages: all cells of the plan, and the results of those that are finished.
 
     Attributes:
         cells: All cells.
@@ -313,17 +331,42 @@ class Page:
         """The cells that are not finished."""
         return [cell for cell in self.cells if not cell.finished]
 
-    def text(self) -> str:
-        """The page."""
-        parts = [HEAD, self._not_measured()]
+    def texts(self) -> dict[str, str]:
+        """The pages by their paths below docs/: the index, every task, the reports."""
+        tasks = {f"comparison/{task}.md": self.task(task) for task in TASKS if any(self.every(task))}
+        return {"comparison/index.md": self.index(), **tasks, "reports.md": self.reports()}
+
+    def every(self, task: str) -> list[Result]:
+        """The finished cells of a task."""
+        return [item for item in self.results if item.cell.task == task]
+
+    def index(self) -> str:
+        """The page about all tasks."""
+        parts = [HEAD, self._not_measured(), self._tasks()]
         if self.of("average"):
-            parts += [WHICH, *self._which(), RANDOM, *self._random()]
+            parts += [WHICH, lines(in_short(self.of("average"))), RANDOM, *self._random()]
         if any(OWN in item.methods for item in self.results):
-            parts += [OWN_HEAD, *self._own()]
+            parts += [OWN_HEAD, *self._nine()]
         if self.results:
-            parts += [METHODS, *self._methods()]
             parts += [*self._positions(), *self._measured()]
-        return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
+        return joined(parts)
+
+    def task(self, task: str) -> str:
+        """The page about one task."""
+        first = self.every(task)[0]
+        sizes = {name: first.pairs[name] for name in ("questions", "pictures")}
+        parts = [TASK_HEAD.format(title=TASKS[task], what="clips" if task in CLIPS else "pictures", **sizes)]
+        found = self.of("average", [task])
+        if found:
+            parts += [DETAIL, lines(self._best(found)), how_sure(found)]
+        parts += [METHODS, *self._methods(task)]
+        if any(OWN in item.methods for item in self.every(task)):
+            parts += [OWN_TASK, *self._own(task)]
+        return joined(parts)
+
+    def _tasks(self) -> str:
+        links = [f"[{title}]({task}.md)" for task, title in TASKS.items() if self.every(task)]
+        return f"A page per task has every method, with intervals: {', '.join(links)}.\n" if links else ""
 
     def _not_measured(self) -> str:
         if not self.missing:
@@ -334,16 +377,6 @@ class Page:
         return f"**Not measured yet:** {missing} (the task, what is equal, and the share of the tokens in %).\n"
 
     # ---- which method ---------------------------------------------------------------------------------------------
-
-    def _which(self) -> Iterator[str]:
-        yield lines(in_short(self.of("average")))
-        yield DETAIL
-        for title, tasks in (("For pictures", PICTURES), ("For clips", CLIPS)):
-            found = self.of("average", tasks)
-            if found:
-                yield f"### {title}\n"
-                yield lines(self._best(found))
-                yield how_sure(found)
 
     @staticmethod
     def _best(found: Sequence[Result]) -> list[str]:
@@ -393,19 +426,20 @@ class Page:
 
     # ---- EntropyPrune ---------------------------------------------------------------------------------------------
 
-    def _own(self) -> Iterator[str]:
-        found = [item for item in self.results if OWN in item.methods]
-        nine = [item for item in found if item.cell.axis == "average" and item.share in NINE]
+    def _nine(self) -> Iterator[str]:
+        nine = [item for item in self.results if OWN in item.methods and is_of_nine(item)]
         if nine:
             yield "### The nine cells\n"
             yield verdict(nine)
             yield lines(own_table(nine))
-        others = [item for item in found if item not in nine]
+
+    def _own(self, task: str) -> Iterator[str]:
+        found = [item for item in self.every(task) if OWN in item.methods]
         for axis, title in AXES.items():
-            rest = [item for item in others if item.cell.axis == axis]
-            if rest:
-                yield f"### EntropyPrune in the other cells: equal {title}\n"
-                yield lines(own_table(rest))
+            of_axis = [item for item in found if item.cell.axis == axis]
+            if of_axis:
+                yield f"### EntropyPrune at equal {title}\n"
+                yield lines(own_table(of_axis))
         yield PROMISED
         yield lines(promises(found))
         yield NULL
@@ -413,20 +447,19 @@ class Page:
 
     # ---- every method ---------------------------------------------------------------------------------------------
 
-    def _methods(self) -> Iterator[str]:
-        for task, title in TASKS.items():
-            for axis, name, words, cell in (
-                ("average", "equal layer averages", AVERAGES, accuracy_cell),
-                ("kept", "equal kept tokens", KEPT_TOKENS, kept_cell),
-                ("average", "hard questions", HARD, hard_cell),
-            ):
-                found = self.of(axis, [task])
-                rows = list(method_rows(found, cell))
-                if rows:
-                    yield f"### {title}, {name}\n"
-                    yield words + "\n"
-                    yield lines(table(["method", *(f"{item.share} %" for item in found)], rows))
-                    yield unable(found) if cell is not hard_cell else ""
+    def _methods(self, task: str) -> Iterator[str]:
+        for axis, name, words, cell in (
+            ("average", "Equal layer averages", AVERAGES, accuracy_cell),
+            ("kept", "Equal kept tokens", KEPT_TOKENS, kept_cell),
+            ("average", "Hard questions", HARD, hard_cell),
+        ):
+            found = self.of(axis, [task])
+            rows = list(method_rows(found, cell))
+            if rows:
+                yield f"### {name}\n"
+                yield words + "\n"
+                yield lines(table(["method", *(f"{item.share} %" for item in found)], rows))
+                yield unable(found) if cell is not hard_cell else ""
 
     def _positions(self) -> Iterator[str]:
         found = self.of(POSITIONS)
@@ -469,7 +502,7 @@ class Page:
                         AXES[item.cell.axis],
                         str(item.pairs["questions"]),
                         str(item.pairs["pictures"]),
-                        f"[{item.cell.name}](reports.md#{item.cell.name.replace('.', '')})",
+                        f"[{item.cell.name}](../reports.md#{item.cell.name.replace('.', '')})",
                     ]
                     for item in self.results
                 ),
@@ -481,7 +514,7 @@ class Page:
         out = [
             "# The report of every cell",
             "",
-            "The tables behind [All methods compared](comparison.md), as written.",
+            "The tables behind [All methods compared](comparison/index.md), as written.",
             "",
         ]
         for item in self.results:
@@ -490,6 +523,16 @@ class Page:
         if not self.results:
             out += ["No cell has been measured yet.", ""]
         return "\n".join(out)
+
+
+def joined(parts: Iterable[str]) -> str:
+    """Parts of a page, with one empty line between them."""
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
+
+
+def is_of_nine(item: Result) -> bool:
+    """Whether a cell is one of the nine with goals."""
+    return item.cell.axis == "average" and item.share in NINE
 
 
 def about_task(title: str, about: Mapping[str, Any]) -> str:
@@ -713,12 +756,17 @@ def unable(found: Sequence[Result]) -> str:
 
 
 def main() -> None:
-    """Print a page."""
+    """Write the pages, and remove those of tasks that are gone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reports", action="store_true", help="print docs/reports.md")
-    arguments = parser.parse_args()
-    page = Page(cells(yaml.safe_load(PLAN.read_text(encoding="utf-8"))))
-    print(page.reports() if arguments.reports else page.text(), end="")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs")
+    folder = parser.parse_args().output
+    texts = Page(cells(yaml.safe_load(PLAN.read_text(encoding="utf-8")))).texts()
+    (folder / "comparison").mkdir(parents=True, exist_ok=True)
+    for old in (folder / "comparison").glob("*.md"):
+        if f"comparison/{old.name}" not in texts:
+            old.unlink()
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ INDEX = """\
 
 Every named method has a page: what it computes, its defaults, the model families on which it runs, what it was checked
 against, and its results. `tokenprune show NAME` prints a method as YAML, to copy and change. Layer selectors, pruners,
-scorers and budgets can be combined freely. [All methods compared](../comparison.md) has them side by side.
+scorers and budgets can be combined freely. [All methods compared](../comparison/index.md) has them side by side.
 """
 GROUPS = {
     "EntropyPrune and its variants": "The method of this project's paper, and what its parts give alone.",
@@ -294,8 +294,8 @@ def results(named: NamedMethod, page: Page) -> Iterator[str]:
         return
     yield (
         "Accuracy in % with its 95 % interval, at four shares of the visual tokens"
-        " ([how it was measured](../comparison.md#how-it-was-measured)). **Bold: random tokens are better** at equal"
-        " cost beyond the interval. In brackets: the layer average, where it is another.\n"
+        " ([how it was measured](../comparison/index.md#how-it-was-measured)). **Bold: random tokens are better** at"
+        " equal cost beyond the interval. In brackets: the layer average, where it is another.\n"
     )
     for axis, cell in (("average", accuracy_cell), ("kept", kept_cell)):
         rows = list(result_rows(page, axis, labels, cell))
