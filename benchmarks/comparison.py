@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,11 +64,11 @@ DETAIL = """\
 ## The best methods
 
 A row is one share of the tokens. *Best* is the method with the highest accuracy; random, smaller pictures and the
-oracle are references and no methods. The methods *not distinguishable from the best* stand in the order of their
-accuracy: the 95 % interval of their difference to it, paired by question, holds zero. *Told apart* is the half width
-of these intervals, the median over the methods: a smaller difference is seldom seen. The best of many is best partly
-by luck, so read the two columns together. *Random* acts before the language model. *Smaller pictures* is the unpruned
-model on pictures with as many tokens.
+oracle are references and no methods. *As good* is the number of methods that are not distinguishable from it: the 95 %
+interval of their difference to it, paired by question, holds zero. They stand below the table, in the order of their
+accuracy. *Told apart* is the half width of these intervals, the median over the methods: a smaller difference is seldom
+seen. The best of many is best partly by luck, so read these columns together. *Random* acts before the language model.
+*Smaller pictures* is the unpruned model on pictures with as many tokens.
 """
 RANDOM = """\
 ## Where random wins
@@ -287,7 +288,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Field]]) -> list
         "task",
         "method",
         "best",
-        "not distinguishable",
         "random",
         "no better",
         "rival",
@@ -299,6 +299,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Field]]) -> list
     headings = [Heading(name, "text" if name.startswith(words) and "%" not in name else "number") for name in columns]
     filled = [Row(tuple(cell if isinstance(cell, Field) else Field(cell) for cell in row)) for row in rows]
     return [*markdown.lines(Table("", tuple(headings), tuple(filled))), ""]
+
+
+def task_table(columns: Sequence[str], rows: Sequence[Sequence[str | Field]]) -> list[str]:
+    """A table whose first column is the task; without it where all rows have the same."""
+    first = 0 if len({row[0] for row in rows}) > 1 else 1
+    return table(columns[first:], [row[first:] for row in rows])
 
 
 def where(item: Result) -> list[str]:
@@ -380,15 +386,7 @@ class Page:
 
     @staticmethod
     def _best(found: Sequence[Result]) -> list[str]:
-        columns = [
-            "task",
-            "tokens %",
-            "unpruned %",
-            "best",
-            "its %",
-            "% of unpruned",
-            "not distinguishable from the best",
-        ]
+        columns = ["task", "tokens %", "unpruned %", "best", "its %", "% of unpruned", "as good"]
         columns += ["told apart, points", "random, its %", "smaller pictures %"]
         rows = []
         for item in found:
@@ -402,13 +400,14 @@ class Page:
                     names([best]) if best else "",
                     str(best.accuracy) if best else "",
                     f"{100 * best.kept:.1f}" if best else "",
-                    names(item.equals) or "none",
+                    str(len(item.equals)),
                     "" if math.isnan(item.told_apart) else f"{100 * item.told_apart:.1f}",
                     str(chance.accuracy) if chance else "",
                     str(smaller.accuracy) if smaller else "",
                 ]
             )
-        return table(columns, rows)
+        equals = [f"- at {item.share} %: {names(item.equals) or 'none'}" for item in found]
+        return [*task_table(columns, rows), "Not distinguishable from the best:", "", *equals, ""]
 
     def _random(self) -> Iterator[str]:
         rows, dear = [], []
@@ -467,7 +466,7 @@ class Page:
             return
         yield POSITIONS_HEAD.format(share=found[0].share)
         names = sorted({name for item in found for name in item.methods if f"{name}{RENUMBERED}" in item.methods})
-        rows = [[name, *(positions_cell(item, name) for item in found)] for name in names]
+        rows: list[list[str | Field]] = [[name, *(positions_cell(item, name) for item in found)] for name in names]
         yield lines(table(["method", *(f"{TASKS[item.cell.task]} %" for item in found)], rows))
         yield unable(found)
 
@@ -640,7 +639,7 @@ def own_table(found: Sequence[Result]) -> list[str]:
             ]
         )
     filled = [at for at in range(len(columns)) if any(row[at] not in ("", Field("")) for row in rows)]
-    return table([columns[at] for at in filled], [[row[at] for at in filled] for row in rows])
+    return task_table([columns[at] for at in filled], [[row[at] for at in filled] for row in rows])
 
 
 def promises(found: Sequence[Result]) -> list[str]:
@@ -666,7 +665,7 @@ def promises(found: Sequence[Result]) -> list[str]:
                 ]
             )
     columns = ["task", "tokens %", "equal", "promised %", "corrected %", "kept %", "candidates", "samples", "chose"]
-    return table(columns, rows)
+    return task_table(columns, rows)
 
 
 def chosen(choice: Mapping[str, Any]) -> str:
@@ -691,7 +690,7 @@ def null_models(found: Sequence[Result]) -> list[str]:
             row.append(Field(f"{other.accuracy} ({points(gap)})" if other else "", strong=gap.low <= 0))
         chance = item.methods[OWN].pairs.get("random")
         rows.append([*row, str(item.methods[chance["name"]].accuracy) if chance else ""])
-    return table(["task", "tokens %", f"`{OWN}` %", *(f"`{name}` %" for name in models), "random, its %"], rows)
+    return task_table(["task", "tokens %", f"`{OWN}` %", *(f"`{name}` %" for name in models), "random, its %"], rows)
 
 
 # ---- cells of the tables of all methods ------------------------------------------------------------------------------
@@ -745,14 +744,22 @@ def method_rows(found: Sequence[Result], cell: Callable[[Result, Method], Field]
             yield [f"{chance}{name}{chance}", *row]
 
 
+def reason(why: str) -> str:
+    """Why a method cannot meet a budget, without the number of tokens, which the share already says."""
+    return re.sub(r"^a layer average of [\d.]+ tokens cannot be met: ", "", " ".join(why.split()))
+
+
 def unable(found: Sequence[Result]) -> str:
-    """Which methods cannot meet a budget, and why."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """Which methods cannot meet a budget, and why: those with the same reason in one line."""
+    shares: dict[tuple[str, str], list[str]] = {}
     for item in found:
         for name, why in item.read("cannot.json").items():
-            reasons.setdefault((name, " ".join(why.split())), []).append(f"{item.share} %")
-    words = [f"- `{name}` at {', '.join(shares)}: {why}" for (name, why), shares in sorted(reasons.items())]
-    return "\n".join(["Left out:", "", *words, ""]) if words else ""
+            shares.setdefault((reason(why), name), []).append(f"{item.share} %")
+    same: dict[tuple[str, str], list[str]] = {}
+    for (why, name), at in sorted(shares.items(), key=lambda pair: pair[0][1]):
+        same.setdefault((", ".join(dict.fromkeys(at)), why), []).append(f"`{name}`")
+    words = [f"- {', '.join(methods)} at {at}: {why}" for (at, why), methods in same.items()]
+    return "\n".join(["Left out, as they cannot meet the budget:", "", *words, ""]) if words else ""
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from comparison import AXES, TASKS, Page, Result, accuracy_cell, kept_cell, points, table
+from comparison import AXES, TASKS, Page, Result, accuracy_cell, kept_cell, points, reason, table
 from pictures import PICTURES
 from tables import PLAN, ROOT, cells
 
@@ -200,10 +200,10 @@ def code(named: NamedMethod) -> str:
 def pictures(named: NamedMethod) -> Iterator[str]:
     """The committed pictures on which the method is."""
     for name, picture in PICTURES.items():
-        figure = ROOT / "docs" / "figures" / f"look-{name}.png"
-        if named.name in picture.methods and figure.is_file():
+        path = f"../figures/look-{name}.png"
+        if named.name in picture.methods and (OUTPUT / path).is_file():
             what = listed(f"`{one}`" for one in picture.methods)
-            yield f"![What {named.name} keeps of a question's picture](../figures/{figure.name})\n"
+            yield f"[![What {named.name} keeps of a question's picture]({path})]({path})\n"
             yield (
                 f"What {what} keep of the pictures of the first test question"
                 f" ([Look at what a method keeps](../looking.md)). Budget: {in_words(label_of(picture.budget))}.\n"
@@ -351,7 +351,7 @@ def left_out(page: Page, labels: Iterable[str]) -> Iterator[str]:
         for item in page.of("average"):
             why = item.read("cannot.json").get(label)
             if why:
-                reasons.setdefault(" ".join(why.split()), []).append(f"{TASKS[item.cell.task]} at {item.share} %")
+                reasons.setdefault(reason(why), []).append(f"{TASKS[item.cell.task]} at {item.share} %")
         if reasons:
             yield f"`{label}` is left out where it cannot meet the budget:\n"
             yield "\n".join(f"- {', '.join(where)}: {why}" for why, where in reasons.items()) + "\n"

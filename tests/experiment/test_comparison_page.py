@@ -179,20 +179,19 @@ def test_what_is_missing_stands_in_one_line_at_the_top(scripts: tuple[ModuleType
 def test_the_best_method_and_those_that_are_not_distinguishable_from_it(scripts: tuple[ModuleType, ModuleType]) -> None:
     """The dear method costs more than the budget, the oracle and smaller pictures are references: none can be best."""
     (row,) = table(page(scripts, "digits"), "## The best methods")
-    assert (row["task"], row["tokens %"], row["best"]) == ("Digits", "22.2", "`entropyprune-tower`")
+    assert (row["tokens %"], row["best"]) == ("22.2", "`entropyprune-tower`")
+    assert "task" not in row, "the page has one task"
     assert row["its %"] == str(share(right(40)))
-    assert row["not distinguishable from the best"] == "`scope`, `entropyprune`"
+    assert row["as good"] == "2"
+    assert "Not distinguishable from the best:\n\n- at 22.2 %: `scope`, `entropyprune`\n" in page(scripts, "digits")
     assert row["random, its %"] == str(share(right(20)))
     assert row["smaller pictures %"] == str(share(right(30)))
     large, small = table(page(scripts), "## Which method, at which budget")
     assert [large[name] for name in large] == ["33.3", "", "`vidcom2`", ""]
     assert [small[name] for name in small] == ["22.2", "", "", ""], "easy-VQA and clips are missing"
     (row,) = table(page(scripts, "clips"), "## The best methods")
-    assert (row["best"], row["% of unpruned"], row["not distinguishable from the best"]) == (
-        "`vidcom2`",
-        "90.0",
-        "none",
-    )
+    assert (row["best"], row["% of unpruned"], row["as good"]) == ("`vidcom2`", "90.0", "0")
+    assert "- at 33.3 %: none\n" in page(scripts, "clips")
 
 
 def test_random_wins_in_bold_at_equal_cost(scripts: tuple[ModuleType, ModuleType]) -> None:
@@ -308,6 +307,19 @@ def test_making_a_cell_leaves_what_the_page_reads(
     )
     (cell.folder / "pairs.json").unlink()
     assert not cell.finished, "a cell of an earlier version is made again, from the answers that are there"
+
+
+def test_methods_with_the_same_reason_are_left_out_in_one_line(
+    scripts: tuple[ModuleType, ModuleType],
+) -> None:
+    tables, comparison = scripts
+    why = "a layer average of 4.5 tokens cannot\n be met: 9 are there"
+    for cell in tables.cells(PLAN):
+        if cell.finished and cell.task == "digits":
+            (cell.folder / "cannot.json").write_text(json.dumps({"dart": why, "apet": why, "clse": "no room"}))
+    found = comparison.Page(tables.cells(PLAN)).every("digits")
+    rows = ["- `apet`, `dart` at 22.2 %: 9 are there", "- `clse` at 22.2 %: no room"]
+    assert comparison.unable(found).split("\n") == ["Left out, as they cannot meet the budget:", "", *rows, ""]
 
 
 def test_every_task_has_a_page_that_the_index_names(scripts: tuple[ModuleType, ModuleType]) -> None:
