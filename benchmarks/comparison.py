@@ -57,18 +57,25 @@ stays empty until its tasks have been measured. [Methods](../methods/index.md) h
 TASK_HEAD = """\
 # {title}: every method
 
-Every method on {questions} questions about {pictures} {what}. [All methods compared](index.md) has what the tasks say
-together, and [how it was measured](index.md#how-it-was-measured).
+Every method on {questions} questions about {pictures} {what}, with one model: the intervals say nothing about other
+models. [All methods compared](index.md) has what the tasks say together, and [how it was
+measured](index.md#how-it-was-measured).
 """
 DETAIL = """\
 ## The best methods
 
-A row is one share of the tokens. *Best* is the method with the highest accuracy; random, smaller pictures and the
-oracle are references and no methods. *As good* is the number of methods that are not distinguishable from it: the 95 %
-interval of their difference to it, paired by question, holds zero. They stand below the table, in the order of their
-accuracy. *Told apart* is the half width of these intervals, the median over the methods: a smaller difference is seldom
-seen. The best of many is best partly by luck, so read these columns together. *Random* acts before the language model.
-*Smaller pictures* is the unpruned model on pictures with as many tokens.
+*As good*: the number of methods that are not distinguishable from the best; they stand below the table. *Told apart*: a
+smaller difference is seldom seen ([how to read this](index.md#how-to-read-a-table-of-the-best)).
+"""
+READING = """\
+## How to read a table of the best
+
+The page of a task has a row per share of the tokens. *Best* is the method with the highest accuracy; random, smaller
+pictures and the oracle are references and no methods. *As good* is the number of methods that are not distinguishable
+from it: the 95 % interval of their difference to it, paired by question, holds zero. They stand below the table, in the
+order of their accuracy. *Told apart* is the half width of these intervals, the median over the methods. The best of
+many is best partly by luck, so read these columns together. *Random* acts before the language model. *Smaller pictures*
+is the unpruned model on pictures with as many tokens.
 """
 RANDOM = """\
 ## Where random wins
@@ -350,7 +357,7 @@ class Page:
         """The page about all tasks."""
         parts = [HEAD, self._not_measured(), self._tasks()]
         if self.of("average"):
-            parts += [WHICH, lines(in_short(self.of("average"))), RANDOM, *self._random()]
+            parts += [WHICH, lines(in_short(self.of("average"))), READING, RANDOM, *self._random()]
         if any(OWN in item.methods for item in self.results):
             parts += [OWN_HEAD, *self._nine()]
         if self.results:
@@ -364,7 +371,7 @@ class Page:
         parts = [TASK_HEAD.format(title=TASKS[task], what="clips" if task in CLIPS else "pictures", **sizes)]
         found = self.of("average", [task])
         if found:
-            parts += [DETAIL, lines(self._best(found)), how_sure(found)]
+            parts += [DETAIL, lines(self._best(found))]
         parts += [METHODS, *self._methods(task)]
         if any(OWN in item.methods for item in self.every(task)):
             parts += [OWN_TASK, *self._own(task)]
@@ -569,16 +576,6 @@ def good(found: Sequence[Result]) -> str:
     """The methods that are the best, or not distinguishable from the best, in all of some cells."""
     sets = [{item.pairs["best"], *(one.name for one in item.equals)} for item in found]
     return names(one for one in found[0].methods.values() if all(one.name in names for names in sets)) or "none"
-
-
-def how_sure(found: Sequence[Result]) -> str:
-    """The number of questions."""
-    sizes = dict.fromkeys(
-        f"{TASKS[item.cell.task]}: {item.pairs['questions']} questions on {item.pairs['pictures']}"
-        f" {'clips' if item.cell.task == 'clips' else 'pictures'}"
-        for item in found
-    )
-    return f"How sure: {'; '.join(sizes)}. One model per task, so the intervals say nothing about other models.\n"
 
 
 def verdict(nine: Sequence[Result]) -> str:

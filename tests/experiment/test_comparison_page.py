@@ -327,7 +327,7 @@ def test_every_task_has_a_page_that_the_index_names(scripts: tuple[ModuleType, M
     texts = comparison.Page(tables.cells(PLAN)).texts()
     assert texts.keys() == {"comparison/index.md", "comparison/digits.md", "comparison/clips.md", "reports.md"}
     assert "A page per task has every method, with intervals: [Digits](digits.md), [Clips](clips.md)." in page(scripts)
-    assert "Every method on 40 questions about 40 clips." in page(scripts, "clips")
+    assert "Every method on 40 questions about 40 clips, with one model:" in page(scripts, "clips")
     assert "`vidcom2`" not in page(scripts, "digits"), "a method of the clips alone"
 
 
