@@ -26,6 +26,7 @@ import yaml
 from tables import OWN, PLAN, POSITIONS, RENUMBERED, ROOT, Cell, affordable, cells
 
 from tokenprune.core.references import DOWNSAMPLED, ORACLE, UNPRUNED, is_reference, same_cost
+from tokenprune.methods.named import method_names
 from tokenprune.stats.estimate import Estimate
 from tokenprune.tables import markdown
 from tokenprune.tables.table import Cell as Field
@@ -737,8 +738,14 @@ def method_rows(found: Sequence[Result], cell: Callable[[Result, Method], Field]
     for name in sorted(scores, key=lambda name: (name != UNPRUNED, -sum(scores[name]), name)):
         row = [cell(item, item.methods[name]) if name in item.methods else Field("") for item in found]
         if any(field.text for field in row):
-            chance = "*" if is_reference(name) else ""
-            yield [f"{chance}{name}{chance}", *row]
+            yield [linked(name), *row]
+
+
+def linked(name: str) -> str:
+    """A method of a row, with a link to its page; a reference in italics."""
+    if is_reference(name):
+        return f"*{name}*"
+    return f"[{name}](../methods/{name}.md)" if name in method_names() else name
 
 
 def reason(why: str) -> str:

@@ -301,7 +301,7 @@ def results(named: NamedMethod, page: Page) -> Iterator[str]:
         rows = list(result_rows(page, axis, labels, cell))
         if rows:
             yield f"Equal {AXES[axis]}:\n"
-            yield "\n".join(table(["task", "method", "unpruned %", *(f"{share} %" for share in shares(page))], rows))
+            yield "\n".join(table(["task", *(f"{share} %" for share in shares(page)), "unpruned %"], rows))
     changed = [flow(entry) for entry in entries(page) if entry["name"] == named.name and "pruner" in entry]
     if changed:
         yield f"Measured with `{changed[0]}`: the vision towers of these models have six layers.\n"
@@ -333,10 +333,11 @@ def result_rows(page: Page, axis: str, labels: Sequence[str], cell: Any) -> Iter
             if not any(own):
                 continue
             unpruned = next(pair[0] for pair in own if pair).unpruned.accuracy
-            yield [title, f"`{label}`", str(unpruned), *(cell(*pair) if pair else "" for pair in own)]
+            words = title if len(labels) == 1 else f"{title}, `{label}`"
+            yield [words, *(cell(*pair) if pair else "" for pair in own), str(unpruned)]
             gains = [points(pair[0].over_random(pair[1])) if pair else "" for pair in own]
             if any(gains):
-                yield ["", "minus random, points", "", *gains]
+                yield ["minus random, points", *gains, ""]
 
 
 def found(item: Result | None, label: str) -> tuple[Result, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -149,7 +150,8 @@ def page(scripts: tuple[ModuleType, ModuleType], name: str = "index") -> str:
 
 
 def table(text: str, heading: str) -> list[dict[str, str]]:
-    """The rows of the first table below a heading."""
+    """The rows of the first table below a heading; of a link to a method's page, its words."""
+    text = re.sub(r"\[([\w-]+)\]\(\.\./methods/\1\.md\)", r"\1", text)
     after = text.partition(f"{heading}\n")[2].splitlines()
     start = next(number for number, line in enumerate(after) if line.startswith("|"))
     end = next((number for number, line in enumerate(after[start:], start) if not line.startswith("|")), len(after))
@@ -328,7 +330,9 @@ def test_every_task_has_a_page_that_the_index_names(scripts: tuple[ModuleType, M
     assert texts.keys() == {"comparison/index.md", "comparison/digits.md", "comparison/clips.md", "reports.md"}
     assert "A page per task has every method, with intervals: [Digits](digits.md), [Clips](clips.md)." in page(scripts)
     assert "Every method on 40 questions about 40 clips, with one model:" in page(scripts, "clips")
-    assert "`vidcom2`" not in page(scripts, "digits"), "a method of the clips alone"
+    assert "[vidcom2](../methods/vidcom2.md)" in page(scripts, "clips")
+    assert "vidcom2" not in page(scripts, "digits"), "a method of the clips alone"
+    assert "| unpruned |" in page(scripts, "digits"), "no page is about it"
 
 
 def test_the_committed_pages_are_what_the_script_writes(
