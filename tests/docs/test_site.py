@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+import tokenprune as tp
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<page>[\w./-]+\.md)(?:#[\w-]+)?\)")
-FROM_HOME = """
-five-minutes ratio from-fastv own-metric paper-authors faq service lmms-eval serving scaling cli notebooks citation
-""".split()
+FROM_HOME = (
+    *("five-minutes", "ratio", "from-fastv", "own-metric", "paper-authors", "faq", "service", "lmms-eval"),
+    *("serving", "scaling", "cli", "notebooks", "citation"),
+)
+ROLE = re.compile(r":[a-z]+:(?:`|<code>)")
 
 
 class Loader(yaml.SafeLoader):
@@ -88,3 +94,39 @@ def test_citations_are_those_of_readme() -> None:
     assert f"title = {paper['title']}," in plain
     assert f"url = {paper['url']}" in plain
     assert all(f"{author['family-names']}, {author['given-names']}" in plain for author in paper["authors"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_roles_are_recognised() -> None:
+    """The test below can fail: docstrings have roles, and this is how a page would show them."""
+    assert ROLE.search(tp.Run.__doc__ or "")
+    assert ROLE.search("see :meth:<code>Run.using</code>")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_no_page_shows_a_role(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not (found := ROLE.search(text)), f"{page.relative_to(site)}: {text[found.start() : found.end() + 60]}"
+        assert "autoref " not in text, f"{page.relative_to(site)}: a link that is none"
+
+
+@pytest.mark.slow
+def test_roles_become_links(site: Path) -> None:
+    """To the page that has the name, also from another one; what no page has is code."""
+    text = (site / "api" / "apply" / "index.html").read_text(encoding="utf-8")
+    assert re.search(
+        r'<a class="autorefs autorefs-internal" href="#tokenprune\.Run\.using"><code>Run\.using</code></a>', text
+    )
+    tune = (site / "api" / "tune" / "index.html").read_text(encoding="utf-8")
+    assert re.search(r'href="\.\./apply/#tokenprune\.Method"><code>Method</code></a>', tune)
