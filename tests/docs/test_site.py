@@ -129,4 +129,4 @@ def test_roles_become_links(site: Path) -> None:
         r'<a class="autorefs autorefs-internal" href="#tokenprune\.Run\.using"><code>Run\.using</code></a>', text
     )
     tune = (site / "api" / "tune" / "index.html").read_text(encoding="utf-8")
-    assert re.search(r'href="\.\./apply/#tokenprune\.Method"><code>Method</code></a>', tune)
+    assert re.search(r'href="\.\./apply/#tokenprune\.Method"><code>tokenprune\.Method</code></a>', tune)
