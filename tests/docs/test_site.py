@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import pytest
 import yaml
 
 import tokenprune as tp
+from tests.support.browser import launched
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -21,6 +27,17 @@ FROM_HOME = (
     *("five-minutes", "ratio", "from-fastv", "own-metric", "paper-authors", "faq", "service", "lmms-eval"),
     *("serving", "scaling", "cli", "notebooks", "citation"),
 )
+#: What a reader looks for -> the section that has it: page, a part of its address, and words of its text.
+SOUGHT = {
+    "streaming": ("service/#streaming", "TextIteratorStreamer"),
+    "StaticCache": ("faq/#staticcache-and-other-caches", "decode steps"),
+    "FastAPI": ("service/#with-fastapi", "upload"),
+    "FAQ": ("faq/", "Short answers"),
+    "citation": ("citation/#what-to-write-beside-a-citation", "version of tokenprune"),
+    "jupyter": ("notebooks/", "JupyterLab"),
+    "lmms-eval": ("lmms-eval/", "lmms-eval"),
+    "vLLM": ("serving/", "vLLM"),
+}
 ROLE = re.compile(r":[a-z]+:(?:`|<code>)")
 
 
@@ -130,3 +147,63 @@ def test_roles_become_links(site: Path) -> None:
     )
     tune = (site / "api" / "tune" / "index.html").read_text(encoding="utf-8")
     assert re.search(r'href="\.\./apply/#tokenprune\.Method"><code>tokenprune\.Method</code></a>', tune)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", SOUGHT)
+def test_the_search_index_has_what_readers_look_for(site: Path, word: str) -> None:
+    """In a section with its own text: a heading, a menu or a list of links alone would not do."""
+    address, text = SOUGHT[word]
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    (section,) = [section for section in index["docs"] if section["location"] == address]
+    shown = re.sub(r"<[^>]+>", "", f"{section['title']} {section['text']}")
+    assert word.lower() in shown.lower()
+    assert text in re.sub(r"<[^>]+>", "", section["text"])
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files and prints nothing."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    """Where the built site is served: its search needs a server."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_readers_find_the_pages(address: str) -> None:
+    """As a reader does: the word is typed, and the page is among the first three that are shown."""
+    with launched() as browser:
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        for word, (place, _) in SOUGHT.items():
+            page.goto(address)
+            page.click("label.md-search__icon[for=__search]", force=True)
+            page.fill("input.md-search__input", word)
+            page.wait_for_selector(".md-search-result__item a")
+            links = page.locator(".md-search-result__item > a").evaluate_all("links => links.map(link => link.href)")
+            found = [link.removeprefix(address).split("?")[0].split("#")[0] for link in links[:3]]
+            assert place.partition("#")[0] in found, f"{word}: {found}"
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_is_wider_than_a_telephone(site: Path, address: str, scheme: str) -> None:
+    """Tables and code scroll in their own boxes; the text follows the scheme of the system."""
+    with launched() as browser:
+        page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme=scheme)
+        wide = []
+        for file in sorted(site.rglob("index.html")):
+            page.goto(address + file.relative_to(site).as_posix(), wait_until="domcontentloaded")
+            if page.evaluate("document.documentElement.scrollWidth") > 400:
+                wide.append(file.relative_to(site).as_posix())
+        assert not wide
+        shown = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", shown)[:3])) < 300) == (scheme == "dark"), shown
