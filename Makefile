@@ -132,7 +132,7 @@ eval: $(VENV)/.test ## Run the full evaluation (examples/digits.yaml; resumes wh
 tables: $(VENV)/.test ## Make every table of docs/comparison/ (hours; goes on where it stopped): make tables JOBS=2
 	@$(ONE_THREAD) $(PY) benchmarks/tables.py --jobs $(JOBS) $(CELLS)
 
-comparison: $(VENV)/.test ## Write docs/comparison/ and docs/reports.md again from the cells of `make tables` that are finished
+comparison: $(VENV)/.test ## Write docs/comparison/ and docs/reports/ again from the cells of `make tables` that are finished
 	@$(PY) benchmarks/comparison.py
 
 paper: $(VENV)/.test ## Run a table of the paper with lmms-eval (docs/paper.md): make paper TABLE=llava-1.5-7b PAPER_ARGS=--dry-run

@@ -1,12 +1,12 @@
-"""Writes docs/comparison/ and docs/reports.md from the finished cells of `make tables`; `make comparison` runs it.
+"""Writes docs/comparison/ and docs/reports/ from the finished cells of `make tables`; `make comparison` runs it.
 
     python benchmarks/comparison.py
     python benchmarks/comparison.py --output docs
 
-``comparison/index.md`` has what all tasks say together, ``comparison/TASK.md`` every method on one task, ``reports.md``
-the report of every cell. It measures nothing: every figure is in a file below ``benchmarks/results/tables/``. A cell
-that is not finished, or that was made with other settings than those of ``tables.yaml``, is named at the top of the
-index.
+``comparison/index.md`` has what all tasks say together, ``comparison/TASK.md`` every method on one task,
+``reports/CELL.md`` the report of a cell. It measures nothing: every figure is in a file below
+``benchmarks/results/tables/``. A cell that is not finished, or that was made with other settings than those of
+``tables.yaml``, is named at the top of the index.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from tokenprune.tables.table import Heading, Row, Table
 TASKS = {"digits": "Digits", "easy-vqa": "easy-VQA", "clips": "Clips"}
 PICTURES, CLIPS = ("digits", "easy-vqa"), ("clips",)
 AXES = {"average": "layer average", "kept": "kept", POSITIONS: "layer average, both kinds of positions"}
+#: The same, in the titles of reports.
+TITLES = {"average": "equal layer averages", "kept": "equal kept tokens", POSITIONS: "both kinds of positions"}
 #: Task and share -> the share of the unpruned accuracy that entropyprune should keep at least.
 GOALS = {("digits", "22.2"): 0.96, ("easy-vqa", "22.2"): 0.96, ("clips", "33.3"): 0.92}
 #: The shares of the nine cells with goals.
@@ -134,6 +136,23 @@ HARD = """\
 Accuracy on the hard questions alone, at equal layer averages. The unpruned model answers them right, and wrong from a
 smaller picture with as many tokens. On the others nothing shows whether a method keeps the right tokens."""
 
+REPORTS = """\
+# The report of every cell
+
+The tables behind [All methods compared](../comparison/index.md), as written. A cell is a task and a share of the
+tokens; *equal* is what all its methods have in common.
+"""
+REPORT = """\
+---
+hide: [toc]
+---
+
+# {task} at {share} %: {equal}
+
+[Every report](index.md), [all methods compared](../comparison/index.md).
+
+--8<-- "{path}:3"
+"""
 POSITIONS_HEAD = """\
 ## Positions
 
@@ -346,9 +365,10 @@ class Page:
         return [cell for cell in self.cells if not cell.finished]
 
     def texts(self) -> dict[str, str]:
-        """The pages by their paths below docs/: the index, every task, the reports."""
+        """The pages by their paths below docs/: the index, every task, the reports and their list."""
         tasks = {f"comparison/{task}.md": self.task(task) for task in TASKS if any(self.every(task))}
-        return {"comparison/index.md": self.index(), **tasks, "reports.md": self.reports()}
+        reports = {f"reports/{item.cell.name}.md": report(item) for item in self.results}
+        return {"comparison/index.md": self.index(), **tasks, "reports/index.md": self.reports(), **reports}
 
     def every(self, task: str) -> list[Result]:
         """The finished cells of a task."""
@@ -499,37 +519,34 @@ class Page:
                 "",
             ]
         )
-        yield "The report of every cell has all columns: costs, chosen layers and accuracy per question type.\n"
-        yield lines(
-            table(
-                ["task", "tokens %", "equal", "questions", "pictures or clips", "report"],
-                (
-                    [
-                        *where(item),
-                        AXES[item.cell.axis],
-                        str(item.pairs["questions"]),
-                        str(item.pairs["pictures"]),
-                        f"[{item.cell.name}](../reports.md#{item.cell.name.replace('.', '')})",
-                    ]
-                    for item in self.results
-                ),
-            )
+        yield (
+            "[The report of every cell](../reports/index.md) has all columns: costs, chosen layers and accuracy per"
+            " question type.\n"
         )
 
     def reports(self) -> str:
-        """The page with the report of every finished cell."""
-        out = [
-            "# The report of every cell",
-            "",
-            "The tables behind [All methods compared](comparison/index.md), as written.",
-            "",
-        ]
-        for item in self.results:
-            path = (item.cell.folder / "report.md").relative_to(ROOT)
-            out += [f"## {item.cell.name}", "", f'--8<-- "{path}:3"', ""]
-        if not self.results:
-            out += ["No cell has been measured yet.", ""]
-        return "\n".join(out)
+        """The list of the reports."""
+        columns = ["task", "tokens %", "equal", "questions", "pictures or clips", "report"]
+        rows = (
+            [
+                *where(item),
+                AXES[item.cell.axis],
+                str(item.pairs["questions"]),
+                str(item.pairs["pictures"]),
+                f"[{item.cell.name}]({item.cell.name}.md)",
+            ]
+            for item in self.results
+        )
+        found = [lines(table(columns, rows))] if self.results else ["No cell has been measured yet.\n"]
+        return joined([REPORTS, *found])
+
+
+def report(item: Result) -> str:
+    """The page with the report of a cell."""
+    path = (item.cell.folder / "report.md").relative_to(ROOT)
+    return joined(
+        [REPORT.format(task=TASKS[item.cell.task], share=item.share, equal=TITLES[item.cell.axis], path=path)]
+    )
 
 
 def joined(parts: Iterable[str]) -> str:
@@ -767,15 +784,16 @@ def unable(found: Sequence[Result]) -> str:
 
 
 def main() -> None:
-    """Write the pages, and remove those of tasks that are gone."""
+    """Write the pages, and remove those of tasks and cells that are gone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "docs")
     folder = parser.parse_args().output
     texts = Page(cells(yaml.safe_load(PLAN.read_text(encoding="utf-8")))).texts()
-    (folder / "comparison").mkdir(parents=True, exist_ok=True)
-    for old in (folder / "comparison").glob("*.md"):
-        if f"comparison/{old.name}" not in texts:
-            old.unlink()
+    for part in ("comparison", "reports"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for old in (folder / part).glob("*.md"):
+            if f"{part}/{old.name}" not in texts:
+                old.unlink()
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
 

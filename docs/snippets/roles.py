@@ -1,4 +1,7 @@
-"""Turns roles of docstrings, like those of Sphinx, into links of the site; mkdocs.yml names this file."""
+"""Turns roles of docstrings, like those of Sphinx, into links of the site; mkdocs.yml names this file.
+
+It also follows an import as Python does: `tokenprune.apply` is the function, and not the module of the same name.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,15 @@ def named(target: str, scope: griffe.Object, modules: griffe.ModulesCollection) 
     return path, shown.rpartition(".")[2] if target.startswith("~") else shown
 
 
+def meant(path: str, modules: griffe.ModulesCollection) -> str:
+    """What an import takes: where a module and something in it share a name, what the package imported from it."""
+    package, _, name = path.rpartition(".")
+    try:
+        return modules[package].imports.get(name, path) if package else path
+    except KeyError:
+        return path
+
+
 class Roles(griffe.Extension):
     """Replaces the roles of all docstrings of a package. What the site does not document stays code without a link."""
 
@@ -48,6 +60,8 @@ class Roles(griffe.Extension):
                 return f'<autoref identifier="{escape(path)}" optional><code>{escape(shown)}</code></autoref>'
 
             scope.docstring.value = ROLE.sub(link, scope.docstring.value)
-        for member in scope.members.values():
-            if not member.is_alias:
-                self._walk(member, modules)  # type: ignore[arg-type]
+        for name, member in list(scope.members.items()):
+            if not isinstance(member, griffe.Alias):
+                self._walk(member, modules)
+            elif (path := meant(member.target_path, modules)) != f"{scope.path}.{name}":
+                scope.set_member(name, griffe.Alias(name, path, parent=scope))  # type: ignore[arg-type]

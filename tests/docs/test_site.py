@@ -83,6 +83,18 @@ def test_the_navigation_has_every_page_once() -> None:
     assert sorted(named) == sorted(pages())
 
 
+def test_the_menu_groups_methods_as_their_page_does() -> None:
+    (methods,) = [entry["Methods"] for entry in config()["nav"] if "Methods" in entry]
+    menu = {title: names for entry in methods if isinstance(entry, dict) for title, names in entry.items()}
+    index = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
+    groups = {}
+    for section in index.split("\n## ")[1:]:
+        names = [f"methods/{name}.md" for name in re.findall(r"^- \[([\w-]+)\]", section, re.M)]
+        if names:
+            groups[section.partition("\n")[0]] = names
+    assert menu == groups
+
+
 def test_every_page_is_reached_from_the_text_of_the_home_page() -> None:
     reached, ahead = {"index.md"}, ["index.md"]
     while ahead:
@@ -139,6 +151,16 @@ def test_no_page_shows_a_role(site: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_function_is_shown_where_a_module_has_its_name(site: Path) -> None:
+    text = (site / "api" / "apply" / "index.html").read_text(encoding="utf-8")
+    part = text.split('<h3 id="tokenprune.apply"')[1].split("<h3 ")[0]
+    assert "<h4" not in part, "the module and all that it holds"
+    assert "model" in part
+    assert "method" in part
+    assert "__copy__" not in text
+
+
+@pytest.mark.slow
 def test_roles_become_links(site: Path) -> None:
     """To the page that has the name, also from another one; what no page has is code."""
     text = (site / "api" / "apply" / "index.html").read_text(encoding="utf-8")
@@ -190,6 +212,25 @@ def test_readers_find_the_pages(address: str) -> None:
             links = page.locator(".md-search-result__item > a").evaluate_all("links => links.map(link => link.href)")
             found = [link.removeprefix(address).split("?")[0].split("#")[0] for link in links[:3]]
             assert place.partition("#")[0] in found, f"{word}: {found}"
+
+
+@pytest.mark.slow
+def test_the_menu_is_visible(address: str) -> None:
+    """On a screen of 1,200 px without a click; on a telephone behind its button."""
+    with launched() as browser:
+        for width in (1200, 400):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            page.goto(address + "methods/fastv/")
+            wide = width == 1200
+            button = page.locator("label.md-header__button[for=__drawer]")
+            assert button.is_visible() != wide
+            assert page.locator(".md-tabs").get_by_text("Guides").is_visible() == wide
+            if not wide:
+                button.click()
+                page.wait_for_timeout(500)  # it slides in
+            box = page.locator(".md-sidebar--primary").bounding_box()
+            assert box["x"] >= 0
+            assert page.locator(".md-sidebar--primary a[href$='pyramiddrop/']").is_visible()
 
 
 @pytest.mark.slow

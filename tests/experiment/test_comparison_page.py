@@ -268,12 +268,18 @@ def test_a_cell_of_positions_has_every_method_twice(modules: tuple[ModuleType, M
 
 def test_every_cell_has_its_report(scripts: tuple[ModuleType, ModuleType]) -> None:
     tables, comparison = scripts
-    reports = comparison.Page(tables.cells(PLAN)).reports()
-    for row in table(page(scripts), "## How it was measured"):
+    texts = comparison.Page(tables.cells(PLAN)).texts()
+    rows = table(texts["reports/index.md"], "# The report of every cell")
+    for row in rows:
         name = row["report"].partition("]")[0].lstrip("[")
-        assert row["report"] == f"[{name}](../reports.md#{name.replace('.', '')})"
-        assert f'## {name}\n\n--8<-- "kept/{name}/report.md:3"' in reports
+        assert row["report"] == f"[{name}]({name}.md)"
+        equal = next(words for axis, words in comparison.TITLES.items() if f"-{axis}-" in name)
+        title = f"# {row['task']} at {row['tokens %']} %: {equal}\n"
+        assert title in texts[f"reports/{name}.md"]
+        assert texts[f"reports/{name}.md"].endswith(f'\n--8<-- "kept/{name}/report.md:3"\n')
         assert row["questions"] == row["pictures or clips"] == "40"
+    assert len(rows) == len([name for name in texts if name.startswith("reports/")]) - 1 > 3
+    assert "[The report of every cell](../reports/index.md)" in page(scripts)
 
 
 def test_a_cell_with_other_settings_is_not_on_the_page(scripts: tuple[ModuleType, ModuleType]) -> None:
@@ -281,7 +287,8 @@ def test_a_cell_with_other_settings_is_not_on_the_page(scripts: tuple[ModuleType
     other = comparison.Page(tables.cells({**PLAN, "settings": {**PLAN["settings"], "batch_size": 8}}))
     assert other.results == []
     assert "**Not measured yet: all 10 cells.**" in other.texts()["comparison/index.md"]
-    assert other.texts().keys() == {"comparison/index.md", "reports.md"}, "no task has a page"
+    assert other.texts().keys() == {"comparison/index.md", "reports/index.md"}, "no task has a page"
+    assert "No cell has been measured yet." in other.texts()["reports/index.md"]
 
 
 @pytest.mark.usefixtures("toy_installed")
@@ -327,7 +334,8 @@ def test_methods_with_the_same_reason_are_left_out_in_one_line(
 def test_every_task_has_a_page_that_the_index_names(scripts: tuple[ModuleType, ModuleType]) -> None:
     tables, comparison = scripts
     texts = comparison.Page(tables.cells(PLAN)).texts()
-    assert texts.keys() == {"comparison/index.md", "comparison/digits.md", "comparison/clips.md", "reports.md"}
+    compared = {name for name in texts if not name.startswith("reports/")}
+    assert compared == {"comparison/index.md", "comparison/digits.md", "comparison/clips.md"}
     assert "A page per task has every method, with intervals: [Digits](digits.md), [Clips](clips.md)." in page(scripts)
     assert "Every method on 40 questions about 40 clips, with one model:" in page(scripts, "clips")
     assert "[vidcom2](../methods/vidcom2.md)" in page(scripts, "clips")
@@ -339,12 +347,15 @@ def test_the_committed_pages_are_what_the_script_writes(
     modules: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = ROOT / "docs"
-    (tmp_path / "comparison").mkdir()
-    (tmp_path / "comparison" / "gone.md").write_text("a task that is gone", encoding="utf-8")
+    for part in ("comparison", "reports"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "gone.md").write_text("a task or a cell that is gone", encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["comparison.py", "--output", str(tmp_path)])
     modules[1].main()
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.md")}
-    assert written == {*(str(path.relative_to(docs)) for path in docs.glob("comparison/*")), "reports.md"}
+    assert written == {
+        str(path.relative_to(docs)) for part in ("comparison", "reports") for path in (docs / part).iterdir()
+    }
     for name in written:
         same = (tmp_path / name).read_text(encoding="utf-8") == (docs / name).read_text(encoding="utf-8")
         assert same, f"docs/{name} is not what the cells say: run `make comparison`"
