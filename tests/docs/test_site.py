@@ -37,6 +37,7 @@ SOUGHT = {
     "jupyter": ("notebooks/", "JupyterLab"),
     "lmms-eval": ("lmms-eval/", "lmms-eval"),
     "vLLM": ("serving/", "vLLM"),
+    "run_in_executor": ("service/#threads-tasks-and-contexts", "loop.run_in_executor"),  # behind a dot
 }
 ROLE = re.compile(r":[a-z]+:(?:`|<code>)")
 
