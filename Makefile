@@ -120,8 +120,8 @@ docs: $(VENV)/.test ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 	@echo "==> site/index.html"
 
-methods: $(VENV)/.test ## Write docs/methods.md again from what is registered
-	@$(PY) docs/snippets/methods.py > docs/methods.md.new && mv docs/methods.md.new docs/methods.md
+methods: $(VENV)/.test ## Write docs/methods/ again: a page for every named method
+	@$(PY) benchmarks/method_pages.py
 
 schema: $(VENV)/.test ## Write examples/experiment.schema.json again, which editors check the examples with
 	@$(PY) docs/snippets/schema.py > examples/experiment.schema.json.new && mv examples/experiment.schema.json.new examples/experiment.schema.json
@@ -129,12 +129,11 @@ schema: $(VENV)/.test ## Write examples/experiment.schema.json again, which edit
 eval: $(VENV)/.test ## Run the full evaluation (examples/digits.yaml; resumes where it stopped)
 	@$(VENV)/bin/tokenprune run examples/digits.yaml
 
-tables: $(VENV)/.test ## Make every table of docs/comparison.md (hours; goes on where it stopped): make tables JOBS=2
+tables: $(VENV)/.test ## Make every table of docs/comparison/ (hours; goes on where it stopped): make tables JOBS=2
 	@$(ONE_THREAD) $(PY) benchmarks/tables.py --jobs $(JOBS) $(CELLS)
 
-comparison: $(VENV)/.test ## Write docs/comparison.md and docs/reports.md again from the cells of `make tables` that are finished
-	@$(PY) benchmarks/comparison.py > docs/comparison.md.new && mv docs/comparison.md.new docs/comparison.md
-	@$(PY) benchmarks/comparison.py --reports > docs/reports.md.new && mv docs/reports.md.new docs/reports.md
+comparison: $(VENV)/.test ## Write docs/comparison/ and docs/reports/ again from the cells of `make tables` that are finished
+	@$(PY) benchmarks/comparison.py
 
 paper: $(VENV)/.test ## Run a table of the paper with lmms-eval (docs/paper.md): make paper TABLE=llava-1.5-7b PAPER_ARGS=--dry-run
 	@$(PAPER_PYTHON) benchmarks/paper/run.py $(TABLE) $(PAPER_ARGS)

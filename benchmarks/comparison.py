@@ -1,10 +1,12 @@
-"""Prints docs/comparison.md from the finished cells of `make tables`; `make comparison` writes the file.
+"""Writes docs/comparison/ and docs/reports/ from the finished cells of `make tables`; `make comparison` runs it.
 
-    python benchmarks/comparison.py            # docs/comparison.md
-    python benchmarks/comparison.py --reports  # docs/reports.md: the report of every cell
+    python benchmarks/comparison.py
+    python benchmarks/comparison.py --output docs
 
-It measures nothing: every figure is in a file below ``benchmarks/results/tables/``. A cell that is not finished, or
-that was made with other settings than those of ``tables.yaml``, is named at the top of the page.
+``comparison/index.md`` has what all tasks say together, ``comparison/TASK.md`` every method on one task,
+``reports/CELL.md`` the report of a cell. It measures nothing: every figure is in a file below
+``benchmarks/results/tables/``. A cell that is not finished, or that was made with other settings than those of
+``tables.yaml``, is named at the top of the index.
 """
 
 from __future__ import annotations
@@ -12,16 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import yaml
 from tables import OWN, PLAN, POSITIONS, RENUMBERED, ROOT, Cell, affordable, cells
 
 from tokenprune.core.references import DOWNSAMPLED, ORACLE, UNPRUNED, is_reference, same_cost
+from tokenprune.methods.named import method_names
 from tokenprune.stats.estimate import Estimate
 from tokenprune.tables import markdown
 from tokenprune.tables.table import Cell as Field
@@ -30,6 +35,8 @@ from tokenprune.tables.table import Heading, Row, Table
 TASKS = {"digits": "Digits", "easy-vqa": "easy-VQA", "clips": "Clips"}
 PICTURES, CLIPS = ("digits", "easy-vqa"), ("clips",)
 AXES = {"average": "layer average", "kept": "kept", POSITIONS: "layer average, both kinds of positions"}
+#: The same, in the titles of reports.
+TITLES = {"average": "equal layer averages", "kept": "equal kept tokens", POSITIONS: "both kinds of positions"}
 #: Task and share -> the share of the unpruned accuracy that entropyprune should keep at least.
 GOALS = {("digits", "22.2"): 0.96, ("easy-vqa", "22.2"): 0.96, ("clips", "33.3"): 0.92}
 #: The shares of the nine cells with goals.
@@ -38,25 +45,40 @@ NINE = ("33.3", "22.2", "11.1")
 HEAD = """\
 # All methods compared
 
-This page compares every method on three tasks, at four shares of the visual tokens. `make tables` measures it, cell
-by cell, and `make comparison` writes it. The models are small and the tasks are synthetic. They show what a method
-does, and on what it depends. They do not rank methods for a 7B model on photographs: measure those on your own model
-([Choose a method for your model](tuning.md)).
+Every method on three tasks, at four shares of the visual tokens. `make tables` measures it, cell by cell, and
+`make comparison` writes these pages. The models are small and the tasks are synthetic. They show what a method does,
+and on what it depends. They do not rank methods for a 7B model on photographs: measure those on your own model
+([Choose a method for your model](../tuning.md)).
 """
 WHICH = """\
 ## Which method, at which budget
 
 Every method may spend as many visual tokens per layer of the language model, on average, as the first column says.
 *Good* methods are the best of a task, or not distinguishable from the best, on every task of the column. A field
-stays empty until its tasks have been measured.
+stays empty until its tasks have been measured. [Methods](../methods/index.md) has a page for each.
+"""
+TASK_HEAD = """\
+# {title}: every method
+
+Every method on {questions} questions about {pictures} {what}, with one model: the intervals say nothing about other
+models. [All methods compared](index.md) has what the tasks say together, and [how it was
+measured](index.md#how-it-was-measured).
 """
 DETAIL = """\
-In the next tables a row is one cell. *Best* is the method with the highest accuracy; random, smaller pictures and the
-oracle are references and no methods. The methods *not distinguishable from the best* stand in the order of their
-accuracy: the 95 % interval of their difference to it, paired by question, holds zero. *Told apart* is the half width
-of these intervals, the median over the methods: a smaller difference is seldom seen. The best of many is best partly
-by luck, so read the two columns together. *Random* acts before the language model. *Smaller pictures* is the unpruned
-model on pictures with as many tokens.
+## The best methods
+
+*As good*: the number of methods that are not distinguishable from the best; they stand below the table. *Told apart*: a
+smaller difference is seldom seen ([how to read this](index.md#how-to-read-a-table-of-the-best)).
+"""
+READING = """\
+## How to read a table of the best
+
+The page of a task has a row per share of the tokens. *Best* is the method with the highest accuracy; random, smaller
+pictures and the oracle are references and no methods. *As good* is the number of methods that are not distinguishable
+from it: the 95 % interval of their difference to it, paired by question, holds zero. They stand below the table, in the
+order of their accuracy. *Told apart* is the half width of these intervals, the median over the methods. The best of
+many is best partly by luck, so read these columns together. *Random* acts before the language model. *Smaller pictures*
+is the unpruned model on pictures with as many tokens.
 """
 RANDOM = """\
 ## Where random wins
@@ -69,9 +91,16 @@ OWN_HEAD = """\
 ## EntropyPrune
 
 `entropyprune` looks for its layers, its states and its pruner on calibration samples without labels
-([Concepts](concepts.md#verification)). All differences are in points and paired by question. *Rival*: the best method
-of the cell at no higher cost that is neither a variant of EntropyPrune, nor one of its null models, nor a reference.
-It is picked on these questions, which favours it.
+([Concepts](../concepts.md#verification)). All differences are in points and paired by question. *Rival*: the best
+method of the cell at no higher cost that is neither a variant of EntropyPrune, nor one of its null models, nor a
+reference. It is picked on these questions, which favours it. The pages of the tasks have the other cells, what the
+verification promised, and the null models.
+"""
+OWN_TASK = """\
+## EntropyPrune
+
+`entropyprune` on this task. [The index](index.md#entropyprune) has its verdict on all tasks, and says what a rival is.
+Differences are in points and paired by question.
 """
 PROMISED = """\
 ### What the verification promised
@@ -107,13 +136,30 @@ HARD = """\
 Accuracy on the hard questions alone, at equal layer averages. The unpruned model answers them right, and wrong from a
 smaller picture with as many tokens. On the others nothing shows whether a method keeps the right tokens."""
 
+REPORTS = """\
+# The report of every cell
+
+The tables behind [All methods compared](../comparison/index.md), as written. A cell is a task and a share of the
+tokens; *equal* is what all its methods have in common.
+"""
+REPORT = """\
+---
+hide: [toc]
+---
+
+# {task} at {share} %: {equal}
+
+[Every report](index.md), [all methods compared](../comparison/index.md).
+
+--8<-- "{path}:3"
+"""
 POSITIONS_HEAD = """\
 ## Positions
 
 The code of these methods' authors numbers the tokens that are left from 0. Here they keep their positions, unless a
-method says `positions: renumbered` ([Concepts](concepts.md#positions)). At equal layer averages of {share} %: accuracy
-in % with original positions, and in brackets that with renumbered ones minus it, paired by question. **Bold**: the
-renumbered ones are better beyond the interval.
+method says `positions: renumbered` ([Concepts](../concepts.md#positions)). At equal layer averages of {share} %:
+accuracy in % with original positions, and in brackets that with renumbered ones minus it, paired by question.
+**Bold**: the renumbered ones are better beyond the interval.
 """
 
 
@@ -269,7 +315,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Field]]) -> list
         "task",
         "method",
         "best",
-        "not distinguishable",
         "random",
         "no better",
         "rival",
@@ -283,6 +328,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Field]]) -> list
     return [*markdown.lines(Table("", tuple(headings), tuple(filled))), ""]
 
 
+def task_table(columns: Sequence[str], rows: Sequence[Sequence[str | Field]]) -> list[str]:
+    """A table whose first column is the task; without it where all rows have the same."""
+    first = 0 if len({row[0] for row in rows}) > 1 else 1
+    return table(columns[first:], [row[first:] for row in rows])
+
+
 def where(item: Result) -> list[str]:
     """The first two cells of a row about a cell of the page."""
     return [TASKS[item.cell.task], item.share]
@@ -290,7 +341,7 @@ def where(item: Result) -> list[str]:
 
 @dataclass(frozen=True)
 class Page:
-    """The page: all cells of the plan, and the results of those that are finished.
+    """The pages: all cells of the plan, and the results of those that are finished.
 
     Attributes:
         cells: All cells.
@@ -313,17 +364,43 @@ class Page:
         """The cells that are not finished."""
         return [cell for cell in self.cells if not cell.finished]
 
-    def text(self) -> str:
-        """The page."""
-        parts = [HEAD, self._not_measured()]
+    def texts(self) -> dict[str, str]:
+        """The pages by their paths below docs/: the index, every task, the reports and their list."""
+        tasks = {f"comparison/{task}.md": self.task(task) for task in TASKS if any(self.every(task))}
+        reports = {f"reports/{item.cell.name}.md": report(item) for item in self.results}
+        return {"comparison/index.md": self.index(), **tasks, "reports/index.md": self.reports(), **reports}
+
+    def every(self, task: str) -> list[Result]:
+        """The finished cells of a task."""
+        return [item for item in self.results if item.cell.task == task]
+
+    def index(self) -> str:
+        """The page about all tasks."""
+        parts = [HEAD, self._not_measured(), self._tasks()]
         if self.of("average"):
-            parts += [WHICH, *self._which(), RANDOM, *self._random()]
+            parts += [WHICH, lines(in_short(self.of("average"))), READING, RANDOM, *self._random()]
         if any(OWN in item.methods for item in self.results):
-            parts += [OWN_HEAD, *self._own()]
+            parts += [OWN_HEAD, *self._nine()]
         if self.results:
-            parts += [METHODS, *self._methods()]
             parts += [*self._positions(), *self._measured()]
-        return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
+        return joined(parts)
+
+    def task(self, task: str) -> str:
+        """The page about one task."""
+        first = self.every(task)[0]
+        sizes = {name: first.pairs[name] for name in ("questions", "pictures")}
+        parts = [TASK_HEAD.format(title=TASKS[task], what="clips" if task in CLIPS else "pictures", **sizes)]
+        found = self.of("average", [task])
+        if found:
+            parts += [DETAIL, lines(self._best(found))]
+        parts += [METHODS, *self._methods(task)]
+        if any(OWN in item.methods for item in self.every(task)):
+            parts += [OWN_TASK, *self._own(task)]
+        return joined(parts)
+
+    def _tasks(self) -> str:
+        links = [f"[{title}]({task}.md)" for task, title in TASKS.items() if self.every(task)]
+        return f"A page per task has every method, with intervals: {', '.join(links)}.\n" if links else ""
 
     def _not_measured(self) -> str:
         if not self.missing:
@@ -335,27 +412,9 @@ class Page:
 
     # ---- which method ---------------------------------------------------------------------------------------------
 
-    def _which(self) -> Iterator[str]:
-        yield lines(in_short(self.of("average")))
-        yield DETAIL
-        for title, tasks in (("For pictures", PICTURES), ("For clips", CLIPS)):
-            found = self.of("average", tasks)
-            if found:
-                yield f"### {title}\n"
-                yield lines(self._best(found))
-                yield how_sure(found)
-
     @staticmethod
     def _best(found: Sequence[Result]) -> list[str]:
-        columns = [
-            "task",
-            "tokens %",
-            "unpruned %",
-            "best",
-            "its %",
-            "% of unpruned",
-            "not distinguishable from the best",
-        ]
+        columns = ["task", "tokens %", "unpruned %", "best", "its %", "% of unpruned", "as good"]
         columns += ["told apart, points", "random, its %", "smaller pictures %"]
         rows = []
         for item in found:
@@ -369,13 +428,14 @@ class Page:
                     names([best]) if best else "",
                     str(best.accuracy) if best else "",
                     f"{100 * best.kept:.1f}" if best else "",
-                    names(item.equals) or "none",
+                    str(len(item.equals)),
                     "" if math.isnan(item.told_apart) else f"{100 * item.told_apart:.1f}",
                     str(chance.accuracy) if chance else "",
                     str(smaller.accuracy) if smaller else "",
                 ]
             )
-        return table(columns, rows)
+        equals = [f"- at {item.share} %: {names(item.equals) or 'none'}" for item in found]
+        return [*task_table(columns, rows), "Not distinguishable from the best:", "", *equals, ""]
 
     def _random(self) -> Iterator[str]:
         rows, dear = [], []
@@ -393,19 +453,20 @@ class Page:
 
     # ---- EntropyPrune ---------------------------------------------------------------------------------------------
 
-    def _own(self) -> Iterator[str]:
-        found = [item for item in self.results if OWN in item.methods]
-        nine = [item for item in found if item.cell.axis == "average" and item.share in NINE]
+    def _nine(self) -> Iterator[str]:
+        nine = [item for item in self.results if OWN in item.methods and is_of_nine(item)]
         if nine:
             yield "### The nine cells\n"
             yield verdict(nine)
             yield lines(own_table(nine))
-        others = [item for item in found if item not in nine]
+
+    def _own(self, task: str) -> Iterator[str]:
+        found = [item for item in self.every(task) if OWN in item.methods]
         for axis, title in AXES.items():
-            rest = [item for item in others if item.cell.axis == axis]
-            if rest:
-                yield f"### EntropyPrune in the other cells: equal {title}\n"
-                yield lines(own_table(rest))
+            of_axis = [item for item in found if item.cell.axis == axis]
+            if of_axis:
+                yield f"### EntropyPrune at equal {title}\n"
+                yield lines(own_table(of_axis))
         yield PROMISED
         yield lines(promises(found))
         yield NULL
@@ -413,20 +474,19 @@ class Page:
 
     # ---- every method ---------------------------------------------------------------------------------------------
 
-    def _methods(self) -> Iterator[str]:
-        for task, title in TASKS.items():
-            for axis, name, words, cell in (
-                ("average", "equal layer averages", AVERAGES, accuracy_cell),
-                ("kept", "equal kept tokens", KEPT_TOKENS, kept_cell),
-                ("average", "hard questions", HARD, hard_cell),
-            ):
-                found = self.of(axis, [task])
-                rows = list(method_rows(found, cell))
-                if rows:
-                    yield f"### {title}, {name}\n"
-                    yield words + "\n"
-                    yield lines(table(["method", *(f"{item.share} %" for item in found)], rows))
-                    yield unable(found) if cell is not hard_cell else ""
+    def _methods(self, task: str) -> Iterator[str]:
+        for axis, name, words, cell in (
+            ("average", "Equal layer averages", AVERAGES, accuracy_cell),
+            ("kept", "Equal kept tokens", KEPT_TOKENS, kept_cell),
+            ("average", "Hard questions", HARD, hard_cell),
+        ):
+            found = self.of(axis, [task])
+            rows = list(method_rows(found, cell))
+            if rows:
+                yield f"### {name}\n"
+                yield words + "\n"
+                yield lines(table(["method", *(f"{item.share} %" for item in found)], rows))
+                yield unable(found) if cell is not hard_cell else ""
 
     def _positions(self) -> Iterator[str]:
         found = self.of(POSITIONS)
@@ -434,7 +494,7 @@ class Page:
             return
         yield POSITIONS_HEAD.format(share=found[0].share)
         names = sorted({name for item in found for name in item.methods if f"{name}{RENUMBERED}" in item.methods})
-        rows = [[name, *(positions_cell(item, name) for item in found)] for name in names]
+        rows: list[list[str | Field]] = [[name, *(positions_cell(item, name) for item in found)] for name in names]
         yield lines(table(["method", *(f"{TASKS[item.cell.task]} %" for item in found)], rows))
         yield unable(found)
 
@@ -459,37 +519,44 @@ class Page:
                 "",
             ]
         )
-        yield "The report of every cell has all columns: costs, chosen layers and accuracy per question type.\n"
-        yield lines(
-            table(
-                ["task", "tokens %", "equal", "questions", "pictures or clips", "report"],
-                (
-                    [
-                        *where(item),
-                        AXES[item.cell.axis],
-                        str(item.pairs["questions"]),
-                        str(item.pairs["pictures"]),
-                        f"[{item.cell.name}](reports.md#{item.cell.name.replace('.', '')})",
-                    ]
-                    for item in self.results
-                ),
-            )
+        yield (
+            "[The report of every cell](../reports/index.md) has all columns: costs, chosen layers and accuracy per"
+            " question type.\n"
         )
 
     def reports(self) -> str:
-        """The page with the report of every finished cell."""
-        out = [
-            "# The report of every cell",
-            "",
-            "The tables behind [All methods compared](comparison.md), as written.",
-            "",
-        ]
-        for item in self.results:
-            path = (item.cell.folder / "report.md").relative_to(ROOT)
-            out += [f"## {item.cell.name}", "", f'--8<-- "{path}:3"', ""]
-        if not self.results:
-            out += ["No cell has been measured yet.", ""]
-        return "\n".join(out)
+        """The list of the reports."""
+        columns = ["task", "tokens %", "equal", "questions", "pictures or clips", "report"]
+        rows = (
+            [
+                *where(item),
+                AXES[item.cell.axis],
+                str(item.pairs["questions"]),
+                str(item.pairs["pictures"]),
+                f"[{item.cell.name}]({item.cell.name}.md)",
+            ]
+            for item in self.results
+        )
+        found = [lines(table(columns, rows))] if self.results else ["No cell has been measured yet.\n"]
+        return joined([REPORTS, *found])
+
+
+def report(item: Result) -> str:
+    """The page with the report of a cell."""
+    path = (item.cell.folder / "report.md").relative_to(ROOT)
+    return joined(
+        [REPORT.format(task=TASKS[item.cell.task], share=item.share, equal=TITLES[item.cell.axis], path=path)]
+    )
+
+
+def joined(parts: Iterable[str]) -> str:
+    """Parts of a page, with one empty line between them."""
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
+
+
+def is_of_nine(item: Result) -> bool:
+    """Whether a cell is one of the nine with goals."""
+    return item.cell.axis == "average" and item.share in NINE
 
 
 def about_task(title: str, about: Mapping[str, Any]) -> str:
@@ -527,16 +594,6 @@ def good(found: Sequence[Result]) -> str:
     """The methods that are the best, or not distinguishable from the best, in all of some cells."""
     sets = [{item.pairs["best"], *(one.name for one in item.equals)} for item in found]
     return names(one for one in found[0].methods.values() if all(one.name in names for names in sets)) or "none"
-
-
-def how_sure(found: Sequence[Result]) -> str:
-    """The number of questions."""
-    sizes = dict.fromkeys(
-        f"{TASKS[item.cell.task]}: {item.pairs['questions']} questions on {item.pairs['pictures']}"
-        f" {'clips' if item.cell.task == 'clips' else 'pictures'}"
-        for item in found
-    )
-    return f"How sure: {'; '.join(sizes)}. One model per task, so the intervals say nothing about other models.\n"
 
 
 def verdict(nine: Sequence[Result]) -> str:
@@ -597,7 +654,7 @@ def own_table(found: Sequence[Result]) -> list[str]:
             ]
         )
     filled = [at for at in range(len(columns)) if any(row[at] not in ("", Field("")) for row in rows)]
-    return table([columns[at] for at in filled], [[row[at] for at in filled] for row in rows])
+    return task_table([columns[at] for at in filled], [[row[at] for at in filled] for row in rows])
 
 
 def promises(found: Sequence[Result]) -> list[str]:
@@ -623,7 +680,7 @@ def promises(found: Sequence[Result]) -> list[str]:
                 ]
             )
     columns = ["task", "tokens %", "equal", "promised %", "corrected %", "kept %", "candidates", "samples", "chose"]
-    return table(columns, rows)
+    return task_table(columns, rows)
 
 
 def chosen(choice: Mapping[str, Any]) -> str:
@@ -648,7 +705,7 @@ def null_models(found: Sequence[Result]) -> list[str]:
             row.append(Field(f"{other.accuracy} ({points(gap)})" if other else "", strong=gap.low <= 0))
         chance = item.methods[OWN].pairs.get("random")
         rows.append([*row, str(item.methods[chance["name"]].accuracy) if chance else ""])
-    return table(["task", "tokens %", f"`{OWN}` %", *(f"`{name}` %" for name in models), "random, its %"], rows)
+    return task_table(["task", "tokens %", f"`{OWN}` %", *(f"`{name}` %" for name in models), "random, its %"], rows)
 
 
 # ---- cells of the tables of all methods ------------------------------------------------------------------------------
@@ -698,27 +755,47 @@ def method_rows(found: Sequence[Result], cell: Callable[[Result, Method], Field]
     for name in sorted(scores, key=lambda name: (name != UNPRUNED, -sum(scores[name]), name)):
         row = [cell(item, item.methods[name]) if name in item.methods else Field("") for item in found]
         if any(field.text for field in row):
-            chance = "*" if is_reference(name) else ""
-            yield [f"{chance}{name}{chance}", *row]
+            yield [linked(name), *row]
+
+
+def linked(name: str) -> str:
+    """A method of a row, with a link to its page; a reference in italics."""
+    if is_reference(name):
+        return f"*{name}*"
+    return f"[{name}](../methods/{name}.md)" if name in method_names() else name
+
+
+def reason(why: str) -> str:
+    """Why a method cannot meet a budget, without the number of tokens, which the share already says."""
+    return re.sub(r"^a layer average of [\d.]+ tokens cannot be met: ", "", " ".join(why.split()))
 
 
 def unable(found: Sequence[Result]) -> str:
-    """Which methods cannot meet a budget, and why."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """Which methods cannot meet a budget, and why: those with the same reason in one line."""
+    shares: dict[tuple[str, str], list[str]] = {}
     for item in found:
         for name, why in item.read("cannot.json").items():
-            reasons.setdefault((name, " ".join(why.split())), []).append(f"{item.share} %")
-    words = [f"- `{name}` at {', '.join(shares)}: {why}" for (name, why), shares in sorted(reasons.items())]
-    return "\n".join(["Left out:", "", *words, ""]) if words else ""
+            shares.setdefault((reason(why), name), []).append(f"{item.share} %")
+    same: dict[tuple[str, str], list[str]] = {}
+    for (why, name), at in sorted(shares.items(), key=lambda pair: pair[0][1]):
+        same.setdefault((", ".join(dict.fromkeys(at)), why), []).append(f"`{name}`")
+    words = [f"- {', '.join(methods)} at {at}: {why}" for (at, why), methods in same.items()]
+    return "\n".join(["Left out, as they cannot meet the budget:", "", *words, ""]) if words else ""
 
 
 def main() -> None:
-    """Print a page."""
+    """Write the pages, and remove those of tasks and cells that are gone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reports", action="store_true", help="print docs/reports.md")
-    arguments = parser.parse_args()
-    page = Page(cells(yaml.safe_load(PLAN.read_text(encoding="utf-8"))))
-    print(page.reports() if arguments.reports else page.text(), end="")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs")
+    folder = parser.parse_args().output
+    texts = Page(cells(yaml.safe_load(PLAN.read_text(encoding="utf-8")))).texts()
+    for part in ("comparison", "reports"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for old in (folder / part).glob("*.md"):
+            if f"{part}/{old.name}" not in texts:
+                old.unlink()
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

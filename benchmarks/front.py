@@ -3,7 +3,7 @@
     python benchmarks/front.py
     python benchmarks/front.py --ratios > benchmarks/results/ratio.md  # accuracies alone, task by task, down to 5 %
 
-It measures nothing. Accuracies are those of the cells that docs/comparison.md shows, times those of
+It measures nothing. Accuracies are those of the cells that docs/comparison/ shows, times those of
 ``benchmarks/results/speed/batch1.json``; FLOPs are computed as ``tokenprune flops`` does. A test compares the README
 with this table.
 """

@@ -5,7 +5,7 @@ our own. It gets the visual tokens as plain tensors of one image or video and re
 The published functions then gather the kept rows; that is left out here, as it is in our pruners.
 
 Not a reference of the methods: the tests of the pruners have those. Where the published code and ours differ by design
-(see "Differs" in `docs/methods.md`), these functions do what the published code does.
+(see "Differs" in `docs/methods/`), these functions do what the published code does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes the tables of docs/comparison.md: every method, three tasks, four shares of tokens, two measures of cost.
+"""Makes the tables of docs/comparison/: every method, three tasks, four shares of tokens, two measures of cost.
 
     python benchmarks/tables.py --jobs 2
 

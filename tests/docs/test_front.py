@@ -35,9 +35,9 @@ def test_the_table_of_ratios_is_that_of_the_results(front: ModuleType, capsys: p
 
 
 def test_rows_are_read_from_the_cells(front: ModuleType) -> None:
-    """In the order of the tasks and shares that README names: the figures of docs/comparison.md."""
+    """In the order of the tasks and shares that README names: the figures of docs/comparison/index.md."""
     (accuracies,) = [row[1:] for row in front.rows() if row[0] == "`entropyprune`"]
-    page = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "comparison" / "index.md").read_text(encoding="utf-8")
     nine = page.split("### The nine cells")[1].splitlines()
     for share, found in zip(front.SHARES, accuracies, strict=True):
         own = [

@@ -1,9 +1,10 @@
-"""docs/comparison.md is what benchmarks/comparison.py makes of the finished cells, and says what their answers say."""
+"""docs/comparison/ is what benchmarks/comparison.py makes of the finished cells, and says what their answers say."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -142,14 +143,15 @@ def store(tables: ModuleType, cell: Any, result: ExperimentResult) -> None:
         (cell.folder / name).write_text(json.dumps(data), encoding="utf-8")
 
 
-def page(scripts: tuple[ModuleType, ModuleType]) -> str:
-    """The page of the made-up cells."""
+def page(scripts: tuple[ModuleType, ModuleType], name: str = "index") -> str:
+    """A page of the made-up cells: the index, or that of a task."""
     tables, comparison = scripts
-    return str(comparison.Page(tables.cells(PLAN)).text())
+    return str(comparison.Page(tables.cells(PLAN)).texts()[f"comparison/{name}.md"])
 
 
 def table(text: str, heading: str) -> list[dict[str, str]]:
-    """The rows of the first table below a heading."""
+    """The rows of the first table below a heading; of a link to a method's page, its words."""
+    text = re.sub(r"\[([\w-]+)\]\(\.\./methods/\1\.md\)", r"\1", text)
     after = text.partition(f"{heading}\n")[2].splitlines()
     start = next(number for number, line in enumerate(after) if line.startswith("|"))
     end = next((number for number, line in enumerate(after[start:], start) if not line.startswith("|")), len(after))
@@ -178,21 +180,20 @@ def test_what_is_missing_stands_in_one_line_at_the_top(scripts: tuple[ModuleType
 
 def test_the_best_method_and_those_that_are_not_distinguishable_from_it(scripts: tuple[ModuleType, ModuleType]) -> None:
     """The dear method costs more than the budget, the oracle and smaller pictures are references: none can be best."""
-    (row,) = table(page(scripts), "### For pictures")
-    assert (row["task"], row["tokens %"], row["best"]) == ("Digits", "22.2", "`entropyprune-tower`")
+    (row,) = table(page(scripts, "digits"), "## The best methods")
+    assert (row["tokens %"], row["best"]) == ("22.2", "`entropyprune-tower`")
+    assert "task" not in row, "the page has one task"
     assert row["its %"] == str(share(right(40)))
-    assert row["not distinguishable from the best"] == "`scope`, `entropyprune`"
+    assert row["as good"] == "2"
+    assert "Not distinguishable from the best:\n\n- at 22.2 %: `scope`, `entropyprune`\n" in page(scripts, "digits")
     assert row["random, its %"] == str(share(right(20)))
     assert row["smaller pictures %"] == str(share(right(30)))
     large, small = table(page(scripts), "## Which method, at which budget")
     assert [large[name] for name in large] == ["33.3", "", "`vidcom2`", ""]
     assert [small[name] for name in small] == ["22.2", "", "", ""], "easy-VQA and clips are missing"
-    (row,) = table(page(scripts), "### For clips")
-    assert (row["best"], row["% of unpruned"], row["not distinguishable from the best"]) == (
-        "`vidcom2`",
-        "90.0",
-        "none",
-    )
+    (row,) = table(page(scripts, "clips"), "## The best methods")
+    assert (row["best"], row["% of unpruned"], row["as good"]) == ("`vidcom2`", "90.0", "0")
+    assert "- at 33.3 %: none\n" in page(scripts, "clips")
 
 
 def test_random_wins_in_bold_at_equal_cost(scripts: tuple[ModuleType, ModuleType]) -> None:
@@ -201,12 +202,12 @@ def test_random_wins_in_bold_at_equal_cost(scripts: tuple[ModuleType, ModuleType
     assert digits["random wins against"] == f"**`fastv`** {minus(10, 21)}"
     assert digits["no better than random"] == "`energy-diversity`"
     assert (clips["random wins against"], clips["no better than random"]) == ("none", "`entropyprune`")
-    rows = {row["method"]: row["22.2 %"] for row in table(text, "### Digits, equal layer averages")}
+    rows = {row["method"]: row["22.2 %"] for row in table(page(scripts, "digits"), "### Equal layer averages")}
     assert rows["fastv"] == f"**{share(right(10))}**"
     assert rows["scope"] == str(share(right(39)))
     assert rows["dear"] == f"{share(right(40))} (41.7)"
     assert "no random choice costs the same: Digits at 22.2 %: `dear`." in text
-    assert "- `clse` at 22.2 %: no room for its first layers" in text
+    assert "- `clse` at 22.2 %: no room for its first layers" in page(scripts, "digits")
 
 
 def test_verdicts_on_entropyprune(scripts: tuple[ModuleType, ModuleType]) -> None:
@@ -225,27 +226,26 @@ def test_verdicts_on_entropyprune(scripts: tuple[ModuleType, ModuleType]) -> Non
 
 
 def test_promises_and_null_models(scripts: tuple[ModuleType, ModuleType]) -> None:
-    text = page(scripts)
-    digits, _ = table(text, "### What the verification promised")
+    (digits,) = table(page(scripts, "digits"), "### What the verification promised")
     assert (digits["promised %"], digits["candidates"], digits["samples"]) == ("100.0", "24", "32")
     assert digits["corrected %"] == "90 [80, 95]"
     assert digits["kept %"] == str(share(right(38)))
     assert digits["chose"] == "layer 0, quality_dpp"
-    digits, clips = table(text, "### The null models")
+    (digits,), (clips,) = (table(page(scripts, name), "### The null models") for name in ("digits", "clips"))
     assert digits["`energy-diversity` %"] == f"{share(right(20))} ({minus(38, 20)})"
-    assert clips["`energy-diversity` %"] == ""
+    assert "`energy-diversity` %" not in clips, "no cell of the task has it"
 
 
 def test_kept_tokens_have_their_layer_average_and_hard_questions_their_number(
     scripts: tuple[ModuleType, ModuleType],
 ) -> None:
-    text = page(scripts)
-    rows = {row["method"]: row["22.2 %"] for row in table(text, "### Digits, equal kept tokens")}
+    text = page(scripts, "digits")
+    rows = {row["method"]: row["22.2 %"] for row in table(text, "### Equal kept tokens")}
     assert rows["fastv"] == f"**{share(right(25))} (50.0)**"
-    rows = {row["method"]: row["22.2 %"] for row in table(text, "### Digits, hard questions")}
+    rows = {row["method"]: row["22.2 %"] for row in table(text, "### Hard questions")}
     assert rows["*downsampled*"] == "10 questions"
     assert rows["scope"] == str(share([1.0] * 9 + [0.0]))
-    assert "### Clips, hard questions" not in text
+    assert "### Hard questions" not in page(scripts, "clips")
 
 
 def test_positions_are_compared_within_their_cell(scripts: tuple[ModuleType, ModuleType]) -> None:
@@ -268,19 +268,27 @@ def test_a_cell_of_positions_has_every_method_twice(modules: tuple[ModuleType, M
 
 def test_every_cell_has_its_report(scripts: tuple[ModuleType, ModuleType]) -> None:
     tables, comparison = scripts
-    reports = comparison.Page(tables.cells(PLAN)).reports()
-    for row in table(page(scripts), "## How it was measured"):
+    texts = comparison.Page(tables.cells(PLAN)).texts()
+    rows = table(texts["reports/index.md"], "# The report of every cell")
+    for row in rows:
         name = row["report"].partition("]")[0].lstrip("[")
-        assert row["report"] == f"[{name}](reports.md#{name.replace('.', '')})"
-        assert f'## {name}\n\n--8<-- "kept/{name}/report.md:3"' in reports
+        assert row["report"] == f"[{name}]({name}.md)"
+        equal = next(words for axis, words in comparison.TITLES.items() if f"-{axis}-" in name)
+        title = f"# {row['task']} at {row['tokens %']} %: {equal}\n"
+        assert title in texts[f"reports/{name}.md"]
+        assert texts[f"reports/{name}.md"].endswith(f'\n--8<-- "kept/{name}/report.md:3"\n')
         assert row["questions"] == row["pictures or clips"] == "40"
+    assert len(rows) == len([name for name in texts if name.startswith("reports/")]) - 1 > 3
+    assert "[The report of every cell](../reports/index.md)" in page(scripts)
 
 
 def test_a_cell_with_other_settings_is_not_on_the_page(scripts: tuple[ModuleType, ModuleType]) -> None:
     tables, comparison = scripts
     other = comparison.Page(tables.cells({**PLAN, "settings": {**PLAN["settings"], "batch_size": 8}}))
     assert other.results == []
-    assert "**Not measured yet: all 10 cells.**" in other.text()
+    assert "**Not measured yet: all 10 cells.**" in other.texts()["comparison/index.md"]
+    assert other.texts().keys() == {"comparison/index.md", "reports/index.md"}, "no task has a page"
+    assert "No cell has been measured yet." in other.texts()["reports/index.md"]
 
 
 @pytest.mark.usefixtures("toy_installed")
@@ -310,14 +318,47 @@ def test_making_a_cell_leaves_what_the_page_reads(
     assert not cell.finished, "a cell of an earlier version is made again, from the answers that are there"
 
 
-def test_the_committed_pages_are_what_the_script_prints(
-    modules: tuple[ModuleType, ModuleType], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_methods_with_the_same_reason_are_left_out_in_one_line(
+    scripts: tuple[ModuleType, ModuleType],
 ) -> None:
-    for name, options in (("comparison.md", []), ("reports.md", ["--reports"])):
-        monkeypatch.setattr(sys, "argv", ["comparison.py", *options])
-        modules[1].main()
-        committed = (ROOT / "docs" / name).read_text(encoding="utf-8")
-        assert capsys.readouterr().out == committed, f"docs/{name} is not what the cells say: run `make comparison`"
+    tables, comparison = scripts
+    why = "a layer average of 4.5 tokens cannot\n be met: 9 are there"
+    for cell in tables.cells(PLAN):
+        if cell.finished and cell.task == "digits":
+            (cell.folder / "cannot.json").write_text(json.dumps({"dart": why, "apet": why, "clse": "no room"}))
+    found = comparison.Page(tables.cells(PLAN)).every("digits")
+    rows = ["- `apet`, `dart` at 22.2 %: 9 are there", "- `clse` at 22.2 %: no room"]
+    assert comparison.unable(found).split("\n") == ["Left out, as they cannot meet the budget:", "", *rows, ""]
+
+
+def test_every_task_has_a_page_that_the_index_names(scripts: tuple[ModuleType, ModuleType]) -> None:
+    tables, comparison = scripts
+    texts = comparison.Page(tables.cells(PLAN)).texts()
+    compared = {name for name in texts if not name.startswith("reports/")}
+    assert compared == {"comparison/index.md", "comparison/digits.md", "comparison/clips.md"}
+    assert "A page per task has every method, with intervals: [Digits](digits.md), [Clips](clips.md)." in page(scripts)
+    assert "Every method on 40 questions about 40 clips, with one model:" in page(scripts, "clips")
+    assert "[vidcom2](../methods/vidcom2.md)" in page(scripts, "clips")
+    assert "vidcom2" not in page(scripts, "digits"), "a method of the clips alone"
+    assert "| unpruned |" in page(scripts, "digits"), "no page is about it"
+
+
+def test_the_committed_pages_are_what_the_script_writes(
+    modules: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = ROOT / "docs"
+    for part in ("comparison", "reports"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "gone.md").write_text("a task or a cell that is gone", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["comparison.py", "--output", str(tmp_path)])
+    modules[1].main()
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.md")}
+    assert written == {
+        str(path.relative_to(docs)) for part in ("comparison", "reports") for path in (docs / part).iterdir()
+    }
+    for name in written:
+        same = (tmp_path / name).read_text(encoding="utf-8") == (docs / name).read_text(encoding="utf-8")
+        assert same, f"docs/{name} is not what the cells say: run `make comparison`"
 
 
 def test_the_plan_names_what_is_no_rival() -> None:

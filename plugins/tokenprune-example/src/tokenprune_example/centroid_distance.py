@@ -24,7 +24,7 @@ class CentroidDistance(Scorer):
     metric: Annotated[Literal["euclidean", "cosine"], Tunable("euclidean", "cosine")] = "euclidean"
 
     def score(self, ctx: PruneContext) -> Tensor:
-        """See :meth:`tokenprune.scorers.base.Scorer.score`."""
+        """See ``tokenprune.authoring.Scorer.score``."""
         hidden = ctx.hidden.float()  # many distances between bf16 numbers would be equal
         means = image_means(hidden, ctx.groups)
         if self.metric == "cosine":
