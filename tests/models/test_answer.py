@@ -21,7 +21,7 @@ from tokenprune.ops.finite import is_distribution
 from tokenprune.tasks.base import Sample, checked_score, sample_seed
 from tokenprune.tuning import TuneConfig
 from tokenprune.tuning.samples import read_samples
-from tokenprune.tuning.tuner import _answer as tune_answer
+from tokenprune.tuning.measuring import _answer as tune_answer
 
 DRAWN: dict[str, Any] = {"do_sample": True, "temperature": 3.0, "top_k": 0}
 SAMPLES = [ToyTask().samples()[number] for number in (0, 3, 6, 9, 12)]

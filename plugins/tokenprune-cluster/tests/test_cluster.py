@@ -13,11 +13,15 @@ from typing import Any
 
 import pytest
 
-from tests.experiment.test_executors import SERIES, alive, assert_same, tables, wait_for
+from tests.experiment.test_executors import SERIES, assert_same, tables
 from tests.support import deadly
 from tests.support.toy import ToyTask, completed, config
+from tests.support.workers import alive, wait_for
+from tests.tuning import planted
+from tests.tuning.test_executors import assert_same as assert_same_tune
 from tokenprune import run_experiment
 from tokenprune.authoring import ConfigError, MissingDataError
+from tokenprune.tuning import run_tune
 from tokenprune_cluster.mailbox import Letters, Pulse, Watch
 from tokenprune_cluster.submitit import Submitit
 
@@ -96,6 +100,31 @@ def test_workers_end_with_their_driver_and_another_executor_goes_on(
     for name in ("samples.jsonl", "report.md"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not list(folder.glob(".workers-*")), "files of the dead driver are still there"
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("executor", [ACTORS, JOBS], ids=["ray", "submitit"])
+def test_a_tune_writes_what_one_process_writes(tmp_path: Path, executor: dict[str, Any], short_paths: None) -> None:
+    changes = {"methods": ["fastv", "visionzip", "divprune"], "samples": 16, "first": 4}
+    run_tune(planted.config(str(tmp_path / "split"), **changes), executor=executor, workers=2)
+    run_tune(planted.config(str(tmp_path / "whole"), **changes))
+    assert_same_tune(tmp_path / "split", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("executor", [ACTORS, JOBS], ids=["ray", "submitit"])
+def test_a_killed_worker_of_a_tune_is_replaced(tmp_path: Path, executor: dict[str, Any], short_paths: None) -> None:
+    """The task kills its process when an answer to a sample is scored for the second time."""
+    changes = {"labels": True, "methods": ["fastv"], "samples": 8, "first": 4}
+    sample = ToyTask().calibration(8)[3].id
+    task = deadly.DeadlyTask(sample=sample, once=str(tmp_path / "killed"), nth=2)
+    run_tune(planted.config(str(tmp_path / "split"), task=task, **changes), executor=executor, workers=2)
+    assert (tmp_path / "killed").exists()
+    run_tune(planted.config(str(tmp_path / "whole"), **changes))
+    for name in ("samples.jsonl", "tune.jsonl"):
+        assert (tmp_path / "split" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.slow
