@@ -19,9 +19,8 @@ from tests.support.toy import ToyTask, completed, config
 from tests.support.workers import alive, wait_for
 from tests.tuning import planted
 from tests.tuning.test_executors import assert_same as assert_same_tune
-from tokenprune import run_experiment
+from tokenprune import run_experiment, run_tune
 from tokenprune.authoring import ConfigError, MissingDataError
-from tokenprune.tuning import run_tune
 from tokenprune_cluster.mailbox import Letters, Pulse, Watch
 from tokenprune_cluster.submitit import Submitit
 
