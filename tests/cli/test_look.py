@@ -14,7 +14,7 @@ from PIL import Image
 from tests.support.tiny import CASES
 from tests.support.toy import Letters
 from tokenprune import cli
-from tokenprune.cli.look import in_words, look_methods, looks, read_sample
+from tokenprune.cli.looking import in_words, look_methods, looks, read_sample
 from tokenprune.errors import ConfigError
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.hf import HuggingFace

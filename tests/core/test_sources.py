@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tokenprune.cli.commands import COMMANDS
 from tokenprune.core.sources import first_line, source_file
 
 
@@ -50,7 +51,16 @@ def test_what_has_no_source() -> None:
         first_line("math:sin")
 
 
-@pytest.mark.parametrize("words", [("--help",), ("--version",), ("list",), ("list", "methods", "--json")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--help",),
+        ("--version",),
+        ("list",),
+        ("list", "methods", "--json"),
+        *((command.name or "", "--help") for command in COMMANDS),
+    ],
+)
 def test_commands_that_need_no_model_do_not_import_torch(words: tuple[str, ...]) -> None:
     code = (
         "import sys\nfrom tokenprune.cli import main\n"
@@ -61,7 +71,7 @@ def test_commands_that_need_no_model_do_not_import_torch(words: tuple[str, ...])
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "fastv" in done.stdout or words[0] != "list"
+    assert "fastv" in done.stdout or words[0] != "list" or "--help" in words
 
 
 def test_the_package_has_all_its_names() -> None:

@@ -14,7 +14,7 @@ import tokenprune as tp
 from tests.support.broken import break_prompts, letter
 from tests.support.toy import ToyModel, ToyTask, config
 from tokenprune.adapters import adapter_for
-from tokenprune.cli.look import looks, read_sample
+from tokenprune.cli.looking import looks, read_sample
 from tokenprune.engine.trials.calibrate import last_logits
 from tokenprune.engine.trials.divergence import mean_divergence
 from tokenprune.engine.trials.fidelity import UnprunedBatch

@@ -251,8 +251,8 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
-    for name in ("profile.profile_model", "bench.run_bench", "schema.json_schema"):
-        monkeypatch.setattr(f"tokenprune.cli.{name}", lambda *_: pytest.fail("worked first"))
+    for name in ("experiment.profiling.profile_model", "measure.bench.run_bench", "experiment.config.json_schema"):
+        monkeypatch.setattr(f"tokenprune.{name}", lambda *_: pytest.fail("worked first"))
     arguments = [write(tmp_path) if word == "FILE" else word for word in arguments]
     assert call(monkeypatch, *arguments, str(tmp_path / output)) == 2
     error = capsys.readouterr().err
@@ -274,7 +274,7 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     def full() -> str:
         raise OSError(errno.ENOSPC, "No space left on device", "some/file")
 
-    monkeypatch.setattr("tokenprune.cli.schema.json_schema", full)
+    monkeypatch.setattr("tokenprune.experiment.config.json_schema", full)
     assert call(monkeypatch, "schema") == 2
     assert capsys.readouterr().err.startswith("error: disk full while writing some/file; ")
 
@@ -282,7 +282,9 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_a_bug_keeps_its_traceback_and_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tokenprune.cli.schema.json_schema", partial(floordiv, 1, 0))  # no code of the toy plugin
+    monkeypatch.setattr(
+        "tokenprune.experiment.config.json_schema", partial(floordiv, 1, 0)
+    )  # no code of the toy plugin
     assert call(monkeypatch, "schema") == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("Traceback")

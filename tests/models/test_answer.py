@@ -11,7 +11,7 @@ import torch
 
 from tests.support.broken import break_prompts, letter, toy
 from tests.support.toy import ToyModel, ToyTask, config
-from tokenprune.cli.look import answer_text
+from tokenprune.cli.looking import answer_text
 from tokenprune.errors import PluginError, UnsupportedFeatureError
 from tokenprune.experiment.answering import Answering, BatchInWork
 from tokenprune.experiment.batches import Batches
@@ -20,8 +20,8 @@ from tokenprune.models.base import LoadedModel
 from tokenprune.ops.finite import is_distribution
 from tokenprune.tasks.base import Sample, checked_score, sample_seed
 from tokenprune.tuning import TuneConfig
-from tokenprune.tuning.samples import read_samples
 from tokenprune.tuning.measuring import _answer as tune_answer
+from tokenprune.tuning.samples import read_samples
 
 DRAWN: dict[str, Any] = {"do_sample": True, "temperature": 3.0, "top_k": 0}
 SAMPLES = [ToyTask().samples()[number] for number in (0, 3, 6, 9, 12)]

@@ -84,7 +84,7 @@ def test_a_mistyped_name(
         "tune": ["--data", "toy", "--average-ratio", "0.5"],
     }
     if command == "look":
-        monkeypatch.setattr("tokenprune.cli.look.read_sample", lambda *_: None)
+        monkeypatch.setattr("tokenprune.cli.looking.read_sample", lambda *_: None)
     assert call(monkeypatch, command, "--model", name, *more.get(command, [])) == 2
     error = capsys.readouterr().err
     assert words in error

@@ -19,7 +19,7 @@ from tests.tuning.models import llava
 from tests.tuning.planted import BUDGET, config, planted
 from tokenprune.adapters import adapter_for
 from tokenprune.budgets.layer_average import LayerAverage
-from tokenprune.cli.look import look_methods, looks, read_sample
+from tokenprune.cli.looking import look_methods, looks, read_sample
 from tokenprune.core.architecture import Architecture
 from tokenprune.errors import ConfigError
 from tokenprune.experiment import run_experiment

@@ -6,15 +6,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tokenprune.cli.as_json import bench_data
 from tokenprune.cli.interrupt import nothing_kept, stoppable
 from tokenprune.cli.options import ANY_MODEL, Device, Precision, budget_option
 from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.printing import AsJson, print_json, print_written
 from tokenprune.cli.progress import progress_bar
-from tokenprune.cli.tables import print_bench
-from tokenprune.measure import bench_table
-from tokenprune.measure.bench import BenchConfig, run_bench
 
 
 def bench(
@@ -44,6 +40,11 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Time methods against the unpruned model: prefill, decode, memory; paired rounds, medians with quartiles."""
+    from tokenprune.cli.as_json import bench_data
+    from tokenprune.cli.tables import print_bench
+    from tokenprune.measure import bench_table
+    from tokenprune.measure.bench import BenchConfig, run_bench
+
     lists = {"methods": method, "average_tokens": average_tokens, "average_ratio": average_ratio, "batches": batch}
     config = BenchConfig.from_dict(
         {

@@ -1,35 +1,12 @@
 """``tokenprune data``: rows as they are understood."""
 
-from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tokenprune.cli.as_json import understood_data
 from tokenprune.cli.printing import AsJson, print_json, print_lines
-from tokenprune.cli.tables import print_understood
-from tokenprune.config import Config
-from tokenprune.core.component import FromRegistry
-from tokenprune.core.document import read_yaml
-from tokenprune.core.plugins import registry
 from tokenprune.core.registry import suggest
-from tokenprune.datasets.columns import ROLES
-from tokenprune.errors import ConfigError, MissingDataError, SampleError
-from tokenprune.tasks.base import Task
-from tokenprune.tasks.understood import understand
-
-YAML = frozenset({".yaml", ".yml"})
-
-
-class DataTask(Config):
-    """The task of a command line, or of the file of an experiment or tune.
-
-    Attributes:
-        task: The task.
-    """
-
-    task: Annotated[Task, FromRegistry("tasks")]
+from tokenprune.errors import ConfigError, SampleError
 
 
 def data(
@@ -60,6 +37,11 @@ def data(
     as_json: AsJson = False,
 ) -> None:
     """Show the first rows of a file of questions as they are understood, and which rows cannot be used."""
+    from tokenprune.cli.as_json import understood_data
+    from tokenprune.cli.data_task import chosen_task
+    from tokenprune.cli.tables import print_understood
+    from tokenprune.tasks.understood import understand
+
     given = {"answer_is": answer_is, "question": question, "images": images, "split": split, "config": config}
     given = {name: value for name, value in given.items() if value is not None}
     task = chosen_task(file, {**given, **({"columns": roles(columns)} if columns else {})})
@@ -83,6 +65,8 @@ def roles(given: list[str]) -> dict[str, str | list[str] | None]:
     Raises:
         ConfigError: A text has another form, or a role is unknown or stands twice.
     """
+    from tokenprune.datasets.columns import ROLES
+
     found: dict[str, str | list[str] | None] = {}
     for text in given:
         role, equals, name = (part.strip() for part in text.partition("="))
@@ -95,27 +79,3 @@ def roles(given: list[str]) -> dict[str, str | list[str] | None]:
             )
         found[role] = None if name == "null" else name.split(",") if "," in name else name
     return found
-
-
-def chosen_task(name: str, fields: dict[str, Any]) -> Task:
-    """The task that an argument of the command line stands for, with some fields of it.
-
-    Args:
-        name: The file of an experiment or tune, the name of a task, or data for the task ``vqa``.
-        fields: Fields that replace those in the file.
-
-    Raises:
-        ConfigError: The file has no task, or a field is wrong.
-        MissingDataError: There is no such file.
-    """
-    if Path(name).suffix.lower() in YAML:
-        if not Path(name).is_file():
-            raise MissingDataError(f"there is no file {name!r}", "give an experiment, a tune, or data")
-        loaded = read_yaml(Path(name))
-        task = loaded.data.get("task") if isinstance(loaded.data, dict) else None
-        if task is None:
-            raise ConfigError(f"{name}: it has no task", "give the file of an experiment or a tune, or data")
-        entry: dict[str, Any] = task if isinstance(task, dict) else {"name": task}
-        return DataTask.from_document(replace(loaded, data={"task": {**entry, **fields}})).task
-    entry = {"name": name} if name in registry("tasks").names() else {"name": "vqa", "data": name}
-    return DataTask.from_dict({"task": {**entry, **fields}}, name).task

@@ -8,9 +8,6 @@ import typer
 from tokenprune.cli.options import PublishedModel, takes_one_budget
 from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.printing import print_written
-from tokenprune.cli.show import settings_for
-from tokenprune.methods.exported import Exported
-from tokenprune.methods.named import find_shipped
 
 
 @takes_one_budget
@@ -22,6 +19,10 @@ def export(
     budget: dict[str, Any],
 ) -> None:
     """Write a method as a folder for the custom_generate argument of model.generate, to share on the hub."""
+    from tokenprune.cli.show import settings_for
+    from tokenprune.methods.exported import Exported
+    from tokenprune.methods.named import find_shipped
+
     named = find_shipped(method)
     published = None if model is None else settings_for(named, model)
     exported = Exported(named, named.method(model=None if published is None else published.model, **budget))

@@ -6,9 +6,6 @@ import typer
 
 from tokenprune.cli.options import ANY_MODEL, takes_one_budget
 from tokenprune.cli.printing import AsJson, print_json
-from tokenprune.cli.tables import print_estimate
-from tokenprune.measure.estimate import estimate, read_config
-from tokenprune.methods.named import find_shipped
 
 
 @takes_one_budget
@@ -30,6 +27,10 @@ def flops(
     as_json: AsJson = False,
 ) -> None:
     """Compute the FLOPs of a prefill, unpruned and pruned, by part of the model. No weights are read."""
+    from tokenprune.cli.tables import print_estimate
+    from tokenprune.measure.estimate import estimate, read_config
+    from tokenprune.methods.named import find_shipped
+
     shipped = find_shipped(method)
     settings = shipped.settings_for(read_config(model)) if published else None
     chosen = shipped.method(**budget, model=settings.model if settings else None)

@@ -6,13 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tokenprune.cli.as_json import profile_data
 from tokenprune.cli.outputs import check_writable
 from tokenprune.cli.printing import AsJson, console, print_json, print_written
-from tokenprune.cli.tables import print_profile
-from tokenprune.experiment import ExperimentConfig
-from tokenprune.experiment.profile_plot import profile_plot
-from tokenprune.experiment.profiling import profile_model
 
 
 def profile(
@@ -23,6 +18,12 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model's entropy curve, find where it collapses, and verify the methods whose layer selector does so."""
+    from tokenprune.cli.as_json import profile_data
+    from tokenprune.cli.tables import print_profile
+    from tokenprune.experiment import ExperimentConfig
+    from tokenprune.experiment.profile_plot import profile_plot
+    from tokenprune.experiment.profiling import profile_model
+
     experiment = ExperimentConfig.from_yaml(config)
     check_writable(output)
     for end in (".png", ".svg", ".pdf"):

@@ -1,24 +1,21 @@
 """``tokenprune report``: the reports of finished runs and tunes, made again from their folders."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenprune.cli.as_json import comparison_data, experiment_data, tune_data
 from tokenprune.cli.outputs import check_folder, check_writable
 from tokenprune.cli.printing import REPORT, AsJson, print_json, print_lines, print_table, print_written
-from tokenprune.cli.tables import print_result, print_tune
 from tokenprune.core.text import write_file
 from tokenprune.errors import ConfigError
-from tokenprune.experiment import write_report
-from tokenprune.experiment.comparison import Compared, compare, table, write_comparison
-from tokenprune.experiment.folder import read_result
-from tokenprune.experiment.paper_table import Tables, csv_table, latex_table
-from tokenprune.experiment.report_data import notes
-from tokenprune.experiment.summary import summarise
-from tokenprune.tuning.folder import holds_tune, read_tune
+
+if TYPE_CHECKING:  # helps answer at once: what needs torch is imported where it is used
+    from tokenprune.experiment.comparison import Compared
+    from tokenprune.experiment.paper_table import Tables
 
 #: Where a comparison is written by default.
 COMPARISON = Path("report")
@@ -37,6 +34,15 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Make the reports of finished results again, or compare several. No model is loaded."""
+    from tokenprune.cli.as_json import comparison_data, experiment_data, tune_data
+    from tokenprune.cli.tables import print_result, print_tune
+    from tokenprune.experiment import write_report
+    from tokenprune.experiment.comparison import compare, write_comparison
+    from tokenprune.experiment.folder import read_result
+    from tokenprune.experiment.paper_table import csv_table, latex_table
+    from tokenprune.experiment.summary import summarise
+    from tokenprune.tuning.folder import holds_tune, read_tune
+
     if share and latex is None:
         raise ConfigError("--share adds a column to the LaTeX table", "give --latex, too")
     tune = next(filter(holds_tune, results), None)
@@ -84,5 +90,8 @@ def report(
 
 
 def _print_comparison(compared: Sequence[Compared]) -> None:
+    from tokenprune.experiment.comparison import table
+    from tokenprune.experiment.report_data import notes
+
     print_table(table(compared), REPORT)
     print_lines(*(f"{item.name}: {sentence}" for item in compared for sentence in notes(item.result)))

@@ -1,22 +1,22 @@
 """``tokenprune run``."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenprune.cli.as_json import experiment_data, plan_data
 from tokenprune.cli.interrupt import kept_in, stoppable
 from tokenprune.cli.options import ExecutorName, NumberOfWorkers, executor_of
 from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.printing import AsJson, print_json, print_written, progress_console
 from tokenprune.cli.progress import progress_bar
-from tokenprune.cli.tables import print_plan, print_result
 from tokenprune.core.document import read_yaml
 from tokenprune.errors import ConfigError
-from tokenprune.experiment import ExperimentConfig, ExperimentResult, run_experiment, write_report
-from tokenprune.experiment.dry_run import plan_experiment
-from tokenprune.experiment.part import Part
+
+if TYPE_CHECKING:  # helps answer at once: what needs torch is imported where it is used
+    from tokenprune.experiment import ExperimentConfig, ExperimentResult
 
 
 def run(
@@ -32,12 +32,19 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run an experiment, or continue one that was stopped."""
+    from tokenprune.experiment import run_experiment
+    from tokenprune.experiment.part import Part
+
     experiment = read_experiment(config, output)
     part = Part(limit, tuple(only or ()))
     given = executor_of(executor)
     if dry_run:
         if given is not None or workers is not None:
             raise ConfigError("--dry-run runs in this process", "leave out --executor and --workers")
+        from tokenprune.cli.as_json import plan_data
+        from tokenprune.cli.tables import print_plan
+        from tokenprune.experiment.dry_run import plan_experiment
+
         plan = plan_experiment(experiment, part)
         if as_json:
             print_json(plan_data(plan))
@@ -58,6 +65,8 @@ def read_experiment(config: Path, output: Path | None) -> ExperimentConfig:
         MissingDataError: It cannot be read.
         OutputError: The folder cannot stand where it shall.
     """
+    from tokenprune.experiment import ExperimentConfig
+
     document = read_yaml(config)
     found = ExperimentConfig.from_document(document if output is None else document.over({"output": str(output)}))
     check_folder(Path(found.output))
@@ -66,6 +75,10 @@ def read_experiment(config: Path, output: Path | None) -> ExperimentConfig:
 
 def finish(result: ExperimentResult, as_json: bool) -> None:
     """Write the report of an experiment, and print its main table."""
+    from tokenprune.cli.as_json import experiment_data
+    from tokenprune.cli.tables import print_result
+    from tokenprune.experiment import write_report
+
     written = write_report(result)
     if as_json:
         print_json(experiment_data(result, written))

@@ -1,18 +1,18 @@
 """``tokenprune show``."""
 
-from typing import Annotated, Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
-from tokenprune.budgets.label import budget_label, in_words
-from tokenprune.cli.as_json import method_data
 from tokenprune.cli.options import PublishedModel
 from tokenprune.cli.printing import AsJson, print_json
-from tokenprune.measure.estimate import read_config
-from tokenprune.methods.named import NamedMethod, find_shipped
-from tokenprune.methods.published import Published
-from tokenprune.models.named import is_known
+
+if TYPE_CHECKING:  # helps answer at once: what needs torch is imported where it is used
+    from tokenprune.methods.named import NamedMethod
+    from tokenprune.methods.published import Published
 
 
 def show(
@@ -21,6 +21,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print a method as YAML, with all fields, and the settings that its authors published for single models."""
+    from tokenprune.cli.as_json import method_data
+    from tokenprune.methods.named import find_shipped
+
     shipped = find_shipped(method)
     settings = None if model is None else settings_for(shipped, model)
     if as_json:
@@ -31,6 +34,9 @@ def show(
 
 def settings_for(shipped: NamedMethod, model: str) -> Published:
     """The published settings for a model: an entry's name, or what has a config."""
+    from tokenprune.measure.estimate import read_config
+    from tokenprune.models.named import is_known
+
     names = {entry.model.lower() for entry in shipped.published}
     return shipped.settings_for(read_config(model) if is_known(model) and model.lower() not in names else model)
 
@@ -42,6 +48,8 @@ def method_text(shipped: NamedMethod, settings: Published | None) -> str:
         shipped: The method.
         settings: The published settings that it shall have; None for its own, and a list of what was published.
     """
+    from tokenprune.budgets.label import budget_label, in_words
+
     lines = [shipped.description, shipped.paper]
     after = []
     if settings is not None:

@@ -1,13 +1,14 @@
 """``tokenprune tune``."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenprune.cli.as_json import tune_data
 from tokenprune.cli.interrupt import kept_in, stoppable
 from tokenprune.cli.options import (
     MODEL,
@@ -23,12 +24,12 @@ from tokenprune.cli.options import (
 from tokenprune.cli.outputs import check_folder
 from tokenprune.cli.printing import AsJson, print_json, print_written, progress_console
 from tokenprune.cli.progress import progress_bar
-from tokenprune.cli.tables import print_tune
 from tokenprune.core.document import Document, read_yaml
 from tokenprune.core.plugins import registry
 from tokenprune.errors import ConfigError
-from tokenprune.models.named import model_entry
-from tokenprune.tuning import TuneConfig, run_tune
+
+if TYPE_CHECKING:  # helps answer at once: what needs torch is imported where it is used
+    from tokenprune.tuning import TuneConfig
 
 #: The question about the pictures of a folder, if the user asks none.
 QUESTION = "What does this picture show?"
@@ -65,6 +66,11 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Find the method whose answers stay closest to the unpruned model's at a given cost, without labels."""
+    from tokenprune.cli.as_json import tune_data
+    from tokenprune.cli.tables import print_tune
+    from tokenprune.models.named import model_entry
+    from tokenprune.tuning import run_tune
+
     if model is None and (device is not None or dtype is not None):
         raise ConfigError("--device and --dtype are for --model", "write them under model: in the file")
     given = {
@@ -120,6 +126,8 @@ def tune_settings(config: Path | None, given: Mapping[str, Any]) -> TuneConfig:
         ConfigError: Neither states the model, the data or a budget, or something stated is wrong.
         MissingDataError: The file cannot be read.
     """
+    from tokenprune.tuning import TuneConfig
+
     document = Document({}, "tune") if config is None else read_yaml(config)
     if isinstance(document.data, Mapping):
         if "budgets" in given:

@@ -4,16 +4,19 @@ Times and FLOPs do not depend on the values of the weights. The numbers are thos
 files.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from tokenprune.core.registry import suggest
 from tokenprune.errors import ConfigError
+
+if TYPE_CHECKING:  # the command line names the presets in its help, and importing torch takes seconds
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 _CLIP_L = {
     "model_type": "clip_vision_model",
@@ -117,6 +120,8 @@ class Preset:
 
     def config(self) -> Any:
         """A new transformers config."""
+        from transformers import AutoConfig
+
         numbers = dict(self.numbers)
         return AutoConfig.for_model(numbers.pop("model_type"), **numbers)
 
@@ -128,11 +133,15 @@ class Preset:
     def build(
         self,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         attention: str = "sdpa",
         seed: int = 0,
     ) -> PreTrainedModel:
-        """The model in evaluation mode with random weights (on the device ``meta``: without weights)."""
+        """The model in evaluation mode with random weights (none on the device ``meta``), in float32 by default."""
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        dtype = torch.float32 if dtype is None else dtype
         # on the target device, so that 14 GB of weights do not pass through the host
         with torch.random.fork_rng(), torch.device(device):
             torch.manual_seed(seed)
@@ -143,7 +152,7 @@ class Preset:
         self,
         requests: Sequence[Request],
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         seed: int = 0,
     ) -> dict[str, Tensor]:
         """A left-padded batch of prompts with random text and noise as images.
@@ -151,9 +160,11 @@ class Preset:
         Args:
             requests: One per sample.
             device: Device of the tensors.
-            dtype: Precision of the pixels.
+            dtype: Precision of the pixels; float32 if None.
             seed: Seed of text and pixels.
         """
+        import torch
+
         config, generator = self.config(), torch.Generator().manual_seed(seed)
         visual, image_inputs = self.picture(config)
         image_id = getattr(config, "image_token_id", None) or config.image_token_index
@@ -169,7 +180,7 @@ class Preset:
         tensors = {name: torch.cat([value] * images) for name, value in image_inputs.items()}
         if "pixel_values" in tensors:
             noise = torch.randn(tensors["pixel_values"].shape, generator=generator)
-            tensors["pixel_values"] = noise.to(dtype)
+            tensors["pixel_values"] = noise if dtype is None else noise.to(dtype)
         if config.model_type.startswith("qwen"):
             tensors["mm_token_type_ids"] = (ids == image_id).long()
         batch = {"input_ids": ids, "attention_mask": mask, **tensors}
@@ -178,6 +189,8 @@ class Preset:
 
 def _square(config: Any) -> tuple[int, dict[str, Tensor]]:
     """LLaVA: one image of the tower's input size."""
+    import torch
+
     size = config.vision_config.image_size
     count = (size // config.vision_config.patch_size) ** 2
     return count, {"pixel_values": torch.empty(1, 3, size, size)}
@@ -185,6 +198,8 @@ def _square(config: Any) -> tuple[int, dict[str, Tensor]]:
 
 def _tiles(config: Any) -> tuple[int, dict[str, Tensor]]:
     """LLaVA-NeXT: a square image as 2 x 2 tiles and an overview. A newline token follows every row of the tiles."""
+    import torch
+
     size = config.vision_config.image_size
     side = size // config.vision_config.patch_size
     count = side * side + 2 * side * (2 * side + 1)
@@ -193,6 +208,8 @@ def _tiles(config: Any) -> tuple[int, dict[str, Tensor]]:
 
 def _patches(config: Any) -> tuple[int, dict[str, Tensor]]:
     """Qwen2.5-VL: 1008 x 1008 pixels, 36 x 36 visual tokens."""
+    import torch
+
     vision = config.vision_config
     side = 36 * vision.spatial_merge_size
     values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
