@@ -26,7 +26,7 @@ from tokenprune.adapters.views import View
 from tokenprune.drawing.vega import library
 from tokenprune.experiment import ExperimentConfig, ExperimentResult
 from tokenprune.experiment.answers import Answers
-from tokenprune.experiment.page import experiment_page
+from tokenprune.experiment.report import experiment_page
 from tokenprune.experiment.series import Series
 from tokenprune.output.lines import Row
 from tokenprune.pictures.look import Look, StageLook

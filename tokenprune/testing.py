@@ -20,7 +20,7 @@ from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.vision import StateSource, TowerLayer
 from tokenprune.signals.context import PruneContext
 from tokenprune.signals.recorded_tower import RecordedTower
-from tokenprune.signals.rows import Rows
+from tokenprune.signals.rows import Rows, VisualAxis
 from tokenprune.signals.signals import (
     SIGNALS,
     AttentionProbe,
@@ -30,7 +30,6 @@ from tokenprune.signals.signals import (
     TowerSignals,
     check_needs,
 )
-from tokenprune.signals.visual_axis import VisualAxis
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tokenprune.datasets.json_file import JsonList, find_layout
-from tokenprune.datasets.jsonl import JsonLines
+from tokenprune.datasets.json_file import JsonLines, JsonList, find_layout
 from tokenprune.datasets.open import open_table
 from tokenprune.errors import ConfigError, SampleError
 

@@ -19,8 +19,7 @@ from tests.support.simple import fastv, pair
 from tests.support.tiny import CASES
 from tests.support.tiny.core import CACHE
 from tests.support.windows import wide_gemma
-from tokenprune.engine.cache import cache_bytes
-from tokenprune.engine.caches.classes import PRUNED_CLASSES
+from tokenprune.engine.cache import PRUNED_CLASSES, cache_bytes
 from tokenprune.engine.caches.dynamic import PrunedDynamicLayer
 from tokenprune.engine.caches.layer import PrunedCacheLayer
 from tokenprune.errors import UnsupportedFeatureError

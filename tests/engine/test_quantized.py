@@ -19,8 +19,7 @@ from tests.support.quanto import use_no_extension
 from tests.support.tiny import CASES
 from tests.support.tiny.core import CACHE
 from tests.support.turns import Talk
-from tokenprune.engine.cache import cache_bytes
-from tokenprune.engine.caches.classes import pruned_class
+from tokenprune.engine.cache import cache_bytes, pruned_class
 from tokenprune.errors import UnsupportedFeatureError
 
 SEEDS = range(8)

@@ -12,8 +12,8 @@ from tests.support.toy import ToyModel, completed, config
 from tokenprune.errors import MissingDataError, OutputError
 from tokenprune.experiment import markdown, run_experiment
 from tokenprune.experiment.folder import read_result
-from tokenprune.experiment.page import experiment_page
 from tokenprune.experiment.part import Part
+from tokenprune.experiment.report import experiment_page
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 

@@ -15,7 +15,7 @@ from tokenprune.budgets.label import in_words
 from tokenprune.drawing.vega import library
 from tokenprune.experiment import ExperimentResult, markdown, run_experiment, write_report
 from tokenprune.experiment.answers import Answers
-from tokenprune.experiment.page import experiment_page
+from tokenprune.experiment.report import experiment_page
 from tokenprune.experiment.report_data import ReportData
 from tokenprune.report.extra import NotWrittenWarning
 from tokenprune.report.page import Page

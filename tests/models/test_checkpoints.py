@@ -34,7 +34,7 @@ from tokenprune.measure.decoding import step_positions
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.downsample import Downsampler
 from tokenprune.models.hf import HuggingFace
-from tokenprune.models.smaller_pixels import not_enlarging
+from tokenprune.models.smaller import not_enlarging
 from tokenprune.tasks.base import Sample
 
 ROOT = Path(__file__).parents[2]

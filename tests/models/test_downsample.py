@@ -24,7 +24,7 @@ from tokenprune.errors import BudgetError, SampleError, UnsupportedModelError
 from tokenprune.flops.decoder import prefill_cost
 from tokenprune.models.base import LoadedModel
 from tokenprune.models.downsample import Downsampler, Smaller, check_budget
-from tokenprune.models.smaller_pixels import not_enlarging, resized, smaller_image
+from tokenprune.models.smaller import not_enlarging, resized, smaller_image
 from tokenprune.tasks.base import Sample
 
 DINO = {

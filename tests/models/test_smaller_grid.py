@@ -7,7 +7,7 @@ import math
 import pytest
 
 from tokenprune.errors import BudgetError
-from tokenprune.models.smaller_grid import smaller_grid, smaller_grids
+from tokenprune.models.smaller import smaller_grid, smaller_grids
 
 
 def literal(rows: int, columns: int, most: int) -> tuple[int, int]:

@@ -11,8 +11,7 @@ from tests.tuning.test_ranking import GOOD, NOISE, chance, measured, ranking
 from tokenprune import tune
 from tokenprune.budgets.label import in_words
 from tokenprune.report.html import render
-from tokenprune.tuning.page import tune_page
-from tokenprune.tuning.plot import SHOWN
+from tokenprune.tuning.report import SHOWN, tune_page
 from tokenprune.tuning.result import TuneResult
 from tokenprune.tuning.tables import ranking_table
 

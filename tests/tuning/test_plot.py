@@ -10,8 +10,8 @@ import pytest
 from tests.support.scenes import figures, marks, panels, within
 from tests.tuning.test_ranking import GOOD, NOISE, SAME, WORSE, chance, measured, ranking
 from tokenprune.drawing.palette import GREY, styles
-from tokenprune.tuning.plot import charts_of, tune_plot
 from tokenprune.tuning.ranking import Ranking
+from tokenprune.tuning.report import charts_of, tune_plot
 
 
 def at(budget: str, found: Ranking) -> Ranking:

@@ -12,8 +12,8 @@ from tests.tuning.planted import Place, method
 from tokenprune.engine.trials.fidelity import Fidelity
 from tokenprune.errors import ConfigError
 from tokenprune.stats.bootstrap import RESAMPLES, bootstrap
-from tokenprune.tuning.plot import SHOWN, shown
 from tokenprune.tuning.ranking import Measured, Ranking, pareto_front, rank
+from tokenprune.tuning.report import SHOWN, shown
 from tokenprune.tuning.sentences import sentence
 
 CHANCE = {"name": "random"}

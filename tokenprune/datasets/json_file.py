@@ -1,18 +1,101 @@
-"""JSON files: a list of objects, alone or as the only such list in an object; or JSON Lines under another name."""
+"""JSON Lines, and JSON files: a list of objects, alone or as the only such list in an object."""
 
 from __future__ import annotations
 
+import json
 import mmap
 import re
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tokenprune.datasets.base import Table
-from tokenprune.datasets.jsonl import JsonLines, lenient, parse
-from tokenprune.datasets.text_table import BOM, check_encoding
+from tokenprune.datasets.text_table import BOM, TextTable, check_encoding, lines
 from tokenprune.errors import ConfigError, SampleError
+
+LINES = "write one JSON object per line, in UTF-8; a file with one list of objects is named .json"
+ONE_LIST = "write a list of objects, or one object per line"
+
+
+class JsonLines(TextTable):
+    """A file with one JSON object per line, in UTF-8. Empty lines are passed over.
+
+    The file is read once to find the lines and all column names. A broken line is an error when it is asked for.
+
+    Raises:
+        ConfigError: No line holds an object with names.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        columns: dict[str, None] = {}
+        for number, start, line in lines(path):
+            if line.strip():
+                self.add(start, number)
+                columns.update(dict.fromkeys(lenient(line)))
+        self.columns = tuple(columns)
+        if len(self) and not columns:
+            raise ConfigError(f"data: no line of {self.name} can be used; the first: {self._problem()}", LINES)
+
+    def row(self, index: int) -> Mapping[str, object]:
+        """The object of one line."""
+        with self.path.open("rb") as file:
+            file.seek(self.starts[index])
+            line = file.readline()
+        try:
+            return parse(line)
+        except ValueError as error:
+            raise SampleError(f"{self.where(index)}: broken JSON ({error})", LINES) from error
+
+    def _problem(self) -> str:
+        try:
+            self.row(0)
+        except SampleError as error:
+            return error.what
+        return f"{self.where(0)}: an empty object"
+
+    def values(self, column: str) -> Iterator[object]:
+        """One field's values of all lines."""
+        return (lenient(line).get(column) for _, _, line in lines(self.path) if line.strip())
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """The object of a line.
+
+    Raises:
+        ValueError: The line is not UTF-8, no JSON, or no object.
+    """
+    try:
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON.
+
+    Raises:
+        ValueError: A key stands twice: nobody knows which value is meant.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return made
+
+
+def lenient(line: bytes) -> dict[str, Any]:
+    """The object of a line; empty if the line is broken."""
+    try:
+        return parse(line)
+    except ValueError:
+        return {}
+
 
 #: A string, a bracket, or a number or word. A string that does not end is a single quote.
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]|[^\s\[\]{},:"]+', re.S)
@@ -125,9 +208,6 @@ def value_end(data: mmap.mmap, found: re.Match[bytes]) -> int:
     return 0
 
 
-FORM = "write a list of objects, or one object per line"
-
-
 def json_table(path: Path) -> Table:
     """The table of a JSON file.
 
@@ -149,7 +229,7 @@ def json_table(path: Path) -> Table:
         return JsonLines(path)
     names = ", ".join(map(repr, found))
     what = f"several lists of objects ({names})" if found else "no list of objects"
-    raise ConfigError(f"data: {path} holds {what}", f"{FORM}, in a file of its own" if found else FORM)
+    raise ConfigError(f"data: {path} holds {what}", f"{ONE_LIST}, in a file of its own" if found else ONE_LIST)
 
 
 def one_line(path: Path, end: int) -> bool:
@@ -176,7 +256,7 @@ class JsonList(Table):
             columns.update(dict.fromkeys(lenient(data)))
         self.columns = tuple(columns)
         if len(self) and not columns:
-            raise ConfigError(f"data: the list in {path} holds no object with names", FORM)
+            raise ConfigError(f"data: the list in {path} holds no object with names", ONE_LIST)
 
     def __len__(self) -> int:
         return len(self._elements.starts)
@@ -189,7 +269,7 @@ class JsonList(Table):
         try:
             return parse(data)
         except ValueError as error:
-            raise SampleError(f"{self.where(index)}: broken JSON ({error})", FORM) from error
+            raise SampleError(f"{self.where(index)}: broken JSON ({error})", ONE_LIST) from error
 
     def values(self, column: str) -> Iterator[object]:
         """One field's values of all objects."""

@@ -8,8 +8,7 @@ from tokenprune.datasets.base import Table
 from tokenprune.datasets.csv_file import CsvFile
 from tokenprune.datasets.folder import ImageFolder, pictures
 from tokenprune.datasets.huggingface import SAVED, HuggingFaceDataset
-from tokenprune.datasets.json_file import json_table
-from tokenprune.datasets.jsonl import JsonLines
+from tokenprune.datasets.json_file import JsonLines, json_table
 from tokenprune.datasets.parquet import Parquet
 from tokenprune.errors import ConfigError, MissingDataError, TokenPruneError
 

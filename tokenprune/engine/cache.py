@@ -8,11 +8,38 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, QuantizedCache, StaticCache, StaticLayer
 
 from tokenprune.adapters.decoder_stack import DecoderStack
-from tokenprune.engine.caches.classes import pruned_class
+from tokenprune.engine.caches.dynamic import PrunedDynamicLayer, PrunedSlidingWindowLayer
 from tokenprune.engine.caches.layer import PrunedCacheLayer
-from tokenprune.engine.caches.quantized import stored_bytes
+from tokenprune.engine.caches.quantized import quantized_classes, stored_bytes
 from tokenprune.engine.caches.rows import Rows
+from tokenprune.engine.caches.static import PrunedStaticLayer, PrunedStaticWindowLayer
 from tokenprune.errors import UnsupportedFeatureError
+
+_CLASSES: list[type[PrunedCacheLayer]] = [
+    PrunedDynamicLayer,
+    PrunedSlidingWindowLayer,
+    PrunedStaticLayer,
+    PrunedStaticWindowLayer,
+    *quantized_classes(),
+]
+
+#: The cache layers that the engine can compact exactly, and what they become.
+PRUNED_CLASSES: dict[type, type[PrunedCacheLayer]] = {layer.plain: layer for layer in _CLASSES}
+
+
+def pruned_class(layer: Any) -> type[PrunedCacheLayer]:
+    """What a layer becomes, or is.
+
+    Raises:
+        UnsupportedFeatureError: It cannot be compacted exactly.
+    """
+    if isinstance(layer, PrunedCacheLayer):
+        return type(layer)
+    if type(layer) not in PRUNED_CLASSES:
+        raise UnsupportedFeatureError(
+            f"a cache with {type(layer).__name__} is not supported", "use the default DynamicCache"
+        )
+    return PRUNED_CLASSES[type(layer)]
 
 
 def reserve(cache: Any, layer: int, width: int, kept: int) -> int:

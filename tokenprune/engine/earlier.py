@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenprune.engine.cache import pruned_layer
-from tokenprune.engine.caches.classes import pruned_class
+from tokenprune.engine.cache import pruned_class, pruned_layer
 from tokenprune.engine.caches.rows import CacheOwner, Rows
 from tokenprune.errors import UnsupportedFeatureError, UnsupportedModelError
 from tokenprune.ops.rows import behind_earlier, full_mask, prefill_mask, seen_columns, take, with_free_columns

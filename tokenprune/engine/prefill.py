@@ -39,8 +39,8 @@ from tokenprune.ops.per_image import PerImage
 from tokenprune.ops.rows import behind_earlier, compose, keep_index, place_of, take
 from tokenprune.recording import PrefillRecord, StageResult, StageTokens
 from tokenprune.signals.context import PruneContext
+from tokenprune.signals.rows import VisualAxis
 from tokenprune.signals.signals import DeclaredSignals
-from tokenprune.signals.visual_axis import VisualAxis
 
 
 @dataclass(frozen=True)

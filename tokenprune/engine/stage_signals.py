@@ -17,9 +17,8 @@ from tokenprune.errors import ScoreError, UnsupportedModelError
 from tokenprune.ops.gather import rows_at
 from tokenprune.ops.rotary import turn_back
 from tokenprune.ops.rows import is_visible, take
-from tokenprune.signals.rows import Rows
+from tokenprune.signals.rows import Rows, VisualAxis
 from tokenprune.signals.signals import AttentionProbe, Prompt, TowerSignals
-from tokenprune.signals.visual_axis import VisualAxis
 
 
 @dataclass(frozen=True, kw_only=True)

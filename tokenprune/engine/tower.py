@@ -19,8 +19,8 @@ from tokenprune.engine.calls import Call
 from tokenprune.errors import ScoreError, UnsupportedModelError
 from tokenprune.ops.vision import TowerRuns, on_visual_axis
 from tokenprune.signals.recorded_tower import RecordedTower
+from tokenprune.signals.rows import VisualAxis
 from tokenprune.signals.signals import GatheredTower, TowerSignals
-from tokenprune.signals.visual_axis import VisualAxis
 
 
 class _ThreadRuns(threading.local):

@@ -9,8 +9,8 @@ from typing import Any
 from tokenprune.errors import ConfigError, OutputError
 from tokenprune.experiment.answers import difference
 from tokenprune.experiment.config import ExperimentConfig
-from tokenprune.experiment.page import experiment_page
 from tokenprune.experiment.plot import charts_of, comparison_plot
+from tokenprune.experiment.report import experiment_page
 from tokenprune.experiment.report_data import notes
 from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import Results

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from tokenprune.errors import MissingDataError, OutputError
 from tokenprune.experiment.answers import Answers
 from tokenprune.experiment.batches import several_sizes
+from tokenprune.experiment.report import ShownResult
 from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import RUN, Flags, Results, own_settings_unused
-from tokenprune.experiment.shown import ShownResult
 from tokenprune.output.lines import Row
 
 

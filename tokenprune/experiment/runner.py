@@ -18,10 +18,10 @@ from tokenprune.experiment.config import ExperimentConfig
 from tokenprune.experiment.losses import Losses, LossesInOrder, TooManyLostError
 from tokenprune.experiment.part import Part, chosen_series, select_batches
 from tokenprune.experiment.remote import RemoteSteps
+from tokenprune.experiment.report import ShownResult
 from tokenprune.experiment.result import ExperimentResult
 from tokenprune.experiment.results import RUN, Results, own_settings_unused
 from tokenprune.experiment.series import Series, definitions
-from tokenprune.experiment.shown import ShownResult
 from tokenprune.experiment.steps import Answered, Asked, OwnSteps, Prepared, Steps
 from tokenprune.fingerprint.origin import Origin
 from tokenprune.models.code import used_code

@@ -21,8 +21,15 @@ from tokenprune.engine.hooks import PatchedMethod
 from tokenprune.errors import BudgetError, SampleError, UnsupportedModelError
 from tokenprune.flops.decoder import prefill_cost
 from tokenprune.models.base import LoadedModel
-from tokenprune.models.smaller_grid import Grid, smaller_grids
-from tokenprune.models.smaller_pixels import averaged, not_enlarging, resized, smaller_frame, smaller_image
+from tokenprune.models.smaller import (
+    Grid,
+    averaged,
+    not_enlarging,
+    resized,
+    smaller_frame,
+    smaller_grids,
+    smaller_image,
+)
 from tokenprune.tasks.base import Sample
 
 Inputs = Mapping[str, Tensor]

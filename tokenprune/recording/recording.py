@@ -9,8 +9,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from tokenprune.config import Method
-from tokenprune.recording.record import PrefillRecord
-from tokenprune.recording.report import Report
+from tokenprune.recording.record import PrefillRecord, Report
 from tokenprune.selectors.base import LayerChoice
 
 

@@ -20,9 +20,8 @@ from tokenprune.pictures.draw import draw
 from tokenprune.pictures.html import html_of
 from tokenprune.pictures.look import Look
 from tokenprune.pictures.recorded import recorded_look
-from tokenprune.recording.record import StageResult
+from tokenprune.recording.record import Report, StageResult
 from tokenprune.recording.recording import Annotations, Recording
-from tokenprune.recording.report import Report
 from tokenprune.run.methods import check_is_method, with_budget
 from tokenprune.selectors.base import LayerChoice
 

@@ -12,10 +12,18 @@ from tokenprune.report.extra import drawn, write_drawn
 from tokenprune.tables.html import parts_html
 from tokenprune.tables.table import Table
 from tokenprune.tables.terminal import lines
-from tokenprune.tuning.page import tune_page
-from tokenprune.tuning.plot import tune_figure, tune_plot
 from tokenprune.tuning.ranking import Ranked, Ranking, pareto_front
-from tokenprune.tuning.report import ROWS, SETUP, file_names, method_file, report, rows
+from tokenprune.tuning.report import (
+    ROWS,
+    SETUP,
+    file_names,
+    method_file,
+    report,
+    rows,
+    tune_figure,
+    tune_page,
+    tune_plot,
+)
 from tokenprune.tuning.sentences import copies_sentence, sentence
 from tokenprune.tuning.setup import TuneSetup
 from tokenprune.tuning.tables import ranking_table

@@ -7,5 +7,5 @@ explicit ``position_ids`` goes on at the right position. The rows travel with th
 (``reorder_cache``) and copies.
 
 Each class answers for itself: what it can follow, the room it reserves, the columns of a mask that its keys are, the
-bytes it holds. :data:`tokenprune.engine.caches.classes.PRUNED_CLASSES` is the one list of them.
+bytes it holds. :data:`tokenprune.engine.cache.PRUNED_CLASSES` is the one list of them.
 """

@@ -16,7 +16,7 @@ from tokenprune.engine.calls import Call
 from tokenprune.engine.tower import TowerReader, TowerRecorder
 from tokenprune.errors import TokenPruneError
 from tokenprune.ops.entropy import state_entropy
-from tokenprune.signals.visual_axis import VisualAxis
+from tokenprune.signals.rows import VisualAxis
 
 
 class TowerEntropy:
